@@ -1,0 +1,577 @@
+// The command line `s3cache`: a bucket as a cache for shells and scripts, with everything the header can do to one.
+// g++ -std=c++17 -I.. s3cache_cli.cpp -o s3cache -lcurl -lcrypto -lz
+
+#include "s3cache.hpp"
+
+#include <fcntl.h>     // open
+#include <sys/stat.h>  // what kind of file a name stands for
+#include <unistd.h>    // read, isatty
+
+#include <cerrno>
+#include <cmath>    // isfinite
+#include <csignal>  // a pipe that closes, a key press that ends a transfer
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>  // strerror
+#include <ctime>    // dates for people
+#include <map>
+
+namespace {
+
+using s3cache::Cache;
+using s3cache::Info;
+using s3cache::Kind;
+using s3cache::Progress;
+
+enum Exit { done = 0, absent = 1, failed = 2, wrong_usage = 64 };
+
+// A kind that is named is checked before anything is sent, for input up to this size. A longer one cannot be held in
+// memory just to be looked at: it streams, and is taken at the user's word.
+constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
+
+struct WrongUsage {
+    std::string what;
+};
+struct OutputClosed {};  // by its reader, who has seen enough: nobody to tell
+
+// --- the command line's words ----------------------------------------------------------------------------------------
+
+struct Arguments {
+    std::vector<std::string> words;  // the command first
+    std::map<std::string, std::string> options;
+
+    bool has(const std::string& option) const { return options.count(option) != 0; }
+    std::string get(const std::string& option, std::string otherwise = {}) const {
+        const auto found = options.find(option);
+        return found == options.end() ? otherwise : found->second;
+    }
+};
+
+bool listed(std::string_view names, std::string_view name) {
+    return (" " + std::string(names) + " ").find(" " + std::string(name) + " ") != std::string::npos;
+}
+
+// `--name value`, `--name=value`, `-o value`, `-ovalue`; options may stand anywhere before `--`.
+Arguments parse(char** word, char** end) {
+    Arguments arguments;
+    for (; word != end; ++word) {
+        const std::string text = *word;
+        if (text == "--") {
+            arguments.words.insert(arguments.words.end(), word + 1, end);
+            break;
+        }
+        if (text.size() < 2 || text[0] != '-') {
+            arguments.words.push_back(text);
+            continue;
+        }
+        const bool is_long = text[1] == '-';
+        const std::string name = text.substr(0, is_long ? text.find('=') : 2);
+        const bool takes_value = listed("--bucket --endpoint --region --ttl --expires -o", name);
+        std::string& value = arguments.options[name];
+        if (name.size() < text.size()) {
+            if (!takes_value) throw WrongUsage{"no such option: " + text};
+            value = text.substr(name.size() + (is_long ? 1 : 0));
+        } else if (takes_value) {
+            if (++word == end) throw WrongUsage{name + " wants a value"};
+            value = *word;
+        }
+    }
+    return arguments;
+}
+
+// 90s, 15m, 1h, 7d, or a number of seconds; fractions allowed.
+s3cache::Seconds duration(const std::string& text) {
+    const std::map<std::string, double> units = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+    const std::size_t end = (std::min)(text.find_first_not_of("0123456789."), text.size());
+    const std::string number = text.substr(0, end);
+    const auto unit = units.find(text.substr(end));
+    const bool is_number =
+        !number.empty() && number.front() != '.' && number.back() != '.' && number.find('.') == number.rfind('.');
+    const double seconds = is_number && unit != units.end() ? std::strtod(number.c_str(), nullptr) * unit->second : 0;
+    if (!(seconds > 0) || !std::isfinite(seconds)) {
+        throw WrongUsage{"not a time such as 90s, 15m, 1h, 7d or 2.5: " + text};
+    }
+    return s3cache::Seconds(seconds);
+}
+
+// --- text out --------------------------------------------------------------------------------------------------------
+
+[[noreturn]] void output_failed() {
+    if (errno == EPIPE || errno == EBADF) throw OutputClosed{};
+    throw std::runtime_error(std::string("standard output: ") + std::strerror(errno));
+}
+
+void put(std::string_view text) {
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) output_failed();
+}
+
+void flush() {
+    if (std::fflush(stdout) != 0) output_failed();
+}
+
+// A code point with its length in UTF-8; a byte that is no UTF-8 stands for itself, as Python's surrogateescape has it.
+struct Character {
+    std::uint32_t code;
+    std::size_t length;
+};
+
+Character character_at(std::string_view text) {
+    const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U; };
+    const std::uint32_t first = byte(0);
+    const std::size_t length = first < 0x80 ? 1 : first < 0xC0 ? 0 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
+    bool valid = length != 0 && first != 0xC0 && first != 0xC1 && first < 0xF5;
+    std::uint32_t code = length < 2 ? first : first & (0x7FU >> length);
+    for (std::size_t i = 1; i < length; ++i) {
+        valid = valid && (byte(i) & 0xC0) == 0x80;
+        code = code << 6 | (byte(i) & 0x3F);
+    }
+    valid = valid && !(length == 3 && (code < 0x800 || (code >= 0xD800 && code < 0xE000)));
+    valid = valid && !(length == 4 && (code < 0x10000 || code > 0x10FFFF));
+    return valid ? Character{code, length} : Character{0xDC00 + first, 1};
+}
+
+// Text that cannot move a cursor or start a new line: a key is whatever its writer liked.
+std::string printable(std::string_view text, std::string_view also_escaped = {}) {
+    std::string out;
+    while (!text.empty()) {
+        const Character character = character_at(text);
+        const bool is_lone_byte = character.code >= 0xDC00 && character.code < 0xE000;
+        if (character.code < 0x20 || (character.code >= 0x7F && character.code < 0xA0) || is_lone_byte) {
+            char escape[16];
+            std::snprintf(escape, sizeof escape, "\\u%04x", static_cast<unsigned>(character.code));
+            out += escape;
+        } else {
+            if (also_escaped.find(text[0]) != std::string_view::npos) out += '\\';
+            out += text.substr(0, character.length);
+        }
+        text.remove_prefix(character.length);
+    }
+    return out;
+}
+
+std::string quoted(std::string_view text) { return '"' + printable(text, "\"\\") + '"'; }
+
+std::string iso8601(s3cache::TimePoint when) {
+    const std::time_t seconds = std::chrono::system_clock::to_time_t(when);
+    const std::tm* utc = std::gmtime(&seconds);
+    char text[40] = "";
+    if (utc) std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", utc);
+    return text;
+}
+
+// Seconds since 1970 to the microsecond, without needless zeros.
+std::string unix_seconds(s3cache::TimePoint when) {
+    const auto micros = std::chrono::round<std::chrono::microseconds>(when.time_since_epoch()).count();
+    char text[40];
+    const auto magnitude = static_cast<unsigned long long>(micros < 0 ? -micros : micros);
+    std::snprintf(text, sizeof text, "%s%llu.%06llu", micros < 0 ? "-" : "", magnitude / 1000000, magnitude % 1000000);
+    std::string out = text;
+    out.erase(out.find_last_not_of('0') + 1);
+    if (out.back() == '.') out.pop_back();
+    return out;
+}
+
+std::string megabytes(double bytes) {
+    char text[40];
+    std::snprintf(text, sizeof text, "%.1f MB", bytes / 1e6);
+    return text;
+}
+
+const char* name_of(Kind kind) { return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes"; }
+
+bool is_known(s3cache::TimePoint when) { return when != s3cache::TimePoint{}; }
+
+void put_json(std::string_view key, const Info& info) {
+    put("{\"key\":" + quoted(key) + ",\"size\":" + std::to_string(info.size));
+    put(",\"etag\":" + (info.etag.empty() ? "null" : quoted(info.etag)));
+    put(",\"last_modified\":" + (is_known(info.last_modified) ? quoted(iso8601(info.last_modified)) : "null"));
+    put(",\"expires_at\":" + (info.expires_at ? unix_seconds(*info.expires_at) : "null"));
+    put(std::string(",\"compressed\":") + (info.compressed ? "true" : "false"));
+    put(",\"kind\":" + (info.kind ? quoted(name_of(*info.kind)) : "null") + "}\n");
+}
+
+void put_line(const char* label, const std::string& text) {
+    if (!text.empty()) put((label + std::string(15, ' ')).substr(0, 15) + printable(text) + "\n");
+}
+
+void put_text(const std::string& key, const Info& info) {
+    put_line("key", key);
+    put_line("size", std::to_string(info.size) + (info.compressed ? " bytes, gzip" : " bytes"));
+    put_line("kind", info.kind ? name_of(*info.kind) : "not recorded");
+    put_line("last modified", is_known(info.last_modified) ? iso8601(info.last_modified) : "");
+    put_line("expires", info.expires_at ? iso8601(*info.expires_at) : "never");
+    put_line("etag", info.etag);
+    put_line("content type", info.content_type);
+    put_line("version", info.version_id);
+    for (const auto& [name, value] : info.metadata) put_line("metadata", name + ": " + value);
+}
+
+// --- progress, interruption ------------------------------------------------------------------------------------------
+
+// Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed. A
+// second signal ends the program at once.
+volatile std::sig_atomic_t interrupted = 0;
+
+struct Cancellable {
+    Cancellable() {
+        struct sigaction action = {};
+        action.sa_handler = [](int signal_number) { interrupted = signal_number; };
+        action.sa_flags = static_cast<int>(SA_RESETHAND);  // without SA_RESTART: a read from a terminal ends too
+        for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal_number, &action, nullptr);
+    }
+};
+
+// A line on the terminal for transfers that take over a second; nothing anywhere else.
+class Bar {
+public:
+    explicit Bar(bool wanted = true) : shown_(wanted && isatty(STDERR_FILENO) == 1) {}
+    Bar(const Bar&) = delete;
+    Bar& operator=(const Bar&) = delete;
+    ~Bar() {
+        if (drawn_) std::fputs("\r\033[K", stderr);
+    }
+
+    bool operator()(const Progress& progress) {
+        const Clock::time_point now = Clock::now();
+        if (shown_ && now - begun_ > std::chrono::seconds(1) && now - drawn_at_ > std::chrono::milliseconds(100)) {
+            draw(progress, s3cache::Seconds(now - begun_).count());
+            drawn_at_ = now;
+        }
+        return interrupted == 0;
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+
+    void draw(const Progress& progress, double seconds) {
+        const double bytes = static_cast<double>(progress.done), rate = bytes / seconds;
+        std::string line = megabytes(bytes) + "  " + megabytes(rate) + "/s";
+        if (progress.total && *progress.total > 0) {
+            const double total = static_cast<double>(*progress.total), share = (std::min)(1.0, bytes / total);
+            const auto filled = static_cast<std::size_t>(share * 30);
+            line = "[" + std::string(filled, '#') + std::string(30 - filled, '.') + "] " +
+                   std::to_string(static_cast<int>(share * 100)) + " %  " + megabytes(rate) + "/s  " +
+                   std::to_string(static_cast<long>((total - share * total) / (std::max)(rate, 1.0))) + " s left";
+        }
+        std::fprintf(stderr, "\r%s\033[K", line.c_str());
+        drawn_ = true;
+    }
+
+    bool shown_, drawn_ = false;
+    Clock::time_point begun_ = Clock::now(), drawn_at_{};
+};
+
+// --- input -----------------------------------------------------------------------------------------------------------
+
+class Input {
+public:
+    explicit Input(const std::string& path) : name_(path) {
+        if (path == "-") name_ = "standard input";
+        if (path != "-") file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+        struct stat status = {};
+        if (file_ < 0 || fstat(file_, &status) != 0) fail();
+        is_regular_ = path != "-" && S_ISREG(status.st_mode);
+    }
+    Input(const Input&) = delete;
+    Input& operator=(const Input&) = delete;
+    ~Input() {
+        if (file_ != STDIN_FILENO) close(file_);
+    }
+
+    bool is_regular() const { return is_regular_; }
+
+    std::size_t operator()(char* buffer, std::size_t capacity) {
+        if (const std::size_t count = ahead_.copy(buffer, capacity, ahead_read_)) {
+            ahead_read_ += count;
+            return count;
+        }
+        ssize_t count = -1;
+        do count = read(file_, buffer, capacity);
+        while (count < 0 && errno == EINTR && interrupted == 0);
+        if (count < 0) fail();
+        return static_cast<std::size_t>(count);
+    }
+
+    // The whole input if it is no longer than this; else empty, and what was looked at will be read again.
+    std::optional<std::string> whole(std::size_t bytes_max) {
+        std::string all, block(std::size_t{64} << 10, '\0');
+        while (const std::size_t count = (*this)(block.data(), block.size())) {
+            all.append(block, 0, count);
+            if (all.size() > bytes_max) {
+                ahead_ = std::move(all);
+                return {};
+            }
+        }
+        return all;
+    }
+
+private:
+    [[noreturn]] void fail() const { throw std::runtime_error(name_ + ": " + std::strerror(errno)); }
+
+    std::string name_, ahead_;
+    std::size_t ahead_read_ = 0;
+    int file_ = STDIN_FILENO;
+    bool is_regular_ = false;
+};
+
+// --- commands: each returns its exit status --------------------------------------------------------------------------
+
+// Scripts go by the exit status; a person at a terminal is told.
+int found(bool yes, const char* otherwise, const std::string& key) {
+    if (!yes && isatty(STDERR_FILENO) == 1)
+        std::fprintf(stderr, "s3cache: %s: %s\n", otherwise, printable(key).c_str());
+    return yes ? done : absent;
+}
+
+int found(bool yes, const std::string& key) { return found(yes, "no such entry", key); }
+
+std::optional<Kind> wanted_kind(const Arguments& arguments) {
+    std::optional<Kind> kind;
+    for (const Kind each : {Kind::json, Kind::text, Kind::bytes}) {
+        if (!arguments.has(std::string("--") + name_of(each))) continue;
+        if (kind) throw WrongUsage{"only one of --json, --text, --bytes"};
+        kind = each;
+    }
+    return kind;
+}
+
+int run_set(Cache& cache, const Arguments& arguments) {
+    const std::string& key = arguments.words[1];
+    const std::string path = arguments.words.size() > 2 ? arguments.words[2] : "-";
+    Bar bar;
+    s3cache::SetOptions options;
+    if (arguments.has("--ttl")) options.ttl = duration(arguments.get("--ttl"));
+    options.compress = arguments.has("--gzip");
+    options.if_absent = arguments.has("--if-absent");
+    options.kind = wanted_kind(arguments);
+    options.progress = std::ref(bar);
+
+    Input input(path);
+    const Cancellable cancellable;
+    const auto stored = [&] {
+        if (options.kind && options.kind != Kind::bytes) {
+            if (const auto all = input.whole(checked_bytes_max)) {
+                return cache.set(key, s3cache::Payload(all->data(), all->size(), *options.kind), options);
+            }
+        }
+        return input.is_regular() ? cache.set_file(key, path, options) : cache.set(key, input, options);
+    };
+    return found(stored(), "there is one already", key);
+}
+
+// A file is to appear whole or not at all; a device or a pipe must be written to instead of being replaced.
+bool is_replaceable(const std::string& path) {
+    struct stat status = {};
+    return stat(path.c_str(), &status) != 0 || S_ISREG(status.st_mode) || S_ISDIR(status.st_mode);
+}
+
+int run_get(Cache& cache, const Arguments& arguments) {
+    const std::string& key = arguments.words[1];
+    const std::string target = arguments.get("-o", "-");
+    if (target != "-" && is_replaceable(target)) {
+        Bar bar;
+        const Cancellable cancellable;
+        return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    }
+    auto reader = cache.get_stream(key);
+    if (!reader) return found(false, key);
+    if (target != "-" && !std::freopen(target.c_str(), "wb", stdout)) {
+        throw std::runtime_error(target + ": " + std::strerror(errno));
+    }
+    Bar bar(isatty(STDOUT_FILENO) == 0);
+    Progress progress;
+    if (!reader->info().compressed) progress.total = reader->info().size;
+    for (const std::string_view chunk : *reader) {
+        put(chunk);
+        progress.done += chunk.size();
+        bar(progress);
+    }
+    return done;
+}
+
+int run_rm(Cache& cache, const Arguments& arguments) {
+    const std::vector<std::string> keys(arguments.words.begin() + 1, arguments.words.end());
+    for (const auto& removed : cache.remove_many(keys)) removed.value();
+    return done;
+}
+
+int run_stat(Cache& cache, const Arguments& arguments) {
+    int status = done;
+    for (std::size_t i = 1; i < arguments.words.size(); ++i) {
+        const std::string& key = arguments.words[i];
+        const std::optional<Info> info = cache.stat(key);
+        if (found(info.has_value(), key) == absent) {
+            status = absent;
+        } else if (arguments.has("--json")) {
+            put_json(key, *info);
+        } else {
+            put_text(key, *info);
+        }
+    }
+    return status;
+}
+
+std::string optional_word(const Arguments& arguments) { return arguments.words.size() > 1 ? arguments.words[1] : ""; }
+
+int run_ls(Cache& cache, const Arguments& arguments) {
+    const bool as_json = arguments.has("--json");
+    // A store's listing tells neither expiry nor kind, so that the full record costs one more request an entry.
+    auto listing = cache.list(optional_word(arguments), as_json ? s3cache::Look::deep : s3cache::Look::shallow);
+    for (const auto& [key, info] : listing) {
+        if (as_json) {
+            put_json(key, info);
+        } else {
+            char size[24];
+            std::snprintf(size, sizeof size, "%12llu", static_cast<unsigned long long>(info.size));
+            put(std::string(size) + "  " + iso8601(info.last_modified) + "  " + printable(key) + "\n");
+        }
+    }
+    return done;
+}
+
+int run_touch(Cache& cache, const Arguments& arguments) {
+    if (!arguments.has("--ttl")) throw WrongUsage{"touch wants --ttl"};
+    return found(cache.touch(arguments.words[1], duration(arguments.get("--ttl"))), arguments.words[1]);
+}
+
+int run_purge(Cache& cache, const Arguments& arguments) {
+    put(std::to_string(cache.purge_expired(optional_word(arguments))) + " expired entries removed\n");
+    return done;
+}
+
+int run_clear(Cache& cache, const Arguments& arguments) {
+    put(std::to_string(cache.clear(arguments.words[1])) + " entries removed\n");
+    return done;
+}
+
+int run_presign(Cache& cache, const Arguments& arguments) {
+    const char* method = arguments.has("--put") ? "PUT" : "GET";
+    put(cache.presign(arguments.words[1], method, duration(arguments.get("--expires", "1h"))) + "\n");
+    return done;
+}
+
+struct Command {
+    std::string_view name;
+    std::string_view synopsis, help;
+    std::string_view options;          // besides the general ones
+    std::size_t words_min, words_max;  // after the name
+    int (*run)(Cache&, const Arguments&);
+};
+
+constexpr std::size_t any_number = static_cast<std::size_t>(-1);
+
+constexpr Command commands[] = {
+    {"set", "set [--ttl T] [--gzip] [--json|--text|--bytes] [--if-absent] KEY [FILE|-]",
+     "store a file or standard input", "--ttl --gzip --json --text --bytes --if-absent", 1, 2, run_set},
+    {"get", "get [-o FILE] KEY", "print the value, or write it to a file", "-o", 1, 1, run_get},
+    {"rm", "rm KEY...", "remove", "", 1, any_number, run_rm},
+    {"stat", "stat [--json] KEY...", "what is known of an entry", "--json", 1, any_number, run_stat},
+    {"ls", "ls [--json] [PREFIX]", "size, date and key of each entry", "--json", 0, 1, run_ls},
+    {"touch", "touch --ttl T KEY", "a new time to live, from now", "--ttl", 1, 1, run_touch},
+    {"purge", "purge [PREFIX]", "remove what has expired", "", 0, 1, run_purge},
+    {"clear", "clear PREFIX", "remove everything under the prefix", "", 1, 1, run_clear},
+    {"presign", "presign [--put] [--expires T] KEY", "a URL for someone without credentials", "--put --expires", 1, 1,
+     run_presign},
+};
+
+std::string usage() {
+    std::string text = "usage: s3cache [--bucket s3://BUCKET/PREFIX] [--endpoint URL] [--region R] COMMAND ...\n\n";
+    for (const Command& command : commands) {
+        text += "  " + std::string(command.synopsis) + "\n        " + std::string(command.help) + "\n";
+    }
+    return text +
+           "\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
+           "--json prints one object a line. JSON and text up to 16 MiB are checked before they are stored.\n"
+           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage.\n";
+}
+
+// --- the program -----------------------------------------------------------------------------------------------------
+
+const Command& command_of(const Arguments& arguments) {
+    if (arguments.words.empty()) throw WrongUsage{"no command"};
+    for (const Command& command : commands) {
+        if (command.name != arguments.words[0]) continue;
+        const std::size_t words = arguments.words.size() - 1;
+        if (words < command.words_min || words > command.words_max) throw WrongUsage{std::string(command.synopsis)};
+        for (const auto& [option, value] : arguments.options) {
+            if (!listed(command.options, option) && !listed("--bucket --endpoint --region", option)) {
+                throw WrongUsage{"no such option: " + option};
+            }
+        }
+        return command;
+    }
+    throw WrongUsage{"no such command: " + arguments.words[0]};
+}
+
+// What is typed goes before what the URL says, which may come from the environment.
+std::string without_parameter(const std::string& url, const std::string& name) {
+    const std::size_t query = url.find('?');
+    if (query == std::string::npos) return url;
+    std::string kept = url.substr(0, query);
+    for (std::size_t begin = query + 1, end = 0; begin < url.size(); begin = end + 1) {
+        end = (std::min)(url.find('&', begin), url.size());
+        const std::string parameter = url.substr(begin, end - begin);
+        if (parameter.rfind(name + "=", 0) != 0) kept += (kept.size() == query ? "?" : "&") + parameter;
+    }
+    return kept;
+}
+
+Cache open_cache(const Arguments& arguments) {
+    const char* url = std::getenv("S3CACHE_URL");
+    std::string where = arguments.get("--bucket", url ? url : "");
+    if (where.empty()) throw WrongUsage{"which bucket? Give --bucket, or set S3CACHE_URL"};
+    for (const char* name : {"endpoint", "region"}) {
+        if (arguments.has(std::string("--") + name)) where = without_parameter(where, name);
+    }
+    s3cache::Config config;
+    config.endpoint = arguments.get("--endpoint");
+    config.region = arguments.get("--region");
+    return Cache(where, std::move(config));
+}
+
+int run(const Arguments& arguments) {
+    if (arguments.has("--help") || arguments.has("-h")) {
+        put(usage());
+        return done;
+    }
+    if (arguments.has("--version")) {
+        put("s3cache " S3CACHE_VERSION "\n");
+        return done;
+    }
+    const Command& command = command_of(arguments);
+    Cache cache = open_cache(arguments);
+    return command.run(cache, arguments);
+}
+
+// A stream closed by the caller must not be the number of our next socket: it gets a file on which using it fails.
+void hold_standard_streams() {
+    for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (fcntl(file, F_GETFD) < 0) static_cast<void>(open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+    }
+}
+
+int report(const std::string& text, int status) {
+    if (!text.empty()) std::fprintf(stderr, "s3cache: %s\n", text.c_str());
+    return status;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    hold_standard_streams();
+    std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is then an error of the write
+    try {
+        const int status = run(parse(argv + 1, argv + argc));
+        flush();
+        return status;
+    } catch (const WrongUsage& wrong) {
+        report(printable(wrong.what), 0);
+        std::fputs(("\n" + usage()).c_str(), stderr);
+        return wrong_usage;
+    } catch (const OutputClosed&) {
+        return failed;
+    } catch (const std::exception& error) {
+        if (interrupted != 0) std::raise(interrupted);  // its handler is gone: whoever waits sees how we ended
+        return report(printable(error.what()), failed);
+    }
+}

@@ -1,0 +1,9787 @@
+// s3cache.hpp: an S3 bucket as a cache. One header, four verbs: set, get, get_stream, remove.
+//
+//     #include "s3cache.hpp"
+//     #include <iostream>
+//
+//     int main() {
+//         using namespace std::chrono_literals;
+//         s3cache::Cache cache("my-bucket");            // region, credentials, endpoint: as the AWS CLI finds them
+//         cache.set("report", s3cache::json(R"({"rows":1042})"), {1h, /*compress=*/true});
+//         if (auto hit = cache.get("report"))           // std::optional<Value>: empty = missing or expired
+//             std::cout << hit->str() << "\n";
+//         cache.remove("report");
+//     }
+//
+// compile    g++ -std=c++17 app.cpp -lcurl -lcrypto -lz
+// prints     {"rows":1042}
+//
+// Stored as  an S3 object named by the key; the TTL lies in its metadata (`expires_at`, unix time in seconds), so that an
+//            entry set here is read by the Python class S3Cache and the other way round.
+// Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
+//            Result<...> and never throws. With -fno-exceptions only the try_ forms exist.
+// Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
+//            thread at a time. Every operation blocks until it is done; no thread is ever started.
+// Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
+//            needs an init or shutdown call.
+//
+// Modes      default: include this file anywhere and link. To keep libcurl, OpenSSL and zlib out of all files but one:
+//              S3CACHE_DECLARATIONS_ONLY   define globally (on the command line of every file)
+//              S3CACHE_IMPLEMENTATION      define in one .cpp, before the include: the functions are compiled there
+// Leave out  define globally; a call that needs what was left out returns Errc::unsupported, no type changes:
+//              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN
+//
+// Contents   public half: version, errors, values, options, Cache
+//            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
+//            and http retry credentials s3 transfer cache (I/O); each section uses only those above it
+//
+// Licence    MIT, see the end of this file.
+
+#ifndef S3CACHE_HPP
+#define S3CACHE_HPP
+
+// --- mode, version ---------------------------------------------------------------------------------------------------
+
+#define S3CACHE_VERSION "0.1.0"
+#define S3CACHE_VERSION_NUMBER 100  // 10000 * first + 100 * second + third
+
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define S3CACHE_EXCEPTIONS 1
+#else
+#define S3CACHE_EXCEPTIONS 0
+#endif
+
+// The inline namespace names the version and the mode, so that files compiled differently fail to link instead of
+// sharing a type whose layout differs (Error derives from std::runtime_error only where there are exceptions).
+#if defined(S3CACHE_DECLARATIONS_ONLY) && S3CACHE_EXCEPTIONS
+#define S3CACHE_ABI v0_1_0_split
+#elif defined(S3CACHE_DECLARATIONS_ONLY)
+#define S3CACHE_ABI v0_1_0_split_noexcept
+#elif S3CACHE_EXCEPTIONS
+#define S3CACHE_ABI v0_1_0
+#else
+#define S3CACHE_ABI v0_1_0_noexcept
+#endif
+
+#if defined(S3CACHE_DECLARATIONS_ONLY)
+#define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
+#else
+#define S3CACHE_FN inline
+#endif
+
+#include <chrono>       // TTLs, timeouts, time points
+#include <cstddef>      // std::size_t, std::byte
+#include <cstdint>      // 64-bit sizes on every platform
+#include <cstdlib>      // std::abort, for value() of an error where there are no exceptions
+#include <exception>    // what a callback threw, kept for the throwing forms
+#include <functional>   // hooks, sources
+#include <iosfwd>       // std::istream by name only
+#include <iterator>     // input iterators of Reader and Listing
+#include <memory>       // the pimpls
+#include <optional>     // a miss
+#include <stdexcept>    // the base of Error
+#include <string>       // values, keys
+#include <string_view>  // what is only looked at
+#include <type_traits>  // constraints of Payload, Source and codec
+#include <utility>      // std::move
+#include <variant>      // Result
+#include <vector>       // metadata, many keys
+#if defined(__has_include) && __cplusplus >= 202002L
+#if __has_include(<span>)
+#include <span>  // Payload from std::span
+#endif
+#endif
+
+namespace s3cache {
+inline namespace S3CACHE_ABI {
+
+namespace detail {
+struct Core;         // what a Cache holds
+struct ReaderState;  // what a Reader holds
+struct ListingState;
+}  // namespace detail
+
+using TimePoint = std::chrono::system_clock::time_point;
+using Seconds = std::chrono::duration<double>;  // any std::chrono duration converts to it
+
+// --- errors ----------------------------------------------------------------------------------------------------------
+
+enum class Errc {
+    invalid_argument,  // key, option, URL, header value or payload refused before anything was sent
+    too_large,         // over a limit of Config, of S3, or of memory
+    credentials,       // none found, or a source of them is broken; the message names it
+    denied,            // 401 or 403: the store knows who asks, or does not, and refuses
+    no_such_bucket,
+    timed_out,    // connect, stall or the whole call's deadline
+    network,      // name resolution, connection, reset, answer cut short
+    tls,          // the certificate is not trusted, or no common protocol
+    throttled,    // the store asked to slow down, and still did after the retries
+    store,        // any other error status of the store
+    protocol,     // an answer that is not S3's: not XML, too large, out of its own rules
+    damaged,      // checksum, length, gzip body or metadata of the stored entry is wrong: not returned as a value
+    changed,      // the object was replaced while it was being read
+    source,       // the caller's Source, producer or codec failed
+    file,         // a local file could not be read or written
+    cancelled,    // by a progress callback
+    unsupported,  // by this build, this libcurl or this store
+};
+
+// What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
+// program (the members). Copying does not throw.
+class Error
+#if S3CACHE_EXCEPTIONS
+    : public std::runtime_error
+#endif
+{
+public:
+    struct Details {
+        Errc code = Errc::invalid_argument;
+        int status = 0;          // HTTP status; 0 if there was no answer
+        std::string s3_code{};     // such as SlowDown; the status number if the store named none
+        std::string s3_message{};  // the store's own words
+        std::string request_id{};  // x-amz-request-id, and x-amz-id-2 after a blank
+        int attempts = 0;        // requests sent
+        bool retryable = false;  // whether the same call may succeed later
+#if S3CACHE_EXCEPTIONS
+        std::exception_ptr cause{};  // what a Source, producer or codec threw; the throwing forms throw that instead
+#endif
+    };
+
+    Error(Errc code, const std::string& message) : Error(with_code(code), message) {}
+    Error(Details details, const std::string& message)
+#if S3CACHE_EXCEPTIONS
+        : std::runtime_error(message),
+#else
+        : message_(std::make_shared<const std::string>(message)),
+#endif
+          details_(std::make_shared<const Details>(std::move(details))) {
+    }
+
+    Errc code() const noexcept { return details_->code; }
+    int status() const noexcept { return details_->status; }
+    const std::string& s3_code() const noexcept { return details_->s3_code; }
+    const std::string& s3_message() const noexcept { return details_->s3_message; }
+    const std::string& request_id() const noexcept { return details_->request_id; }
+    int attempts() const noexcept { return details_->attempts; }
+    bool retryable() const noexcept { return details_->retryable; }
+    const Details& details() const noexcept { return *details_; }
+#if !S3CACHE_EXCEPTIONS
+    const char* what() const noexcept { return message_->c_str(); }
+#endif
+
+private:
+    static Details with_code(Errc code) {
+        Details details;
+        details.code = code;
+        return details;
+    }
+#if !S3CACHE_EXCEPTIONS
+    std::shared_ptr<const std::string> message_;
+#endif
+    std::shared_ptr<const Details> details_;
+};
+
+namespace detail {
+[[noreturn]] inline void raise(const Error& error) {
+#if S3CACHE_EXCEPTIONS
+    if (error.details().cause) std::rethrow_exception(error.details().cause);
+    throw error;
+#else
+    static_cast<void>(error);
+    std::abort();  // value() of an error is a bug of the caller; there is no other way to leave here
+#endif
+}
+}  // namespace detail
+
+// A value or an Error, with the members of std::expected. value() of an error throws it (without exceptions: aborts).
+template <class T>
+class [[nodiscard]] Result {
+public:
+    using value_type = T;
+    using error_type = Error;
+
+    Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
+    Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
+
+    bool has_value() const noexcept { return state_.index() == 0; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    T& value() & { return checked(), **this; }
+    const T& value() const& { return checked(), **this; }
+    T&& value() && { return checked(), *std::move(*this); }
+
+    T& operator*() & noexcept { return *std::get_if<0>(&state_); }
+    const T& operator*() const& noexcept { return *std::get_if<0>(&state_); }
+    T&& operator*() && noexcept { return std::move(*std::get_if<0>(&state_)); }
+    T* operator->() noexcept { return std::get_if<0>(&state_); }
+    const T* operator->() const noexcept { return std::get_if<0>(&state_); }
+
+    Error& error() & noexcept { return *std::get_if<1>(&state_); }
+    const Error& error() const& noexcept { return *std::get_if<1>(&state_); }
+    Error&& error() && noexcept { return std::move(*std::get_if<1>(&state_)); }
+
+    template <class U>
+    T value_or(U&& otherwise) const& {
+        return has_value() ? **this : static_cast<T>(std::forward<U>(otherwise));
+    }
+    template <class U>
+    T value_or(U&& otherwise) && {
+        return has_value() ? *std::move(*this) : static_cast<T>(std::forward<U>(otherwise));
+    }
+    template <class F>
+    auto and_then(F&& next) && -> std::invoke_result_t<F, T&&> {
+        if (has_value()) return std::forward<F>(next)(*std::move(*this));
+        return std::move(*this).error();
+    }
+    template <class F>
+    auto transform(F&& change) && -> Result<std::decay_t<std::invoke_result_t<F, T&&>>> {
+        if (has_value()) return std::forward<F>(change)(*std::move(*this));
+        return std::move(*this).error();
+    }
+    template <class F>
+    Result or_else(F&& repair) && {
+        return has_value() ? std::move(*this) : std::forward<F>(repair)(std::move(*this).error());
+    }
+
+private:
+    void checked() const {
+        if (!has_value()) detail::raise(error());
+    }
+    std::variant<T, Error> state_;
+};
+
+template <>
+class [[nodiscard]] Result<void> {
+public:
+    using value_type = void;
+    using error_type = Error;
+
+    Result() noexcept = default;
+    Result(Error error) : error_(std::move(error)) {}
+
+    bool has_value() const noexcept { return !error_; }
+    explicit operator bool() const noexcept { return has_value(); }
+    void value() const {
+        if (error_) detail::raise(*error_);
+    }
+    const Error& error() const& noexcept { return *error_; }
+    Error&& error() && noexcept { return std::move(*error_); }
+
+private:
+    std::optional<Error> error_;
+};
+
+// --- values ----------------------------------------------------------------------------------------------------------
+
+enum class Kind { json, text, bytes };
+
+using Metadata = std::vector<std::pair<std::string, std::string>>;  // names without `x-amz-meta-`, lower case on reading
+
+// What the store says of an entry.
+struct Info {
+    std::uint64_t size = 0;              // bytes stored: the compressed size of a compressed entry
+    std::string etag{};                    // opaque, quotes included, ready for SetOptions::if_match
+    TimePoint last_modified{};           // by the store's clock
+    std::optional<TimePoint> expires_at{}; // empty: never
+    bool compressed = false;             // stored as gzip
+    std::optional<Kind> kind{};            // empty: not recorded (entries of other programs) and not read
+    std::string content_type{};
+    Metadata metadata{};                   // the user's own; what the cache itself keeps there is left out
+    std::string version_id{};              // empty: the bucket keeps no versions
+};
+
+// A whole value in memory, decompressed.
+class Value {
+public:
+    Value(std::string data, Kind kind, Info info) : data_(std::move(data)), kind_(kind), info_(std::move(info)) {}
+
+    Kind kind() const noexcept { return kind_; }
+    const std::string& str() const& noexcept { return data_; }
+    std::string str() && noexcept { return std::move(data_); }
+    std::string_view view() const noexcept { return data_; }
+    const Info& info() const noexcept { return info_; }
+
+private:
+    std::string data_;
+    Kind kind_;
+    Info info_;
+};
+
+// What set() stores. Borrows: the data must live until the call returns; nothing is copied.
+class Payload {
+public:
+    Payload(const char* text) : data_(text ? text : ""), present_(text != nullptr) {}
+    Payload(const std::string& text) : data_(text) {}
+    Payload(std::string_view text) : data_(text) {}
+    Payload(const std::vector<std::byte>& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
+    Payload(const std::vector<unsigned char>& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
+#if defined(__cpp_lib_span)
+    template <class T, std::size_t N, class = std::enable_if_t<sizeof(T) == 1 && std::is_trivially_copyable_v<T>>>
+    Payload(std::span<T, N> bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
+#endif
+    Payload(const void* data, std::size_t size, Kind kind)
+        : data_(size ? static_cast<const char*>(data) : "", size), kind_(kind), present_(data || !size) {}
+
+    std::string_view view() const noexcept { return data_; }
+    std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
+    bool present() const noexcept { return present_; }           // false: made from a null pointer, refused by set()
+
+private:
+    std::string_view data_;
+    std::optional<Kind> kind_;
+    bool present_ = true;
+};
+
+// JSON text. Refused by set() with Errc::invalid_argument unless Python's json.loads would take it.
+inline Payload json(std::string_view text) { return {text.data(), text.size(), Kind::json}; }
+inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
+
+// What a Source's callable returns to say that it failed; the upload is then aborted and nothing is stored.
+inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
+
+// A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
+class Source {
+public:
+    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
+
+    Source(std::istream& in);
+    Source(std::istream&& in) : Source(in) {}
+    template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Source> &&
+                                                std::is_invocable_r_v<std::size_t, F&, char*, std::size_t>>>
+    Source(F&& read) : read_(keep(std::forward<F>(read))) {}
+
+    // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
+    Source sized(std::uint64_t bytes) && {
+        size_ = bytes;
+        return std::move(*this);
+    }
+    std::optional<std::uint64_t> size() const noexcept { return size_; }
+    std::size_t read(char* buffer, std::size_t capacity) const { return read_(buffer, capacity); }
+
+private:
+    template <class F>
+    static Read keep(F&& read) {
+        if constexpr (std::is_lvalue_reference_v<F>) {
+            return std::ref(read);
+        } else {  // std::function wants a copy constructor, which a lambda that owns its stream lacks
+            auto held = std::make_shared<std::decay_t<F>>(std::forward<F>(read));
+            return [held](char* buffer, std::size_t capacity) { return (*held)(buffer, capacity); };
+        }
+    }
+    Read read_;
+    std::optional<std::uint64_t> size_;
+};
+
+// The file's bytes. A file that cannot be read fails the set() with Errc::source.
+Source file(const std::string& path);
+
+// The concatenation of a range of string-likes, which must outlive the call.
+template <class Iterator>
+Source chunks(Iterator first, Iterator last) {
+    return [first, last, rest = std::string_view()](char* buffer, std::size_t capacity) mutable -> std::size_t {
+        while (rest.empty()) {
+            if (first == last) return 0;
+            rest = std::string_view(*first);
+            ++first;
+        }
+        const std::size_t count = rest.size() < capacity ? rest.size() : capacity;
+        rest.copy(buffer, count);
+        rest.remove_prefix(count);
+        return count;
+    };
+}
+
+// An entry as a stream of its decompressed bytes. Pull-based: what is not read is not downloaded, beyond a bounded
+// buffer. Damage is reported before the end is: bytes already read of a damaged entry must not be used. Closing early
+// costs one connection. Keeps what it needs of its Cache, which may go before it.
+class Reader {
+public:
+    Reader(Reader&&) noexcept;
+    Reader& operator=(Reader&&) noexcept;
+    ~Reader();
+
+    // Up to `capacity` bytes, at least one, blocking until there are some; 0 only at the checked end.
+    Result<std::size_t> try_read(char* buffer, std::size_t capacity);
+    // The next bytes as they come, valid until the next call on this Reader; empty only at the checked end.
+    Result<std::string_view> try_next();
+    const Info& info() const noexcept;
+
+    class Iterator {
+    public:
+        using iterator_category = std::input_iterator_tag;
+        using value_type = std::string_view;
+        using difference_type = std::ptrdiff_t;
+        using pointer = const std::string_view*;
+        using reference = const std::string_view&;
+
+        Iterator() = default;
+        explicit Iterator(Reader& reader) : reader_(&reader) { ++*this; }
+        reference operator*() const { return chunk_; }
+        pointer operator->() const { return &chunk_; }
+        Iterator& operator++() {
+            chunk_ = reader_->try_next().value();
+            if (chunk_.empty()) reader_ = nullptr;
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        friend bool operator==(const Iterator& a, const Iterator& b) { return a.reader_ == b.reader_; }
+        friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
+
+    private:
+        Reader* reader_ = nullptr;
+        std::string_view chunk_;
+    };
+
+#if S3CACHE_EXCEPTIONS
+    std::size_t read(char* buffer, std::size_t capacity) { return try_read(buffer, capacity).value(); }
+    Iterator begin() { return Iterator(*this); }
+    Iterator end() { return {}; }
+    // For code that wants a stream; owned by the Reader. An error sets badbit: check bad() after reading.
+    std::istream& istream();
+#endif
+
+    explicit Reader(std::unique_ptr<detail::ReaderState> state) noexcept;
+
+private:
+    std::unique_ptr<detail::ReaderState> state_;
+};
+
+// Teaches the cache a type: specialise it with
+//     static constexpr s3cache::Kind kind = s3cache::Kind::json;
+//     static std::string encode(const T&);      // may throw: the set() then throws the same, and nothing is sent
+//     static T decode(std::string_view);        // may throw; or return Result<T>, for builds without exceptions
+template <class T>
+struct codec;
+
+namespace detail {
+template <class T, class = void>
+struct has_codec : std::false_type {};
+template <class T>
+struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
+}  // namespace detail
+
+// --- options ---------------------------------------------------------------------------------------------------------
+
+inline constexpr Seconds forever{1e300};  // a TTL: never expires, whatever Config::default_ttl says
+
+struct Credentials {
+    std::string access_key{};
+    std::string secret_key{};
+    std::string session_token{};         // empty: none
+    std::optional<TimePoint> expires{};  // empty: never
+    std::string source{};                // where they came from, for people; never a secret
+};
+
+// Where credentials come from. Empty: the chain (environment, web identity, profiles, container, instance metadata).
+class CredentialsProvider {
+public:
+    using Function = std::function<Result<Credentials>()>;
+
+    CredentialsProvider() = default;
+    CredentialsProvider(Credentials fixed) : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
+    // Called from the thread that needs them, one call at a time; again when `expires` draws near.
+    template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
+    CredentialsProvider(F get) : get_(std::move(get)) {}
+
+    explicit operator bool() const noexcept { return static_cast<bool>(get_); }
+    Result<Credentials> operator()() const { return get_(); }
+
+private:
+    Function get_;
+};
+
+// Requests go out unsigned: for public buckets.
+inline CredentialsProvider anonymous() { return Credentials{{}, {}, {}, {}, "anonymous"}; }
+
+enum class Addressing { automatic, path, virtual_host };
+enum class Expired { remove, keep };                        // what get() does with an expired entry it came upon
+enum class MetadataNames { both, underscore, hyphen };      // expires_at, expires-at: see README, "What is stored"
+enum class Checksums { own, none };                         // own: a CRC-32C in metadata, written and checked
+
+struct Progress {
+    std::uint64_t done = 0;              // payload bytes so far, as they go over the wire
+    std::optional<std::uint64_t> total{};  // empty: not known
+};
+using ProgressCallback = std::function<bool(const Progress&)>;  // false cancels; called some ten times a second
+
+struct SetOptions {
+    std::optional<Seconds> ttl{};    // empty: Config::default_ttl; `forever`: never expires; else over zero
+    bool compress = false;         // gzip
+    bool if_absent = false;        // store only if there is nothing under the key
+    std::string if_match{};          // store only over the entry with this ETag
+    Metadata metadata{};             // the user's own; names of letters, digits, - and _, values of printable ASCII
+    std::string content_type{};      // empty: by kind
+    std::optional<Kind> kind{};      // of a Source, whose bytes are taken at the caller's word; empty: bytes
+    ProgressCallback progress{};
+};
+
+// One attempt of one request, or the outcome of one operation (`attempt` 0). The views live during the callback only.
+struct Event {
+    std::string_view operation{};  // such as get, set, abort_upload
+    std::string_view key{};
+    std::string_view outcome{};    // hit miss expired unchanged done refused retry error damaged malformed leftover
+    int attempt = 0;             // from 1; 0: the operation's outcome
+    int status = 0;              // HTTP
+    std::uint64_t bytes = 0;     // of body, received or sent
+    Seconds duration{};
+    bool reused = false;         // the connection was
+    std::string_view detail{};     // the error's text, if there was one
+};
+
+// What a test may replace; leave empty otherwise.
+struct Seams {
+    std::function<void(std::chrono::milliseconds)> sleep{};                      // between attempts
+    std::function<double()> random{};                                            // [0, 1): jitter
+    std::function<std::optional<std::string>(const char* name)> environment{};
+};
+
+struct Config {
+    // where
+    std::string region{};    // empty: environment, profile, else us-east-1; corrected by what the store answers
+    std::string endpoint{};  // such as http://127.0.0.1:9000; empty: environment, profile, else AWS
+    Addressing addressing = Addressing::automatic;
+    bool dual_stack = false;
+    bool fips = false;
+    bool accelerate = false;
+    CredentialsProvider credentials{};
+    std::string profile{};  // of the AWS configuration files; empty: AWS_PROFILE, else default
+
+    // what
+    std::optional<Seconds> default_ttl{};  // empty: never expires
+    Expired expired = Expired::remove;
+    MetadataNames metadata_names = MetadataNames::both;
+    Metadata metadata{};                   // put on every entry
+    std::string server_side_encryption{};  // such as AES256 or aws:kms
+    std::string kms_key_id{};
+    std::string storage_class{};
+    std::uint64_t value_bytes_max = std::uint64_t{1} << 30;  // get() refuses more, compressed or not; get_stream has no limit
+    Checksums checksums = Checksums::own;
+    bool unsigned_payload = false;    // over https: bodies are not hashed, which saves 0.6 ms a MiB
+    bool forbidden_is_miss = false;   // 403 to get and stat is a miss: for callers without s3:ListBucket
+
+    // how long: zero is no limit
+    std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
+    std::chrono::milliseconds stall_timeout{20000};   // without a byte, either way
+    std::chrono::milliseconds call_timeout{0};        // a whole call with all its attempts; opening, for a Reader
+    int attempts_max = 3;
+    std::chrono::milliseconds backoff_base{50};       // the n-th wait is random in [0, base * 2^n], at most backoff_cap
+    std::chrono::milliseconds backoff_cap{5000};
+
+    // how much
+    std::size_t part_bytes = std::size_t{8} << 20;       // of uploads in parts and ranged downloads; grows when it must
+    std::size_t transfer_bytes_max = std::size_t{64} << 20;  // buffers of one transfer: parts in flight times their size
+    unsigned connections = 8;                            // of one call at once: parts, ranges, many keys
+    unsigned idle_connections_max = 16;                  // kept by the Cache between calls
+    int compression_level = 6;                           // zlib's
+
+    // the network
+    std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, SSL_CERT_FILE, libcurl's default
+    std::string client_certificate{};  // PEM file
+    std::string client_key{};          // PEM file
+    std::string proxy{};               // empty: the environment's, as libcurl reads it
+    std::function<void(void* curl)> setup_curl{};  // on each CURL* after our options, before each request that resets it
+
+    // seen from outside
+    std::function<TimePoint()> clock{};            // local time; empty: std::chrono::system_clock
+    std::function<void(const Event&)> on_event{};  // from the calling thread; must not throw or call the Cache
+    Seams seams{};
+};
+
+struct Stats {
+    std::uint64_t hits = 0, misses = 0, expired = 0, malformed = 0, damaged = 0, errors = 0;
+    std::uint64_t sets = 0, removes = 0, refused = 0;  // refused: a write condition was not met
+    std::uint64_t requests = 0, retries = 0, connections = 0, leftover_uploads = 0;
+    std::uint64_t bytes_in = 0, bytes_out = 0;  // bodies
+};
+
+// --- Cache -----------------------------------------------------------------------------------------------------------
+
+struct Entry {
+    std::string key{};  // without the cache's prefix
+    Info info{};
+};
+
+enum class Look { shallow, deep };  // deep: one more request an entry, for what a listing does not tell
+
+// A range of entries in the store's order (UTF-8 bytes on AWS), one page of the store's in memory at a time.
+class Listing {
+public:
+    Listing(Listing&&) noexcept;
+    Listing& operator=(Listing&&) noexcept;
+    ~Listing();
+
+    Result<std::optional<Entry>> try_next();  // empty: the end
+
+    class Iterator {
+    public:
+        using iterator_category = std::input_iterator_tag;
+        using value_type = Entry;
+        using difference_type = std::ptrdiff_t;
+        using pointer = const Entry*;
+        using reference = const Entry&;
+
+        Iterator() = default;
+        explicit Iterator(Listing& listing) : listing_(&listing) { ++*this; }
+        reference operator*() const { return *entry_; }
+        pointer operator->() const { return &*entry_; }
+        Iterator& operator++() {
+            entry_ = listing_->try_next().value();
+            if (!entry_) listing_ = nullptr;
+            return *this;
+        }
+        void operator++(int) { ++*this; }
+        friend bool operator==(const Iterator& a, const Iterator& b) { return a.listing_ == b.listing_; }
+        friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
+
+    private:
+        Listing* listing_ = nullptr;
+        std::optional<Entry> entry_;
+    };
+#if S3CACHE_EXCEPTIONS
+    Iterator begin() { return Iterator(*this); }
+    Iterator end() { return {}; }
+#endif
+
+    explicit Listing(std::unique_ptr<detail::ListingState> state) noexcept;
+
+private:
+    std::unique_ptr<detail::ListingState> state_;
+};
+
+struct Item {  // of set_many; the payload is borrowed
+    std::string key;
+    Payload payload;
+    SetOptions options{};
+};
+
+struct FileOptions {
+    ProgressCallback progress{};
+};
+
+namespace detail {
+// A producer's result, owned: what get_or_set stores and returns.
+struct Produced {
+    std::string data;
+    std::optional<Kind> kind;  // empty: text, or bytes if it is not UTF-8
+};
+template <class T>
+Result<std::string> encode(const T& value);
+template <class T>
+Result<T> decode(std::string_view data);
+template <class R>
+Result<Produced> produced(R&& result);
+template <class F>
+auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
+}  // namespace detail
+
+// A bucket as a cache. Movable; thread-safe; cheap to make: nothing is sent before the first operation. What every
+// operation has in common:
+//   key      1 to 1024 bytes of UTF-8 without NUL, the prefix included; anything else is Errc::invalid_argument
+//   expired  an entry past its `expires_at`, by the store's clock, counts as absent
+//   blocks   until done, or until Config's timeouts and attempts are used up
+//   errors   try_ forms return them, the others throw the same Error (or what the caller's own callback threw)
+class Cache {
+public:
+    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true". What the URL says goes before
+    // `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
+    static Result<Cache> try_open(std::string_view where, Config config = {});
+
+    Cache(Cache&&) noexcept;
+    Cache& operator=(Cache&&) noexcept;
+    ~Cache();
+
+    // Stores the payload under the key, replacing what was there at one stroke: readers see the old value or the new.
+    // False only if a write condition of the options was not met. On an error what was stored before stays; the one
+    // exception is an answer that got lost (Errc::network, timed_out): then either value may be there.
+    Result<bool> try_set(std::string_view key, Payload payload, const SetOptions& options = {});
+    // The same from a stream of any length: one PUT if it fits Config::part_bytes, else in parts. Memory is bounded by
+    // Config::transfer_bytes_max. If the source fails or throws, nothing is stored and nothing is left behind.
+    Result<bool> try_set(std::string_view key, Source source, const SetOptions& options = {});
+    // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source.
+    Result<bool> try_set_file(std::string_view key, const std::string& path, const SetOptions& options = {});
+
+    // The whole value, decompressed and checked; empty: missing or expired.
+    Result<std::optional<Value>> try_get(std::string_view key);
+    // The same as a stream.
+    Result<std::optional<Reader>> try_get_stream(std::string_view key);
+    // Into a file, which appears whole (written beside the target, then renamed) or not at all. False: no such entry.
+    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path, const FileOptions& options = {});
+
+    // No error if there is nothing under the key.
+    Result<void> try_remove(std::string_view key);
+    // What is known without the body; empty: missing or expired.
+    Result<std::optional<Info>> try_stat(std::string_view key);
+    Result<bool> try_contains(std::string_view key);
+    // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
+    Result<bool> try_touch(std::string_view key, Seconds ttl);
+
+    // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes.
+    Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
+    // Removes all entries under the prefix, or only those that have expired; how many were removed.
+    Result<std::uint64_t> try_clear(std::string_view prefix);
+    Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
+    // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
+    Result<std::uint64_t> try_sweep_uploads(std::string_view prefix, Seconds older_than);
+
+    // Many keys over Config::connections connections at once, in no order; one result a key. Memory holds no more
+    // values than there are connections; `visit` runs on the calling thread and must not throw.
+    using Visit = std::function<void(const std::string& key, Result<std::optional<Value>> result)>;
+    void try_get_many(const std::vector<std::string>& keys, const Visit& visit);
+    std::vector<Result<bool>> try_set_many(const std::vector<Item>& items);  // results in the order of the items
+    std::vector<Result<void>> try_remove_many(const std::vector<std::string>& keys);
+
+    // A URL that lets anyone GET or PUT the key until `lifetime` (1 s to 7 days) is over, or the credentials that
+    // signed it are. Sends nothing, except to find credentials. `method`: "GET" or "PUT".
+    Result<std::string> try_presign(std::string_view key, std::string_view method, Seconds lifetime);
+
+    // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
+    // runs for a key at a time, and whoever asks meanwhile waits for its value or error. `producer` returns what a
+    // Payload is made from, a type with a codec, or a Result of these. A producer that asks for its own key: Errc::source.
+    template <class F>
+    Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}) {
+        return compute(
+            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options);
+    }
+
+    // A user's type, through codec<T>.
+    template <class T>
+    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const T& value,
+                                                                        const SetOptions& options = {}) {
+        Result<std::string> data = detail::encode(value);
+        if (!data) return std::move(data).error();
+        return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
+    }
+    template <class T>
+    Result<std::optional<T>> try_get(std::string_view key) {
+        Result<std::optional<Value>> hit = try_get(key);
+        if (!hit) return std::move(hit).error();
+        if (!*hit) return std::optional<T>();
+        return detail::decode<T>((*hit)->view()).transform([](T&& value) { return std::optional<T>(std::move(value)); });
+    }
+
+    Stats stats() const;
+
+#if S3CACHE_EXCEPTIONS
+    explicit Cache(std::string_view where, Config config = {}) : Cache(try_open(where, std::move(config)).value()) {}
+
+    bool set(std::string_view key, Payload payload, const SetOptions& options = {}) {
+        return try_set(key, payload, options).value();
+    }
+    bool set(std::string_view key, Source source, const SetOptions& options = {}) {
+        return try_set(key, std::move(source), options).value();
+    }
+    template <class T>
+    std::enable_if_t<detail::has_codec<T>::value, bool> set(std::string_view key, const T& value,
+                                                            const SetOptions& options = {}) {
+        return try_set(key, value, options).value();
+    }
+    bool set_file(std::string_view key, const std::string& path, const SetOptions& options = {}) {
+        return try_set_file(key, path, options).value();
+    }
+    std::optional<Value> get(std::string_view key) { return try_get(key).value(); }
+    template <class T>
+    std::optional<T> get(std::string_view key) {
+        return try_get<T>(key).value();
+    }
+    std::optional<Reader> get_stream(std::string_view key) { return try_get_stream(key).value(); }
+    std::optional<Info> get_file(std::string_view key, const std::string& path, const FileOptions& options = {}) {
+        return try_get_file(key, path, options).value();
+    }
+    void remove(std::string_view key) { try_remove(key).value(); }
+    std::optional<Info> stat(std::string_view key) { return try_stat(key).value(); }
+    bool contains(std::string_view key) { return try_contains(key).value(); }
+    bool touch(std::string_view key, Seconds ttl) { return try_touch(key, ttl).value(); }
+    Listing list(std::string_view prefix = {}, Look look = Look::shallow) { return try_list(prefix, look).value(); }
+    std::uint64_t clear(std::string_view prefix) { return try_clear(prefix).value(); }
+    std::uint64_t purge_expired(std::string_view prefix = {}) { return try_purge_expired(prefix).value(); }
+    std::uint64_t sweep_uploads(std::string_view prefix, Seconds older_than) {
+        return try_sweep_uploads(prefix, older_than).value();
+    }
+    void get_many(const std::vector<std::string>& keys, const Visit& visit) { try_get_many(keys, visit); }
+    std::vector<Result<bool>> set_many(const std::vector<Item>& items) { return try_set_many(items); }
+    std::vector<Result<void>> remove_many(const std::vector<std::string>& keys) { return try_remove_many(keys); }
+    std::string presign(std::string_view key, std::string_view method, Seconds lifetime) {
+        return try_presign(key, method, lifetime).value();
+    }
+    template <class F>
+    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}) {
+        return try_get_or_set(key, std::forward<F>(producer), options).value();
+    }
+#endif
+
+private:
+    explicit Cache(std::shared_ptr<detail::Core> core) noexcept;
+    Result<Value> compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+                          const SetOptions& options);
+    std::shared_ptr<detail::Core> core_;
+};
+
+namespace detail {
+
+// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow it.
+template <class F>
+auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
+#if S3CACHE_EXCEPTIONS
+    Error::Details details;
+    details.code = Errc::source;
+    try {
+        return call();
+    } catch (const std::exception& error) {
+        details.cause = std::current_exception();
+        return Error(std::move(details), std::string(who) + " threw: " + error.what());
+    } catch (...) {
+        details.cause = std::current_exception();
+        return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
+    }
+#else
+    static_cast<void>(who);
+    return call();
+#endif
+}
+
+template <class T>
+struct is_result : std::false_type {};
+template <class T>
+struct is_result<Result<T>> : std::true_type {};
+
+template <class T>
+Result<std::string> encode(const T& value) {
+    return guarded([&]() -> Result<std::string> { return codec<T>::encode(value); }, "codec::encode");
+}
+
+template <class T>
+Result<T> decode(std::string_view data) {
+    return guarded([&]() -> Result<T> { return codec<T>::decode(data); }, "codec::decode");
+}
+
+Result<Produced> drained(const Source& source);  // the whole source in memory
+
+template <class R>
+Result<Produced> produced(R&& result) {
+    using T = std::decay_t<R>;
+    if constexpr (is_result<T>::value) {
+        if (!result) return std::forward<R>(result).error();
+        return produced(*std::forward<R>(result));
+    } else if constexpr (std::is_same_v<T, std::string>) {
+        return Produced{std::forward<R>(result), {}};
+    } else if constexpr (has_codec<T>::value) {
+        return encode(result).transform([](std::string&& data) { return Produced{std::move(data), codec<T>::kind}; });
+    } else if constexpr (std::is_convertible_v<R, Payload>) {
+        const Payload payload = result;
+        if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
+        return Produced{std::string(payload.view()), payload.kind()};
+    } else {
+        return drained(Source(std::forward<R>(result)));
+    }
+}
+
+}  // namespace detail
+}  // namespace S3CACHE_ABI
+}  // namespace s3cache
+
+#endif  // S3CACHE_HPP
+
+// =====================================================================================================================
+// IMPLEMENTATION. Nothing above this line knows libcurl, OpenSSL or zlib. Each section uses only those above it.
+// =====================================================================================================================
+
+#if (!defined(S3CACHE_DECLARATIONS_ONLY) || defined(S3CACHE_IMPLEMENTATION)) && !defined(S3CACHE_HPP_IMPLEMENTATION)
+#define S3CACHE_HPP_IMPLEMENTATION
+
+#include <curl/curl.h>         // http
+#include <openssl/crypto.h>    // wiping secrets
+#include <openssl/evp.h>       // digests
+#ifndef S3CACHE_NO_GZIP
+#include <zlib.h>              // gzip
+#endif
+
+#include <algorithm>           // min, max, sort, find
+#include <array>               // digests, tables
+#include <atomic>              // counters
+#include <cerrno>              // why a file could not be had
+#include <condition_variable>  // waiting for another thread's credentials or value
+#include <cstdio>              // files
+#include <cstring>             // memcpy, strerror
+#include <initializer_list>    // short lists of names
+#include <istream>             // Source and Reader as streams
+#include <limits>              // overflow checks
+#include <cmath>               // ldexp, frexp: exact, and no locale
+#include <map>                 // sections of configuration files
+#include <mutex>               // the pool, credentials, flights
+#include <new>                 // std::nothrow
+#include <random>              // jitter
+#include <streambuf>           // Reader::istream
+#include <thread>              // sleeping, thread ids
+#include <unordered_map>       // flights
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <nmmintrin.h>  // the CRC-32C instruction
+#elif defined(__ARM_FEATURE_CRC32)
+#include <arm_acle.h>  // the CRC-32C instruction
+#endif
+#if !defined(_WIN32)
+#include <csignal>       // SIGPIPE
+#include <fcntl.h>       // descriptors that a child does not inherit
+#include <poll.h>        // waiting for a child's output
+#include <sys/stat.h>    // whether others may read a credentials file
+#include <sys/wait.h>    // a child's exit status
+#include <unistd.h>      // getpid, fork, exec
+#if defined(__linux__)
+#include <sys/syscall.h>  // close_range, which older C libraries do not wrap
+#endif
+#endif
+
+namespace s3cache {
+inline namespace S3CACHE_ABI {
+
+// --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
+
+
+
+namespace detail::bytes {
+
+// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
+inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+
+inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+inline constexpr bool is_alpha(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+inline constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+inline std::string lower(std::string_view text) {
+    std::string out(text);
+    for (char& c : out) c = lower(c);
+    return out;
+}
+
+inline bool iequal(std::string_view a, std::string_view b) {
+    if (a.size() != b.size()) return false;
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        if (lower(a[i]) != lower(b[i])) return false;
+    }
+    return true;
+}
+
+inline bool starts_with(std::string_view text, std::string_view prefix) {
+    return text.substr(0, prefix.size()) == prefix;
+}
+
+inline bool ends_with(std::string_view text, std::string_view suffix) {
+    return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
+}
+
+// CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
+inline constexpr bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
+inline std::string_view trim(std::string_view text) {
+    while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
+    while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
+    return text;
+}
+
+// A header with such a byte would let its author add headers of their own, so callers refuse it before signing.
+inline bool has_control(std::string_view text) {
+    for (char c : text) {
+        if ((octet(c) < 0x20 && c != '\t') || octet(c) == 0x7F) return true;
+    }
+    return false;
+}
+
+// The value of a hexadecimal digit of either case, or -1.
+inline constexpr int hex_value(char c) {
+    if (is_digit(c)) return c - '0';
+    const char letter = lower(c);
+    return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+// Lower case, because that is what SigV4 signs.
+inline void append_hex(std::string& out, std::string_view raw) {
+    constexpr std::string_view digits = "0123456789abcdef";
+    for (char c : raw) {
+        out += digits[octet(c) >> 4];
+        out += digits[octet(c) & 15];
+    }
+}
+
+inline std::string hex(std::string_view raw) {
+    std::string out;
+    out.reserve(raw.size() * 2);
+    append_hex(out, raw);
+    return out;
+}
+
+inline constexpr std::string_view base64_alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+inline std::string base64(std::string_view raw) {
+    std::string out;
+    out.reserve((raw.size() + 2) / 3 * 4);
+    for (std::size_t i = 0; i < raw.size(); i += 3) {
+        const std::size_t left = raw.size() - i;
+        std::uint32_t group = std::uint32_t{octet(raw[i])} << 16;
+        if (left > 1) group |= std::uint32_t{octet(raw[i + 1])} << 8;
+        if (left > 2) group |= std::uint32_t{octet(raw[i + 2])};
+        out += base64_alphabet[group >> 18];
+        out += base64_alphabet[(group >> 12) & 63];
+        out += left > 1 ? base64_alphabet[(group >> 6) & 63] : '=';
+        out += left > 2 ? base64_alphabet[group & 63] : '=';
+    }
+    return out;
+}
+
+inline constexpr int base64_value(char c) {
+    if (c >= 'A' && c <= 'Z') return c - 'A';
+    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+    if (is_digit(c)) return c - '0' + 52;
+    return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
+// Strict RFC 4648: padding is required, nothing but the alphabet is skipped, and the bits that the padding leaves over
+// must be zero. Two texts never decode to the same bytes, so comparing checksums as text and as bytes agrees.
+inline std::optional<std::string> unbase64(std::string_view text) {
+    if (text.size() % 4 != 0) return std::nullopt;
+    const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
+    text.remove_suffix(pads);
+    std::string out;
+    out.reserve(text.size() / 4 * 3 + 2);
+    std::uint32_t pending = 0;
+    unsigned pending_bits = 0;
+    for (char c : text) {
+        const int value = base64_value(c);
+        if (value < 0) return std::nullopt;
+        pending = (pending << 6) | static_cast<std::uint32_t>(value);
+        pending_bits += 6;
+        if (pending_bits < 8) continue;
+        pending_bits -= 8;
+        out += static_cast<char>((pending >> pending_bits) & 0xFF);
+        pending &= (std::uint32_t{1} << pending_bits) - 1;
+    }
+    if (pending != 0) return std::nullopt;
+    return out;
+}
+
+inline constexpr bool is_unreserved(char c) {
+    return is_alpha(c) || is_digit(c) || c == '-' || c == '.' || c == '_' || c == '~';
+}
+
+// The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
+// and encode again before they check the signature. Upper-case hex for the same reason.
+inline void append_percent(std::string& out, std::string_view raw, bool keep_slash) {
+    constexpr std::string_view digits = "0123456789ABCDEF";
+    for (char c : raw) {
+        if (is_unreserved(c) || (keep_slash && c == '/')) {
+            out += c;
+        } else {
+            out += '%';
+            out += digits[octet(c) >> 4];
+            out += digits[octet(c) & 15];
+        }
+    }
+}
+
+// A stray or cut escape is refused: guessing what was meant could name another object.
+inline std::optional<std::string> unpercent(std::string_view text, bool plus_is_space) {
+    std::string out;
+    out.reserve(text.size());
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != '%') {
+            out += plus_is_space && text[i] == '+' ? ' ' : text[i];
+            continue;
+        }
+        if (text.size() - i < 3) return std::nullopt;
+        const int high = hex_value(text[i + 1]);
+        const int low = hex_value(text[i + 2]);
+        if (high < 0 || low < 0) return std::nullopt;
+        out += static_cast<char>(high * 16 + low);
+        i += 2;
+    }
+    return out;
+}
+
+// One or more ASCII digits and nothing else. strtoull would take blanks, signs and "-1" as a huge number.
+inline std::optional<std::uint64_t> to_u64(std::string_view text) {
+    constexpr std::uint64_t most = (std::numeric_limits<std::uint64_t>::max)();
+    if (text.empty()) return std::nullopt;
+    std::uint64_t value = 0;
+    for (char c : text) {
+        if (!is_digit(c)) return std::nullopt;
+        const std::uint64_t digit = static_cast<std::uint64_t>(c - '0');
+        if (value > (most - digit) / 10) return std::nullopt;
+        value = value * 10 + digit;
+    }
+    return value;
+}
+
+inline void append_number(std::string& out, std::uint64_t value) {
+    char digits[20];  // 2^64 - 1 has twenty of them
+    std::size_t at = sizeof digits;
+    do {
+        digits[--at] = static_cast<char>('0' + value % 10);
+        value /= 10;
+    } while (value != 0);
+    out.append(digits + at, sizeof digits - at);
+}
+
+// Overwrites a secret before its memory goes back; a plain loop may be removed as a dead store. The bytes between size
+// and capacity are covered too, since an earlier, longer value may still lie there.
+inline void wipe(std::string& secret) {
+    secret.resize(secret.capacity());
+    if (!secret.empty()) OPENSSL_cleanse(&secret[0], secret.size());
+    secret.clear();
+}
+
+}  // namespace detail::bytes
+
+// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
+
+
+
+namespace detail::utf8 {
+
+inline constexpr bool is_continuation(char c) { return (bytes::octet(c) & 0xC0) == 0x80; }
+
+// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
+inline constexpr bool second_fits(unsigned char first, char second) {
+    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return bytes::octet(second) >= low && bytes::octet(second) <= high;
+}
+
+// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
+inline std::size_t sequence(std::string_view text, std::size_t at) {
+    const unsigned char first = bytes::octet(text[at]);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
+    if (!second_fits(first, text[at + 1])) return 0;
+    for (std::size_t i = 2; i < length; ++i) {
+        if (!is_continuation(text[at + i])) return 0;
+    }
+    return length;
+}
+
+// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
+inline std::size_t ascii_run(std::string_view text, std::size_t at) {
+    const std::size_t begin = at;
+    while (text.size() - at >= sizeof(std::uint64_t)) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, text.data() + at, sizeof word);
+        if ((word & 0x8080808080808080U) != 0) break;
+        at += sizeof word;
+    }
+    while (at < text.size() && bytes::octet(text[at]) < 0x80) ++at;
+    return at - begin;
+}
+
+inline bool valid(std::string_view text) {
+    std::size_t at = ascii_run(text, 0);
+    while (at < text.size()) {
+        const std::size_t length = sequence(text, at);
+        if (length == 0) return false;
+        at += length;
+        if (length == 1) at += ascii_run(text, at);
+    }
+    return true;
+}
+
+// Decodes a sequence whose length `sequence` has found, and so trusts its bytes.
+inline std::uint32_t code_point(std::string_view text, std::size_t at, std::size_t length) {
+    constexpr unsigned char lead_mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
+    std::uint32_t code = bytes::octet(text[at]) & std::uint32_t{lead_mask[length]};
+    for (std::size_t i = 1; i < length; ++i) code = (code << 6) | (bytes::octet(text[at + i]) & 0x3FU);
+    return code;
+}
+
+// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+inline void append(std::string& out, std::uint32_t code) {
+    if (code < 0x80) {
+        out += static_cast<char>(code);
+        return;
+    }
+    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    out += static_cast<char>(lead[more] | (code >> (6 * more)));
+    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
+}
+
+}  // namespace detail::utf8
+
+// --- json: what Python's json.loads would take, and a field of a small answer. No tree is ever built.
+
+
+
+namespace detail::json {
+
+// CPython gives up at 995 levels (3.8 to 3.11) with an error that is not a ValueError; stopping a little earlier keeps
+// such a value readable as text on both sides, and keeps our own stack flat.
+inline constexpr std::size_t depth_levels_max = 990;
+
+// CPython refuses longer integers because converting them takes quadratic time. Floats have no such limit.
+inline constexpr std::size_t integer_digits_max = 4300;
+
+// Walks a text that is known to be UTF-8. The functions return false where the text is not JSON, and leave the position
+// after what they took.
+class Scanner {
+public:
+    explicit Scanner(std::string_view text) : text_(text) {}
+
+    std::size_t position() const { return at_; }
+    bool at_end() const { return at_ == text_.size(); }
+    char peek() const { return at_end() ? '\0' : text_[at_]; }
+
+    void blanks() {
+        while (!at_end() && bytes::is_blank(text_[at_])) ++at_;
+    }
+
+    bool take(char wanted) {
+        if (at_end() || text_[at_] != wanted) return false;
+        ++at_;
+        return true;
+    }
+
+    bool string() {
+        if (!take('"')) return false;
+        while (!at_end()) {
+            const char c = text_[at_++];
+            if (c == '"') return true;
+            if (bytes::octet(c) < 0x20) return false;
+            if (c == '\\' && !escape()) return false;
+        }
+        return false;
+    }
+
+    // A value of any depth, by a loop: recursion would let a stored value choose how much stack we use.
+    bool value() {
+        std::size_t depth = 0;
+        std::array<bool, depth_levels_max> is_object;  // of the containers still open; written before it is read
+        for (;;) {
+            blanks();
+            const char opening = peek();
+            if (opening == '{' || opening == '[') {
+                if (depth == depth_levels_max) return false;
+                is_object[depth++] = opening == '{';
+                ++at_;
+                blanks();
+                if (!take(opening == '{' ? '}' : ']')) {
+                    if (opening == '{' && !key()) return false;
+                    continue;
+                }
+                --depth;
+            } else if (!scalar()) {
+                return false;
+            }
+            if (!close(is_object, depth)) return false;
+            if (depth == 0) return true;
+        }
+    }
+
+    bool key() {
+        blanks();
+        if (!string()) return false;
+        blanks();
+        return take(':');
+    }
+
+private:
+    // After a value: closes what ends here. On success another value follows, or, at depth 0, nothing more is open.
+    bool close(const std::array<bool, depth_levels_max>& is_object, std::size_t& depth) {
+        while (depth > 0) {
+            blanks();
+            const bool object = is_object[depth - 1];
+            if (take(',')) return !object || key();
+            if (!take(object ? '}' : ']')) return false;
+            --depth;
+        }
+        return true;
+    }
+
+    bool scalar() {
+        switch (peek()) {
+            case '"': return string();
+            case 't': return word("true");
+            case 'f': return word("false");
+            case 'n': return word("null");
+            case 'N': return word("NaN");
+            case 'I': return word("Infinity");
+            default: return number();
+        }
+    }
+
+    bool word(std::string_view wanted) {
+        if (!bytes::starts_with(text_.substr(at_), wanted)) return false;
+        at_ += wanted.size();
+        return true;
+    }
+
+    bool number() {
+        if (take('-') && peek() == 'I') return word("Infinity");
+        const bool zero = peek() == '0';
+        const std::size_t integer = digits();
+        if (integer == 0 || (zero && integer > 1)) return false;
+        bool is_float = false;
+        if (take('.')) {
+            if (digits() == 0) return false;
+            is_float = true;
+        }
+        if (take('e') || take('E')) {
+            if (!take('-')) take('+');
+            if (digits() == 0) return false;
+            is_float = true;
+        }
+        return is_float || integer <= integer_digits_max;
+    }
+
+    std::size_t digits() {
+        const std::size_t begin = at_;
+        while (!at_end() && bytes::is_digit(text_[at_])) ++at_;
+        return at_ - begin;
+    }
+
+    bool escape() {
+        if (at_end()) return false;
+        const char c = text_[at_++];
+        if (c != 'u') return std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
+        for (int i = 0; i < 4; ++i) {
+            if (at_end() || bytes::hex_value(text_[at_++]) < 0) return false;
+        }
+        return true;
+    }
+
+    std::string_view text_;
+    std::size_t at_ = 0;
+};
+
+// For text that is already known to be UTF-8; a caller that sniffs a value has asked that question before.
+inline bool valid_text(std::string_view text) {
+    Scanner scanner(text);
+    if (!scanner.value()) return false;
+    scanner.blanks();
+    return scanner.at_end();
+}
+
+inline bool valid(std::string_view text) { return utf8::valid(text) && valid_text(text); }
+
+// The four digits at `at`, which the scanner has checked.
+inline std::uint32_t hex4(std::string_view text, std::size_t at) {
+    std::uint32_t code = 0;
+    for (std::size_t i = 0; i < 4; ++i) code = code * 16 + static_cast<std::uint32_t>(bytes::hex_value(text[at + i]));
+    return code;
+}
+
+// `at` is at the first digit of a \u escape. Half of a surrogate pair is no character and UTF-8 cannot carry it, so
+// it is refused; replacing it would quietly change what may be a secret.
+inline bool append_escaped_code(std::string& out, std::string_view text, std::size_t& at) {
+    std::uint32_t code = hex4(text, at);
+    at += 4;
+    if (code >= 0xD800 && code <= 0xDFFF) {
+        if (code > 0xDBFF || text.substr(at, 2) != "\\u") return false;
+        const std::uint32_t low = hex4(text, at + 2);
+        if (low < 0xDC00 || low > 0xDFFF) return false;
+        at += 6;
+        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+    }
+    utf8::append(out, code);
+    return true;
+}
+
+// The inside of a string literal that the scanner has checked.
+inline std::optional<std::string> unescape(std::string_view inside) {
+    constexpr std::string_view letters = "\"\\/bfnrt";
+    constexpr std::string_view meanings = "\"\\/\b\f\n\r\t";
+    std::string out;
+    for (std::size_t at = 0; at < inside.size();) {
+        const char c = inside[at++];
+        if (c != '\\') {
+            out += c;
+            continue;
+        }
+        const char letter = inside[at++];
+        if (letter != 'u') {
+            out += meanings[letters.find(letter)];
+        } else if (!append_escaped_code(out, inside, at)) {
+            return std::nullopt;
+        }
+    }
+    return out;
+}
+
+// The raw text of a top-level member's value. Among members of one name the last wins, as in Python; empty if the
+// text is not a JSON object or has no such member, and a value is never empty.
+inline std::string_view member(std::string_view object, std::string_view name) {
+    std::string_view found;
+    Scanner scanner(object);
+    scanner.blanks();
+    if (scanner.peek() != '{' || !valid(object)) return found;
+    scanner.take('{');
+    do {
+        scanner.blanks();
+        const std::size_t begin = scanner.position();
+        if (!scanner.string()) return found;  // the object is empty
+        const std::string_view literal = object.substr(begin + 1, scanner.position() - begin - 2);
+        scanner.blanks();
+        scanner.take(':');
+        scanner.blanks();
+        const std::size_t value = scanner.position();
+        scanner.value();
+        if (unescape(literal) == name) found = object.substr(value, scanner.position() - value);
+        scanner.blanks();
+    } while (scanner.take(','));
+    return found;
+}
+
+// Meant for the small answers of credential services, not for values of any size.
+inline std::optional<std::string> string_field(std::string_view object, std::string_view name) {
+    const std::string_view value = member(object, name);
+    if (value.empty() || value.front() != '"') return std::nullopt;
+    return unescape(value.substr(1, value.size() - 2));
+}
+
+// The number's own text, since only the caller knows whether it is a count or a time. NaN and Infinity are no numbers.
+inline std::optional<std::string> number_field(std::string_view object, std::string_view name) {
+    const std::string_view value = member(object, name);
+    if (value.empty() || !bytes::is_digit(value.back()) || value.front() == '"') return std::nullopt;
+    return std::string(value);
+}
+
+inline void append_escape(std::string& out, char c) {
+    constexpr std::string_view controls = "\"\\\b\f\n\r\t";
+    constexpr std::string_view letters = "\"\\bfnrt";
+    const std::size_t known = controls.find(c);
+    out += '\\';
+    if (known != std::string_view::npos) {
+        out += letters[known];
+    } else {
+        out += "u00";
+        bytes::append_hex(out, std::string_view(&c, 1));
+    }
+}
+
+// A string literal. Bytes that are not UTF-8 become U+FFFD: object keys are bytes, and the output must stay JSON.
+inline std::string quoted(std::string_view text) {
+    std::string out = "\"";
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t length = utf8::sequence(text, at);
+        const char c = text[at];
+        if (length == 0) {
+            out += "\xEF\xBF\xBD";
+        } else if (length == 1 && (bytes::octet(c) < 0x20 || c == '"' || c == '\\')) {
+            append_escape(out, c);
+        } else {
+            out += text.substr(at, length);
+        }
+        at += length == 0 ? 1 : length;
+    }
+    out += '"';
+    return out;
+}
+
+}  // namespace detail::json
+
+// --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
+
+
+
+namespace detail::dates {
+
+using TimePoint = std::chrono::system_clock::time_point;
+
+inline constexpr std::int64_t seconds_per_day = 86400;
+
+// ---- calendar ----
+
+struct Date {
+    std::int64_t year = 1970;  // 1 to 9999
+    unsigned month = 1;
+    unsigned day = 1;
+};
+
+struct TimeOfDay {
+    unsigned hour = 0;
+    unsigned minute = 0;
+    unsigned second = 0;
+    std::int64_t nanosecond = 0;
+};
+
+inline constexpr bool is_leap(std::int64_t year) { return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0); }
+
+inline constexpr unsigned days_in_month(std::int64_t year, unsigned month) {
+    if (month == 2) return is_leap(year) ? 29 : 28;
+    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
+}
+
+// 60 is a leap second; it counts as the first second of the next minute, as in POSIX time.
+inline constexpr bool is_real(const Date& date, const TimeOfDay& time) {
+    return date.year >= 1 && date.year <= 9999 && date.month >= 1 && date.month <= 12 && date.day >= 1 &&
+           date.day <= days_in_month(date.year, date.month) && time.hour <= 23 && time.minute <= 59 &&
+           time.second <= 60;
+}
+
+// Years are counted from March, so that the leap day is a year's last and months have one simple formula.
+inline constexpr std::int64_t days_from_epoch_to_march_0 = -719468;
+
+inline constexpr std::int64_t days_since_epoch(const Date& date) {
+    const std::int64_t year = date.year - (date.month <= 2 ? 1 : 0);
+    const std::int64_t month = (date.month + 9) % 12;
+    const std::int64_t day_of_year = (153 * month + 2) / 5 + date.day - 1;
+    return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year + days_from_epoch_to_march_0;
+}
+
+// Inverse of days_since_epoch, for days from year 0 on.
+inline constexpr Date date_of(std::int64_t days) {
+    constexpr std::int64_t era = 146097, century = 36524, leap_cycle = 1461;  // days in 400, 100 and 4 years
+    std::int64_t rest = days - days_from_epoch_to_march_0;
+    std::int64_t year = rest / era * 400;
+    rest %= era;
+    const std::int64_t centuries = rest / century < 3 ? rest / century : 3;  // the era's last day is a century's too
+    rest -= centuries * century;
+    year += centuries * 100 + rest / leap_cycle * 4;
+    rest %= leap_cycle;
+    const std::int64_t years = rest / 365 < 3 ? rest / 365 : 3;
+    rest -= years * 365;
+    const unsigned month = static_cast<unsigned>((5 * rest + 2) / 153);
+    const unsigned day = static_cast<unsigned>(rest - (153 * std::int64_t{month} + 2) / 5) + 1;
+    return Date{year + years + (month >= 10 ? 1 : 0), month < 10 ? month + 3 : month - 9, day};
+}
+
+// The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
+// credentials valid until the year 9999 are valid for long, and not expired.
+inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
+    using Duration = TimePoint::duration;
+    using Seconds = std::chrono::seconds;
+    constexpr std::int64_t last = std::chrono::duration_cast<Seconds>((Duration::max)()).count() - 1;
+    constexpr std::int64_t first = std::chrono::duration_cast<Seconds>((Duration::min)()).count() + 1;
+    if (seconds > last) return (TimePoint::max)();
+    if (seconds < first) return (TimePoint::min)();
+    return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
+                     std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
+}
+
+inline TimePoint to_time_point(const Date& date, const TimeOfDay& time, std::int64_t offset_seconds) {
+    const std::int64_t in_day = std::int64_t{time.hour} * 3600 + std::int64_t{time.minute} * 60 + time.second;
+    return clamped(days_since_epoch(date) * seconds_per_day + in_day - offset_seconds, time.nanosecond);
+}
+
+// ---- reading ----
+
+class Scanner {
+public:
+    explicit Scanner(std::string_view text) : rest_(text) {}
+
+    bool at_end() const { return rest_.empty(); }
+
+    bool take(std::string_view wanted) {
+        if (!bytes::starts_with(rest_, wanted)) return false;
+        rest_.remove_prefix(wanted.size());
+        return true;
+    }
+
+    bool take_any(std::string_view set) {
+        if (rest_.empty() || set.find(rest_.front()) == std::string_view::npos) return false;
+        rest_.remove_prefix(1);
+        return true;
+    }
+
+    template <class Number>
+    bool number(std::size_t digits_min, std::size_t digits_max, Number& out) {
+        std::size_t count = 0;
+        out = 0;
+        for (; count < digits_max && count < rest_.size() && bytes::is_digit(rest_[count]); ++count) {
+            out = out * 10 + static_cast<Number>(rest_[count] - '0');
+        }
+        rest_.remove_prefix(count);
+        return count >= digits_min;
+    }
+
+    bool month(unsigned& out) {
+        constexpr std::string_view names = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        for (unsigned i = 0; i < 12; ++i) {
+            if (!take(names.substr(std::size_t{i} * 3, 3))) continue;
+            out = i + 1;
+            return true;
+        }
+        return false;
+    }
+
+    bool clock(TimeOfDay& out) {
+        return number(2, 2, out.hour) && take(":") && number(2, 2, out.minute) && take(":") && number(2, 2, out.second);
+    }
+
+    // Digits beyond the ninth are read and dropped: no clock here counts them.
+    bool fraction(TimeOfDay& out) {
+        if (rest_.empty() || !bytes::is_digit(rest_.front())) return false;
+        std::int64_t unit = 100000000;
+        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
+            out.nanosecond += unit * (rest_.front() - '0');
+        }
+        return true;
+    }
+
+    // Z, +hh:mm, +hhmm, +hh, or nothing, which is read as UTC since AWS never means a local time.
+    bool offset(std::int64_t& seconds) {
+        seconds = 0;
+        if (at_end() || take_any("Zz")) return true;
+        const bool west = take("-");
+        std::int64_t hours = 0;
+        std::int64_t minutes = 0;
+        if ((!west && !take("+")) || !number(2, 2, hours)) return false;
+        const bool colon = take(":");
+        if ((colon || !at_end()) && !number(2, 2, minutes)) return false;
+        seconds = (west ? -1 : 1) * (hours * 3600 + minutes * 60);
+        return hours <= 23 && minutes <= 59;
+    }
+
+private:
+    std::string_view rest_;
+};
+
+// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified.
+inline std::optional<TimePoint> iso8601(std::string_view text) {
+    Scanner scanner(bytes::trim(text));
+    Date date;
+    TimeOfDay time;
+    std::int64_t offset = 0;
+    if (!scanner.number(4, 4, date.year) || !scanner.take("-")) return std::nullopt;
+    if (!scanner.number(2, 2, date.month) || !scanner.take("-") || !scanner.number(2, 2, date.day)) return std::nullopt;
+    if (!scanner.take_any("Tt ") || !scanner.clock(time)) return std::nullopt;
+    if (scanner.take_any(".,") && !scanner.fraction(time)) return std::nullopt;
+    if (!scanner.offset(offset) || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
+    return to_time_point(date, time, offset);
+}
+
+// The day's name, short or long. Whether it is the right one for the date is not checked: it carries no information.
+inline bool take_weekday(Scanner& scanner) {
+    constexpr std::string_view long_names[] = {"Monday", "Tuesday", "Wednesday", "Thursday",
+                                               "Friday", "Saturday", "Sunday"};
+    for (std::string_view name : long_names) {
+        if (scanner.take(name) || scanner.take(name.substr(0, 3))) return true;
+    }
+    return false;
+}
+
+// Sunday, 06-Nov-94: RFC 9110 reads two digits as at most 50 years ahead, which needs a clock. A fixed window that is
+// right until 2076 does here: only servers older than S3 itself write this form.
+inline constexpr std::int64_t short_years_begin = 1976;
+
+inline std::int64_t full_year(std::int64_t two_digits) {
+    const std::int64_t year = short_years_begin / 100 * 100 + two_digits;
+    return year < short_years_begin ? year + 100 : year;
+}
+
+// After "Sun ": Nov  6 08:49:37 1994, the form of C's asctime.
+inline bool asctime_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
+    if (!scanner.month(date.month) || !scanner.take(" ")) return false;
+    scanner.take(" ");
+    return scanner.number(1, 2, date.day) && scanner.take(" ") && scanner.clock(time) && scanner.take(" ") &&
+           scanner.number(4, 4, date.year);
+}
+
+// After "Sun, " or "Sunday, ": 06 Nov 1994 08:49:37 GMT, or 06-Nov-94 08:49:37 GMT. Some servers write UTC.
+inline bool fixdate_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
+    if (!scanner.number(1, 2, date.day)) return false;
+    const bool short_year = scanner.take("-");
+    if (!short_year && !scanner.take(" ")) return false;
+    if (!scanner.month(date.month) || !scanner.take(short_year ? "-" : " ")) return false;
+    if (!scanner.number(short_year ? 2 : 4, short_year ? 2 : 4, date.year)) return false;
+    if (short_year) date.year = full_year(date.year);
+    if (!scanner.take(" ") || !scanner.clock(time) || !scanner.take(" ")) return false;
+    return scanner.take("GMT") || scanner.take("UTC");
+}
+
+// All three forms of RFC 9110, section 5.6.7.
+inline std::optional<TimePoint> http_date(std::string_view text) {
+    Scanner scanner(bytes::trim(text));
+    Date date;
+    TimeOfDay time;
+    if (!take_weekday(scanner)) return std::nullopt;
+    const bool read = scanner.take(", ") ? fixdate_rest(scanner, date, time)
+                                         : scanner.take(" ") && asctime_rest(scanner, date, time);
+    if (!read || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
+    return to_time_point(date, time, 0);
+}
+
+// ---- writing ----
+
+inline void append_padded(std::string& out, std::int64_t number, int width) {
+    char digits[4] = {'0', '0', '0', '0'};
+    for (int at = 4; number > 0 && at > 0; number /= 10) digits[--at] = static_cast<char>('0' + number % 10);
+    out.append(digits + 4 - width, static_cast<std::size_t>(width));
+}
+
+struct Layout {
+    std::string_view between_date;
+    std::string_view between_time;
+};
+
+// Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
+inline void append_utc(std::string& out, std::int64_t unix_seconds, Layout layout) {
+    constexpr std::int64_t last = (days_since_epoch(Date{9999, 12, 31}) + 1) * seconds_per_day - 1;
+    const std::int64_t seconds = (std::max)(std::int64_t{0}, (std::min)(unix_seconds, last));
+    const Date date = date_of(seconds / seconds_per_day);
+    const std::int64_t in_day = seconds % seconds_per_day;
+    append_padded(out, date.year, 4);
+    out += layout.between_date;
+    append_padded(out, date.month, 2);
+    out += layout.between_date;
+    append_padded(out, date.day, 2);
+    out += 'T';
+    append_padded(out, in_day / 3600, 2);
+    out += layout.between_time;
+    append_padded(out, in_day / 60 % 60, 2);
+    out += layout.between_time;
+    append_padded(out, in_day % 60, 2);
+    out += 'Z';
+}
+
+// YYYYMMDDTHHMMSSZ, the form of x-amz-date.
+inline void append_amz_date(std::string& out, std::int64_t unix_seconds) { append_utc(out, unix_seconds, {"", ""}); }
+
+// 2025-01-15T12:34:56Z
+inline std::string iso8601_text(std::int64_t unix_seconds) {
+    std::string out;
+    append_utc(out, unix_seconds, {"-", ":"});
+    return out;
+}
+
+// ---- expires_at: Python's float(text) and str(float) ----
+//
+// Both directions are exact integer arithmetic of our own. strtod and printf ask the locale for the decimal point, and
+// from_chars and to_chars for double are missing from many libraries that C++17 programs are built with; one algorithm
+// that is tested everywhere was preferred to two, of which each platform sees one.
+
+// Digits of a decimal text beyond these are only asked whether one is not zero: the longest exact tie between two
+// doubles has 767 digits. It also bounds the work that a hostile header can cause.
+inline constexpr std::size_t decimal_digits_max = 800;
+
+// A non-negative integer of up to 4,096 bits: 10^(800 + 326), scaled for the smallest double, needs fewer than 3,800.
+class BigInteger {
+public:
+    static constexpr std::size_t limbs_max = 128;
+
+    explicit BigInteger(std::uint64_t value) {
+        for (; value != 0; value >>= 32) limbs_[size_++] = static_cast<std::uint32_t>(value);
+    }
+
+    // this = this * factor + addend
+    void multiply(std::uint32_t factor, std::uint32_t addend = 0) {
+        std::uint64_t carry = addend;
+        for (std::size_t i = 0; i < size_; ++i) {
+            carry += std::uint64_t{limbs_[i]} * factor;
+            limbs_[i] = static_cast<std::uint32_t>(carry);
+            carry >>= 32;
+        }
+        if (carry != 0 && size_ < limbs_max) limbs_[size_++] = static_cast<std::uint32_t>(carry);
+    }
+
+    void multiply_by_power_of_10(std::size_t exponent) {
+        for (; exponent >= 9; exponent -= 9) multiply(1000000000);
+        for (; exponent > 0; --exponent) multiply(10);
+    }
+
+    void shift_left(std::size_t bits) {
+        const std::size_t limbs = (std::min)(bits / 32, limbs_max - size_);
+        if (size_ != 0 && limbs != 0) {
+            for (std::size_t i = size_; i-- > 0;) limbs_[i + limbs] = limbs_[i];
+            std::fill_n(limbs_.begin(), limbs, 0U);
+            size_ += limbs;
+        }
+        multiply(std::uint32_t{1} << (bits % 32));
+    }
+
+    // The other must not be larger.
+    void subtract(const BigInteger& other) {
+        std::uint64_t borrow = 0;
+        for (std::size_t i = 0; i < size_; ++i) {
+            const std::uint64_t taken = borrow + (i < other.size_ ? other.limbs_[i] : 0);
+            borrow = limbs_[i] < taken ? 1 : 0;
+            limbs_[i] = static_cast<std::uint32_t>(limbs_[i] - taken);
+        }
+        while (size_ != 0 && limbs_[size_ - 1] == 0) --size_;
+    }
+
+    void add(const BigInteger& other) {
+        std::uint64_t carry = 0;
+        for (std::size_t i = 0; i < (std::max)(size_, other.size_) || carry != 0; ++i) {
+            if (i == limbs_max) return;
+            if (i == size_) limbs_[size_++] = 0;
+            carry += std::uint64_t{limbs_[i]} + (i < other.size_ ? other.limbs_[i] : 0);
+            limbs_[i] = static_cast<std::uint32_t>(carry);
+            carry >>= 32;
+        }
+    }
+
+    // Negative, zero or positive as this is less than, equal to or greater than the other.
+    int compare(const BigInteger& other) const {
+        if (size_ != other.size_) return size_ < other.size_ ? -1 : 1;
+        for (std::size_t i = size_; i-- > 0;) {
+            if (limbs_[i] != other.limbs_[i]) return limbs_[i] < other.limbs_[i] ? -1 : 1;
+        }
+        return 0;
+    }
+
+    int bit_length() const {
+        if (size_ == 0) return 0;
+        int bits = static_cast<int>(size_ - 1) * 32;
+        for (std::uint32_t top = limbs_[size_ - 1]; top != 0; top >>= 1) ++bits;
+        return bits;
+    }
+
+private:
+    std::array<std::uint32_t, limbs_max> limbs_{};  // least significant first
+    std::size_t size_ = 0;
+};
+
+// IEEE 754 binary64. Numbers below 2^-1022 keep that exponent and lose leading bits instead.
+inline constexpr int mantissa_bits = 53;
+inline constexpr int exponent_least = -1022;
+static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<double>::digits == mantissa_bits,
+              "expires_at is an IEEE 754 double");
+
+// The double nearest to above / below, ties to even: long division, one bit of the result at a time.
+inline double nearest(BigInteger above, BigInteger below) {
+    int exponent = (std::max)(above.bit_length() - below.bit_length(), exponent_least);
+    if (exponent > 0) below.shift_left(static_cast<std::size_t>(exponent));
+    if (exponent < 0) above.shift_left(static_cast<std::size_t>(-exponent));
+    if (exponent > exponent_least && above.compare(below) < 0) {
+        above.shift_left(1);
+        --exponent;
+    }
+    std::uint64_t mantissa = 0;
+    for (int bit = 0; bit < mantissa_bits; ++bit) {
+        mantissa <<= 1;
+        if (above.compare(below) >= 0) {
+            above.subtract(below);
+            mantissa |= 1;
+        }
+        above.shift_left(1);
+    }
+    const int remainder = above.compare(below);
+    if (remainder > 0 || (remainder == 0 && (mantissa & 1) != 0)) ++mantissa;
+    return std::ldexp(static_cast<double>(mantissa), exponent - mantissa_bits + 1);
+}
+
+// digits * 10^exponent; the digits neither begin nor end with a zero.
+struct Decimal {
+    std::string digits;
+    std::int64_t exponent = 0;
+};
+
+inline double to_double(const Decimal& decimal) {
+    const std::int64_t point = static_cast<std::int64_t>(decimal.digits.size()) + decimal.exponent;
+    if (decimal.digits.empty() || point < -324) return 0.0;  // below half of the smallest double
+    if (point > 309) return std::numeric_limits<double>::infinity();
+    BigInteger above(0);
+    std::size_t used = (std::min)(decimal.digits.size(), decimal_digits_max);
+    for (std::size_t i = 0; i < used; ++i) above.multiply(10, static_cast<std::uint32_t>(decimal.digits[i] - '0'));
+    if (used < decimal.digits.size()) {  // what is dropped is not zero, which one more digit says as well
+        above.multiply(10, 1);
+        ++used;
+    }
+    const std::int64_t exponent = point - static_cast<std::int64_t>(used);
+    BigInteger below(1);
+    if (exponent > 0) above.multiply_by_power_of_10(static_cast<std::size_t>(exponent));
+    if (exponent < 0) below.multiply_by_power_of_10(static_cast<std::size_t>(-exponent));
+    return nearest(above, below);
+}
+
+// Where Unicode's runs of ten decimal digits begin (general category Nd, Unicode 14 as in Python 3.11).
+inline constexpr std::uint32_t digit_runs[] = {
+    0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xDE6, 0xE50, 0xED0, 0xF20,
+    0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50, 0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0,
+    0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0, 0xFF10, 0x104A0, 0x10D30, 0x11066, 0x110F0, 0x11136, 0x111D0, 0x112F0,
+    0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50, 0x11DA0, 0x16A60, 0x16AC0,
+    0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
+};
+
+// The blanks that Python strips, those of ASCII left out.
+inline constexpr bool is_wide_blank(std::uint32_t code) {
+    return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
+           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
+}
+
+// The ASCII character that float() sees in place of a code point; '?' is one that no number has.
+inline char as_ascii(std::uint32_t code) {
+    if (code < 0x80) return static_cast<char>(code);
+    if (is_wide_blank(code)) return ' ';
+    for (std::uint32_t zero : digit_runs) {
+        if (code >= zero && code - zero < 10) return static_cast<char>('0' + (code - zero));
+    }
+    return '?';
+}
+
+// A text that is UTF-8 is read as such. One that is not is read as Latin-1, which is how boto3 hands over header bytes;
+// the two differ only for texts that Python refuses when they come from a header.
+inline std::string to_ascii(std::string_view text) {
+    const bool is_utf8 = utf8::valid(text);
+    std::string out;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t length = is_utf8 ? utf8::sequence(text, at) : 1;
+        out += as_ascii(length == 1 ? bytes::octet(text[at]) : utf8::code_point(text, at, length));
+        at += length;
+    }
+    return out;
+}
+
+// float() strips vertical tab and form feed too.
+inline std::string_view strip_blanks(std::string_view text) {
+    constexpr std::string_view blanks = " \t\n\r\v\f";
+    const std::size_t begin = text.find_first_not_of(blanks);
+    if (begin == std::string_view::npos) return {};
+    return text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
+}
+
+// Removes the underscores, each of which must stand between two digits.
+inline std::optional<std::string> without_underscores(std::string_view text) {
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (text[i] != '_') {
+            out += text[i];
+        } else if (i == 0 || i + 1 == text.size() || !bytes::is_digit(text[i - 1]) || !bytes::is_digit(text[i + 1])) {
+            return std::nullopt;
+        }
+    }
+    return out;
+}
+
+// Takes the digits at the front of the text, leading zeros of the number left out; returns how many were there.
+inline std::size_t take_digits(std::string_view& text, std::string& digits) {
+    std::size_t count = 0;
+    for (; count < text.size() && bytes::is_digit(text[count]); ++count) {
+        if (!digits.empty() || text[count] != '0') digits += text[count];
+    }
+    text.remove_prefix(count);
+    return count;
+}
+
+// An exponent beyond this decides alone: no header has as many digits to weigh against it.
+inline constexpr std::int64_t exponent_most = 1000000000000;
+
+// e5, E-10: empty if it is anything else. Every text before it has been taken, so it must reach the end.
+inline std::optional<std::int64_t> read_exponent(std::string_view text) {
+    text.remove_prefix(1);
+    const bool negative = bytes::starts_with(text, "-");
+    if (negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    if (text.empty()) return std::nullopt;
+    std::int64_t exponent = 0;
+    for (char c : text) {
+        if (!bytes::is_digit(c)) return std::nullopt;
+        exponent = (std::min)(exponent * 10 + (c - '0'), exponent_most);
+    }
+    return negative ? -exponent : exponent;
+}
+
+inline std::optional<Decimal> read_decimal(std::string_view text) {
+    Decimal out;
+    std::size_t count = take_digits(text, out.digits);
+    if (bytes::starts_with(text, ".")) {
+        text.remove_prefix(1);
+        const std::size_t fraction = take_digits(text, out.digits);
+        out.exponent = -static_cast<std::int64_t>(fraction);
+        count += fraction;
+    }
+    if (count == 0) return std::nullopt;
+    if (!text.empty()) {
+        const auto exponent = bytes::lower(text[0]) == 'e' ? read_exponent(text) : std::nullopt;
+        if (!exponent) return std::nullopt;
+        out.exponent += *exponent;
+    }
+    for (; !out.digits.empty() && out.digits.back() == '0'; out.digits.pop_back()) ++out.exponent;
+    return out;
+}
+
+inline std::optional<double> read_magnitude(std::string_view text) {
+    if (bytes::iequal(text, "inf") || bytes::iequal(text, "infinity")) return std::numeric_limits<double>::infinity();
+    if (bytes::iequal(text, "nan")) return std::numeric_limits<double>::quiet_NaN();
+    const std::optional<Decimal> decimal = read_decimal(text);
+    if (!decimal) return std::nullopt;
+    return to_double(*decimal);
+}
+
+// What Python's float(text) returns, to the bit; empty where it raises. May be infinite or nan: what those mean for an
+// entry is the caller's to decide.
+inline std::optional<double> parse_float(std::string_view text) {
+    const std::string ascii = to_ascii(text);
+    const std::optional<std::string> plain = without_underscores(strip_blanks(ascii));
+    if (!plain || plain->empty()) return std::nullopt;
+    const char sign = plain->front();
+    const std::size_t skip = sign == '-' || sign == '+' ? 1 : 0;
+    const std::optional<double> magnitude = read_magnitude(std::string_view(*plain).substr(skip));
+    if (!magnitude) return std::nullopt;
+    return sign == '-' ? -*magnitude : *magnitude;
+}
+
+// The value is 0.DIGITS * 10^point.
+struct Shortest {
+    std::string digits;
+    int point = 0;
+};
+
+// Numerator and denominator of the value, and its distances to the ends of the range that reads back as the same
+// double; all four scaled alike.
+struct Range {
+    BigInteger value;
+    BigInteger scale;
+    BigInteger to_upper;
+    BigInteger to_lower;
+    bool closed;    // the ends read back too: ties go to even
+    int magnitude;  // floor of log2 of the value
+};
+
+// For finite values above 0.
+inline Range range_of(double number) {
+    constexpr int least = exponent_least - mantissa_bits + 1;
+    int exponent = 0;
+    const double fraction = std::frexp(number, &exponent);
+    std::uint64_t mantissa = static_cast<std::uint64_t>(std::ldexp(fraction, mantissa_bits));
+    const int magnitude = exponent - 1;
+    exponent -= mantissa_bits;
+    if (exponent < least) mantissa >>= least - exponent;
+    exponent = (std::max)(exponent, least);
+    const bool power_of_2 = mantissa == std::uint64_t{1} << (mantissa_bits - 1) && exponent > least;
+    const std::size_t up = static_cast<std::size_t>((std::max)(exponent, 0));
+    const std::size_t down = static_cast<std::size_t>((std::max)(-exponent, 0));
+    const std::size_t twice = power_of_2 ? 2 : 1;  // below a power of 2 the doubles lie twice as close
+    Range range{BigInteger(mantissa), BigInteger(1), BigInteger(1), BigInteger(1), mantissa % 2 == 0, magnitude};
+    range.value.shift_left(up + twice);
+    range.scale.shift_left(down + twice);
+    range.to_upper.shift_left(up + twice - 1);
+    range.to_lower.shift_left(up);
+    return range;
+}
+
+// Whether the value plus its upper distance reaches the given end of the scale.
+inline bool reaches_scale(const Range& range) {
+    BigInteger upper = range.value;
+    upper.add(range.to_upper);
+    const int order = upper.compare(range.scale);
+    return range.closed ? order >= 0 : order > 0;
+}
+
+// Scales by a power of ten so that the value lies in [0.1, 1), and returns the power. The first guess is never too
+// high.
+inline int scale_below_one(Range& range) {
+    int point = static_cast<int>(std::floor(range.magnitude * 0.30103));
+    if (point >= 0) range.scale.multiply_by_power_of_10(static_cast<std::size_t>(point));
+    for (BigInteger* part : {&range.value, &range.to_upper, &range.to_lower}) {
+        if (point < 0) part->multiply_by_power_of_10(static_cast<std::size_t>(-point));
+    }
+    for (; reaches_scale(range); ++point) range.scale.multiply(10);
+    return point;
+}
+
+inline int take_digit(Range& range) {
+    for (BigInteger* part : {&range.value, &range.to_upper, &range.to_lower}) part->multiply(10);
+    int digit = 0;
+    for (; range.value.compare(range.scale) >= 0; ++digit) range.value.subtract(range.scale);
+    return digit;
+}
+
+// Whether the digit after the last one, which no longer matters for reading back, rounds it up: the nearest text wins.
+inline bool rounds_up(const Range& range, int digit) {
+    BigInteger twice = range.value;
+    twice.shift_left(1);
+    const int order = twice.compare(range.scale);
+    return order > 0 || (order == 0 && digit % 2 != 0);
+}
+
+// The shortest digits that read back as the same double, and among those the nearest: digits are produced while both
+// cutting and rounding up would leave the range.
+inline Shortest shortest(double number) {
+    Range range = range_of(number);
+    Shortest out;
+    out.point = scale_below_one(range);
+    for (;;) {
+        const int digit = take_digit(range);
+        const int order = range.value.compare(range.to_lower);
+        const bool may_cut = range.closed ? order <= 0 : order < 0;
+        const bool may_round_up = reaches_scale(range);
+        const bool up = may_round_up && (!may_cut || rounds_up(range, digit));
+        out.digits += static_cast<char>('0' + digit + (up ? 1 : 0));
+        if (may_cut || may_round_up) return out;
+    }
+}
+
+inline void append_exponent_form(std::string& out, const Shortest& number) {
+    const int exponent = number.point - 1;
+    const unsigned size = static_cast<unsigned>(exponent < 0 ? -exponent : exponent);
+    out += number.digits[0];
+    if (number.digits.size() > 1) out.append(".").append(number.digits, 1, std::string::npos);
+    out += exponent < 0 ? "e-" : "e+";
+    if (size < 10) out += '0';
+    bytes::append_number(out, size);
+}
+
+inline void append_fixed_form(std::string& out, const Shortest& number) {
+    const std::string& digits = number.digits;
+    if (number.point <= 0) {
+        out.append("0.").append(static_cast<std::size_t>(-number.point), '0').append(digits);
+        return;
+    }
+    const std::size_t whole = static_cast<std::size_t>(number.point);
+    out.append(digits, 0, whole);
+    if (digits.size() <= whole) {
+        out.append(whole - digits.size(), '0').append(".0");
+    } else {
+        out.append(".").append(digits, whole, std::string::npos);
+    }
+}
+
+// What Python's str(float) returns.
+inline std::string format_float(double number) {
+    if (std::isnan(number)) return "nan";
+    std::string out = std::signbit(number) ? "-" : "";
+    const double magnitude = std::fabs(number);
+    if (std::isinf(magnitude)) return out + "inf";
+    if (magnitude == 0) return out + "0.0";
+    const Shortest digits = shortest(magnitude);
+    if (digits.point > -4 && digits.point <= 16) {
+        append_fixed_form(out, digits);
+    } else {
+        append_exponent_form(out, digits);
+    }
+    return out;
+}
+
+}  // namespace detail::dates
+
+// --- digest: SHA-256 and HMAC for signatures, the checksums that S3 knows for bodies.
+
+
+
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#elif defined(__ARM_FEATURE_CRC32)
+#endif
+
+namespace detail::digest {
+
+inline std::string_view as_text(const unsigned char* data, std::size_t size) {
+    return std::string_view(reinterpret_cast<const char*>(data), size);
+}
+
+template <std::size_t size>
+std::string_view as_text(const std::array<unsigned char, size>& digest) {
+    return as_text(digest.data(), size);
+}
+
+// ---- cryptographic digests ----
+
+struct FreeContext {
+    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+};
+
+using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
+
+// A digest over pieces. One OpenSSL context serves any number of digests in turn; creating one costs more than
+// hashing a small value. OpenSSL fails only without memory, or when a FIPS build refuses the algorithm: finish() then
+// returns zeros, which match no body and sign no request, and ok() is false from then on.
+template <const EVP_MD* (*algorithm)(), std::size_t size_bytes>
+class Hasher {
+public:
+    using Digest = std::array<unsigned char, size_bytes>;
+
+    Hasher() : context_(EVP_MD_CTX_new()) {
+        ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), algorithm(), nullptr) == 1;
+    }
+
+    bool ok() const { return ok_; }
+
+    void update(std::string_view data) {
+        ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1;
+    }
+
+    // The digest of all updates since the last finish(); the object is then ready for the next one.
+    Digest finish() {
+        Digest out{};
+        unsigned int length = 0;
+        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), &length) == 1 && length == out.size();
+        if (!ok_) return Digest{};
+        reset();
+        return out;
+    }
+
+    // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
+    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
+
+    // Continues where the other stands. Both must be of the same algorithm, which the type sees to.
+    void copy_from(const Hasher& other) {
+        ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
+    }
+
+private:
+    Context context_;
+    bool ok_ = false;
+};
+
+using Sha256 = Hasher<EVP_sha256, 32>;
+using Sha1 = Hasher<EVP_sha1, 20>;
+using Md5 = Hasher<EVP_md5, 16>;
+using Sha256Digest = Sha256::Digest;
+
+inline Sha256Digest sha256(std::string_view data) {
+    Sha256 hasher;
+    hasher.update(data);
+    return hasher.finish();
+}
+
+template <class Any>
+std::optional<typename Any::Digest> digest_if_allowed(std::string_view data) {
+    Any hasher;
+    hasher.update(data);
+    const typename Any::Digest digest = hasher.finish();
+    if (!hasher.ok()) return std::nullopt;
+    return digest;
+}
+
+// Empty where the build of OpenSSL refuses these two old algorithms; a FIPS one does so for MD5.
+inline std::optional<Md5::Digest> md5(std::string_view data) { return digest_if_allowed<Md5>(data); }
+inline std::optional<Sha1::Digest> sha1(std::string_view data) { return digest_if_allowed<Sha1>(data); }
+
+// The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
+// for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
+class HmacSha256Key {
+public:
+    explicit HmacSha256Key(std::string_view key) { set(key); }
+
+    // A new key in the same contexts.
+    void set(std::string_view key) {
+        std::array<unsigned char, block_bytes> block{};
+        if (key.size() > block.size()) {
+            const Sha256Digest digest = sha256(key);
+            std::copy(digest.begin(), digest.end(), block.begin());
+        } else {
+            for (std::size_t i = 0; i < key.size(); ++i) block[i] = bytes::octet(key[i]);
+        }
+        start(inner_, block, 0x36);
+        start(outer_, block, 0x5C);
+        OPENSSL_cleanse(block.data(), block.size());
+    }
+
+    // Zeros after a failure of OpenSSL, as Sha256.
+    Sha256Digest sign(std::string_view data) {
+        work_.copy_from(inner_);
+        work_.update(data);
+        const Sha256Digest inner = work_.finish();
+        work_.copy_from(outer_);
+        work_.update(as_text(inner));
+        return work_.finish();
+    }
+
+private:
+    static constexpr std::size_t block_bytes = 64;
+
+    static void start(Sha256& state, const std::array<unsigned char, block_bytes>& key, unsigned char pad) {
+        std::array<unsigned char, block_bytes> block{};
+        for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<unsigned char>(key[i] ^ pad);
+        state.reset();
+        state.update(as_text(block));
+        OPENSSL_cleanse(block.data(), block.size());
+    }
+
+    Sha256 inner_;
+    Sha256 outer_;
+    Sha256 work_;
+};
+
+inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
+
+// ---- checksums ----
+//
+// Each takes the checksum of what came before (0 at the start) and returns the one that includes the new bytes.
+
+// A copy is one instruction; compilers do not reliably see that the loop, which any byte order understands, is one too.
+inline std::uint64_t load_little_endian(const char* data) {
+    std::uint64_t word = 0;
+#if defined(__BYTE_ORDER__) && defined(__ORDER_LITTLE_ENDIAN__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    std::memcpy(&word, data, sizeof word);
+#else
+    for (unsigned i = 0; i < 8; ++i) word |= std::uint64_t{bytes::octet(data[i])} << (8 * i);
+#endif
+    return word;
+}
+
+// Slicing by eight: row n holds the effect of a byte that n more bytes follow, so eight lookups replace eight dependent
+// steps. Built on first use: 16 KiB that most programs never need would otherwise slow every compilation.
+template <class Word>
+class SlicingTable {
+public:
+    explicit SlicingTable(Word reflected_polynomial) {
+        for (std::size_t byte = 0; byte < 256; ++byte) {
+            Word crc = static_cast<Word>(byte);
+            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : Word{0});
+            rows_[0][byte] = crc;
+        }
+        for (std::size_t row = 1; row < 8; ++row) {
+            for (std::size_t byte = 0; byte < 256; ++byte) {
+                const Word crc = rows_[row - 1][byte];
+                rows_[row][byte] = (crc >> 8) ^ rows_[0][crc & 0xFF];
+            }
+        }
+    }
+
+    // Works on the register itself, which holds the complement of the checksum.
+    Word update(Word crc, const char* data, std::size_t size) const {
+        for (; size >= 8; data += 8, size -= 8) {
+            const std::uint64_t word = load_little_endian(data) ^ crc;
+            crc = 0;
+            for (std::size_t i = 0; i < 8; ++i) crc ^= rows_[7 - i][(word >> (8 * i)) & 0xFF];
+        }
+        for (; size > 0; ++data, --size) crc = (crc >> 8) ^ rows_[0][(crc ^ bytes::octet(*data)) & 0xFF];
+        return crc;
+    }
+
+private:
+    std::array<std::array<Word, 256>, 8> rows_{};
+};
+
+inline constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;          // Castagnoli, reflected
+inline constexpr std::uint64_t crc64nvme_polynomial = 0x9A6C9329AC4BC9B5;  // of the NVMe specification, reflected
+
+inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
+    static const SlicingTable<std::uint32_t> table(crc32c_polynomial);
+    return ~table.update(~crc, data, size);
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+// The crc32 instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer
+// lanes would gain little, and small values would not fill them.
+inline constexpr std::size_t crc32c_lane_bytes = 1024;
+
+// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
+// result can be moved past the lane that follows it.
+class LaneShift {
+public:
+    LaneShift() {
+        for (unsigned row = 0; row < 4; ++row) {
+            for (unsigned bit = 0; bit < 8; ++bit) rows_[row][1U << bit] = past_zeros(1U << (8 * row + bit));
+            for (unsigned byte = 1; byte < 256; ++byte) {
+                rows_[row][byte] = rows_[row][byte & (byte - 1)] ^ rows_[row][byte & (~byte + 1)];
+            }
+        }
+    }
+
+    std::uint32_t operator()(std::uint32_t crc) const {
+        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
+    }
+
+private:
+    static std::uint32_t past_zeros(std::uint32_t crc) {
+        const std::array<char, crc32c_lane_bytes> zeros{};
+        return ~crc32c_portable(~crc, zeros.data(), zeros.size());
+    }
+
+    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
+};
+
+// The attribute lets this one function use the instruction without -msse4.2 for the program, which must run elsewhere
+// too.
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_t crc, const char* data) {
+    static const LaneShift shift;
+    std::uint64_t first = crc, second = 0, third = 0;
+    for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
+        first = _mm_crc32_u64(first, load_little_endian(data + i));
+        second = _mm_crc32_u64(second, load_little_endian(data + i + crc32c_lane_bytes));
+        third = _mm_crc32_u64(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
+    }
+    const std::uint32_t two = shift(static_cast<std::uint32_t>(first)) ^ static_cast<std::uint32_t>(second);
+    return shift(two) ^ static_cast<std::uint32_t>(third);
+}
+
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+                                                                       std::size_t size) {
+    crc = ~crc;
+    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
+        crc = crc32c_lanes(crc, data);
+    }
+    for (; size >= 8; data += 8, size -= 8) {
+        crc = static_cast<std::uint32_t>(_mm_crc32_u64(crc, load_little_endian(data)));
+    }
+    for (; size > 0; ++data, --size) crc = _mm_crc32_u8(crc, bytes::octet(*data));
+    return ~crc;
+}
+
+inline bool has_crc32c_hardware() {
+    static const bool has = __builtin_cpu_supports("sse4.2") != 0;
+    return has;
+}
+
+#elif defined(__ARM_FEATURE_CRC32)
+
+inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+    crc = ~crc;
+    for (; size >= 8; data += 8, size -= 8) crc = __crc32cd(crc, load_little_endian(data));
+    for (; size > 0; ++data, --size) crc = __crc32cb(crc, bytes::octet(*data));
+    return ~crc;
+}
+
+inline constexpr bool has_crc32c_hardware() { return true; }
+
+#else
+
+inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+    return crc32c_portable(crc, data, size);
+}
+
+inline constexpr bool has_crc32c_hardware() { return false; }
+
+#endif
+
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
+}
+
+// zlib's counts bytes in an unsigned int, which a body may exceed.
+inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
+    constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
+    while (size > 0) {
+        const std::size_t piece = (std::min)(size, piece_bytes_max);
+        crc = static_cast<std::uint32_t>(
+            ::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
+        data += piece;
+        size -= piece;
+    }
+    return crc;
+}
+
+inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
+    static const SlicingTable<std::uint64_t> table(crc64nvme_polynomial);
+    return ~table.update(~crc, data, size);
+}
+
+// Checksums travel as base64 of their big-endian bytes.
+template <class Word>
+std::string big_endian(Word word) {
+    std::string out(sizeof word, '\0');
+    for (std::size_t i = out.size(); i-- > 0; word = static_cast<Word>(word >> 8)) {
+        out[i] = static_cast<char>(word & 0xFF);
+    }
+    return out;
+}
+
+}  // namespace detail::digest
+
+// --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
+
+
+
+
+namespace detail::gzip {
+
+// The first buffer of deflate_all, which doubles from there.
+inline constexpr std::size_t first_output_bytes = 16 * 1024;
+
+// One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that is
+// a lie, and must not make us allocate.
+inline constexpr std::size_t expansion_max = 1032;
+
+// zlib counts in 32 bits; longer pieces take several calls.
+inline constexpr std::size_t zlib_call_bytes_max = (std::numeric_limits<uInt>::max)();
+
+enum class Step {
+    output,       // the buffer is full: pull again
+    needs_input,  // all input is used up: feed more, or end_of_input()
+    finished,     // a Deflater has given its last byte
+    damaged,      // problem() says how; nothing more will come
+};
+
+struct Pulled {
+    std::size_t produced;
+    Step step;
+};
+
+inline bool looks_like_gzip(std::string_view data) { return bytes::starts_with(data, "\x1f\x8b") && data.size() >= 2; }
+
+// zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
+inline Bytef* zlib_input(const char* data) { return const_cast<Bytef*>(reinterpret_cast<const Bytef*>(data)); }
+inline Bytef* zlib_output(char* data) { return reinterpret_cast<Bytef*>(data); }
+inline uInt zlib_count(std::size_t count) { return static_cast<uInt>((std::min)(count, zlib_call_bytes_max)); }
+
+// On the heap because zlib's state points back at its z_stream: one that has moved is refused.
+struct InflateEnd {
+    void operator()(z_stream* stream) const {
+        inflateEnd(stream);
+        delete stream;
+    }
+};
+struct DeflateEnd {
+    void operator()(z_stream* stream) const {
+        deflateEnd(stream);
+        delete stream;
+    }
+};
+
+// zlib's own gzip mode is not used: it stops after one member, does not skip zero padding, checks the header's CRC and
+// refuses reserved flags. Python does the opposite in all four, and values must read the same from both sides.
+class Inflater {
+public:
+    // Borrowed until pull() answers needs_input.
+    void feed(std::string_view input) { input_ = input; }
+
+    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (problem_ == nullptr && produced < capacity) {
+            if (place_ == Place::body) {
+                const std::size_t count = inflate_some(out + produced, capacity - produced);
+                produced += count;
+                if (count == 0 && place_ == Place::body) break;
+            } else if (!input_.empty()) {
+                take(bytes::octet(input_.front()));
+                input_.remove_prefix(1);
+            } else {
+                break;
+            }
+        }
+        const Step step = produced == capacity ? Step::output : Step::needs_input;
+        return {produced, problem_ != nullptr ? Step::damaged : step};
+    }
+
+    // To be called once pull() has asked for input that does not exist. False: the data ends too early.
+    bool end_of_input() {
+        if (place_ != Place::start && place_ != Place::padding && problem_ == nullptr) problem_ = "cut short";
+        return problem_ == nullptr;
+    }
+
+    // Null while all is well.
+    const char* problem() const { return problem_; }
+
+private:
+    // Where in a member the next byte belongs. Empty input is legal, so `start` and `padding` are the places to end.
+    enum class Place { start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding };
+
+    enum Flag : unsigned { flag_header_crc = 2, flag_extra = 4, flag_name = 8, flag_comment = 16 };
+
+    void take(unsigned char byte) {
+        switch (place_) {
+            case Place::start: return expect(byte == 0x1f, Place::second_magic, "not gzip data");
+            case Place::second_magic: return expect(byte == 0x8b, Place::method, "not gzip data");
+            case Place::method: return expect(byte == 8, Place::flags, "unknown compression method");
+            case Place::flags: flags_ = byte; return skip(6, Place::fixed);  // time, level and system
+            case Place::fixed:
+            case Place::extra:
+            case Place::crc: return count_down();
+            case Place::extra_size: return take_extra_size(byte);
+            case Place::name:
+            case Place::comment: return byte == 0 ? next_field(place_) : void();
+            case Place::trailer: return take_trailer(byte);
+            case Place::padding: return byte == 0 ? void() : restart(byte);
+            case Place::body: return;  // never here: pull() hands these bytes to zlib
+        }
+    }
+
+    void expect(bool met, Place next, const char* otherwise) {
+        if (met) place_ = next;
+        else problem_ = otherwise;
+    }
+
+    void go(Place next) { place_ = next; }
+
+    void skip(std::size_t count, Place place) {
+        place_ = place;
+        left_ = count;
+        if (left_ == 0) next_field(place);
+    }
+
+    void count_down() {
+        if (--left_ == 0) next_field(place_);
+    }
+
+    // The optional fields follow each other in the order of the cases, each there only if its flag is set.
+    void next_field(Place done) {
+        switch (done) {
+            case Place::fixed:
+                if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
+                [[fallthrough]];
+            case Place::extra:
+                if ((flags_ & flag_name) != 0) return go(Place::name);
+                [[fallthrough]];
+            case Place::name:
+                if ((flags_ & flag_comment) != 0) return go(Place::comment);
+                [[fallthrough]];
+            case Place::comment:
+                if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
+                [[fallthrough]];
+            default: return begin_body();
+        }
+    }
+
+    void expect_little_endian(unsigned count, Place place) {
+        place_ = place;
+        number_ = 0;
+        number_bytes_ = 0;
+        left_ = count;
+    }
+
+    // True once the number is whole.
+    bool take_little_endian(unsigned char byte) {
+        number_ |= std::uint64_t{byte} << (8 * number_bytes_++);
+        return number_bytes_ == left_;
+    }
+
+    void take_extra_size(unsigned char byte) {
+        if (take_little_endian(byte)) skip(static_cast<std::size_t>(number_), Place::extra);
+    }
+
+    void begin_body() {
+        place_ = Place::body;
+        crc_ = crc32(0, nullptr, 0);
+        size_ = 0;
+        if (stream_) return expect(inflateReset(stream_.get()) == Z_OK, Place::body, "zlib cannot start again");
+        z_stream* fresh = new (std::nothrow) z_stream();
+        if (fresh == nullptr) return expect(false, Place::body, "out of memory");
+        stream_.reset(fresh);  // inflateEnd of a stream that did not come up is a harmless error
+        expect(inflateInit2(stream_.get(), -MAX_WBITS) == Z_OK, Place::body, "zlib has no memory");
+    }
+
+    // Straight into the caller's buffer. With no input left it still runs, because zlib may hold output back.
+    std::size_t inflate_some(char* out, std::size_t capacity) {
+        stream_->next_in = zlib_input(input_.data());
+        stream_->avail_in = zlib_count(input_.size());
+        stream_->next_out = zlib_output(out);
+        stream_->avail_out = zlib_count(capacity);
+        const std::size_t offered = stream_->avail_in;
+        const std::size_t room = stream_->avail_out;
+        const int result = inflate(stream_.get(), Z_NO_FLUSH);
+        input_.remove_prefix(offered - stream_->avail_in);
+        const std::size_t produced = room - stream_->avail_out;
+        crc_ = crc32(crc_, zlib_output(out), static_cast<uInt>(produced));
+        size_ += static_cast<std::uint32_t>(produced);  // modulo 2^32, which is what the trailer holds
+        if (result == Z_STREAM_END) expect_little_endian(8, Place::trailer);
+        else if (result == Z_MEM_ERROR) problem_ = "zlib has no memory";
+        else if (result != Z_OK && result != Z_BUF_ERROR) problem_ = "compressed data is damaged";
+        return produced;
+    }
+
+    void take_trailer(unsigned char byte) {
+        if (!take_little_endian(byte)) return;
+        place_ = Place::padding;
+        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_)) problem_ = "checksum does not match";
+        else if (static_cast<std::uint32_t>(number_ >> 32) != size_) problem_ = "length does not match";
+    }
+
+    void restart(unsigned char byte) {
+        place_ = Place::start;
+        take(byte);
+    }
+
+    std::string_view input_;
+    Place place_ = Place::start;
+    unsigned flags_ = 0;
+    std::size_t left_ = 0;  // bytes of the present field still to come, or bytes of the number being read
+    std::uint64_t number_ = 0;
+    unsigned number_bytes_ = 0;
+    uLong crc_ = 0;
+    std::uint32_t size_ = 0;
+    const char* problem_ = nullptr;
+    std::unique_ptr<z_stream, InflateEnd> stream_;
+};
+
+// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
+class Deflater {
+public:
+    explicit Deflater(int level) : state_(new (std::nothrow) State()), problem_(start(level)) {}
+
+    // Borrowed until pull() answers needs_input.
+    void feed(std::string_view input) { input_ = input; }
+
+    // No input will follow: pull() until finished.
+    void finish() { finishing_ = true; }
+
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (problem_ == nullptr && !done_ && produced < capacity) {
+            const std::size_t count = deflate_some(out + produced, capacity - produced);
+            produced += count;
+            if (count == 0 && input_.empty() && !done_) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        if (done_) return {produced, Step::finished};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+    const char* problem() const { return problem_; }
+
+private:
+    // zlib keeps a pointer to the header too, so both stay where they are when a Deflater moves.
+    struct State {
+        gz_header header{};
+        std::unique_ptr<z_stream, DeflateEnd> stream;
+    };
+
+    const char* start(int level) {
+        constexpr const char* no_memory = "zlib has no memory, or the level is not one of its own";
+        if (!state_) return no_memory;
+        state_->stream.reset(new (std::nothrow) z_stream());
+        if (!state_->stream) return no_memory;
+        constexpr int gzip_bits = MAX_WBITS + 16;
+        constexpr int memory_level = 8;  // zlib's default
+        z_stream* stream = state_->stream.get();
+        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK) return no_memory;
+        state_->header.os = 255;
+        return deflateSetHeader(stream, &state_->header) == Z_OK ? nullptr : "zlib refuses the header";
+    }
+
+    std::size_t deflate_some(char* out, std::size_t capacity) {
+        z_stream& stream = *state_->stream;
+        stream.next_in = zlib_input(input_.data());
+        stream.avail_in = zlib_count(input_.size());
+        stream.next_out = zlib_output(out);
+        stream.avail_out = zlib_count(capacity);
+        const std::size_t offered = stream.avail_in;
+        const std::size_t room = stream.avail_out;
+        const bool all_offered = offered == input_.size();
+        const int result = deflate(&stream, finishing_ && all_offered ? Z_FINISH : Z_NO_FLUSH);
+        input_.remove_prefix(offered - stream.avail_in);
+        done_ = result == Z_STREAM_END;
+        if (!done_ && result != Z_OK && result != Z_BUF_ERROR) problem_ = "zlib reports an error";
+        return room - stream.avail_out;
+    }
+
+    std::string_view input_;
+    std::unique_ptr<State> state_;
+    const char* problem_;
+    bool finishing_ = false;
+    bool done_ = false;
+};
+
+// Doubles, but never past one byte more than the limit: that byte tells "exactly the limit" from "too long".
+inline void grow(std::string& out, std::size_t limit_bytes) {
+    const std::size_t most = limit_bytes < (std::numeric_limits<std::size_t>::max)() ? limit_bytes + 1 : limit_bytes;
+    const std::size_t wanted = out.empty() ? first_output_bytes : out.size() <= most / 2 ? out.size() * 2 : most;
+    out.resize((std::min)(wanted, most));
+}
+
+// What the last member says it holds: for one member, the whole value but for 4 GiB or more. A good first guess, no more.
+inline std::size_t claimed_size(std::string_view data) {
+    std::uint64_t size = 0;
+    for (std::size_t i = 0; i < 4 && data.size() >= 4; ++i) {
+        size |= std::uint64_t{bytes::octet(data[data.size() - 4 + i])} << (8 * i);
+    }
+    const std::uint64_t most = std::uint64_t{data.size()} * expansion_max;
+    return static_cast<std::size_t>((std::min)(size, most));
+}
+
+// The limit counts output, since four kilobytes of input can stand for four megabytes. `problem` is set on refusal.
+inline std::optional<std::string> inflate_all(std::string_view data, std::size_t limit_bytes, std::string& problem) {
+    Inflater inflater;
+    inflater.feed(data);
+    std::string out((std::min)(claimed_size(data), limit_bytes) + 1, '\0');  // the one more shows that it ended there
+    std::size_t used = 0;
+    Step step = Step::output;
+    while (step == Step::output && used <= limit_bytes) {
+        if (used == out.size()) grow(out, limit_bytes);
+        const Pulled pulled = inflater.pull(&out[used], out.size() - used);
+        used += pulled.produced;
+        step = pulled.step;
+    }
+    if (used > limit_bytes) {
+        problem = "larger than the limit once inflated";
+        return std::nullopt;
+    }
+    if (!inflater.end_of_input()) {
+        problem = inflater.problem();
+        return std::nullopt;
+    }
+    out.resize(used);
+    return out;
+}
+
+// Empty only if zlib has no memory: the shortest gzip member has twenty bytes.
+inline std::string deflate_all(std::string_view data, int level) {
+    Deflater deflater(level);
+    deflater.feed(data);
+    deflater.finish();
+    std::string out;
+    std::size_t used = 0;
+    Step step = Step::output;
+    while (step == Step::output) {
+        if (used == out.size()) grow(out, (std::numeric_limits<std::size_t>::max)());
+        const Pulled pulled = deflater.pull(&out[used], out.size() - used);
+        used += pulled.produced;
+        step = pulled.step;
+    }
+    out.resize(step == Step::finished ? used : 0);
+    return out;
+}
+
+}  // namespace detail::gzip
+
+// --- xml: a bounded pull scanner for what S3 and STS answer, the parsers built on it, and escaping for what we send.
+
+
+
+namespace detail::xml {
+
+// The deepest answer of S3 has five levels; the rest is room for elements that stores add. It bounds the path.
+inline constexpr std::size_t depth_max = 32;
+
+// A page of 1,000 keys of 1,024 bytes, each byte an entity or escape of six, with all that stands around them.
+inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
+
+// "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
+inline constexpr std::size_t reference_bytes_max = 16;
+
+inline bool is_name_char(char c) {
+    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' || bytes::octet(c) >= 0x80;
+}
+
+inline bool is_name_start(char c) { return is_name_char(c) && !bytes::is_digit(c) && c != '-' && c != '.'; }
+
+// XML 1.0 knows no control characters but these three, not even as references.
+inline bool is_legal(std::uint32_t code) {
+    if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
+    return code <= 0x10FFFF && !(code >= 0xD800 && code <= 0xDFFF) && code != 0xFFFE && code != 0xFFFF;
+}
+
+inline void append_utf8(std::string& out, std::uint32_t code) {
+    const auto put = [&out](std::uint32_t byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
+    if (code < 0x80) return put(code);
+    if (code < 0x800) {
+        put(0xC0 | code >> 6);
+    } else if (code < 0x10000) {
+        put(0xE0 | code >> 12);
+        put(0x80 | (code >> 6 & 0x3F));
+    } else {
+        put(0xF0 | code >> 18);
+        put(0x80 | (code >> 12 & 0x3F));
+        put(0x80 | (code >> 6 & 0x3F));
+    }
+    put(0x80 | (code & 0x3F));
+}
+
+// The inside of "&#…;" without the hash.
+inline std::optional<std::uint32_t> numeric_reference(std::string_view digits) {
+    const bool is_hex = bytes::starts_with(digits, "x");
+    if (is_hex) digits.remove_prefix(1);
+    if (digits.empty()) return std::nullopt;
+    std::uint32_t code = 0;
+    for (char c : digits) {
+        if (is_hex ? bytes::hex_value(c) < 0 : !bytes::is_digit(c)) return std::nullopt;
+        code = code * (is_hex ? 16 : 10) + static_cast<std::uint32_t>(bytes::hex_value(c));
+        if (code > 0x10FFFF) return std::nullopt;
+    }
+    return is_legal(code) ? std::optional<std::uint32_t>(code) : std::nullopt;
+}
+
+// The inside of "&…;". Only the five entities that need no DTD exist.
+inline std::optional<std::uint32_t> reference(std::string_view name) {
+    if (bytes::starts_with(name, "#")) return numeric_reference(name.substr(1));
+    if (name == "amp") return '&';
+    if (name == "lt") return '<';
+    if (name == "gt") return '>';
+    if (name == "quot") return '"';
+    if (name == "apos") return '\'';
+    return std::nullopt;
+}
+
+enum class Token { open, close, finished, damaged };
+
+// Walks the elements of one document. Attributes, comments and processing instructions are stepped over and namespace
+// prefixes dropped: stores disagree on namespaces. A DTD is refused, since entities of its own are how XML attacks work.
+class Scanner {
+public:
+    explicit Scanner(std::string_view document) : rest_(document) {
+        if (document.size() > document_bytes_max || !utf8::valid(document)) broken_ = true;
+        if (bytes::starts_with(rest_, "\xEF\xBB\xBF")) rest_.remove_prefix(3);
+        rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
+    }
+
+    Token next() {
+        if (closing_) leave();
+        while (!broken_) {
+            if (empty_element_) {
+                empty_element_ = false;
+                return close_element();
+            }
+            if (rest_.empty()) return depth_ == 0 && root_seen_ ? Token::finished : fail();
+            if (rest_.front() != '<') {
+                if (!take_text()) return fail();
+            } else if (rest_.size() > 1 && (rest_[1] == '!' || rest_[1] == '?')) {
+                if (!take_aside()) return fail();
+            } else {
+                return rest_.size() > 1 && rest_[1] == '/' ? take_end_tag() : take_start_tag();
+            }
+        }
+        return Token::damaged;
+    }
+
+    // The open elements from the root (0) down, without prefixes; at `close` the closing one is still among them.
+    std::size_t depth() const { return depth_; }
+    std::string_view name(std::size_t level) const { return local(path_[level]); }
+
+    // What stood since the last tag, decoded: at the `close` of an element without children, its content.
+    const std::string& text() const { return text_; }
+
+private:
+    static std::string_view local(std::string_view qualified) {
+        return qualified.substr(qualified.find(':') + 1);  // npos + 1 is 0
+    }
+
+    Token fail() {
+        broken_ = true;
+        return Token::damaged;
+    }
+
+    void leave() {
+        closing_ = false;
+        text_.clear();
+        --depth_;
+    }
+
+    Token close_element() {
+        closing_ = true;
+        return Token::close;
+    }
+
+    bool skip_past(std::string_view end) {
+        const std::size_t at = rest_.find(end);
+        if (at == std::string_view::npos) return false;
+        rest_.remove_prefix(at + end.size());
+        return true;
+    }
+
+    // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
+    bool take_aside() {
+        if (rest_[1] == '?') return skip_past("?>");
+        if (bytes::starts_with(rest_, "<!--")) {
+            rest_.remove_prefix(4);
+            return skip_past("-->");
+        }
+        constexpr std::string_view cdata = "<![CDATA[";
+        if (depth_ == 0 || !bytes::starts_with(rest_, cdata)) return false;
+        rest_.remove_prefix(cdata.size());
+        const std::string_view content = rest_.substr(0, rest_.find("]]>"));
+        return skip_past("]]>") && append_raw(content);
+    }
+
+    bool take_text() {
+        const std::string_view run = rest_.substr(0, rest_.find('<'));
+        rest_.remove_prefix(run.size());
+        if (depth_ == 0) return bytes::trim(run).empty();
+        if (run.find("]]>") != std::string_view::npos) return false;
+        std::size_t at = 0;
+        while (at < run.size()) {
+            const std::size_t end = (std::min)(run.find('&', at), run.size());
+            if (!append_raw(run.substr(at, end - at))) return false;
+            if (end == run.size()) break;
+            const std::size_t stop = run.substr(0, end + reference_bytes_max).find(';', end);
+            if (stop == std::string_view::npos) return false;
+            const auto code = reference(run.substr(end + 1, stop - end - 1));
+            if (!code) return false;
+            append_utf8(text_, *code);
+            at = stop + 1;
+        }
+        return true;
+    }
+
+    // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
+    bool append_raw(std::string_view raw) {
+        for (std::size_t i = 0; i < raw.size(); ++i) {
+            const char c = raw[i];
+            if (c == '\r') {
+                if (i + 1 == raw.size() || raw[i + 1] != '\n') text_ += '\n';
+            } else if (!is_legal(bytes::octet(c))) {
+                return false;
+            } else {
+                text_ += c;
+            }
+        }
+        return true;
+    }
+
+    std::string_view take_name() {
+        std::size_t size = 0;
+        if (rest_.empty() || !is_name_start(rest_.front())) return {};
+        while (size < rest_.size() && is_name_char(rest_[size])) ++size;
+        const std::string_view name = rest_.substr(0, size);
+        rest_.remove_prefix(size);
+        return name;
+    }
+
+    void skip_blanks() {
+        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
+    }
+
+    Token take_start_tag() {
+        rest_.remove_prefix(1);
+        const std::string_view name = take_name();
+        if (name.empty() || depth_ == depth_max || (depth_ == 0 && root_seen_)) return fail();
+        if (!skip_attributes()) return fail();
+        root_seen_ = true;
+        text_.clear();
+        path_[depth_++] = name;
+        return Token::open;
+    }
+
+    // Up to and with the end of the tag.
+    bool skip_attributes() {
+        for (;;) {
+            const std::size_t before = rest_.size();
+            skip_blanks();
+            if (bytes::starts_with(rest_, ">") || bytes::starts_with(rest_, "/>")) {
+                empty_element_ = rest_.front() == '/';
+                rest_.remove_prefix(empty_element_ ? 2 : 1);
+                return true;
+            }
+            if (rest_.size() == before || !skip_attribute()) return false;
+        }
+    }
+
+    bool skip_attribute() {
+        if (take_name().empty()) return false;
+        skip_blanks();
+        if (!bytes::starts_with(rest_, "=")) return false;
+        rest_.remove_prefix(1);
+        skip_blanks();
+        if (rest_.empty() || (rest_.front() != '"' && rest_.front() != '\'')) return false;
+        const std::size_t end = rest_.find(rest_.front(), 1);
+        if (end == std::string_view::npos || rest_.substr(1, end - 1).find('<') != std::string_view::npos) return false;
+        rest_.remove_prefix(end + 1);
+        return true;
+    }
+
+    Token take_end_tag() {
+        rest_.remove_prefix(2);
+        const std::string_view name = take_name();
+        skip_blanks();
+        if (depth_ == 0 || name != path_[depth_ - 1] || !bytes::starts_with(rest_, ">")) return fail();
+        rest_.remove_prefix(1);
+        return close_element();
+    }
+
+    std::string_view rest_;
+    std::array<std::string_view, depth_max> path_{};
+    std::size_t depth_ = 0;
+    std::string text_;
+    bool root_seen_ = false;
+    bool empty_element_ = false;
+    bool closing_ = false;
+    bool broken_ = false;
+};
+
+// What visitors match on: elements by their whole path, never by name alone, since stores nest keys in elements of
+// their own making.
+class Path {
+public:
+    explicit Path(const Scanner& scanner) : scanner_(scanner) {}
+
+    std::string_view root() const { return scanner_.name(0); }
+    std::size_t depth() const { return scanner_.depth(); }
+    std::string_view leaf() const { return scanner_.name(depth() - 1); }
+
+    // Below the root, whatever the root is called.
+    bool is(std::string_view first) const { return depth() == 2 && scanner_.name(1) == first; }
+    bool is(std::string_view first, std::string_view second) const {
+        return depth() == 3 && scanner_.name(1) == first && leaf() == second;
+    }
+    bool is(std::string_view first, std::string_view second, std::string_view third) const {
+        return depth() == 4 && scanner_.name(1) == first && scanner_.name(2) == second && leaf() == third;
+    }
+
+private:
+    const Scanner& scanner_;
+};
+
+// Calls visit(Path, text) at the end of every element, children before parents. False: the document is not well-formed,
+// and nothing that was visited may be believed.
+template <class Visit>
+bool walk(std::string_view document, Visit visit) {
+    Scanner scanner(document);
+    for (;;) {
+        switch (scanner.next()) {
+            case Token::open: break;
+            case Token::close: visit(Path(scanner), std::string_view(scanner.text())); break;
+            case Token::finished: return true;
+            case Token::damaged: return false;
+        }
+    }
+}
+
+// Bytes that no XML 1.0 document can hold, or that are no UTF-8: such a key can be deleted alone, not in a list.
+inline bool representable(std::string_view text) {
+    for (char c : text) {
+        if (!is_legal(bytes::octet(c))) return false;
+    }
+    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
+           text.find("\xEF\xBF\xBF") == std::string_view::npos;
+}
+
+// For content and attribute values. A raw carriage return would arrive as a line feed.
+inline void escape(std::string& out, std::string_view text) {
+    for (char c : text) {
+        switch (c) {
+            case '&': out += "&amp;"; break;
+            case '<': out += "&lt;"; break;
+            case '>': out += "&gt;"; break;
+            case '"': out += "&quot;"; break;
+            case '\r': out += "&#13;"; break;
+            default: out += c;
+        }
+    }
+}
+
+struct ErrorBody {
+    std::string code;
+    std::string message;
+    std::string region;
+    std::string request_id;
+    std::string host_id;
+    std::string server_time;
+    std::string bucket;
+    std::string endpoint;
+};
+
+inline std::string* error_field(ErrorBody& body, std::string_view name) {
+    if (name == "Code") return &body.code;
+    if (name == "Message") return &body.message;
+    if (name == "Region") return &body.region;
+    if (name == "RequestId") return &body.request_id;
+    if (name == "HostId") return &body.host_id;
+    if (name == "ServerTime") return &body.server_time;
+    if (name == "BucketName" || name == "Bucket") return &body.bucket;
+    if (name == "Endpoint") return &body.endpoint;
+    return nullptr;
+}
+
+// The first of repeated elements wins: a store that forwards another's error appends its own.
+inline void keep_first(std::string& field, std::string_view text) {
+    if (field.empty()) field.assign(bytes::trim(text));
+}
+
+// S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
+// body: the caller goes by the status.
+inline std::optional<ErrorBody> error_body(std::string_view document) {
+    ErrorBody body;
+    bool is_error = false;
+    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
+        const bool wrapped = path.root() == "ErrorResponse";
+        if (path.root() != "Error" && !wrapped) return;
+        is_error = is_error || !wrapped || path.is("Error");
+        if (path.depth() != 2 && !(wrapped && path.is("Error", path.leaf()))) return;
+        if (std::string* field = error_field(body, path.leaf())) keep_first(*field, text);
+    });
+    if (!whole || !is_error) return std::nullopt;
+    return body;
+}
+
+// An answer that came with status 200 and may be an error all the same. Neither result nor error: it was cut short, is
+// empty or is no XML, and counts as a 500.
+template <class T>
+struct Answer {
+    std::optional<T> result;
+    std::optional<ErrorBody> error;
+};
+
+// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
+// a proxy must not pass for one.
+inline bool is_result(std::string_view root) { return bytes::ends_with(root, "Result"); }
+
+template <class T, class Visit>
+std::optional<T> result_body(std::string_view document, Visit visit) {
+    std::optional<T> result(std::in_place);
+    bool fits = true;
+    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
+        if (path.depth() == 1) fits = fits && is_result(path.root());
+        else fits = fits && visit(*result, path, text);
+    });
+    if (!whole || !fits) result.reset();
+    return result;
+}
+
+inline std::optional<std::string> upload_id(std::string_view document) {
+    auto result = result_body<std::string>(document, [](std::string& id, const Path& path, std::string_view text) {
+        if (path.is("UploadId")) id = text;
+        return true;
+    });
+    if (result && result->empty()) result.reset();
+    return result;
+}
+
+// Some stores leave the ETag out; that is no failure.
+inline Answer<std::string> etag_answer(std::string_view document) {
+    Answer<std::string> answer;
+    answer.error = error_body(document);
+    if (answer.error) return answer;
+    answer.result = result_body<std::string>(document, [](std::string& etag, const Path& path, std::string_view text) {
+        if (path.is("ETag")) etag = bytes::trim(text);
+        return true;
+    });
+    return answer;
+}
+
+inline Answer<std::string> complete_result(std::string_view document) { return etag_answer(document); }
+inline Answer<std::string> copy_result(std::string_view document) { return etag_answer(document); }
+
+struct DeleteError {
+    std::string key;
+    std::string code;
+    std::string message;
+};
+
+struct Deleted {
+    std::vector<std::string> keys;
+    std::vector<DeleteError> errors;
+};
+
+inline Answer<Deleted> delete_result(std::string_view document) {
+    Answer<Deleted> answer;
+    answer.error = error_body(document);
+    if (answer.error) return answer;
+    DeleteError failed;
+    answer.result = result_body<Deleted>(document, [&](Deleted& done, const Path& path, std::string_view text) {
+        if (path.is("Deleted", "Key")) done.keys.emplace_back(text);
+        else if (path.is("Error", "Key")) failed.key = text;
+        else if (path.is("Error", "Code")) failed.code = bytes::trim(text);
+        else if (path.is("Error", "Message")) failed.message = text;
+        else if (path.is("Error")) done.errors.push_back(std::exchange(failed, {}));
+        return true;
+    });
+    return answer;
+}
+
+struct ListEntry {
+    std::string key;
+    std::uint64_t size = 0;
+    std::string etag;           // with its quotes; empty: the store gave none
+    std::string last_modified;  // ISO 8601, as given
+};
+
+struct ListPage {
+    std::vector<ListEntry> entries;
+    std::vector<std::string> common_prefixes;
+    bool truncated = false;
+    std::string next_token;
+};
+
+// Keys and prefixes are encoded only if the answer says so, whatever was asked for, and '+' is a space then. A key that
+// cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
+inline bool decode_listed(ListPage& page) {
+    for (ListEntry& entry : page.entries) {
+        auto key = bytes::unpercent(entry.key, true);
+        if (!key) return false;
+        entry.key = std::move(*key);
+    }
+    for (std::string& prefix : page.common_prefixes) {
+        auto decoded = bytes::unpercent(prefix, true);
+        if (!decoded) return false;
+        prefix = std::move(*decoded);
+    }
+    return true;
+}
+
+inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_view text) {
+    if (path.is("Contents", "Key")) entry.key = text;
+    else if (path.is("Contents", "ETag")) entry.etag = bytes::trim(text);
+    else if (path.is("Contents", "LastModified")) entry.last_modified = bytes::trim(text);
+    else if (path.is("Contents", "Size")) {
+        const auto size = bytes::to_u64(bytes::trim(text));
+        entry.size = size.value_or(0);
+        return size.has_value();
+    }
+    return true;
+}
+
+inline std::optional<ListPage> list_result(std::string_view document) {
+    ListEntry entry;
+    bool encoded = false;
+    auto page = result_body<ListPage>(document, [&](ListPage& out, const Path& path, std::string_view text) {
+        if (path.is("IsTruncated")) out.truncated = bytes::trim(text) == "true";
+        else if (path.is("NextContinuationToken")) out.next_token = text;
+        else if (path.is("EncodingType")) encoded = bytes::trim(text) == "url";
+        else if (path.is("CommonPrefixes", "Prefix")) out.common_prefixes.emplace_back(text);
+        else if (path.is("Contents")) out.entries.push_back(std::exchange(entry, {}));
+        else return list_entry_field(entry, path, text);
+        return true;
+    });
+    if (page && encoded && !decode_listed(*page)) page.reset();
+    return page;
+}
+
+struct Upload {
+    std::string key;
+    std::string id;
+    std::string initiated;  // ISO 8601, as given
+};
+
+struct UploadsPage {
+    std::vector<Upload> uploads;
+    bool truncated = false;
+    std::string next_key_marker;
+    std::string next_upload_id_marker;
+};
+
+inline bool decode_uploads(UploadsPage& page) {
+    auto marker = bytes::unpercent(page.next_key_marker, true);
+    if (!marker) return false;
+    page.next_key_marker = std::move(*marker);
+    for (Upload& upload : page.uploads) {
+        auto key = bytes::unpercent(upload.key, true);
+        if (!key) return false;
+        upload.key = std::move(*key);
+    }
+    return true;
+}
+
+inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
+    Upload upload;
+    bool encoded = false;
+    auto page = result_body<UploadsPage>(document, [&](UploadsPage& out, const Path& path, std::string_view text) {
+        if (path.is("IsTruncated")) out.truncated = bytes::trim(text) == "true";
+        else if (path.is("NextKeyMarker")) out.next_key_marker = text;
+        else if (path.is("NextUploadIdMarker")) out.next_upload_id_marker = text;
+        else if (path.is("EncodingType")) encoded = bytes::trim(text) == "url";
+        else if (path.is("Upload", "Key")) upload.key = text;
+        else if (path.is("Upload", "UploadId")) upload.id = text;
+        else if (path.is("Upload", "Initiated")) upload.initiated = bytes::trim(text);
+        else if (path.is("Upload")) out.uploads.push_back(std::exchange(upload, {}));
+        return true;
+    });
+    if (page && encoded && !decode_uploads(*page)) page.reset();
+    return page;
+}
+
+struct StsCredentials {
+    std::string access_key;
+    std::string secret_key;
+    std::string session_token;
+    std::string expiration;  // ISO 8601, as given
+};
+
+// `action` is AssumeRole or AssumeRoleWithWebIdentity: the credentials stand in ActionResponse/ActionResult/Credentials.
+// Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
+inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
+    StsCredentials keys;
+    const std::string response = std::string(action) + "Response";
+    const std::string result = std::string(action) + "Result";
+    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
+        if (path.root() != response || !path.is(result, "Credentials", path.leaf())) return;
+        if (path.leaf() == "AccessKeyId") keep_first(keys.access_key, text);
+        else if (path.leaf() == "SecretAccessKey") keep_first(keys.secret_key, text);
+        else if (path.leaf() == "SessionToken") keep_first(keys.session_token, text);
+        else if (path.leaf() == "Expiration") keep_first(keys.expiration, text);
+    });
+    const bool complete = !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() &&
+                          !keys.expiration.empty();
+    if (!whole || !complete) return std::nullopt;
+    return keys;
+}
+
+}  // namespace detail::xml
+
+// --- ini: the config and credentials files of the AWS tools, and what they and the environment say about profile,
+// region, endpoint and the source of credentials. Texts and lookups come in as arguments: nothing is opened here.
+
+
+
+namespace detail::ini {
+
+// A thousand profiles fit. What is larger is not a configuration file, and merging copies it.
+inline constexpr std::size_t file_bytes_max = 1024 * 1024;
+
+// Settings below a setting: one level, which is all that the AWS tools read. Their names keep their case.
+using Block = std::map<std::string, std::string, std::less<>>;
+
+struct Entry {
+    std::string text;  // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
+    Block block;       // filled in place of text if the value began on the next line
+    std::size_t line = 0;
+};
+
+using Section = std::map<std::string, Entry, std::less<>>;
+
+inline const std::string* find_text(const Section& section, std::string_view name) {
+    const auto at = section.find(name);
+    return at == section.end() ? nullptr : &at->second.text;
+}
+
+inline std::string text_of(const Section& section, std::string_view name) {
+    const std::string* text = find_text(section, name);
+    return text != nullptr ? *text : std::string();
+}
+
+struct NamedSection {
+    std::string name;
+    Section entries;
+};
+
+// In the order of the file, because of two sections for one profile the later one counts.
+using File = std::vector<NamedSection>;
+
+struct Parsed {
+    std::optional<File> file;
+    std::size_t line = 0;  // counted from 1
+    std::string message;
+};
+
+// Python's str.strip() also takes these, and a form feed before a section name is easy to overlook.
+inline bool is_space(char c) { return bytes::is_blank(c) || c == '\v' || c == '\f' || (c >= '\x1c' && c <= '\x1f'); }
+
+inline std::string_view strip(std::string_view text) {
+    while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
+    while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
+    return text;
+}
+
+// The dialect of Python's RawConfigParser, with its strictness: what boto3 refuses must not silently work here with
+// other settings than the user believes in.
+class Parser {
+public:
+    Parsed parse(std::string_view text) {
+        if (text.size() > file_bytes_max) return refuse("the file is larger than a configuration file can be");
+        while (!text.empty() && problem_.empty()) {
+            const std::size_t end = (std::min)(text.find_first_of("\r\n"), text.size());
+            ++line_;
+            take_line(text.substr(0, end));
+            const bool crlf = text.substr(end, 2) == "\r\n";
+            text.remove_prefix((std::min)(end + (crlf ? 2 : 1), text.size()));
+        }
+        if (problem_.empty()) finish();
+        if (!problem_.empty()) return refuse(problem_);
+        Parsed out;
+        out.file = std::move(sections_);
+        return out;
+    }
+
+private:
+    Parsed refuse(std::string message) { return {std::nullopt, line_, std::move(message)}; }
+
+    void take_line(std::string_view line) {
+        if (!utf8::valid(line)) return fail("not UTF-8 text");
+        const std::string_view value = strip(line);
+        if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
+        if (value.empty()) {
+            if (entry_ != nullptr) entry_->text += '\n';  // a blank line inside a value belongs to it
+            return;
+        }
+        const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
+        if (entry_ != nullptr && indent > indent_) {
+            entry_->text.append(1, '\n').append(value);
+            return;
+        }
+        indent_ = indent;
+        // As in Python, what follows the last ']' is ignored: a comment may stand there.
+        const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
+        if (end != std::string_view::npos && end > 1) return begin_section(value.substr(1, end - 1));
+        if (section_ == nullptr) return fail("a setting before the first [section]");
+        take_setting(value);
+    }
+
+    void begin_section(std::string_view name) {
+        entry_ = nullptr;
+        section_ = &defaults_;
+        if (name == "DEFAULT") return;  // its settings are part of every section
+        if (!names_.emplace(name, line_).second) return fail("section [" + std::string(name) + "] comes twice");
+        sections_.push_back({std::string(name), {}});
+        section_ = &sections_.back().entries;
+    }
+
+    void take_setting(std::string_view line) {
+        const std::size_t delimiter = line.find_first_of("=:");
+        if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
+        const std::string name = bytes::lower(strip(line.substr(0, delimiter)));
+        if (name.empty()) return fail("a setting without a name");
+        const auto [at, is_new] = section_->emplace(name, Entry());
+        if (!is_new) return fail("setting '" + name + "' comes twice in its section");
+        entry_ = &at->second;
+        entry_->text = strip(line.substr(delimiter + 1));
+        entry_->line = line_;
+    }
+
+    void finish() {
+        finish_section(defaults_);
+        for (NamedSection& section : sections_) {
+            finish_section(section.entries);
+            section.entries.insert(defaults_.begin(), defaults_.end());  // keeps what is there
+        }
+    }
+
+    void finish_section(Section& section) {
+        for (auto& [name, entry] : section) {
+            while (!entry.text.empty() && is_space(entry.text.back())) entry.text.pop_back();
+            if (bytes::starts_with(entry.text, "\n")) split_block(name, entry);
+        }
+    }
+
+    void split_block(const std::string& name, Entry& entry) {
+        std::string_view rest = entry.text;
+        while (!rest.empty()) {
+            const std::size_t end = (std::min)(rest.find('\n'), rest.size());
+            const std::string_view line = strip(rest.substr(0, end));
+            rest.remove_prefix((std::min)(end + 1, rest.size()));
+            if (line.empty()) continue;
+            const std::size_t equals = line.find('=');
+            if (equals == std::string_view::npos) {
+                line_ = entry.line;
+                return fail("a line without '=' in the block under '" + name + "'");
+            }
+            entry.block[std::string(strip(line.substr(0, equals)))] = strip(line.substr(equals + 1));
+        }
+        entry.text.clear();
+    }
+
+    void fail(std::string problem) {
+        if (problem_.empty()) problem_ = std::move(problem);
+    }
+
+    File sections_;
+    Section defaults_;
+    std::map<std::string, std::size_t, std::less<>> names_;
+    Section* section_ = nullptr;  // into sections_, and good until the next one is added
+    Entry* entry_ = nullptr;      // the value that an indented line would continue
+    std::size_t indent_ = 0;
+    std::size_t line_ = 0;
+    std::string problem_;
+};
+
+inline Parsed parse(std::string_view text) { return Parser().parse(text); }
+
+// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. Empty:
+// a quote or escape is left open.
+inline std::optional<std::vector<std::string>> split_words(std::string_view text) {
+    std::vector<std::string> words;
+    bool in_word = false;
+    char quote = '\0';
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (quote == '\0' && bytes::is_blank(c)) {
+            in_word = false;
+            continue;
+        }
+        if (!in_word) words.emplace_back();
+        in_word = true;
+        const bool escapes = c == '\\' && quote != '\'';
+        if (escapes && i + 1 == text.size()) return std::nullopt;
+        if (escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\')) {
+            words.back() += text[++i];
+        } else if (quote == '\0' && (c == '"' || c == '\'')) {
+            quote = c;
+        } else if (c == quote && quote != '\0') {
+            quote = '\0';
+        } else {
+            words.back() += c;
+        }
+    }
+    if (quote != '\0') return std::nullopt;
+    return words;
+}
+
+using Sections = std::map<std::string, Section, std::less<>>;
+
+// By name of the profile. Keys are taken from one file or the other, never half from each, so all three are kept.
+struct Profiles {
+    Sections config;
+    Sections credentials;
+    Sections merged;  // settings of the credentials file win
+    Sections services;
+};
+
+// The NAME of [profile NAME] or ["profile" 'a name']. Like botocore, only the start of the first word is looked at.
+inline std::optional<std::string> second_word(std::string_view section, std::string_view first) {
+    if (!bytes::starts_with(section, first)) return std::nullopt;
+    auto words = split_words(section);
+    if (!words || words->size() != 2) return std::nullopt;
+    return std::move((*words)[1]);
+}
+
+inline Profiles profiles_of(const File& config, const File& credentials) {
+    Profiles out;
+    for (const NamedSection& section : config) {
+        if (const auto profile = second_word(section.name, "profile")) out.config[*profile] = section.entries;
+        else if (const auto services = second_word(section.name, "services")) out.services[*services] = section.entries;
+        else if (section.name == "default") out.config[section.name] = section.entries;
+    }
+    out.merged = out.config;
+    for (const NamedSection& section : credentials) {
+        out.credentials[section.name] = section.entries;
+        for (const auto& [name, entry] : section.entries) out.merged[section.name][name] = entry;
+        out.merged[section.name];  // a profile without settings is one all the same
+    }
+    return out;
+}
+
+using Environment = std::function<std::optional<std::string>(const char* name)>;
+
+struct Inputs {
+    std::string_view config;       // empty: there is no such file
+    std::string_view credentials;  // likewise
+    Environment environment;
+    std::string profile;  // named in code: then the environment's keys are not used. Empty: by the environment
+    std::string config_name = "the config file";  // for messages
+    std::string credentials_name = "the credentials file";
+};
+
+enum class Trouble { file, profile, settings };
+
+struct Problem {
+    Trouble trouble;
+    std::string where;  // a file with its line, a profile or a variable
+    std::string message;
+};
+
+enum class Method { nothing, environment, role, web_identity, sso, credentials_file, process, config_file };
+
+// As botocore calls them, so that messages can be looked up.
+inline std::string_view method_name(Method method) {
+    switch (method) {
+        case Method::nothing: return "none";
+        case Method::environment: return "env";
+        case Method::role: return "assume-role";
+        case Method::web_identity: return "assume-role-with-web-identity";
+        case Method::sso: return "sso";
+        case Method::credentials_file: return "shared-credentials-file";
+        case Method::process: return "custom-process";
+        case Method::config_file: return "config-file";
+    }
+    return "none";
+}
+
+// One AssumeRole call.
+struct Role {
+    std::string profile;
+    std::string role_arn;
+    std::string session_name;
+    std::string external_id;
+    std::string mfa_serial;
+    std::string duration_seconds;
+};
+
+struct WebIdentity {
+    std::string role_arn;
+    std::string session_name;
+    std::string token_file;
+};
+
+// What the first keys come from. Static keys are as found: they may be empty where a file says so.
+struct Source {
+    Method method = Method::nothing;
+    Credentials keys;
+    std::string process;
+    WebIdentity web_identity;
+    std::string credential_source;  // Ec2InstanceMetadata or EcsContainer, under a role only
+};
+
+struct Resolved {
+    std::string profile;
+    std::string region;        // empty: nothing said
+    std::string endpoint_url;  // empty: nothing said
+    Method method = Method::nothing;
+    Source source;            // of the keys themselves, or of those that assume the first role
+    std::vector<Role> roles;  // in the order in which they are assumed
+    std::optional<Problem> credentials_problem;  // of no matter to someone who brings keys of their own
+    Section settings;         // everything else that the profile says
+};
+
+struct Outcome {
+    std::optional<Resolved> resolved;
+    std::optional<Problem> problem;
+};
+
+// Empty is unset: containers often declare variables that they leave blank.
+inline std::string variable(const Inputs& in, const char* name) {
+    return in.environment ? in.environment(name).value_or(std::string()) : std::string();
+}
+
+inline std::string first_set(std::string a, std::string b) { return !a.empty() ? std::move(a) : std::move(b); }
+
+struct ProfileName {
+    std::string name;
+    std::string where;  // who chose it; empty: nobody, it is the default
+};
+
+// Set but empty counts here, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
+// the AWS CLI on the same machine.
+inline ProfileName chosen_profile(const Inputs& in) {
+    if (!in.profile.empty()) return {in.profile, "the configured profile"};
+    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
+        const auto value = in.environment ? in.environment(name) : std::nullopt;
+        if (value) return {*value, name};
+    }
+    return {"default", {}};
+}
+
+inline const Section& section_or_empty(const Sections& sections, std::string_view name) {
+    static const Section none;
+    const auto at = sections.find(name);
+    return at == sections.end() ? none : at->second;
+}
+
+inline bool has(const Section& section, std::string_view name) { return section.find(name) != section.end(); }
+
+// The older name of the session token comes first, as in botocore.
+inline std::optional<Problem> take_keys(const Section& section, const std::string& where, Credentials& keys) {
+    if (!has(section, "aws_secret_access_key")) {
+        return Problem{Trouble::settings, where, "aws_access_key_id is set but aws_secret_access_key is not"};
+    }
+    keys.access_key = text_of(section, "aws_access_key_id");
+    keys.secret_key = text_of(section, "aws_secret_access_key");
+    keys.session_token = text_of(section, has(section, "aws_security_token") ? "aws_security_token" : "aws_session_token");
+    keys.source = where;
+    return std::nullopt;
+}
+
+inline std::optional<Problem> take_environment(const Inputs& in, Source& source) {
+    Credentials& keys = source.keys;
+    keys.access_key = variable(in, "AWS_ACCESS_KEY_ID");
+    keys.secret_key = variable(in, "AWS_SECRET_ACCESS_KEY");
+    if (keys.access_key.empty()) return std::nullopt;
+    source.method = Method::environment;
+    if (keys.secret_key.empty()) {
+        return Problem{Trouble::settings, "AWS_SECRET_ACCESS_KEY", "is not set although AWS_ACCESS_KEY_ID is"};
+    }
+    keys.session_token = first_set(variable(in, "AWS_SECURITY_TOKEN"), variable(in, "AWS_SESSION_TOKEN"));
+    keys.source = "environment";
+    const std::string expires = variable(in, "AWS_CREDENTIAL_EXPIRATION");
+    if (expires.empty()) return std::nullopt;
+    keys.expires = dates::iso8601(expires);
+    if (keys.expires) return std::nullopt;
+    return Problem{Trouble::settings, "AWS_CREDENTIAL_EXPIRATION", "is not a time such as 2025-01-15T12:34:56Z"};
+}
+
+inline std::string profile_where(const std::string& profile, const std::string& file) {
+    return file + ", profile " + profile;
+}
+
+// True if the source is settled, for good or ill.
+inline bool take_web_identity(const Inputs& in, const Section& section, bool use_environment, Source& source,
+                              std::optional<Problem>& problem) {
+    const auto setting = [&](const char* name, const char* in_environment) {
+        const std::string value = use_environment ? variable(in, in_environment) : std::string();
+        return first_set(value, text_of(section, name));
+    };
+    WebIdentity& web = source.web_identity;
+    web.token_file = setting("web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE");
+    if (web.token_file.empty()) return false;
+    web.role_arn = setting("role_arn", "AWS_ROLE_ARN");
+    web.session_name = setting("role_session_name", "AWS_ROLE_SESSION_NAME");
+    source.method = Method::web_identity;
+    if (web.role_arn.empty()) problem = Problem{Trouble::settings, web.token_file, "a web identity token needs a role_arn"};
+    return true;
+}
+
+// botocore's order within one profile. The first that is there wins, even if it then turns out to be broken.
+inline std::optional<Problem> take_profile(const Inputs& in, const Profiles& profiles, const std::string& name,
+                                           bool use_environment, Source& source) {
+    const Section& merged = section_or_empty(profiles.merged, name);
+    const Section& credentials = section_or_empty(profiles.credentials, name);
+    const Section& config = section_or_empty(profiles.config, name);
+    std::optional<Problem> problem;
+    if (take_web_identity(in, merged, use_environment, source, problem)) return problem;
+    if (has(merged, "sso_account_id") || has(merged, "sso_role_name")) {
+        source.method = Method::sso;
+        return Problem{Trouble::settings, "profile " + name, "uses sso, which needs the AWS CLI: set credential_process to"
+                                                             " 'aws configure export-credentials --profile NAME'"};
+    }
+    if (has(credentials, "aws_access_key_id")) {
+        source.method = Method::credentials_file;
+        return take_keys(credentials, profile_where(name, in.credentials_name), source.keys);
+    }
+    if (has(merged, "credential_process")) {
+        source.method = Method::process;
+        source.process = text_of(merged, "credential_process");
+    } else if (has(config, "aws_access_key_id")) {
+        source.method = Method::config_file;
+        return take_keys(config, profile_where(name, in.config_name), source.keys);
+    }
+    return std::nullopt;
+}
+
+inline bool assumes_role(const Section& section) {
+    return has(section, "role_arn") && !has(section, "web_identity_token_file");
+}
+
+inline bool has_static_keys(const Section& section) {
+    return has(section, "aws_access_key_id") || has(section, "aws_secret_access_key");
+}
+
+inline Role role_of(const Section& section, const std::string& profile) {
+    return {profile,
+            text_of(section, "role_arn"),
+            text_of(section, "role_session_name"),
+            text_of(section, "external_id"),
+            text_of(section, "mfa_serial"),
+            text_of(section, "duration_seconds")};
+}
+
+inline std::optional<Problem> take_credential_source(const Inputs& in, const std::string& where, const std::string& name,
+                                                     Source& source) {
+    if (name == "Environment") {
+        auto problem = take_environment(in, source);
+        if (problem || source.method == Method::environment) return problem;
+        return Problem{Trouble::settings, where, "credential_source is Environment, but AWS_ACCESS_KEY_ID is not set"};
+    }
+    source.credential_source = name;
+    if (name == "Ec2InstanceMetadata" || name == "EcsContainer") return std::nullopt;
+    return Problem{Trouble::settings, where, "credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"};
+}
+
+// Why `source` cannot lend its keys to `profile`, or nothing. A profile may name itself if it holds keys.
+inline std::string unfit_source(const Profiles& profiles, const std::vector<std::string>& visited,
+                                const std::string& profile, const std::string& source) {
+    const auto at = profiles.merged.find(source);
+    if (at == profiles.merged.end()) return "source_profile " + source + " does not exist";
+    if (std::find(visited.begin(), visited.end(), source) == visited.end()) return {};
+    if (source == profile && has_static_keys(at->second)) return {};
+    return "source_profile " + source + " leads round in a circle";
+}
+
+// Follows source_profile from profile to profile. It ends, because no profile is entered twice.
+inline std::optional<Problem> take_roles(const Inputs& in, const Profiles& profiles, Resolved& out) {
+    std::vector<std::string> visited{out.profile};
+    for (std::string profile = out.profile;;) {
+        const Section& section = section_or_empty(profiles.merged, profile);
+        const std::string where = "profile " + profile;
+        out.roles.insert(out.roles.begin(), role_of(section, profile));
+        const bool by_profile = has(section, "source_profile");
+        if (by_profile == has(section, "credential_source")) {
+            return Problem{Trouble::settings, where, "role_arn needs source_profile or credential_source, and not both"};
+        }
+        if (!by_profile) return take_credential_source(in, where, text_of(section, "credential_source"), out.source);
+        const std::string source = text_of(section, "source_profile");
+        std::string unfit = unfit_source(profiles, visited, profile, source);
+        if (!unfit.empty()) return Problem{Trouble::settings, where, std::move(unfit)};
+        visited.push_back(source);
+        const Section& next = section_or_empty(profiles.merged, source);
+        if (has_static_keys(next) || !assumes_role(next)) {
+            auto problem = take_profile(in, profiles, source, false, out.source);
+            if (problem || out.source.method != Method::nothing) return problem;
+            return Problem{Trouble::settings, where, "source_profile " + source + " has no credentials"};
+        }
+        profile = source;
+    }
+}
+
+// The first source that is there decides. One that is broken is not passed over, lest we act as somebody else.
+inline std::optional<Problem> take_credentials(const Inputs& in, const Profiles& profiles, Resolved& out) {
+    if (in.profile.empty()) {
+        auto problem = take_environment(in, out.source);
+        out.method = out.source.method;
+        if (problem || out.method != Method::nothing) return problem;
+        out.source.keys = {};
+    }
+    if (assumes_role(section_or_empty(profiles.merged, out.profile))) {
+        out.method = Method::role;
+        return take_roles(in, profiles, out);
+    }
+    auto problem = take_profile(in, profiles, out.profile, true, out.source);
+    out.method = out.source.method;
+    return problem;
+}
+
+// A service's own variable, the one for all, the profile's services section, the profile: the first that is set.
+// `service` is lower case: "s3", "sts".
+inline std::string configured_endpoint(const Inputs& in, const Profiles& profiles, const Section& profile,
+                                       std::string_view service) {
+    const std::string ignore = first_set(variable(in, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"),
+                                         text_of(profile, "ignore_configured_endpoint_urls"));
+    if (bytes::iequal(strip(ignore), "true")) return {};
+    std::string own = "AWS_ENDPOINT_URL_";
+    for (char c : service) own += c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+    std::string url = first_set(variable(in, own.c_str()), variable(in, "AWS_ENDPOINT_URL"));
+    if (!url.empty()) return url;
+    const Section& services = section_or_empty(profiles.services, text_of(profile, "services"));
+    const auto entry = services.find(service);
+    if (entry != services.end()) {
+        const auto at = entry->second.block.find("endpoint_url");
+        if (at != entry->second.block.end() && !at->second.empty()) return at->second;
+    }
+    return text_of(profile, "endpoint_url");
+}
+
+inline std::optional<File> parse_named(std::string_view text, const std::string& name, std::optional<Problem>& problem) {
+    Parsed parsed = parse(text);
+    if (parsed.file) return std::move(parsed.file);
+    std::string where = name + ":";
+    bytes::append_number(where, parsed.line);
+    problem = Problem{Trouble::file, std::move(where), std::move(parsed.message)};
+    return std::nullopt;
+}
+
+inline Outcome resolve(const Inputs& in) {
+    std::optional<Problem> problem;
+    const auto config = parse_named(in.config, in.config_name, problem);
+    if (!config) return {std::nullopt, std::move(problem)};
+    const auto credentials = parse_named(in.credentials, in.credentials_name, problem);
+    if (!credentials) return {std::nullopt, std::move(problem)};
+    const Profiles profiles = profiles_of(*config, *credentials);
+
+    const ProfileName chosen = chosen_profile(in);
+    if (!chosen.where.empty() && profiles.merged.find(chosen.name) == profiles.merged.end()) {
+        return {std::nullopt, Problem{Trouble::profile, chosen.where, "there is no profile '" + chosen.name + "'"}};
+    }
+    Resolved out;
+    out.profile = chosen.name;
+    out.settings = section_or_empty(profiles.merged, out.profile);
+    const std::string services = text_of(out.settings, "services");
+    if (!services.empty() && profiles.services.find(services) == profiles.services.end()) {
+        return {std::nullopt, Problem{Trouble::settings, "profile " + out.profile, "there is no [services " + services + "]"}};
+    }
+    const std::string region = first_set(variable(in, "AWS_REGION"), variable(in, "AWS_DEFAULT_REGION"));
+    out.region = first_set(region, text_of(out.settings, "region"));
+    out.endpoint_url = configured_endpoint(in, profiles, out.settings, "s3");
+    out.credentials_problem = take_credentials(in, profiles, out);
+    return {std::move(out), std::nullopt};
+}
+
+}  // namespace detail::ini
+
+// --- endpoint: bucket, region and options to scheme, host and path; where a cache lives, as text.
+
+
+
+namespace detail::endpoint {
+
+// The limit of one DNS label.
+inline constexpr std::size_t label_bytes_max = 63;
+inline constexpr std::size_t bucket_label_bytes_min = 3;
+
+// Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
+inline constexpr std::size_t bucket_bytes_max = 255;
+
+inline constexpr unsigned port_max = 65535;
+
+struct Options {
+    std::string bucket;
+    std::string region;
+    std::string endpoint_url;  // empty: AWS
+    Addressing addressing = Addressing::automatic;
+    bool dualstack = false;
+    bool fips = false;
+    bool accelerate = false;
+};
+
+struct Endpoint {
+    std::string scheme;
+    std::string host;       // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
+    std::string base_path;  // encoded, without a slash at its end: "" or "/bucket" or "/gateway/bucket"
+    std::string signing_region;
+    std::string signing_service = "s3";
+    bool path_style = false;
+
+    std::string url() const { return scheme + "://" + host + base_path; }
+};
+
+// An endpoint, or why there is none.
+struct Resolution {
+    std::optional<Endpoint> endpoint;
+    std::string problem;
+};
+
+inline Resolution refuse(std::string problem) { return {std::nullopt, std::move(problem)}; }
+
+inline bool valid_label(std::string_view text) {
+    if (text.empty() || text.size() > label_bytes_max || text.front() == '-' || text.back() == '-') return false;
+    return std::all_of(text.begin(), text.end(),
+                       [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-'; });
+}
+
+// Any host label will do, for stores have regions of their own ("auto", "garage"). More than that would let a region
+// from the environment choose the host that requests are sent to.
+inline bool valid_region(std::string_view region) { return valid_label(region); }
+
+// What S3 has ever allowed. Access point ARNs pass too; resolve() looks into them.
+inline bool valid_bucket(std::string_view bucket) {
+    if (bytes::starts_with(bucket, "arn:")) return !bytes::has_control(bucket);
+    const auto allowed = [](char c) {
+        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
+    };
+    return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
+}
+
+inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
+    std::vector<std::string_view> parts;
+    for (;;) {
+        const std::size_t end = text.find_first_of(separators);
+        parts.push_back(text.substr(0, end));
+        if (end == std::string_view::npos) return parts;
+        text.remove_prefix(end + 1);
+    }
+}
+
+inline bool all_digits(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
+}
+
+// Four numbers are an address whatever their size: no certificate names 300.1.1.1 either.
+inline bool looks_like_ipv4(std::string_view host) {
+    const auto parts = split(host, ".");
+    return parts.size() == 4 && std::all_of(parts.begin(), parts.end(), all_digits);
+}
+
+// A bucket whose name can be the first part of a host. Lower case only, since hosts don't tell the difference.
+inline bool fits_host(std::string_view bucket, bool dots_allowed) {
+    if (bucket.size() < bucket_label_bytes_min || looks_like_ipv4(bucket)) return false;
+    if (bucket != bytes::lower(bucket)) return false;
+    const auto labels = split(bucket, ".");
+    return (dots_allowed || labels.size() == 1) && std::all_of(labels.begin(), labels.end(), valid_label);
+}
+
+struct Partition {
+    std::string_view name;
+    std::string_view region_prefix;
+    std::string_view suffix;
+};
+
+// The first entry doubles as the answer for names nobody has heard of yet. Kept short and by prefix: AWS adds regions
+// every year, partitions hardly ever.
+inline const Partition& partition_of(std::string_view region) {
+    static constexpr Partition partitions[] = {
+        {"aws", "", "amazonaws.com"},
+        {"aws-cn", "cn-", "amazonaws.com.cn"},
+        {"aws-us-gov", "us-gov-", "amazonaws.com"},
+        {"aws-iso", "us-iso-", "c2s.ic.gov"},
+        {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
+        {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
+        {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
+        {"aws-eusc", "eusc-de-", "amazonaws.eu"},
+    };
+    for (const Partition& partition : partitions) {
+        const bool named = !partition.region_prefix.empty() && bytes::starts_with(region, partition.region_prefix);
+        if (!named) continue;
+        // "cn-north-1" belongs there, "cn-x" does not: a place and a number must follow.
+        const auto rest = split(region.substr(partition.region_prefix.size()), "-");
+        if (rest.size() == 2 && !rest[0].empty() && all_digits(rest[1])) return partition;
+    }
+    return partitions[0];
+}
+
+struct Url {
+    std::string scheme;
+    std::string host;  // lower case, with its port unless that is the scheme's own
+    std::string path;  // encoded as we encode keys, without a slash at its end
+    bool is_address = false;
+};
+
+inline bool valid_host(std::string_view host, bool bracketed) {
+    return !host.empty() && std::all_of(host.begin(), host.end(), [bracketed](char c) {
+        if (bracketed) return bytes::hex_value(c) >= 0 || c == ':' || c == '.';
+        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';  // '_' as in docker names
+    });
+}
+
+// "host", "host:port" or "[address]:port"; an '@' is refused with every other odd byte, so no password gets into a URL.
+inline bool parse_authority(std::string_view authority, Url& url) {
+    const bool bracketed = bytes::starts_with(authority, "[");
+    const std::size_t end = bracketed ? authority.find(']') : authority.find(':');
+    if (bracketed && end == std::string_view::npos) return false;
+    const std::string_view host = bracketed ? authority.substr(1, end - 1) : authority.substr(0, end);
+    if (!valid_host(host, bracketed)) return false;
+    url.is_address = bracketed || looks_like_ipv4(host);
+    url.host = bytes::lower(authority.substr(0, host.size() + (bracketed ? 2 : 0)));
+    std::string_view port = authority.substr(url.host.size());
+    if (port.empty()) return true;
+    if (port.front() != ':') return false;
+    port.remove_prefix(1);
+    if (port.empty()) return true;  // "host:" is legal and means the default
+    const auto number = bytes::to_u64(port);
+    if (!number || *number == 0 || *number > port_max) return false;
+    if (*number == (url.scheme == "https" ? 443 : 80)) return true;
+    url.host += ':';
+    bytes::append_number(url.host, *number);
+    return true;
+}
+
+inline std::optional<Url> parse_url(std::string_view text) {
+    const std::size_t colon = text.find("://");
+    if (colon == std::string_view::npos || text.find_first_of("?#") != std::string_view::npos) return std::nullopt;
+    Url url;
+    url.scheme = bytes::lower(text.substr(0, colon));
+    if (url.scheme != "http" && url.scheme != "https") return std::nullopt;
+    text.remove_prefix(colon + 3);
+    const std::size_t slash = (std::min)(text.find('/'), text.size());
+    if (!parse_authority(text.substr(0, slash), url)) return std::nullopt;
+    // Decoded and encoded again: then URL and canonical path agree on stores that do the same before they verify.
+    const auto path = bytes::unpercent(text.substr(slash), false);
+    if (!path) return std::nullopt;
+    std::string_view kept = *path;
+    while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
+    bytes::append_percent(url.path, kept, true);
+    return url;
+}
+
+// The host of AWS itself: word[-fips][.dualstack].region.suffix
+inline std::string aws_host(std::string_view word, const Options& options, std::string_view region) {
+    std::string host(word);
+    if (options.fips) host += "-fips";
+    if (options.dualstack) host += ".dualstack";
+    return host.append(1, '.').append(region).append(1, '.').append(partition_of(region).suffix);
+}
+
+// Combinations that AWS does not run. Empty: all is well.
+inline std::string conflict(const Options& options) {
+    const bool custom = !options.endpoint_url.empty();
+    if (custom && options.dualstack) return "dualstack cannot be combined with a custom endpoint";
+    if (custom && options.fips) return "fips cannot be combined with a custom endpoint";
+    if (custom && options.accelerate) return "accelerate cannot be combined with a custom endpoint";
+    if (options.accelerate && options.fips) return "accelerate cannot be combined with fips";
+    const bool china = partition_of(options.region).name == "aws-cn";
+    if (china && (options.fips || options.accelerate)) return "there is no fips and no accelerate in China";
+    return {};
+}
+
+struct AccessPoint {
+    std::string_view partition;
+    std::string_view service;
+    std::string_view region;
+    std::string host;  // the part before the service's word
+};
+
+// arn:PARTITION:s3:REGION:ACCOUNT:accesspoint:NAME, with '/' for ':' in the resource; on Outposts the resource is
+// outpost:ID:accesspoint:NAME.
+inline std::optional<AccessPoint> parse_access_point(std::string_view arn) {
+    const auto parts = split(arn, ":/");
+    if (parts.size() < 7) return std::nullopt;
+    AccessPoint point{parts[1], parts[2], parts[3], {}};
+    const bool outposts = point.service == "s3-outposts";
+    const std::size_t at = outposts ? 7 : 5;
+    if (parts.size() != at + 2 || parts[at] != "accesspoint" || (outposts && parts[5] != "outpost")) return std::nullopt;
+    if (!outposts && point.service != "s3" && point.service != "s3-object-lambda") return std::nullopt;
+    const std::string_view account = parts[4];
+    const std::string_view name = parts[at + 1];
+    if (!valid_label(point.region) || !valid_label(account) || !valid_label(name)) return std::nullopt;
+    point.host.append(name).append(1, '-').append(account).append(1, '.');
+    if (outposts && !valid_label(parts[6])) return std::nullopt;
+    if (outposts) point.host.append(parts[6]).append(1, '.');
+    return point;
+}
+
+// Its own region counts, not the one that was configured: that is what the ARN is for.
+inline Resolution resolve_access_point(const Options& options, const std::optional<Url>& custom) {
+    // A multi-region access point has no region and is signed with SigV4a, an elliptic-curve scheme.
+    if (bytes::starts_with(options.bucket, "arn:aws:s3::") || bytes::ends_with(options.bucket, ".mrap")) {
+        return refuse("multi-region access points are not supported: they need SigV4a signatures");
+    }
+    const auto point = parse_access_point(options.bucket);
+    if (!point) return refuse("'" + options.bucket + "' is not the ARN of an access point");
+    if (options.addressing == Addressing::path) return refuse("an access point cannot be addressed by path");
+    if (options.accelerate) return refuse("an access point cannot be accelerated");
+    if (point->service == "s3-outposts" && (options.fips || options.dualstack)) {
+        return refuse("there is no fips and no dualstack on Outposts");
+    }
+    const std::string_view partition = partition_of(options.region).name;
+    if (partition != point->partition || partition_of(point->region).name != point->partition) {
+        return refuse("the access point lies outside the partition of region " + options.region);
+    }
+    if (custom && custom->is_address) return refuse("an access point needs a host name, not an address");
+    Endpoint endpoint;
+    endpoint.scheme = custom ? custom->scheme : "https";
+    const std::string_view word = point->service == "s3" ? "s3-accesspoint" : point->service;
+    endpoint.host = bytes::lower(point->host + (custom ? custom->host : aws_host(word, options, point->region)));
+    endpoint.base_path = custom ? custom->path : "";
+    endpoint.signing_region = point->region;
+    endpoint.signing_service = point->service;
+    return {std::move(endpoint), {}};
+}
+
+// "aws-global" is the name for "no region in the host"; it signs as us-east-1.
+inline Url aws_url(const Options& options, bool& is_global) {
+    is_global = options.region == "aws-global";
+    const std::string region = is_global ? "us-east-1" : options.region;
+    Url url;
+    url.scheme = "https";
+    if (options.accelerate) {
+        url.host = options.dualstack ? "s3-accelerate.dualstack." : "s3-accelerate.";
+        url.host += partition_of(region).suffix;
+    } else {
+        url.host = is_global && !options.fips && !options.dualstack ? "s3.amazonaws.com" : aws_host("s3", options, region);
+    }
+    url.host = bytes::lower(url.host);
+    return url;
+}
+
+// A wildcard certificate covers one label, so dots in the bucket need plain http; an address takes no label at all.
+inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
+    if (options.addressing == Addressing::path || base.is_address) return false;
+    if (options.addressing == Addressing::automatic && is_custom) return false;
+    return fits_host(options.bucket, is_custom && base.scheme == "http");
+}
+
+inline Resolution resolve(const Options& options) {
+    if (options.bucket.empty()) return refuse("no bucket given");
+    if (!valid_region(options.region)) return refuse("'" + options.region + "' is not the name of a region");
+    for (std::string_view suffix : {"--x-s3", "--xa-s3"}) {
+        if (bytes::ends_with(options.bucket, suffix)) return refuse("directory buckets (S3 Express) are not supported");
+    }
+    const bool is_custom = !options.endpoint_url.empty();
+    std::optional<Url> custom;
+    if (is_custom) custom = parse_url(options.endpoint_url);
+    if (is_custom && !custom) {
+        return refuse("the endpoint is not of the form http[s]://host[:port][/path], without user, query or fragment");
+    }
+    std::string problem = conflict(options);
+    if (!problem.empty()) return refuse(std::move(problem));
+    if (bytes::starts_with(options.bucket, "arn:")) return resolve_access_point(options, custom);
+
+    bool is_global = false;
+    const Url base = custom ? *custom : aws_url(options, is_global);
+    Endpoint endpoint;
+    endpoint.path_style = !use_virtual_host(options, base, is_custom);
+    if (endpoint.path_style && options.accelerate) return refuse("accelerate needs a bucket name that fits into a host");
+    endpoint.scheme = base.scheme;
+    endpoint.host = endpoint.path_style ? base.host : options.bucket + '.' + base.host;
+    endpoint.base_path = base.path;
+    if (endpoint.path_style) bytes::append_percent(endpoint.base_path += '/', options.bucket, false);
+    endpoint.signing_region = is_global ? "us-east-1" : options.region;
+    return {std::move(endpoint), {}};
+}
+
+// What a user writes to say where a cache lives.
+struct Location {
+    std::string bucket;
+    std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
+    std::optional<std::string> region;
+    std::optional<std::string> endpoint_url;
+    std::optional<bool> path_style;
+};
+
+// A location, or why it is none.
+struct ParsedLocation {
+    std::optional<Location> location;
+    std::string problem;
+};
+
+// Every name may come once; an unknown one is refused, since a misspelt "endpoint" would send data to AWS instead.
+inline std::string take_parameter(Location& location, std::string_view pair) {
+    const std::size_t equals = (std::min)(pair.find('='), pair.size());
+    const std::string name(pair.substr(0, equals));
+    auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
+    if (!value || value->empty()) return "the parameter '" + name + "' has no readable value";
+    if (name == "region" && !location.region) {
+        location.region = std::move(*value);
+    } else if (name == "endpoint" && !location.endpoint_url) {
+        location.endpoint_url = std::move(*value);
+    } else if (name == "path_style" && !location.path_style && (*value == "true" || *value == "false")) {
+        location.path_style = *value == "true";
+    } else {
+        return "'" + name + "' is not region, endpoint or path_style=true|false, or it comes twice";
+    }
+    return {};
+}
+
+// Where the bucket ends: an ARN may contain one slash of its own, "accesspoint/NAME".
+inline std::size_t bucket_size(std::string_view text) {
+    constexpr std::string_view resource = ":accesspoint/";
+    const std::size_t inside = bytes::starts_with(text, "arn:") ? text.find(resource) : std::string_view::npos;
+    const std::size_t from = inside == std::string_view::npos ? 0 : inside + resource.size();
+    return (std::min)(text.find('/', from), text.size());
+}
+
+// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…&path_style=true" behind it if wanted. The prefix
+// stands for itself, as in the AWS CLI: no %XX is decoded there.
+inline ParsedLocation parse_location(std::string_view text) {
+    constexpr std::string_view scheme = "s3://";
+    const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
+    if (is_url) text.remove_prefix(scheme.size());
+    const std::size_t question = (std::min)(text.find('?'), text.size());
+    std::string_view query = text.substr(question);
+    text = text.substr(0, question);
+
+    Location location;
+    location.bucket = text.substr(0, bucket_size(text));
+    std::string_view prefix = text.substr(location.bucket.size());
+    if (!valid_bucket(location.bucket)) return {std::nullopt, "'" + location.bucket + "' is not the name of a bucket"};
+    if (!prefix.empty() && !is_url) return {std::nullopt, "a prefix needs the form s3://bucket/prefix"};
+    if (!prefix.empty()) prefix.remove_prefix(1);
+    location.prefix = prefix;
+    if (!prefix.empty() && !bytes::ends_with(prefix, "/")) location.prefix += '/';
+    if (query.size() > 1) {
+        for (std::string_view pair : split(query.substr(1), "&")) {
+            std::string problem = take_parameter(location, pair);
+            if (!problem.empty()) return {std::nullopt, std::move(problem)};
+        }
+    }
+    return {std::move(location), {}};
+}
+
+}  // namespace detail::endpoint
+
+// --- sigv4: AWS Signature Version 4 under the rules of S3 (one encoding, no path normalisation).
+
+
+
+
+namespace detail::sigv4 {
+
+inline constexpr std::string_view algorithm = "AWS4-HMAC-SHA256";
+inline constexpr std::string_view unsigned_payload = "UNSIGNED-PAYLOAD";
+inline constexpr std::string_view empty_payload_hash =
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+// S3 answers 400 to anything longer than seven days, so such a URL would be dead on arrival.
+inline constexpr std::uint32_t presign_seconds_max = 604800;
+
+struct Header {
+    std::string_view name;
+    std::string_view value;
+};
+
+// Everything borrowed. `path` and `query` are already encoded: signing the very bytes that go on the wire is the only
+// way to agree with stores that decode and encode again. Headers come in sending order, since repeats join in it.
+struct Request {
+    std::string_view method;
+    std::string_view path;
+    std::string_view query;
+    const Header* headers = nullptr;
+    std::size_t header_count = 0;
+    std::string_view payload_hash;
+};
+
+// The day of the scope is cut from `amz_date`: taken from a second look at the clock, it would differ at midnight.
+struct Scope {
+    std::string_view amz_date;  // YYYYMMDDTHHMMSSZ
+    std::string_view region;
+    std::string_view service;
+};
+
+using QueryPairs = std::vector<std::pair<std::string, std::string>>;
+
+// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
+// request into a 403; user-agent because proxies add to it.
+inline bool never_signed(std::string_view lower_name) {
+    constexpr std::array<std::string_view, 11> names = {
+        "accept-encoding", "authorization", "connection", "expect",     "keep-alive",      "te",
+        "trailer",         "upgrade",       "user-agent", "transfer-encoding", "x-amzn-trace-id"};
+    if (std::find(names.begin(), names.end(), lower_name) != names.end()) return true;
+    return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-");
+}
+
+// Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
+// before `a`, because '-' is less than '='.
+inline std::string canonical_query(const QueryPairs& raw) {
+    QueryPairs encoded(raw.size());
+    for (std::size_t i = 0; i < raw.size(); ++i) {
+        bytes::append_percent(encoded[i].first, raw[i].first, false);
+        bytes::append_percent(encoded[i].second, raw[i].second, false);
+    }
+    std::sort(encoded.begin(), encoded.end());
+    std::string out;
+    for (const auto& [name, value] : encoded) {
+        if (!out.empty()) out += '&';
+        out.append(name).append(1, '=').append(value);
+    }
+    return out;
+}
+
+// Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
+// the published suites fold them, and whoever sends headers refuses them long before.
+inline void append_header_value(std::string& out, std::string_view value) {
+    value = bytes::trim(value);
+    std::size_t word = 0;
+    for (std::size_t i = 0; i < value.size(); ++i) {
+        if (!bytes::is_blank(value[i])) continue;
+        out.append(value, word, i - word).append(1, ' ');
+        while (bytes::is_blank(value[i + 1])) ++i;  // ends, because the trimmed value does not end in a blank
+        word = i + 1;
+    }
+    out.append(value, word, value.size() - word);
+}
+
+// The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
+inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope& scope) {
+    std::string seed = "AWS4";
+    seed.reserve(seed.size() + secret_key.size());
+    seed.append(secret_key);
+    auto key = digest::hmac_sha256(seed, scope.amz_date.substr(0, 8));
+    bytes::wipe(seed);
+    key = digest::hmac_sha256(digest::as_text(key), scope.region);
+    key = digest::hmac_sha256(digest::as_text(key), scope.service);
+    return digest::hmac_sha256(digest::as_text(key), "aws4_request");
+}
+
+// Signs request after request without touching the heap once its buffers have grown. One for each connection handle:
+// it keeps state and is not to be shared between threads.
+class Signer {
+public:
+    Signer() = default;
+    Signer(Signer&&) = default;
+    Signer& operator=(Signer&&) = default;
+    Signer(const Signer&) = delete;
+    Signer& operator=(const Signer&) = delete;
+    ~Signer() { bytes::wipe(key_secret_); }
+
+    // The value for the Authorization header, good until the next call. It covers every header given but the
+    // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
+    std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
+        select_headers(request);
+        write_scope(scope);
+        write_canonical_request(request, request.query);
+        write_signature(credentials, scope);
+        authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key).append(1, '/');
+        authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
+        authorization_.append(", Signature=").append(signature_);
+        return authorization_;
+    }
+
+    // The whole query string of a presigned URL, made of `query` and the signature's own parameters; `request.query` is
+    // not looked at. Whoever uses the URL must send the signed headers unchanged. Empty: the lifetime is not allowed.
+    std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
+                        std::uint32_t lifetime_seconds) {
+        if (lifetime_seconds == 0 || lifetime_seconds > presign_seconds_max) return {};
+        select_headers(request);
+        write_scope(scope);
+        query.emplace_back("X-Amz-Algorithm", algorithm);
+        query.emplace_back("X-Amz-Credential", credentials.access_key + '/' + scope_);
+        query.emplace_back("X-Amz-Date", scope.amz_date);
+        query.emplace_back("X-Amz-Expires", std::string());
+        bytes::append_number(query.back().second, lifetime_seconds);
+        query.emplace_back("X-Amz-SignedHeaders", signed_headers_);
+        if (!credentials.session_token.empty()) query.emplace_back("X-Amz-Security-Token", credentials.session_token);
+        std::string out = canonical_query(query);
+        write_canonical_request(request, out);
+        write_signature(credentials, scope);
+        return out.append("&X-Amz-Signature=").append(signature_);
+    }
+
+    // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
+    const std::string& canonical_request() const { return canonical_; }
+    const std::string& string_to_sign() const { return to_sign_; }
+    const std::string& signature() const { return signature_; }
+
+private:
+    struct Selected {
+        std::size_t name_at;  // the lower-case name within names_, as offsets because names_ grows meanwhile
+        std::size_t name_size;
+        std::size_t header;
+    };
+
+    std::string_view name_of(const Selected& chosen) const {
+        return std::string_view(names_).substr(chosen.name_at, chosen.name_size);
+    }
+
+    // Sorted by name, repeats in sending order. The index breaks the tie because std::stable_sort allocates.
+    void select_headers(const Request& request) {
+        names_.clear();
+        selected_.clear();
+        for (std::size_t i = 0; i < request.header_count; ++i) {
+            const std::size_t at = names_.size();
+            names_.append(request.headers[i].name);
+            for (std::size_t k = at; k < names_.size(); ++k) names_[k] = bytes::lower(names_[k]);
+            const Selected chosen{at, names_.size() - at, i};
+            if (!never_signed(name_of(chosen))) selected_.push_back(chosen);
+        }
+        std::sort(selected_.begin(), selected_.end(), [this](const Selected& a, const Selected& b) {
+            const int order = name_of(a).compare(name_of(b));
+            return order != 0 ? order < 0 : a.header < b.header;
+        });
+        signed_headers_.clear();
+        for (std::size_t i = 0; i < selected_.size(); ++i) {
+            if (repeats(i)) continue;
+            if (i != 0) signed_headers_ += ';';
+            signed_headers_.append(name_of(selected_[i]));
+        }
+    }
+
+    bool repeats(std::size_t i) const { return i != 0 && name_of(selected_[i]) == name_of(selected_[i - 1]); }
+
+    void write_scope(const Scope& scope) {
+        scope_.assign(scope.amz_date.substr(0, 8)).append(1, '/').append(scope.region).append(1, '/');
+        scope_.append(scope.service).append("/aws4_request");
+    }
+
+    void write_canonical_request(const Request& request, std::string_view query) {
+        canonical_.assign(request.method).append(1, '\n');
+        canonical_.append(request.path.empty() ? std::string_view("/") : request.path).append(1, '\n');
+        canonical_.append(query);
+        for (std::size_t i = 0; i < selected_.size(); ++i) {
+            if (repeats(i)) {
+                canonical_ += ',';
+            } else {
+                canonical_.append(1, '\n').append(name_of(selected_[i])).append(1, ':');
+            }
+            append_header_value(canonical_, request.headers[selected_[i].header].value);
+        }
+        canonical_.append("\n\n").append(signed_headers_).append(1, '\n').append(request.payload_hash);
+    }
+
+    void write_signature(const Credentials& credentials, const Scope& scope) {
+        to_sign_.assign(algorithm).append(1, '\n').append(scope.amz_date).append(1, '\n').append(scope_);
+        to_sign_ += '\n';
+        hash_.update(canonical_);
+        bytes::append_hex(to_sign_, digest::as_text(hash_.finish()));
+        signature_.clear();
+        bytes::append_hex(signature_, digest::as_text(key_for(credentials, scope).sign(to_sign_)));
+    }
+
+    // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
+    digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
+        if (key_ && key_scope_ == scope_ && key_secret_ == credentials.secret_key) return *key_;
+        auto key = signing_key(credentials.secret_key, scope);
+        key_.emplace(digest::as_text(key));
+        OPENSSL_cleanse(key.data(), key.size());
+        bytes::wipe(key_secret_);
+        key_secret_ = credentials.secret_key;
+        key_scope_ = scope_;
+        return *key_;
+    }
+
+    std::string names_;
+    std::vector<Selected> selected_;
+    std::string signed_headers_;
+    std::string scope_;
+    std::string canonical_;
+    std::string to_sign_;
+    std::string signature_;
+    std::string authorization_;
+    digest::Sha256 hash_;
+    std::optional<digest::HmacSha256Key> key_;
+    std::string key_scope_;
+    std::string key_secret_;
+};
+
+}  // namespace detail::sigv4
+
+// --- http: easy and multi handles, the pool, sinks; the one place that knows libcurl -----------------------------------
+
+namespace detail::http {
+
+// S3 sends under 8 KiB of headers; these bounds only stop a hostile server from filling memory.
+inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
+inline constexpr std::size_t header_lines_max = 256;
+// The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
+inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
+// A body up to this is taken in with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
+inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
+// The receive buffer: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
+inline constexpr long small_buffer_bytes = 32L << 10;
+inline constexpr long large_buffer_bytes = 512L << 10;
+inline constexpr long upload_buffer_bytes = 64L << 10;
+// Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
+inline constexpr long idle_seconds_max = 20;
+
+using Clock = std::chrono::steady_clock;
+
+// What the process knows of its libcurl. Initialised once and never cleaned up: the application may use libcurl too.
+struct Library {
+    Library() : ready(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK) {
+        if (const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW)) version = info->version_num;
+    }
+    bool ready;
+    unsigned version = 0;
+};
+inline const Library& library() {
+    static const Library instance;
+    return instance;
+}
+
+// Runs what a C library called back, through which no exception may pass.
+template <class F, class R>
+R shielded(F&& call, R otherwise) noexcept {
+#if S3CACHE_EXCEPTIONS
+    try {
+        return call();
+    } catch (...) {
+        return otherwise;
+    }
+#else
+    static_cast<void>(otherwise);
+    return call();
+#endif
+}
+
+// The header lines of one answer, in one block of text that is used again.
+class Headers {
+public:
+    void clear() {
+        text_.clear();
+        lines_.clear();
+    }
+
+    bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
+        const std::size_t colon = line.find(':');
+        if (colon == std::string_view::npos) return true;
+        const std::string_view name = bytes::trim(line.substr(0, colon));
+        const std::string_view value = bytes::trim(line.substr(colon + 1));
+        if (lines_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        lines_.push_back({text_.size(), name.size(), value.size()});
+        text_.append(name).append(value);
+        return true;
+    }
+
+    // The first line of that name; stores that repeat one repeat its value.
+    std::optional<std::string_view> find(std::string_view name) const {
+        for (const Line& line : lines_) {
+            if (line.name_size == name.size() && bytes::iequal(name_of(line), name)) return value_of(line);
+        }
+        return std::nullopt;
+    }
+    std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
+
+    template <class F>
+    void each(F&& visit) const {
+        for (const Line& line : lines_) visit(name_of(line), value_of(line));
+    }
+
+private:
+    struct Line {
+        std::size_t start, name_size, value_size;
+    };
+    std::string_view name_of(const Line& line) const { return std::string_view(text_).substr(line.start, line.name_size); }
+    std::string_view value_of(const Line& line) const {
+        return std::string_view(text_).substr(line.start + line.name_size, line.value_size);
+    }
+    std::string text_;
+    std::vector<Line> lines_;
+};
+
+enum class Method { get, head, put, post, erase };
+
+inline std::string_view name_of(Method method) {
+    switch (method) {
+        case Method::get: return "GET";
+        case Method::head: return "HEAD";
+        case Method::put: return "PUT";
+        case Method::post: return "POST";
+        case Method::erase: break;
+    }
+    return "DELETE";
+}
+
+// What is sent: memory, or a function that reads at any offset, so that libcurl can go back and send it again.
+struct Body {
+    using ReadAt = std::function<std::size_t(std::uint64_t offset, char* buffer, std::size_t capacity)>;
+    std::string_view memory{};
+    ReadAt read_at{};
+    std::uint64_t size = 0;
+};
+
+struct Transfer;
+
+// Where the body of a successful answer goes. Two plain pointers: a virtual call would bill every file that includes this.
+struct Sink {
+    enum class Took { all, none_yet, enough };  // none_yet: pause and offer the same again; enough: end the transfer
+    void* self = nullptr;
+    Took (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
+};
+
+struct Limits {
+    std::chrono::milliseconds connect{0}, stall{0}, total{0};  // zero: none
+};
+
+// One easy handle with one request and its answer. Its buffers live on from request to request.
+struct Transfer {
+    // the request
+    Method method = Method::get;
+    bool large = false;  // a large answer is likely
+    bool bypass_proxy = false;
+    std::string url;
+    const Body* body = nullptr;
+    Sink sink{};
+    Limits limits{};
+    // the answer
+    CURLcode result = CURLE_OK;
+    int status = 0;
+    Headers headers;
+    std::string text;  // the body, where no sink takes it
+    std::uint64_t received = 0, sent = 0;
+    bool paused = false;
+    bool reused = false;
+    bool overflow = false;  // more headers or text than we take
+    char problem[CURL_ERROR_SIZE] = {};
+    void* owner = nullptr;
+    Clock::time_point answered_at{};  // when the status line came
+    sigv4::Signer signer;             // keeps the key that it derived: one for each handle needs no lock
+
+    Transfer() : easy(curl_easy_init()) {}
+    ~Transfer() {
+        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
+        if (easy) curl_easy_cleanup(easy);
+    }
+    Transfer(const Transfer&) = delete;
+    Transfer& operator=(const Transfer&) = delete;
+
+    void clear_request() {
+        used_ = 0;
+        body = nullptr;
+        sink = {};
+        large = bypass_proxy = false;
+    }
+
+    // Appends a header exactly as it will be sent; the signer reads it back from here.
+    void add_header(std::string_view name, std::string_view value) {
+        if (used_ == lines_.size()) lines_.emplace_back(), names_.push_back(0);
+        names_[used_] = name.size();
+        std::string& line = lines_[used_++];
+        line.assign(name);
+        if (value.empty()) {
+            line += ';';  // libcurl's way to write an empty value; with a colon it would drop the header
+        } else {
+            line.append(": ").append(value);
+        }
+    }
+    std::size_t header_count() const { return used_; }
+    std::string_view header_name(std::size_t i) const { return std::string_view(lines_[i]).substr(0, names_[i]); }
+    std::string_view header_value(std::size_t i) const {
+        return std::string_view(lines_[i]).substr((std::min)(lines_[i].size(), names_[i] + 2));
+    }
+
+    bool prepare(const Config& config, CURLSH* share);
+
+    CURL* easy;
+
+private:
+    // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
+    // options of a method leak into the next request.
+    struct Shape {
+        Method method = Method::get;
+        bool one_send = false, large = false, bypass_proxy = false;
+        std::chrono::milliseconds connect{-1}, stall{-1};
+        bool operator==(const Shape& other) const {
+            return method == other.method && one_send == other.one_send && large == other.large &&
+                   bypass_proxy == other.bypass_proxy && connect == other.connect && stall == other.stall;
+        }
+    };
+    template <class T>
+    void set(CURLoption option, T value) {
+        if (curl_easy_setopt(easy, option, value) != CURLE_OK) refused_ = true;
+    }
+    template <class T>
+    void try_set(CURLoption option, T value) {  // what an older libcurl may lack, or be built without
+        static_cast<void>(curl_easy_setopt(easy, option, value));
+    }
+    void set_up(const Config& config, CURLSH* share);
+    void set_protocols();
+    void set_network(const Config& config);
+    void set_method();
+    void set_body();
+    void set_headers();
+
+    static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self);
+    static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self);
+    static std::size_t on_read(char* buffer, std::size_t size, std::size_t count, void* self);
+    static int on_seek(void* self, curl_off_t offset, int origin);
+    std::size_t take_body(const char* data, std::size_t size);
+
+    Shape shape_;
+    bool set_up_ = false, refused_ = false;
+    std::vector<std::string> lines_;
+    std::vector<std::size_t> names_;
+    std::size_t used_ = 0;
+    std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
+};
+
+// Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
+inline bool Transfer::prepare(const Config& config, CURLSH* share) {
+    if (!easy) return false;
+    Shape wanted{method, body && body->read_at == nullptr && body->size <= one_send_bytes_max, large, bypass_proxy,
+                 limits.connect, limits.stall};
+    refused_ = false;
+    if (!set_up_ || !(wanted == shape_)) {
+        shape_ = wanted;
+        curl_easy_reset(easy);
+        set_up(config, share);
+        set_up_ = true;
+    }
+    set(CURLOPT_URL, url.c_str());
+    set_headers();
+    set_body();
+    set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
+    result = CURLE_OK;
+    status = 0;
+    headers.clear();
+    text.clear();
+    received = sent = 0;
+    paused = reused = overflow = false;
+    problem[0] = '\0';
+    if (refused_) set_up_ = false;
+    return !refused_;
+}
+
+inline void Transfer::set_up(const Config& config, CURLSH* share) {
+    set(CURLOPT_PRIVATE, static_cast<void*>(this));
+    set(CURLOPT_ERRORBUFFER, &problem[0]);
+    set(CURLOPT_NOSIGNAL, 1L);
+    set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
+    set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
+    set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
+    set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
+    set(CURLOPT_HEADERDATA, static_cast<void*>(this));
+    set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
+    set(CURLOPT_WRITEDATA, static_cast<void*>(this));
+    set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    set(CURLOPT_TCP_KEEPALIVE, 1L);
+    set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
+    // libcurl counts whole seconds of a transfer that moves less than a byte a second.
+    set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
+    set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
+    set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+    if (share) try_set(CURLOPT_SHARE, share);
+#if LIBCURL_VERSION_NUM >= 0x073e00
+    try_set(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074000
+    try_set(CURLOPT_HTTP09_ALLOWED, 0L);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074100
+    try_set(CURLOPT_MAXAGE_CONN, idle_seconds_max);
+#endif
+    set_protocols();
+    set_network(config);
+    set_method();
+    if (config.setup_curl) config.setup_curl(easy);
+}
+
+inline void Transfer::set_protocols() {
+#if LIBCURL_VERSION_NUM >= 0x075500
+    if (library().version >= 0x075500) return set(CURLOPT_PROTOCOLS_STR, "http,https");
+#endif
+#if LIBCURL_VERSION_NUM < 0x075500
+    set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+}
+
+inline void Transfer::set_network(const Config& config) {
+    set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+    if (!config.ca_bundle.empty()) set(CURLOPT_CAINFO, config.ca_bundle.c_str());
+    if (!config.client_certificate.empty()) set(CURLOPT_SSLCERT, config.client_certificate.c_str());
+    if (!config.client_key.empty()) set(CURLOPT_SSLKEY, config.client_key.c_str());
+    if (bypass_proxy) {
+        set(CURLOPT_NOPROXY, "*");
+    } else if (!config.proxy.empty()) {
+        set(CURLOPT_PROXY, config.proxy.c_str());
+    }
+}
+
+inline void Transfer::set_method() {
+    switch (method) {
+        case Method::get: return set(CURLOPT_HTTPGET, 1L);
+        case Method::head: return set(CURLOPT_NOBODY, 1L);
+        case Method::post: return set(CURLOPT_POST, 1L);
+        case Method::erase: return set(CURLOPT_CUSTOMREQUEST, "DELETE");
+        case Method::put: break;
+    }
+    if (shape_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
+    set(CURLOPT_UPLOAD, 1L);
+    set(CURLOPT_READFUNCTION, &Transfer::on_read);
+    set(CURLOPT_READDATA, static_cast<void*>(this));
+    set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);  // a reused connection that turns out dead makes libcurl start again
+    set(CURLOPT_SEEKDATA, static_cast<void*>(this));
+}
+
+// The size is always given: without it libcurl would send the body chunked, which S3 refuses.
+inline void Transfer::set_body() {
+    if (!body) return;
+    const auto size = static_cast<curl_off_t>(body->size);
+    if (method == Method::put && !shape_.one_send) return set(CURLOPT_INFILESIZE_LARGE, size);
+    set(CURLOPT_POSTFIELDSIZE_LARGE, size);
+    set(CURLOPT_POSTFIELDS, body->memory.data() ? body->memory.data() : "");
+}
+
+inline void Transfer::set_headers() {
+    const std::size_t signed_count = used_;
+    const auto leave_out = [this](std::string_view name) {
+        add_header(name, "");
+        lines_[used_ - 1].back() = ':';  // libcurl's way to send no such header
+    };
+    leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
+    bool typed = false;
+    for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
+    if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
+    list_.resize(used_);
+    for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
+    used_ = signed_count;
+    set(CURLOPT_HTTPHEADER, list_.data());
+}
+
+inline std::size_t Transfer::on_header(char* data, std::size_t size, std::size_t count, void* self) {
+    Transfer& transfer = *static_cast<Transfer*>(self);
+    const std::string_view line(data, size * count);
+    if (bytes::starts_with(line, "HTTP/")) {  // each answer, 100 Continue too, begins anew
+        transfer.headers.clear();
+        const std::size_t blank = line.find(' ');
+        const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
+        transfer.status = static_cast<int>(code.value_or(0));
+        transfer.answered_at = Clock::now();
+        return line.size();
+    }
+    transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
+    return transfer.overflow ? 0 : line.size();
+}
+
+inline std::size_t Transfer::on_body(char* data, std::size_t size, std::size_t count, void* self) {
+    Transfer& transfer = *static_cast<Transfer*>(self);
+    return shielded([&] { return transfer.take_body(data, size * count); }, std::size_t{0});
+}
+
+inline std::size_t Transfer::take_body(const char* data, std::size_t size) {
+    if (sink.take && (status == 200 || status == 206)) {
+        switch (sink.take(sink.self, *this, data, size)) {
+            case Sink::Took::none_yet: paused = true; return CURL_WRITEFUNC_PAUSE;
+            case Sink::Took::enough: return 0;
+            case Sink::Took::all: break;
+        }
+    } else if (text.size() + size > text_bytes_max) {
+        overflow = true;
+        return 0;
+    } else {
+        text.append(data, size);
+    }
+    received += size;
+    return size;
+}
+
+inline std::size_t Transfer::on_read(char* buffer, std::size_t size, std::size_t count, void* self) {
+    Transfer& transfer = *static_cast<Transfer*>(self);
+    const Body& body = *transfer.body;
+    const std::uint64_t left = body.size - (std::min)(body.size, transfer.sent);
+    auto wanted = static_cast<std::size_t>((std::min)(left, std::uint64_t{size} * count));
+    if (wanted && body.read_at) {
+        wanted = shielded([&] { return body.read_at(transfer.sent, buffer, wanted); }, std::size_t{0});
+        if (!wanted) return CURL_READFUNC_ABORT;  // the file became shorter
+    } else if (wanted) {
+        body.memory.copy(buffer, wanted, static_cast<std::size_t>(transfer.sent));
+    }
+    transfer.sent += wanted;
+    return wanted;
+}
+
+inline int Transfer::on_seek(void* self, curl_off_t offset, int origin) {
+    if (origin != SEEK_SET || offset < 0) return CURL_SEEKFUNC_CANTSEEK;
+    static_cast<Transfer*>(self)->sent = static_cast<std::uint64_t>(offset);
+    return CURL_SEEKFUNC_OK;
+}
+
+// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect it.
+class SigpipeGuard {
+public:
+#if defined(_WIN32)
+    SigpipeGuard() {}
+#else
+    SigpipeGuard() : active_(library().version < 0x075700) {
+        if (!active_) return;
+        sigset_t pending;
+        sigpending(&pending);
+        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        pthread_sigmask(SIG_BLOCK, &pipe, &before_);
+    }
+    ~SigpipeGuard() {
+        if (!active_) return;
+        sigset_t pending;
+        sigpending(&pending);
+        int taken = 0;
+        sigset_t pipe;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        if (!was_pending_ && sigismember(&pending, SIGPIPE) == 1) sigwait(&pipe, &taken);
+        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    }
+#endif
+    SigpipeGuard(const SigpipeGuard&) = delete;
+    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
+
+#if !defined(_WIN32)
+private:
+    bool active_ = false, was_pending_ = false;
+    sigset_t before_{};
+#endif
+};
+
+// A multi handle with the connections it keeps, and idle transfers. One thread at a time.
+class Engine {
+public:
+    explicit Engine(unsigned connections) : multi_(curl_multi_init()) {
+        if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
+    }
+    ~Engine() {
+        idle_.clear();
+        if (multi_) curl_multi_cleanup(multi_);
+    }
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    Transfer* borrow() {
+        if (idle_.empty()) idle_.push_back(std::make_unique<Transfer>());
+        Transfer* transfer = idle_.back().release();
+        idle_.pop_back();
+        transfer->clear_request();
+        return transfer;
+    }
+    // Takes the transfer back; one that still runs is cut off, which closes its connection.
+    void give_back(Transfer* transfer, bool running) {
+        std::unique_ptr<Transfer> owned(transfer);
+        if (running) curl_multi_remove_handle(multi_, transfer->easy);
+        if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
+        idle_.push_back(std::move(owned));
+    }
+
+    bool start(Transfer& transfer, const Config& config, CURLSH* share) {
+        return multi_ && transfer.prepare(config, share) && curl_multi_add_handle(multi_, transfer.easy) == CURLM_OK;
+    }
+
+    // Moves bytes without waiting, and calls `finished` with each transfer that is over.
+    template <class F>
+    bool perform(F&& finished) {
+        const SigpipeGuard guard;
+        int running = 0;
+        if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
+        int left = 0;
+        while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
+            if (message->msg != CURLMSG_DONE) continue;
+            void* owner = nullptr;
+            const CURLcode result = message->data.result;  // the message goes with the handle
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &owner);
+            Transfer& transfer = *static_cast<Transfer*>(owner);
+            long connects = 0;
+            curl_easy_getinfo(transfer.easy, CURLINFO_NUM_CONNECTS, &connects);
+            transfer.reused = connects == 0;
+            transfer.result = result;
+            curl_multi_remove_handle(multi_, transfer.easy);
+            finished(transfer);
+        }
+        return true;
+    }
+
+    void wait(std::chrono::milliseconds most) { curl_multi_wait(multi_, nullptr, 0, static_cast<int>(most.count()), nullptr); }
+
+private:
+    CURLM* multi_;
+    std::vector<std::unique_ptr<Transfer>> idle_;
+};
+
+// DNS answers and TLS sessions, shared by all engines of a cache. Connections are not: libcurl forbids that between threads.
+class Share {
+public:
+    Share() : share_(curl_share_init()) {
+        if (!share_) return;
+        curl_share_setopt(share_, CURLSHOPT_LOCKFUNC, &Share::lock);
+        curl_share_setopt(share_, CURLSHOPT_UNLOCKFUNC, &Share::unlock);
+        curl_share_setopt(share_, CURLSHOPT_USERDATA, static_cast<void*>(this));
+        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
+        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
+    }
+    ~Share() {
+        if (share_) curl_share_cleanup(share_);
+    }
+    Share(const Share&) = delete;
+    Share& operator=(const Share&) = delete;
+    CURLSH* get() const { return share_; }
+
+private:
+    static void lock(CURL*, curl_lock_data data, curl_lock_access, void* self) {
+        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].lock();
+    }
+    static void unlock(CURL*, curl_lock_data data, void* self) {
+        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].unlock();
+    }
+    std::array<std::mutex, CURL_LOCK_DATA_LAST> locks_;
+    CURLSH* share_;
+};
+
+inline std::uint64_t process_id() {
+#if defined(_WIN32)
+    return 0;  // there is no fork
+#else
+    return static_cast<std::uint64_t>(getpid());
+#endif
+}
+
+// The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
+// engine used last has the warmest connections.
+class Pool {
+public:
+    Pool(unsigned connections, unsigned idle_max) : connections_(connections), idle_max_(idle_max), owner_(process_id()) {}
+
+    std::unique_ptr<Engine> take() {
+        const std::lock_guard<std::mutex> hold(lock_);
+        leave_to_parent();
+        if (idle_.empty()) return std::make_unique<Engine>(connections_);
+        std::unique_ptr<Engine> engine = std::move(idle_.back());
+        idle_.pop_back();
+        return engine;
+    }
+    void give_back(std::unique_ptr<Engine> engine, std::uint64_t taken_by) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        if (taken_by != process_id()) return static_cast<void>(engine.release());  // made before a fork
+        if (idle_.size() < idle_max_) idle_.push_back(std::move(engine));
+    }
+
+private:
+    // After a fork the connections belong to the parent: using or even closing them here (TLS says goodbye) would break
+    // its requests. They are leaked on purpose.
+    void leave_to_parent() {
+        if (owner_ == process_id()) return;
+        for (auto& engine : idle_) static_cast<void>(engine.release());
+        idle_.clear();
+        owner_ = process_id();
+    }
+    std::mutex lock_;
+    std::vector<std::unique_ptr<Engine>> idle_;
+    unsigned connections_, idle_max_;
+    std::uint64_t owner_;
+};
+
+}  // namespace detail::http
+
+// --- retry: classify, back off, quota ---------------------------------------------------------------------------------
+
+namespace detail::retry {
+
+// A wait that the store asked for is honoured up to this; sccache's users waited for hours on an absurd one.
+inline constexpr std::chrono::milliseconds retry_after_max{20000};
+// An outage must not be multiplied: a cache has this many tokens, a retry takes five (ten after a timeout), a success
+// gives one back and so does time. The numbers are botocore's standard mode, but for the refill by time.
+inline constexpr double quota_tokens = 500;
+inline constexpr double quota_per_retry = 5;
+inline constexpr double quota_per_timeout = 10;
+inline constexpr double quota_per_second = 5;
+
+enum class Verdict {
+    answered,         // an answer for the operation to look at, good or bad
+    again,            // passing trouble
+    new_credentials,  // once, with fresh ones
+    new_clock,        // once, with the store's time
+    new_region,       // once, signed for the region that the store named
+    broken,           // no answer, and another attempt would not help
+};
+
+struct Seen {
+    CURLcode result = CURLE_OK;
+    int status = 0;
+    std::string_view code{};  // the S3 code, if there was one
+};
+
+inline bool one_of(std::string_view text, std::initializer_list<std::string_view> list) {
+    return std::find(list.begin(), list.end(), text) != list.end();
+}
+
+inline bool passing(CURLcode result) {
+    switch (result) {
+        case CURLE_COULDNT_RESOLVE_PROXY:
+        case CURLE_COULDNT_RESOLVE_HOST:
+        case CURLE_COULDNT_CONNECT:
+        case CURLE_HTTP2:
+        case CURLE_PARTIAL_FILE:
+        case CURLE_OPERATION_TIMEDOUT:
+        case CURLE_SSL_CONNECT_ERROR:
+        case CURLE_GOT_NOTHING:
+        case CURLE_SEND_ERROR:
+        case CURLE_RECV_ERROR:
+        case CURLE_SEND_FAIL_REWIND:
+        case CURLE_HTTP2_STREAM: return true;
+        default: return false;
+    }
+}
+
+inline bool throttling(int status, std::string_view code) {
+    return status == 429 || bytes::starts_with(code, "SlowDown") || bytes::starts_with(code, "Throttl") ||
+           one_of(code, {"RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests"});
+}
+
+inline Verdict classify(const Seen& seen) {
+    // A store may refuse and close while we still send: then the answer counts, not the broken pipe.
+    const bool refused_early = seen.status >= 400 && (seen.result == CURLE_SEND_ERROR || seen.result == CURLE_RECV_ERROR);
+    if (seen.result != CURLE_OK && !refused_early) return passing(seen.result) ? Verdict::again : Verdict::broken;
+    if (one_of(seen.code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}))
+        return Verdict::new_credentials;
+    if (seen.code == "RequestTimeTooSkewed") return Verdict::new_clock;
+    if (seen.status == 301 || seen.status == 307 || one_of(seen.code, {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}))
+        return Verdict::new_region;
+    if (throttling(seen.status, seen.code)) return Verdict::again;
+    if (one_of(seen.code, {"InternalError", "InternalErrors", "ServiceUnavailable", "RequestTimeout", "PriorRequestNotComplete",
+                           "BadDigest", "OperationAborted", "ConditionalRequestConflict"}))
+        return Verdict::again;
+    switch (seen.status) {
+        case 408: case 500: case 502: case 503: case 504: case 509: case 522: case 524: return Verdict::again;
+        default: return Verdict::answered;
+    }
+}
+
+// Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
+inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
+    const double base = static_cast<double>(config.backoff_base.count());
+    const double cap = static_cast<double>(config.backoff_cap.count());
+    const double most = (std::min)(cap, base * static_cast<double>(1u << (std::min)(failures, 20)));
+    return std::chrono::milliseconds(static_cast<std::int64_t>(most * random));
+}
+
+// Retry-After: seconds or an HTTP date.
+inline std::optional<std::chrono::milliseconds> retry_after(std::string_view text, TimePoint now) {
+    std::chrono::milliseconds wait{0};
+    if (const auto seconds = bytes::to_u64(text)) {
+        wait = std::chrono::seconds((std::min)(*seconds, std::uint64_t{3600}));
+    } else if (const auto when = dates::http_date(text)) {
+        wait = std::chrono::duration_cast<std::chrono::milliseconds>(*when - now);
+    } else {
+        return std::nullopt;
+    }
+    return (std::max)(std::chrono::milliseconds{0}, (std::min)(wait, retry_after_max));
+}
+
+// The token bucket of one cache.
+class Quota {
+public:
+    bool take(double tokens, http::Clock::time_point now) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        const double idle = std::chrono::duration<double>(now - last_).count();
+        tokens_ = (std::min)(quota_tokens, tokens_ + idle * quota_per_second);
+        last_ = now;
+        if (tokens_ < tokens) return false;
+        tokens_ -= tokens;
+        full_ = false;
+        return true;
+    }
+    void succeeded() {
+        if (full_.load(std::memory_order_relaxed)) return;  // the usual case takes no lock
+        const std::lock_guard<std::mutex> hold(lock_);
+        tokens_ = (std::min)(quota_tokens, tokens_ + 1);
+        full_ = tokens_ >= quota_tokens;
+    }
+
+private:
+    std::mutex lock_;
+    double tokens_ = quota_tokens;
+    http::Clock::time_point last_ = http::Clock::now();
+    std::atomic<bool> full_{true};
+};
+
+}  // namespace detail::retry
+
+// --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
+// files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
+
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+#ifndef _WIN32
+#ifdef __linux__
+#endif
+#endif
+#endif
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+#endif
+
+namespace detail::credentials {
+
+using Clock = std::chrono::system_clock;
+using TimePoint = Clock::time_point;
+using Milliseconds = std::chrono::milliseconds;
+using Pairs = std::vector<std::pair<std::string, std::string>>;
+
+// --- limits: real answers and files are far smaller, so what is larger is not what it claims to be ---
+inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
+inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
+inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
+inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
+inline constexpr std::size_t url_bytes_max = 2048;          // the longest that HTTP software takes everywhere
+inline constexpr std::size_t quoted_bytes_max = 300;        // of a foreign text inside one of our messages
+
+// --- time: a metadata service answers from the same host, STS from the same region ---
+inline constexpr Milliseconds metadata_timeout{1000};   // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
+inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr int container_attempts = 3;            // the agent may still be starting
+inline constexpr Milliseconds sts_connect_timeout{3000};
+inline constexpr Milliseconds sts_timeout{10000};
+inline constexpr int sts_attempts = 3;
+inline constexpr Milliseconds between_attempts{1000};
+inline constexpr Milliseconds process_timeout{60000};          // a helper may ask a person for a code
+inline constexpr std::chrono::minutes no_metadata_for{10};     // a host that had no metadata service is not asked again
+inline constexpr std::chrono::minutes advisory_window{15};     // one thread renews, the others go on
+inline constexpr std::chrono::minutes mandatory_window{10};    // the others wait for it, unless it has failed before
+inline constexpr std::chrono::minutes metadata_extension{15};  // use of overdue instance credentials in an outage
+inline constexpr std::chrono::seconds retry_first{1};          // after a failed renewal; doubles
+inline constexpr std::chrono::seconds retry_most{60};
+inline constexpr std::chrono::seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
+inline constexpr std::chrono::seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
+
+// --- the outside ---
+struct WebRequest {
+    std::string method;
+    std::string url;
+    Pairs headers;
+    std::string body;
+    Milliseconds connect_timeout{1000};
+    Milliseconds timeout{1000};
+    bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
+    std::size_t answer_bytes_max = credentials::answer_bytes_max;
+};
+
+struct WebAnswer {
+    int status = 0;  // 0: no answer
+    std::string body;
+    std::string problem;  // why there was none
+};
+
+enum class FileState { missing, unreadable, text };
+
+struct FileText {
+    FileState state = FileState::missing;
+    std::string text;
+    std::string problem;              // why it is unreadable
+    bool readable_by_others = false;  // worth a hint where keys are in it
+};
+
+struct ProcessResult {
+    int exit_status = -1;
+    std::string output;
+    std::string problem;  // it did not run to its end
+};
+
+struct World {
+    std::function<std::optional<std::string>(const char* name)> env;
+    std::function<FileText(const std::string& path)> read_file;
+    std::function<WebAnswer(const WebRequest&)> fetch;
+    std::function<TimePoint()> now;
+    std::function<void(Milliseconds)> sleep;
+    std::function<ProcessResult(const std::vector<std::string>& argv, Milliseconds timeout,
+                                std::size_t output_bytes_max)>
+        run_process;
+};
+
+// --- outcomes ---
+struct Outcome {
+    std::optional<Credentials> found;
+    bool absent = false;  // not configured: the next source is asked
+    std::string error;    // configured but broken: nothing else is asked, lest we act as somebody else
+    std::string note;     // what was seen; like `error`, never a secret
+};
+
+inline Outcome passed_over(std::string why) {
+    Outcome out;
+    out.absent = true;
+    out.note = std::move(why);
+    return out;
+}
+
+inline Outcome broken(std::string what) {
+    Outcome out;
+    out.error = std::move(what);
+    return out;
+}
+
+// A setting that may be unset or broken, and where it came from.
+struct Discovery {
+    std::string value;
+    std::string why;
+    std::string error;
+};
+
+enum class Verdict { used, passed_over, broken, not_asked };
+
+struct Finding {
+    std::string source;
+    Verdict verdict = Verdict::not_asked;
+    std::string text;
+};
+
+struct Setup {
+    std::string profile;       // chosen in code: the variables with keys are then passed over, as in the AWS SDKs
+    std::string region;        // chosen in code; empty: discovered
+    std::string endpoint_url;  // chosen in code; empty: discovered
+    bool allow_process = true;
+};
+
+// --- texts ---
+
+// Foreign text in a message: one line of ASCII, cut, so that it can neither forge a log line nor fill one.
+inline std::string quoted(std::string_view text) {
+    std::string out;
+    for (char c : text.substr(0, quoted_bytes_max)) out += c >= ' ' && c <= '~' ? c : '?';
+    if (text.size() > quoted_bytes_max) out += "...";
+    return out;
+}
+
+inline std::string number(std::uint64_t value) {
+    std::string out;
+    bytes::append_number(out, value);
+    return out;
+}
+
+// A service may echo what we sent it, so every secret that went out is taken out of what it says.
+inline std::string scrubbed(std::string text, std::initializer_list<std::string_view> secrets) {
+    for (std::string_view secret : secrets) {
+        if (secret.size() < 4) continue;
+        for (std::size_t at = text.find(secret); at != std::string::npos; at = text.find(secret, at + 6)) {
+            text.replace(at, secret.size(), "******");
+        }
+    }
+    return text;
+}
+
+// The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
+inline std::string masked(std::string_view access_key) {
+    if (access_key.size() < 12) return "****";
+    return "****" + std::string(access_key.substr(access_key.size() - 4));
+}
+
+inline std::int64_t unix_seconds(TimePoint when) {
+    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
+}
+
+inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_seconds(when)); }
+
+inline constexpr const char* expected_time = "expected a time such as 2025-01-15T12:34:56Z";
+
+// --- checks ---
+
+// Why a value cannot be a key or token, or an empty text. All of them go into header lines or next to them.
+inline std::string flaw(std::string_view value, std::size_t bytes_max, bool blanks_allowed) {
+    if (value.size() > bytes_max) return "is longer than " + number(bytes_max) + " bytes";
+    for (char c : value) {
+        if (c == '\r' || c == '\n')
+            return "contains a line break (a Windows line end, or a cut and paste of two lines?)";
+        if (c == ' ' && blanks_allowed) continue;
+        if (c == ' ') return "contains a blank";
+        if (c < '!' || c > '~') return "contains a byte that is not printable ASCII";
+    }
+    return {};
+}
+
+struct Names {
+    std::string where;  // such as "environment" or "/home/me/.aws/credentials, profile dev"
+    std::string access_key;
+    std::string secret_key;
+    std::string token;
+};
+
+inline std::string flaw_in(const Credentials& keys, const Names& names) {
+    if (keys.access_key.empty() != keys.secret_key.empty()) {
+        const bool lacks_secret = keys.secret_key.empty();
+        return names.where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
+               (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither";
+    }
+    // Blanks in the secret are let through: it never enters a header, and some stores allow them.
+    const std::string access = flaw(keys.access_key, key_bytes_max, false);
+    if (!access.empty()) return names.where + ": " + names.access_key + " " + access;
+    const std::string secret = flaw(keys.secret_key, key_bytes_max, true);
+    if (!secret.empty()) return names.where + ": " + names.secret_key + " " + secret;
+    const std::string token = flaw(keys.session_token, token_bytes_max, false);
+    if (!token.empty()) return names.where + ": " + names.token + " " + token;
+    return {};
+}
+
+inline std::string overdue(const Credentials& keys, const std::string& where, TimePoint now) {
+    if (!keys.expires || *keys.expires > now) return {};
+    return where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+           time_text(now) + ": renew them there, or set the clock";
+}
+
+inline Outcome checked(Credentials keys, const Names& names, TimePoint now) {
+    std::string wrong = flaw_in(keys, names);
+    if (wrong.empty()) wrong = overdue(keys, names.where, now);
+    if (!wrong.empty()) return broken(std::move(wrong));
+    Outcome out;
+    keys.source = names.where;
+    out.note = "access key " + masked(keys.access_key);
+    out.note += keys.expires ? ", until " + time_text(*keys.expires) : std::string(", no expiry");
+    out.found = std::move(keys);
+    return out;
+}
+
+// --- environment ---
+
+// Empty is unset, as everywhere in the AWS tools: containers often declare variables that they leave blank.
+inline std::string variable(const World& world, const char* name) {
+    if (!world.env) return {};
+    return world.env(name).value_or(std::string());
+}
+
+inline bool switched_on(const World& world, const char* name) {
+    return bytes::iequal(bytes::trim(variable(world, name)), "true");
+}
+
+inline Outcome from_environment(const World& world) {
+    const Names names{"environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
+    Credentials keys;
+    keys.access_key = variable(world, "AWS_ACCESS_KEY_ID");
+    keys.secret_key = variable(world, "AWS_SECRET_ACCESS_KEY");
+    if (keys.access_key.empty() && keys.secret_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
+    // The older name first, as the AWS CLI does.
+    keys.session_token = variable(world, "AWS_SECURITY_TOKEN");
+    if (keys.session_token.empty()) keys.session_token = variable(world, "AWS_SESSION_TOKEN");
+    const std::string expires = variable(world, "AWS_CREDENTIAL_EXPIRATION");
+    keys.expires = dates::iso8601(expires);
+    if (!keys.expires && !expires.empty()) {
+        return broken("environment: AWS_CREDENTIAL_EXPIRATION is '" + quoted(expires) + "', " + expected_time);
+    }
+    return checked(std::move(keys), names, world.now());
+}
+
+// --- addresses ---
+
+// The host in an authority such as [::1]:80, without its brackets and port.
+inline std::string_view host_in(std::string_view authority) {
+    const std::size_t bracket = authority.find(']');
+    return bracket != std::string_view::npos ? authority.substr(1, bracket - 1)
+                                             : authority.substr(0, authority.find(':'));
+}
+
+// --- region and endpoint: from variables here, from files in the chain ---
+
+inline std::string region_flaw(std::string_view region, const std::string& where) {
+    if (endpoint::valid_region(region)) return {};
+    return where + " is '" + quoted(region) + "', expected a region such as eu-west-1";
+}
+
+inline std::optional<Discovery> region_from_environment(const World& world) {
+    for (const char* name : {"AWS_REGION", "AWS_DEFAULT_REGION"}) {
+        Discovery out;
+        out.value = variable(world, name);
+        if (out.value.empty()) continue;
+        out.why = name;
+        out.error = region_flaw(out.value, name);
+        return out;
+    }
+    return {};
+}
+
+// A URL for a message: passwords sit before the @, tokens behind the question mark.
+inline std::string shown_url(std::string_view url) {
+    url = url.substr(0, url.find('?'));
+    const std::size_t at = url.rfind('@');
+    if (at == std::string_view::npos) return quoted(url);
+    return "******" + quoted(url.substr(at));
+}
+
+inline std::string url_flaw(std::string_view url, const std::string& where) {
+    if (flaw(url, url_bytes_max, false).empty() && endpoint::parse_url(url)) return {};
+    return where + " is '" + shown_url(url) + "', expected a URL such as https://s3.example.com";
+}
+
+inline std::optional<Discovery> endpoint_from_environment(const World& world, const std::string& service) {
+    const std::string named = "AWS_ENDPOINT_URL_" + service;
+    for (const std::string& name : {named, std::string("AWS_ENDPOINT_URL")}) {
+        Discovery out;
+        out.value = variable(world, name.c_str());
+        if (out.value.empty()) continue;
+        out.why = name;
+        out.error = url_flaw(out.value, name);
+        return out;
+    }
+    return {};
+}
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+
+// --- profiles: read anew for each look, as other programs rewrite the files ---
+
+class Files {
+public:
+    Files(const World& world, const std::string& profile) {
+        config_ = open(world, "AWS_CONFIG_FILE", "config");
+        shared_ = open(world, "AWS_SHARED_CREDENTIALS_FILE", "credentials");
+        inputs_.config = config_.content.text;
+        inputs_.credentials = shared_.content.text;
+        inputs_.config_name = quoted(config_.path);
+        inputs_.credentials_name = quoted(shared_.path);
+        inputs_.environment = [&world](const char* name) { return world.env ? world.env(name) : std::nullopt; };
+        inputs_.profile = profile;
+        profile_ = ini::chosen_profile(inputs_).name;
+        parse();
+    }
+    Files(const Files&) = delete;  // inputs_ points into the texts
+    Files& operator=(const Files&) = delete;
+    ~Files() {
+        bytes::wipe(config_.content.text);
+        bytes::wipe(shared_.content.text);
+    }
+
+    // Why the files cannot be used: unreadable, malformed, or without the profile that was asked for.
+    const std::string& error() const { return error_; }
+    const std::string& profile() const { return profile_; }
+    std::string config_path() const { return quoted(config_.path); }
+    bool both_missing() const {
+        return config_.content.state == FileState::missing && shared_.content.state == FileState::missing;
+    }
+
+    // A hint for people if keys lie open, or nothing.
+    std::string hint(ini::Method method) const {
+        const One& file = method == ini::Method::config_file ? config_ : shared_;
+        return file.content.readable_by_others ? "; others may read the file: chmod 600 " + quoted(file.path)
+                                               : std::string();
+    }
+
+    std::string value(const std::string& profile, const char* name) const {
+        return ini::text_of(ini::section_or_empty(profiles_.merged, profile), name);
+    }
+
+    // The variables' too, and nothing if configured endpoints are to be ignored.
+    std::string endpoint_url(const std::string& service) const {
+        return ini::configured_endpoint(inputs_, profiles_, ini::section_or_empty(profiles_.merged, profile_), service);
+    }
+
+    // What the selected profile's keys come from; without `error`.
+    const ini::Resolved& resolved() const { return resolved_; }
+
+private:
+    struct One {
+        std::string path;
+        FileText content;
+    };
+
+    static One open(const World& world, const char* name, const char* preset) {
+        One out;
+        out.path = variable(world, name);
+        std::string home = variable(world, "HOME");
+        if (home.empty()) home = variable(world, "USERPROFILE");
+        if (out.path.empty()) out.path = std::string("~/.aws/") + preset;
+        if (bytes::starts_with(out.path, "~/")) out.path = home.empty() ? std::string() : home + out.path.substr(1);
+        if (!out.path.empty() && world.read_file) out.content = world.read_file(out.path);
+        return out;
+    }
+
+    void parse() {
+        for (const One* file : {&config_, &shared_}) {
+            if (file->content.state == FileState::unreadable)
+                error_ = quoted(file->path) + " cannot be read: " + file->content.problem;
+        }
+        if (!error_.empty()) return;
+        std::optional<ini::Problem> problem;
+        const auto config = ini::parse_named(inputs_.config, inputs_.config_name, problem);
+        const auto shared = ini::parse_named(inputs_.credentials, inputs_.credentials_name, problem);
+        if (config && shared) {
+            profiles_ = ini::profiles_of(*config, *shared);
+            ini::Outcome outcome = ini::resolve(own_environment_only());
+            problem = std::move(outcome.problem);
+            if (outcome.resolved) resolved_ = std::move(*outcome.resolved);
+        }
+        if (!problem) return;
+        error_ = quoted(problem->where + ": " + problem->message);
+        if (problem->trouble == ini::Trouble::profile)
+            error_ += " in " + inputs_.config_name + " or " + inputs_.credentials_name;
+    }
+
+    // The variables of the web identity are a source of their own, which comes before the files.
+    ini::Inputs own_environment_only() const {
+        ini::Inputs in = inputs_;
+        in.environment = [env = inputs_.environment](const char* name) -> std::optional<std::string> {
+            for (std::string_view hidden : {"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"}) {
+                if (name == hidden) return std::nullopt;
+            }
+            return env(name);
+        };
+        return in;
+    }
+
+    One config_, shared_;
+    ini::Inputs inputs_;
+    ini::Profiles profiles_;
+    ini::Resolved resolved_;
+    std::string profile_;
+    std::string error_;
+};
+
+// An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
+inline std::string export_line(const std::string& profile) {
+    const std::string name = profile.find_first_of(" '\"\\") == std::string::npos ? profile : "\"" + profile + "\"";
+    return "credential_process = aws configure export-credentials --profile " + quoted(name) + " --format process";
+}
+
+inline bool signs_in(const Files& files, const std::string& profile) {
+    for (const char* key : {"sso_session", "sso_start_url", "sso_account_id", "sso_role_name", "login_session"}) {
+        if (!files.value(profile, key).empty()) return true;
+    }
+    return false;
+}
+
+// --- answers of endpoints and processes ---
+
+struct Shape {
+    std::string where;
+    const char* token = "Token";  // processes say SessionToken
+    bool must_expire = true;
+    bool overdue_too = false;  // instance metadata; it always states an expiry
+};
+
+// Absent and null are empty; a value of another type makes the answer unusable, rather than a token go missing.
+inline std::string text_member(std::string_view body, const char* name, std::string& wrong) {
+    const std::string_view raw = json::member(body, name);
+    if (raw.empty() || raw == "null") return {};
+    auto text = json::string_field(body, name);
+    if (!text) wrong = std::string(name) + " is not a text";
+    return text ? std::move(*text) : std::string();
+}
+
+// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, since it may
+// repeat what we sent.
+inline std::string code_in(std::string_view body) {
+    for (const char* name : {"Code", "code"}) {
+        const std::string code = json::string_field(body, name).value_or(std::string());
+        const bool plain = code.size() <= 64 && std::all_of(code.begin(), code.end(), bytes::is_alpha);
+        if (plain && !code.empty()) return ", it says " + code;
+    }
+    return {};
+}
+
+// Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread keeps a
+// fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
+inline TimePoint extended(TimePoint now) {
+    return now + metadata_extension + std::chrono::seconds(now.time_since_epoch().count() / 1000 % 480);
+}
+
+inline Outcome keys_from_json(std::string_view body, const Shape& shape, TimePoint now) {
+    const auto refused = [&shape](const std::string& why) { return broken(shape.where + ": " + why); };
+    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
+    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body)) {
+        return refused("the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
+    }
+    std::string wrong;
+    Credentials keys;
+    keys.access_key = text_member(body, "AccessKeyId", wrong);
+    keys.secret_key = text_member(body, "SecretAccessKey", wrong);
+    keys.session_token = text_member(body, shape.token, wrong);
+    const std::string expiration = text_member(body, "Expiration", wrong);
+    if (!wrong.empty()) return refused(wrong);
+    if (keys.access_key.empty() && keys.secret_key.empty()) {
+        return refused("the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
+    }
+    keys.expires = dates::iso8601(expiration);
+    if (!keys.expires && (shape.must_expire || !expiration.empty())) {
+        return refused("Expiration is '" + quoted(expiration.substr(0, 40)) + "', " + expected_time);
+    }
+    if (shape.overdue_too && *keys.expires <= now) keys.expires = extended(now);
+    return checked(std::move(keys), {shape.where, "AccessKeyId", "SecretAccessKey", shape.token}, now);
+}
+
+inline WebAnswer fetch(const World& world, const WebRequest& request) {
+    WebAnswer answer;
+    if (!world.fetch) {
+        answer.problem = "no HTTP client";
+        return answer;
+    }
+    answer = world.fetch(request);
+    if (answer.body.size() <= request.answer_bytes_max) return answer;
+    WebAnswer refused;
+    refused.problem = "an answer longer than " + number(request.answer_bytes_max) + " bytes";
+    return refused;
+}
+
+inline bool worth_another(const WebAnswer& answer) {
+    return answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
+           answer.body.find("IDPCommunicationError") != std::string::npos;
+}
+
+inline WebAnswer fetch_patiently(const World& world, const WebRequest& request, int attempts) {
+    WebAnswer answer = fetch(world, request);
+    for (int tried = 1; tried < attempts && worth_another(answer); ++tried) {
+        world.sleep(between_attempts);
+        answer = fetch(world, request);
+    }
+    return answer;
+}
+
+inline std::string told(const WebAnswer& answer) {
+    if (answer.status != 0) return "HTTP status " + number(static_cast<std::uint64_t>((std::max)(answer.status, 0)));
+    return "no answer" + (answer.problem.empty() ? std::string() : " (" + quoted(answer.problem) + ")");
+}
+
+// --- STS ---
+
+struct Sts {
+    std::string url;     // of the endpoint, without query
+    std::string region;  // to sign for
+};
+
+inline std::string form(const Pairs& fields) {
+    std::string out;
+    for (const auto& field : fields) {
+        if (!out.empty()) out += '&';
+        bytes::append_percent(out, field.first, false);
+        out += '=';
+        bytes::append_percent(out, field.second, false);
+    }
+    return out;
+}
+
+// One call. `keys` signs it; without, the web identity token in it speaks for itself.
+struct StsCall {
+    std::string operation;
+    Pairs fields;
+    const Credentials* keys = nullptr;
+    std::string where;  // for messages
+};
+
+inline void sign_for_sts(WebRequest& request, const endpoint::Url& url, const std::string& region,
+                         const Credentials& keys, TimePoint now) {
+    std::string date;
+    dates::append_amz_date(date, unix_seconds(now));
+    request.headers.emplace_back("x-amz-date", date);
+    if (!keys.session_token.empty()) request.headers.emplace_back("x-amz-security-token", keys.session_token);
+    std::vector<sigv4::Header> headers{{"host", url.host}};
+    for (const auto& header : request.headers) headers.push_back({header.first, header.second});
+    const auto hash = digest::sha256(request.body);
+    const std::string payload_hash = bytes::hex({reinterpret_cast<const char*>(hash.data()), hash.size()});
+    const std::string path = url.path.empty() ? "/" : url.path;
+    const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), payload_hash};
+    sigv4::Signer signer;
+    request.headers.emplace_back("Authorization", std::string(signer.sign(to_sign, keys, {date, region, "sts"})));
+}
+
+inline WebRequest sts_request(const Sts& sts, const endpoint::Url& url, const StsCall& call, TimePoint now) {
+    WebRequest request;
+    request.method = "POST";
+    request.url = url.scheme + "://" + url.host + (url.path.empty() ? "/" : url.path);
+    request.headers.emplace_back("Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+    request.connect_timeout = sts_connect_timeout;
+    request.timeout = sts_timeout;
+    Pairs fields{{"Action", call.operation}, {"Version", "2011-06-15"}};
+    fields.insert(fields.end(), call.fields.begin(), call.fields.end());
+    request.body = form(fields);
+    if (call.keys) sign_for_sts(request, url, sts.region, *call.keys, now);
+    return request;
+}
+
+// STS wraps its errors in ErrorResponse; what it says about roles and policies is what the reader needs.
+inline std::string sts_complaint(const WebAnswer& answer, const StsCall& call) {
+    if (answer.status == 200) return "an answer without credentials";
+    const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
+    if (!error || error->code.empty()) return told(answer);
+    std::string text = error->code + ": " + error->message;
+    if (call.keys) text = scrubbed(std::move(text), {call.keys->secret_key, call.keys->session_token});
+    for (const auto& field : call.fields) {
+        if (field.first == "WebIdentityToken") text = scrubbed(std::move(text), {field.second});
+    }
+    return told(answer) + ", " + quoted(text);
+}
+
+inline Outcome ask_sts(const World& world, const Sts& sts, const StsCall& call) {
+    const auto url = endpoint::parse_url(sts.url);
+    if (!url) return broken(call.where + ": '" + shown_url(sts.url) + "' is no STS endpoint");
+    const WebRequest request = sts_request(sts, *url, call, world.now());
+    const WebAnswer answer = fetch_patiently(world, request, sts_attempts);
+    const std::string asked = call.where + ": " + call.operation + " at " + request.url + ": ";
+    const auto result = answer.status == 200 ? xml::sts_result(answer.body, call.operation) : std::nullopt;
+    if (!result) return broken(asked + sts_complaint(answer, call));
+    Credentials got;
+    got.access_key = result->access_key;
+    got.secret_key = result->secret_key;
+    got.session_token = result->session_token;
+    got.expires = dates::iso8601(result->expiration);
+    if (!got.expires) return broken(asked + "Expiration is '" + quoted(result->expiration) + "', " + expected_time);
+    return checked(std::move(got), {call.where, "AccessKeyId", "SecretAccessKey", "SessionToken"}, world.now());
+}
+
+inline constexpr const char* expected_arn = "expected arn:aws:iam::ACCOUNT:role/NAME";
+
+inline bool plausible_arn(std::string_view arn) {
+    return bytes::starts_with(arn, "arn:") && flaw(arn, 2048, false).empty();
+}
+
+// --- web identity ---
+
+struct WebIdentity {
+    std::string token_file;
+    std::string role_arn;
+    std::string session_name;
+    std::string where;       // for messages
+    std::string token_name;  // AWS_WEB_IDENTITY_TOKEN_FILE, or the setting's name in the profile
+};
+
+inline std::string session_name(const std::string& wanted, TimePoint now) {
+    if (!wanted.empty()) return wanted;
+    return "s3cache-" + number(static_cast<std::uint64_t>((std::max)(std::int64_t{0}, unix_seconds(now))));
+}
+
+// The file is read anew each time: Kubernetes and CI systems replace it long before the role's credentials end.
+inline Outcome from_web_identity(const World& world, const Sts& sts, const WebIdentity& who) {
+    if (!plausible_arn(who.role_arn))
+        return broken(who.where + ": '" + quoted(who.role_arn) + "' is no role ARN, " + expected_arn);
+    const FileText file = world.read_file(who.token_file);
+    const std::string named = who.where + ": " + who.token_name + " " + quoted(who.token_file);
+    if (file.state == FileState::missing)
+        return broken(named + " does not exist, expected a file with a web identity token");
+    if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
+    const std::string token(bytes::trim(file.text));
+    if (token.empty()) return broken(named + " is empty, expected a web identity token");
+    const std::string wrong = flaw(token, jwt_bytes_max, false);
+    if (!wrong.empty()) return broken(named + " " + wrong + ", expected a bare web identity token");
+    StsCall call{"AssumeRoleWithWebIdentity", {}, nullptr, who.where};
+    call.fields = {{"RoleArn", who.role_arn},
+                   {"RoleSessionName", session_name(who.session_name, world.now())},
+                   {"WebIdentityToken", token}};
+    return ask_sts(world, sts, call);
+}
+
+// --- container ---
+
+// Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
+inline bool plain_http_allowed(std::string_view host) {
+    for (std::string_view known : {"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1"}) {
+        if (host == known) return true;
+    }
+    if (!bytes::starts_with(host, "127.")) return false;
+    int parts = 1;
+    for (std::size_t at = 4; at <= host.size(); ++parts) {
+        const std::size_t dot = (std::min)(host.find('.', at), host.size());
+        const auto part = bytes::to_u64(host.substr(at, dot - at));
+        if (!part || *part > 255) return false;
+        at = dot + 1;
+    }
+    return parts == 4;
+}
+
+struct ContainerAddress {
+    std::string name;  // of the variable
+    std::string url;
+    std::string shown;  // without the path: on ECS that is all it takes to get the keys
+    std::string problem;
+};
+
+inline ContainerAddress container_address(const World& world) {
+    ContainerAddress out;
+    const std::string relative = variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+    out.name = relative.empty() ? "AWS_CONTAINER_CREDENTIALS_FULL_URI" : "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
+    out.url = relative.empty() ? variable(world, out.name.c_str()) : "http://169.254.170.2" + relative;
+    const std::size_t colon = (std::min)(out.url.find("://"), out.url.size());
+    const std::size_t end = (std::min)(out.url.find_first_of("/?", colon + 3), out.url.size());
+    // Strict where parsers differ, since what is checked here must be what the HTTP library connects to.
+    const bool odd =
+        out.url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !flaw(out.url, url_bytes_max, false).empty();
+    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(out.url).substr(0, end));
+    if (!base || (!relative.empty() && relative[0] != '/')) {
+        out.problem = out.name + (relative.empty() ? " is no URL such as http://169.254.170.23/v1/credentials"
+                                                   : " is no path such as /v2/credentials/ID");
+        return out;
+    }
+    out.shown = base->scheme + "://" + base->host;
+    out.url = out.shown + (out.url.compare(end, 1, "/") == 0 ? "" : "/") + out.url.substr(end);
+    if (base->scheme == "https" || plain_http_allowed(host_in(base->host))) return out;
+    out.problem = out.name + " names " + quoted(out.shown) +
+                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], "
+                  "169.254.170.2, 169.254.170.23 and [fd00:ec2::23]; expected one of them, or https";
+    return out;
+}
+
+// Read anew each time, as the agent replaces it. In `value`; empty where none is configured.
+inline Discovery container_token(const World& world) {
+    Discovery out;
+    const std::string path = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    out.why =
+        path.empty() ? "AWS_CONTAINER_AUTHORIZATION_TOKEN" : "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE " + quoted(path);
+    if (path.empty()) {
+        out.value = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    } else {
+        FileText file = world.read_file(path);
+        if (file.state == FileState::missing) out.error = out.why + " does not exist";
+        if (file.state == FileState::unreadable) out.error = out.why + " cannot be read: " + file.problem;
+        if (file.state == FileState::text && file.text.empty()) out.error = out.why + " is empty";
+        out.value = std::move(file.text);
+    }
+    // "Bearer x" has a blank in it, which is fine inside a header.
+    const std::string wrong = flaw(out.value, token_bytes_max, true);
+    if (out.error.empty() && !wrong.empty()) out.error = out.why + " " + wrong + ", expected a bare token";
+    return out;
+}
+
+inline Outcome from_container(const World& world) {
+    if (variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").empty() &&
+        variable(world, "AWS_CONTAINER_CREDENTIALS_FULL_URI").empty()) {
+        return passed_over(
+            "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+    }
+    const ContainerAddress address = container_address(world);
+    const Discovery token = container_token(world);
+    if (!address.problem.empty() || !token.error.empty())
+        return broken("container: " + (address.problem.empty() ? token.error : address.problem));
+    WebRequest request;
+    request.method = "GET";
+    request.url = address.url;
+    request.headers.emplace_back("Accept", "application/json");
+    if (!token.value.empty()) request.headers.emplace_back("Authorization", token.value);
+    request.connect_timeout = request.timeout = container_timeout;
+    request.bypass_proxy = true;
+    const WebAnswer answer = fetch_patiently(world, request, container_attempts);
+    const std::string where = "container (" + address.name + ", " + quoted(address.shown) + ")";
+    if (answer.status == 200) return keys_from_json(answer.body, {where, "Token", true, false}, world.now());
+    return broken(where + ": " + told(answer) + ", expected 200 with credentials");
+}
+
+// --- instance metadata, version 2 only: version 1 answers whoever can make the host fetch a URL ---
+
+struct Metadata {
+    std::string base;  // http://169.254.169.254, or as configured; no slash at its end
+    Milliseconds timeout = metadata_timeout;
+    int attempts = 1;
+    std::string error;
+};
+
+inline std::optional<std::uint64_t> small_number(const World& world, const char* name, std::uint64_t preset,
+                                                 std::string& error) {
+    const std::string text = variable(world, name);
+    if (text.empty()) return preset;
+    const auto value = bytes::to_u64(bytes::trim(text));
+    if (value && *value >= 1 && *value <= 100) return value;
+    error = std::string(name) + " is '" + quoted(text) + "', expected a whole number from 1 to 100";
+    return {};
+}
+
+// A variable, or else what the profile says.
+inline Discovery variable_or_setting(const World& world, const char* name, const Files& files, const char* in_profile) {
+    const std::string value = variable(world, name);
+    if (!value.empty()) return {value, name, {}};
+    return {files.value(files.profile(), in_profile), in_profile, {}};
+}
+
+inline Metadata metadata_place(const World& world, const Files& files) {
+    Metadata place;
+    const auto seconds = small_number(world, "AWS_METADATA_SERVICE_TIMEOUT", 1, place.error);
+    const auto attempts = small_number(world, "AWS_METADATA_SERVICE_NUM_ATTEMPTS", 1, place.error);
+    const Discovery address =
+        variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT", files, "ec2_metadata_service_endpoint");
+    const Discovery mode = variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", files,
+                                               "ec2_metadata_service_endpoint_mode");
+    if (!seconds || !attempts) return place;
+    place.timeout = Milliseconds(1000 * static_cast<std::int64_t>(*seconds));
+    place.attempts = static_cast<int>(*attempts);
+    const bool six = bytes::iequal(mode.value, "ipv6");
+    place.base = six ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
+    if (!address.value.empty()) {
+        place.error = url_flaw(address.value, address.why);
+        place.base = address.value.substr(0, address.value.find_last_not_of('/') + 1);
+    } else if (!six && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) {
+        place.error = mode.why + " is '" + quoted(mode.value) + "', expected IPv4 or IPv6";
+    }
+    return place;
+}
+
+inline WebRequest metadata_request(const Metadata& place, const char* method, const std::string& path) {
+    WebRequest request;
+    request.method = method;
+    request.url = place.base + path;
+    request.connect_timeout = request.timeout = place.timeout;
+    request.bypass_proxy = true;
+    return request;
+}
+
+// A session, or why there is none. `absent`: nothing that speaks version 2 is there.
+struct Session {
+    std::string token;
+    std::string why;
+    bool absent = false;
+};
+
+inline Session metadata_session(const World& world, const Metadata& place) {
+    WebRequest request = metadata_request(place, "PUT", "/latest/api/token");
+    request.headers.emplace_back("x-aws-ec2-metadata-token-ttl-seconds", "21600");
+    const WebAnswer answer = fetch_patiently(world, request, place.attempts);
+    Session session;
+    session.token = std::string(bytes::trim(answer.body));
+    if (answer.status == 200 && !session.token.empty() && flaw(session.token, 1024, false).empty()) return session;
+    session.token.clear();
+    session.absent = answer.status == 0 || answer.status == 403 || answer.status == 404 || answer.status == 405;
+    session.why = answer.status == 200 ? "the answer is no session token" : told(answer);
+    // Inside a container the answer dies on its second hop, which looks like a host without the service.
+    if (answer.status == 0) session.why += "; in a container on EC2 the hop limit must be 2";
+    return session;
+}
+
+inline WebAnswer ask_metadata(const World& world, const Metadata& place, const Session& session,
+                              const std::string& path) {
+    WebRequest request = metadata_request(place, "GET", path);
+    request.headers.emplace_back("x-aws-ec2-metadata-token", session.token);
+    return fetch_patiently(world, request, place.attempts);
+}
+
+inline constexpr const char* roles_path = "/latest/meta-data/iam/security-credentials/";
+
+inline Outcome from_metadata(const World& world, const Metadata& place, const Session& session) {
+    const std::string where = "instance metadata (" + shown_url(place.base) + ")";
+    const WebAnswer roles = ask_metadata(world, place, session, roles_path);
+    const std::string role(bytes::trim(roles.body.substr(0, roles.body.find('\n'))));
+    if (roles.status == 404 || (roles.status == 200 && role.empty()))
+        return passed_over("the instance has no role attached");
+    if (roles.status != 200) return broken(where + ": " + told(roles) + " to the question for the role");
+    if (role.find_first_of("/?#%\\") != std::string::npos || !flaw(role, 128, false).empty()) {
+        return broken(where + ": '" + quoted(role) + "' is no role name");
+    }
+    std::string path = roles_path;
+    bytes::append_percent(path, role, false);
+    const WebAnswer keys = ask_metadata(world, place, session, path);
+    if (keys.status != 200)
+        return broken(where + ": " + told(keys) + " to the question for the keys of role " + quoted(role));
+    return keys_from_json(keys.body, {where + ", role " + quoted(role), "Token", true, true}, world.now());
+}
+
+// --- credential_process ---
+
+inline Outcome from_process(const World& world, const std::string& command, const std::string& where) {
+    const auto words = ini::split_words(command);
+    if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
+        return broken(where + ": credential_process has an open quote or names no program");
+    if (!world.run_process) return broken(where + ": credential_process cannot be run here");
+    // Only the program is named in messages: its arguments may hold a password.
+    const std::string named = where + ": credential_process " + quoted((*words)[0]);
+    ProcessResult result = world.run_process(*words, process_timeout, answer_bytes_max);
+    if (!result.problem.empty()) return broken(named + ": " + result.problem);
+    if (result.exit_status != 0)
+        return broken(named + " ended with exit status " +
+                      number(static_cast<std::uint64_t>((std::max)(result.exit_status, 0))));
+    Outcome out;
+    if (json::number_field(result.output, "Version").value_or(std::string()) != "1") {
+        out = broken(named + ": the output is not a JSON object with \"Version\": 1");
+    } else {
+        out = keys_from_json(result.output, {named, "SessionToken", false, false}, world.now());
+    }
+    bytes::wipe(result.output);
+    return out;
+}
+
+// --- the real outside: the only place here that touches files, processes and the environment ---
+
+inline FileText read_file(const std::string& path) {
+    FileText out;
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    if (!file) {
+        out.state = errno == ENOENT || errno == ENOTDIR ? FileState::missing : FileState::unreadable;
+        out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
+        return out;
+    }
+    char buffer[4096];
+    std::size_t got = 0;
+    while (out.text.size() <= ini::file_bytes_max && (got = std::fread(buffer, 1, sizeof buffer, file)) > 0)
+        out.text.append(buffer, got);
+    out.state = FileState::text;
+    if (std::ferror(file))
+        out.problem = errno == EISDIR ? "it is a directory" : "system error " + std::to_string(errno);
+    if (out.text.size() > ini::file_bytes_max)
+        out.problem = "it is longer than " + number(ini::file_bytes_max) + " bytes";
+#ifndef _WIN32
+    struct stat about {};
+    out.readable_by_others = ::fstat(::fileno(file), &about) == 0 && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
+#endif
+    std::fclose(file);
+    if (!out.problem.empty()) out.state = FileState::unreadable;
+    return out;
+}
+
+#ifdef _WIN32
+inline ProcessResult run_process(const std::vector<std::string>&, Milliseconds, std::size_t) {
+    ProcessResult out;
+    out.problem = "running it is not supported on Windows";
+    return out;
+}
+#else
+
+// Searched by the parent, since between fork and exec little is safe to call and no reason can be told.
+inline std::string find_program(const std::string& name) {
+    if (name.find('/') != std::string::npos) return ::access(name.c_str(), X_OK) == 0 ? name : std::string();
+    const char* path = std::getenv("PATH");
+    const std::string folders = path ? path : "/usr/bin:/bin";
+    for (std::size_t at = 0; at <= folders.size();) {
+        const std::size_t end = (std::min)(folders.find(':', at), folders.size());
+        const std::string candidate = (end > at ? folders.substr(at, end - at) : std::string(".")) + "/" + name;
+        if (::access(candidate.c_str(), X_OK) == 0) return candidate;
+        at = end + 1;
+    }
+    return {};
+}
+
+// A descriptor of ours. Above 2, so that putting it in place of a standard one in the child never collides.
+class Descriptor {
+public:
+    Descriptor() = default;
+    explicit Descriptor(int fd) : fd_(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 3)) {
+        if (fd >= 0) ::close(fd);
+    }
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    ~Descriptor() { reset(); }
+    void reset() {
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = -1;
+    }
+    int get() const { return fd_; }
+
+private:
+    int fd_ = -1;
+};
+
+// In the child only: none of the program's files and sockets go to the helper, whatever flags they were opened with.
+inline void close_inherited(int most) {
+#if defined(__linux__) && defined(SYS_close_range)
+    if (::syscall(SYS_close_range, 3U, ~0U, 0U) == 0) return;
+#endif
+    for (int fd = 3; fd < most; ++fd) ::close(fd);
+}
+
+// Standard error stays the program's, as the helpers' prompts and complaints are meant for a person and may hold what
+// our messages must not. Input is /dev/null: the program's own input is none of the helper's business.
+[[noreturn]] inline void become(const char* program, char* const* argv, int input, int output, int descriptors) {
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::signal(SIGPIPE, SIG_DFL);
+    if (::dup2(input, 0) == 0 && ::dup2(output, 1) == 1) {
+        close_inherited(descriptors);
+        ::execv(program, argv);
+    }
+    ::_exit(127);
+}
+
+using Deadline = std::chrono::steady_clock::time_point;
+
+inline int milliseconds_left(Deadline deadline) {
+    const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+    return static_cast<int>((std::max)(std::int64_t{0}, (std::min)(std::int64_t{left}, std::int64_t{60000})));
+}
+
+inline std::string read_output(int fd, Deadline deadline, std::size_t bytes_max, std::string& output) {
+    char buffer[4096];
+    for (;;) {
+        struct pollfd ready {};
+        ready.fd = fd;
+        ready.events = POLLIN;
+        const int left = milliseconds_left(deadline);
+        const int polled = ::poll(&ready, 1, left);
+        if (polled < 0 && errno != EINTR) return "its output cannot be read";
+        if (polled == 0 && milliseconds_left(deadline) == 0) return "it took too long";
+        if (polled <= 0) continue;
+        const ::ssize_t got = ::read(fd, buffer, sizeof buffer);
+        if (got < 0 && errno != EINTR) return "its output cannot be read";
+        if (got == 0) return {};
+        if (got > 0) output.append(buffer, static_cast<std::size_t>(got));
+        if (output.size() > bytes_max) return "its output is longer than " + number(bytes_max) + " bytes";
+    }
+}
+
+// True once it has ended. A program that ignores SIGCHLD or waits for all children takes the status away from us; what
+// the helper wrote is then all there is to judge by, and it is judged anyway.
+inline bool reap(::pid_t child, int flags, ProcessResult& result) {
+    int status = 0;
+    ::pid_t got = 0;
+    do {
+        got = ::waitpid(child, &status, flags);
+    } while (got < 0 && errno == EINTR);
+    if (got == 0) return false;
+    if (got < 0) result.exit_status = 0;
+    else if (WIFEXITED(status)) result.exit_status = WEXITSTATUS(status);
+    else if (result.problem.empty()) result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
+    return true;
+}
+
+inline void await_end(::pid_t child, Deadline deadline, ProcessResult& result) {
+    while (result.problem.empty()) {
+        if (reap(child, WNOHANG, result)) return;
+        if (milliseconds_left(deadline) == 0) result.problem = "it took too long";
+        ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
+    }
+    ::kill(child, SIGKILL);
+    reap(child, 0, result);
+}
+
+inline ProcessResult run_process(const std::vector<std::string>& argv, Milliseconds timeout,
+                                 std::size_t output_bytes_max) {
+    ProcessResult result;
+    const std::string program = argv.empty() ? std::string() : find_program(argv[0]);
+    int ends[2] = {-1, -1};
+    if (program.empty()) result.problem = "there is no such program";
+    else if (::pipe(ends) != 0) result.problem = "no pipe to be had";
+    if (!result.problem.empty()) return result;
+    Descriptor ours(ends[0]);
+    Descriptor theirs(ends[1]);
+    const Descriptor nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    std::vector<std::string> words(argv);
+    std::vector<char*> pointers;
+    for (std::string& word : words) pointers.push_back(&word[0]);
+    pointers.push_back(nullptr);
+    const Deadline deadline = std::chrono::steady_clock::now() + timeout;
+    const long limit = ::sysconf(_SC_OPEN_MAX);
+    const int open_most = limit < 0 || limit > 65536 ? 65536 : static_cast<int>(limit);
+
+    // Not posix_spawn: only the newest C libraries let it close what it was not told of.
+    const ::pid_t child = ::fork();
+    if (child == 0) become(program.c_str(), pointers.data(), nothing.get(), theirs.get(), open_most);
+    theirs.reset();
+    if (child < 0) {
+        result.problem = "no process to be had";
+        return result;
+    }
+    result.problem = read_output(ours.get(), deadline, output_bytes_max, result.output);
+    await_end(child, deadline, result);
+    return result;
+}
+#endif
+
+// --- the chain ---
+
+inline bool is_aws_host(std::string_view host) {
+    for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".c2s.ic.gov",
+                                    ".sc2s.sgov.gov", ".csp.hci.ic.gov", ".cloud.adc-e.uk", ".api.aws"}) {
+        if (bytes::ends_with(host, suffix)) return true;
+    }
+    return false;
+}
+
+// The sources in their order. One call at a time but for what the two atomics guard; make it with std::make_shared and
+// give its find() to a Provider.
+class Chain {
+public:
+    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
+
+    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
+    // turn a person into the instance's role.
+    Outcome find() {
+        const int before = answered_;
+        if (before >= 0) {
+            Outcome out = ask(static_cast<std::size_t>(before));
+            if (!out.absent) return out;
+            return broken(std::string(name(static_cast<std::size_t>(before))) +
+                          ", which gave credentials before: " + out.note);
+        }
+        std::string seen;
+        for (std::size_t i = 0; i < sources; ++i) {
+            Outcome out = ask(i);
+            if (out.found) answered_ = static_cast<int>(i);
+            if (!out.absent) return out;
+            seen += (seen.empty() ? "" : "; ") + std::string(name(i)) + ": " + out.note;
+        }
+        return broken("no credentials found. " + seen);
+    }
+
+    // The same walk, told source by source. Changes nothing in what find() does next.
+    std::vector<Finding> explain() {
+        std::vector<Finding> findings;
+        bool decided = false;
+        for (std::size_t i = 0; i < sources; ++i) {
+            Finding finding;
+            finding.source = name(i);
+            if (!decided) {
+                Outcome out = ask(i);
+                finding.verdict = out.found ? Verdict::used : out.absent ? Verdict::passed_over : Verdict::broken;
+                finding.text = out.found ? out.found->source + ": " + out.note : out.absent ? out.note : out.error;
+                decided = !out.absent;
+            }
+            findings.push_back(std::move(finding));
+        }
+        return findings;
+    }
+
+    // Instance metadata is asked only after it gave the credentials: elsewhere it may be another network's.
+    Discovery region() {
+        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
+        const auto set = region_from_environment(world_);
+        if (set) return *set;
+        const Files files(world_, setup_.profile);
+        Discovery out = region_in(files, files.profile());
+        if (!out.value.empty() || !out.error.empty() || answered_ != metadata_source || foreign_endpoint()) return out;
+        return region_from_metadata(files);
+    }
+
+    // In `value`, and nothing for AWS's own endpoint.
+    Discovery endpoint_url() { return endpoint_for("S3", "s3"); }
+
+private:
+    static constexpr std::size_t sources = 5;
+    static constexpr int metadata_source = 4;
+
+    static const char* name(std::size_t source) {
+        constexpr std::array<const char*, sources> names = {"environment", "web identity", "profile", "container",
+                                                            "instance metadata"};
+        return names[source];
+    }
+
+    Outcome ask(std::size_t source) {
+        const bool profile_chosen = !setup_.profile.empty();
+        if (source < 2 && profile_chosen) return passed_over("a profile is chosen in code");
+        switch (source) {
+            case 0: return from_environment(world_);
+            case 1: return web_identity();
+            case 2: return selected_profile();
+            case 3: return from_container(world_);
+            default: return foreign_endpoint() ? passed_over("the endpoint is not one of AWS") : metadata();
+        }
+    }
+
+    Outcome web_identity() {
+        const WebIdentity who{variable(world_, "AWS_WEB_IDENTITY_TOKEN_FILE"), variable(world_, "AWS_ROLE_ARN"),
+                              variable(world_, "AWS_ROLE_SESSION_NAME"), "web identity", "AWS_WEB_IDENTITY_TOKEN_FILE"};
+        if (who.token_file.empty() && who.role_arn.empty())
+            return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+        if (who.role_arn.empty())
+            return broken(
+                "web identity: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not: set both or neither");
+        if (who.token_file.empty())
+            return broken(
+                "web identity: AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not: set both or neither");
+        const Files files(world_, setup_.profile);
+        return with_sts(files, files.profile(), [&](const Sts& sts) { return from_web_identity(world_, sts, who); });
+    }
+
+    // The keys that the profile leads to, and then the roles that are assumed with them, one with the other's keys.
+    Outcome selected_profile() {
+        const Files files(world_, setup_.profile);
+        if (!files.error().empty()) return broken(files.error());
+        const ini::Resolved& way = files.resolved();
+        const bool direct = way.roles.empty();
+        const std::string holder = direct ? way.profile : files.value(way.roles.front().profile, "source_profile");
+        const bool elsewhere = signs_in(files, holder) &&
+                               (way.source.method == ini::Method::sso || way.source.method == ini::Method::nothing);
+        if (way.credentials_problem && !elsewhere)
+            return broken(quoted(way.credentials_problem->where + ": " + way.credentials_problem->message));
+        Outcome keys = elsewhere ? signed_in_elsewhere(files, holder) : first_keys(files, way, holder);
+        for (const ini::Role& role : way.roles) {
+            if (keys.found) keys = assume(files, role, *keys.found);
+            else if (keys.absent)
+                keys = broken("profile " + quoted(role.profile) +
+                              ": no credentials to assume the role with: " + keys.note);
+        }
+        return keys;
+    }
+
+    Outcome signed_in_elsewhere(const Files& files, const std::string& profile) {
+        const std::string command = files.value(profile, "credential_process");
+        if (!command.empty()) return process(command, profile);
+        return broken("profile " + quoted(profile) +
+                      " signs in through a session that only the AWS CLI keeps: add this line to "
+                      "the profile in " +
+                      files.config_path() + ": " + export_line(profile));
+    }
+
+    Outcome process(const std::string& command, const std::string& profile) {
+        const std::string where = "profile " + quoted(profile);
+        if (!setup_.allow_process) return broken(where + ": credential_process is switched off in this program");
+        return from_process(world_, command, where);
+    }
+
+    Outcome first_keys(const Files& files, const ini::Resolved& way, const std::string& holder) {
+        const ini::Source& source = way.source;
+        const std::string where = "profile " + quoted(holder);
+        switch (source.method) {
+            case ini::Method::environment: return from_environment(world_);
+            case ini::Method::process: return process(source.process, holder);
+            case ini::Method::web_identity:
+                return with_sts(files, holder, [&](const Sts& sts) {
+                    const ini::WebIdentity& web = source.web_identity;
+                    return from_web_identity(
+                        world_, sts,
+                        {web.token_file, web.role_arn, web.session_name, where, "web_identity_token_file"});
+                });
+            case ini::Method::credentials_file:
+            case ini::Method::config_file: {
+                if (source.keys.access_key.empty() && source.keys.secret_key.empty())
+                    return passed_over(where + " has empty keys");
+                const Names names{quoted(source.keys.source), "aws_access_key_id", "aws_secret_access_key",
+                                  "aws_session_token"};
+                Outcome out = checked(source.keys, names, world_.now());
+                out.note += files.hint(source.method);
+                return out;
+            }
+            default: break;
+        }
+        if (source.credential_source == "EcsContainer") return from_container(world_);
+        if (source.credential_source == "Ec2InstanceMetadata") return metadata();
+        return no_keys(files, where, holder);
+    }
+
+    // What looks like a part of something is an error; an empty profile is not.
+    static Outcome no_keys(const Files& files, const std::string& where, const std::string& profile) {
+        constexpr std::array<std::pair<const char*, const char*>, 3> halves = {
+            {{"aws_secret_access_key", "aws_access_key_id"},
+             {"source_profile", "role_arn"},
+             {"credential_source", "role_arn"}}};
+        for (const auto& half : halves) {
+            if (files.value(profile, half.first).empty()) continue;
+            return broken(where + ": " + half.first + " is set but " + half.second + " is not: set both or neither");
+        }
+        return passed_over(where +
+                           (files.both_missing() ? ": there are no configuration files" : " has no credentials"));
+    }
+
+    Outcome assume(const Files& files, const ini::Role& role, const Credentials& keys) {
+        const std::string where = "profile " + quoted(role.profile);
+        const std::string wrong = role_flaw(role);
+        if (!wrong.empty()) return broken(where + ": " + wrong);
+        StsCall call{"AssumeRole", {}, &keys, where + ", role " + quoted(role.role_arn)};
+        call.fields = {{"RoleArn", role.role_arn}, {"RoleSessionName", session_name(role.session_name, world_.now())}};
+        if (!role.external_id.empty()) call.fields.emplace_back("ExternalId", role.external_id);
+        if (!role.duration_seconds.empty()) call.fields.emplace_back("DurationSeconds", role.duration_seconds);
+        return with_sts(files, role.profile, [&](const Sts& sts) { return ask_sts(world_, sts, call); });
+    }
+
+    static std::string role_flaw(const ini::Role& role) {
+        if (!plausible_arn(role.role_arn)) return "role_arn is '" + quoted(role.role_arn) + "', " + expected_arn;
+        if (!role.mfa_serial.empty()) {
+            return "mfa_serial asks a person for a code, which this library does not do. Use another profile with this "
+                   "line: " +
+                   export_line(role.profile);
+        }
+        const auto seconds = bytes::to_u64(role.duration_seconds);
+        if (role.duration_seconds.empty() || (seconds && *seconds >= 900 && *seconds <= 43200)) return {};
+        return "duration_seconds is '" + quoted(role.duration_seconds) + "', expected 900 to 43200";
+    }
+
+    template <class Call>
+    Outcome with_sts(const Files& files, const std::string& profile, Call call) {
+        Discovery region = setup_.region.empty() ? region_from_environment(world_).value_or(Discovery())
+                                                 : Discovery{setup_.region, "", ""};
+        if (region.value.empty() && region.error.empty()) region = region_in(files, profile);
+        const Discovery address = endpoint_for("STS", "sts");
+        if (!region.error.empty() || !address.error.empty())
+            return broken(region.error.empty() ? address.error : region.error);
+        // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
+        if (region.value.empty() || !bytes::is_digit(region.value.back())) region.value = "us-east-1";
+        Sts sts{address.value, region.value};
+        if (sts.url.empty())
+            sts.url =
+                "https://sts." + region.value + "." + std::string(endpoint::partition_of(region.value).suffix) + "/";
+        return call(sts);
+    }
+
+    static Discovery region_in(const Files& files, const std::string& profile) {
+        Discovery out;
+        out.error = files.error();
+        out.why = "neither AWS_REGION nor the profile sets one";
+        if (!out.error.empty()) return out;
+        out.value = files.value(profile, "region");
+        if (out.value.empty()) return out;
+        out.why = "profile " + quoted(profile);
+        out.error = region_flaw(out.value, out.why + ": region");
+        return out;
+    }
+
+    Discovery endpoint_for(const std::string& upper, const std::string& service) {
+        if (service == "s3" && !setup_.endpoint_url.empty())
+            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
+        Discovery out;
+        out.why = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true";
+        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")) return out;
+        const Files files(world_, setup_.profile);
+        const std::string configured = files.endpoint_url(service);
+        const auto set = endpoint_from_environment(world_, upper);
+        if (set && set->value == configured) return *set;
+        out.why = set ? "the profile says ignore_configured_endpoint_urls"
+                      : "neither AWS_ENDPOINT_URL_" + upper + ", AWS_ENDPOINT_URL nor the profile sets one";
+        out.error = files.error();
+        if (!out.error.empty() || configured.empty()) return out;
+        out.value = configured;
+        out.why = "profile " + quoted(files.profile());
+        out.error = url_flaw(out.value, out.why + ": endpoint_url");
+        return out;
+    }
+
+    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
+    // no metadata service. Private endpoints of AWS are AWS.
+    bool foreign_endpoint() {
+        const std::string text = endpoint_url().value;
+        const auto url = endpoint::parse_url(text);
+        return !text.empty() && !(url && is_aws_host(host_in(url->host)));
+    }
+
+    Outcome metadata() {
+        if (switched_on(world_, "AWS_EC2_METADATA_DISABLED")) return passed_over("AWS_EC2_METADATA_DISABLED is true");
+        if (known_absent()) return passed_over("nothing answered there a few minutes ago");
+        const Files files(world_, setup_.profile);
+        if (!files.error().empty()) return broken(files.error());
+        const Metadata place = metadata_place(world_, files);
+        if (!place.error.empty()) return broken("instance metadata: " + place.error);
+        const Session session = metadata_session(world_, place);
+        if (!session.token.empty()) return from_metadata(world_, place, session);
+        const std::string why = "instance metadata (" + shown_url(place.base) + "): " + session.why;
+        if (!session.absent) return broken(why);
+        if (answered_ < 0) absent_since_ = unix_seconds(world_.now());
+        return passed_over(why);
+    }
+
+    Discovery region_from_metadata(const Files& files) const {
+        Discovery out;
+        const Metadata place = metadata_place(world_, files);
+        const Session session = place.error.empty() ? metadata_session(world_, place) : Session();
+        out.why = "instance metadata does not tell one";
+        if (session.token.empty()) return out;
+        const WebAnswer answer = ask_metadata(world_, place, session, "/latest/meta-data/placement/region");
+        const std::string region(bytes::trim(answer.body));
+        if (answer.status != 200 || !endpoint::valid_region(region)) return out;
+        return {region, "instance metadata", {}};
+    }
+
+    bool known_absent() const {
+        const std::int64_t since = absent_since_;
+        const std::int64_t now = unix_seconds(world_.now());
+        return since >= 0 && now >= since && now - since < std::chrono::seconds(no_metadata_for).count();
+    }
+
+    const World world_;
+    const Setup setup_;
+    std::atomic<int> answered_{-1};               // index of the source that answered
+    std::atomic<std::int64_t> absent_since_{-1};  // in seconds since 1970: no metadata service then
+};
+
+#else  // S3CACHE_NO_CREDENTIAL_CHAIN
+
+// The environment's keys and nothing else.
+class Chain {
+public:
+    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
+
+    Outcome find() {
+        if (!setup_.profile.empty()) return broken("profile " + quoted(setup_.profile) + ": " + without);
+        Outcome out = from_environment(world_);
+        return out.absent ? broken("no credentials found. environment: " + out.note + "; " + without) : out;
+    }
+
+    std::vector<Finding> explain() {
+        const Outcome out = find();
+        Finding finding{"environment", out.found ? Verdict::used : Verdict::broken, out.found ? out.note : out.error};
+        return {std::move(finding)};
+    }
+
+    Discovery region() {
+        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
+        return region_from_environment(world_).value_or(Discovery{{}, "AWS_REGION is not set", {}});
+    }
+
+    Discovery endpoint_url() {
+        if (!setup_.endpoint_url.empty())
+            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
+        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
+            return {{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true", {}};
+        return endpoint_from_environment(world_, "S3").value_or(Discovery{{}, "AWS_ENDPOINT_URL is not set", {}});
+    }
+
+private:
+    static constexpr const char* without =
+        "this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
+    const World world_;
+    const Setup setup_;
+};
+
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
+
+// The process's own environment, files, clock and children; HTTP is the caller's.
+inline World real_world(std::function<WebAnswer(const WebRequest&)> fetch_web) {
+    World world;
+    world.env = [](const char* name) -> std::optional<std::string> {
+        const char* value = std::getenv(name);
+        if (!value) return {};
+        return std::string(value);
+    };
+    world.fetch = std::move(fetch_web);
+    world.now = [] { return Clock::now(); };
+    world.sleep = [](Milliseconds time) { std::this_thread::sleep_for(time); };
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    world.read_file = read_file;
+    world.run_process = run_process;
+#endif
+    return world;
+}
+
+// --- the cache of credentials ---
+
+struct Snapshot {
+    Credentials credentials;
+    std::uint64_t generation = 0;  // counts changes of the keys
+};
+
+// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
+// go on with what there is. The source is called by one thread at a time and must not use the provider itself.
+class Provider {
+public:
+    using Source = std::function<Outcome()>;
+
+    struct Answer {
+        std::shared_ptr<const Snapshot> snapshot;  // empty: see `error`
+        std::string error;
+    };
+
+    Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
+    Provider(const Provider&) = delete;
+    Provider& operator=(const Provider&) = delete;
+
+    // The keys to sign one request with. Blocks only if there are none that are valid, or for the first try to renew
+    // those that are in their last minutes.
+    Answer snapshot() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            const TimePoint now = now_();
+            switch (plan(now)) {
+                case Plan::serve: return {current_, {}};
+                case Plan::fail: return {nullptr, error_};
+                case Plan::wait: done_.wait(lock, [this] { return !refreshing_; }); break;
+                case Plan::refresh:
+                    refresh(lock);  // once: keys that expire at once would be fetched for ever
+                    if (failures_ > 0 && !valid(now)) return {nullptr, error_};
+                    return {current_, {}};
+            }
+        }
+    }
+
+    // The store refused the keys of this generation as expired. True: there are others now, sign again with them.
+    bool force_refresh(std::uint64_t generation) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        done_.wait(lock, [this] { return !refreshing_; });
+        if (current_ && current_->generation != generation) return true;
+        const TimePoint now = now_();
+        const bool again = forced_ == generation && now >= forced_at_ && now - forced_at_ < forced_again_after;
+        if (!current_ || again) return false;
+        forced_ = generation;
+        forced_at_ = now;
+        refresh(lock);
+        return current_->generation != generation;
+    }
+
+    // Why the last renewal failed although the old keys still serve; empty if it did not.
+    std::string last_problem() const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return error_;
+    }
+
+private:
+    enum class Plan { serve, fail, wait, refresh };
+
+    // Ends a refresh however the source is left: a user's function may throw.
+    class Flight {
+    public:
+        Flight(Provider& owner, std::unique_lock<std::mutex>& lock) : owner_(owner), lock_(lock) {
+            owner_.refreshing_ = true;
+            lock_.unlock();
+        }
+        Flight(const Flight&) = delete;
+        Flight& operator=(const Flight&) = delete;
+        ~Flight() {
+            lock_.lock();
+            owner_.refreshing_ = false;
+            owner_.done_.notify_all();
+        }
+
+    private:
+        Provider& owner_;
+        std::unique_lock<std::mutex>& lock_;
+    };
+
+    bool valid(TimePoint now) const {
+        return current_ && (!current_->credentials.expires || now < *current_->credentials.expires);
+    }
+
+    Plan plan(TimePoint now) const {
+        const bool usable = valid(now);
+        if (usable && (!current_->credentials.expires || now < advisory_at_)) return Plan::serve;
+        if (refreshing_) return usable && (now < mandatory_at_ || failures_ > 0) ? Plan::serve : Plan::wait;
+        // A clock set back must not turn a minute of patience into a day.
+        const bool too_early = failures_ > 0 && now < retry_at_ && retry_at_ - now <= retry_most;
+        if (too_early) return usable ? Plan::serve : Plan::fail;
+        return Plan::refresh;
+    }
+
+    void refresh(std::unique_lock<std::mutex>& lock) {
+        Outcome got;
+        {
+            const Flight flight(*this, lock);
+            got = source_();
+        }
+        settle(std::move(got), now_());  // still under the lock, so nobody sees the flight ended and nothing changed
+    }
+
+    void settle(Outcome got, TimePoint now) {
+        std::string wrong = std::move(got.error);
+        if (got.found) wrong = flaw_of(*got.found, now);
+        else if (wrong.empty()) wrong = got.note.empty() ? std::string("no credentials found") : std::move(got.note);
+        if (!wrong.empty()) return fail(std::move(wrong), now);
+        failures_ = 0;
+        error_.clear();
+        const bool same = current_ && same_keys(current_->credentials, *got.found);
+        if (!same) ++generation_;
+        current_ = std::make_shared<const Snapshot>(Snapshot{std::move(*got.found), generation_});
+        if (current_->credentials.expires) plan_renewal(*current_->credentials.expires, now);
+    }
+
+    void fail(std::string wrong, TimePoint now) {
+        const std::chrono::seconds most = valid(now) ? retry_most : retry_most_unserved;
+        const int doublings = (std::min)(failures_, 6);
+        retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << doublings));
+        failures_ = (std::min)(failures_ + 1, 1000);
+        error_ = std::move(wrong);
+    }
+
+    // Of credentials that live less than an hour from now the windows are parts, or they would be renewed all the time.
+    void plan_renewal(TimePoint expires, TimePoint now) {
+        const auto life = expires - now;
+        advisory_at_ = expires - (std::min)(Clock::duration(advisory_window), Clock::duration(life / 4));
+        mandatory_at_ = expires - (std::min)(Clock::duration(mandatory_window), Clock::duration(life / 6));
+    }
+
+    static std::string flaw_of(const Credentials& keys, TimePoint now) {
+        const std::string where = keys.source.empty() ? std::string("credentials") : keys.source;
+        std::string wrong = flaw_in(keys, {where, "the access key", "the secret key", "the session token"});
+        return wrong.empty() ? overdue(keys, where, now) : wrong;
+    }
+
+    static bool same_keys(const Credentials& a, const Credentials& b) {
+        return a.access_key == b.access_key && a.secret_key == b.secret_key && a.session_token == b.session_token;
+    }
+
+    const Source source_;
+    const std::function<TimePoint()> now_;
+    mutable std::mutex mutex_;
+    std::condition_variable done_;
+    std::shared_ptr<const Snapshot> current_;
+    std::uint64_t generation_ = 0;
+    bool refreshing_ = false;
+    int failures_ = 0;
+    std::string error_;
+    TimePoint advisory_at_{}, mandatory_at_{}, retry_at_{}, forced_at_{};
+    std::uint64_t forced_ = 0;
+};
+
+}  // namespace detail::credentials
+
+// --- entry: what is stored: an object's headers in and out ---------------------------------------------------------------
+
+namespace detail::entry {
+
+inline constexpr std::string_view meta_prefix = "x-amz-meta-";
+inline constexpr std::size_t metadata_bytes_max = 2048;  // S3's own bound, names and values together
+// A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
+inline constexpr double ttl_seconds_max = 9e15;
+
+enum class Expiry { never, at, malformed };
+
+// What an answer's headers say of an entry.
+struct Facts {
+    Info info{};
+    Expiry expiry = Expiry::never;
+    double expires_at = 0;  // unix time
+    std::optional<std::uint64_t> length{};  // of the body of this answer
+    std::optional<std::uint32_t> crc32c{};
+    std::string write_id{};
+
+    bool expired(double unix_now) const { return expiry == Expiry::at && expires_at <= unix_now; }
+};
+
+inline std::string_view word(Kind kind) { return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes"; }
+
+inline std::optional<Kind> kind_of(std::string_view text) {
+    if (text == "json") return Kind::json;
+    if (text == "text") return Kind::text;
+    if (text == "bytes") return Kind::bytes;
+    return std::nullopt;  // another program's idea of a kind
+}
+
+// The rule of the Python class, for entries that do not say.
+inline Kind classify(std::string_view data) {
+    if (!utf8::valid(data)) return Kind::bytes;
+    return json::valid(data) ? Kind::json : Kind::text;
+}
+
+inline std::string_view content_type(Kind kind) {
+    if (kind == Kind::json) return "application/json";
+    return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
+}
+
+inline TimePoint to_time_point(double unix_seconds) {
+    using Duration = TimePoint::duration;
+    const double least = std::chrono::duration<double>((TimePoint::min)().time_since_epoch()).count() / 2;
+    const double most = std::chrono::duration<double>((TimePoint::max)().time_since_epoch()).count() / 2;
+    const Seconds bounded((std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
+    return TimePoint(std::chrono::duration_cast<Duration>(bounded));
+}
+
+inline void read_expiry(Facts& facts, std::string_view text) {
+    const std::optional<double> seconds = dates::parse_float(text);
+    if (!seconds || *seconds != *seconds) {
+        facts.expiry = Expiry::malformed;
+    } else if (*seconds > (std::numeric_limits<double>::max)()) {
+        facts.expiry = Expiry::never;
+    } else {
+        facts.expiry = Expiry::at;
+        facts.expires_at = *seconds;
+        facts.info.expires_at = to_time_point(*seconds);
+    }
+}
+
+inline void read_crc32c(Facts& facts, std::string_view text) {
+    const auto raw = bytes::unbase64(text);
+    if (!raw || raw->size() != 4) return;  // another program's header of the same name
+    std::uint32_t crc = 0;
+    for (const char c : *raw) crc = crc << 8 | bytes::octet(c);
+    facts.crc32c = crc;
+}
+
+// One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
+inline void read_meta(Facts& facts, std::string name, std::string_view value) {
+    if (name == "expires_at" || name == "expires-at") {
+        if (facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
+    } else if (name == "compressed") {
+        facts.info.compressed = bytes::iequal(value, "true");
+    } else if (name == "kind") {
+        facts.info.kind = kind_of(value);
+    } else if (name == "crc32c") {
+        read_crc32c(facts, value);
+    } else if (name == "write-id") {
+        facts.write_id = value;
+    } else {
+        facts.info.metadata.emplace_back(std::move(name), value);
+    }
+}
+
+inline Facts read(const http::Headers& headers) {
+    Facts facts;
+    headers.each([&](std::string_view name, std::string_view value) {
+        if (name.size() > meta_prefix.size() && bytes::iequal(name.substr(0, meta_prefix.size()), meta_prefix)) {
+            read_meta(facts, bytes::lower(name.substr(meta_prefix.size())), value);
+        } else if (bytes::iequal(name, "etag")) {
+            facts.info.etag = value;
+        } else if (bytes::iequal(name, "content-length")) {
+            facts.length = bytes::to_u64(value);
+        } else if (bytes::iequal(name, "content-type")) {
+            facts.info.content_type = value;
+        } else if (bytes::iequal(name, "last-modified")) {
+            facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
+        } else if (bytes::iequal(name, "x-amz-version-id")) {
+            if (value != "null") facts.info.version_id = value;
+        }
+    });
+    facts.info.size = facts.length.value_or(0);
+    return facts;
+}
+
+inline std::string crc32c_text(std::uint32_t crc) {
+    const char raw[4] = {static_cast<char>(crc >> 24), static_cast<char>(crc >> 16), static_cast<char>(crc >> 8),
+                         static_cast<char>(crc)};
+    return bytes::base64(std::string_view(raw, 4));
+}
+
+// Milliseconds are enough for a TTL, and exact as decimals.
+inline std::string expiry_text(double unix_seconds) {
+    const auto milliseconds = static_cast<std::uint64_t>((std::max)(unix_seconds, 0.0) * 1000 + 0.5);
+    std::string out;
+    bytes::append_number(out, milliseconds / 1000);
+    const std::uint64_t rest = milliseconds % 1000;
+    const char fraction[4] = {'.', static_cast<char>('0' + rest / 100), static_cast<char>('0' + rest / 10 % 10),
+                              static_cast<char>('0' + rest % 10)};
+    return out.append(fraction, 4);
+}
+
+// Why a header value would not arrive as it was sent; empty: it will.
+inline const char* value_flaw(std::string_view value) {
+    if (value != bytes::trim(value)) return "has blanks at an end";
+    for (std::size_t i = 0; i < value.size(); ++i) {
+        if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E) return "holds bytes that are not printable ASCII";
+        if (value[i] == ' ' && value[i - 1] == ' ') return "has two blanks in a row, which stores fold";
+    }
+    return "";
+}
+
+inline bool reserved(std::string_view lower_name) {
+    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id"});
+}
+
+// Why user metadata would be refused, or not come back as it is; empty: it is fine.
+inline std::string metadata_flaw(const Metadata& metadata) {
+    std::size_t total = 0;
+    for (const auto& [name, value] : metadata) {
+        const std::string shown = "metadata name '" + name + "'";
+        if (name.empty()) return "a metadata name is empty";
+        for (const char c : name) {
+            if (!bytes::is_alpha(c) && !bytes::is_digit(c) && c != '-' && c != '_' && c != '.')
+                return "a metadata name may hold letters, digits, '-', '_' and '.' only";
+        }
+        if (reserved(bytes::lower(name))) return shown + " is the cache's own";
+        if (const char* flaw = value_flaw(value); *flaw) return "the value of " + shown + " " + flaw;
+        total += meta_prefix.size() + name.size() + value.size();
+    }
+    if (total > metadata_bytes_max) return "metadata is over 2048 bytes";
+    return {};
+}
+
+}  // namespace detail::entry
+
+// --- s3: one private execute (Session), one status-to-error map, the state that calls share -----------------------------
+
+namespace detail {
+
+// Where requests go.
+struct Place : endpoint::Endpoint {
+    std::string configured_url;  // empty: AWS
+    bool aws() const { return configured_url.empty(); }
+};
+
+// What all copies of a handle, all readers and all threads of one Cache share.
+struct Core {
+    Core(Config settings, endpoint::Location where);
+
+    TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
+    // The store's time, as far as its answers have told.
+    TimePoint now() const { return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed)); }
+    double unix_now() const { return std::chrono::duration<double>(now().time_since_epoch()).count(); }
+    double random() const;
+    Result<std::shared_ptr<const Place>> place();
+    Result<std::shared_ptr<const Place>> settle_place(const std::string& url, const std::string& region);
+    bool sign_for(const std::string& region);
+    void learn_clock(TimePoint server, TimePoint local);
+    void tell(const Event& event) const {
+        if (config.on_event) config.on_event(event);
+    }
+    // The object's name in the bucket.
+    std::string object(std::string_view key) const { return std::string(prefix).append(key); }
+
+    struct Counters {
+        std::atomic<std::uint64_t> hits{0}, misses{0}, expired{0}, malformed{0}, damaged{0}, errors{0}, sets{0}, removes{0},
+            refused{0}, requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
+    };
+
+    const Config config;
+    const std::string bucket;
+    const std::string prefix;  // empty, or ends in a slash
+    http::Share share;         // before the pool: handles let go of it before it goes
+    http::Pool pool;
+    retry::Quota quota;
+    credentials::Chain chain;
+    credentials::Provider identity;
+    Counters counters;
+    std::atomic<std::int64_t> clock_offset_ms{0};
+    std::atomic<bool> bucket_seen{false};  // an answer has shown that the bucket is there
+
+    std::mutex place_lock;
+    std::shared_ptr<const Place> place_now;
+
+    struct Flight {  // a value on its way, see get_or_set
+        std::thread::id pilot = std::this_thread::get_id();
+        std::optional<Result<Value>> brought;
+        std::condition_variable landed;
+    };
+    std::mutex flights_lock;
+    std::unordered_map<std::string, std::shared_ptr<Flight>> flights;
+};
+
+inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
+    counter.fetch_add(by, std::memory_order_relaxed);
+}
+
+}  // namespace detail
+
+namespace detail::s3 {
+
+// How long cleaning up (aborting an upload) may take once the call's own deadline is over.
+inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
+// How often progress is told and cancellation asked for.
+inline constexpr std::chrono::milliseconds tick{100};
+inline constexpr std::size_t shown_bytes_max = 300;
+
+// One REST request with all its attempts. The operation fills in the first half and reads the second.
+struct Call {
+    const char* operation = "";
+    std::string_view key{};  // as the caller knows it, for messages
+    http::Method method = http::Method::get;
+    std::string object{};  // its name in the bucket; empty: the bucket itself
+    std::string query{};   // canonical
+    std::vector<std::pair<std::string, std::string>> headers{};
+    http::Body body{};
+    std::string payload_hash{sigv4::empty_payload_hash};
+    http::Sink sink{};
+    std::function<bool(const Call&)> again{};  // undoes what an attempt delivered; false: no other attempt
+    std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
+    bool large = false;            // a large answer is likely
+    bool error_in_200 = false;     // the status alone is not success
+    bool quiet = false;            // not an attempt worth an event
+    std::optional<std::chrono::milliseconds> stall{};
+
+    bool done = false;
+    bool cut = false;  // the sink had enough
+    http::Transfer* answer = nullptr;
+    std::optional<Error> error{};  // there is no answer, or none to be understood
+    std::optional<xml::ErrorBody> fault{};
+    int attempts = 0;
+
+    int status() const { return answer ? answer->status : 0; }
+    bool ok() const { return !error && status() / 100 == 2 && !fault; }
+    std::string_view code() const { return fault ? std::string_view(fault->code) : std::string_view(); }
+
+    // For Session.
+    std::string encoded{};
+    std::shared_ptr<const credentials::Snapshot> identity{};
+    http::Clock::time_point began{}, attempt_began{}, due{};
+    bool running = false, new_credentials = false, new_clock = false, new_region = false;
+};
+
+// Foreign text in a message: one line, and not a long one.
+inline std::string printable(std::string_view text) {
+    const bool cut = text.size() > shown_bytes_max;
+    std::string out;
+    for (const char c : text.substr(0, shown_bytes_max)) {
+        if (bytes::octet(c) < 0x20 || c == 0x7F) {
+            out += "\\x";
+            bytes::append_hex(out, std::string_view(&c, 1));
+        } else {
+            out += c;
+        }
+    }
+    return cut ? out + "..." : out;
+}
+
+inline std::string request_id(const http::Headers& headers, const std::optional<xml::ErrorBody>& fault) {
+    std::string id = printable(headers.get("x-amz-request-id"));
+    if (id.empty() && fault) id = printable(fault->request_id);
+    const std::string_view second = headers.get("x-amz-id-2");
+    if (!second.empty()) id.append(id.empty() ? "" : " ").append(printable(second));
+    return id;
+}
+
+// The one map from what the store said to what the caller can do about it.
+inline Errc kind_of(int status, std::string_view code) {
+    if (code == "NoSuchBucket") return Errc::no_such_bucket;
+    if (retry::throttling(status, code)) return Errc::throttled;
+    if (retry::one_of(code, {"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "RequestHeaderSectionTooLarge"})) return Errc::too_large;
+    if (retry::one_of(code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})) return Errc::credentials;
+    if (code == "NotImplemented" || status == 501) return Errc::unsupported;
+    if (code == "BadDigest" || code == "XAmzContentSHA256Mismatch") return Errc::network;  // damaged on its way
+    if (status == 401 || status == 403) return Errc::denied;
+    return Errc::store;
+}
+
+inline Errc kind_of(CURLcode result, bool overflow) {
+    switch (result) {
+        case CURLE_OPERATION_TIMEDOUT: return Errc::timed_out;
+        case CURLE_SSL_CONNECT_ERROR:
+        case CURLE_SSL_CERTPROBLEM:
+        case CURLE_SSL_CIPHER:
+        case CURLE_PEER_FAILED_VERIFICATION:
+        case CURLE_SSL_CACERT_BADFILE:
+        case CURLE_SSL_ISSUER_ERROR: return Errc::tls;
+        case CURLE_URL_MALFORMAT:
+        case CURLE_UNSUPPORTED_PROTOCOL: return Errc::invalid_argument;
+        case CURLE_WRITE_ERROR: return overflow ? Errc::protocol : Errc::network;
+        case CURLE_WEIRD_SERVER_REPLY:
+        case CURLE_BAD_CONTENT_ENCODING: return Errc::protocol;
+        case CURLE_ABORTED_BY_CALLBACK: return Errc::source;
+        case CURLE_OUT_OF_MEMORY: return Errc::too_large;
+        default: return Errc::network;
+    }
+}
+
+// What a person can do about it, where that is not plain from the store's words.
+inline const char* advice(Errc kind, std::string_view code, std::string_view message) {
+    if (code == "SignatureDoesNotMatch") return "check the secret key, and that no proxy changes headers";
+    if (code == "InvalidAccessKeyId") return "the store does not know this access key: check it, and the endpoint";
+    if (message.find("not signed") != std::string_view::npos)
+        return "a proxy dropped headers with an underscore: set Config::metadata_names to MetadataNames::hyphen";
+    if (code == "RequestTimeTooSkewed") return "this machine's clock is off";
+    switch (kind) {
+        case Errc::no_such_bucket: return "create the bucket, or check its name, the region and the endpoint";
+        case Errc::denied: return "these credentials lack the permission, or the bucket is another's";
+        case Errc::tls: return "set Config::ca_bundle to the authority that signed the store's certificate";
+        case Errc::throttled: return "ask less often, or spread the keys over more prefixes";
+        default: return "";
+    }
+}
+
+inline std::string spent(int attempts, http::Clock::duration time) {
+    const auto tenths = std::chrono::duration_cast<std::chrono::milliseconds>(time).count() / 100;
+    std::string out = " after ";
+    bytes::append_number(out, static_cast<std::uint64_t>(attempts));
+    out += attempts == 1 ? " attempt in " : " attempts in ";
+    bytes::append_number(out, static_cast<std::uint64_t>(tenths / 10));
+    out += '.';
+    bytes::append_number(out, static_cast<std::uint64_t>(tenths % 10));
+    return out + " s";
+}
+
+// "get reports/q3: <text>"
+inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
+    std::string out(operation);
+    if (!key.empty()) out.append(" ").append(printable(key));
+    return out.append(": ").append(text);
+}
+inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
+    return Error(kind, about(operation, key, text));
+}
+
+// An engine for as long as one operation lasts, and the calls that run on it: any number at once, on this thread.
+class Session {
+public:
+    explicit Session(Core& core) : Session(core, core.config.call_timeout) {}
+    Session(Core& core, std::chrono::milliseconds timeout) : core_(core), engine_(core.pool.take()), owner_(http::process_id()) {
+        allow(timeout);
+    }
+    ~Session() {
+        while (!calls_.empty()) drop(*calls_.back());
+        core_.pool.give_back(std::move(engine_), owner_);
+    }
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    Core& core() { return core_; }
+    void on_tick(std::function<bool()> ask) { on_tick_ = std::move(ask); }
+    // A new deadline, counted from now; zero: none.
+    void allow(std::chrono::milliseconds timeout) {
+        deadline_.reset();
+        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
+    }
+
+    void start(Call& call) {
+        call.began = http::Clock::now();
+        calls_.push_back(&call);
+        attempt(call);
+    }
+    // Moves bytes; waits up to `most` if there are none to move. False once the caller's callback has cancelled.
+    bool step(std::chrono::milliseconds most);
+    void run(Call& call) {
+        start(call);
+        while (!call.done) step(std::chrono::milliseconds(1000));
+    }
+    // Forgets the call and its answer; one that still runs is cut off.
+    void drop(Call& call);
+    void resume(Call& call) {
+        if (!call.answer || !call.answer->paused) return;
+        call.answer->paused = false;
+        curl_easy_pause(call.answer->easy, CURLPAUSE_CONT);
+    }
+    void cancel_all(const Error& why);
+
+    // The answer as an error, for an operation that can make nothing of it.
+    Error failure(const Call& call) const;
+
+private:
+    void attempt(Call& call);
+    Result<void> prepare(Call& call);
+    void add_headers(Call& call, const endpoint::Endpoint& place, std::string_view amz_date);
+    void add_expiry(Call& call);
+    void finish(Call& call);
+    void read_answer(Call& call);
+    void learn(Call& call);
+    void settle(Call& call, retry::Verdict verdict);
+    bool correct(Call& call, retry::Verdict verdict);
+    bool retry_later(Call& call);
+    std::chrono::milliseconds patience(Call& call) const;
+    void start_due();
+    void tell(const Call& call, std::string_view outcome) const;
+    http::Limits limits(const Call& call) const;
+    Error no_answer(const Call& call) const;
+
+    Core& core_;
+    std::unique_ptr<http::Engine> engine_;
+    std::uint64_t owner_;
+    std::vector<Call*> calls_;
+    std::vector<sigv4::Header> signed_;
+    std::function<bool()> on_tick_;
+    http::Clock::time_point next_tick_{};
+    std::optional<http::Clock::time_point> deadline_;
+    bool finished_one_ = false;
+};
+
+inline void Session::attempt(Call& call) {
+    call.attempt_began = http::Clock::now();
+    call.fault.reset();
+    call.error.reset();
+    call.cut = false;
+    ++call.attempts;
+    count(core_.counters.requests);
+    if (call.attempts > 1) count(core_.counters.retries);
+    const Result<void> ready = prepare(call);
+    if (ready && engine_->start(*call.answer, core_.config, core_.share.get())) {
+        call.running = true;
+        return;
+    }
+    if (ready) {
+        call.error = refusal(Errc::unsupported, call.operation, call.key, "libcurl refused the request or has no memory");
+    } else {
+        call.error = ready.error();
+    }
+    call.done = finished_one_ = true;
+}
+
+inline http::Limits Session::limits(const Call& call) const {
+    http::Limits out{core_.config.connect_timeout, call.stall.value_or(core_.config.stall_timeout), {}};
+    if (!deadline_) return out;
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline_ - http::Clock::now());
+    out.total = (std::max)(left, std::chrono::milliseconds(1));
+    return out;
+}
+
+// The request as it goes out: everything that differs from attempt to attempt is made here.
+inline Result<void> Session::prepare(Call& call) {
+    auto who = core_.identity.snapshot();
+    if (!who.snapshot) return refusal(Errc::credentials, call.operation, call.key, who.error);
+    call.identity = std::move(who.snapshot);
+    auto place = core_.place();  // after the credentials: the instance that gave them may have to say where it is
+    if (!place) return refusal(place.error().code(), call.operation, call.key, place.error().what());
+    if (!call.answer) call.answer = engine_->borrow();
+    http::Transfer& out = *call.answer;
+    out.clear_request();
+    out.owner = &call;
+    out.method = call.method;
+    out.large = call.large;
+    out.sink = call.sink;
+    out.limits = limits(call);
+    if (call.method == http::Method::put || call.method == http::Method::post) out.body = &call.body;
+
+    const endpoint::Endpoint& where = **place;
+    call.encoded.assign(where.base_path).append(1, '/');
+    bytes::append_percent(call.encoded, call.object, true);
+    if (call.object.empty() && !where.base_path.empty()) call.encoded.pop_back();
+    out.url.assign(where.scheme).append("://").append(where.host).append(call.encoded);
+    if (!call.query.empty()) out.url.append(1, '?').append(call.query);
+
+    std::string amz_date;
+    dates::append_amz_date(amz_date, std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count());
+    add_headers(call, where, amz_date);
+    return {};
+}
+
+inline void Session::add_headers(Call& call, const endpoint::Endpoint& place, std::string_view amz_date) {
+    http::Transfer& out = *call.answer;
+    for (const auto& [name, value] : call.headers) out.add_header(name, value);
+    if (call.ttl) add_expiry(call);
+    const Credentials& keys = call.identity->credentials;
+    if (keys.access_key.empty()) return;  // anonymous
+    out.add_header("x-amz-content-sha256", call.payload_hash);
+    out.add_header("x-amz-date", amz_date);
+    if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
+    signed_.clear();
+    signed_.push_back({"host", place.host});
+    for (std::size_t i = 0; i < out.header_count(); ++i) signed_.push_back({out.header_name(i), out.header_value(i)});
+    const sigv4::Request request{http::name_of(call.method), call.encoded, call.query,
+                                 signed_.data(), signed_.size(), call.payload_hash};
+    out.add_header("authorization", out.signer.sign(request, keys, {amz_date, place.signing_region, "s3"}));
+}
+
+inline void Session::add_expiry(Call& call) {
+    const std::string text = entry::expiry_text(core_.unix_now() + call.ttl->count());
+    const MetadataNames names = core_.config.metadata_names;
+    if (names != MetadataNames::hyphen) call.answer->add_header("x-amz-meta-expires_at", text);
+    if (names != MetadataNames::underscore) call.answer->add_header("x-amz-meta-expires-at", text);
+}
+
+inline bool Session::step(std::chrono::milliseconds most) {
+    finished_one_ = false;
+    start_due();
+    const bool fine = engine_->perform([this](http::Transfer& transfer) { finish(*static_cast<Call*>(transfer.owner)); });
+    if (!fine) cancel_all(Error(Errc::network, "libcurl gave up on its connections"));
+    const auto now = http::Clock::now();
+    if (on_tick_ && now >= next_tick_) {
+        next_tick_ = now + tick;
+        if (!on_tick_()) {
+            cancel_all(Error(Errc::cancelled, "cancelled by the progress callback"));
+            return false;
+        }
+    }
+    if (finished_one_ || most.count() == 0) return true;
+    for (const Call* call : calls_) {
+        if (call->done) continue;
+        if (call->answer && call->answer->paused) return true;
+        if (call->running) continue;
+        const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - now);
+        most = (std::min)(most, (std::max)(until, std::chrono::milliseconds(0)) + std::chrono::milliseconds(1));
+    }
+    engine_->wait(on_tick_ ? (std::min)(most, tick) : most);
+    return true;
+}
+
+inline void Session::start_due() {
+    const auto now = http::Clock::now();
+    for (std::size_t i = 0; i < calls_.size(); ++i) {
+        Call& call = *calls_[i];
+        if (call.done || call.running || call.due > now) continue;
+        attempt(call);
+    }
+}
+
+inline void Session::drop(Call& call) {
+    calls_.erase(std::remove(calls_.begin(), calls_.end(), &call), calls_.end());
+    if (call.answer) engine_->give_back(call.answer, call.running);
+    call.answer = nullptr;
+    call.running = false;
+    call.done = true;
+}
+
+inline void Session::cancel_all(const Error& why) {
+    for (Call* call : calls_) {
+        if (call->done) continue;
+        call->error = refusal(why.code(), call->operation, call->key, why.what());
+        if (call->answer) engine_->give_back(call->answer, call->running);
+        call->answer = nullptr;
+        call->running = false;
+        call->done = true;
+    }
+    finished_one_ = true;
+}
+
+inline void Session::finish(Call& call) {
+    call.running = false;
+    finished_one_ = true;
+    http::Transfer& answer = *call.answer;
+    count(core_.counters.bytes_in, answer.received);
+    count(core_.counters.bytes_out, call.body.size);
+    if (!answer.reused) count(core_.counters.connections);
+    learn(call);
+    read_answer(call);
+    if (answer.result == CURLE_WRITE_ERROR && !answer.overflow) {
+        call.cut = call.done = true;
+        return tell(call, "done");
+    }
+    settle(call, retry::classify({answer.result, answer.status, call.code()}));
+}
+
+// The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
+inline void Session::read_answer(Call& call) {
+    const http::Transfer& answer = *call.answer;
+    if (answer.status >= 300 || (call.error_in_200 && answer.result == CURLE_OK)) call.fault = xml::error_body(answer.text);
+    if (call.fault && call.fault->code.empty()) bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
+    if (answer.status == 301 || answer.status == 307 || answer.status == 400) {
+        if (!call.fault) call.fault.emplace();
+        if (const auto region = answer.headers.find("x-amz-bucket-region")) call.fault->region = std::string(*region);
+    }
+}
+
+inline void Session::learn(Call& call) {
+    const http::Transfer& answer = *call.answer;
+    if (answer.status == 0) return;
+    if (const auto date = answer.headers.find("date")) {
+        const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(http::Clock::now() - answer.answered_at);
+        if (const auto server = dates::http_date(*date)) core_.learn_clock(*server, core_.local_now() - age);
+    }
+    if (answer.status / 100 == 2) core_.bucket_seen.store(true, std::memory_order_relaxed);
+}
+
+inline void Session::settle(Call& call, retry::Verdict verdict) {
+    using retry::Verdict;
+    if (verdict == Verdict::answered) {
+        core_.quota.succeeded();
+        call.done = true;
+        return tell(call, call.ok() ? "done" : "error");
+    }
+    const bool goes_on = verdict == Verdict::again ? retry_later(call) : verdict != Verdict::broken && correct(call, verdict);
+    if (goes_on) return tell(call, "retry");
+    call.done = true;
+    if (call.answer->result != CURLE_OK) call.error = no_answer(call);
+    tell(call, "error");
+}
+
+// Three mistakes that the store's answer helps to mend, each once a call and beside the count of attempts.
+inline bool Session::correct(Call& call, retry::Verdict verdict) {
+    bool& once = verdict == retry::Verdict::new_credentials ? call.new_credentials
+                 : verdict == retry::Verdict::new_clock     ? call.new_clock
+                                                            : call.new_region;
+    if (once) return false;
+    once = true;
+    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation)) return false;
+    if (verdict == retry::Verdict::new_region && !(call.fault && core_.sign_for(call.fault->region))) return false;
+    if (call.again && !call.again(call)) return false;
+    call.due = http::Clock::now();
+    return true;
+}
+
+inline bool Session::retry_later(Call& call) {
+    const auto now = http::Clock::now();
+    if (call.attempts >= core_.config.attempts_max) return false;
+    const double price = call.answer->result == CURLE_OPERATION_TIMEDOUT ? retry::quota_per_timeout : retry::quota_per_retry;
+    const auto wait = patience(call);
+    if (deadline_ && now + wait >= *deadline_) return false;
+    if (!core_.quota.take(price, now)) return false;
+    if (call.again && !call.again(call)) return false;
+    call.due = now + wait;
+    if (core_.config.seams.sleep) {
+        core_.config.seams.sleep(wait);
+        call.due = now;
+    }
+    return true;
+}
+
+inline std::chrono::milliseconds Session::patience(Call& call) const {
+    const auto wait = retry::backoff(core_.config, call.attempts, core_.random());
+    const auto asked = call.answer->headers.find("retry-after");
+    if (!asked) return wait;
+    return (std::max)(wait, retry::retry_after(*asked, core_.now()).value_or(std::chrono::milliseconds(0)));
+}
+
+inline void Session::tell(const Call& call, std::string_view outcome) const {
+    if (!core_.config.on_event || call.quiet) return;
+    Event event;
+    event.operation = call.operation;
+    event.key = call.key;
+    event.outcome = outcome;
+    event.attempt = call.attempts;
+    event.status = call.status();
+    event.duration = http::Clock::now() - call.attempt_began;
+    event.bytes = call.method == http::Method::get ? call.answer->received : call.body.size;
+    event.reused = call.answer->reused;
+    if (call.answer->result != CURLE_OK && !call.cut) event.detail = call.answer->problem;
+    core_.tell(event);
+}
+
+inline Error Session::no_answer(const Call& call) const {
+    const http::Transfer& answer = *call.answer;
+    Error::Details details;
+    details.code = kind_of(answer.result, answer.overflow);
+    details.attempts = call.attempts;
+    details.retryable = retry::passing(answer.result);
+    std::string text = answer.overflow ? "the answer is larger than any of S3's" : answer.problem;
+    if (text.empty()) text = curl_easy_strerror(answer.result);
+    text += spent(call.attempts, http::Clock::now() - call.began);
+    const char* hint = advice(details.code, {}, {});
+    if (*hint) text.append("; ").append(hint);
+    return Error(std::move(details), about(call.operation, call.key, text));
+}
+
+inline Error Session::failure(const Call& call) const {
+    if (call.error) return *call.error;
+    Error::Details details;
+    details.status = call.status();
+    details.s3_code = printable(call.code());
+    if (details.s3_code.empty()) bytes::append_number(details.s3_code, static_cast<std::uint64_t>(details.status));
+    if (call.fault) details.s3_message = printable(call.fault->message);
+    if (call.answer) details.request_id = request_id(call.answer->headers, call.fault);
+    details.attempts = call.attempts;
+    details.code = kind_of(details.status, details.s3_code);
+    details.retryable = retry::classify({CURLE_OK, details.status, details.s3_code}) == retry::Verdict::again;
+    std::string text;
+    bytes::append_number(text, static_cast<std::uint64_t>(details.status));
+    if (details.s3_code != text) text.append(" ").append(details.s3_code);
+    text += spent(call.attempts, http::Clock::now() - call.began);
+    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
+    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
+    const char* hint = advice(details.code, details.s3_code, details.s3_message);
+    if (*hint) text.append("; ").append(hint);
+    return Error(std::move(details), about(call.operation, call.key, text));
+}
+
+}  // namespace detail::s3
+
+namespace detail {
+
+// What credential endpoints answer is fetched with the same libcurl, but on a connection of its own.
+inline credentials::WebAnswer fetch_web(const Core& core, const credentials::WebRequest& request) {
+    http::Engine engine(1);
+    http::Transfer& transfer = *engine.borrow();
+    const http::Body body{request.body, {}, request.body.size()};
+    transfer.method = request.method == "GET" ? http::Method::get : request.method == "PUT" ? http::Method::put : http::Method::post;
+    transfer.url = request.url;
+    transfer.bypass_proxy = request.bypass_proxy;
+    transfer.limits = {request.connect_timeout, {}, request.timeout};
+    if (transfer.method != http::Method::get) transfer.body = &body;
+    for (const auto& [name, value] : request.headers) transfer.add_header(name, value);
+    credentials::WebAnswer answer;
+    bool running = engine.start(transfer, core.config, nullptr);
+    if (!running) answer.problem = "libcurl refused the request";
+    while (running) {
+        const bool fine = engine.perform([&](http::Transfer& done) {
+            running = false;
+            answer.status = done.result == CURLE_OK ? done.status : 0;
+            if (answer.status == 0) answer.problem = curl_easy_strerror(done.result);
+            answer.body = done.text.substr(0, request.answer_bytes_max + 1);
+        });
+        if (!fine) return {0, {}, "libcurl gave up"};
+        if (running) engine.wait(std::chrono::milliseconds(1000));
+    }
+    engine.give_back(&transfer, false);
+    return answer;
+}
+
+inline credentials::World world_for(Core& core) {
+    credentials::World world = credentials::real_world([&core](const credentials::WebRequest& request) { return fetch_web(core, request); });
+    if (core.config.seams.environment) world.env = core.config.seams.environment;
+    world.now = [&core] { return core.now(); };
+    return world;
+}
+
+// The user's own provider, which may throw or return what must not enter a header.
+inline credentials::Outcome ask_provider(const Core& core) {
+    Result<Credentials> got = guarded([&] { return core.config.credentials(); }, "the credentials provider");
+    if (!got) return credentials::broken(got.error().what());
+    const std::string source = got->source.empty() ? "Config::credentials" : got->source;
+    return credentials::checked(*std::move(got), {source, "access_key", "secret_key", "session_token"}, core.now());
+}
+
+inline Core::Core(Config settings, endpoint::Location where)
+    : config(std::move(settings)), bucket(std::move(where.bucket)), prefix(std::move(where.prefix)),
+      pool(config.connections, config.idle_connections_max),
+      chain(world_for(*this), {config.profile, config.region, config.endpoint}),
+      identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
+
+inline double Core::random() const {
+    if (config.seams.random) return config.seams.random();
+    static thread_local std::minstd_rand engine{std::random_device{}()};
+    return std::uniform_real_distribution<double>(0, 1)(engine);
+}
+
+// Endpoint and region, found out once; the region may be corrected by an answer later.
+inline Result<std::shared_ptr<const Place>> Core::place() {
+    const std::lock_guard<std::mutex> hold(place_lock);
+    if (place_now) return place_now;
+    const credentials::Discovery url = chain.endpoint_url(), region = chain.region();
+    for (const credentials::Discovery* found : {&url, &region}) {
+        if (!found->error.empty()) return Error(Errc::invalid_argument, found->error);
+    }
+    return settle_place(url.value, region.value.empty() ? "us-east-1" : region.value);
+}
+
+inline Result<std::shared_ptr<const Place>> Core::settle_place(const std::string& url, const std::string& region) {
+    endpoint::Resolution found = endpoint::resolve(
+        {bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+    if (!found.endpoint) return Error(Errc::invalid_argument, found.problem);
+    auto place = std::make_shared<Place>();
+    static_cast<endpoint::Endpoint&>(*place) = std::move(*found.endpoint);
+    place->configured_url = url;
+    place_now = std::move(place);
+    return place_now;
+}
+
+// The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature changes.
+inline bool Core::sign_for(const std::string& region) {
+    const std::lock_guard<std::mutex> hold(place_lock);
+    if (!place_now || !endpoint::valid_region(region) || region == place_now->signing_region) return false;
+    if (place_now->aws()) return settle_place({}, region).has_value();
+    auto place = std::make_shared<Place>(*place_now);
+    place->signing_region = region;
+    place_now = std::move(place);
+    return true;
+}
+
+// HTTP dates have whole seconds and answers take their time: within that, the local clock is as good and finer.
+inline void Core::learn_clock(TimePoint server, TimePoint local) {
+    using std::chrono::milliseconds;
+    const auto ahead = std::chrono::duration_cast<milliseconds>(server - local);
+    const bool agrees = ahead > milliseconds(-2000) && ahead < milliseconds(1000);
+    const auto offset = agrees ? milliseconds(0) : ahead + milliseconds(500);
+    const auto known = milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
+    if (offset - known > milliseconds(1500) || known - offset > milliseconds(1500) || (agrees && known.count() != 0))
+        clock_offset_ms.store(offset.count(), std::memory_order_relaxed);
+}
+
+}  // namespace detail
+
+// --- transfer: sources to parts, answers to values and readers --------------------------------------------------------
+
+namespace detail::transfer {
+
+// The body of an entry that will not be served (expired) is read to its end up to this, which keeps the connection;
+// a longer one is cut off, since a new connection is cheaper.
+inline constexpr std::uint64_t drained_bytes_max = std::uint64_t{64} << 10;
+// An attempt that moved this much has proved the connection good: the next failure counts as the first.
+inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
+// How much of a source is read between two looks at the network.
+inline constexpr std::size_t piece_bytes = std::size_t{256} << 10;
+inline constexpr std::size_t reader_buffer_bytes = std::size_t{512} << 10;
+inline constexpr std::uint64_t parts_max = 10000;
+// The store may assemble parts for minutes, saying nothing.
+inline constexpr std::chrono::milliseconds complete_stall{300000};
+
+// The bytes of one object as they come, whatever becomes of them: length and CRC-32C checked, and a broken connection
+// resumed where it broke, on the same version of the object (If-Match) or not at all.
+class Incoming {
+public:
+    using Take = std::function<http::Sink::Took(const char* data, std::size_t size)>;
+    // Looks at the headers once they are there; false: the body is not wanted.
+    using Open = std::function<bool(const entry::Facts&)>;
+
+    Incoming(s3::Session& session, std::string_view key, Open open, Take take)
+        : session_(session), open_(std::move(open)), take_(std::move(take)) {
+        call.operation = "get";
+        call.key = key;
+        call.object = session.core().object(key);
+        call.sink = {this, &Incoming::on_data};
+        call.again = [this](const s3::Call&) { return rewind(); };
+    }
+    Incoming(const Incoming&) = delete;
+    Incoming& operator=(const Incoming&) = delete;
+
+    // After the call is done: whether what was taken is the whole object. A status that is no success is not looked at.
+    Result<void> check();
+    const entry::Facts& facts() const { return facts_; }
+    bool opened() const { return opened_; }
+    bool wanted() const { return wanted_; }
+
+    s3::Call call;
+
+private:
+    static http::Sink::Took on_data(void* self, const http::Transfer& from, const char* data, std::size_t size) {
+        return static_cast<Incoming*>(self)->take(from, data, size);
+    }
+    http::Sink::Took take(const http::Transfer& from, const char* data, std::size_t size);
+    void open(const http::Headers& headers);
+    bool continues(const http::Transfer& from);
+    bool rewind();
+    Error damage(std::string_view text) const {
+        return s3::refusal(Errc::damaged, call.operation, call.key, text);
+    }
+
+    s3::Session& session_;
+    Open open_;
+    Take take_;
+    entry::Facts facts_;
+    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
+    std::uint32_t crc_ = 0;
+    bool opened_ = false, wanted_ = true, joined_ = true;
+    std::optional<Error> trouble_;
+};
+
+inline void Incoming::open(const http::Headers& headers) {
+    facts_ = entry::read(headers);
+    opened_ = true;
+    wanted_ = open_(facts_);
+}
+
+inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* data, std::size_t size) {
+    using Took = http::Sink::Took;
+    if (!opened_) open(from.headers);
+    if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
+    if (!joined_ && !continues(from)) return Took::enough;
+    const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{size}));
+    const Took took = size > skipped ? take_(data + skipped, size - skipped) : Took::all;
+    if (took != Took::all) return took;
+    skip_ -= skipped;
+    taken_ += size - skipped;
+    if (facts_.crc32c) crc_ = digest::crc32c(crc_, data + skipped, size - skipped);
+    return Took::all;
+}
+
+// Whether a resumed answer carries on the same object where the last one broke off.
+inline bool Incoming::continues(const http::Transfer& from) {
+    joined_ = true;
+    skip_ = 0;
+    if (from.headers.get("etag") != facts_.info.etag) {
+        trouble_ = s3::refusal(Errc::changed, call.operation, call.key, "the object was replaced while it was read");
+        return false;
+    }
+    if (from.status == 200) {  // the store ignores ranges
+        skip_ = taken_;
+        return true;
+    }
+    std::string expected = "bytes ";
+    bytes::append_number(expected, taken_);
+    expected += '-';
+    if (bytes::starts_with(from.headers.get("content-range"), expected)) return true;
+    trouble_ = s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with another range than asked for");
+    return false;
+}
+
+inline bool Incoming::rewind() {
+    if (taken_ == 0) {
+        opened_ = false;
+        return true;
+    }
+    if (facts_.info.etag.empty()) return false;
+    if (taken_ - attempt_start_ >= progress_bytes_min) call.attempts = 0;
+    attempt_start_ = taken_;
+    joined_ = false;
+    std::string range = "bytes=";
+    bytes::append_number(range, taken_);
+    call.headers = {{"range", range + "-"}, {"if-match", facts_.info.etag}};
+    return true;
+}
+
+inline Result<void> Incoming::check() {
+    if (trouble_) return *trouble_;
+    if (call.error) return *call.error;
+    if (call.status() == 412 && taken_)
+        return s3::refusal(Errc::changed, call.operation, call.key, "the object was replaced while it was read");
+    if (!call.ok()) return session_.failure(call);
+    if (!opened_) open(call.answer->headers);
+    if (!wanted_) return {};
+    if (facts_.info.etag.empty())
+        return s3::refusal(Errc::protocol, call.operation, call.key, "the answer has no ETag: is the endpoint an S3 store?");
+    if (!facts_.length && !call.answer->headers.find("transfer-encoding"))
+        return s3::refusal(Errc::protocol, call.operation, call.key, "the answer does not say how long it is");
+    if (facts_.length && taken_ != *facts_.length) return damage("the body is shorter than announced");
+    if (facts_.crc32c && crc_ != *facts_.crc32c && session_.core().config.checksums != Checksums::none)
+        return damage("the body does not match its CRC-32C: the stored entry is damaged");
+    return {};
+}
+
+// The bytes that a set() sends: a Source, deflated on the way if asked to.
+class Intake {
+public:
+    Intake(const Source& source, std::optional<int> level) : source_(source) {
+#ifndef S3CACHE_NO_GZIP
+        if (level) deflater_.emplace(*level), raw_.resize(piece_bytes);
+#else
+        static_cast<void>(level);
+#endif
+    }
+
+    // Fills the buffer unless the end comes first; the count.
+    Result<std::size_t> read(char* buffer, std::size_t capacity) {
+#ifndef S3CACHE_NO_GZIP
+        if (deflater_) return deflate(buffer, capacity);
+#endif
+        return pull(buffer, capacity);
+    }
+    std::uint64_t taken() const { return taken_; }
+    // Whether all has been read. Needs to look one byte ahead.
+    Result<bool> at_end() {
+        if (ahead_) return false;
+        char next = 0;
+        const Result<std::size_t> count = read(&next, 1);
+        if (!count) return count.error();
+        if (*count) ahead_ = next;
+        return *count == 0;
+    }
+
+private:
+    Result<std::size_t> pull(char* buffer, std::size_t capacity);
+    Result<std::size_t> ask(char* buffer, std::size_t capacity);
+    const Source& source_;
+    std::uint64_t taken_ = 0;
+    bool ended_ = false;
+    std::optional<char> ahead_;
+#ifndef S3CACHE_NO_GZIP
+    Result<std::size_t> deflate(char* buffer, std::size_t capacity);
+    std::optional<gzip::Deflater> deflater_;
+    std::string raw_;
+#endif
+};
+
+// One call of the user's function, which may do anything.
+inline Result<std::size_t> Intake::ask(char* buffer, std::size_t capacity) {
+    auto count = guarded([&]() -> Result<std::size_t> { return source_.read(buffer, capacity); }, "the source");
+    if (!count) return count;
+    if (*count == source_failed) return Error(Errc::source, "the source failed");
+    if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
+    taken_ += *count;
+    if (source_.size() && (taken_ > *source_.size() || (*count == 0 && taken_ < *source_.size())))
+        return Error(Errc::source, "the source is not as long as it announced");
+    return count;
+}
+
+inline Result<std::size_t> Intake::pull(char* buffer, std::size_t capacity) {
+    std::size_t filled = 0;
+    if (ahead_ && capacity) {
+        buffer[filled++] = *ahead_;
+        ahead_.reset();
+    }
+    while (filled < capacity && !ended_) {
+        const Result<std::size_t> count = ask(buffer + filled, capacity - filled);
+        if (!count) return count;
+        ended_ = *count == 0;
+        filled += *count;
+    }
+    return filled;
+}
+
+#ifndef S3CACHE_NO_GZIP
+inline Result<std::size_t> Intake::deflate(char* buffer, std::size_t capacity) {
+    std::size_t filled = 0;
+    if (ahead_ && capacity) {
+        buffer[filled++] = *ahead_;
+        ahead_.reset();
+    }
+    while (filled < capacity) {
+        const gzip::Pulled pulled = deflater_->pull(buffer + filled, capacity - filled);
+        filled += pulled.produced;
+        if (pulled.step == gzip::Step::damaged) return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+        if (pulled.step == gzip::Step::finished) break;
+        if (pulled.step == gzip::Step::output) continue;
+        const Result<std::size_t> count = ask(&raw_[0], raw_.size());
+        if (!count) return count;
+        deflater_->feed(std::string_view(raw_).substr(0, *count));
+        if (*count == 0) deflater_->finish();
+    }
+    return filled;
+}
+#endif
+
+// What goes up, apart from its bytes.
+struct Target {
+    const char* operation = "set";
+    std::string_view key{};
+    std::string object{};
+    std::vector<std::pair<std::string, std::string>> headers{};     // of the entry: type, metadata, encryption
+    std::vector<std::pair<std::string, std::string>> conditions{};  // If-Match, If-None-Match
+    std::optional<Seconds> ttl{};
+    std::string write_id{};
+};
+
+inline s3::Call call_for(const Target& target, http::Method method, std::string query) {
+    s3::Call call;
+    call.operation = target.operation;
+    call.key = target.key;
+    call.object = target.object;
+    call.method = method;
+    call.query = std::move(query);
+    return call;
+}
+
+inline std::string hash_text(const digest::Sha256Digest& hash) {
+    return bytes::hex(std::string_view(reinterpret_cast<const char*>(hash.data()), hash.size()));
+}
+
+// Parts in parallel over one session. Each slot owns one part's bytes (or a view of them) until the store has it.
+class Upload {
+public:
+    struct Slot {
+        std::unique_ptr<char[]> buffer;  // left uninitialised: pages that a short part does not use are never touched
+        s3::Call call;
+        std::uint64_t number = 0;
+        bool busy = false;
+    };
+    // Puts the next part into the slot's body and payload_hash; false: there are no more.
+    using Next = std::function<Result<bool>(Slot&)>;
+
+    Upload(s3::Session& session, const Target& target, std::size_t slots) : session_(session), target_(target), slots_(slots) {}
+    ~Upload() {
+        if (!id_.empty()) abandon();
+    }
+    Upload(const Upload&) = delete;
+    Upload& operator=(const Upload&) = delete;
+
+    std::vector<Slot>& slots() { return slots_; }
+    std::uint64_t stored_bytes() const { return stored_bytes_; }
+    // True: stored; false: a write condition was not met, nothing was stored.
+    Result<bool> run(const Next& next);
+
+private:
+    Result<void> create();
+    Result<bool> send(const Next& next, Slot& slot);
+    Result<void> collect();
+    Result<bool> complete();
+    Result<bool> settle(s3::Call& call);
+    bool ours();
+    void abandon();
+    std::string part_query(std::uint64_t number) const;
+
+    s3::Session& session_;
+    const Target& target_;
+    std::vector<Slot> slots_;
+    std::vector<std::string> etags_;
+    std::uint64_t count_ = 0, stored_bytes_ = 0;
+    std::string id_;  // of the upload, percent-encoded; empty: none is open
+};
+
+inline Result<void> Upload::create() {
+    s3::Call call = call_for(target_, http::Method::post, "uploads=");
+    call.headers = target_.headers;
+    call.ttl = target_.ttl;
+    session_.run(call);
+    Result<void> made;
+    if (!call.ok()) {
+        made = session_.failure(call);
+    } else if (const auto id = xml::upload_id(call.answer->text)) {
+        bytes::append_percent(id_, *id, false);
+    } else {
+        made = s3::refusal(Errc::protocol, target_.operation, target_.key, "the store began no upload: its answer is not S3's");
+    }
+    session_.drop(call);
+    return made;
+}
+
+inline std::string Upload::part_query(std::uint64_t number) const {
+    std::string query = "partNumber=";
+    bytes::append_number(query, number);
+    return query.append("&uploadId=").append(id_);
+}
+
+inline Result<bool> Upload::send(const Next& next, Slot& slot) {
+    slot.call = call_for(target_, http::Method::put, {});
+    const Result<bool> more = next(slot);
+    if (!more || !*more) return more;
+    if (count_ == parts_max)
+        return s3::refusal(Errc::too_large, target_.operation, target_.key,
+                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes");
+    slot.number = ++count_;
+    slot.call.query = part_query(slot.number);
+    slot.busy = true;
+    session_.start(slot.call);
+    return true;
+}
+
+// Takes in the parts that are done.
+inline Result<void> Upload::collect() {
+    for (Slot& slot : slots_) {
+        if (!slot.busy || !slot.call.done) continue;
+        slot.busy = false;
+        if (!slot.call.ok()) return session_.failure(slot.call);
+        stored_bytes_ += slot.call.body.size;
+        etags_.resize((std::max)(etags_.size(), static_cast<std::size_t>(slot.number)));
+        etags_[static_cast<std::size_t>(slot.number - 1)] = std::string(slot.call.answer->headers.get("etag"));
+        session_.drop(slot.call);
+    }
+    return {};
+}
+
+inline Result<bool> Upload::run(const Next& next) {
+    if (Result<void> made = create(); !made) return std::move(made).error();
+    bool more = true;
+    for (;;) {
+        bool busy = false, sent = false;
+        for (Slot& slot : slots_) {
+            if (more && !slot.busy) {
+                const Result<bool> started = send(next, slot);
+                if (!started) return started;
+                more = sent = *started;
+            }
+            busy |= slot.busy;
+        }
+        if (!busy) break;
+        session_.step(std::chrono::milliseconds(sent ? 0 : 1000));
+        if (Result<void> fine = collect(); !fine) return std::move(fine).error();
+    }
+    return complete();
+}
+
+inline Result<bool> Upload::complete() {
+    std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+    for (std::size_t i = 0; i < etags_.size(); ++i) {
+        list += "<Part><PartNumber>";
+        bytes::append_number(list, i + 1);
+        list += "</PartNumber><ETag>";
+        xml::escape(list, etags_[i]);
+        list += "</ETag></Part>";
+    }
+    list += "</CompleteMultipartUpload>";
+    s3::Call call = call_for(target_, http::Method::post, "uploadId=" + id_);
+    call.headers = target_.conditions;
+    call.headers.emplace_back("content-type", "application/xml");
+    call.body = {list, {}, list.size()};
+    call.payload_hash = hash_text(digest::sha256(list));
+    call.stall = complete_stall;
+    call.error_in_200 = true;
+    session_.run(call);
+    Result<bool> stored = settle(call);
+    session_.drop(call);
+    return stored;
+}
+
+// An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
+inline Result<bool> Upload::settle(s3::Call& call) {
+    const bool unmet = call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey");
+    if (call.ok() && xml::complete_result(call.answer->text).result) {
+        id_.clear();
+        return true;
+    }
+    const bool looks_done = call.attempts > 1 && (unmet || call.code() == "NoSuchUpload");
+    if ((looks_done || call.error) && ours()) {
+        id_.clear();
+        return true;
+    }
+    if (unmet && !target_.conditions.empty()) return false;
+    if (call.ok())
+        return s3::refusal(Errc::protocol, target_.operation, target_.key, "the store's answer does not say that the upload is complete");
+    return session_.failure(call);
+}
+
+inline bool Upload::ours() {
+    session_.allow(s3::cleanup_timeout);
+    s3::Call look = call_for(target_, http::Method::head, {});
+    session_.run(look);
+    const bool same = look.ok() && entry::read(look.answer->headers).write_id == target_.write_id;
+    session_.drop(look);
+    return same && !target_.write_id.empty();
+}
+
+// Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
+inline void Upload::abandon() {
+    for (Slot& slot : slots_) {
+        if (slot.busy) session_.drop(slot.call);
+        slot.busy = false;
+    }
+    session_.on_tick({});
+    session_.allow(s3::cleanup_timeout);
+    Target target = target_;
+    target.operation = "abort_upload";
+    s3::Call call = call_for(target, http::Method::erase, "uploadId=" + id_);
+    session_.run(call);
+    if (!call.ok() && call.status() != 404) {
+        count(session_.core().counters.leftover_uploads);
+        Event event;
+        event.operation = call.operation;
+        event.key = call.key;
+        event.outcome = "leftover";
+        const Error why = session_.failure(call);
+        event.detail = why.what();
+        session_.core().tell(event);
+    }
+    session_.drop(call);
+    id_.clear();
+}
+
+}  // namespace detail::transfer
+
+namespace detail::transfer {
+
+// Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
+// as compressed that it sends as they are.)
+class Decoder {
+public:
+    Decoder(bool compressed, std::uint64_t bytes_max) : mode_(compressed ? Mode::sniff : Mode::plain), bytes_max_(bytes_max) {}
+
+    // Appends what becomes of the data; false: problem() says why not.
+    bool push(std::string& out, std::string_view data) {
+        if (mode_ == Mode::sniff) {
+            head_.append(data);
+            if (head_.size() < 2) return true;
+            mode_ = gzip::looks_like_gzip(head_) ? Mode::gzip : Mode::plain;
+            const std::string head = std::move(head_);
+            return push(out, head);
+        }
+        if (mode_ == Mode::gzip) return inflate(out, data);
+        if (data.size() > bytes_max_ - (std::min)(bytes_max_, std::uint64_t{out.size()})) return fails("too large", true);
+        out.append(data);
+        return true;
+    }
+    bool finish(std::string& out) {
+        if (mode_ == Mode::sniff) mode_ = Mode::plain, out.append(head_);
+#ifndef S3CACHE_NO_GZIP
+        if (mode_ == Mode::gzip && !inflater_.end_of_input()) return fails(inflater_.problem(), false);
+#endif
+        return true;
+    }
+    const char* problem() const { return problem_; }
+    bool too_large() const { return too_large_; }
+
+private:
+    enum class Mode { sniff, plain, gzip };
+    bool fails(const char* why, bool too_large) {
+        problem_ = why;
+        too_large_ = too_large;
+        return false;
+    }
+    bool inflate(std::string& out, std::string_view data);
+
+    Mode mode_;
+    std::uint64_t bytes_max_;
+    std::string head_;
+    const char* problem_ = nullptr;
+    bool too_large_ = false;
+#ifndef S3CACHE_NO_GZIP
+    gzip::Inflater inflater_;
+#endif
+};
+
+#ifdef S3CACHE_NO_GZIP
+inline bool Decoder::inflate(std::string&, std::string_view) { return fails("this build has no gzip (S3CACHE_NO_GZIP)", false); }
+#else
+// Straight into the value. It grows by doubling: a gzip body does not say at its front how long it will be.
+inline bool Decoder::inflate(std::string& out, std::string_view data) {
+    inflater_.feed(data);
+    for (;;) {
+        const std::size_t used = out.size();
+        if (used > bytes_max_) return fails("too large", true);
+        const std::uint64_t room = bytes_max_ - used + 1;
+        const std::size_t grow = (std::max)(used, data.size() * 2) + 4096;
+        out.resize(used + static_cast<std::size_t>((std::min)(room, std::uint64_t{grow})));
+        const gzip::Pulled pulled = inflater_.pull(&out[used], out.size() - used);
+        out.resize(used + pulled.produced);
+        if (pulled.step == gzip::Step::damaged) return fails(inflater_.problem(), false);
+        if (out.size() > bytes_max_) return fails("too large", true);
+        if (pulled.step == gzip::Step::needs_input) return true;
+    }
+}
+#endif
+
+}  // namespace detail::transfer
+
+namespace detail {
+
+// A Reader's insides. Two buffers: the caller looks at the front one while the network may fill the back one up to its
+// size; then the transfer pauses, and TCP tells the store to wait.
+struct ReaderState {
+    ReaderState(std::shared_ptr<Core> shared, std::string_view name, transfer::Incoming::Open open)
+        : core(std::move(shared)), key(name), session(*core, std::chrono::milliseconds(0)),
+          incoming(session, key, std::move(open), [this](const char* data, std::size_t size) { return keep(data, size); }) {
+        incoming.call.large = true;
+    }
+    ~ReaderState() { session.drop(incoming.call); }
+    ReaderState(const ReaderState&) = delete;
+    ReaderState& operator=(const ReaderState&) = delete;
+
+    bool begun() const { return incoming.call.done || back.size > 0; }
+    Result<std::string_view> next();
+
+    std::shared_ptr<Core> core;
+    std::string key;
+    s3::Session session;
+    transfer::Incoming incoming;
+    std::string_view rest{};  // of the chunk that try_read is cutting up
+    std::unique_ptr<std::istream> stream{};
+    std::unique_ptr<std::streambuf> stream_buffer{};
+
+private:
+    struct Buffer {
+        std::unique_ptr<char[]> data{};
+        std::size_t size = 0, capacity = 0;
+    };
+    http::Sink::Took keep(const char* data, std::size_t size);
+    Result<std::string_view> raw();
+    Result<std::string_view> decoded();
+    Result<std::string_view> failed(Error why) {
+        trouble = std::move(why);
+        return *trouble;
+    }
+    Buffer front{}, back{};
+    bool ended = false, sniffed = false, gzipped = false;
+    std::optional<Error> trouble{};
+#ifndef S3CACHE_NO_GZIP
+    gzip::Inflater inflater{};
+    bool inflating = false;
+    std::unique_ptr<char[]> out{};
+#endif
+};
+
+inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
+    if (back.size + size > back.capacity) {
+        if (back.size) return http::Sink::Took::none_yet;
+        const std::uint64_t expected = incoming.facts().length.value_or(transfer::reader_buffer_bytes);
+        back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, std::uint64_t{transfer::reader_buffer_bytes})));
+        back.data.reset(new char[back.capacity]);
+    }
+    std::memcpy(back.data.get() + back.size, data, size);
+    back.size += size;
+    return http::Sink::Took::all;
+}
+
+// The stored bytes as they come; empty at the checked end.
+inline Result<std::string_view> ReaderState::raw() {
+    front.size = 0;
+    session.resume(incoming.call);
+    while (back.size == 0 && !incoming.call.done) session.step(std::chrono::milliseconds(1000));
+    std::swap(front, back);
+    if (front.size) return std::string_view(front.data.get(), front.size);
+    if (Result<void> whole = incoming.check(); !whole) return std::move(whole).error();
+    return std::string_view();
+}
+
+inline Result<std::string_view> ReaderState::next() {
+    if (trouble) return *trouble;
+    if (ended) return std::string_view();
+    Result<std::string_view> chunk = incoming.facts().info.compressed ? decoded() : raw();
+    if (!chunk) {
+        if (chunk.error().code() == Errc::damaged) count(core->counters.damaged);
+        return failed(std::move(chunk).error());
+    }
+    ended = chunk->empty();
+    return chunk;
+}
+
+#ifdef S3CACHE_NO_GZIP
+inline Result<std::string_view> ReaderState::decoded() {
+    return s3::refusal(Errc::unsupported, "get", key, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
+}
+#else
+inline Result<std::string_view> ReaderState::decoded() {
+    if (!sniffed) {
+        Result<std::string_view> first = raw();
+        if (!first) return first;
+        while (first->size() == 1 && !incoming.call.done && back.size == 0) session.step(std::chrono::milliseconds(1000));
+        if (first->size() == 1 && back.size) {  // a first chunk of one byte: put it before the next
+            Buffer joined{std::unique_ptr<char[]>(new char[back.size + 1]), back.size + 1, back.size + 1};
+            joined.data[0] = first->front();
+            std::memcpy(joined.data.get() + 1, back.data.get(), back.size);
+            back.size = 0;
+            front = std::move(joined);
+            first = std::string_view(front.data.get(), front.size);
+        }
+        sniffed = true;
+        gzipped = gzip::looks_like_gzip(*first);
+        if (!gzipped) return first;
+        out.reset(new char[transfer::piece_bytes]);
+        inflater.feed(*first);
+        inflating = true;
+    }
+    if (!gzipped) return raw();
+    for (;;) {
+        if (!inflating) {
+            const Result<std::string_view> more = raw();
+            if (!more) return more;
+            if (more->empty() && !inflater.end_of_input())
+                return s3::refusal(Errc::damaged, "get", key, std::string("the gzip body is damaged: ") + inflater.problem());
+            if (more->empty()) return more;
+            inflater.feed(*more);
+        }
+        const gzip::Pulled pulled = inflater.pull(out.get(), transfer::piece_bytes);
+        inflating = pulled.step == gzip::Step::output;
+        if (pulled.step == gzip::Step::damaged)
+            return s3::refusal(Errc::damaged, "get", key, std::string("the gzip body is damaged: ") + inflater.problem());
+        if (pulled.produced) return std::string_view(out.get(), pulled.produced);
+    }
+}
+#endif
+
+}  // namespace detail
+
+// --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do --------------------------------
+
+namespace detail::ops {
+
+inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
+
+using s3::Call;
+using s3::refusal;
+using s3::Session;
+
+// Everything that public operations check before anything is sent.
+inline std::optional<Error> key_flaw(const Core& core, const char* operation, std::string_view key) {
+    const char* flaw = key.empty()                                     ? "the key is empty"
+                       : core.prefix.size() + key.size() > key_bytes_max ? "the key, with its prefix, is over 1024 bytes"
+                       : key.find('\0') != std::string_view::npos       ? "the key holds a NUL"
+                       : !utf8::valid(key)                              ? "the key is not UTF-8"
+                                                                        : nullptr;
+    if (!flaw) return std::nullopt;
+    return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), flaw);
+}
+
+// A try_ form never throws: what the standard library may throw (no memory) becomes an Error.
+template <class F>
+auto never_throws(F&& call) -> decltype(call()) {
+#if S3CACHE_EXCEPTIONS
+    try {
+        return call();
+    } catch (const std::exception& error) {
+        return Error(Errc::too_large, std::string("out of memory? ") + error.what());
+    }
+#else
+    return call();
+#endif
+}
+
+// --- reading
+
+inline bool absent(const Core& core, const Call& call) {
+    if (call.error) return false;
+    if (call.status() == 404) return call.code() != "NoSuchBucket";
+    return call.status() == 403 && core.config.forbidden_is_miss;
+}
+
+inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome, std::string_view detail = {}) {
+    if (!core.config.on_event) return;
+    Event event;
+    event.operation = operation;
+    event.key = key;
+    event.outcome = outcome;
+    event.detail = detail;
+    core.tell(event);
+}
+
+// Counts what a read came to, and says whether the entry is to be served.
+inline bool servable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
+    if (facts.expiry == entry::Expiry::malformed) {
+        count(core.counters.malformed);
+        count(core.counters.misses);
+        tell(core, operation, key, "malformed", "its expires_at is not a number");
+        return false;
+    }
+    if (!facts.expired(core.unix_now())) return true;
+    count(core.counters.expired);
+    count(core.counters.misses);
+    tell(core, operation, key, "expired");
+    return false;
+}
+
+inline Error counted(Core& core, const char* operation, std::string_view key, Error error) {
+    count(error.code() == Errc::damaged ? core.counters.damaged : core.counters.errors);
+    tell(core, operation, key, error.code() == Errc::damaged ? "damaged" : "error", error.what());
+    return error;
+}
+
+// A HEAD's 404 has no body and may mean that the bucket is not there. Asked once, while nothing has shown that it is.
+inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
+    Core& core = session.core();
+    if (core.bucket_seen.load(std::memory_order_relaxed)) return {};
+    Call look;
+    look.operation = operation;
+    look.key = key;
+    look.method = http::Method::head;
+    session.run(look);
+    Result<void> fine;
+    if (look.error) fine = *look.error;
+    if (look.status() == 404) {
+        Error::Details details;
+        details.code = Errc::no_such_bucket;
+        details.status = 404;
+        details.s3_code = "NoSuchBucket";
+        details.attempts = look.attempts;
+        fine = Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}, {}));
+    } else if (!look.error) {
+        core.bucket_seen.store(true, std::memory_order_relaxed);
+    }
+    session.drop(look);
+    return fine;
+}
+
+// The headers of an entry, expired or not; empty: there is none.
+inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
+    Call call;
+    call.operation = operation;
+    call.key = key;
+    call.object = session.core().object(key);
+    call.method = http::Method::head;
+    session.run(call);
+    Result<std::optional<entry::Facts>> out = std::optional<entry::Facts>();
+    if (call.ok()) {
+        out = std::optional<entry::Facts>(entry::read(call.answer->headers));
+    } else if (!absent(session.core(), call)) {
+        out = session.failure(call);
+    } else if (call.status() == 404) {
+        session.drop(call);
+        if (Result<void> fine = check_bucket(session, operation, key); !fine) return std::move(fine).error();
+        return out;
+    }
+    session.drop(call);
+    return out;
+}
+
+// Removes the entry only if it is still the one with this ETag. Some stores ignore If-Match on DELETE and would remove
+// what another writer has just put there, so all but AWS are asked first, which leaves a window of one round trip.
+// True: it was removed. A failure is no concern of the caller: the entry is expired and will be met again.
+inline bool remove_if_same(Session& session, std::string_view key, const std::string& etag) {
+    Core& core = session.core();
+    if (etag.empty()) return false;
+    const auto place = core.place();
+    if (!place || !(*place)->aws()) {
+        const auto now_there = look(session, "expire", key);
+        if (!now_there || !*now_there || (*now_there)->info.etag != etag) return false;
+    }
+    Call call;
+    call.operation = "expire";
+    call.key = key;
+    call.object = core.object(key);
+    call.method = http::Method::erase;
+    call.headers = {{"if-match", etag}};
+    session.run(call);
+    const bool removed = call.ok();
+    session.drop(call);
+    return removed;
+}
+
+// One get of a whole value; started by itself or among many.
+class Fetch {
+public:
+    Fetch(Session& session, std::string_view key)
+        : core_(session.core()),
+          incoming_(session, key, [this](const entry::Facts& facts) { return open(facts); },
+                    [this](const char* data, std::size_t size) { return take(data, size); }) {}
+
+    Call& call() { return incoming_.call; }
+    // Once the call is done.
+    Result<std::optional<Value>> result();
+    // The ETag of an expired entry that the policy wants removed; empty: there is none.
+    const std::string& expired_etag() const { return expired_etag_; }
+
+private:
+    bool open(const entry::Facts& facts) {
+        value_.clear();
+        if (!servable(core_, "get", call().key, facts)) {
+            refused_ = true;
+            const bool expired = facts.expiry == entry::Expiry::at;
+            if (expired && core_.config.expired == Expired::remove) expired_etag_ = facts.info.etag;
+            return false;
+        }
+        too_large_ = !facts.info.compressed && facts.length.value_or(0) > core_.config.value_bytes_max;
+        if (too_large_) return false;
+        decoder_.emplace(facts.info.compressed, core_.config.value_bytes_max);
+        if (!facts.info.compressed) value_.reserve(static_cast<std::size_t>(facts.length.value_or(0)));
+        return true;
+    }
+    http::Sink::Took take(const char* data, std::size_t size) {
+        return decoder_->push(value_, {data, size}) ? http::Sink::Took::all : http::Sink::Took::enough;
+    }
+    Error trouble(Errc code, std::string_view text) const { return refusal(code, "get", incoming_.call.key, text); }
+    Result<std::optional<Value>> value();
+
+    Core& core_;
+    std::optional<transfer::Decoder> decoder_;
+    std::string value_, expired_etag_;
+    bool refused_ = false, too_large_ = false;
+    transfer::Incoming incoming_;
+};
+
+inline Result<std::optional<Value>> Fetch::result() {
+    if (absent(core_, call())) {
+        count(core_.counters.misses);
+        tell(core_, "get", call().key, "miss");
+        return std::optional<Value>();
+    }
+    Result<std::optional<Value>> out = value();
+    if (!out) return counted(core_, "get", call().key, out.error());
+    if (*out) {
+        count(core_.counters.hits);
+        tell(core_, "get", call().key, "hit");
+    }
+    return out;
+}
+
+inline Result<std::optional<Value>> Fetch::value() {
+    const bool gzip_trouble = decoder_ && decoder_->problem();
+    if (!gzip_trouble) {
+        if (Result<void> whole = incoming_.check(); !whole) return std::move(whole).error();
+    }
+    if (refused_) return std::optional<Value>();
+    const bool whole = !too_large_ && !gzip_trouble && decoder_->finish(value_);
+    if (too_large_ || decoder_->too_large())
+        return trouble(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
+    if (!whole) return trouble(Errc::damaged, std::string("the gzip body is damaged: ") + decoder_->problem());
+    Info info = incoming_.facts().info;
+    const Kind kind = info.kind ? *info.kind : entry::classify(value_);
+    info.kind = kind;
+    return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
+}
+
+inline Result<std::optional<Value>> get(Core& core, std::string_view key) {
+    if (auto flaw = key_flaw(core, "get", key)) return *flaw;
+    Session session(core);
+    constexpr int versions_tried_max = 3;  // an object that is replaced while it is read is read again, but not for ever
+    for (int tried = 1;; ++tried) {
+        Fetch fetch(session, key);
+        session.run(fetch.call());
+        Result<std::optional<Value>> out = fetch.result();
+        session.drop(fetch.call());
+        if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
+        if (out || out.error().code() != Errc::changed || tried == versions_tried_max) return out;
+    }
+}
+
+inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key) {
+    if (auto flaw = key_flaw(*core, "get", key)) return *flaw;
+    bool serve = true;
+    auto state = std::make_unique<ReaderState>(core, key, [&core, &serve, key](const entry::Facts& facts) {
+        return serve = servable(*core, "get", key, facts);
+    });
+    Call& call = state->incoming.call;
+    const auto limit = core->config.call_timeout;
+    const auto deadline = http::Clock::now() + limit;
+    state->session.start(call);
+    while (!state->begun()) {
+        state->session.step(limit.count() ? (std::min)(limit, s3::tick) : std::chrono::milliseconds(1000));
+        if (limit.count() && !state->begun() && http::Clock::now() > deadline)
+            state->session.cancel_all(Error(Errc::timed_out, "no answer within Config::call_timeout"));
+    }
+    if (absent(*core, call)) {
+        count(core->counters.misses);
+        tell(*core, "get", key, "miss");
+        return std::optional<Reader>();
+    }
+    if (call.done) {  // it was short enough to be here already, or it failed
+        if (Result<void> whole = state->incoming.check(); !whole) return counted(*core, "get", key, whole.error());
+    }
+    if (!serve) {
+        const entry::Facts facts = state->incoming.facts();
+        state->session.drop(call);
+        if (facts.expiry == entry::Expiry::at && core->config.expired == Expired::remove)
+            remove_if_same(state->session, key, facts.info.etag);
+        return std::optional<Reader>();
+    }
+    count(core->counters.hits);
+    tell(*core, "get", key, "hit");
+    return std::optional<Reader>(Reader(std::move(state)));
+}
+
+inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
+    if (auto flaw = key_flaw(core, "stat", key)) return *flaw;
+    Session session(core);
+    auto facts = look(session, "stat", key);
+    if (!facts) return counted(core, "stat", key, facts.error());
+    if (!*facts || !servable(core, "stat", key, **facts)) return std::optional<Info>();
+    return std::optional<Info>(std::move((*facts)->info));
+}
+
+// --- writing
+
+inline Result<void> remove(Core& core, Session& session, std::string_view key) {
+    Call call;
+    call.operation = "remove";
+    call.key = key;
+    call.object = core.object(key);
+    call.method = http::Method::erase;
+    session.run(call);
+    Result<void> out;
+    if (!call.ok() && (call.error || call.status() != 404 || call.code() == "NoSuchBucket")) {
+        out = counted(core, "remove", key, session.failure(call));
+    } else {
+        count(core.counters.removes);
+    }
+    session.drop(call);
+    return out;
+}
+
+inline std::optional<Error> options_flaw(const Core& core, std::string_view key, const SetOptions& options) {
+    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
+    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
+    if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
+    if (*entry::value_flaw(options.if_match)) return refuse("if_match is no ETag");
+    if (*entry::value_flaw(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
+    Metadata all = core.config.metadata;
+    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
+    const std::string flaw = entry::metadata_flaw(all);
+    if (!flaw.empty()) return refuse(flaw);
+    return std::nullopt;
+}
+
+inline std::string random_id(const Core& core) {
+    std::string id;
+    for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(core.random() * 16) & 15];
+    return id;
+}
+
+inline transfer::Target target_for(const Core& core, std::string_view key, Kind kind, bool compressed, const SetOptions& options) {
+    transfer::Target out;
+    out.key = key;
+    out.object = core.object(key);
+    auto& headers = out.headers;
+    headers.emplace_back("content-type", options.content_type.empty() ? std::string(entry::content_type(kind)) : options.content_type);
+    headers.emplace_back("x-amz-meta-kind", entry::word(kind));
+    if (compressed) headers.emplace_back("x-amz-meta-compressed", "true");
+    for (const Metadata* metadata : {&core.config.metadata, &options.metadata}) {
+        for (const auto& [name, value] : *metadata) headers.emplace_back(std::string(entry::meta_prefix) + bytes::lower(name), value);
+    }
+    const Config& config = core.config;
+    if (!config.server_side_encryption.empty()) headers.emplace_back("x-amz-server-side-encryption", config.server_side_encryption);
+    if (!config.kms_key_id.empty()) headers.emplace_back("x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
+    if (!config.storage_class.empty()) headers.emplace_back("x-amz-storage-class", config.storage_class);
+    if (options.if_absent) out.conditions.emplace_back("if-none-match", "*");
+    if (!options.if_match.empty()) out.conditions.emplace_back("if-match", options.if_match);
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
+    if (ttl && ttl->count() < entry::ttl_seconds_max) out.ttl = ttl;
+    return out;
+}
+
+inline void name_write(const Core& core, transfer::Target& target) {
+    target.write_id = random_id(core);
+    target.headers.emplace_back(std::string(entry::meta_prefix) + "write-id", target.write_id);
+}
+
+// Whether bodies are hashed for the signature.
+inline bool hashes(Core& core) {
+    if (!core.config.unsigned_payload) return true;
+    const auto place = core.place();
+    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
+}
+
+// Calls the progress callback of a transfer; installed as the session's tick.
+class Meter {
+public:
+    Meter(Session& session, const ProgressCallback& callback, std::optional<std::uint64_t> total)
+        : callback_(callback), total_(total) {
+        if (callback_) session.on_tick([this] { return tell(); });
+    }
+    std::uint64_t done = 0;
+    std::vector<const Call*> running{};
+
+    bool tell() const {
+        std::uint64_t sum = done;
+        for (const Call* call : running) sum += call->answer && !call->done ? call->answer->sent : 0;
+        return callback_({sum, total_});
+    }
+
+private:
+    const ProgressCallback& callback_;
+    std::optional<std::uint64_t> total_;
+};
+
+// Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
+inline bool is_ours(Session& session, const transfer::Target& target) {
+    const auto facts = look(session, target.operation, target.key);
+    return facts && *facts && !target.write_id.empty() && (*facts)->write_id == target.write_id;
+}
+
+inline Result<bool> finish_put(Session& session, const transfer::Target& target, const Call& call) {
+    if (call.ok()) {
+        if (call.answer->text.empty()) return true;
+        return refusal(Errc::protocol, target.operation, target.key, "the answer to a PUT has a body: is the endpoint an S3 store?");
+    }
+    const bool unmet = !call.error && (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
+    if (!unmet || target.conditions.empty()) return session.failure(call);
+    return call.attempts > 1 && is_ours(session, target);  // 412 may be our own write, whose answer was lost
+}
+
+// The PUT of bytes that are all there, ready to run by itself or among many.
+inline Call put_call(Core& core, transfer::Target& target, http::Body body, std::uint32_t crc, std::string hash) {
+    if (core.config.checksums != Checksums::none)
+        target.headers.emplace_back(std::string(entry::meta_prefix) + "crc32c", entry::crc32c_text(crc));
+    if (!target.conditions.empty()) name_write(core, target);
+    Call call = transfer::call_for(target, http::Method::put, {});
+    call.headers = target.headers;
+    call.headers.insert(call.headers.end(), target.conditions.begin(), target.conditions.end());
+    call.body = std::move(body);
+    call.payload_hash = std::move(hash);
+    call.ttl = target.ttl;
+    return call;
+}
+
+inline Call put_call(Core& core, transfer::Target& target, std::string_view data) {
+    const std::uint32_t crc = core.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
+    std::string hash(sigv4::unsigned_payload);
+    if (hashes(core)) hash = transfer::hash_text(digest::sha256(data));
+    return put_call(core, target, {data, {}, data.size()}, crc, std::move(hash));
+}
+
+inline Result<bool> put(Session& session, const transfer::Target& target, Call call, Meter& meter) {
+    meter.running = {&call};
+    session.run(call);
+    Result<bool> stored = finish_put(session, target, call);
+    session.drop(call);
+    meter.running.clear();
+    return stored;
+}
+
+// All parts equal, at most 10,000 of them.
+inline std::uint64_t part_bytes_for(const Config& config, std::optional<std::uint64_t> size) {
+    constexpr std::uint64_t round = std::uint64_t{1} << 20;
+    if (!size || *size / transfer::parts_max < config.part_bytes) return config.part_bytes;
+    return (*size / transfer::parts_max / round + 1) * round;
+}
+
+inline std::size_t slots_for(const Config& config, std::uint64_t part) {
+    const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
+    return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
+}
+
+// A body that can be read at any place (memory, a file), cut into parts without holding a copy.
+class SlicedUpload {
+public:
+    SlicedUpload(Core& core, http::Body whole, std::uint64_t part) : whole_(std::move(whole)), part_(part), hashes_(hashes(core)) {}
+
+    Result<bool> next(transfer::Upload::Slot& slot) {
+        if (at_ >= whole_.size) return false;
+        const std::uint64_t offset = at_;
+        http::Body& body = slot.call.body;
+        body.size = (std::min)(part_, whole_.size - at_);
+        at_ += body.size;
+        if (whole_.read_at) {
+            body.read_at = [this, offset](std::uint64_t at, char* buffer, std::size_t capacity) {
+                return whole_.read_at(offset + at, buffer, capacity);
+            };
+        } else {
+            body.memory = whole_.memory.substr(static_cast<std::size_t>(offset), static_cast<std::size_t>(body.size));
+        }
+        return sum(body, slot.call.payload_hash, nullptr);
+    }
+
+    // Hash and CRC of a body. They go out before it, so a file is read twice: it need not fit in memory.
+    Result<bool> sum(const http::Body& body, std::string& hash, std::uint32_t* crc) {
+        std::vector<char> buffer(body.read_at ? transfer::piece_bytes : 0);
+        for (std::uint64_t at = 0; at < body.size && (hashes_ || crc);) {
+            std::string_view piece = body.memory;
+            if (body.read_at) {
+                const auto wanted = static_cast<std::size_t>((std::min)(std::uint64_t{buffer.size()}, body.size - at));
+                piece = {buffer.data(), body.read_at(at, buffer.data(), wanted)};
+                if (piece.empty()) return Error(Errc::source, "the file became shorter while it was read");
+            }
+            if (hashes_) hash_.update(piece);
+            if (crc) *crc = digest::crc32c(*crc, piece.data(), piece.size());
+            at += piece.size();
+        }
+        hash = hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload);
+        return true;
+    }
+
+private:
+    http::Body whole_;
+    std::uint64_t part_, at_ = 0;
+    const bool hashes_;
+    digest::Sha256 hash_{};
+};
+
+// Parts only from twice a part's size on: one PUT is atomic by itself, cheaper, and carries a CRC-32C.
+inline Result<bool> set_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
+    Core& core = session.core();
+    const std::uint64_t part = part_bytes_for(core.config, body.size);
+    SlicedUpload slices(core, body, part);
+    if (body.size > std::uint64_t{2} * core.config.part_bytes) {
+        name_write(core, target);
+        transfer::Upload upload(session, target, slots_for(core.config, part));
+        for (const auto& slot : upload.slots()) meter.running.push_back(&slot.call);
+        return upload.run([&](transfer::Upload::Slot& slot) {
+            meter.done = upload.stored_bytes();
+            return slices.next(slot);
+        });
+    }
+    if (!body.read_at) return put(session, target, put_call(core, target, body.memory), meter);
+    std::uint32_t crc = 0;
+    std::string hash;
+    if (const Result<bool> summed = slices.sum(body, hash, &crc); !summed) return summed;
+    return put(session, target, put_call(core, target, std::move(body), crc, std::move(hash)), meter);
+}
+
+// A stream: its parts are gathered into the slots' buffers while the parts before them are on their way.
+class StreamUpload {
+public:
+    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, std::size_t part, Meter& meter)
+        : session_(session), core_(session.core()), target_(target), intake_(intake), part_(part), hashes_(hashes(core_)), meter_(meter) {}
+
+    Result<bool> run(std::size_t slots) {
+        std::unique_ptr<char[]> first(new char[part_]);
+        const Result<std::size_t> size = gather(first.get());
+        if (!size) return about(size.error());
+        const Result<bool> all = *size < part_ ? Result<bool>(true) : intake_.at_end();
+        if (!all) return about(all.error());
+        if (*all) return put(session_, target_, put_call(core_, target_, std::string_view(first.get(), *size)), meter_);
+        name_write(core_, target_);
+        transfer::Upload upload(session_, target_, slots);
+        upload.slots()[0].buffer = std::move(first);
+        first_size_ = *size;
+        return upload.run([this](transfer::Upload::Slot& slot) { return next(slot); });
+    }
+
+private:
+    Error about(const Error& error) const {
+        return Error(error.details(), s3::about(target_.operation, target_.key, error.what()));
+    }
+
+    Result<bool> next(transfer::Upload::Slot& slot) {
+        std::size_t size = std::exchange(first_size_, std::size_t{0});
+        if (size == 0) {
+            if (!slot.buffer) slot.buffer.reset(new char[part_]);
+            const Result<std::size_t> gathered = gather(slot.buffer.get());
+            if (!gathered) return about(gathered.error());
+            size = *gathered;
+        }
+        if (size == 0) return false;
+        slot.call.body = {std::string_view(slot.buffer.get(), size), {}, size};
+        slot.call.payload_hash = hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload);
+        return true;
+    }
+
+    // Reading, hashing and sending overlap: after each piece the network gets its turn.
+    Result<std::size_t> gather(char* buffer) {
+        std::size_t filled = 0;
+        while (filled < part_) {
+            const std::size_t wanted = (std::min)(part_ - filled, transfer::piece_bytes);
+            const Result<std::size_t> count = intake_.read(buffer + filled, wanted);
+            if (!count) return count;
+            if (hashes_) hash_.update(std::string_view(buffer + filled, *count));
+            filled += *count;
+            meter_.done = intake_.taken();
+            if (!session_.step(std::chrono::milliseconds(0))) return Error(Errc::cancelled, "cancelled by the progress callback");
+            if (*count < wanted) break;
+        }
+        return filled;
+    }
+
+    Session& session_;
+    Core& core_;
+    transfer::Target& target_;
+    transfer::Intake& intake_;
+    const std::size_t part_;
+    const bool hashes_;
+    Meter& meter_;
+    digest::Sha256 hash_{};
+    std::size_t first_size_ = 0;
+};
+
+inline Result<bool> concluded(Core& core, std::string_view key, Result<bool> stored) {
+    if (!stored) return counted(core, "set", key, std::move(stored).error());
+    count(*stored ? core.counters.sets : core.counters.refused);
+    tell(core, "set", key, *stored ? "done" : "refused");
+    return stored;
+}
+
+// The kind under which a payload is stored, which must be what it says; an error before anything is sent.
+inline Result<Kind> payload_kind(std::string_view key, const Payload& payload, const SetOptions& options) {
+    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
+    if (!payload.present()) return refuse("the payload is a null pointer");
+    const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
+    if (wanted == Kind::bytes) return Kind::bytes;
+    if (wanted == Kind::json) return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
+    const bool is_text = utf8::valid(payload.view());
+    if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
+    return is_text ? Kind::text : Kind::bytes;
+}
+
+inline std::optional<Error> set_flaw(const Core& core, std::string_view key, const SetOptions& options) {
+    if (auto flaw = key_flaw(core, "set", key)) return flaw;
+#ifdef S3CACHE_NO_GZIP
+    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
+#endif
+    return options_flaw(core, key, options);
+}
+
+inline Result<bool> stream(Core& core, std::string_view key, const Source& source, Kind kind, const SetOptions& options) {
+    const std::uint64_t part = part_bytes_for(core.config, source.size());
+    if (part > (std::max)(core.config.transfer_bytes_max, core.config.part_bytes))
+        return refusal(Errc::too_large, "set", key, "a part of this stream is over Config::transfer_bytes_max: raise it");
+    Session session(core);
+    transfer::Target target = target_for(core, key, kind, options.compress, options);
+    Meter meter(session, options.progress, source.size());
+    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    StreamUpload upload(session, target, intake, static_cast<std::size_t>(part), meter);
+    return upload.run(slots_for(core.config, part));
+}
+
+inline Source source_of(std::string_view data) {
+    return Source([data](char* buffer, std::size_t capacity) mutable {
+        const std::size_t count = data.copy(buffer, capacity);
+        data.remove_prefix(count);
+        return count;
+    }).sized(data.size());
+}
+
+inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options) {
+    if (auto flaw = set_flaw(core, key, options)) return *flaw;
+    const Result<Kind> kind = payload_kind(key, payload, options);
+    if (!kind) return kind.error();
+    if (options.compress) return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options));
+    Session session(core);
+    transfer::Target target = target_for(core, key, *kind, false, options);
+    Meter meter(session, options.progress, payload.view().size());
+    return concluded(core, key, set_whole(session, target, {payload.view(), {}, payload.view().size()}, meter));
+}
+
+inline Result<bool> set(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
+    if (auto flaw = set_flaw(core, key, options)) return *flaw;
+    return concluded(core, key, stream(core, key, source, options.kind.value_or(Kind::bytes), options));
+}
+
+// --- files
+
+inline bool seek(std::FILE* file, std::uint64_t offset) {
+#if defined(_WIN32)
+    return _fseeki64(file, static_cast<long long>(offset), SEEK_SET) == 0;
+#else
+    return fseeko(file, static_cast<off_t>(offset), SEEK_SET) == 0;
+#endif
+}
+
+inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe, a device, or a file without a length
+#if defined(_WIN32)
+    if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
+    const long long size = _ftelli64(file);
+#else
+    if (fseeko(file, 0, SEEK_END) != 0) return std::nullopt;
+    const off_t size = ftello(file);
+#endif
+    if (size <= 0 || !seek(file, 0)) return std::nullopt;
+    return static_cast<std::uint64_t>(size);
+}
+
+struct FileCloser {
+    void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
+};
+using File = std::unique_ptr<std::FILE, FileCloser>;
+
+inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
+    return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
+}
+
+inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
+    if (auto flaw = set_flaw(core, key, options)) return *flaw;
+    const File opened(std::fopen(path.c_str(), "rb"));
+    if (!opened) return counted(core, "set", key, file_error("set", key, path, "cannot open"));
+    std::FILE* in = opened.get();
+    const std::optional<std::uint64_t> size = size_of(in);
+    const Kind kind = options.kind.value_or(Kind::bytes);
+    if (options.compress || !size) {
+        Source source([in](char* buffer, std::size_t capacity) {
+            const std::size_t count = std::fread(buffer, 1, capacity, in);
+            return count == 0 && std::ferror(in) ? source_failed : count;
+        });
+        if (size) source = std::move(source).sized(*size);
+        return concluded(core, key, stream(core, key, source, kind, options));
+    }
+    Session session(core);
+    transfer::Target target = target_for(core, key, kind, false, options);
+    Meter meter(session, options.progress, size);
+    const auto read_at = [in](std::uint64_t offset, char* buffer, std::size_t capacity) {
+        return seek(in, offset) ? std::fread(buffer, 1, capacity, in) : 0;
+    };
+    return concluded(core, key, set_whole(session, target, {{}, read_at, *size}, meter));
+}
+
+// Written beside the target and renamed onto it, so that nobody ever sees half a file.
+inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside, std::string_view key,
+                               const ProgressCallback& progress) {
+    File out(std::fopen(beside.c_str(), "wbx"));
+    if (!out) return file_error("get", key, beside, "cannot create");
+    Progress told;
+    if (!reader.info().compressed) told.total = reader.info().size;
+    auto next_tick = http::Clock::now();
+    for (;;) {
+        const Result<std::string_view> chunk = reader.try_next();
+        if (!chunk) return chunk.error();
+        if (chunk->empty()) break;
+        if (std::fwrite(chunk->data(), 1, chunk->size(), out.get()) != chunk->size()) return file_error("get", key, beside, "cannot write");
+        told.done += chunk->size();
+        if (!progress || http::Clock::now() < next_tick) continue;
+        next_tick = http::Clock::now() + s3::tick;
+        if (!progress(told)) return refusal(Errc::cancelled, "get", key, "cancelled by the progress callback");
+    }
+    if (std::fclose(out.release()) != 0) return file_error("get", key, beside, "cannot write");
+#if defined(_WIN32)
+    std::remove(path.c_str());  // rename replaces nothing there
+#endif
+    if (std::rename(beside.c_str(), path.c_str()) != 0) return file_error("get", key, path, "cannot replace");
+    return {};
+}
+
+inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key, const std::string& path,
+                                            const FileOptions& options) {
+    Result<std::optional<Reader>> reader = get_stream(core, key);
+    if (!reader) return std::move(reader).error();
+    if (!*reader) return std::optional<Info>();
+    const std::string beside = path + ".s3cache-" + random_id(*core);
+    if (Result<void> written = write_file(**reader, path, beside, key, options.progress); !written) {
+        static_cast<void>(std::remove(beside.c_str()));
+        return std::move(written).error();
+    }
+    return std::optional<Info>((*reader)->info());
+}
+
+}  // namespace detail::ops
+
+namespace detail::ops {
+
+// --- touch
+
+inline constexpr int changed_tried_max = 3;  // an entry that is replaced under our hands is looked at again, but not for ever
+
+// The headers that a copy onto itself would lose unless they are said again.
+inline std::vector<std::pair<std::string, std::string>> kept_headers(const http::Headers& headers) {
+    std::vector<std::pair<std::string, std::string>> kept;
+    headers.each([&](std::string_view name, std::string_view value) {
+        const std::string lower = bytes::lower(name);
+        const bool meta = bytes::starts_with(lower, entry::meta_prefix);
+        const std::string_view own = meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
+        if (meta && (own == "expires_at" || own == "expires-at")) return;
+        if (meta || retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language",
+                                          "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
+                                          "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
+            kept.emplace_back(lower, value);
+    });
+    return kept;
+}
+
+// One try; empty: the entry was replaced between the look and the copy.
+inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl) {
+    Core& core = session.core();
+    Call look_call;
+    look_call.operation = "touch";
+    look_call.key = key;
+    look_call.object = core.object(key);
+    look_call.method = http::Method::head;
+    session.run(look_call);
+    if (absent(core, look_call)) {
+        session.drop(look_call);
+        if (Result<void> fine = check_bucket(session, "touch", key); !fine) return std::move(fine).error();
+        return std::optional<bool>(false);
+    }
+    if (!look_call.ok()) return session.failure(look_call);
+    const entry::Facts facts = entry::read(look_call.answer->headers);
+    Call copy;
+    copy.headers = kept_headers(look_call.answer->headers);
+    session.drop(look_call);
+    if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
+
+    copy.operation = "touch";
+    copy.key = key;
+    copy.object = core.object(key);
+    copy.method = http::Method::put;
+    copy.error_in_200 = true;
+    std::string source = "/" + core.bucket + "/";
+    bytes::append_percent(source, copy.object, true);
+    copy.headers.emplace_back("x-amz-copy-source", source);
+    copy.headers.emplace_back("x-amz-copy-source-if-match", facts.info.etag);
+    copy.headers.emplace_back("x-amz-metadata-directive", "REPLACE");
+    if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
+    session.run(copy);
+    Result<std::optional<bool>> out = std::optional<bool>();
+    if (copy.ok()) {
+        out = xml::copy_result(copy.answer->text).result
+                  ? Result<std::optional<bool>>(true)
+                  : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
+    } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
+        out = session.failure(copy);
+    }
+    session.drop(copy);
+    return out;
+}
+
+inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
+    if (auto flaw = key_flaw(core, "touch", key)) return *flaw;
+    if (!(ttl.count() > 0)) return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
+    Session session(core);
+    for (int tried = 0; tried < changed_tried_max; ++tried) {
+        const Result<std::optional<bool>> touched = touch_once(session, key, ttl);
+        if (!touched) return counted(core, "touch", key, touched.error());
+        if (*touched) return **touched;
+    }
+    return counted(core, "touch", key, refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
+}
+
+// --- many keys
+
+// Runs any number of calls over a bounded number of connections: `begin(i)` gives the i-th call to start, `end(i)` looks
+// at it once it is done and lets go of it.
+template <class Job, class Begin, class End>
+void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& begin, End&& end) {
+    struct Running {
+        std::size_t index;
+        std::unique_ptr<Job> job;
+    };
+    std::vector<Running> running;
+    std::size_t next = 0;
+    while (next < total || !running.empty()) {
+        while (next < total && running.size() < at_once) {
+            std::unique_ptr<Job> job = begin(next);
+            if (job) {
+                session.start(job->call());
+                running.push_back({next, std::move(job)});
+            }
+            ++next;
+        }
+        if (running.empty()) continue;
+        session.step(std::chrono::milliseconds(1000));
+        for (std::size_t i = 0; i < running.size();) {
+            if (!running[i].job->call().done) {
+                ++i;
+                continue;
+            }
+            end(running[i].index, *running[i].job);
+            session.drop(running[i].job->call());
+            running[i] = std::move(running.back());
+            running.pop_back();
+        }
+    }
+}
+
+inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
+    Session session(core);
+    std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
+    std::vector<std::size_t> changed;
+    run_many<Fetch>(
+        session, keys.size(), core.config.connections,
+        [&](std::size_t i) -> std::unique_ptr<Fetch> {
+            if (auto flaw = key_flaw(core, "get", keys[i])) return visit(keys[i], *flaw), nullptr;
+            return std::make_unique<Fetch>(session, keys[i]);
+        },
+        [&](std::size_t i, Fetch& fetch) {
+            Result<std::optional<Value>> result = fetch.result();
+            if (!fetch.expired_etag().empty()) expired.emplace_back(i, fetch.expired_etag());
+            if (!result && result.error().code() == Errc::changed) return changed.push_back(i);
+            visit(keys[i], std::move(result));
+        });
+    for (const std::size_t i : changed) visit(keys[i], get(core, keys[i]));
+    for (const auto& [i, etag] : expired) remove_if_same(session, keys[i], etag);
+}
+
+struct PutJob {
+    transfer::Target target;
+    Call running;
+    Call& call() { return running; }
+};
+
+inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
+    Session session(core);
+    std::vector<Result<bool>> results(items.size(), Result<bool>(false));
+    const auto whole = [&](const Item& item) {  // what goes out in one PUT, as it is
+        return !item.options.compress && item.payload.view().size() <= 2 * core.config.part_bytes && !item.options.progress;
+    };
+    run_many<PutJob>(
+        session, items.size(), core.config.connections,
+        [&](std::size_t i) -> std::unique_ptr<PutJob> {
+            const Item& item = items[i];
+            if (!whole(item)) return results[i] = set(core, item.key, item.payload, item.options), nullptr;
+            if (auto flaw = set_flaw(core, item.key, item.options)) return results[i] = *flaw, nullptr;
+            const Result<Kind> kind = payload_kind(item.key, item.payload, item.options);
+            if (!kind) return results[i] = kind.error(), nullptr;
+            auto job = std::make_unique<PutJob>();
+            job->target = target_for(core, item.key, *kind, false, item.options);
+            job->running = put_call(core, job->target, item.payload.view());
+            return job;
+        },
+        [&](std::size_t i, PutJob& job) { results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running)); });
+    return results;
+}
+
+struct PlainJob {
+    Call running;
+    Call& call() { return running; }
+};
+
+inline Result<void> removed(Session& session, const Call& call) {
+    if (call.ok() || (!call.error && call.status() == 404 && call.code() != "NoSuchBucket")) return {};
+    return session.failure(call);
+}
+
+// One request a key, for stores without DeleteObjects and for names that XML cannot hold.
+inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
+                          std::vector<Result<void>>& results) {
+    Core& core = session.core();
+    run_many<PlainJob>(
+        session, which.size(), core.config.connections,
+        [&](std::size_t i) {
+            auto job = std::make_unique<PlainJob>();
+            job->running.operation = "remove";
+            job->running.key = keys[which[i]];
+            job->running.object = core.object(keys[which[i]]);
+            job->running.method = http::Method::erase;
+            return job;
+        },
+        [&](std::size_t i, PlainJob& job) { results[which[i]] = removed(session, job.running); });
+}
+
+inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
+
+inline Call bulk_call(const Core& core, const std::vector<std::string>& keys, const std::vector<std::size_t>& which, std::string& list) {
+    list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
+    for (const std::size_t i : which) {
+        list += "<Object><Key>";
+        xml::escape(list, core.object(keys[i]));
+        list += "</Key></Object>";
+    }
+    list += "</Delete>";
+    Call call;
+    call.operation = "remove_many";
+    call.method = http::Method::post;
+    call.query = "delete=";
+    call.body = {list, {}, list.size()};
+    call.payload_hash = transfer::hash_text(digest::sha256(list));
+    call.error_in_200 = true;
+    call.headers.emplace_back("content-type", "application/xml");
+    if (const auto md5 = digest::md5(list)) {  // old stores want it; a FIPS build of OpenSSL has none
+        call.headers.emplace_back("content-md5", bytes::base64(std::string_view(reinterpret_cast<const char*>(md5->data()), md5->size())));
+    } else {
+        const auto sha = digest::sha256(list);
+        call.headers.emplace_back("x-amz-checksum-sha256", bytes::base64(std::string_view(reinterpret_cast<const char*>(sha.data()), sha.size())));
+    }
+    return call;
+}
+
+// False: the store does not do this; nothing is known of any key.
+inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
+                        std::vector<Result<void>>& results) {
+    Core& core = session.core();
+    std::string list;
+    Call call = bulk_call(core, keys, which, list);
+    session.run(call);
+    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : xml::Answer<xml::Deleted>();
+    const bool done = answer.result.has_value();
+    if (done) {
+        for (const xml::DeleteError& error : answer.result->errors) {
+            for (const std::size_t i : which) {
+                if (core.object(keys[i]) != error.key || error.code == "NoSuchKey") continue;
+                results[i] = Error(s3::kind_of(0, error.code), s3::about("remove", keys[i], error.code + ": " + s3::printable(error.message)));
+            }
+        }
+    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403) {
+        const Error why = session.failure(call);
+        for (const std::size_t i : which) results[i] = why;
+        session.drop(call);
+        return true;
+    }
+    session.drop(call);
+    return done;
+}
+
+inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
+    Core& core = session.core();
+    std::vector<Result<void>> results(keys.size());
+    std::vector<std::size_t> singly, batch;
+    bool bulk = true;
+    const auto flush = [&] {
+        if (batch.size() < 2 || !bulk || !(bulk = remove_bulk(session, keys, batch, results)))
+            singly.insert(singly.end(), batch.begin(), batch.end());
+        batch.clear();
+    };
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (auto flaw = key_flaw(core, "remove", keys[i])) {
+            results[i] = *flaw;
+            continue;
+        }
+        (xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
+        if (batch.size() == bulk_keys_max) flush();
+    }
+    flush();
+    remove_singly(session, keys, singly, results);
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        if (results[i]) count(core.counters.removes);
+        else results[i] = counted(core, "remove", keys[i], results[i].error());
+    }
+    return results;
+}
+
+// --- lists
+
+inline Result<xml::ListPage> list_page(Session& session, const std::string& prefix, const std::string& token) {
+    sigv4::QueryPairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
+    if (!prefix.empty()) query.emplace_back("prefix", prefix);
+    if (!token.empty()) query.emplace_back("continuation-token", token);
+    Call call;
+    call.operation = "list";
+    call.key = prefix;
+    call.query = sigv4::canonical_query(query);
+    session.run(call);
+    Result<xml::ListPage> out = xml::ListPage();
+    std::optional<xml::ListPage> page;
+    if (!call.ok()) {
+        out = session.failure(call);
+    } else if (!(page = xml::list_result(call.answer->text))) {
+        out = refusal(Errc::protocol, "list", prefix, "the answer is no list: is the endpoint an S3 store?");
+    } else if (page->truncated && (page->next_token.empty() || page->next_token == token)) {
+        out = refusal(Errc::protocol, "list", prefix, "the store says there is more, but not how to go on");
+    } else {
+        out = std::move(*page);
+    }
+    session.drop(call);
+    return out;
+}
+
+}  // namespace detail::ops
+
+namespace detail {
+
+struct ListingState {
+    ListingState(std::shared_ptr<Core> shared, std::string_view below, Look how)
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
+
+    Result<void> next_page();
+    Result<std::optional<Entry>> next();
+
+    std::shared_ptr<Core> core;
+    s3::Session session;
+    std::string prefix, token{};
+    Look look;
+    std::vector<Entry> page{};
+    std::size_t at = 0;
+    bool last = false;
+    std::optional<Error> trouble{};
+
+private:
+    void look_deeper();
+};
+
+inline Result<void> ListingState::next_page() {
+    session.allow(core->config.call_timeout);
+    Result<xml::ListPage> got = ops::list_page(session, prefix, token);
+    if (!got) return std::move(got).error();
+    page.clear();
+    at = 0;
+    for (xml::ListEntry& listed : got->entries) {
+        if (!bytes::starts_with(listed.key, prefix)) return s3::refusal(Errc::protocol, "list", prefix, "the store listed a key outside the prefix");
+        Entry entry;
+        entry.key = listed.key.substr(core->prefix.size());
+        entry.info.size = listed.size;
+        entry.info.etag = std::move(listed.etag);
+        entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
+        if (!entry.key.empty()) page.push_back(std::move(entry));
+    }
+    token = std::move(got->next_token);
+    last = !got->truncated;
+    if (look == Look::deep) look_deeper();
+    return {};
+}
+
+// An entry that has gone since it was listed, or cannot be looked at, stays as the list told it.
+inline void ListingState::look_deeper() {
+    ops::run_many<ops::PlainJob>(
+        session, page.size(), core->config.connections,
+        [&](std::size_t i) {
+            auto job = std::make_unique<ops::PlainJob>();
+            job->running.operation = "stat";
+            job->running.key = page[i].key;
+            job->running.object = core->object(page[i].key);
+            job->running.method = http::Method::head;
+            return job;
+        },
+        [&](std::size_t i, ops::PlainJob& job) {
+            if (job.running.ok()) page[i].info = entry::read(job.running.answer->headers).info;
+        });
+}
+
+inline Result<std::optional<Entry>> ListingState::next() {
+    if (trouble) return *trouble;
+    while (at == page.size()) {
+        if (last) return std::optional<Entry>();
+        if (Result<void> fine = next_page(); !fine) {
+            trouble = std::move(fine).error();
+            return *trouble;
+        }
+    }
+    return std::optional<Entry>(std::move(page[at++]));
+}
+
+}  // namespace detail
+
+namespace detail::ops {
+
+inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    ListingState listing(core, prefix, Look::shallow);
+    std::uint64_t gone = 0;
+    while (!listing.last) {
+        if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+        std::vector<std::string> keys;
+        for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
+        for (const Result<void>& result : remove_many(listing.session, keys)) {
+            if (!result) return result.error();
+            ++gone;
+        }
+    }
+    return gone;
+}
+
+inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    ListingState listing(core, prefix, Look::deep);
+    std::uint64_t gone = 0;
+    while (!listing.last) {
+        if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+        for (const Entry& entry : listing.page) {
+            const bool expired = entry.info.expires_at && *entry.info.expires_at <= core->now();
+            if (expired && remove_if_same(listing.session, entry.key, entry.info.etag)) ++gone;
+        }
+    }
+    return gone;
+}
+
+inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix, const xml::UploadsPage& before) {
+    sigv4::QueryPairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
+    if (before.truncated) {
+        query.emplace_back("key-marker", before.next_key_marker);
+        query.emplace_back("upload-id-marker", before.next_upload_id_marker);
+    }
+    Call call;
+    call.operation = "sweep_uploads";
+    call.key = prefix;
+    call.query = sigv4::canonical_query(query);
+    session.run(call);
+    Result<xml::UploadsPage> out = xml::UploadsPage();
+    std::optional<xml::UploadsPage> page;
+    if (!call.ok()) {
+        out = session.failure(call);
+    } else if (!(page = xml::list_uploads_result(call.answer->text)) ||
+               (page->truncated && page->next_key_marker == before.next_key_marker &&
+                page->next_upload_id_marker == before.next_upload_id_marker)) {
+        out = refusal(Errc::protocol, "sweep_uploads", prefix, "the answer is no list of uploads, or leads nowhere");
+    } else {
+        out = std::move(*page);
+    }
+    session.drop(call);
+    return out;
+}
+
+inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
+    Session session(core);
+    const std::string below = core.object(prefix);
+    std::uint64_t swept = 0;
+    xml::UploadsPage page;
+    do {
+        Result<xml::UploadsPage> got = uploads_page(session, below, page);
+        if (!got) return std::move(got).error();
+        page = *std::move(got);
+        for (const xml::Upload& upload : page.uploads) {
+            const auto began = dates::iso8601(upload.initiated);
+            if (!began || !bytes::starts_with(upload.key, below) || core.now() - *began < older_than) continue;
+            Call call;
+            call.operation = "sweep_uploads";
+            call.key = upload.key;
+            call.object = upload.key;
+            call.method = http::Method::erase;
+            call.query = sigv4::canonical_query({{"uploadId", upload.id}});
+            session.run(call);
+            if (call.ok()) ++swept;
+            session.drop(call);
+        }
+    } while (page.truncated);
+    return swept;
+}
+
+// --- presigned URLs
+
+inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
+    if (auto flaw = key_flaw(core, "presign", key)) return *flaw;
+    const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
+    if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
+    if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
+        return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
+    const auto who = core.identity.snapshot();
+    if (!who.snapshot) return refuse(Errc::credentials, who.error);
+    const Credentials& keys = who.snapshot->credentials;
+    if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
+    const auto place = core.place();
+    if (!place) return place.error();
+    std::string path = (*place)->base_path + "/", date;
+    bytes::append_percent(path, core.object(key), true);
+    dates::append_amz_date(date, std::chrono::duration_cast<std::chrono::seconds>(core.now().time_since_epoch()).count());
+    const sigv4::Header host{"host", (*place)->host};
+    const sigv4::Request request{method, path, {}, &host, 1, sigv4::unsigned_payload};
+    sigv4::Signer signer;
+    return (*place)->scheme + "://" + (*place)->host + path + "?" +
+           signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"}, static_cast<std::uint32_t>(lifetime.count()));
+}
+
+// --- single flight
+
+inline Result<Value> produce_and_set(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer,
+                                     const SetOptions& options) {
+    Result<std::optional<Value>> hit = get(core, key);
+    if (!hit) return std::move(hit).error();
+    if (*hit) return **std::move(hit);
+    Result<Produced> made = producer();
+    if (!made) return Error(made.error().details(), s3::about("get_or_set", key, made.error().what()));
+    Payload payload(made->data);
+    if (made->kind) payload = Payload(made->data.data(), made->data.size(), *made->kind);
+    const Result<Kind> kind = payload_kind(key, payload, options);
+    if (!kind) return kind.error();
+    // The value is there, whatever becomes of storing it: a failure is counted and told as an event, not returned.
+    static_cast<void>(set(core, key, payload, options));
+    Info info;
+    info.size = made->data.size();
+    info.kind = *kind;
+    info.metadata = options.metadata;
+    return Value(std::move(made->data), *kind, std::move(info));
+}
+
+// The first who asks for a key flies; whoever asks meanwhile waits for what it brings.
+inline Result<Value> compute(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer, const SetOptions& options) {
+    if (auto flaw = set_flaw(core, key, options)) return *flaw;
+    std::unique_lock<std::mutex> hold(core.flights_lock);
+    std::shared_ptr<Core::Flight>& entry = core.flights[std::string(key)];
+    if (entry && entry->pilot == std::this_thread::get_id())
+        return refusal(Errc::source, "get_or_set", key, "the producer asks for the key that it is to produce");
+    if (entry) {
+        const std::shared_ptr<Core::Flight> flight = entry;
+        flight->landed.wait(hold, [&] { return flight->brought.has_value(); });
+        return *flight->brought;
+    }
+    const std::shared_ptr<Core::Flight> flight = entry = std::make_shared<Core::Flight>();
+    hold.unlock();
+    Result<Value> brought = never_throws([&] { return produce_and_set(core, key, producer, options); });
+    hold.lock();
+    flight->brought = brought;
+    core.flights.erase(std::string(key));
+    flight->landed.notify_all();
+    return brought;
+}
+
+// --- opening
+
+inline std::string config_flaw(const Config& config) {
+    const std::string metadata = entry::metadata_flaw(config.metadata);
+    if (!metadata.empty()) return "Config::metadata: " + metadata;
+    for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
+        if (*entry::value_flaw(*value)) return "'" + s3::printable(*value) + "' " + entry::value_flaw(*value);
+    }
+    if (config.connections < 1 || config.connections > 1000) return "Config::connections is not within 1 and 1000";
+    if (config.attempts_max < 1) return "Config::attempts_max is under 1";
+    if (config.part_bytes < 1 || config.transfer_bytes_max < 1) return "Config::part_bytes and transfer_bytes_max must be over zero";
+    if (config.compression_level < 0 || config.compression_level > 9) return "Config::compression_level is not within 0 and 9";
+    if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
+    for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base, config.backoff_cap}) {
+        if (time.count() < 0 || time > std::chrono::hours(24 * 20)) return "a timeout of Config is negative or over 20 days";
+    }
+    return {};
+}
+
+inline std::string environment(const Config& config, const char* name) {
+    if (config.seams.environment) return config.seams.environment(name).value_or(std::string());
+    const char* value = std::getenv(name);
+    return value ? value : "";
+}
+
+inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
+    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, "open: " + text); };
+    endpoint::ParsedLocation parsed = endpoint::parse_location(where);
+    if (!parsed.location) return refuse(parsed.problem);
+    endpoint::Location& location = *parsed.location;
+    if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
+    if (location.region) config.region = *location.region;
+    if (location.endpoint_url) config.endpoint = *location.endpoint_url;
+    if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
+    const std::string flaw = config_flaw(config);
+    if (!flaw.empty()) return refuse(flaw);
+    for (const char* name : {"AWS_CA_BUNDLE", "SSL_CERT_FILE"}) {
+        if (config.ca_bundle.empty()) config.ca_bundle = environment(config, name);
+    }
+    const endpoint::Resolution place = endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
+                                                          config.addressing, config.dual_stack, config.fips, config.accelerate});
+    if (!place.endpoint) return refuse(place.problem);
+    if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
+    return std::make_shared<Core>(std::move(config), std::move(location));
+}
+
+}  // namespace detail::ops
+
+// --- the members declared above
+
+namespace detail {
+
+S3CACHE_FN Result<Produced> drained(const Source& source) {
+    Produced out;
+    std::vector<char> piece(transfer::piece_bytes);
+    transfer::Intake intake(source, std::nullopt);
+    for (;;) {
+        const Result<std::size_t> count = intake.read(piece.data(), piece.size());
+        if (!count) return count.error();
+        if (*count == 0) return out;
+        out.data.append(piece.data(), *count);
+    }
+}
+
+#if S3CACHE_EXCEPTIONS
+// Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
+class ReaderBuffer : public std::streambuf {
+public:
+    explicit ReaderBuffer(ReaderState& state) : state_(state) {}
+
+protected:
+    int_type underflow() override {
+        const std::string_view chunk = state_.next().value();
+        if (chunk.empty()) return traits_type::eof();
+        char* data = const_cast<char*>(chunk.data());  // never written to: there is no overflow() and no pbackfail()
+        setg(data, data, data + chunk.size());
+        return traits_type::to_int_type(*data);
+    }
+
+private:
+    ReaderState& state_;
+};
+#endif
+
+}  // namespace detail
+
+S3CACHE_FN Source::Source(std::istream& in)
+    : read_([&in](char* buffer, std::size_t capacity) {
+          in.read(buffer, static_cast<std::streamsize>(capacity));
+          const auto count = static_cast<std::size_t>(in.gcount());
+          return count == 0 && (in.bad() || !in.eof()) ? source_failed : count;
+      }) {}
+
+S3CACHE_FN Source file(const std::string& path) {
+    const std::shared_ptr<std::FILE> opened(std::fopen(path.c_str(), "rb"), [](std::FILE* file) {
+        if (file) static_cast<void>(std::fclose(file));
+    });
+    Source source([opened](char* buffer, std::size_t capacity) {
+        if (!opened) return source_failed;
+        const std::size_t count = std::fread(buffer, 1, capacity, opened.get());
+        return count == 0 && std::ferror(opened.get()) ? source_failed : count;
+    });
+    const auto size = opened ? detail::ops::size_of(opened.get()) : std::nullopt;
+    return size ? std::move(source).sized(*size) : source;
+}
+
+S3CACHE_FN Reader::Reader(std::unique_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
+S3CACHE_FN Reader::Reader(Reader&&) noexcept = default;
+S3CACHE_FN Reader& Reader::operator=(Reader&&) noexcept = default;
+S3CACHE_FN Reader::~Reader() = default;
+S3CACHE_FN const Info& Reader::info() const noexcept { return state_->incoming.facts().info; }
+
+S3CACHE_FN Result<std::string_view> Reader::try_next() {
+    return detail::ops::never_throws([&]() -> Result<std::string_view> {
+        if (!state_->rest.empty()) return std::exchange(state_->rest, std::string_view());
+        return state_->next();
+    });
+}
+
+S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capacity) {
+    if (capacity == 0) return std::size_t{0};
+    Result<std::string_view> chunk = try_next();
+    if (!chunk) return std::move(chunk).error();
+    const std::size_t count = chunk->copy(buffer, capacity);
+    state_->rest = chunk->substr(count);
+    return count;
+}
+
+#if S3CACHE_EXCEPTIONS
+S3CACHE_FN std::istream& Reader::istream() {
+    if (!state_->stream) {
+        state_->stream_buffer = std::make_unique<detail::ReaderBuffer>(*state_);
+        state_->stream = std::make_unique<std::istream>(state_->stream_buffer.get());
+    }
+    return *state_->stream;
+}
+#endif
+
+S3CACHE_FN Listing::Listing(std::unique_ptr<detail::ListingState> state) noexcept : state_(std::move(state)) {}
+S3CACHE_FN Listing::Listing(Listing&&) noexcept = default;
+S3CACHE_FN Listing& Listing::operator=(Listing&&) noexcept = default;
+S3CACHE_FN Listing::~Listing() = default;
+S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
+    return detail::ops::never_throws([&] { return state_->next(); });
+}
+
+S3CACHE_FN Cache::Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
+S3CACHE_FN Cache::Cache(Cache&&) noexcept = default;
+S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
+S3CACHE_FN Cache::~Cache() = default;
+
+S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
+    return detail::ops::never_throws([&]() -> Result<Cache> {
+        Result<std::shared_ptr<detail::Core>> core = detail::ops::open(where, std::move(config));
+        if (!core) return std::move(core).error();
+        return Cache(*std::move(core));
+    });
+}
+S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::set(*core_, key, payload, options); });
+}
+S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::set(*core_, key, source, options); });
+}
+S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::set_file(*core_, key, path, options); });
+}
+S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key) {
+    return detail::ops::never_throws([&] { return detail::ops::get(*core_, key); });
+}
+S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key) {
+    return detail::ops::never_throws([&] { return detail::ops::get_stream(core_, key); });
+}
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path, const FileOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::get_file(core_, key, path, options); });
+}
+S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
+    return detail::ops::never_throws([&]() -> Result<void> {
+        if (auto flaw = detail::ops::key_flaw(*core_, "remove", key)) return *flaw;
+        detail::s3::Session session(*core_);
+        return detail::ops::remove(*core_, session, key);
+    });
+}
+S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
+    return detail::ops::never_throws([&] { return detail::ops::stat(*core_, key); });
+}
+S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
+    return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
+}
+S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
+    return detail::ops::never_throws([&] { return detail::ops::touch(*core_, key, ttl); });
+}
+S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
+    return detail::ops::never_throws([&]() -> Result<Listing> {
+        auto state = std::make_unique<detail::ListingState>(core_, prefix, look);
+        if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
+        return Listing(std::move(state));
+    });
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
+    return detail::ops::never_throws([&] { return detail::ops::clear(core_, prefix); });
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
+    return detail::ops::never_throws([&] { return detail::ops::purge_expired(core_, prefix); });
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
+    return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });
+}
+S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
+    detail::ops::get_many(*core_, keys, visit);
+}
+S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) { return detail::ops::set_many(*core_, items); }
+S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
+    detail::s3::Session session(*core_);
+    return detail::ops::remove_many(session, keys);
+}
+S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
+    return detail::ops::never_throws([&] { return detail::ops::presign(*core_, key, method, lifetime); });
+}
+S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+                                        const SetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options); });
+}
+
+S3CACHE_FN Stats Cache::stats() const {
+    const detail::Core::Counters& from = core_->counters;
+    const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    Stats out;
+    out.hits = read(from.hits);
+    out.misses = read(from.misses);
+    out.expired = read(from.expired);
+    out.malformed = read(from.malformed);
+    out.damaged = read(from.damaged);
+    out.errors = read(from.errors);
+    out.sets = read(from.sets);
+    out.removes = read(from.removes);
+    out.refused = read(from.refused);
+    out.requests = read(from.requests);
+    out.retries = read(from.retries);
+    out.connections = read(from.connections);
+    out.leftover_uploads = read(from.leftover_uploads);
+    out.bytes_in = read(from.bytes_in);
+    out.bytes_out = read(from.bytes_out);
+    return out;
+}
+
+}  // namespace S3CACHE_ABI
+}  // namespace s3cache
+
+#endif  // IMPLEMENTATION
+
+// MIT License
+//
+// Copyright (c) 2026 s3cache contributors
+//
+// Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+// documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+// rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+// persons to whom the Software is furnished to do so, subject to the following conditions:
+//
+// The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+// Software.
+//
+// THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+// WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+// COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+// OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.

@@ -1,0 +1,10 @@
+// Catch2 in whichever version is installed: 3 splits its headers, 2 (Debian 12, Ubuntu 22.04) has one.
+#pragma once
+
+#if __has_include(<catch2/catch_test_macros.hpp>)
+#include <catch2/catch_message.hpp>
+#include <catch2/catch_session.hpp>
+#include <catch2/catch_test_macros.hpp>
+#else
+#include <catch2/catch.hpp>
+#endif

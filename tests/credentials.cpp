@@ -1,0 +1,1548 @@
+// Where credentials come from: every source with stand-ins for files, STS, the container agent and instance metadata,
+// and the cache of credentials in injected time. Whatever is secret here contains "SECRET-", and the helpers below fail
+// a test as soon as that shows up in a text meant for people.
+#include "s3cache.hpp"
+
+#include "catch.hpp"
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <thread>
+
+using namespace std::chrono_literals;
+namespace cred = s3cache::detail::credentials;
+using cred::FileState;
+using cred::FileText;
+using cred::Outcome;
+using cred::ProcessResult;
+using cred::Provider;
+using cred::Setup;
+using cred::TimePoint;
+using cred::Verdict;
+using cred::WebAnswer;
+using cred::WebRequest;
+
+namespace {
+
+const TimePoint noon{std::chrono::seconds{1736942400}};  // 2025-01-15T12:00:00Z
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+void check_text(const std::string& text) {
+    INFO(text);
+    CHECK_FALSE(contains(text, "SECRET-"));
+    CHECK_FALSE(s3cache::detail::bytes::has_control(text));
+    CHECK(text.size() < 2000);
+}
+
+FileText text_file(std::string text) {
+    FileText file;
+    file.state = FileState::text;
+    file.text = std::move(text);
+    return file;
+}
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+FileText unreadable_file() {
+    FileText file;
+    file.state = FileState::unreadable;
+    file.problem = "permission denied";
+    return file;
+}
+#endif
+
+WebAnswer answer(int status, std::string body) {
+    WebAnswer out;
+    out.status = status;
+    out.body = std::move(body);
+    return out;
+}
+
+WebAnswer no_answer() {
+    WebAnswer out;
+    out.problem = "timed out";
+    return out;
+}
+
+std::string header(const WebRequest& request, const std::string& name) {
+    for (const auto& one : request.headers) {
+        if (one.first == name) return one.second;
+    }
+    return {};
+}
+
+// An outside world that a test fills in; nothing in it unless it says so.
+struct Fake {
+    std::map<std::string, std::string> env{{"HOME", "/home/me"}};
+    std::map<std::string, FileText> files;
+    std::function<WebAnswer(const WebRequest&)> web;
+    ProcessResult process;
+    TimePoint now = noon;
+    std::vector<WebRequest> requests;
+    std::vector<std::vector<std::string>> processes;
+    int files_read = 0;
+    std::chrono::milliseconds slept{0};
+
+    cred::World world() {
+        cred::World out;
+        out.env = [this](const char* name) -> std::optional<std::string> {
+            const auto at = env.find(name);
+            return at == env.end() ? std::nullopt : std::optional<std::string>(at->second);
+        };
+        out.read_file = [this](const std::string& path) {
+            ++files_read;
+            const auto at = files.find(path);
+            return at == files.end() ? FileText() : at->second;
+        };
+        out.fetch = [this](const WebRequest& request) {
+            requests.push_back(request);
+            return web ? web(request) : no_answer();
+        };
+        out.now = [this] { return now; };
+        out.sleep = [this](std::chrono::milliseconds time) { slept += time; };
+        out.run_process = [this](const std::vector<std::string>& argv, std::chrono::milliseconds, std::size_t) {
+            processes.push_back(argv);
+            return process;
+        };
+        return out;
+    }
+
+    void config(std::string text) { files["/home/me/.aws/config"] = text_file(std::move(text)); }
+    void shared(std::string text) { files["/home/me/.aws/credentials"] = text_file(std::move(text)); }
+
+    // Walks the chain twice: as a program would, and as the doctor does. All that is said must be free of secrets.
+    Outcome find(Setup setup = {}) {
+        cred::Chain chain(world(), setup);
+        Outcome out = chain.find();
+        check_text(out.error);
+        check_text(out.note);
+        if (out.found) check_text(out.found->source);
+        CHECK(out.found.has_value() == out.error.empty());
+        cred::Chain told(world(), setup);
+        for (const cred::Finding& finding : told.explain()) {
+            check_text(finding.source);
+            check_text(finding.text);
+            CHECK(finding.text.empty() == (finding.verdict == Verdict::not_asked));
+        }
+        return out;
+    }
+
+    std::string error(Setup setup = {}) {
+        const Outcome out = find(setup);
+        CHECK_FALSE(out.found.has_value());
+        return out.error;
+    }
+};
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+const char* const keys_json =
+    R"({"Code":"Success","LastUpdated":"2025-01-15T11:00:00Z","Type":"AWS-HMAC","AccessKeyId":"ASIAROLEROLEROLE",)"
+    R"("SecretAccessKey":"SECRET-role","Token":"SECRET-token","Expiration":"2025-01-15T18:00:00Z"})";
+
+std::string sts_answer(const std::string& operation, const std::string& expiration = "2025-01-15T13:00:00Z") {
+    return "<" + operation + "Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n  <" + operation +
+           "Result>\n    <AssumedRoleUser><AssumedRoleId>AROA123:x</AssumedRoleId>"
+           "<Arn>arn:aws:sts::123456789012:assumed-role/deploy/x</Arn></AssumedRoleUser>\n"
+           "    <Credentials><AccessKeyId>ASIASTSSTSSTSSTS</AccessKeyId><SecretAccessKey>SECRET-sts/+</SecretAccessKey>"
+           "<SessionToken>SECRET-ststoken==</SessionToken><Expiration>" +
+           expiration + "</Expiration></Credentials>\n  </" + operation +
+           "Result>\n  <ResponseMetadata><RequestId>c6104cbe</RequestId></ResponseMetadata>\n</" + operation +
+           "Response>\n";
+}
+
+std::string sts_error(const std::string& code, const std::string& message) {
+    return "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>" +
+           code + "</Code><Message>" + message + "</Message></Error><RequestId>1</RequestId></ErrorResponse>";
+}
+
+// The instance metadata service: version 2, a role, and what it says in `keys`.
+struct Imds {
+    std::string role = "web-server";
+    std::string keys = keys_json;
+    int keys_status = 200;
+
+    WebAnswer operator()(const WebRequest& request) const {
+        const std::string base = "http://169.254.169.254/latest/";
+        CHECK(request.bypass_proxy);
+        CHECK(request.timeout <= 1s);
+        if (request.method == "PUT" && request.url == base + "api/token") {
+            CHECK(header(request, "x-aws-ec2-metadata-token-ttl-seconds") == "21600");
+            return answer(200, "SECRET-session==");
+        }
+        if (header(request, "x-aws-ec2-metadata-token") != "SECRET-session==") return answer(401, "");
+        if (request.url == base + "meta-data/placement/region") return answer(200, "eu-south-2");
+        if (request.url == base + "meta-data/iam/security-credentials/")
+            return role.empty() ? answer(404, "") : answer(200, role);
+        if (request.url == base + "meta-data/iam/security-credentials/" + role) return answer(keys_status, keys);
+        return answer(404, "");
+    }
+};
+
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
+
+// --- environment ---
+
+TEST_CASE("credentials: the environment comes first and costs nothing") {
+    Fake fake;
+    fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+    fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
+    fake.env["AWS_SESSION_TOKEN"] = "SECRET-envtoken";
+    fake.shared("[default]\naws_access_key_id = FILE\naws_secret_access_key = SECRET-file\n");
+    cred::Chain chain(fake.world(), {});
+    const Outcome out = chain.find();
+    REQUIRE(out.found);
+    CHECK(out.found->access_key == "AKIDENVENVENVENV");
+    CHECK(out.found->secret_key == "SECRET-env");
+    CHECK(out.found->session_token == "SECRET-envtoken");
+    CHECK(out.found->source == "environment");
+    CHECK_FALSE(out.found->expires);
+    CHECK(fake.files_read == 0);
+    CHECK(fake.requests.empty());
+    fake.find();
+}
+
+TEST_CASE("credentials: half of the environment's keys is an error, not another identity") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = FILE\naws_secret_access_key = SECRET-file\n");
+    fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+    CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY is not"));
+    fake.env["AWS_SECRET_ACCESS_KEY"] = "";
+    CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY is not"));
+    fake.env = {{"HOME", "/home/me"}, {"AWS_SECRET_ACCESS_KEY", "SECRET-env"}};
+    CHECK(contains(fake.error(), "AWS_ACCESS_KEY_ID is not"));
+}
+
+TEST_CASE("credentials: broken values in the environment are named") {
+    Fake fake;
+    fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+    fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
+    SECTION("a Windows line end") {
+        fake.env["AWS_SECRET_ACCESS_KEY"] += '\r';
+        CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY contains a line break"));
+    }
+    SECTION("an injected header") {
+        fake.env["AWS_ACCESS_KEY_ID"] = "A\r\nX-Evil: 1";
+        CHECK(contains(fake.error(), "AWS_ACCESS_KEY_ID contains a line break"));
+    }
+    SECTION("a control byte in the token") {
+        fake.env["AWS_SESSION_TOKEN"] = "SECRET-\x01";
+        CHECK(contains(fake.error(), "AWS_SESSION_TOKEN contains a byte that is not printable ASCII"));
+    }
+    SECTION("a token of any length") {
+        fake.env["AWS_SESSION_TOKEN"] = "SECRET-" + std::string(cred::token_bytes_max, 'x');
+        CHECK(contains(fake.error(), "AWS_SESSION_TOKEN is longer"));
+    }
+    SECTION("no time") {
+        fake.env["AWS_CREDENTIAL_EXPIRATION"] = "tomorrow";
+        CHECK(contains(fake.error(), "AWS_CREDENTIAL_EXPIRATION is 'tomorrow', expected"));
+    }
+    SECTION("expired") {
+        fake.env["AWS_CREDENTIAL_EXPIRATION"] = "2025-01-15T11:59:59Z";
+        CHECK(contains(fake.error(), "expired at 2025-01-15T11:59:59Z"));
+    }
+}
+
+TEST_CASE("credentials: a time in the environment is their expiry") {
+    Fake fake;
+    fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+    fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
+    fake.env["AWS_CREDENTIAL_EXPIRATION"] = "2025-01-15T13:00:00+00:00";
+    const Outcome out = fake.find();
+    REQUIRE(out.found);
+    CHECK(out.found->expires == noon + 1h);
+}
+
+TEST_CASE("credentials: empty variables are unset ones") {
+    Fake fake;
+    for (const char* name :
+         {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN",
+          "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONFIG_FILE"}) {
+        fake.env[name] = "";
+    }
+    const std::string error = fake.error();
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    for (const char* source : {"environment", "web identity", "profile", "container", "instance metadata"})
+        CHECK(contains(error, source));
+#else
+    CHECK(contains(error, "S3CACHE_NO_CREDENTIAL_CHAIN"));
+#endif
+}
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+
+// --- web identity ---
+
+struct WebIdentityFake : Fake {
+    WebIdentityFake() {
+        env["AWS_WEB_IDENTITY_TOKEN_FILE"] = "/var/run/token";
+        env["AWS_ROLE_ARN"] = "arn:aws:iam::123456789012:role/deploy";
+        env["AWS_REGION"] = "eu-west-1";
+        files["/var/run/token"] = text_file("SECRET-jwt.a-b_c.d\n");
+        web = [](const WebRequest&) { return answer(200, sts_answer("AssumeRoleWithWebIdentity")); };
+    }
+};
+
+TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, and read anew each time") {
+    WebIdentityFake fake;
+    fake.env["AWS_ROLE_SESSION_NAME"] = "ci@build";
+    cred::Chain chain(fake.world(), {});
+    const Outcome out = chain.find();
+    REQUIRE(out.found);
+    CHECK(out.found->access_key == "ASIASTSSTSSTSSTS");
+    CHECK(out.found->secret_key == "SECRET-sts/+");
+    CHECK(out.found->session_token == "SECRET-ststoken==");
+    CHECK(out.found->expires == noon + 1h);
+    REQUIRE(fake.requests.size() == 1);
+    CHECK(fake.requests[0].method == "POST");
+    CHECK(fake.requests[0].url == "https://sts.eu-west-1.amazonaws.com/");
+    CHECK(
+        fake.requests[0].body ==
+        "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fdeploy"
+        "&RoleSessionName=ci%40build&WebIdentityToken=SECRET-jwt.a-b_c.d");
+    CHECK(header(fake.requests[0], "Authorization").empty());
+
+    fake.files["/var/run/token"] = text_file("SECRET-second");
+    REQUIRE(chain.find().found);
+    CHECK(contains(fake.requests[1].body, "WebIdentityToken=SECRET-second"));
+    fake.find();
+}
+
+TEST_CASE("credentials: half a web identity is an error") {
+    WebIdentityFake fake;
+    fake.env.erase("AWS_ROLE_ARN");
+    CHECK(contains(fake.error(), "AWS_ROLE_ARN is not"));
+    fake.env["AWS_ROLE_ARN"] = "deploy";
+    CHECK(contains(fake.error(), "'deploy' is no role ARN"));
+    fake.env["AWS_ROLE_ARN"] = "arn:aws:iam::123456789012:role/deploy";
+    fake.env.erase("AWS_WEB_IDENTITY_TOKEN_FILE");
+    CHECK(contains(fake.error(), "AWS_WEB_IDENTITY_TOKEN_FILE is not"));
+}
+
+TEST_CASE("credentials: token files that are no token") {
+    WebIdentityFake fake;
+    SECTION("missing") { fake.files.clear(); }
+    SECTION("unreadable") { fake.files["/var/run/token"] = unreadable_file(); }
+    SECTION("empty") { fake.files["/var/run/token"] = text_file(" \n"); }
+    SECTION("a document") { fake.files["/var/run/token"] = text_file("{\"token\": \"SECRET-x\"}"); }
+    SECTION("binary") { fake.files["/var/run/token"] = text_file(std::string("SECRET-\0x", 9)); }
+    SECTION("huge") { fake.files["/var/run/token"] = text_file(std::string(100000, 'x')); }
+    CHECK(contains(fake.error(), "AWS_WEB_IDENTITY_TOKEN_FILE /var/run/token "));
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: what STS complains of is passed on, without our secrets") {
+    WebIdentityFake fake;
+    fake.web = [](const WebRequest&) {
+        return answer(403,
+                      sts_error("AccessDenied",
+                                "Not authorized to perform sts:AssumeRoleWithWebIdentity with SECRET-jwt.a-b_c.d"));
+    };
+    const std::string error = fake.error();
+    CHECK(contains(error, "https://sts.eu-west-1.amazonaws.com/"));
+    CHECK(contains(
+        error, "HTTP status 403, AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity with ******"));
+    CHECK(fake.requests.size() == 2);  // find and explain: no retry of a refusal
+}
+
+TEST_CASE("credentials: STS is asked again when it, or the identity provider behind it, has a bad moment") {
+    WebIdentityFake fake;
+    int calls = 0;
+    std::vector<WebAnswer> bad;
+    SECTION("identity provider") { bad.assign(2, answer(400, sts_error("IDPCommunicationError", "try again"))); }
+    SECTION("server") { bad.assign(2, answer(503, "<html>")); }
+    SECTION("no answer") { bad.assign(2, no_answer()); }
+    fake.web = [&](const WebRequest&) {
+        const std::size_t call = static_cast<std::size_t>(calls++);
+        return call < bad.size() ? bad[call] : answer(200, sts_answer("AssumeRoleWithWebIdentity"));
+    };
+    CHECK(cred::Chain(fake.world(), {}).find().found);
+    CHECK(calls == 3);
+    CHECK(fake.slept > 0s);
+}
+
+TEST_CASE("credentials: hostile answers of STS") {
+    WebIdentityFake fake;
+    const std::string good = sts_answer("AssumeRoleWithWebIdentity");
+    std::string body;
+    SECTION("empty") {}
+    SECTION("cut") { body = good.substr(0, good.size() / 2); }
+    SECTION("huge") { body = good + std::string(1 << 20, ' '); }
+    SECTION("another operation's") { body = sts_answer("AssumeRole"); }
+    SECTION("an error with status 200") { body = sts_error("AccessDenied", "no"); }
+    SECTION("no time") { body = sts_answer("AssumeRoleWithWebIdentity", "never"); }
+    SECTION("in the past") { body = sts_answer("AssumeRoleWithWebIdentity", "2025-01-15T11:00:00Z"); }
+    SECTION("a header in the key") {
+        body = good;
+        body.replace(body.find("ASIASTS"), 7, "A&#13;&#10;X-Evil: 1");
+    }
+    SECTION("a page of a proxy") { body = "<html><body>Please sign in</body></html>"; }
+    fake.web = [&](const WebRequest&) { return answer(200, body); };
+    CHECK_FALSE(fake.error().empty());
+}
+
+// --- profiles ---
+
+TEST_CASE("credentials: keys of the selected profile, from either file") {
+    Fake fake;
+    fake.shared(
+        "# comment\r\n[default]\r\naws_access_key_id = AKIDDEFAULTDEFAU\r\naws_secret_access_key = "
+        "SECRET-default\r\n\r\n"
+        "[dev]\r\naws_access_key_id=AKIDDEVDEVDEVDEV\r\naws_secret_access_key=SECRET-dev\r\naws_session_token=SECRET-"
+        "devtoken\r\n");
+    fake.config("[profile ops]\naws_access_key_id = AKIDOPSOPSOPSOPS\naws_secret_access_key = SECRET-ops\n");
+    CHECK(fake.find().found->access_key == "AKIDDEFAULTDEFAU");
+    fake.env["AWS_PROFILE"] = "dev";
+    const Outcome dev = fake.find();
+    CHECK(dev.found->access_key == "AKIDDEVDEVDEVDEV");
+    CHECK(dev.found->session_token == "SECRET-devtoken");
+    CHECK(dev.found->source == "/home/me/.aws/credentials, profile dev");
+    Setup setup;
+    setup.profile = "ops";
+    CHECK(fake.find(setup).found->access_key == "AKIDOPSOPSOPSOPS");
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: a profile chosen in code beats keys in the environment") {
+    Fake fake;
+    fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+    fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
+    fake.shared("[dev]\naws_access_key_id = AKIDDEVDEVDEVDEV\naws_secret_access_key = SECRET-dev\n");
+    fake.env["AWS_PROFILE"] = "dev";
+    CHECK(fake.find().found->access_key == "AKIDENVENVENVENV");
+    Setup setup;
+    setup.profile = "dev";
+    CHECK(fake.find(setup).found->access_key == "AKIDDEVDEVDEVDEV");
+}
+
+TEST_CASE("credentials: malformed files are named with their line") {
+    Fake fake;
+    SECTION("no delimiter") {
+        fake.shared("[default]\naws_access_key_id = A\nSECRET-garbage\n");
+        CHECK(contains(fake.error(), "/home/me/.aws/credentials:3"));
+    }
+    SECTION("byte order mark") {
+        fake.shared("\xEF\xBB\xBF[default]\naws_access_key_id = A\naws_secret_access_key = SECRET-a\n");
+        CHECK(contains(fake.error(), "/home/me/.aws/credentials:1"));
+    }
+    SECTION("duplicate profile") {
+        fake.config("[default]\nregion = x\n\n[default]\nregion = y\n");
+        CHECK(contains(fake.error(), "/home/me/.aws/config:4"));
+    }
+    SECTION("duplicate key") {
+        fake.shared("[default]\naws_secret_access_key = SECRET-a\naws_secret_access_key = SECRET-b\n");
+        CHECK(contains(fake.error(), "/home/me/.aws/credentials:3"));
+    }
+    SECTION("unreadable") {
+        fake.files["/home/me/.aws/credentials"] = unreadable_file();
+        CHECK(contains(fake.error(), "/home/me/.aws/credentials cannot be read: permission denied"));
+    }
+    SECTION("keys and no section") {
+        fake.shared("aws_secret_access_key = SECRET-a\n");
+        CHECK(contains(fake.error(), "/home/me/.aws/credentials:1"));
+    }
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: a profile that is named must exist, the default one need not") {
+    Fake fake;
+    fake.shared("[dev]\naws_access_key_id = AKIDDEVDEVDEVDEV\naws_secret_access_key = SECRET-dev\n");
+    fake.env["AWS_PROFILE"] = "prod";
+    const std::string error = fake.error();
+    CHECK(contains(error, "AWS_PROFILE: there is no profile 'prod'"));
+    CHECK(contains(error, "/home/me/.aws/config"));
+    fake.env.erase("AWS_PROFILE");
+    fake.web = Imds();
+    CHECK(fake.find().found->access_key == "ASIAROLEROLEROLE");
+}
+
+TEST_CASE("credentials: halves of keys in a file") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\n");
+    fake.config("[default]\naws_secret_access_key = SECRET-elsewhere\n");
+    const std::string error = fake.error();
+    CHECK(contains(error, "/home/me/.aws/credentials"));
+    CHECK(contains(error, "aws_secret_access_key is not"));
+}
+
+TEST_CASE("credentials: other paths for the files, and a tilde in them") {
+    Fake fake;
+    fake.env["AWS_SHARED_CREDENTIALS_FILE"] = "~/keys";
+    fake.env["AWS_CONFIG_FILE"] = "/etc/aws";
+    fake.files["/home/me/keys"] =
+        text_file("[default]\naws_access_key_id = AKIDTILDETILDETI\naws_secret_access_key = SECRET-tilde\n");
+    fake.files["/etc/aws"] = text_file("[default]\nregion = eu-north-1\n");
+    CHECK(fake.find().found->access_key == "AKIDTILDETILDETI");
+    CHECK(cred::Chain(fake.world(), {}).region().value == "eu-north-1");
+}
+
+TEST_CASE("credentials: a file that others may read is worth a hint") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
+    CHECK_FALSE(contains(fake.find().note, "chmod"));
+    fake.files["/home/me/.aws/credentials"].readable_by_others = true;
+    CHECK(contains(fake.find().note, "chmod 600 /home/me/.aws/credentials"));
+}
+
+struct RoleFake : Fake {
+    RoleFake() {
+        env["AWS_REGION"] = "eu-west-1";
+        shared(
+            "[base]\naws_access_key_id = AKIDBASEBASEBASE\naws_secret_access_key = SECRET-base/key+\naws_session_token "
+            "= SECRET-base+token/==\n");
+        web = [](const WebRequest&) { return answer(200, sts_answer("AssumeRole")); };
+    }
+    void role(const std::string& lines) {
+        config("[default]\nrole_arn = arn:aws:iam::123456789012:role/deploy\n" + lines);
+    }
+};
+
+TEST_CASE("credentials: a role is assumed with the keys of the source profile, signed for STS") {
+    RoleFake fake;
+    fake.role("source_profile = base\nrole_session_name = ci@build\nexternal_id = a b+c\nduration_seconds = 900\n");
+    cred::Chain chain(fake.world(), {});
+    const Outcome out = chain.find();
+    REQUIRE(out.found);
+    CHECK(out.found->access_key == "ASIASTSSTSSTSSTS");
+    REQUIRE(fake.requests.size() == 1);
+    const WebRequest& request = fake.requests[0];
+    CHECK(request.url == "https://sts.eu-west-1.amazonaws.com/");
+    CHECK(request.body ==
+          "Action=AssumeRole&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fdeploy"
+          "&RoleSessionName=ci%40build&ExternalId=a%20b%2Bc&DurationSeconds=900");
+    CHECK(header(request, "x-amz-date") == "20250115T120000Z");
+    CHECK(header(request, "x-amz-security-token") == "SECRET-base+token/==");
+    // Computed with botocore for the same request.
+    CHECK(header(request, "Authorization") ==
+          "AWS4-HMAC-SHA256 Credential=AKIDBASEBASEBASE/20250115/eu-west-1/sts/aws4_request, "
+          "SignedHeaders=content-type;host;x-amz-date;x-amz-security-token, "
+          "Signature=b30bb8f3d38998dc701872033b69406e27a7ab0a887f7ff259b9bfd8f8f32953");
+    fake.find();
+}
+
+TEST_CASE("credentials: roles through roles") {
+    RoleFake fake;
+    fake.role(
+        "source_profile = middle\n\n[profile middle]\nrole_arn = arn:aws:iam::123456789012:role/middle\nsource_profile "
+        "= base\n");
+    REQUIRE(cred::Chain(fake.world(), {}).find().found);
+    REQUIRE(fake.requests.size() == 2);
+    CHECK(contains(fake.requests[0].body, "role%2Fmiddle"));
+    CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDBASEBASEBASE/"));
+    CHECK(contains(fake.requests[1].body, "role%2Fdeploy"));
+    CHECK(contains(header(fake.requests[1], "Authorization"), "Credential=ASIASTSSTSSTSSTS/"));
+    CHECK(header(fake.requests[1], "x-amz-security-token") == "SECRET-ststoken==");
+}
+
+TEST_CASE("credentials: roles whose source is wrong") {
+    RoleFake fake;
+    SECTION("none") {
+        fake.role("");
+        CHECK(contains(fake.error(), "source_profile or credential_source"));
+    }
+    SECTION("two") {
+        fake.role("source_profile = base\ncredential_source = Environment\n");
+        CHECK(contains(fake.error(), "not both"));
+    }
+    SECTION("missing") {
+        fake.role("source_profile = nobody\n");
+        CHECK(contains(fake.error(), "source_profile nobody does not exist"));
+    }
+    SECTION("empty") {
+        fake.role("source_profile = bare\n[profile bare]\nregion = eu-west-1\n");
+        CHECK(contains(fake.error(), "source_profile bare has no credentials"));
+    }
+    SECTION("itself without keys") {
+        fake.role("source_profile = default\n");
+        CHECK(contains(fake.error(), "circle"));
+    }
+    SECTION("a loop of three") {
+        fake.role(
+            "source_profile = a\n[profile a]\nrole_arn = arn:aws:iam::1:role/a\nsource_profile = b\n"
+            "[profile b]\nrole_arn = arn:aws:iam::1:role/b\nsource_profile = a\n");
+        CHECK(contains(fake.error(), "circle"));
+    }
+    SECTION("unknown word") {
+        fake.role("credential_source = Ec2Metadata\n");
+        CHECK(contains(fake.error(), "credential_source must be Environment"));
+    }
+    SECTION("named source not there") {
+        fake.role("credential_source = EcsContainer\n");
+        CHECK(contains(fake.error(), "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"));
+    }
+    SECTION("a code is asked for") {
+        fake.role("source_profile = base\nmfa_serial = arn:aws:iam::1:mfa/me\n");
+        CHECK(contains(fake.error(),
+                       "credential_process = aws configure export-credentials --profile default --format process"));
+    }
+    SECTION("duration") {
+        fake.role("source_profile = base\nduration_seconds = 1h\n");
+        CHECK(contains(fake.error(), "duration_seconds is '1h', expected 900 to 43200"));
+    }
+    SECTION("no ARN") {
+        fake.config("[default]\nrole_arn = deploy\nsource_profile = base\n");
+        CHECK(contains(fake.error(), "role_arn is 'deploy'"));
+    }
+    SECTION("a source without a role") {
+        fake.config("[default]\nsource_profile = base\n");
+        CHECK(contains(fake.error(), "role_arn is not"));
+    }
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: a profile may be its own source when keys stand beside its role") {
+    RoleFake fake;
+    fake.role(
+        "source_profile = default\naws_access_key_id = AKIDBESIDEBESIDE\naws_secret_access_key = SECRET-beside\n");
+    REQUIRE(fake.find().found);
+    CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDBESIDEBESIDE/"));
+}
+
+TEST_CASE("credentials: named sources for a role") {
+    RoleFake fake;
+    SECTION("environment, which must not win by itself") {
+        fake.config(
+            "[profile dev]\nrole_arn = arn:aws:iam::123456789012:role/deploy\ncredential_source = Environment\n");
+        fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
+        fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
+        Setup setup;
+        setup.profile = "dev";
+        REQUIRE(fake.find(setup).found);
+        CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDENVENVENVENV/"));
+    }
+    SECTION("instance") {
+        fake.role("credential_source = Ec2InstanceMetadata\n");
+        fake.web = [](const WebRequest& request) {
+            return contains(request.url, "sts.") ? answer(200, sts_answer("AssumeRole")) : Imds()(request);
+        };
+        REQUIRE(cred::Chain(fake.world(), {}).find().found);
+        CHECK(contains(header(fake.requests.back(), "Authorization"), "Credential=ASIAROLEROLEROLE/"));
+    }
+}
+
+TEST_CASE("credentials: a web identity in a profile") {
+    RoleFake fake;
+    fake.web = [](const WebRequest&) { return answer(200, sts_answer("AssumeRoleWithWebIdentity")); };
+    fake.files["/token"] = text_file("SECRET-jwt");
+    fake.role("web_identity_token_file = /token\nrole_session_name = here\n");
+    REQUIRE(fake.find().found);
+    CHECK(contains(fake.requests[0].body, "RoleSessionName=here&WebIdentityToken=SECRET-jwt"));
+    fake.config("[default]\nweb_identity_token_file = /token\n");
+    CHECK(contains(fake.error(), "needs a role_arn"));
+}
+
+TEST_CASE("credentials: where STS is asked") {
+    RoleFake fake;
+    fake.role("source_profile = base\n");
+    const auto url = [&fake] {
+        fake.requests.clear();
+        CHECK(cred::Chain(fake.world(), {}).find().found);
+        return fake.requests.empty() ? std::string() : fake.requests[0].url;
+    };
+    fake.env["AWS_REGION"] = "cn-north-1";
+    CHECK(url() == "https://sts.cn-north-1.amazonaws.com.cn/");
+    fake.env["AWS_REGION"] = "auto";  // a store's region, not one of AWS
+    CHECK(url() == "https://sts.us-east-1.amazonaws.com/");
+    fake.env.erase("AWS_REGION");
+    CHECK(url() == "https://sts.us-east-1.amazonaws.com/");
+    fake.role("source_profile = base\nregion = us-gov-west-1\n");
+    CHECK(url() == "https://sts.us-gov-west-1.amazonaws.com/");
+    fake.env["AWS_ENDPOINT_URL"] = "http://minio:9000";
+    CHECK(url() == "http://minio:9000/");
+    fake.env["AWS_ENDPOINT_URL_STS"] = "https://STS.example.com:443/sts";
+    CHECK(url() == "https://sts.example.com/sts");
+    fake.env["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "true";
+    CHECK(url() == "https://sts.us-gov-west-1.amazonaws.com/");
+    fake.env.erase("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS");
+    fake.env["AWS_ENDPOINT_URL_STS"] = "https://me:SECRET-pw@sts.example.com/";
+    CHECK(contains(fake.error(), "AWS_ENDPOINT_URL_STS is "));
+}
+
+TEST_CASE("credentials: a sign-in session is served by the AWS CLI, and the error says how") {
+    Fake fake;
+    std::string lines;
+    SECTION("session") { lines = "sso_session = corp\nsso_account_id = 1\nsso_role_name = dev\n"; }
+    SECTION("legacy") {
+        lines = "sso_start_url = https://x.awsapps.com/start\nsso_account_id = 1\nsso_role_name = dev\n";
+    }
+    SECTION("login") { lines = "login_session = arn:aws:iam::1:user/me\n"; }
+    fake.env["AWS_PROFILE"] = "my dev";
+    fake.config("[profile \"my dev\"]\n" + lines +
+                "\n[sso-session corp]\nsso_start_url = https://x.awsapps.com/start\n");
+    const std::string error = fake.error();
+    CHECK(
+        contains(error, "credential_process = aws configure export-credentials --profile \"my dev\" --format process"));
+    CHECK(contains(error, "/home/me/.aws/config"));
+
+    fake.config("[profile \"my dev\"]\n" + lines +
+                "credential_process = aws configure export-credentials --profile \"my dev\" --format process\n");
+    fake.process.exit_status = 0;
+    fake.process.output = R"({"Version": 1, "AccessKeyId": "ASIAPROCESSPROCE", "SecretAccessKey": "SECRET-process"})";
+    REQUIRE(fake.find().found);
+    CHECK(fake.processes[0] == std::vector<std::string>{"aws", "configure", "export-credentials", "--profile", "my dev",
+                                                        "--format", "process"});
+}
+
+// --- credential_process ---
+
+TEST_CASE("credentials: credential_process") {
+    Fake fake;
+    fake.config("[default]\ncredential_process = \"/opt/my helper\" --password SECRET-argument\n");
+    fake.process.exit_status = 0;
+    fake.process.output = R"({"Version": 1, "AccessKeyId": "ASIAPROCESSPROCE", "SecretAccessKey": "SECRET-process",)"
+                          R"( "SessionToken": "SECRET-ptoken", "Expiration": "2025-01-15T13:00:00Z"})";
+    SECTION("serves") {
+        const Outcome out = fake.find();
+        REQUIRE(out.found);
+        CHECK(out.found->access_key == "ASIAPROCESSPROCE");
+        CHECK(out.found->session_token == "SECRET-ptoken");
+        CHECK(out.found->expires == noon + 1h);
+        CHECK(fake.processes[0] == std::vector<std::string>{"/opt/my helper", "--password", "SECRET-argument"});
+    }
+    SECTION("need not state an expiry") {
+        fake.process.output =
+            R"({"Version": 1, "AccessKeyId": "ASIAPROCESSPROCE", "SecretAccessKey": "SECRET-x", "Expiration": null})";
+        const Outcome out = fake.find();
+        REQUIRE(out.found);
+        CHECK_FALSE(out.found->expires);
+    }
+    SECTION("can be switched off, which is no reason to be somebody else") {
+        Setup setup;
+        setup.allow_process = false;
+        CHECK(contains(fake.error(setup), "credential_process is switched off"));
+        CHECK(fake.processes.empty());
+    }
+    SECTION("comes after keys of the credentials file") {
+        fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
+        CHECK(fake.find().found->access_key == "AKIDDEFAULTDEFAU");
+        CHECK(fake.processes.empty());
+    }
+    SECTION("fails") {
+        fake.process.exit_status = 255;
+        CHECK(contains(fake.error(), "credential_process /opt/my helper ended with exit status 255"));
+    }
+    SECTION("takes too long") {
+        fake.process.problem = "it took too long";
+        CHECK(contains(fake.error(), "credential_process /opt/my helper: it took too long"));
+    }
+    SECTION("says something else") {
+        for (const char* output :
+             {"", "[]", "SECRET-plain", "{\"Version\": 1",
+              "{\"Version\": 2, \"AccessKeyId\": \"A\", \"SecretAccessKey\": \"SECRET-x\"}", "{\"Version\": \"1\"}",
+              "{\"Version\": 1}", "{\"Version\": 1, \"AccessKeyId\": \"PA\"}",
+              "{\"Version\": 1, \"AccessKeyId\": 7, \"SecretAccessKey\": \"SECRET-x\"}",
+              "{\"Version\": 1, \"AccessKeyId\": \"A\\r\\nX: 1\", \"SecretAccessKey\": \"SECRET-x\"}",
+              "{\"Version\": 1, \"AccessKeyId\": \"A\", \"SecretAccessKey\": \"SECRET-x\", \"SessionToken\": []}",
+              "{\"Version\": 1, \"AccessKeyId\": \"A\", \"SecretAccessKey\": \"SECRET-x\", \"Expiration\": 1736946000}",
+              "{\"Version\": 1, \"AccessKeyId\": \"A\", \"SecretAccessKey\": \"SECRET-x\", \"Expiration\": "
+              "\"soon\"}"}) {
+            fake.process.output = output;
+            CHECK(contains(fake.error(), "credential_process /opt/my helper"));
+        }
+    }
+    SECTION("has an open quote") {
+        fake.config("[default]\ncredential_process = \"/opt/helper SECRET-argument\n");
+        CHECK(contains(fake.error(), "open quote"));
+    }
+}
+
+#ifndef _WIN32
+TEST_CASE("credentials: processes are run without a shell, within bounds") {
+    const auto run = [](const std::vector<std::string>& argv, std::chrono::milliseconds time = 20s) {
+        return cred::run_process(argv, time, 1000);
+    };
+    const ProcessResult echo = run({"echo", "$HOME", "a b"});
+    CHECK(echo.problem.empty());
+    CHECK(echo.exit_status == 0);
+    CHECK(echo.output == "$HOME a b\n");
+    CHECK(run({"false"}).exit_status == 1);
+    CHECK(run({"/bin/sh", "-c", "exit 7"}).exit_status == 7);
+    CHECK(contains(run({"/bin/sh", "-c", "kill -9 $$"}).problem, "signal 9"));
+    CHECK(contains(run({"no-such-program-anywhere"}).problem, "no such program"));
+    CHECK(contains(run({"/"}).problem + (run({"/"}).exit_status == 127 ? "status 127" : ""), "status 127"));
+    CHECK(contains(run({"sleep", "1000"}, 50ms).problem, "too long"));
+    CHECK(contains(run({"/bin/sh", "-c", "exec >&-; exec sleep 1000"}, 50ms).problem, "too long"));
+    CHECK(contains(run({"yes"}).problem, "longer than 1000 bytes"));
+    CHECK(run({"cat"}).output.empty());  // its input is empty, not ours
+}
+
+TEST_CASE("credentials: a child inherits no descriptor but the standard three") {
+    const int leak =
+        ::fcntl(0, F_DUPFD, 100);  // without FD_CLOEXEC, as many programs do; a number the shell won't take
+    REQUIRE(leak >= 100);
+    const ProcessResult shown =
+        cred::run_process({"/bin/sh", "-c", "for fd in /proc/self/fd/*; do echo ${fd##*/}; done; true"}, 20s, 1000);
+    CHECK_FALSE(contains("\n" + shown.output, "\n" + std::to_string(leak) + "\n"));
+    ::close(leak);
+}
+#endif
+
+TEST_CASE("credentials: files are read within bounds") {
+    CHECK(cred::read_file("/no/such/file").state == FileState::missing);
+    CHECK(cred::read_file("/").state == FileState::unreadable);
+#ifdef __linux__
+    CHECK(cred::read_file("/dev/zero").state == FileState::unreadable);
+#endif
+    const FileText own = cred::read_file(__FILE__);
+    if (own.state == FileState::text) CHECK(contains(own.text, "read within bounds"));
+}
+
+// --- container ---
+
+struct ContainerFake : Fake {
+    ContainerFake() {
+        web = [](const WebRequest&) { return answer(200, keys_json); };
+    }
+};
+
+TEST_CASE("credentials: the container agent's two addresses and two tokens") {
+    ContainerFake fake;
+    fake.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://169.254.170.23/v1/credentials";
+    fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "Basic SECRET-auth";
+    const Outcome out = fake.find();
+    REQUIRE(out.found);
+    CHECK(out.found->access_key == "ASIAROLEROLEROLE");
+    CHECK(out.found->session_token == "SECRET-token");
+    CHECK(out.found->expires == noon + 6h);
+    CHECK(fake.requests[0].method == "GET");
+    CHECK(fake.requests[0].url == "http://169.254.170.23/v1/credentials");
+    CHECK(fake.requests[0].bypass_proxy);
+    CHECK(fake.requests[0].timeout == 2s);
+    CHECK(header(fake.requests[0], "Authorization") == "Basic SECRET-auth");
+
+    fake.requests.clear();
+    fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/v2/credentials/SECRET-path?id=SECRET-id";
+    fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "/var/token";
+    fake.files["/var/token"] = text_file("SECRET-file");
+    REQUIRE(fake.find().found);
+    CHECK(fake.requests[0].url == "http://169.254.170.2/v2/credentials/SECRET-path?id=SECRET-id");
+    CHECK(header(fake.requests[0], "Authorization") == "SECRET-file");
+}
+
+TEST_CASE("credentials: hosts that a container's address may name") {
+    ContainerFake fake;
+    for (const char* url : {"http://localhost/x", "http://LOCALHOST:8080/x", "http://127.0.0.1/x",
+                            "http://127.1.2.3:1/x", "http://[::1]:9/x", "http://169.254.170.2/x",
+                            "http://169.254.170.23/x", "http://[fd00:ec2::23]/x", "https://example.com/x"}) {
+        INFO(url);
+        fake.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = url;
+        CHECK(fake.find().found);
+    }
+    fake.requests.clear();
+    for (const char* url : {"http://example.com/x",
+                            "http://127.0.0.1.example.com/x",
+                            "http://127.0.0/x",
+                            "http://127.0.0.256/x",
+                            "http://127.0.0.1.2/x",
+                            "http://169.254.169.254/x",
+                            "http://localhost@example.com/x",
+                            "http://localhost:80@example.com/x",
+                            "http://[::2]/x",
+                            "http://localhost\\@example.com/x",
+                            "http://example.com#@localhost/x",
+                            "http://localhost.example.com/x",
+                            "http:///x",
+                            "ftp://localhost/x",
+                            "localhost/x",
+                            "http://local host/x",
+                            "http://localhost/x\r\nX: 1",
+                            "http://localhost:99999/x",
+                            "http://localhost:1:2/x",
+                            "http://[::1/x",
+                            "http://2130706433/x",
+                            "http://0/x"}) {
+        INFO(url);
+        fake.env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = url;
+        CHECK(contains(fake.error(), "AWS_CONTAINER_CREDENTIALS_FULL_URI"));
+    }
+    for (const char* path : {"v2/x", "@example.com/x", ".example.com/", ":80/x", "/x y", "/x\r\nX: 1"}) {
+        INFO(path);
+        fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = path;
+        CHECK(contains(fake.error(), "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"));
+    }
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: container tokens that cannot be sent") {
+    ContainerFake fake;
+    fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
+    fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "SECRET-a\r\nX-Evil: 1";
+    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN contains a line break"));
+    fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "/var/token";
+    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE /var/token does not exist"));
+    fake.files["/var/token"] = unreadable_file();
+    CHECK(contains(fake.error(), "cannot be read"));
+    fake.files["/var/token"] = text_file("");
+    CHECK(contains(fake.error(), "is empty"));
+    fake.files["/var/token"] = text_file("SECRET-a\nSECRET-b");
+    CHECK(contains(fake.error(), "line break"));
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: a container agent that is slow, starting or refusing") {
+    ContainerFake fake;
+    fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
+    int calls = 0;
+    SECTION("starting") {
+        fake.web = [&](const WebRequest&) { return ++calls < 3 ? no_answer() : answer(200, keys_json); };
+        CHECK(cred::Chain(fake.world(), {}).find().found);
+        CHECK(calls == 3);
+        CHECK(fake.slept == 2s);
+    }
+    SECTION("never there") {
+        fake.web = [&](const WebRequest&) { return ++calls, no_answer(); };
+        CHECK(contains(cred::Chain(fake.world(), {}).find().error, "no answer (timed out)"));
+        CHECK(calls == 3);
+        fake.error();
+    }
+    SECTION("refusing") {
+        fake.web = [&](const WebRequest&) {
+            return ++calls, answer(401, R"({"code":"InvalidToken","message":"SECRET-auth"})");
+        };
+        CHECK(contains(cred::Chain(fake.world(), {}).find().error, "HTTP status 401"));
+        CHECK(calls == 1);
+        fake.error();
+    }
+}
+
+TEST_CASE("credentials: hostile answers of the container agent") {
+    ContainerFake fake;
+    fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
+    const std::string good = keys_json;
+    std::string body;
+    SECTION("empty") {}
+    SECTION("cut") { body = good.substr(0, 90); }
+    SECTION("an array") { body = "[" + good + "]"; }
+    SECTION("huge") { body = good + std::string(1 << 20, ' '); }
+    SECTION("deep") { body = std::string(60000, '['); }
+    SECTION("no keys") { body = R"({"Code":"AssumeRoleUnauthorizedAccess","Message":"SECRET-x"})"; }
+    SECTION("half") { body = R"({"AccessKeyId":"A","Token":"SECRET-t","Expiration":"2025-01-15T18:00:00Z"})"; }
+    SECTION("wrong types") {
+        body =
+            R"({"AccessKeyId":{"a":1},"SecretAccessKey":["SECRET-x"],"Token":null,)"
+            R"("Expiration":"2025-01-15T18:00:00Z"})";
+    }
+    SECTION("no expiry") { body = R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t"})"; }
+    SECTION("expired") {
+        body =
+            R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t",)"
+            R"("Expiration":"2025-01-15T11:00:00Z"})";
+    }
+    SECTION("a header in the token") {
+        body =
+            R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t\r\nX-Evil: 1",)"
+            R"("Expiration":"2025-01-15T18:00:00Z"})";
+    }
+    SECTION("NUL in the key") {
+        body =
+            R"({"AccessKeyId":"A\u0000B","SecretAccessKey":"SECRET-x","Token":"t",)"
+            R"("Expiration":"2025-01-15T18:00:00Z"})";
+    }
+    SECTION("not UTF-8") {
+        body = "{\"AccessKeyId\":\"A\xFF\",\"SecretAccessKey\":\"SECRET-x\",\"Expiration\":\"2025-01-15T18:00:00Z\"}";
+    }
+    SECTION("a code that forges a line") { body = R"({"Code":"a\nERROR SECRET-x"})"; }
+    fake.web = [&](const WebRequest&) { return answer(200, body); };
+    CHECK(contains(fake.error(), "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"));
+}
+
+// --- instance metadata ---
+
+TEST_CASE("credentials: instance metadata, version 2") {
+    Fake fake;
+    fake.web = Imds();
+    cred::Chain chain(fake.world(), {});
+    const Outcome out = chain.find();
+    REQUIRE(out.found);
+    CHECK(out.found->access_key == "ASIAROLEROLEROLE");
+    CHECK(out.found->secret_key == "SECRET-role");
+    CHECK(out.found->session_token == "SECRET-token");
+    CHECK(out.found->expires == noon + 6h);
+    CHECK(contains(out.found->source, "web-server"));
+    CHECK(fake.requests.size() == 3);
+    CHECK(chain.region().value == "eu-south-2");
+    fake.find();
+}
+
+TEST_CASE("credentials: instance metadata is not asked where it cannot help") {
+    Fake fake;
+    fake.web = Imds();
+    SECTION("disabled") { fake.env["AWS_EC2_METADATA_DISABLED"] = "True"; }
+    SECTION("a store of one's own, by variable") { fake.env["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:9000"; }
+    SECTION("a store of one's own, by profile") { fake.config("[default]\nendpoint_url = https://r2.example.com\n"); }
+    fake.error();
+    CHECK(fake.requests.empty());
+    Setup setup;
+    setup.endpoint_url = "https://minio.example.com";
+    fake.error(setup);
+    CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: private endpoints of AWS are AWS") {
+    Fake fake;
+    fake.web = Imds();
+    Setup setup;
+    setup.endpoint_url = "https://bucket.vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com";
+    CHECK(fake.find(setup).found);
+    setup.endpoint_url = "https://amazonaws.com.example.com";
+    CHECK_FALSE(fake.find(setup).found);
+}
+
+TEST_CASE("credentials: a host without instance metadata learns so once") {
+    Fake fake;
+    cred::Chain chain(fake.world(), {});
+    const std::string first = chain.find().error;
+    CHECK(contains(first, "no answer"));
+    CHECK(fake.requests.size() == 1);
+    CHECK(fake.requests[0].timeout == 1s);
+    for (int i = 0; i < 100; ++i) chain.find();
+    CHECK(fake.requests.size() == 1);
+    CHECK(chain.region().value.empty());
+    CHECK(fake.requests.size() == 1);
+    fake.now += cred::no_metadata_for;  // a host that was still booting is not lost for ever
+    fake.web = Imds();
+    CHECK(chain.find().found);
+}
+
+TEST_CASE("credentials: version 1 is never used") {
+    Fake fake;
+    for (int status : {403, 404, 405}) {
+        fake.requests.clear();
+        fake.web = [status](const WebRequest& request) {
+            return request.method == "PUT" ? answer(status, "") : answer(200, keys_json);
+        };
+        CHECK_FALSE(cred::Chain(fake.world(), {}).find().found);
+        CHECK(fake.requests.size() == 1);
+    }
+}
+
+TEST_CASE("credentials: where instance metadata is and how long it may take") {
+    Fake fake;
+    const auto first = [&fake] {
+        fake.requests.clear();
+        cred::Chain(fake.world(), {}).find();
+        return fake.requests.empty() ? WebRequest() : fake.requests[0];
+    };
+    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "3";
+    fake.env["AWS_METADATA_SERVICE_NUM_ATTEMPTS"] = "2";
+    CHECK(first().timeout == 3s);
+    CHECK(fake.requests.size() == 2);
+    fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] = "IPv6";
+    CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
+    fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = "http://localhost:1338/";
+    CHECK(first().url == "http://localhost:1338/latest/api/token");
+    fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = "localhost";
+    CHECK(contains(fake.error(), "AWS_EC2_METADATA_SERVICE_ENDPOINT is 'localhost'"));
+    fake.env.erase("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] = "six";
+    CHECK(contains(fake.error(), "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE is 'six'"));
+    fake.env.erase("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
+    fake.config("[default]\nec2_metadata_service_endpoint_mode = ipv6\n");
+    CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
+    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "a while";
+    CHECK(contains(fake.error(), "AWS_METADATA_SERVICE_TIMEOUT is 'a while'"));
+}
+
+TEST_CASE("credentials: odd answers of instance metadata") {
+    Fake fake;
+    Imds imds;
+    SECTION("no role") { imds.role = ""; }
+    SECTION("a role with a path") { imds.role = "../../user-data"; }
+    SECTION("a role with a query") { imds.role = "x?y"; }
+    SECTION("an error document") { imds.keys = R"({"Code":"AssumeRoleUnauthorizedAccess","Message":"SECRET-x"})"; }
+    SECTION("status") { imds.keys_status = 500; }
+    SECTION("html") { imds.keys = "<html>SECRET-x</html>"; }
+    SECTION("no expiry") { imds.keys = R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"t"})"; }
+    fake.web = imds;
+    CHECK_FALSE(fake.error().empty());
+}
+
+TEST_CASE("credentials: overdue instance credentials are used on while their service cannot renew them") {
+    Fake fake;
+    fake.now = noon + 7h;
+    fake.web = Imds();
+    const Outcome out = fake.find();
+    REQUIRE(out.found);
+    CHECK(*out.found->expires >= fake.now + 15min);
+    CHECK(*out.found->expires <= fake.now + 25min);
+}
+
+// --- the chain as a whole ---
+
+TEST_CASE("credentials: a source that has answered is not exchanged for another") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
+    fake.web = Imds();
+    cred::Chain chain(fake.world(), {});
+    REQUIRE(chain.find().found);
+    fake.files.clear();  // as while another program rewrites it
+    const Outcome out = chain.find();
+    CHECK_FALSE(out.found);
+    CHECK(contains(out.error, "profile, which gave credentials before"));
+    CHECK(fake.requests.empty());
+    fake.shared("[default]\naws_access_key_id = AKIDOTHEROTHEROT\naws_secret_access_key = SECRET-other\n");
+    CHECK(chain.find().found->access_key == "AKIDOTHEROTHEROT");
+}
+
+TEST_CASE("credentials: the explanation names each source once") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
+    const auto findings = cred::Chain(fake.world(), {}).explain();
+    REQUIRE(findings.size() == 5);
+    CHECK(findings[0].verdict == Verdict::passed_over);
+    CHECK(findings[1].verdict == Verdict::passed_over);
+    CHECK(findings[2].verdict == Verdict::used);
+    CHECK(contains(findings[2].text, "/home/me/.aws/credentials"));
+    CHECK(contains(findings[2].text, "****EFAU"));
+    CHECK(findings[3].verdict == Verdict::not_asked);
+    CHECK(findings[4].verdict == Verdict::not_asked);
+}
+
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
+
+TEST_CASE("credentials: region") {
+    Fake fake;
+    const auto region = [&fake](Setup setup = {}) {
+        const auto out = cred::Chain(fake.world(), setup).region();
+        check_text(out.why);
+        check_text(out.error);
+        return out;
+    };
+    CHECK(region().value.empty());
+    CHECK(region().error.empty());
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    fake.config("[default]\nregion = eu-north-1\n");
+    CHECK(region().value == "eu-north-1");
+    CHECK(region().why == "profile default");
+    fake.config("[default]\nregion = a\n  b\n");
+    CHECK(contains(region().error, "profile default: region is 'a?b'"));
+#endif
+    fake.env["AWS_DEFAULT_REGION"] = "eu-west-2";
+    CHECK(region().value == "eu-west-2");
+    fake.env["AWS_REGION"] = "eu-west-1";
+    CHECK(region().value == "eu-west-1");
+    fake.env["AWS_REGION"] = "evil.example.com/";
+    CHECK(contains(region().error, "AWS_REGION is 'evil.example.com/', expected"));
+    Setup setup;
+    setup.region = "auto";
+    CHECK(region(setup).value == "auto");
+}
+
+TEST_CASE("credentials: endpoint") {
+    Fake fake;
+    const auto endpoint = [&fake] {
+        const auto out = cred::Chain(fake.world(), {}).endpoint_url();
+        check_text(out.why);
+        check_text(out.error);
+        return out;
+    };
+    CHECK(endpoint().value.empty());
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    fake.config("[default]\nendpoint_url = http://profile:1\n");
+    CHECK(endpoint().value == "http://profile:1");
+    fake.config(
+        "[default]\nservices = mine\nendpoint_url = http://profile:1\n\n[services mine]\ns3 =\n  endpoint_url = "
+        "http://services:2\nsts =\n  endpoint_url = http://sts:2\n");
+    CHECK(endpoint().value == "http://services:2");
+#endif
+    fake.env["AWS_ENDPOINT_URL"] = "http://all:3";
+    CHECK(endpoint().value == "http://all:3");
+    fake.env["AWS_ENDPOINT_URL_S3"] = "http://s3:4";
+    CHECK(endpoint().value == "http://s3:4");
+    fake.env["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "true";
+    CHECK(endpoint().value.empty());
+    fake.env["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "false";
+    fake.env["AWS_ENDPOINT_URL_S3"] = "https://key:SECRET-pw@s3.example.com/?token=SECRET-q";
+    CHECK(contains(endpoint().error, "AWS_ENDPOINT_URL_S3 is '******@s3.example.com/'"));
+}
+
+TEST_CASE("credentials: addresses in messages lose what may be secret in them") {
+    CHECK(cred::shown_url("http://a/b") == "http://a/b");
+    CHECK(cred::shown_url("http://me:SECRET-x@a/b?c=SECRET-y") == "******@a/b");
+    CHECK(cred::masked("short") == "****");
+    CHECK(cred::masked("AKIAIOSFODNN7EXAMPLE") == "****MPLE");
+    CHECK(cred::scrubbed("a SECRET-1 b SECRET-1", {"SECRET-1"}) == "a ****** b ******");
+    CHECK(cred::quoted("a\r\nb\x7F") == "a??b?");
+}
+
+// --- the cache of credentials ---
+
+// A source that hands out new keys each time, valid for `life`, unless it is out of order.
+struct Issuer {
+    TimePoint now = noon;
+    std::chrono::seconds life = 1h;
+    bool out_of_order = false;
+    int calls = 0;
+
+    Outcome operator()() {
+        ++calls;
+        if (out_of_order) return cred::broken("the source is out of order");
+        Outcome out;
+        s3cache::Credentials keys;
+        keys.access_key = "ASIA" + std::to_string(calls);
+        keys.secret_key = "SECRET-" + std::to_string(calls);
+        keys.expires = now + life;
+        out.found = keys;
+        return out;
+    }
+
+    Provider provider() {
+        return Provider([this] { return (*this)(); }, [this] { return now; });
+    }
+};
+
+#define ISSUER_PROVIDER(name) Provider name([&] { return issuer(); }, [&] { return issuer.now; })
+
+TEST_CASE("credentials: a day of hourly expiry passes without a failure or a needless renewal") {
+    Issuer issuer;
+    ISSUER_PROVIDER(provider);
+    for (int second = 0; second < 24 * 3600; second += 7) {
+        issuer.now = noon + std::chrono::seconds(second);
+        const auto got = provider.snapshot();
+        REQUIRE(got.snapshot);
+        REQUIRE(*got.snapshot->credentials.expires > issuer.now);
+    }
+    CHECK(issuer.calls == 32);  // one each 45 minutes: a quarter of an hour ahead of the expiry
+}
+
+TEST_CASE("credentials: short lives are not renewed at each request") {
+    Issuer issuer;
+    issuer.life = 5min;
+    ISSUER_PROVIDER(provider);
+    for (int second = 0; second < 3600; ++second) {
+        issuer.now = noon + std::chrono::seconds(second);
+        REQUIRE(provider.snapshot().snapshot);
+    }
+    CHECK(issuer.calls <= 20);
+    CHECK(issuer.calls >= 12);
+}
+
+TEST_CASE("credentials: the same keys handed out again are no new generation, and not asked for all the time") {
+    Issuer issuer;
+    s3cache::Credentials keys;
+    keys.access_key = "ASIA";
+    keys.secret_key = "SECRET-same";
+    keys.expires = noon + 1h;
+    int calls = 0;
+    Provider provider(
+        [&] {
+            ++calls;
+            Outcome out;
+            out.found = keys;
+            return out;
+        },
+        [&] { return issuer.now; });
+    for (int second = 0; second < 3590; ++second) {
+        issuer.now = noon + std::chrono::seconds(second);
+        REQUIRE(provider.snapshot().snapshot->generation == 1);
+    }
+    CHECK(calls < 10);
+}
+
+TEST_CASE("credentials: an outage of the source leaves valid keys in use, and the source in peace") {
+    Issuer issuer;
+    ISSUER_PROVIDER(provider);
+    REQUIRE(provider.snapshot().snapshot);
+    issuer.out_of_order = true;
+    int calls_at_expiry = 0;
+    for (int second = 0; second < 3600; ++second) {
+        issuer.now = noon + std::chrono::seconds(second);
+        const auto got = provider.snapshot();
+        REQUIRE(got.snapshot);
+        CHECK(got.snapshot->generation == 1);
+        calls_at_expiry = issuer.calls;
+    }
+    CHECK(calls_at_expiry > 5);
+    CHECK(calls_at_expiry < 40);
+    CHECK(provider.last_problem() == "the source is out of order");
+
+    issuer.now = noon + 1h;
+    CHECK(provider.snapshot().error == "the source is out of order");
+    issuer.out_of_order = false;
+    issuer.now += 70s;
+    CHECK(provider.snapshot().snapshot->generation == 2);
+    CHECK(provider.last_problem().empty());
+}
+
+TEST_CASE("credentials: a source that has nothing is not asked by every request") {
+    Issuer issuer;
+    issuer.out_of_order = true;
+    ISSUER_PROVIDER(provider);
+    for (int i = 0; i < 1000; ++i) CHECK(provider.snapshot().error == "the source is out of order");
+    CHECK(issuer.calls == 1);
+    issuer.now += 1s;
+    issuer.out_of_order = false;
+    CHECK(provider.snapshot().snapshot);
+}
+
+TEST_CASE("credentials: a clock set back does not turn patience into a standstill") {
+    Issuer issuer;
+    issuer.out_of_order = true;
+    ISSUER_PROVIDER(provider);
+    issuer.now = noon + 24h;
+    CHECK_FALSE(provider.snapshot().snapshot);
+    issuer.now = noon;
+    issuer.out_of_order = false;
+    CHECK(provider.snapshot().snapshot);
+}
+
+TEST_CASE("credentials: keys that are refused as expired are renewed once") {
+    Issuer issuer;
+    ISSUER_PROVIDER(provider);
+    const auto first = provider.snapshot().snapshot;
+    CHECK(provider.force_refresh(first->generation));
+    const auto second = provider.snapshot().snapshot;
+    CHECK(second->generation == first->generation + 1);
+    CHECK(first->credentials.access_key == "ASIA1");   // the old snapshot is whole for whoever still holds it
+    CHECK(provider.force_refresh(first->generation));  // somebody else was late: they have been renewed
+    CHECK(issuer.calls == 2);
+    issuer.out_of_order = true;
+    for (int i = 0; i < 100; ++i) CHECK_FALSE(provider.force_refresh(second->generation));
+    CHECK(issuer.calls == 3);
+    CHECK(provider.snapshot().snapshot->generation == second->generation);
+}
+
+TEST_CASE("credentials: forcing static keys gains nothing and says so") {
+    s3cache::Credentials keys{"AKID", "SECRET-static", {}, {}, "code"};
+    int calls = 0;
+    Provider provider(
+        [&] {
+            ++calls;
+            Outcome out;
+            out.found = keys;
+            return out;
+        },
+        [] { return noon; });
+    const auto got = provider.snapshot();
+    REQUIRE(got.snapshot);
+    CHECK_FALSE(provider.force_refresh(got.snapshot->generation));
+    CHECK(provider.snapshot().snapshot->generation == got.snapshot->generation);
+    CHECK(calls == 2);
+}
+
+TEST_CASE("credentials: what a user's function returns is checked like everything else") {
+    s3cache::Credentials keys{"AKID", "SECRET-mine", {}, {}, "my vault"};
+    std::string part;
+    SECTION("half") {
+        keys.secret_key.clear();
+        part = "my vault: the access key is set but the secret key is not";
+    }
+    SECTION("line break") {
+        keys.session_token = "SECRET-a\r\nX: 1";
+        part = "my vault: the session token contains a line break";
+    }
+    SECTION("expired") {
+        keys.expires = noon;
+        part = "my vault: the credentials expired";
+    }
+    Provider provider(
+        [&] {
+            Outcome out;
+            out.found = keys;
+            return out;
+        },
+        [] { return noon; });
+    const auto got = provider.snapshot();
+    CHECK_FALSE(got.snapshot);
+    CHECK(contains(got.error, part));
+    check_text(got.error);
+}
+
+TEST_CASE("credentials: empty ones are anonymous") {
+    Provider provider(
+        [] {
+            Outcome out;
+            out.found.emplace();
+            return out;
+        },
+        [] { return noon; });
+    REQUIRE(provider.snapshot().snapshot);
+    CHECK(provider.snapshot().snapshot->credentials.access_key.empty());
+}
+
+TEST_CASE("credentials: extreme expiries overflow nothing") {
+    for (const TimePoint when : {(TimePoint::max)(), noon + 1ns}) {
+        s3cache::Credentials keys{"AKID", "SECRET-x", {}, when, ""};
+        int calls = 0;
+        Provider provider(
+            [&] {
+                ++calls;
+                Outcome out;
+                out.found = keys;
+                return out;
+            },
+            [] { return noon; });
+        CHECK(provider.snapshot().snapshot);
+        CHECK(calls == 1);
+    }
+    s3cache::Credentials keys{"AKID", "SECRET-x", {}, (TimePoint::min)(), ""};
+    Provider provider(
+        [&] {
+            Outcome out;
+            out.found = keys;
+            return out;
+        },
+        [] { return noon; });
+    CHECK_FALSE(provider.snapshot().snapshot);
+}
+
+// A gate that holds the source until the test lets it go.
+class Gate {
+public:
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        ++waiting_;
+        changed_.notify_all();
+        changed_.wait(lock, [this] { return open_; });
+    }
+    void await_waiter() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [this] { return waiting_ > 0; });
+    }
+    void open() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        open_ = true;
+        changed_.notify_all();
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    int waiting_ = 0;
+    bool open_ = false;
+};
+
+TEST_CASE("credentials: one thread renews while the others go on") {
+    Gate gate;
+    std::atomic<int> calls{0};
+    std::atomic<long> minutes{0};
+    const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
+    Provider provider(
+        [&] {
+            if (++calls > 1) gate.wait();
+            Outcome out;
+            out.found = s3cache::Credentials{"ASIA" + std::to_string(calls), "SECRET-x", {}, now() + 1h, ""};
+            return out;
+        },
+        now);
+    REQUIRE(provider.snapshot().snapshot);
+    minutes = 47;
+    std::thread renewing([&] { provider.snapshot(); });
+    gate.await_waiter();
+    for (int i = 0; i < 100; ++i) CHECK(provider.snapshot().snapshot->generation == 1);  // would hang here if it waited
+    gate.open();
+    renewing.join();
+    CHECK(provider.snapshot().snapshot->generation == 2);
+    CHECK(calls == 2);
+}
+
+TEST_CASE("credentials: in the last minutes the others wait for the first try to renew, and for no later one") {
+    Gate gate;
+    std::atomic<int> calls{0};
+    std::atomic<long> minutes{0};
+    std::atomic<bool> fails{false};
+    const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
+    Provider provider(
+        [&]() -> Outcome {
+            const int call = ++calls;
+            if (fails) return cred::broken("out of order");
+            if (call > 1) gate.wait();
+            Outcome out;
+            out.found = s3cache::Credentials{"ASIA" + std::to_string(call), "SECRET-x", {}, now() + 1h, ""};
+            return out;
+        },
+        now);
+    REQUIRE(provider.snapshot().snapshot);
+    SECTION("first try") {
+        minutes = 52;
+        std::thread renewing([&] { provider.snapshot(); });
+        gate.await_waiter();
+        std::uint64_t generation = 0;
+        std::thread waiting([&] { generation = provider.snapshot().snapshot->generation; });
+        gate.open();
+        renewing.join();
+        waiting.join();
+        CHECK(generation == 2);
+    }
+    SECTION("later try") {
+        fails = true;
+        minutes = 46;
+        CHECK(provider.snapshot().snapshot->generation == 1);
+        fails = false;
+        minutes = 52;
+        std::thread renewing([&] { provider.snapshot(); });
+        gate.await_waiter();
+        CHECK(provider.snapshot().snapshot->generation == 1);  // would hang here if it waited
+        gate.open();
+        renewing.join();
+        CHECK(provider.snapshot().snapshot->generation == 2);
+    }
+}
+
+TEST_CASE("credentials: many threads that need the first keys cause one call") {
+    Gate gate;
+    std::atomic<int> calls{0};
+    Provider provider(
+        [&] {
+            ++calls;
+            gate.wait();
+            Outcome out;
+            out.found = s3cache::Credentials{"ASIA", "SECRET-x", {}, {}, ""};
+            return out;
+        },
+        [] { return noon; });
+    std::atomic<int> served{0};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 8; ++i) threads.emplace_back([&] { served += provider.snapshot().snapshot ? 1 : 0; });
+    gate.await_waiter();
+    gate.open();
+    for (std::thread& thread : threads) thread.join();
+    CHECK(served == 8);
+    CHECK(calls == 1);
+}
+
+TEST_CASE("credentials: a source that throws does not block the next caller") {
+    bool throws = true;
+    Provider provider(
+        [&]() -> Outcome {
+            if (throws) throw 7;
+            Outcome out;
+            out.found = s3cache::Credentials{"ASIA", "SECRET-x", {}, {}, ""};
+            return out;
+        },
+        [] { return noon; });
+    CHECK_THROWS_AS(provider.snapshot(), int);
+    throws = false;
+    CHECK(provider.snapshot().snapshot);
+}
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+TEST_CASE("credentials: a day on an instance, through the provider") {
+    Fake fake;
+    Imds imds;
+    bool imds_is_there = true;
+    fake.web = [&](const WebRequest& request) {
+        if (!imds_is_there) return no_answer();
+        // New keys each hour on the hour, valid for six hours, as the service hands them out.
+        const auto hours = std::chrono::duration_cast<std::chrono::hours>(fake.now - noon).count();
+        const auto until = std::chrono::duration_cast<std::chrono::seconds>(
+            (noon + std::chrono::hours(hours) + 6h).time_since_epoch());
+        imds.keys = R"({"Code":"Success","AccessKeyId":"ASIA)" + std::to_string(hours) +
+                    R"(","SecretAccessKey":"SECRET-x","Token":"SECRET-y","Expiration":")" +
+                    s3cache::detail::dates::iso8601_text(until.count()) + R"("})";
+        return imds(request);
+    };
+    cred::Chain chain(fake.world(), {});
+    Provider provider([&] { return chain.find(); }, [&] { return fake.now; });
+    for (int minute = 0; minute < 24 * 60; ++minute) {
+        fake.now = noon + std::chrono::minutes(minute);
+        const bool outage = minute > 640 && minute < 660;  // about the last quarter of an hour of the second keys
+        imds_is_there = !outage;
+        REQUIRE(provider.snapshot().snapshot);
+    }
+    CHECK(fake.requests.size() < 50);
+}
+#endif
+
+}  // namespace

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# All test suites, one after the other, after `make programs`; `make test` is the way to call it.
+# Where S3CACHE_TEST_ENDPOINT is set, the conformance suite meets that store instead of a Ceph started here.
+# Every suite runs even if one before it failed; the exit status is non-zero if any did.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export BUILD=${BUILD:-build} CXX=${CXX:-c++}
+export S3CACHE_RESULTS=${S3CACHE_RESULTS:-$BUILD/results.txt}
+failed=0
+started_ceph=
+fake_pid=
+
+suite() { # NAME COMMAND...
+    tests/summary run "$@" || failed=1
+}
+
+finish() {
+    # After a failure its logs stay.
+    if [ -n "$started_ceph" ]; then
+        if [ $failed = 0 ]; then tests/servers/ceph_rgw.sh wipe; else tests/servers/ceph_rgw.sh stop; fi || true
+    fi
+    [ -z "$fake_pid" ] || kill "$fake_pid" 2>/dev/null || true
+}
+trap finish EXIT
+
+python() { # the first Python that has boto3
+    local candidate
+    for candidate in ${PYTHON:-python3 /usr/bin/python3}; do
+        "$candidate" -c 'import boto3' 2>/dev/null && { echo "$candidate"; return 0; }
+    done
+    return 1
+}
+
+# A suite with the variables that a store's script printed, and none that could point elsewhere.
+suite_with() { # FILE_OF_EXPORTS http|tls NAME COMMAND...
+    (
+        # shellcheck disable=SC1090
+        . "$1"
+        if [ "$2" = tls ]; then
+            export S3CACHE_TEST_ENDPOINT=$S3CACHE_TEST_TLS_ENDPOINT AWS_CA_BUNDLE=$S3CACHE_TEST_CA
+        fi
+        unset S3CACHE_TEST_TLS_ENDPOINT # one at a time, so that each has counts of its own
+        shift 2
+        tests/summary run "$@"
+    ) || failed=1
+}
+
+offline=(env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA)
+
+start_fake() { # a small S3 as a program of its own, for the Python side
+    "$BUILD/fake_s3" >"$BUILD/fake.env" 2>"$BUILD/fake.log" &
+    fake_pid=$!
+    local i
+    for i in $(seq 100); do
+        grep -q S3CACHE_TEST_ENDPOINT= "$BUILD/fake.env" && return 0
+        kill -0 "$fake_pid" 2>/dev/null || return 1
+        sleep 0.1
+    done
+    return 1
+}
+
+tests/summary reset
+python=$(python) || { echo 'no Python with boto3 found' >&2; python=false; }
+
+suite 'unit tests, vectors' "${offline[@]}" "$BUILD/unit"
+suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"
+
+if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
+    suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
+    suite "Python, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/interop.py "$BUILD/s3cache"
+else
+    ceph=$BUILD/ceph.env
+    # One that was running before is left running.
+    tests/servers/ceph_rgw.sh env >/dev/null 2>&1 || started_ceph=yes
+    if exports=$(tests/servers/ceph_rgw.sh start); then
+        (umask 077 && printf '%s\n' "$exports" >"$ceph")
+        suite_with "$ceph" http 'conformance, Ceph, http' "$BUILD/conformance"
+        suite_with "$ceph" tls 'conformance, Ceph, TLS' "$BUILD/conformance"
+        suite_with "$ceph" http 'Python, Ceph, http' "$python" tests/python/interop.py "$BUILD/s3cache"
+        suite_with "$ceph" tls 'Python, Ceph, TLS' "$python" tests/python/interop.py "$BUILD/s3cache"
+    else
+        suite 'Ceph starts' false
+    fi
+fi
+
+if start_fake; then
+    suite_with "$BUILD/fake.env" http 'Python, fake S3' "$python" tests/python/interop.py "$BUILD/s3cache"
+else
+    cat "$BUILD/fake.log" >&2 || true
+    suite 'fake S3 as a program starts' false
+fi
+
+suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
+
+echo '== all suites'
+tests/summary print || failed=1
+exit $failed

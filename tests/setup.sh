@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# Installs what is missing for a target, by Debian package name, and says what it does.
+#   tests/setup.sh [--check] unit|test|demo|bench|docs|ci
+# --check installs nothing: it names what is missing and fails. Where nothing is missing, nothing happens.
+set -euo pipefail
+
+export PATH=$PATH:/usr/sbin:/sbin
+check=
+[ "${1:-}" != --check ] || { check=yes; shift; }
+target=${1:-}
+missing=()
+
+has_header() { # does the compiler find it?
+    # shellcheck disable=SC2086
+    printf '#include <%s>\n' "$1" |
+        ${CXX:-c++} -x c++ -std=c++17 -E ${CPPFLAGS:-} ${CATCH2_INCLUDE:+-I$CATCH2_INCLUDE} - >/dev/null 2>&1
+}
+has_boto3() {
+    local python
+    for python in ${PYTHON:-python3 /usr/bin/python3}; do "$python" -c 'import boto3' 2>/dev/null && return 0; done
+    return 1
+}
+need() { # PACKAGE TEST...
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+for_building() {
+    need g++ command -v "${CXX:-c++}"
+    need make command -v make
+    # Without a compiler nothing can be said about headers: then all of them are asked for, and apt knows better.
+    need libcurl4-openssl-dev has_header curl/curl.h
+    need libssl-dev has_header openssl/evp.h
+    need zlib1g-dev has_header zlib.h
+}
+for_unit() {
+    for_building
+    has_header catch2/catch_test_macros.hpp || need catch2 has_header catch2/catch.hpp
+}
+for_ceph() {
+    # Someone who brings a store doesn't need one installed.
+    [ -z "${S3CACHE_TEST_ENDPOINT:-}" ] || return 0
+    need ceph-mon command -v ceph-mon
+    need ceph-osd command -v ceph-osd
+    need radosgw command -v radosgw
+    need openssl command -v openssl
+    need curl command -v curl
+}
+for_python() {
+    need python3 command -v python3
+    need python3-boto3 has_boto3
+}
+
+case $target in
+    unit) for_unit ;;
+    test)
+        for_unit
+        need nlohmann-json3-dev has_header nlohmann/json.hpp
+        for_ceph
+        for_python
+        ;;
+    demo)
+        for_building
+        [ -n "${S3CACHE_URL:-}" ] || for_ceph
+        ;;
+    bench)
+        for_unit
+        for_ceph
+        for_python
+        ;;
+    docs) need doxygen command -v doxygen ;;
+    ci) # what .ci/run needs beyond `make test`
+        "$0" ${check:+--check} test
+        need cmake command -v cmake
+        need pkg-config command -v pkg-config
+        need meson command -v meson
+        need ninja-build command -v ninja
+        ;;
+    *)
+        echo "usage: $0 [--check] unit|test|demo|bench|docs|ci" >&2
+        exit 64
+        ;;
+esac
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ -n "$check" ]; then
+    echo "Missing here: ${missing[*]} (names of Debian packages). To install: tests/setup.sh $target" >&2
+    exit 1
+fi
+if ! command -v apt-get >/dev/null; then
+    echo "Missing here: ${missing[*]} (names of Debian packages). There is no apt-get: please install their like." >&2
+    exit 1
+fi
+sudo=
+if [ "$(id -u)" != 0 ]; then
+    if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+        sudo=sudo
+    else
+        echo "Missing here: ${missing[*]}. As root: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+
+echo "For 'make $target' these Debian packages are missing and get installed now: ${missing[*]}"
+log=$(mktemp "${TMPDIR:-/tmp}/s3cache-setup.XXXXXX")
+if $sudo apt-get -o DPkg::Lock::Timeout=300 update -q >"$log" 2>&1 &&
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends \
+        "${missing[@]}" >>"$log" 2>&1; then
+    rm -f "$log"
+    echo "Installed."
+else
+    tail -n 8 "$log" >&2
+    echo "apt-get failed, its whole output is in $log" >&2
+    exit 1
+fi
