@@ -663,6 +663,7 @@ struct Produced {
     std::string data;
     std::optional<Kind> kind;  // empty: text, or bytes if it is not UTF-8
 };
+Error about(const char* operation, std::string_view key, const Error& error);  // the same, told of what it happened to
 template <class T>
 Result<std::string> encode(const T& value);
 template <class T>
@@ -747,7 +748,7 @@ public:
     std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const T& value,
                                                                         const SetOptions& options = {}) {
         Result<std::string> data = detail::encode(value);
-        if (!data) return std::move(data).error();
+        if (!data) return detail::about("set", key, data.error());
         return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
     }
     template <class T>
@@ -755,7 +756,9 @@ public:
         Result<std::optional<Value>> hit = try_get(key);
         if (!hit) return std::move(hit).error();
         if (!*hit) return std::optional<T>();
-        return detail::decode<T>((*hit)->view()).transform([](T&& value) { return std::optional<T>(std::move(value)); });
+        Result<T> value = detail::decode<T>((*hit)->view());
+        if (!value) return detail::about("get", key, value.error());
+        return std::optional<T>(*std::move(value));
     }
 
     Stats stats() const;
@@ -1796,18 +1799,6 @@ public:
         while (size_ != 0 && limbs_[size_ - 1] == 0) --size_;
     }
 
-    void add(const BigInteger& other) {
-        std::uint64_t carry = 0;
-        for (std::size_t i = 0; i < (std::max)(size_, other.size_) || carry != 0; ++i) {
-            if (i == limbs_max) return;
-            if (i == size_) limbs_[size_++] = 0;
-            carry += std::uint64_t{limbs_[i]} + (i < other.size_ ? other.limbs_[i] : 0);
-            limbs_[i] = static_cast<std::uint32_t>(carry);
-            carry >>= 32;
-        }
-    }
-
-    // Negative, zero or positive as this is less than, equal to or greater than the other.
     int compare(const BigInteger& other) const {
         if (size_ != other.size_) return size_ < other.size_ ? -1 : 1;
         for (std::size_t i = size_; i-- > 0;) {
@@ -2005,138 +1996,6 @@ inline std::optional<double> parse_float(std::string_view text) {
     const std::optional<double> magnitude = read_magnitude(std::string_view(*plain).substr(skip));
     if (!magnitude) return std::nullopt;
     return sign == '-' ? -*magnitude : *magnitude;
-}
-
-// The value is 0.DIGITS * 10^point.
-struct Shortest {
-    std::string digits;
-    int point = 0;
-};
-
-// Numerator and denominator of the value, and its distances to the ends of the range that reads back as the same
-// double; all four scaled alike.
-struct Range {
-    BigInteger value;
-    BigInteger scale;
-    BigInteger to_upper;
-    BigInteger to_lower;
-    bool closed;    // the ends read back too: ties go to even
-    int magnitude;  // floor of log2 of the value
-};
-
-// For finite values above 0.
-inline Range range_of(double number) {
-    constexpr int least = exponent_least - mantissa_bits + 1;
-    int exponent = 0;
-    const double fraction = std::frexp(number, &exponent);
-    std::uint64_t mantissa = static_cast<std::uint64_t>(std::ldexp(fraction, mantissa_bits));
-    const int magnitude = exponent - 1;
-    exponent -= mantissa_bits;
-    if (exponent < least) mantissa >>= least - exponent;
-    exponent = (std::max)(exponent, least);
-    const bool power_of_2 = mantissa == std::uint64_t{1} << (mantissa_bits - 1) && exponent > least;
-    const std::size_t up = static_cast<std::size_t>((std::max)(exponent, 0));
-    const std::size_t down = static_cast<std::size_t>((std::max)(-exponent, 0));
-    const std::size_t twice = power_of_2 ? 2 : 1;  // below a power of 2 the doubles lie twice as close
-    Range range{BigInteger(mantissa), BigInteger(1), BigInteger(1), BigInteger(1), mantissa % 2 == 0, magnitude};
-    range.value.shift_left(up + twice);
-    range.scale.shift_left(down + twice);
-    range.to_upper.shift_left(up + twice - 1);
-    range.to_lower.shift_left(up);
-    return range;
-}
-
-// Whether the value plus its upper distance reaches the given end of the scale.
-inline bool reaches_scale(const Range& range) {
-    BigInteger upper = range.value;
-    upper.add(range.to_upper);
-    const int order = upper.compare(range.scale);
-    return range.closed ? order >= 0 : order > 0;
-}
-
-// Scales by a power of ten so that the value lies in [0.1, 1), and returns the power. The first guess is never too
-// high.
-inline int scale_below_one(Range& range) {
-    int point = static_cast<int>(std::floor(range.magnitude * 0.30103));
-    if (point >= 0) range.scale.multiply_by_power_of_10(static_cast<std::size_t>(point));
-    for (BigInteger* part : {&range.value, &range.to_upper, &range.to_lower}) {
-        if (point < 0) part->multiply_by_power_of_10(static_cast<std::size_t>(-point));
-    }
-    for (; reaches_scale(range); ++point) range.scale.multiply(10);
-    return point;
-}
-
-inline int take_digit(Range& range) {
-    for (BigInteger* part : {&range.value, &range.to_upper, &range.to_lower}) part->multiply(10);
-    int digit = 0;
-    for (; range.value.compare(range.scale) >= 0; ++digit) range.value.subtract(range.scale);
-    return digit;
-}
-
-// Whether the digit after the last one, which no longer matters for reading back, rounds it up: the nearest text wins.
-inline bool rounds_up(const Range& range, int digit) {
-    BigInteger twice = range.value;
-    twice.shift_left(1);
-    const int order = twice.compare(range.scale);
-    return order > 0 || (order == 0 && digit % 2 != 0);
-}
-
-// The shortest digits that read back as the same double, and among those the nearest: digits are produced while both
-// cutting and rounding up would leave the range.
-inline Shortest shortest(double number) {
-    Range range = range_of(number);
-    Shortest out;
-    out.point = scale_below_one(range);
-    for (;;) {
-        const int digit = take_digit(range);
-        const int order = range.value.compare(range.to_lower);
-        const bool may_cut = range.closed ? order <= 0 : order < 0;
-        const bool may_round_up = reaches_scale(range);
-        const bool up = may_round_up && (!may_cut || rounds_up(range, digit));
-        out.digits += static_cast<char>('0' + digit + (up ? 1 : 0));
-        if (may_cut || may_round_up) return out;
-    }
-}
-
-inline void append_exponent_form(std::string& out, const Shortest& number) {
-    const int exponent = number.point - 1;
-    const unsigned size = static_cast<unsigned>(exponent < 0 ? -exponent : exponent);
-    out += number.digits[0];
-    if (number.digits.size() > 1) out.append(".").append(number.digits, 1, std::string::npos);
-    out += exponent < 0 ? "e-" : "e+";
-    if (size < 10) out += '0';
-    bytes::append_number(out, size);
-}
-
-inline void append_fixed_form(std::string& out, const Shortest& number) {
-    const std::string& digits = number.digits;
-    if (number.point <= 0) {
-        out.append("0.").append(static_cast<std::size_t>(-number.point), '0').append(digits);
-        return;
-    }
-    const std::size_t whole = static_cast<std::size_t>(number.point);
-    out.append(digits, 0, whole);
-    if (digits.size() <= whole) {
-        out.append(whole - digits.size(), '0').append(".0");
-    } else {
-        out.append(".").append(digits, whole, std::string::npos);
-    }
-}
-
-// What Python's str(float) returns.
-inline std::string format_float(double number) {
-    if (std::isnan(number)) return "nan";
-    std::string out = std::signbit(number) ? "-" : "";
-    const double magnitude = std::fabs(number);
-    if (std::isinf(magnitude)) return out + "inf";
-    if (magnitude == 0) return out + "0.0";
-    const Shortest digits = shortest(magnitude);
-    if (digits.point > -4 && digits.point <= 16) {
-        append_fixed_form(out, digits);
-    } else {
-        append_exponent_form(out, digits);
-    }
-    return out;
 }
 
 }  // namespace detail::dates
@@ -2468,8 +2327,8 @@ namespace detail::gzip {
 // The first buffer of deflate_all, which doubles from there.
 inline constexpr std::size_t first_output_bytes = 16 * 1024;
 
-// One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that is
-// a lie, and must not make us allocate.
+// One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that
+// is a lie, and must not make us allocate.
 inline constexpr std::size_t expansion_max = 1032;
 
 // zlib counts in 32 bits; longer pieces take several calls.
@@ -2545,7 +2404,11 @@ public:
 
 private:
     // Where in a member the next byte belongs. Empty input is legal, so `start` and `padding` are the places to end.
-    enum class Place { start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding };
+    // clang-format off
+    enum class Place {
+        start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding
+    };
+    // clang-format on
 
     enum Flag : unsigned { flag_header_crc = 2, flag_extra = 4, flag_name = 8, flag_comment = 16 };
 
@@ -2653,7 +2516,8 @@ private:
     void take_trailer(unsigned char byte) {
         if (!take_little_endian(byte)) return;
         place_ = Place::padding;
-        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_)) problem_ = "checksum does not match";
+        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_))
+            problem_ = "checksum does not match";
         else if (static_cast<std::uint32_t>(number_ >> 32) != size_) problem_ = "length does not match";
     }
 
@@ -2714,7 +2578,8 @@ private:
         constexpr int gzip_bits = MAX_WBITS + 16;
         constexpr int memory_level = 8;  // zlib's default
         z_stream* stream = state_->stream.get();
-        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK) return no_memory;
+        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK)
+            return no_memory;
         state_->header.os = 255;
         return deflateSetHeader(stream, &state_->header) == Z_OK ? nullptr : "zlib refuses the header";
     }
@@ -2749,7 +2614,7 @@ inline void grow(std::string& out, std::size_t limit_bytes) {
     out.resize((std::min)(wanted, most));
 }
 
-// What the last member says it holds: for one member, the whole value but for 4 GiB or more. A good first guess, no more.
+// What the last member says it holds: with one member, the whole value unless it has 4 GiB. A first guess, no more.
 inline std::size_t claimed_size(std::string_view data) {
     std::uint64_t size = 0;
     for (std::size_t i = 0; i < 4 && data.size() >= 4; ++i) {
@@ -2804,7 +2669,7 @@ inline std::string deflate_all(std::string_view data, int level) {
 
 }  // namespace detail::gzip
 
-// --- xml: a bounded pull scanner for what S3 and STS answer, the parsers built on it, and escaping for what we send.
+// --- xml: a bounded pull scanner for what S3 and STS answer, the parsers built on it, escaping for what we send.
 
 
 
@@ -2820,7 +2685,8 @@ inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 inline constexpr std::size_t reference_bytes_max = 16;
 
 inline bool is_name_char(char c) {
-    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' || bytes::octet(c) >= 0x80;
+    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' ||
+           bytes::octet(c) >= 0x80;
 }
 
 inline bool is_name_start(char c) { return is_name_char(c) && !bytes::is_digit(c) && c != '-' && c != '.'; }
@@ -2875,7 +2741,7 @@ inline std::optional<std::uint32_t> reference(std::string_view name) {
 enum class Token { open, close, finished, damaged };
 
 // Walks the elements of one document. Attributes, comments and processing instructions are stepped over and namespace
-// prefixes dropped: stores disagree on namespaces. A DTD is refused, since entities of its own are how XML attacks work.
+// prefixes dropped: stores disagree on namespaces. A DTD is refused, since XML attacks need entities of their own.
 class Scanner {
 public:
     explicit Scanner(std::string_view document) : rest_(document) {
@@ -3175,11 +3041,11 @@ struct Answer {
 inline bool is_result(std::string_view root) { return bytes::ends_with(root, "Result"); }
 
 template <class T, class Visit>
-std::optional<T> result_body(std::string_view document, Visit visit) {
+std::optional<T> result_body(std::string_view document, Visit visit, std::string_view root = {}) {
     std::optional<T> result(std::in_place);
     bool fits = true;
     const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.depth() == 1) fits = fits && is_result(path.root());
+        if (path.depth() == 1) fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
         else fits = fits && visit(*result, path, text);
     });
     if (!whole || !fits) result.reset();
@@ -3290,7 +3156,7 @@ inline std::optional<ListPage> list_result(std::string_view document) {
         else if (path.is("Contents")) out.entries.push_back(std::exchange(entry, {}));
         else return list_entry_field(entry, path, text);
         return true;
-    });
+    }, "ListBucket");
     if (page && encoded && !decode_listed(*page)) page.reset();
     return page;
 }
@@ -3345,7 +3211,7 @@ struct StsCredentials {
     std::string expiration;  // ISO 8601, as given
 };
 
-// `action` is AssumeRole or AssumeRoleWithWebIdentity: the credentials stand in ActionResponse/ActionResult/Credentials.
+// `action` is AssumeRole or AssumeRoleWithWebIdentity; credentials stand in ActionResponse/ActionResult/Credentials.
 // Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
@@ -3486,10 +3352,9 @@ private:
     }
 
     void finish() {
-        finish_section(defaults_);
         for (NamedSection& section : sections_) {
-            finish_section(section.entries);
             section.entries.insert(defaults_.begin(), defaults_.end());  // keeps what is there
+            finish_section(section.entries);
         }
     }
 
@@ -3712,7 +3577,8 @@ inline std::optional<Problem> take_keys(const Section& section, const std::strin
     }
     keys.access_key = text_of(section, "aws_access_key_id");
     keys.secret_key = text_of(section, "aws_secret_access_key");
-    keys.session_token = text_of(section, has(section, "aws_security_token") ? "aws_security_token" : "aws_session_token");
+    keys.session_token =
+        text_of(section, has(section, "aws_security_token") ? "aws_security_token" : "aws_session_token");
     keys.source = where;
     return std::nullopt;
 }
@@ -3752,7 +3618,8 @@ inline bool take_web_identity(const Inputs& in, const Section& section, bool use
     web.role_arn = setting("role_arn", "AWS_ROLE_ARN");
     web.session_name = setting("role_session_name", "AWS_ROLE_SESSION_NAME");
     source.method = Method::web_identity;
-    if (web.role_arn.empty()) problem = Problem{Trouble::settings, web.token_file, "a web identity token needs a role_arn"};
+    if (web.role_arn.empty())
+        problem = Problem{Trouble::settings, web.token_file, "a web identity token needs a role_arn"};
     return true;
 }
 
@@ -3766,8 +3633,9 @@ inline std::optional<Problem> take_profile(const Inputs& in, const Profiles& pro
     if (take_web_identity(in, merged, use_environment, source, problem)) return problem;
     if (has(merged, "sso_account_id") || has(merged, "sso_role_name")) {
         source.method = Method::sso;
-        return Problem{Trouble::settings, "profile " + name, "uses sso, which needs the AWS CLI: set credential_process to"
-                                                             " 'aws configure export-credentials --profile NAME'"};
+        return Problem{Trouble::settings, "profile " + name,
+                       "uses sso, which needs the AWS CLI: set credential_process to"
+                       " 'aws configure export-credentials --profile NAME'"};
     }
     if (has(credentials, "aws_access_key_id")) {
         source.method = Method::credentials_file;
@@ -3800,8 +3668,8 @@ inline Role role_of(const Section& section, const std::string& profile) {
             text_of(section, "duration_seconds")};
 }
 
-inline std::optional<Problem> take_credential_source(const Inputs& in, const std::string& where, const std::string& name,
-                                                     Source& source) {
+inline std::optional<Problem> take_credential_source(const Inputs& in, const std::string& where,
+                                                     const std::string& name, Source& source) {
     if (name == "Environment") {
         auto problem = take_environment(in, source);
         if (problem || source.method == Method::environment) return problem;
@@ -3809,7 +3677,8 @@ inline std::optional<Problem> take_credential_source(const Inputs& in, const std
     }
     source.credential_source = name;
     if (name == "Ec2InstanceMetadata" || name == "EcsContainer") return std::nullopt;
-    return Problem{Trouble::settings, where, "credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"};
+    return Problem{Trouble::settings, where,
+                   "credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"};
 }
 
 // Why `source` cannot lend its keys to `profile`, or nothing. A profile may name itself if it holds keys.
@@ -3831,7 +3700,8 @@ inline std::optional<Problem> take_roles(const Inputs& in, const Profiles& profi
         out.roles.insert(out.roles.begin(), role_of(section, profile));
         const bool by_profile = has(section, "source_profile");
         if (by_profile == has(section, "credential_source")) {
-            return Problem{Trouble::settings, where, "role_arn needs source_profile or credential_source, and not both"};
+            return Problem{Trouble::settings, where,
+                           "role_arn needs source_profile or credential_source, and not both"};
         }
         if (!by_profile) return take_credential_source(in, where, text_of(section, "credential_source"), out.source);
         const std::string source = text_of(section, "source_profile");
@@ -3885,7 +3755,8 @@ inline std::string configured_endpoint(const Inputs& in, const Profiles& profile
     return text_of(profile, "endpoint_url");
 }
 
-inline std::optional<File> parse_named(std::string_view text, const std::string& name, std::optional<Problem>& problem) {
+inline std::optional<File> parse_named(std::string_view text, const std::string& name,
+                                       std::optional<Problem>& problem) {
     Parsed parsed = parse(text);
     if (parsed.file) return std::move(parsed.file);
     std::string where = name + ":";
@@ -3911,7 +3782,8 @@ inline Outcome resolve(const Inputs& in) {
     out.settings = section_or_empty(profiles.merged, out.profile);
     const std::string services = text_of(out.settings, "services");
     if (!services.empty() && profiles.services.find(services) == profiles.services.end()) {
-        return {std::nullopt, Problem{Trouble::settings, "profile " + out.profile, "there is no [services " + services + "]"}};
+        return {std::nullopt,
+                Problem{Trouble::settings, "profile " + out.profile, "there is no [services " + services + "]"}};
     }
     const std::string region = first_set(variable(in, "AWS_REGION"), variable(in, "AWS_DEFAULT_REGION"));
     out.region = first_set(region, text_of(out.settings, "region"));
@@ -3949,7 +3821,7 @@ struct Options {
 
 struct Endpoint {
     std::string scheme;
-    std::string host;       // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
+    std::string host;  // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
     std::string base_path;  // encoded, without a slash at its end: "" or "/bucket" or "/gateway/bucket"
     std::string signing_region;
     std::string signing_service = "s3";
@@ -4131,7 +4003,8 @@ inline std::optional<AccessPoint> parse_access_point(std::string_view arn) {
     AccessPoint point{parts[1], parts[2], parts[3], {}};
     const bool outposts = point.service == "s3-outposts";
     const std::size_t at = outposts ? 7 : 5;
-    if (parts.size() != at + 2 || parts[at] != "accesspoint" || (outposts && parts[5] != "outpost")) return std::nullopt;
+    if (parts.size() != at + 2 || parts[at] != "accesspoint" || (outposts && parts[5] != "outpost"))
+        return std::nullopt;
     if (!outposts && point.service != "s3" && point.service != "s3-object-lambda") return std::nullopt;
     const std::string_view account = parts[4];
     const std::string_view name = parts[at + 1];
@@ -4180,7 +4053,8 @@ inline Url aws_url(const Options& options, bool& is_global) {
         url.host = options.dualstack ? "s3-accelerate.dualstack." : "s3-accelerate.";
         url.host += partition_of(region).suffix;
     } else {
-        url.host = is_global && !options.fips && !options.dualstack ? "s3.amazonaws.com" : aws_host("s3", options, region);
+        url.host =
+            is_global && !options.fips && !options.dualstack ? "s3.amazonaws.com" : aws_host("s3", options, region);
     }
     url.host = bytes::lower(url.host);
     return url;
@@ -4213,7 +4087,8 @@ inline Resolution resolve(const Options& options) {
     const Url base = custom ? *custom : aws_url(options, is_global);
     Endpoint endpoint;
     endpoint.path_style = !use_virtual_host(options, base, is_custom);
-    if (endpoint.path_style && options.accelerate) return refuse("accelerate needs a bucket name that fits into a host");
+    if (endpoint.path_style && options.accelerate)
+        return refuse("accelerate needs a bucket name that fits into a host");
     endpoint.scheme = base.scheme;
     endpoint.host = endpoint.path_style ? base.host : options.bucket + '.' + base.host;
     endpoint.base_path = base.path;
@@ -6964,6 +6839,9 @@ inline std::string metadata_flaw(const Metadata& metadata) {
             if (!bytes::is_alpha(c) && !bytes::is_digit(c) && c != '-' && c != '_' && c != '.')
                 return "a metadata name may hold letters, digits, '-', '_' and '.' only";
         }
+        for (const auto& other : metadata) {
+            if (&other.first != &name && bytes::iequal(other.first, name)) return shown + " is there twice";
+        }
         if (reserved(bytes::lower(name))) return shown + " is the cache's own";
         if (const char* flaw = value_flaw(value); *flaw) return "the value of " + shown + " " + flaw;
         total += meta_prefix.size() + name.size() + value.size();
@@ -7042,9 +6920,31 @@ namespace detail::s3 {
 
 // How long cleaning up (aborting an upload) may take once the call's own deadline is over.
 inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
+// S3 refuses requests that are a quarter of an hour off; a silent refusal is put down to the clock from here on.
+inline constexpr std::chrono::milliseconds skew_min = std::chrono::minutes(5);
 // How often progress is told and cancellation asked for.
 inline constexpr std::chrono::milliseconds tick{100};
 inline constexpr std::size_t shown_bytes_max = 300;
+
+class Session;
+struct Call;
+
+// Ties a started call to its session: whichever way the operation is left, the call is dropped with it. A call that has
+// not been started may be moved; one that has must not.
+class Tie {
+public:
+    Tie() = default;
+    Tie(Tie&&) noexcept {}
+    Tie& operator=(Tie&&) noexcept;
+    ~Tie() { cut(); }
+    void bind(Session& session, Call& call) { session_ = &session, call_ = &call; }
+    void unbind() { session_ = nullptr; }
+    void cut();
+
+private:
+    Session* session_ = nullptr;
+    Call* call_ = nullptr;
+};
 
 // One REST request with all its attempts. The operation fills in the first half and reads the second.
 struct Call {
@@ -7061,7 +6961,7 @@ struct Call {
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
-    bool quiet = false;            // not an attempt worth an event
+    bool must_finish = false;      // a cancellation waits for it, since what it makes must be known to be removed
     std::optional<std::chrono::milliseconds> stall{};
 
     bool done = false;
@@ -7079,7 +6979,9 @@ struct Call {
     std::string encoded{};
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
+    bool skewed = false;  // the last answer showed that the clock had been far off
     bool running = false, new_credentials = false, new_clock = false, new_region = false;
+    Tie tie{};  // last, so that it goes first
 };
 
 // Foreign text in a message: one line, and not a long one.
@@ -7113,7 +7015,7 @@ inline Errc kind_of(int status, std::string_view code) {
     if (retry::one_of(code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})) return Errc::credentials;
     if (code == "NotImplemented" || status == 501) return Errc::unsupported;
     if (code == "BadDigest" || code == "XAmzContentSHA256Mismatch") return Errc::network;  // damaged on its way
-    if (status == 401 || status == 403) return Errc::denied;
+    if (status == 401 || status == 403 || code == "AccessDenied") return Errc::denied;
     return Errc::store;
 }
 
@@ -7126,8 +7028,8 @@ inline Errc kind_of(CURLcode result, bool overflow) {
         case CURLE_PEER_FAILED_VERIFICATION:
         case CURLE_SSL_CACERT_BADFILE:
         case CURLE_SSL_ISSUER_ERROR: return Errc::tls;
-        case CURLE_URL_MALFORMAT:
-        case CURLE_UNSUPPORTED_PROTOCOL: return Errc::invalid_argument;
+        case CURLE_URL_MALFORMAT: return Errc::invalid_argument;
+        case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
         case CURLE_WRITE_ERROR: return overflow ? Errc::protocol : Errc::network;
         case CURLE_WEIRD_SERVER_REPLY:
         case CURLE_BAD_CONTENT_ENCODING: return Errc::protocol;
@@ -7189,7 +7091,12 @@ public:
     Session& operator=(const Session&) = delete;
 
     Core& core() { return core_; }
-    void on_tick(std::function<bool()> ask) { on_tick_ = std::move(ask); }
+    // `ask` is called some ten times a second; false cancels what runs, and every step() from then on.
+    void on_tick(std::function<bool()> ask) {
+        on_tick_ = std::move(ask);
+        cancelled_ = false;
+    }
+    bool cancelled() const { return cancelled_; }
     // A new deadline, counted from now; zero: none.
     void allow(std::chrono::milliseconds timeout) {
         deadline_.reset();
@@ -7197,8 +7104,11 @@ public:
     }
 
     void start(Call& call) {
+        call.done = call.cut = call.new_credentials = call.new_clock = call.new_region = false;
+        call.attempts = 0;
         call.began = http::Clock::now();
         calls_.push_back(&call);
+        call.tie.bind(*this, call);
         attempt(call);
     }
     // Moves bytes; waits up to `most` if there are none to move. False once the caller's callback has cancelled.
@@ -7216,6 +7126,9 @@ public:
     }
     void cancel_all(const Error& why);
 
+    // Takes from an answer's headers what all calls need to know: the store's clock, and that the bucket is there.
+    void learn(Call& call);
+
     // The answer as an error, for an operation that can make nothing of it.
     Error failure(const Call& call) const;
 
@@ -7226,7 +7139,6 @@ private:
     void add_expiry(Call& call);
     void finish(Call& call);
     void read_answer(Call& call);
-    void learn(Call& call);
     void settle(Call& call, retry::Verdict verdict);
     bool correct(Call& call, retry::Verdict verdict);
     bool retry_later(Call& call);
@@ -7244,7 +7156,7 @@ private:
     std::function<bool()> on_tick_;
     http::Clock::time_point next_tick_{};
     std::optional<http::Clock::time_point> deadline_;
-    bool finished_one_ = false;
+    bool finished_one_ = false, cancelled_ = false;
 };
 
 inline void Session::attempt(Call& call) {
@@ -7252,12 +7164,11 @@ inline void Session::attempt(Call& call) {
     call.fault.reset();
     call.error.reset();
     call.cut = false;
-    ++call.attempts;
-    count(core_.counters.requests);
-    if (call.attempts > 1) count(core_.counters.retries);
     const Result<void> ready = prepare(call);
     if (ready && engine_->start(*call.answer, core_.config, core_.share.get())) {
         call.running = true;
+        count(core_.counters.requests);
+        if (++call.attempts > 1) count(core_.counters.retries);
         return;
     }
     if (ready) {
@@ -7339,20 +7250,20 @@ inline bool Session::step(std::chrono::milliseconds most) {
     if (on_tick_ && now >= next_tick_) {
         next_tick_ = now + tick;
         if (!on_tick_()) {
+            cancelled_ = true;
             cancel_all(Error(Errc::cancelled, "cancelled by the progress callback"));
-            return false;
         }
     }
-    if (finished_one_ || most.count() == 0) return true;
+    if (cancelled_ || finished_one_ || most.count() == 0) return !cancelled_;
     for (const Call* call : calls_) {
         if (call->done) continue;
-        if (call->answer && call->answer->paused) return true;
+        if (call->answer && call->answer->paused) return !cancelled_;
         if (call->running) continue;
         const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - now);
         most = (std::min)(most, (std::max)(until, std::chrono::milliseconds(0)) + std::chrono::milliseconds(1));
     }
     engine_->wait(on_tick_ ? (std::min)(most, tick) : most);
-    return true;
+    return !cancelled_;
 }
 
 inline void Session::start_due() {
@@ -7364,7 +7275,17 @@ inline void Session::start_due() {
     }
 }
 
+inline void Tie::cut() {
+    if (session_) session_->drop(*call_);
+}
+
+inline Tie& Tie::operator=(Tie&&) noexcept {
+    cut();
+    return *this;
+}
+
 inline void Session::drop(Call& call) {
+    call.tie.unbind();
     calls_.erase(std::remove(calls_.begin(), calls_.end(), &call), calls_.end());
     if (call.answer) engine_->give_back(call.answer, call.running);
     call.answer = nullptr;
@@ -7374,8 +7295,8 @@ inline void Session::drop(Call& call) {
 
 inline void Session::cancel_all(const Error& why) {
     for (Call* call : calls_) {
-        if (call->done) continue;
-        call->error = refusal(why.code(), call->operation, call->key, why.what());
+        if (call->done || call->must_finish) continue;
+        call->error = Error(why.details(), about(call->operation, call->key, why.what()));
         if (call->answer) engine_->give_back(call->answer, call->running);
         call->answer = nullptr;
         call->running = false;
@@ -7405,9 +7326,15 @@ inline void Session::read_answer(Call& call) {
     const http::Transfer& answer = *call.answer;
     if (answer.status >= 300 || (call.error_in_200 && answer.result == CURLE_OK)) call.fault = xml::error_body(answer.text);
     if (call.fault && call.fault->code.empty()) bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
-    if (answer.status == 301 || answer.status == 307 || answer.status == 400) {
+    const bool silent = call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
+    if (const auto region = answer.headers.find("x-amz-bucket-region"); region && answer.status >= 300) {
         if (!call.fault) call.fault.emplace();
-        if (const auto region = answer.headers.find("x-amz-bucket-region")) call.fault->region = std::string(*region);
+        call.fault->region = std::string(*region);
+        if (silent && (answer.status == 400 || answer.status == 301)) call.fault->code = "PermanentRedirect";
+    }
+    if (silent && answer.status == 403 && call.skewed) {
+        call.fault.emplace();
+        call.fault->code = "RequestTimeTooSkewed";
     }
 }
 
@@ -7416,7 +7343,10 @@ inline void Session::learn(Call& call) {
     if (answer.status == 0) return;
     if (const auto date = answer.headers.find("date")) {
         const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(http::Clock::now() - answer.answered_at);
+        const auto before = core_.clock_offset_ms.load(std::memory_order_relaxed);
         if (const auto server = dates::http_date(*date)) core_.learn_clock(*server, core_.local_now() - age);
+        const auto change = std::chrono::milliseconds(core_.clock_offset_ms.load(std::memory_order_relaxed) - before);
+        call.skewed = change > skew_min || change < -skew_min;
     }
     if (answer.status / 100 == 2) core_.bucket_seen.store(true, std::memory_order_relaxed);
 }
@@ -7473,7 +7403,7 @@ inline std::chrono::milliseconds Session::patience(Call& call) const {
 }
 
 inline void Session::tell(const Call& call, std::string_view outcome) const {
-    if (!core_.config.on_event || call.quiet) return;
+    if (!core_.config.on_event) return;
     Event event;
     event.operation = call.operation;
     event.key = call.key;
@@ -7701,7 +7631,10 @@ inline void Incoming::open(const http::Headers& headers) {
 
 inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* data, std::size_t size) {
     using Took = http::Sink::Took;
-    if (!opened_) open(from.headers);
+    if (!opened_) {
+        session_.learn(call);  // the entry's age is judged by the clock of the very store that sends it
+        open(from.headers);
+    }
     if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
     if (!joined_ && !continues(from)) return Took::enough;
     const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{size}));
@@ -7929,6 +7862,7 @@ inline Result<void> Upload::create() {
     s3::Call call = call_for(target_, http::Method::post, "uploads=");
     call.headers = target_.headers;
     call.ttl = target_.ttl;
+    call.must_finish = true;
     session_.run(call);
     Result<void> made;
     if (!call.ok()) {
@@ -7938,7 +7872,6 @@ inline Result<void> Upload::create() {
     } else {
         made = s3::refusal(Errc::protocol, target_.operation, target_.key, "the store began no upload: its answer is not S3's");
     }
-    session_.drop(call);
     return made;
 }
 
@@ -7978,6 +7911,7 @@ inline Result<void> Upload::collect() {
 
 inline Result<bool> Upload::run(const Next& next) {
     if (Result<void> made = create(); !made) return std::move(made).error();
+    if (session_.cancelled()) return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled by the progress callback");
     bool more = true;
     for (;;) {
         bool busy = false, sent = false;
@@ -8015,7 +7949,6 @@ inline Result<bool> Upload::complete() {
     call.error_in_200 = true;
     session_.run(call);
     Result<bool> stored = settle(call);
-    session_.drop(call);
     return stored;
 }
 
@@ -8042,7 +7975,6 @@ inline bool Upload::ours() {
     s3::Call look = call_for(target_, http::Method::head, {});
     session_.run(look);
     const bool same = look.ok() && entry::read(look.answer->headers).write_id == target_.write_id;
-    session_.drop(look);
     return same && !target_.write_id.empty();
 }
 
@@ -8068,7 +8000,6 @@ inline void Upload::abandon() {
         event.detail = why.what();
         session_.core().tell(event);
     }
-    session_.drop(call);
     id_.clear();
 }
 
@@ -8158,7 +8089,6 @@ struct ReaderState {
           incoming(session, key, std::move(open), [this](const char* data, std::size_t size) { return keep(data, size); }) {
         incoming.call.large = true;
     }
-    ~ReaderState() { session.drop(incoming.call); }
     ReaderState(const ReaderState&) = delete;
     ReaderState& operator=(const ReaderState&) = delete;
 
@@ -8371,7 +8301,6 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
     } else if (!look.error) {
         core.bucket_seen.store(true, std::memory_order_relaxed);
     }
-    session.drop(look);
     return fine;
 }
 
@@ -8389,11 +8318,9 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
     } else if (!absent(session.core(), call)) {
         out = session.failure(call);
     } else if (call.status() == 404) {
-        session.drop(call);
         if (Result<void> fine = check_bucket(session, operation, key); !fine) return std::move(fine).error();
         return out;
     }
-    session.drop(call);
     return out;
 }
 
@@ -8416,7 +8343,6 @@ inline bool remove_if_same(Session& session, std::string_view key, const std::st
     call.headers = {{"if-match", etag}};
     session.run(call);
     const bool removed = call.ok();
-    session.drop(call);
     return removed;
 }
 
@@ -8516,11 +8442,14 @@ inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& cor
     Call& call = state->incoming.call;
     const auto limit = core->config.call_timeout;
     const auto deadline = http::Clock::now() + limit;
+    Error::Details late;
+    late.code = Errc::timed_out;
+    late.retryable = true;
     state->session.start(call);
     while (!state->begun()) {
         state->session.step(limit.count() ? (std::min)(limit, s3::tick) : std::chrono::milliseconds(1000));
         if (limit.count() && !state->begun() && http::Clock::now() > deadline)
-            state->session.cancel_all(Error(Errc::timed_out, "no answer within Config::call_timeout"));
+            state->session.cancel_all(Error(late, "no answer within Config::call_timeout"));
     }
     if (absent(*core, call)) {
         count(core->counters.misses);
@@ -8565,8 +8494,8 @@ inline Result<void> remove(Core& core, Session& session, std::string_view key) {
         out = counted(core, "remove", key, session.failure(call));
     } else {
         count(core.counters.removes);
+        tell(core, "remove", key, "done");
     }
-    session.drop(call);
     return out;
 }
 
@@ -8634,15 +8563,21 @@ public:
     std::uint64_t done = 0;
     std::vector<const Call*> running{};
 
-    bool tell() const {
+    bool tell() {
         std::uint64_t sum = done;
         for (const Call* call : running) sum += call->answer && !call->done ? call->answer->sent : 0;
-        return callback_({sum, total_});
+        most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
+        return callback_({most_, total_});
+    }
+    // All is stored; what the callback says no longer matters.
+    void finish(std::uint64_t bytes) {
+        if (callback_) callback_({bytes, total_});
     }
 
 private:
     const ProgressCallback& callback_;
     std::optional<std::uint64_t> total_;
+    std::uint64_t most_ = 0;
 };
 
 // Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
@@ -8658,7 +8593,7 @@ inline Result<bool> finish_put(Session& session, const transfer::Target& target,
     }
     const bool unmet = !call.error && (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
     if (!unmet || target.conditions.empty()) return session.failure(call);
-    return call.attempts > 1 && is_ours(session, target);  // 412 may be our own write, whose answer was lost
+    return is_ours(session, target);  // our own write, if its answer was lost and libcurl or we sent it again
 }
 
 // The PUT of bytes that are all there, ready to run by itself or among many.
@@ -8682,13 +8617,39 @@ inline Call put_call(Core& core, transfer::Target& target, std::string_view data
     return put_call(core, target, {data, {}, data.size()}, crc, std::move(hash));
 }
 
-inline Result<bool> put(Session& session, const transfer::Target& target, Call call, Meter& meter) {
+inline std::string bare_etag(std::string_view etag) {
+    if (etag.size() > 1 && etag.front() == '"' && etag.back() == '"') etag = etag.substr(1, etag.size() - 2);
+    return std::string(etag);
+}
+
+// Ceph before 2025 compares If-Match with the ETag without its quotes, and so refuses every one that has them.
+inline bool bare_etag_helps(Session& session, const transfer::Target& target) {
+    if (target.conditions.empty() || target.conditions.front().first != "if-match") return false;
+    const auto there = look(session, target.operation, target.key);
+    return there && *there && (*there)->info.etag == target.conditions.front().second;
+}
+
+inline Result<bool> send_put(Session& session, const transfer::Target& target, Call& call, Meter& meter) {
     meter.running = {&call};
     session.run(call);
     Result<bool> stored = finish_put(session, target, call);
     session.drop(call);
     meter.running.clear();
     return stored;
+}
+
+inline Result<bool> put(Session& session, const transfer::Target& target, Call call, Meter& meter) {
+    Result<bool> stored = send_put(session, target, call, meter);
+    if (target.conditions.empty()) return stored;
+    if (!stored && stored.error().code() == Errc::unsupported) {  // Swift, B2: the look before has to do
+        tell(session.core(), target.operation, target.key, "unconditional");
+        call.headers.pop_back();
+    } else if (stored && !*stored && bare_etag_helps(session, target)) {
+        call.headers.back().second = bare_etag(call.headers.back().second);
+    } else {
+        return stored;
+    }
+    return send_put(session, target, call, meter);
 }
 
 // All parts equal, at most 10,000 of them.
@@ -8749,8 +8710,23 @@ private:
     digest::Sha256 hash_{};
 };
 
+// Looks before a conditional write: an entry that is in the way is found without sending the body, an expired one is
+// not in the way but must be the one that is replaced, and a store that ignores conditions is kept from the plain
+// mistakes. The headers of the write itself then settle what happens in between.
+inline Result<bool> condition_met(Session& session, transfer::Target& target) {
+    if (target.conditions.empty()) return true;
+    const auto there = look(session, target.operation, target.key);
+    if (!there) return there.error();
+    auto& [name, value] = target.conditions.front();
+    if (name == "if-match") return *there && (*there)->info.etag == value;
+    if (!*there) return true;
+    if (!(*there)->expired(session.core().unix_now())) return false;
+    target.conditions.front() = {"if-match", (*there)->info.etag};
+    return true;
+}
+
 // Parts only from twice a part's size on: one PUT is atomic by itself, cheaper, and carries a CRC-32C.
-inline Result<bool> set_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
+inline Result<bool> send_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
     Core& core = session.core();
     const std::uint64_t part = part_bytes_for(core.config, body.size);
     SlicedUpload slices(core, body, part);
@@ -8768,6 +8744,15 @@ inline Result<bool> set_whole(Session& session, transfer::Target& target, http::
     std::string hash;
     if (const Result<bool> summed = slices.sum(body, hash, &crc); !summed) return summed;
     return put(session, target, put_call(core, target, std::move(body), crc, std::move(hash)), meter);
+}
+
+inline Result<bool> set_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
+    Result<bool> allowed = condition_met(session, target);
+    if (!allowed || !*allowed) return allowed;
+    const std::uint64_t size = body.size;
+    Result<bool> stored = send_whole(session, target, std::move(body), meter);
+    if (stored && *stored) meter.finish(size);
+    return stored;
 }
 
 // A stream: its parts are gathered into the slots' buffers while the parts before them are on their way.
@@ -8791,9 +8776,7 @@ public:
     }
 
 private:
-    Error about(const Error& error) const {
-        return Error(error.details(), s3::about(target_.operation, target_.key, error.what()));
-    }
+    Error about(const Error& error) const { return detail::about(target_.operation, target_.key, error); }
 
     Result<bool> next(transfer::Upload::Slot& slot) {
         std::size_t size = std::exchange(first_size_, std::size_t{0});
@@ -8871,8 +8854,12 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     transfer::Target target = target_for(core, key, kind, options.compress, options);
     Meter meter(session, options.progress, source.size());
     transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    Result<bool> allowed = condition_met(session, target);
+    if (!allowed || !*allowed) return allowed;
     StreamUpload upload(session, target, intake, static_cast<std::size_t>(part), meter);
-    return upload.run(slots_for(core.config, part));
+    Result<bool> stored = upload.run(slots_for(core.config, part));
+    if (stored && *stored) meter.finish(intake.taken());
+    return stored;
 }
 
 inline Source source_of(std::string_view data) {
@@ -8914,10 +8901,11 @@ inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe
     if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
     const long long size = _ftelli64(file);
 #else
-    if (fseeko(file, 0, SEEK_END) != 0) return std::nullopt;
-    const off_t size = ftello(file);
+    struct stat seen;
+    if (fstat(fileno(file), &seen) != 0 || !S_ISREG(seen.st_mode)) return std::nullopt;
+    const off_t size = seen.st_size;
 #endif
-    if (size <= 0 || !seek(file, 0)) return std::nullopt;
+    if (size <= 0 || !seek(file, 0)) return std::nullopt;  // files of /proc say 0 and hold something
     return static_cast<std::uint64_t>(size);
 }
 
@@ -8943,7 +8931,9 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
             return count == 0 && std::ferror(in) ? source_failed : count;
         });
         if (size) source = std::move(source).sized(*size);
-        return concluded(core, key, stream(core, key, source, kind, options));
+        Result<bool> stored = stream(core, key, source, kind, options);
+        if (!stored && std::ferror(in)) stored = file_error("set", key, path, "cannot read");
+        return concluded(core, key, std::move(stored));
     }
     Session session(core);
     transfer::Target target = target_for(core, key, kind, false, options);
@@ -8972,6 +8962,7 @@ inline Result<void> write_file(Reader& reader, const std::string& path, const st
         next_tick = http::Clock::now() + s3::tick;
         if (!progress(told)) return refusal(Errc::cancelled, "get", key, "cancelled by the progress callback");
     }
+    if (progress) progress(told);
     if (std::fclose(out.release()) != 0) return file_error("get", key, beside, "cannot write");
 #if defined(_WIN32)
     std::remove(path.c_str());  // rename replaces nothing there
@@ -9027,7 +9018,6 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     look_call.method = http::Method::head;
     session.run(look_call);
     if (absent(core, look_call)) {
-        session.drop(look_call);
         if (Result<void> fine = check_bucket(session, "touch", key); !fine) return std::move(fine).error();
         return std::optional<bool>(false);
     }
@@ -9035,7 +9025,6 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     const entry::Facts facts = entry::read(look_call.answer->headers);
     Call copy;
     copy.headers = kept_headers(look_call.answer->headers);
-    session.drop(look_call);
     if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
 
     copy.operation = "touch";
@@ -9058,7 +9047,6 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
         out = session.failure(copy);
     }
-    session.drop(copy);
     return out;
 }
 
@@ -9103,7 +9091,6 @@ void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& 
                 continue;
             }
             end(running[i].index, *running[i].job);
-            session.drop(running[i].job->call());
             running[i] = std::move(running.back());
             running.pop_back();
         }
@@ -9140,7 +9127,9 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
     Session session(core);
     std::vector<Result<bool>> results(items.size(), Result<bool>(false));
     const auto whole = [&](const Item& item) {  // what goes out in one PUT, as it is
-        return !item.options.compress && item.payload.view().size() <= 2 * core.config.part_bytes && !item.options.progress;
+        const SetOptions& options = item.options;
+        return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
+               item.payload.view().size() <= 2 * core.config.part_bytes;
     };
     run_many<PutJob>(
         session, items.size(), core.config.connections,
@@ -9232,10 +9221,8 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
     } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403) {
         const Error why = session.failure(call);
         for (const std::size_t i : which) results[i] = why;
-        session.drop(call);
         return true;
     }
-    session.drop(call);
     return done;
 }
 
@@ -9288,7 +9275,6 @@ inline Result<xml::ListPage> list_page(Session& session, const std::string& pref
     } else {
         out = std::move(*page);
     }
-    session.drop(call);
     return out;
 }
 
@@ -9420,8 +9406,18 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     } else {
         out = std::move(*page);
     }
-    session.drop(call);
     return out;
+}
+
+inline bool abort_upload(Session& session, const std::string& object, const std::string& id) {
+    Call call;
+    call.operation = "sweep_uploads";
+    call.key = object;
+    call.object = object;
+    call.method = http::Method::erase;
+    call.query = sigv4::canonical_query({{"uploadId", id}});
+    session.run(call);
+    return call.ok();
 }
 
 inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
@@ -9436,15 +9432,9 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
         for (const xml::Upload& upload : page.uploads) {
             const auto began = dates::iso8601(upload.initiated);
             if (!began || !bytes::starts_with(upload.key, below) || core.now() - *began < older_than) continue;
-            Call call;
-            call.operation = "sweep_uploads";
-            call.key = upload.key;
-            call.object = upload.key;
-            call.method = http::Method::erase;
-            call.query = sigv4::canonical_query({{"uploadId", upload.id}});
-            session.run(call);
-            if (call.ok()) ++swept;
-            session.drop(call);
+            // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
+            const auto decoded = bytes::unpercent(upload.key, true);
+            if (abort_upload(session, upload.key, upload.id) || (decoded && abort_upload(session, *decoded, upload.id))) ++swept;
         }
     } while (page.truncated);
     return swept;
@@ -9482,7 +9472,7 @@ inline Result<Value> produce_and_set(Core& core, std::string_view key, const std
     if (!hit) return std::move(hit).error();
     if (*hit) return **std::move(hit);
     Result<Produced> made = producer();
-    if (!made) return Error(made.error().details(), s3::about("get_or_set", key, made.error().what()));
+    if (!made) return about("get_or_set", key, made.error());
     Payload payload(made->data);
     if (made->kind) payload = Payload(made->data.data(), made->data.size(), *made->kind);
     const Result<Kind> kind = payload_kind(key, payload, options);
@@ -9521,6 +9511,7 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
 // --- opening
 
 inline std::string config_flaw(const Config& config) {
+    if (bytes::has_control(config.endpoint)) return "the endpoint holds control characters";
     const std::string metadata = entry::metadata_flaw(config.metadata);
     if (!metadata.empty()) return "Config::metadata: " + metadata;
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
@@ -9537,6 +9528,12 @@ inline std::string config_flaw(const Config& config) {
     return {};
 }
 
+// S3's own rule for the ends and the length; what is between them older buckets and other stores take more freely.
+inline bool plausible_bucket(std::string_view name) {
+    const auto fine = [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c); };
+    return name.size() >= 3 && fine(name.front()) && fine(name.back());
+}
+
 inline std::string environment(const Config& config, const char* name) {
     if (config.seams.environment) return config.seams.environment(name).value_or(std::string());
     const char* value = std::getenv(name);
@@ -9544,10 +9541,11 @@ inline std::string environment(const Config& config, const char* name) {
 }
 
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
-    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, "open: " + text); };
+    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, "open: " + s3::printable(text)); };
     endpoint::ParsedLocation parsed = endpoint::parse_location(where);
     if (!parsed.location) return refuse(parsed.problem);
     endpoint::Location& location = *parsed.location;
+    if (!plausible_bucket(location.bucket)) return refuse("'" + location.bucket + "' is not the name of a bucket");
     if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
     if (location.region) config.region = *location.region;
     if (location.endpoint_url) config.endpoint = *location.endpoint_url;
@@ -9570,8 +9568,12 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
 
 namespace detail {
 
+S3CACHE_FN Error about(const char* operation, std::string_view key, const Error& error) {
+    return Error(error.details(), s3::about(operation, key, error.what()));
+}
+
 S3CACHE_FN Result<Produced> drained(const Source& source) {
-    Produced out;
+    Produced out{{}, Kind::bytes};
     std::vector<char> piece(transfer::piece_bytes);
     transfer::Intake intake(source, std::nullopt);
     for (;;) {

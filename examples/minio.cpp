@@ -26,10 +26,9 @@ int main(int argc, char** argv) {
                                               variable("AWS_SECRET_ACCESS_KEY", "minioadmin")};
     config.connect_timeout = 2s;
     config.on_event = [](const s3cache::Event& event) {
-        std::cout << "    " << event.operation << " " << event.key << ": ";
-        if (event.attempt != 0) std::cout << "HTTP " << event.status << ", ";
-        std::cout << event.outcome << ", " << static_cast<int>(event.duration.count() * 1e6) << " us"
-                  << (event.reused ? ", connection reused\n" : "\n");
+        if (event.attempt == 0) return;  // the outcome of the whole operation; here we watch its requests
+        std::cout << "    " << event.operation << " " << event.key << ": HTTP " << event.status << " in "
+                  << event.duration.count() * 1000 << " ms" << (event.reused ? " on the same connection\n" : "\n");
     };
 
     s3cache::Result<s3cache::Cache> cache = s3cache::Cache::try_open(argv[2], config);  // the forms that never throw

@@ -209,15 +209,18 @@ void put_text(const std::string& key, const Info& info) {
 // --- progress, interruption ------------------------------------------------------------------------------------------
 
 // Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed. A
-// second signal ends the program at once.
+// second signal ends the program at once. What the caller chose to ignore (nohup) stays ignored.
 volatile std::sig_atomic_t interrupted = 0;
 
 struct Cancellable {
     Cancellable() {
-        struct sigaction action = {};
+        struct sigaction action = {}, before = {};
         action.sa_handler = [](int signal_number) { interrupted = signal_number; };
         action.sa_flags = static_cast<int>(SA_RESETHAND);  // without SA_RESTART: a read from a terminal ends too
-        for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) sigaction(signal_number, &action, nullptr);
+        for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+            sigaction(signal_number, &action, &before);
+            if (before.sa_handler == SIG_IGN) sigaction(signal_number, &before, nullptr);
+        }
     }
 };
 

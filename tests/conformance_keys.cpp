@@ -8,6 +8,7 @@ using store::failure;
 using store::ok;
 using store::same;
 using store::Space;
+using store::text_of;
 
 namespace {
 
@@ -131,7 +132,7 @@ STORE_TEST("an odd key goes through streams, files, touch and conditions as well
         SetOptions options;
         options.if_absent = true;
         CHECK_FALSE(cache.set(key, "other", options));
-        CHECK(cache.get(key)->str() == "from a file");
+        CHECK(text_of(cache.get(key)) == "from a file");
     }
 }
 
@@ -372,7 +373,7 @@ STORE_TEST("set_many stores every item that can be, and tells of each", "[many]"
         CHECK(code_of(results[20]) == Errc::invalid_argument);
         CHECK(code_of(results[21]) == Errc::invalid_argument);
         CHECK_FALSE(ok(results[22]));
-        CHECK(cache.get("taken")->str() == "old");
+        CHECK(text_of(cache.get("taken")) == "old");
         CHECK_FALSE(cache.contains("bad"));
         CHECK(cache.set_many({}).empty());
     }
@@ -432,7 +433,7 @@ STORE_TEST("a presigned URL lets anyone get and put, and no one else", "[presign
         CHECK(got.body == "for you");
         CHECK(space.store.raw.send("PUT", url, {}, "evil").status == 403);
         CHECK(space.store.raw.send("GET", url.substr(0, url.find('?'))).status == 403);
-        CHECK(cache.get(key)->str() == "for you");
+        CHECK(text_of(cache.get(key)) == "for you");
 
         const std::string put = cache.presign(key, "PUT", 1s * 604800);
         CHECK(space.store.raw.send("PUT", put, {}, "{\"a\":1}").status == 200);

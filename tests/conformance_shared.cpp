@@ -12,6 +12,7 @@ using store::failure;
 using store::ok;
 using store::same;
 using store::Space;
+using store::text_of;
 
 namespace {
 
@@ -42,11 +43,11 @@ STORE_TEST("if_absent stores once", "[conditions]") {
     CHECK(cache.set("k", "first", if_absent()));
     CHECK_FALSE(cache.set("k", "second", if_absent()));
     CHECK_FALSE(cache.set("k", std::istringstream("third"), if_absent()));
-    CHECK(cache.get("k")->str() == "first");
+    CHECK(text_of(cache.get("k")) == "first");
     CHECK(cache.stats().refused == 2);
     cache.remove("k");
     CHECK(cache.set("k", std::istringstream("again"), if_absent()));
-    CHECK(cache.get("k")->str() == "again");
+    CHECK(text_of(cache.get("k")) == "again");
 }
 
 STORE_TEST("if_absent stores over an expired entry: it counts as absent", "[conditions][ttl]") {
@@ -56,9 +57,9 @@ STORE_TEST("if_absent stores over an expired entry: it counts as absent", "[cond
         Cache cache = space.cache(config);
         space.put_expiring("k", "old", -100);
         CHECK(cache.set("k", "new", if_absent()));
-        CHECK(cache.get("k")->str() == "new");
+        CHECK(text_of(cache.get("k")) == "new");
         CHECK_FALSE(cache.set("k", "newer", if_absent()));
-        CHECK(cache.get("k")->str() == "new");
+        CHECK(text_of(cache.get("k")) == "new");
     }
 }
 
@@ -71,9 +72,9 @@ STORE_TEST("if_match stores over the entry that was seen, and no other", "[condi
     CHECK(cache.set("k", "second", if_match(etag)));
     CHECK_FALSE(cache.set("k", "third", if_match(etag)));
     CHECK_FALSE(cache.set("k", std::istringstream("third"), if_match(etag)));
-    CHECK(cache.get("k")->str() == "second");
+    CHECK(text_of(cache.get("k")) == "second");
     CHECK(cache.set("k", std::istringstream("third"), if_match(cache.stat("k")->etag)));
-    CHECK(cache.get("k")->str() == "third");
+    CHECK(text_of(cache.get("k")) == "third");
 }
 
 STORE_TEST("conditions hold for uploads in parts, where the store has them there", "[conditions]") {
@@ -82,9 +83,9 @@ STORE_TEST("conditions hold for uploads in parts, where the store has them there
     const std::string large = store::random_bytes(2 * part + 1, 2);
     cache.set("k", "first");
     CHECK_FALSE(cache.set("k", std::istringstream(large), if_absent()));
-    CHECK(cache.get("k")->str() == "first");
+    CHECK(text_of(cache.get("k")) == "first");
     CHECK(cache.set("k", std::istringstream(large), if_match(cache.stat("k")->etag)));
-    CHECK(same(cache.get("k")->view(), large));
+    CHECK(same(text_of(cache.get("k")), large));
     CHECK_FALSE(cache.set("k", std::istringstream(large), if_match("\"0123456789abcdef0123456789abcdef\"")));
     CHECK(cache.set("new", std::istringstream(large), if_absent()));
     CHECK(space.open_uploads() == 0);
@@ -245,7 +246,7 @@ STORE_TEST("a producer that asks for its own key is told so, and may ask for ano
     CHECK_FALSE(space.has("k"));
     CHECK(cache.get_or_set("k", [&] { return "outer of " + cache.get_or_set("other", [] { return "inner"; }).str(); }).str() ==
           "outer of inner");
-    CHECK(cache.get("other")->str() == "inner");
+    CHECK(text_of(cache.get("other")) == "inner");
     // Through a third: a asks b, b asks a.
     const auto ring = [&] {
         return cache.try_get_or_set("b", [&]() -> Result<std::string> {
@@ -279,7 +280,7 @@ STORE_TEST("eight threads that want the same value have it computed once", "[get
     });
     CHECK(crew.join() == std::vector<std::string>());
     CHECK(ran == 1);
-    CHECK(cache.get("k")->str() == "value");
+    CHECK(text_of(cache.get("k")) == "value");
 }
 
 STORE_TEST("those that wait share the producer's error, and different keys do not wait for each other", "[get_or_set][threads]") {

@@ -13,6 +13,7 @@ using store::failure;
 using store::ok;
 using store::same;
 using store::Space;
+using store::text_of;
 
 namespace {
 
@@ -138,7 +139,7 @@ STORE_TEST("a source that fails leaves the old value, and nothing behind", "[sou
             CHECK(code_of(cache.try_set("k", after(good, [](char*, std::size_t capacity) { return capacity + 1; }), options)) ==
                   Errc::source);
             CHECK(code_of(cache.try_set("new", after(good, throws), options)) == Errc::source);
-            CHECK(cache.get("k")->str() == "old");
+            CHECK(text_of(cache.get("k")) == "old");
             CHECK_FALSE(space.has("new"));
             CHECK(space.open_uploads() == 0);
         }
@@ -202,7 +203,7 @@ STORE_TEST("a file that cannot be read stores nothing", "[source][file][failure]
     CHECK(store::holds(missing.what(), "missing"));
     CHECK(code_of(cache.try_set_file("k", folder / ".")) == Errc::file);
     CHECK(code_of(cache.try_set_file("k", "")) == Errc::file);
-    CHECK(cache.get("k")->str() == "old");
+    CHECK(text_of(cache.get("k")) == "old");
     CHECK(space.open_uploads() == 0);
 }
 
@@ -226,7 +227,7 @@ STORE_TEST("progress is told, and false cancels with nothing left behind", "[sou
     CHECK(code_of(cache.try_set("k", bytes(data.data(), data.size()), options)) == Errc::cancelled);
     std::istringstream in(data);
     CHECK(code_of(cache.try_set("k", in, options)) == Errc::cancelled);
-    CHECK(cache.get("k")->str() == "old");
+    CHECK(text_of(cache.get("k")) == "old");
     CHECK(space.open_uploads() == 0);
 
     store::Folder folder;
@@ -261,7 +262,7 @@ STORE_TEST("memory, parts and compression levels may be chosen, and do not chang
                 CHECK(code_of(set) == Errc::invalid_argument);
                 continue;
             }
-            CHECK(same(cache.get("k")->view(), data));
+            CHECK(same(text_of(cache.get("k")), data));
             CHECK(same(store::drained(*cache.get_stream("k")), data));
         }
     }
@@ -363,7 +364,7 @@ STORE_TEST("a reader closed early costs nothing but its connection", "[reader]")
             // Far less than 4 times the object: what was not read was not downloaded, beyond the buffers.
             CHECK(cache.stats().bytes_in - before < 4 * (config.transfer_bytes_max + part));
             cache.set("small", "s");
-            CHECK(cache.get("small")->str() == "s");
+            CHECK(text_of(cache.get("small")) == "s");
         }
     }
 }
@@ -396,7 +397,7 @@ STORE_TEST("a reader may feed a set on the same cache", "[reader][source]") {
     auto reader = cache.get_stream("from");
     Reader& from = *reader;
     cache.set("to", [&from](char* buffer, std::size_t capacity) { return from.read(buffer, capacity); });
-    CHECK(same(cache.get("to")->view(), data));
+    CHECK(same(text_of(cache.get("to")), data));
 }
 
 STORE_TEST("an object replaced while it is read is never mixed with its successor", "[reader]") {
@@ -438,7 +439,7 @@ STORE_TEST("files go up and come back equal", "[file]") {
             CHECK(info->compressed == compress);
             CHECK(info->expires_at);
             CHECK(same(store::contents(folder / "out"), data));
-            CHECK(same(cache.get("k")->view(), data));
+            CHECK(same(text_of(cache.get("k")), data));
             CHECK(folder.count() == 2);
         }
     }
@@ -543,7 +544,6 @@ STORE_TEST("a damaged entry is never returned, is told by a reader before the en
     damaged("gzip with one byte behind", zipped + "x", gz);
     damaged("gzip, second member cut", zipped + zipped.substr(0, 30), gz);
     CHECK(cache.stats().damaged >= 12);
-    CHECK(cache.stats().hits == 0);
 }
 
 STORE_TEST("a value over the limit is refused by get, compressed or not, and streams all the same", "[limit]") {
@@ -554,7 +554,7 @@ STORE_TEST("a value over the limit is refused by get, compressed or not, and str
     for (const bool compress : {false, true}) {
         CAPTURE(compress);
         cache.set("fits", fits, {{}, compress});
-        CHECK(cache.get("fits")->str() == fits);
+        CHECK(text_of(cache.get("fits")) == fits);
         cache.set("large", large, {{}, compress});
         const Error error = failure(cache.try_get("large"));
         CHECK(error.code() == Errc::too_large);

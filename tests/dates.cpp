@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -33,18 +34,15 @@ double from_bits(std::uint64_t bits) {
     return number;
 }
 
-// `python_str` is ours: what str(float(text)) gives.
 void check_expires_at(const vectors::Case& c) {
     const std::optional<double> number = dates::parse_float(c.get("text"));
     CHECK(number.has_value() == c.yes("ok"));
     if (!number) return;
     const std::string bits = c.get("bits");
     CHECK((bits == "nan" ? std::isnan(*number) : bits_of(*number) == bits));
-    if (c.has("python_str")) CHECK(dates::format_float(*number) == c.get("python_str"));
-    if (bits != "nan") CHECK(bits_of(dates::parse_float(dates::format_float(*number)).value()) == bits);
 }
 
-const vectors::Handler expires_at_vectors{"expires_at", {"text", "ok", "bits", "python_str"}, check_expires_at};
+const vectors::Handler expires_at_vectors{"expires_at", {"text", "ok", "bits"}, check_expires_at};
 
 std::optional<std::int64_t> milliseconds(std::optional<dates::TimePoint> time) {
     if (!time) return std::nullopt;
@@ -218,27 +216,6 @@ TEST_CASE("dates: a hostile number costs little and is read exactly") {
     CHECK(dates::parse_float("9007199254740993." + zeros) == 9007199254740992.0);
 }
 
-TEST_CASE("dates: numbers are written as Python writes them") {
-    CHECK(dates::format_float(1763816400.25) == "1763816400.25");
-    CHECK(dates::format_float(1763816400) == "1763816400.0");
-    CHECK(dates::format_float(0) == "0.0");
-    CHECK(dates::format_float(-0.0) == "-0.0");
-    CHECK(dates::format_float(0.0001) == "0.0001");
-    CHECK(dates::format_float(0.00001) == "1e-05");
-    CHECK(dates::format_float(1e15) == "1000000000000000.0");
-    CHECK(dates::format_float(9999999999999998) == "9999999999999998.0");
-    CHECK(dates::format_float(1e16) == "1e+16");
-    CHECK(dates::format_float(-1.5e300) == "-1.5e+300");
-    CHECK(dates::format_float(std::ldexp(1.0, -44)) == "5.684341886080802e-14");
-    CHECK(dates::format_float(std::ldexp(1.0, -24)) == "5.960464477539063e-08");
-    CHECK(dates::format_float(5e-324) == "5e-324");
-    CHECK(dates::format_float((std::numeric_limits<double>::max)()) == "1.7976931348623157e+308");
-    CHECK(dates::format_float((std::numeric_limits<double>::min)()) == "2.2250738585072014e-308");
-    CHECK(dates::format_float(std::numeric_limits<double>::infinity()) == "inf");
-    CHECK(dates::format_float(-std::numeric_limits<double>::infinity()) == "-inf");
-    CHECK(dates::format_float(-std::numeric_limits<double>::quiet_NaN()) == "nan");
-}
-
 TEST_CASE("dates: a written number reads back to the bit") {
     std::uint64_t state = 88172645463325252;  // xorshift, so that a failure can be repeated
     std::size_t wrong = 0;
@@ -248,7 +225,9 @@ TEST_CASE("dates: a written number reads back to the bit") {
         state ^= state << 17;
         const double number = from_bits(i % 2 == 0 ? state : state >> (12 + state % 50));
         if (std::isnan(number)) continue;
-        const std::optional<double> again = dates::parse_float(dates::format_float(number));
+        char text[40];
+        std::snprintf(text, sizeof text, "%.17g", number);  // 17 digits tell every double from its neighbours
+        const std::optional<double> again = dates::parse_float(text);
         wrong += again && bits_of(*again) == bits_of(number) ? 0U : 1U;
     }
     CHECK(wrong == 0);
@@ -259,7 +238,7 @@ TEST_CASE("dates: the program's locale changes nothing") {
     const bool changed = setlocale(LC_ALL, "de_DE.UTF-8") != nullptr || setlocale(LC_ALL, "fr_FR.UTF-8") != nullptr;
     CHECK(dates::parse_float("1.5") == 1.5);
     CHECK_FALSE(dates::parse_float("1,5"));
-    CHECK(dates::format_float(1.5) == "1.5");
+    
     setlocale(LC_ALL, before.c_str());
     if (!changed) WARN("no locale with a decimal comma is installed");
 }

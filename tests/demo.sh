@@ -30,7 +30,7 @@ clean_up() {
     trap '' INT TERM
     # shellcheck disable=SC2046
     kill $(jobs -p) 2>/dev/null || true
-    [ -z "$wrote" ] || [ -n "$started_server" ] || "$s3cache" clear "$run/" >/dev/null || status=1
+    [ -z "$wrote" ] || [ -n "$started_server" ] || "$s3cache" clear "$run/" >"$work/cleared" 2>&1 || status=1
     [ -z "$made_bucket" ] || signed DELETE "$made_bucket" >/dev/null || status=1
     [ -z "$started_server" ] || S3CACHE_CEPH_DIR=$work/s3 tests/servers/ceph_rgw.sh wipe 2>/dev/null || status=1
     rm -rf "$work"
@@ -51,7 +51,9 @@ took() { # SINCE_MS -> 12 ms, 3.4 s
 }
 
 human() { # BYTES
-    awk -v n="$1" 'BEGIN { if (n < 1000) printf "%d bytes", n; else if (n < 1e6) printf "%.1f kB", n / 1e3; else printf "%.1f MB", n / 1e6 }'
+    awk -v n="$1" 'BEGIN { if (n < 1e3) printf "%d bytes", n
+                           else if (n < 1e6) printf "%.1f kB", n / 1e3
+                           else printf "%.1f MB", n / 1e6 }'
 }
 
 rate() { # BYTES SINCE_MS
@@ -62,9 +64,12 @@ sum_of() { sha256sum "$1" | cut -d' ' -f1; }
 
 stored_bytes() { "$s3cache" stat --json "$1" | sed -n 's/.*"size":\([0-9]*\),"etag".*/\1/p'; }
 
-signed() { # METHOD URL: a request that the command line has no word for; the secret stays off curl's command line
+signed() { # METHOD URL: a request without a body that s3cache has no word for; the secret stays off curl's command line
+    local nothing
+    nothing=$(printf '' | sha256sum | cut -d' ' -f1)
     printf 'user = "%s:%s"\n' "$AWS_ACCESS_KEY_ID" "$AWS_SECRET_ACCESS_KEY" |
         curl -q -K - -sS -f --max-time 20 --aws-sigv4 "aws:amz:${AWS_REGION:-${AWS_DEFAULT_REGION:-us-east-1}}:s3" \
+            -H "x-amz-content-sha256: $nothing" \
             ${AWS_SESSION_TOKEN:+-H "x-amz-security-token: $AWS_SESSION_TOKEN"} -X "$1" "$2"
 }
 
@@ -94,7 +99,8 @@ choose_bucket() {
         export S3CACHE_URL="s3://$S3CACHE_TEST_BUCKET?endpoint=$S3CACHE_TEST_ENDPOINT"
         echo "The bucket is $S3CACHE_TEST_BUCKET at $S3CACHE_TEST_ENDPOINT."
     elif [ -n "$endpoint" ] && [ -n "${AWS_ACCESS_KEY_ID:-}" ]; then
-        signed PUT "${endpoint%/}/s3cache-$run" >/dev/null || fail "no bucket could be made at $endpoint; name one: S3CACHE_URL=s3://BUCKET"
+        signed PUT "${endpoint%/}/s3cache-$run" >/dev/null ||
+            fail "no bucket could be made at $endpoint; name one: S3CACHE_URL=s3://BUCKET"
         made_bucket=${endpoint%/}/s3cache-$run
         export S3CACHE_URL="s3://s3cache-$run"
         echo "The bucket s3cache-$run was made at $endpoint, for the time of this demo."
@@ -136,10 +142,13 @@ try_file() { # NAME KIND WHAT
     size=$(stat -c %s "$file")
     echo
     echo "$1: $3, $(human "$size")."
-    since=$(now_ms) && "$s3cache" set --ttl 1h "--$2" "$run/plain/$1" "$file" && plain_time=$(took "$since")
-    since=$(now_ms) && "$s3cache" set --ttl 1h "--$2" --gzip "$run/gzip/$1" "$file" && gzip_time=$(took "$since")
+    since=$(now_ms)
+    "$s3cache" set --ttl 1h "--$2" "$run/plain/$1" "$file"
+    plain_time=$(took "$since") since=$(now_ms)
+    "$s3cache" set --ttl 1h "--$2" --gzip "$run/gzip/$1" "$file"
+    gzip_time=$(took "$since")
     packed=$(stored_bytes "$run/gzip/$1")
-    echo "  Stored as it is in $plain_time, and with --gzip in $gzip_time: $(human "$packed") there, $((packed * 100 / size)) % of it."
+    echo "  Stored as it is in $plain_time, and with --gzip in $gzip_time: $(human "$packed"), $((packed * 100 / size)) % of it."
     since=$(now_ms)
     "$s3cache" get -o "$work/back" "$run/plain/$1"
     "$s3cache" get "$run/gzip/$1" >"$work/back-gzip"
@@ -169,13 +178,15 @@ try_stream() { # NAME OPTION...
     watcher=$!
     since=$(now_ms)
     make_stream | tee "$work/fifo" | { echo "$BASHPID" >"$work/pid" && exec "$s3cache" set --ttl 1h "$@" "$key"; }
-    echo "  Sent${*:+ with $*} in $(took "$since"), $(rate "$stream_bytes" "$since"): $(human "$(stored_bytes "$key")") in the bucket."
+    echo "  Sent${*:+ with $*} in $(took "$since"), $(rate "$stream_bytes" "$since"):" \
+        "$(human "$(stored_bytes "$key")") in the bucket."
     wait "$summer" "$watcher" || true
     echo "  s3cache never held more than $(human "$(cat "$work/peak" 2>/dev/null || echo 0)") of memory for it."
     since=$(now_ms)
     back=$("$s3cache" get "$key" | sha256sum | cut -d' ' -f1)
     [ "$back" = "$(cut -d' ' -f1 "$work/sum")" ] || fail 'the stream came back changed'
-    echo "  Read back through a pipe in $(took "$since"), $(rate "$stream_bytes" "$since"), and the same: SHA-256 $(head -c 16 "$work/sum")..."
+    echo "  Read back through a pipe in $(took "$since"), $(rate "$stream_bytes" "$since"), and the same" \
+        "(SHA-256 $(head -c 16 "$work/sum")...)."
     "$s3cache" rm "$key"
 }
 
@@ -226,7 +237,7 @@ try_file packages.json json 'the packages of this machine as JSON'
 try_file files.csv text 'some of its files as CSV'
 try_file checkout.tar.gz bytes 'this checkout as an archive'
 echo
-echo "A stream of $(human "$stream_bytes"), the programs of this machine as one tar, through a pipe, its length unknown to s3cache:"
+echo "A stream of $(human "$stream_bytes"): this machine's programs as a tar, through a pipe, so its length is not known:"
 try_stream stream.tar
 try_stream stream.tar.again --gzip
 watch_ttl

@@ -101,8 +101,10 @@ TEST_CASE("endpoint: automatic addressing is by host on AWS and by path elsewher
 TEST_CASE("endpoint: an address never takes a bucket before it") {
     for (const char* bucket : {"my-bucket", "my.bucket"}) {
         const std::string path = std::string("/") + bucket;
-        CHECK(url_of(options(bucket, "http://10.0.0.1:9000", Addressing::virtual_host)) == "http://10.0.0.1:9000" + path);
-        CHECK(url_of(options(bucket, "https://[FD00::1]:9000", Addressing::virtual_host)) == "https://[fd00::1]:9000" + path);
+        CHECK(url_of(options(bucket, "http://10.0.0.1:9000", Addressing::virtual_host)) ==
+              "http://10.0.0.1:9000" + path);
+        CHECK(url_of(options(bucket, "https://[FD00::1]:9000", Addressing::virtual_host)) ==
+              "https://[fd00::1]:9000" + path);
     }
 }
 
@@ -121,10 +123,10 @@ TEST_CASE("endpoint: a path of the endpoint is encoded once, as keys are") {
 }
 
 TEST_CASE("endpoint: URLs that could mislead are refused") {
-    for (const char* url : {"store:9000", "ftp://store", "https://", "https:///b", "https://user:pw@store", "https://a b",
-                            "https://store?x=1", "https://store#x", "https://store:0", "https://store:65536",
-                            "https://store:9x", "https://[::1", "https://[::1]x", "https://[]", "https://st\\ore",
-                            "https://store\r\nx: y", "https://[fe80::1%25eth0]"}) {
+    for (const char* url : {"store:9000", "ftp://store", "https://", "https:///b", "https://user:pw@store",
+                            "https://a b", "https://store?x=1", "https://store#x", "https://store:0",
+                            "https://store:65536", "https://store:9x", "https://[::1", "https://[::1]x", "https://[]",
+                            "https://st\\ore", "https://store\r\nx: y", "https://[fe80::1%25eth0]"}) {
         INFO(url);
         CHECK(url_of(options("b", url)) == "refused");
     }
@@ -142,7 +144,8 @@ TEST_CASE("endpoint: a region must be a host label") {
 }
 
 TEST_CASE("endpoint: Express buckets and multi-region access points are refused in words") {
-    for (const char* bucket : {"b--use1-az4--x-s3", "b--use1-az4--xa-s3", "arn:aws:s3::123456789012:accesspoint:x.mrap"}) {
+    for (const char* bucket :
+         {"b--use1-az4--x-s3", "b--use1-az4--xa-s3", "arn:aws:s3::123456789012:accesspoint:x.mrap"}) {
         const auto resolution = endpoint::resolve(options(bucket, ""));
         CHECK_FALSE(resolution.endpoint);
         CHECK(resolution.problem.find("not supported") != std::string::npos);
@@ -183,7 +186,8 @@ TEST_CASE("endpoint: a location is a bucket or an s3 URL") {
     CHECK(bare.location->prefix.empty());
     CHECK_FALSE(bare.location->region);
 
-    const auto full = endpoint::parse_location("S3://b.c/p/q?region=auto&endpoint=http%3A%2F%2Fh:9000/x&path_style=false");
+    const auto full =
+        endpoint::parse_location("S3://b.c/p/q?region=auto&endpoint=http%3A%2F%2Fh:9000/x&path_style=false");
     REQUIRE(full.location);
     CHECK(full.location->bucket == "b.c");
     CHECK(full.location->prefix == "p/q/");
@@ -211,8 +215,9 @@ TEST_CASE("endpoint: an ARN may have a prefix behind it") {
 }
 
 TEST_CASE("endpoint: a location that is misspelt is refused, not guessed at") {
-    for (const char* text : {"", "s3://", "s3:///p", "bucket/p", "http://b", "s3://b c", "b?regoin=x", "b?region", "b?region=",
-                             "b?region=a&region=b", "b?path_style=yes", "b?region=%zz", "b\n", "s3://b?region=a&"}) {
+    for (const char* text :
+         {"", "s3://", "s3:///p", "bucket/p", "http://b", "s3://b c", "b?regoin=x", "b?region",
+          "b?region=", "b?region=a&region=b", "b?path_style=yes", "b?region=%zz", "b\n", "s3://b?region=a&"}) {
         INFO(text);
         CHECK(refused(text));
     }

@@ -26,7 +26,8 @@ std::optional<std::string> inflate(std::string_view data, std::size_t feed_bytes
     for (;;) {
         const gzip::Pulled pulled = inflater.pull(&room[0], room.size());
         const bool full = pulled.produced == room.size();
-        if (pulled.produced > room.size() || (pulled.step == gzip::Step::output && !full)) FAIL("a buffer not filled, or overrun");
+        if (pulled.produced > room.size() || (pulled.step == gzip::Step::output && !full))
+            FAIL("a buffer not filled, or overrun");
         out.append(room, 0, pulled.produced);
         if (pulled.step == gzip::Step::damaged) {
             CHECK(inflater.problem() != nullptr);

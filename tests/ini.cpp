@@ -72,7 +72,8 @@ struct Login {
 Login login_of(const ini::Resolved& resolved) {
     if (resolved.credentials_problem || resolved.method == ini::Method::nothing) return {};
     const bool by_role = resolved.method == ini::Method::role;
-    Login login{std::string(ini::method_name(resolved.method)), by_role ? s3cache::Credentials() : resolved.source.keys};
+    Login login{std::string(ini::method_name(resolved.method)),
+                by_role ? s3cache::Credentials() : resolved.source.keys};
     if (by_role && !resolved.source.credential_source.empty()) return {};
     if (resolved.source.method != ini::Method::process) return login;
     const auto keys = run_process(resolved.source.process);
@@ -111,8 +112,8 @@ void check_aws_config(const vectors::Case& c) {
 }
 
 const vectors::Handler aws_config_vectors{"aws_config",
-                                          {"config", "credentials", "env", "profile", "region", "endpoint_url", "method",
-                                           "access_key", "secret_key", "token", "error", "note"},
+                                          {"config", "credentials", "env", "profile", "region", "endpoint_url",
+                                           "method", "access_key", "secret_key", "token", "error", "note"},
                                           check_aws_config};
 
 std::string problem_in(const std::string& text) {
@@ -134,7 +135,8 @@ std::string credentials_problem(const std::string& config, const Variables& vari
 }  // namespace
 
 TEST_CASE("ini: settings, blocks and values of several lines") {
-    const auto parsed = ini::parse("; c\n[a]\nX = 1 # kept\ny: \"q\"\ns3 =\n  Path = b = c\n  # no\n  n=\nz = 1\n  2\n\n  3\n\n[b c]\n");
+    const auto parsed = ini::parse(
+        "; c\n[a]\nX = 1 # kept\ny: \"q\"\ns3 =\n  Path = b = c\n  # no\n  n=\nz = 1\n  2\n\n  3\n\n[b c]\n");
     REQUIRE(parsed.file);
     REQUIRE(parsed.file->size() == 2);
     const ini::Section& a = parsed.file->at(0).entries;
@@ -212,24 +214,29 @@ TEST_CASE("ini: a profile named in code keeps the environment's keys out") {
 }
 
 TEST_CASE("ini: half of a pair of keys names itself") {
-    CHECK(credentials_problem("", {{"AWS_ACCESS_KEY_ID", "E"}}) == "AWS_SECRET_ACCESS_KEY: is not set although AWS_ACCESS_KEY_ID is");
+    CHECK(credentials_problem("", {{"AWS_ACCESS_KEY_ID", "E"}}) ==
+          "AWS_SECRET_ACCESS_KEY: is not set although AWS_ACCESS_KEY_ID is");
     CHECK(credentials_problem("[default]\naws_access_key_id = E\n") ==
           "the config file, profile default: aws_access_key_id is set but aws_secret_access_key is not");
 }
 
 TEST_CASE("ini: keys of the environment may expire") {
-    Variables variables{{"AWS_ACCESS_KEY_ID", "E"}, {"AWS_SECRET_ACCESS_KEY", "S"}, {"AWS_CREDENTIAL_EXPIRATION", "2030-01-01T00:00:00Z"}};
+    Variables variables{{"AWS_ACCESS_KEY_ID", "E"},
+                        {"AWS_SECRET_ACCESS_KEY", "S"},
+                        {"AWS_CREDENTIAL_EXPIRATION", "2030-01-01T00:00:00Z"}};
     const auto outcome = resolve("", "", variables);
     REQUIRE(outcome.resolved);
     CHECK(outcome.resolved->source.keys.expires);
     variables["AWS_CREDENTIAL_EXPIRATION"] = "tomorrow";
-    CHECK(credentials_problem("", variables) == "AWS_CREDENTIAL_EXPIRATION: is not a time such as 2025-01-15T12:34:56Z");
+    CHECK(credentials_problem("", variables) ==
+          "AWS_CREDENTIAL_EXPIRATION: is not a time such as 2025-01-15T12:34:56Z");
 }
 
 TEST_CASE("ini: roles are listed in the order in which they are assumed") {
-    const auto outcome = resolve("[default]\nrole_arn = outer\nsource_profile = mid\nexternal_id = x\nduration_seconds = 900\n"
-                                 "[profile mid]\nrole_arn = inner\nsource_profile = base\nrole_session_name = me\nmfa_serial = m\n",
-                                 "[base]\n" + keys);
+    const auto outcome = resolve(
+        "[default]\nrole_arn = outer\nsource_profile = mid\nexternal_id = x\nduration_seconds = 900\n"
+        "[profile mid]\nrole_arn = inner\nsource_profile = base\nrole_session_name = me\nmfa_serial = m\n",
+        "[base]\n" + keys);
     REQUIRE(outcome.resolved);
     CHECK_FALSE(outcome.resolved->credentials_problem);
     const auto& roles = outcome.resolved->roles;
@@ -247,16 +254,19 @@ TEST_CASE("ini: roles are listed in the order in which they are assumed") {
 
 TEST_CASE("ini: a role needs one source that leads somewhere") {
     CHECK(credentials_problem("[default]\n" + role).find("and not both") != std::string::npos);
-    CHECK(credentials_problem("[default]\n" + role + "source_profile = nope\n").find("nope does not exist") != std::string::npos);
-    CHECK(credentials_problem("[default]\n" + role + "source_profile = default\n").find("circle") != std::string::npos);
-    CHECK(credentials_problem("[default]\n" + role + "source_profile = a\n[profile a]\n" + role + "source_profile = default\n")
-              .find("circle") != std::string::npos);
-    CHECK(credentials_problem("[default]\n" + role + "source_profile = a\n[profile a]\nregion = r\n").find("no credentials") !=
+    CHECK(credentials_problem("[default]\n" + role + "source_profile = nope\n").find("nope does not exist") !=
           std::string::npos);
+    CHECK(credentials_problem("[default]\n" + role + "source_profile = default\n").find("circle") != std::string::npos);
+    CHECK(credentials_problem("[default]\n" + role + "source_profile = a\n[profile a]\n" + role +
+                              "source_profile = default\n")
+              .find("circle") != std::string::npos);
+    CHECK(credentials_problem("[default]\n" + role + "source_profile = a\n[profile a]\nregion = r\n")
+              .find("no credentials") != std::string::npos);
     CHECK(credentials_problem("[default]\n" + role + "source_profile = default\n" + keys) == "none");
     CHECK(credentials_problem("[default]\n" + role + "credential_source = Environment\n").find("AWS_ACCESS_KEY_ID") !=
           std::string::npos);
-    CHECK(credentials_problem("[default]\n" + role + "credential_source = elsewhere\n").find("must be") != std::string::npos);
+    CHECK(credentials_problem("[default]\n" + role + "credential_source = elsewhere\n").find("must be") !=
+          std::string::npos);
     CHECK(credentials_problem("[default]\n" + role + "credential_source = Ec2InstanceMetadata\n") == "none");
 }
 
@@ -268,7 +278,8 @@ TEST_CASE("ini: a web identity needs its role, from the environment or the profi
     CHECK(outcome.resolved->source.web_identity.role_arn == "arn:env");
     CHECK(outcome.resolved->source.web_identity.token_file == "/t");
     CHECK(outcome.resolved->source.web_identity.session_name == "s");
-    CHECK(credentials_problem("", {{"AWS_WEB_IDENTITY_TOKEN_FILE", "/t"}}) == "/t: a web identity token needs a role_arn");
+    CHECK(credentials_problem("", {{"AWS_WEB_IDENTITY_TOKEN_FILE", "/t"}}) ==
+          "/t: a web identity token needs a role_arn");
 }
 
 TEST_CASE("ini: sso is refused with a way out") {
@@ -283,8 +294,11 @@ TEST_CASE("ini: no problem text holds a secret") {
 }
 
 TEST_CASE("ini: where the endpoint comes from, first to last") {
-    const std::string config = "[default]\nservices = v\nendpoint_url = http://profile\n[services v]\ns3 =\n  endpoint_url = http://service\n";
-    Variables variables{{"AWS_ENDPOINT_URL_S3", "http://own"}, {"AWS_ENDPOINT_URL", "http://all"}, {"AWS_ENDPOINT_URL_STS", "http://sts"}};
+    const std::string config =
+        "[default]\nservices = v\nendpoint_url = http://profile\n[services v]\ns3 =\n  endpoint_url = http://service\n";
+    Variables variables{{"AWS_ENDPOINT_URL_S3", "http://own"},
+                        {"AWS_ENDPOINT_URL", "http://all"},
+                        {"AWS_ENDPOINT_URL_STS", "http://sts"}};
     CHECK(resolve(config, "", variables).resolved->endpoint_url == "http://own");
     variables["AWS_ENDPOINT_URL_S3"] = "";
     CHECK(resolve(config, "", variables).resolved->endpoint_url == "http://all");
@@ -301,4 +315,9 @@ TEST_CASE("ini: the region comes from AWS_REGION, AWS_DEFAULT_REGION or the prof
     CHECK(resolve(config, "", {{"AWS_REGION", "r1"}, {"AWS_DEFAULT_REGION", "r2"}}).resolved->region == "r1");
     CHECK(resolve(config, "", {{"AWS_REGION", ""}, {"AWS_DEFAULT_REGION", "r2"}}).resolved->region == "r2");
     CHECK(resolve(config, "").resolved->region == "r3");
+}
+
+TEST_CASE("ini: a broken block in DEFAULT harms only where there are sections to lend it to") {
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "none");
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "2: a line without '=' in the block under 's3'");
 }

@@ -89,11 +89,12 @@ void check_sigv4(const vectors::Case& c) {
     }
 }
 
-const vectors::Handler sigv4_vectors{"sigv4",
-                                     {"mode", "method", "path", "query", "header", "payload_hash", "date", "region",
-                                      "service", "access_key", "secret_key", "token", "expires", "canonical_request",
-                                      "string_to_sign", "signature", "authorization", "signed_url", "signing_key", "note"},
-                                     check_sigv4};
+const vectors::Handler sigv4_vectors{
+    "sigv4",
+    {"mode",           "method",    "path",          "query",      "header",      "payload_hash", "date",
+     "region",         "service",   "access_key",    "secret_key", "token",       "expires",      "canonical_request",
+     "string_to_sign", "signature", "authorization", "signed_url", "signing_key", "note"},
+    check_sigv4};
 
 s3cache::Credentials some_keys() {
     s3cache::Credentials keys;
@@ -121,14 +122,19 @@ std::string canonical_value(std::string_view raw) {
 }  // namespace
 
 TEST_CASE("sigv4: headers that hops rewrite are sent but not signed") {
-    CHECK(signed_names({{"User-Agent", "x"}, {"Accept-Encoding", "gzip"}, {"host", "h"}, {"Expect", "100-continue"}}) == "host");
-    CHECK(signed_names({{"proxy-authorization", "x"}, {"TE", "trailers"}, {"Authorization", "x"}, {"host", "h"}}) == "host");
-    CHECK(signed_names({{"connection", "x"}, {"host", "h"}, {"transfer-encoding", "chunked"}, {"trailer", "x"}}) == "host");
-    CHECK(signed_names({{"X-Amzn-Trace-Id", "x"}, {"upgrade", "h2c"}, {"host", "h"}, {"sec-websocket-key", "x"}}) == "host");
+    CHECK(signed_names({{"User-Agent", "x"}, {"Accept-Encoding", "gzip"}, {"host", "h"}, {"Expect", "100-continue"}}) ==
+          "host");
+    CHECK(signed_names({{"proxy-authorization", "x"}, {"TE", "trailers"}, {"Authorization", "x"}, {"host", "h"}}) ==
+          "host");
+    CHECK(signed_names({{"connection", "x"}, {"host", "h"}, {"transfer-encoding", "chunked"}, {"trailer", "x"}}) ==
+          "host");
+    CHECK(signed_names({{"X-Amzn-Trace-Id", "x"}, {"upgrade", "h2c"}, {"host", "h"}, {"sec-websocket-key", "x"}}) ==
+          "host");
 }
 
 TEST_CASE("sigv4: what is near a never-signed name is signed") {
-    CHECK(signed_names({{"host", "h"}, {"x-amz-te", "1"}, {"proxied", "1"}, {"expected", "1"}}) == "expected;host;proxied;x-amz-te");
+    CHECK(signed_names({{"host", "h"}, {"x-amz-te", "1"}, {"proxied", "1"}, {"expected", "1"}}) ==
+          "expected;host;proxied;x-amz-te");
 }
 
 TEST_CASE("sigv4: header values lose outer blanks and inner runs of them") {

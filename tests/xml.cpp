@@ -36,7 +36,9 @@ public:
         Json out;
         out.is_string = !rest_.empty() && rest_.front() == '"';
         if (out.is_string) out.text = read_string();
-        else while (!rest_.empty() && std::string_view(",]} ").find(rest_.front()) == std::string_view::npos) out.text += next();
+        else
+            while (!rest_.empty() && std::string_view(",]} ").find(rest_.front()) == std::string_view::npos)
+                out.text += next();
         return out;
     }
 
@@ -154,7 +156,8 @@ void check_error(const vectors::Case& c, const std::map<std::string, std::string
     }
     if (c.has("error_message")) CHECK((body ? body->message : reason(status)) == c.get("error_message"));
     const std::string in_header = header_of(c, "x-amz-request-id");
-    if (c.has("request_id")) CHECK((body && !body->request_id.empty() ? body->request_id : in_header) == c.get("request_id"));
+    if (c.has("request_id"))
+        CHECK((body && !body->request_id.empty() ? body->request_id : in_header) == c.get("request_id"));
     const std::string host_header = header_of(c, "x-amz-id-2");
     if (c.has("host_id")) CHECK((body && !body->host_id.empty() ? body->host_id : host_header) == c.get("host_id"));
 }
@@ -232,12 +235,13 @@ void check_s3_xml(const vectors::Case& c) {
     if (c.has("fields")) check_fields(c);
 }
 
-const vectors::Handler s3_xml_vectors{"s3_xml",
-                                      {"operation", "status", "header", "body_base64", "error_code", "error_message",
-                                       "request_id", "host_id", "counts_as_500", "recommended", "note", "fields", "keys",
-                                       "truncated", "common_prefixes", "parse_error", "deleted", "errors", "next_token",
-                                       "next_continuation_token"},
-                                      check_s3_xml};
+const vectors::Handler s3_xml_vectors{
+    "s3_xml",
+    {"operation",     "status",     "header",  "body_base64",   "error_code",
+     "error_message", "request_id", "host_id", "counts_as_500", "recommended",
+     "note",          "fields",     "keys",    "truncated",     "common_prefixes",
+     "parse_error",   "deleted",    "errors",  "next_token",    "next_continuation_token"},
+    check_s3_xml};
 
 bool well_formed(std::string_view document) {
     return xml::walk(document, [](const xml::Path&, std::string_view) {});
@@ -271,12 +275,43 @@ TEST_CASE("xml: text is decoded, with the five entities, references, CDATA and l
 }
 
 TEST_CASE("xml: what is not well-formed is refused") {
-    for (const char* document :
-         {"", " ", "text", "<a>", "<a></b>", "<a></a></a>", "<a/><b/>", "<a/>text", "text<a/>", "<a b></a>", "<a b=c></a>",
-          "<a b='c></a>", "<a b='<'/>", "<a b='1'c='2'/>", "<1/>", "< a/>", "<a", "<a>&b;</a>", "<a>&</a>", "<a>&amp</a>",
-          "<a>&#;</a>", "<a>&#x;</a>", "<a>&#0;</a>", "<a>&#x1;</a>", "<a>&#xD800;</a>", "<a>&#xFFFE;</a>", "<a>&#x110000;</a>",
-          "<a>&#99999999999999999999;</a>", "<a>]]></a>", "<a>\x01</a>", "<a>\xFF</a>", "<a><!-- </a>", "<a><![CDATA[ </a>",
-          "<![CDATA[x]]><a/>", "<!-- <a/>", "<?xml <a/>", "<a><></></a>"}) {
+    for (const char* document : {"",
+                                 " ",
+                                 "text",
+                                 "<a>",
+                                 "<a></b>",
+                                 "<a></a></a>",
+                                 "<a/><b/>",
+                                 "<a/>text",
+                                 "text<a/>",
+                                 "<a b></a>",
+                                 "<a b=c></a>",
+                                 "<a b='c></a>",
+                                 "<a b='<'/>",
+                                 "<a b='1'c='2'/>",
+                                 "<1/>",
+                                 "< a/>",
+                                 "<a",
+                                 "<a>&b;</a>",
+                                 "<a>&</a>",
+                                 "<a>&amp</a>",
+                                 "<a>&#;</a>",
+                                 "<a>&#x;</a>",
+                                 "<a>&#0;</a>",
+                                 "<a>&#x1;</a>",
+                                 "<a>&#xD800;</a>",
+                                 "<a>&#xFFFE;</a>",
+                                 "<a>&#x110000;</a>",
+                                 "<a>&#99999999999999999999;</a>",
+                                 "<a>]]></a>",
+                                 "<a>\x01</a>",
+                                 "<a>\xFF</a>",
+                                 "<a><!-- </a>",
+                                 "<a><![CDATA[ </a>",
+                                 "<![CDATA[x]]><a/>",
+                                 "<!-- <a/>",
+                                 "<?xml <a/>",
+                                 "<a><></></a>"}) {
         INFO(document);
         CHECK_FALSE(well_formed(document));
     }
@@ -295,8 +330,9 @@ TEST_CASE("xml: depth and size have limits") {
 }
 
 TEST_CASE("xml: every cut of a listing is refused") {
-    const std::string page = "<?xml version=\"1.0\"?><ListBucketResult><Contents><Key>a&amp;b</Key><Size>1</Size></Contents>"
-                             "<!-- c --><IsTruncated>false</IsTruncated></ListBucketResult>";
+    const std::string page =
+        "<?xml version=\"1.0\"?><ListBucketResult><Contents><Key>a&amp;b</Key><Size>1</Size></Contents>"
+        "<!-- c --><IsTruncated>false</IsTruncated></ListBucketResult>";
     REQUIRE(xml::list_result(page));
     for (std::size_t size = 0; size < page.size(); ++size) CHECK_FALSE(xml::list_result(page.substr(0, size)));
 }
@@ -307,7 +343,8 @@ TEST_CASE("xml: what is escaped reads back as it was") {
     xml::escape(escaped, text);
     CHECK(text_of_root(escaped + "</a>") == text);
     CHECK(xml::representable(text));
-    for (const char* bad : {"a\x01", "\x1F", "\xFF", "\xEF\xBF\xBE", "\xED\xA0\x80"}) CHECK_FALSE(xml::representable(bad));
+    for (const char* bad : {"a\x01", "\x1F", "\xFF", "\xEF\xBF\xBE", "\xED\xA0\x80"})
+        CHECK_FALSE(xml::representable(bad));
     CHECK_FALSE(xml::representable(std::string_view("\0", 1)));
 }
 
@@ -316,9 +353,10 @@ TEST_CASE("xml: an error body is known by its root alone") {
     CHECK_FALSE(xml::error_body("<DeleteResult><Error><Code>X</Code></Error></DeleteResult>"));
     REQUIRE(xml::error_body("<Error/>"));
     CHECK(xml::error_body("<Error/>")->code.empty());
-    const auto full = xml::error_body("<e:Error xmlns:e='x'><e:Code> X </e:Code><Code>Y</Code><Message>m</Message><Region>r</Region>"
-                                      "<RequestId>q</RequestId><HostId>h</HostId><ServerTime>t</ServerTime><BucketName>b</BucketName>"
-                                      "<Endpoint>p</Endpoint><Deep><Message>no</Message></Deep></e:Error>");
+    const auto full = xml::error_body(
+        "<e:Error xmlns:e='x'><e:Code> X </e:Code><Code>Y</Code><Message>m</Message><Region>r</Region>"
+        "<RequestId>q</RequestId><HostId>h</HostId><ServerTime>t</ServerTime><BucketName>b</BucketName>"
+        "<Endpoint>p</Endpoint><Deep><Message>no</Message></Deep></e:Error>");
     REQUIRE(full);
     CHECK(full->code == "X");
     CHECK(full->message == "m");
@@ -352,14 +390,18 @@ TEST_CASE("xml: a page of a proxy is no result, however well-formed") {
 }
 
 TEST_CASE("xml: an upload without an id is no upload") {
-    CHECK(xml::upload_id("<InitiateMultipartUploadResult><UploadId>a/+=</UploadId></InitiateMultipartUploadResult>") == "a/+=");
+    CHECK(xml::upload_id("<InitiateMultipartUploadResult><UploadId>a/+=</UploadId></InitiateMultipartUploadResult>") ==
+          "a/+=");
     CHECK_FALSE(xml::upload_id("<InitiateMultipartUploadResult><UploadId></UploadId></InitiateMultipartUploadResult>"));
     CHECK_FALSE(xml::upload_id("<InitiateMultipartUploadResult/>"));
 }
 
 TEST_CASE("xml: listings are decoded only where the store says that it encoded") {
-    const std::string head = "<ListBucketResult><Contents><Key>a+b%2Fc</Key></Contents><CommonPrefixes><Prefix>%41/</Prefix></CommonPrefixes>";
-    const std::string tail = "<IsTruncated>true</IsTruncated><NextContinuationToken>t+%41</NextContinuationToken></ListBucketResult>";
+    const std::string head =
+        "<ListBucketResult><Contents><Key>a+b%2Fc</Key></Contents><CommonPrefixes><Prefix>%41/</Prefix></"
+        "CommonPrefixes>";
+    const std::string tail =
+        "<IsTruncated>true</IsTruncated><NextContinuationToken>t+%41</NextContinuationToken></ListBucketResult>";
     const auto plain = xml::list_result(head + tail);
     const auto encoded = xml::list_result(head + "<EncodingType>url</EncodingType>" + tail);
     REQUIRE(plain);
@@ -374,7 +416,8 @@ TEST_CASE("xml: listings are decoded only where the store says that it encoded")
 
 TEST_CASE("xml: a listing that cannot be understood is refused whole") {
     const auto page = [](const std::string& inside) {
-        return xml::list_result("<ListBucketResult><EncodingType>url</EncodingType>" + inside + "</ListBucketResult>").has_value();
+        return xml::list_result("<ListBucketResult><EncodingType>url</EncodingType>" + inside + "</ListBucketResult>")
+            .has_value();
     };
     CHECK(page("<Contents><Key>a</Key><Size> 1 </Size></Contents>"));
     CHECK_FALSE(page("<Contents><Key>%zz</Key></Contents>"));
@@ -383,8 +426,9 @@ TEST_CASE("xml: a listing that cannot be understood is refused whole") {
 }
 
 TEST_CASE("xml: fields of one entry do not leak into the next") {
-    const auto page = xml::list_result("<ListBucketResult><Contents><Key>a</Key><Size>5</Size><ETag>\"e\"</ETag></Contents>"
-                                       "<Contents><Key>b</Key></Contents></ListBucketResult>");
+    const auto page = xml::list_result(
+        "<ListBucketResult><Contents><Key>a</Key><Size>5</Size><ETag>\"e\"</ETag></Contents>"
+        "<Contents><Key>b</Key></Contents></ListBucketResult>");
     REQUIRE(page);
     CHECK(page->entries.at(1).size == 0);
     CHECK(page->entries.at(1).etag.empty());
@@ -394,7 +438,8 @@ TEST_CASE("xml: unfinished uploads") {
     const auto page = xml::list_uploads_result(
         "<ListMultipartUploadsResult><EncodingType>url</EncodingType><NextKeyMarker>k+1</NextKeyMarker>"
         "<NextUploadIdMarker>u+1</NextUploadIdMarker><IsTruncated>true</IsTruncated><Upload><Key>a%20b</Key>"
-        "<UploadId>u</UploadId><Initiator><ID>x</ID></Initiator><Initiated>2025-01-15T00:00:00.000Z</Initiated></Upload>"
+        "<UploadId>u</UploadId><Initiator><ID>x</ID></Initiator><Initiated>2025-01-15T00:00:00.000Z</Initiated></"
+        "Upload>"
         "</ListMultipartUploadsResult>");
     REQUIRE(page);
     REQUIRE(page->uploads.size() == 1);
@@ -411,7 +456,8 @@ TEST_CASE("xml: STS credentials come whole or not at all") {
         return "<AssumeRoleResponse xmlns='x'><AssumeRoleResult><Credentials>" + keys +
                "</Credentials></AssumeRoleResult></AssumeRoleResponse>";
     };
-    const std::string keys = "<AccessKeyId>A</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken>";
+    const std::string keys =
+        "<AccessKeyId>A</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken>";
     const std::string expiration = "<Expiration>2025-01-15T00:00:00Z</Expiration>";
     const auto full = xml::sts_result(answer(keys + expiration), "AssumeRole");
     REQUIRE(full);

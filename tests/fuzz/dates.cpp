@@ -1,0 +1,184 @@
+// Times and numbers. Held to: C's calendar for the plain forms, strtod for plain decimal texts, and every number that is
+// written is the shortest that reads back. Two times that were read can be subtracted: callers do.
+#include "fuzz.hpp"
+
+#include <cmath>
+#include <cstring>
+#include <ctime>
+
+namespace fuzz_dates {
+
+using fuzz::require;
+namespace dates = s3cache::detail::dates;
+namespace bytes = s3cache::detail::bytes;
+namespace retry = s3cache::detail::retry;
+using std::chrono::seconds;
+
+// Years in which the narrowest clock counts without coming to its ends.
+constexpr int plain_year_min = 1900;
+constexpr int plain_year_max = 2100;
+
+inline std::int64_t to_seconds(dates::TimePoint when) {
+    return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
+}
+
+// `pattern` with '0' for a digit; other characters stand for themselves.
+inline bool looks_like(std::string_view text, std::string_view pattern) {
+    if (text.size() != pattern.size()) return false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (pattern[i] == '0' ? !bytes::is_digit(text[i]) : text[i] != pattern[i]) return false;
+    }
+    return true;
+}
+
+inline int number(std::string_view text, std::size_t at, std::size_t count) {
+    int value = 0;
+    for (std::size_t i = at; i < at + count; ++i) value = value * 10 + (text[i] - '0');
+    return value;
+}
+
+// What C makes of the fields; empty if they are no date, which shows in fields that come back changed.
+inline std::optional<std::int64_t> reference(int year, int month, int day, std::string_view clock) {
+    std::tm fields{};
+    fields.tm_year = year - 1900;
+    fields.tm_mon = month - 1;
+    fields.tm_mday = day;
+    fields.tm_hour = number(clock, 0, 2);
+    fields.tm_min = number(clock, 3, 2);
+    const int second = number(clock, 6, 2);
+    const std::tm given = fields;
+    const std::time_t when = timegm(&fields);
+    if (second > 60 || fields.tm_mon != given.tm_mon || fields.tm_mday != given.tm_mday ||
+        fields.tm_hour != given.tm_hour || fields.tm_min != given.tm_min) {
+        return std::nullopt;
+    }
+    return std::int64_t{when} + second;
+}
+
+inline void check_reference(const std::optional<dates::TimePoint>& got, int year, int month, int day, std::string_view clock) {
+    if (year < plain_year_min || year > plain_year_max) return;
+    const auto expected = reference(year, month, day, clock);
+    require(got.has_value() == expected.has_value(), "C's calendar has that date too");
+    if (got) require(to_seconds(*got) == *expected, "C's calendar says the same");
+}
+
+inline int month_of(std::string_view name) {
+    constexpr std::string_view names[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    for (int i = 0; i < 12; ++i) {
+        if (name == names[i]) return i + 1;
+    }
+    return 0;
+}
+
+inline void check_plain_forms(std::string_view text) {
+    if (looks_like(text, "0000-00-00T00:00:00Z")) {
+        check_reference(dates::iso8601(text), number(text, 0, 4), number(text, 5, 2), number(text, 8, 2), text.substr(11));
+    }
+    if (text.size() != 29 || !bytes::starts_with(text, "Sun, ")) return;
+    const int month = month_of(text.substr(8, 3));
+    std::string shape(text);
+    if (month != 0) shape.replace(8, 3, "Jan");
+    if (!looks_like(shape, "Sun, 00 Jan 0000 00:00:00 GMT")) return;
+    check_reference(dates::http_date(text), number(text, 12, 4), month, number(text, 5, 2), text.substr(17));
+}
+
+// What callers do with a time that a header or an answer chose.
+inline void check_usable(dates::TimePoint when) {
+    using std::chrono::hours;
+    const dates::TimePoint now{hours(24) * 20454};  // in 2026
+    const auto ahead = std::chrono::duration_cast<std::chrono::milliseconds>(when - now);
+    require((ahead.count() > 0) == (when - now >= std::chrono::milliseconds(1)), "a difference keeps its sign");
+    const dates::TimePoint clock = now + ahead + std::chrono::milliseconds(500);
+    require((clock < now) == (ahead <= std::chrono::milliseconds(-501)), "an offset added keeps its order");
+    const std::string text = dates::iso8601_text(to_seconds(when));
+    const auto again = dates::iso8601(text);
+    require(again && (when < dates::TimePoint() || to_seconds(*again) == to_seconds(when)), "its text reads back");
+    std::string amz;
+    dates::append_amz_date(amz, to_seconds(when));
+    require(looks_like(amz, "00000000T000000Z"), "sixteen characters for a signature");
+}
+
+inline void check_times(std::string_view text) {
+    for (const auto& when : {dates::iso8601(text), dates::http_date(text)}) {
+        if (!when) continue;
+        require(text.find('\0') == std::string_view::npos && bytes::trim(text).size() >= 19, "no text that short is a time");
+        check_usable(*when);
+    }
+    const std::string padded = " \t" + std::string(text) + "\r\n";
+    require(dates::iso8601(padded) == dates::iso8601(text), "blanks around a time mean nothing");
+    require(dates::http_date(padded) == dates::http_date(text), "blanks around a date mean nothing");
+    check_plain_forms(text);
+    const auto wait = retry::retry_after(text, dates::TimePoint{std::chrono::hours(24) * 20454});
+    if (!wait) return;
+    require(wait->count() >= 0 && *wait <= retry::retry_after_max, "waits have bounds");
+    const auto when = dates::http_date(text);
+    require(!when || *when >= dates::TimePoint{} || wait->count() == 0, "what is past is not waited for");
+}
+
+// The grammar that Python's float and C's strtod share: [+-]digits[.digits][e[+-]digits]
+inline bool plain_decimal(std::string_view text) {
+    const auto digits = [&text] {
+        std::size_t count = 0;
+        for (; !text.empty() && bytes::is_digit(text.front()); ++count) text.remove_prefix(1);
+        return count;
+    };
+    if (!text.empty() && (text[0] == '+' || text[0] == '-')) text.remove_prefix(1);
+    std::size_t count = digits();
+    if (!text.empty() && text[0] == '.') {
+        text.remove_prefix(1);
+        count += digits();
+    }
+    if (count == 0) return false;
+    if (text.empty()) return true;
+    if (text[0] != 'e' && text[0] != 'E') return false;
+    text.remove_prefix(1);
+    if (!text.empty() && (text[0] == '+' || text[0] == '-')) text.remove_prefix(1);
+    return digits() > 0 && text.empty();
+}
+
+inline std::uint64_t bits_of(double number) {
+    std::uint64_t bits = 0;
+    std::memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
+
+inline void check_written(double value) {
+    const std::string text = dates::format_float(value);
+    const auto again = dates::parse_float(text);
+    require(again && (std::isnan(value) ? std::isnan(*again) : bits_of(*again) == bits_of(value)), "a number reads back");
+    if (!std::isfinite(value)) return;
+    require(bits_of(std::strtod(text.c_str(), nullptr)) == bits_of(value), "strtod reads it too");
+    std::string digits;
+    for (char c : text.substr(0, text.find('e'))) {
+        if (bytes::is_digit(c) && (c != '0' || !digits.empty())) digits += c;
+    }
+    while (!digits.empty() && digits.back() == '0') digits.pop_back();
+    require(digits.size() <= 17, "seventeen digits say every double");
+    if (digits.size() < 2) return;
+    char shorter[64];
+    std::snprintf(shorter, sizeof shorter, "%.*e", static_cast<int>(digits.size()) - 2, value);
+    require(bits_of(std::strtod(shorter, nullptr)) != bits_of(value), "no fewer digits would do");
+}
+
+inline void check_numbers(std::string_view text) {
+    const auto got = dates::parse_float(text);
+    if (plain_decimal(text)) {
+        const double expected = std::strtod(std::string(text).c_str(), nullptr);
+        require(got && bits_of(*got) == bits_of(expected), "strtod says the same");
+        require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(), "blanks around a number mean nothing");
+    }
+    if (got) check_written(*got);
+    if (text.size() < sizeof(double)) return;
+    double any = 0;
+    std::memcpy(&any, text.data(), sizeof any);
+    check_written(any);
+}
+
+FUZZ_TARGET(dates) {
+    check_times(input);
+    check_numbers(input);
+    const auto whole = bytes::to_u64(input);
+    if (whole) dates::iso8601_text(static_cast<std::int64_t>(*whole));
+}
+
+}  // namespace fuzz_dates
