@@ -7324,8 +7324,13 @@ inline void Session::finish(Call& call) {
 // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
 inline void Session::read_answer(Call& call) {
     const http::Transfer& answer = *call.answer;
-    if (answer.status >= 300 || (call.error_in_200 && answer.result == CURLE_OK)) call.fault = xml::error_body(answer.text);
+    if (answer.status >= 300 || call.error_in_200) call.fault = xml::error_body(answer.text);
     if (call.fault && call.fault->code.empty()) bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
+    if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault && !xml::etag_answer(answer.text).result) {
+        call.fault.emplace();  // empty, cut, or no result at all: as good as a 500
+        call.fault->code = "InternalError";
+        call.fault->message = "the body of the answer is no result";
+    }
     const bool silent = call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
     if (const auto region = answer.headers.find("x-amz-bucket-region"); region && answer.status >= 300) {
         if (!call.fault) call.fault.emplace();
@@ -7862,7 +7867,7 @@ inline Result<void> Upload::create() {
     s3::Call call = call_for(target_, http::Method::post, "uploads=");
     call.headers = target_.headers;
     call.ttl = target_.ttl;
-    call.must_finish = true;
+    call.must_finish = call.error_in_200 = true;
     session_.run(call);
     Result<void> made;
     if (!call.ok()) {
@@ -7959,8 +7964,8 @@ inline Result<bool> Upload::settle(s3::Call& call) {
         id_.clear();
         return true;
     }
-    const bool looks_done = call.attempts > 1 && (unmet || call.code() == "NoSuchUpload");
-    if ((looks_done || call.error) && ours()) {
+    const bool unclear = unmet || call.error || call.code() == "NoSuchUpload" || call.code() == "InternalError";
+    if (unclear && ours()) {
         id_.clear();
         return true;
     }

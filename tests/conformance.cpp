@@ -228,13 +228,13 @@ STORE_TEST("a value comes back as it was set, with its kind", "[values]") {
         Kind kind;
         const char* content_type;
     };
-    static const std::string with_nul("a\0b", 3), not_utf8("\xFF\xFE\x80", 3);
+    static const std::string with_nul("a\0b", 3), not_utf8("\xFF\xFE\x80", 3), null("null");
     static const std::vector<std::byte> std_bytes{std::byte{1}, std::byte{0}, std::byte{255}};
     static const std::vector<unsigned char> plain_bytes{'1', '2', '3'};
     const Case cases[] = {
         {"text", "hello", Kind::text, "text/plain; charset=utf-8"},
         {"text that is a number", "123", Kind::text, "text/plain; charset=utf-8"},
-        {"text that is null", std::string("null"), Kind::text, "text/plain; charset=utf-8"},
+        {"text that is null", null, Kind::text, "text/plain; charset=utf-8"},
         {"text with NUL", with_nul, Kind::text, "text/plain; charset=utf-8"},
         {"text beyond ASCII", std::string_view("h\xC3\xA9 \xF0\x9F\x98\x80"), Kind::text, "text/plain; charset=utf-8"},
         {"text with a BOM", "\xEF\xBB\xBFx", Kind::text, "text/plain; charset=utf-8"},

@@ -375,7 +375,7 @@ public:
           fake_(fake) {
         secrets().push_back(secret_);
         // Now, so that OpenSSL's own end comes after ours.
-        REQUIRE(OPENSSL_init_crypto(0, nullptr) == 1);
+        REQUIRE(OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, nullptr) == 1);
         if (std::string given = fake_ ? "bucket" : environment("S3CACHE_TEST_BUCKET"); !given.empty()) {
             bucket_ = given;
             if (!fake_) root_ = "s3cache-" + tag() + "/";

@@ -8,7 +8,8 @@
 #include <sys/socket.h>   // the rest
 #include <unistd.h>       // read, write, close
 
-#include <algorithm>  // min
+#include <algorithm>  // min, max
+#include <cerrno>     // EAGAIN
 #include <chrono>     // when bytes are due
 #include <cstdio>     // the port
 #include <cstdlib>    // strtol

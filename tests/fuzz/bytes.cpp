@@ -23,7 +23,7 @@ inline void check_percent(std::string_view input) {
     require(decoded.has_value() == bytes::unpercent(input, true).has_value(), "a plus is never the trouble");
     if (!decoded) return;
     std::size_t escapes = 0;
-    for (char c : input) escapes += c == '%' ? 1 : 0;
+    for (char c : input) escapes += c == '%' ? 1U : 0U;
     require(decoded->size() + 2 * escapes == input.size(), "an escape is three bytes for one");
 }
 

@@ -58,10 +58,11 @@ inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Opti
     check_host(found.host, found.scheme);
     check_path(found.base_path);
     require(endpoint::valid_region(found.signing_region), "what is signed is a region");
-    for (char c : found.signing_service) require(bytes::is_alpha(c) || c == '-', "what is signed is a service");
+    for (char c : found.signing_service) require(bytes::is_alpha(c) || bytes::is_digit(c) || c == '-', "what is signed is a service");
     const auto again = endpoint::parse_url(found.url());
     require(again && again->scheme == found.scheme && again->host == found.host, "the URL names the same host");
-    require(again->path == found.base_path, "and the same path");
+    // What is no bucket is encoded all the same, but then a slash of its own does not come back as one.
+    require(!endpoint::valid_bucket(options.bucket) || again->path == found.base_path, "and the same path");
     if (!options.endpoint_url.empty()) return;
     require(found.host.find(':') == std::string::npos, "AWS has no ports");
     bool known = false;
@@ -97,7 +98,7 @@ inline std::string percent(std::string_view raw) {
 }
 
 inline std::string written(const endpoint::Location& location) {
-    std::string out = "s3://" + location.bucket + "/" + location.prefix + "?";
+    std::string out = "s3://" + location.bucket + (location.prefix.empty() ? "" : "/") + location.prefix + "?";
     if (location.region) out += "region=" + percent(*location.region) + "&";
     if (location.endpoint_url) out += "endpoint=" + percent(*location.endpoint_url) + "&";
     if (location.path_style) out += std::string("path_style=") + (*location.path_style ? "true&" : "false&");
@@ -108,12 +109,18 @@ inline std::string written(const endpoint::Location& location) {
 inline void check_location(std::string_view text) {
     const endpoint::ParsedLocation parsed = endpoint::parse_location(text);
     require(parsed.location.has_value() == parsed.problem.empty(), "a location or a problem");
+    if (bytes::starts_with(text, "arn:") && text.find('?') == std::string_view::npos && !bytes::has_control(text) &&
+        endpoint::parse_access_point(text)) {
+        require(parsed.location && parsed.location->bucket == text, "the ARN of an access point is a location");
+    }
     if (!parsed.location) return;
     const endpoint::Location& location = *parsed.location;
     require(endpoint::valid_bucket(location.bucket), "a bucket that is none is refused");
     require(!bytes::has_control(location.bucket), "a bucket goes into headers and messages");
     require(location.prefix.empty() || location.prefix.back() == '/', "a prefix ends with a slash");
     require(text.find(location.bucket) != std::string_view::npos, "the bucket stands in the text");
+    // An ARN that is none, which resolve() refuses, has no end that is sure.
+    if (bytes::starts_with(location.bucket, "arn:") && !endpoint::parse_access_point(location.bucket)) return;
     const auto again = endpoint::parse_location(written(location)).location;
     require(again && again->bucket == location.bucket && again->prefix == location.prefix, "written out it is the same");
     require(again->region == location.region && again->endpoint_url == location.endpoint_url, "with its parameters");

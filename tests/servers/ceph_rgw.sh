@@ -220,6 +220,10 @@ rgw_thread_pool_size = 32
 rgw_enable_usage_log = false
 rgw_run_sync_thread = false
 rgw_crypt_require_ssl = false
+# Removed objects give their memory back within seconds, not after the usual two hours: the store is the machine's memory.
+rgw_gc_obj_min_wait = 2
+rgw_gc_processor_period = 2
+rgw_gc_processor_max_time = 2
 CONF
 }
 

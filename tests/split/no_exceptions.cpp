@@ -8,6 +8,20 @@
 #error "this file is for -fno-exceptions"
 #endif
 
+struct Point {
+    int x = 0;
+};
+
+template <>
+struct s3cache::codec<Point> {
+    static constexpr Kind kind = Kind::json;
+    static Result<std::string> encode(const Point& point) {
+        if (point.x < 0) return Error(Errc::source, "negative");
+        return std::to_string(point.x);
+    }
+    static Result<Point> decode(std::string_view data) { return Point{std::atoi(std::string(data).c_str())}; }
+};
+
 namespace {
 
 int failures = 0;
@@ -22,10 +36,6 @@ template <class T>
 bool said(const s3cache::Result<T>& result, s3cache::Errc code) {
     return !result && result.error().code() == code && result.error().what()[0] != '\0';
 }
-
-struct Point {
-    int x = 0;
-};
 
 void values(s3cache::Cache& cache) {
     check(cache.try_set("text", "123", {std::chrono::hours(1)}).value(), "set");
@@ -89,16 +99,6 @@ void many(s3cache::Cache& cache) {
 }
 
 }  // namespace
-
-template <>
-struct s3cache::codec<Point> {
-    static constexpr Kind kind = Kind::json;
-    static Result<std::string> encode(const Point& point) {
-        if (point.x < 0) return Error(Errc::source, "negative");
-        return std::to_string(point.x);
-    }
-    static Result<Point> decode(std::string_view data) { return Point{std::atoi(std::string(data).c_str())}; }
-};
 
 int main() {
     auto cache = use::open();
