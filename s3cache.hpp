@@ -657,6 +657,14 @@ struct FileOptions {
     ProgressCallback progress{};
 };
 
+// One line of what Cache::explain() found; never a secret.
+struct Finding {
+    enum class Verdict { used, passed_over, broken, not_asked };
+    std::string about;  // such as "credentials: environment", "region", "endpoint", "clock"
+    Verdict verdict = Verdict::not_asked;
+    std::string text;
+};
+
 namespace detail {
 // A producer's result, owned: what get_or_set stores and returns.
 struct Produced {
@@ -762,6 +770,9 @@ public:
     }
 
     Stats stats() const;
+    // Where credentials, region and endpoint come from, source by source, and how far the clock is off. Asks the sources
+    // anew (files, metadata services), and the store nothing.
+    std::vector<Finding> explain();
 
 #if S3CACHE_EXCEPTIONS
     explicit Cache(std::string_view where, Config config = {}) : Cache(try_open(where, std::move(config)).value()) {}
@@ -9513,6 +9524,41 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
     return brought;
 }
 
+// --- what a person wants to know when it does not work
+
+inline Finding finding_of(const char* about, const credentials::Discovery& found, std::string_view otherwise) {
+    using Verdict = Finding::Verdict;
+    if (!found.error.empty()) return {about, Verdict::broken, found.error};
+    if (found.value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
+    return {about, Verdict::used, found.value + " (" + found.why + ")"};
+}
+
+inline std::vector<Finding> explain(Core& core) {
+    using Verdict = Finding::Verdict;
+    std::vector<Finding> out;
+    if (core.config.credentials) {
+        const credentials::Outcome got = ask_provider(core);
+        out.push_back({"credentials: in code", got.found ? Verdict::used : Verdict::broken, got.found ? got.note : got.error});
+    } else {
+        for (credentials::Finding& finding : core.chain.explain())
+            out.push_back({"credentials: " + finding.source, static_cast<Verdict>(finding.verdict), std::move(finding.text)});
+    }
+    out.push_back(finding_of("region", core.chain.region(), "us-east-1 (none is configured)"));
+    out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
+    const auto place = core.place();
+    out.push_back({"requests go to", place ? Verdict::used : Verdict::broken,
+                   place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
+    const auto offset = core.clock_offset_ms.load();
+    std::string text = "as far as is known, agrees with the store's";
+    if (offset != 0) {
+        text = "this machine's is ";
+        bytes::append_number(text, static_cast<std::uint64_t>(offset < 0 ? -offset : offset) / 1000);
+        text += offset < 0 ? " s ahead of the store's" : " s behind the store's";
+    }
+    out.push_back({"clock", Verdict::used, std::move(text)});
+    return out;
+}
+
 // --- opening
 
 inline std::string config_flaw(const Config& config) {
@@ -9748,6 +9794,8 @@ S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::functio
                                         const SetOptions& options) {
     return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options); });
 }
+
+S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::ops::explain(*core_); }
 
 S3CACHE_FN Stats Cache::stats() const {
     const detail::Core::Counters& from = core_->counters;
