@@ -7587,8 +7587,116 @@ inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
 inline constexpr std::size_t piece_bytes = std::size_t{256} << 10;
 inline constexpr std::size_t reader_buffer_bytes = std::size_t{512} << 10;
 inline constexpr std::uint64_t parts_max = 10000;
+// A connection that brings this much is left alone; a slower one is helped by others.
+inline constexpr double fast_bytes_per_second = 200e6;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
+
+// How many parts may be in flight: no more than connections, nor than fit the memory bound.
+inline std::size_t slots_for(const Config& config, std::uint64_t part) {
+    const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
+    return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
+}
+
+// The rest of a large object over several connections: ranges of one version (If-Match), each into a buffer of its own,
+// handed out in order. No more than the slots' buffers is ever held.
+class Window {
+public:
+    Window(s3::Session& session, const s3::Call& like, const entry::Facts& facts, std::uint64_t from, std::uint64_t part, std::size_t slots)
+        : session_(session), like_(like), etag_(facts.info.etag), end_(*facts.length), asked_(from), part_(part), slots_(slots) {}
+    Window(const Window&) = delete;
+    Window& operator=(const Window&) = delete;
+
+    // The next range, valid until the next call; empty at the end.
+    Result<std::string_view> next();
+
+private:
+    struct Slot {
+        std::unique_ptr<char[]> buffer{};
+        s3::Call call{};
+        std::uint64_t offset = 0, size = 0, received = 0;
+        bool busy = false, misplaced = false;
+    };
+    static http::Sink::Took take(void* self, const http::Transfer& from, const char* data, std::size_t size);
+    static std::string range(const Slot& slot);
+    void start(Slot& slot);
+    Result<void> check(const Slot& slot) const;
+
+    s3::Session& session_;
+    const s3::Call& like_;
+    const std::string etag_;
+    const std::uint64_t end_;
+    std::uint64_t asked_, part_, next_ = 0, given_ = 0;  // next_ and given_ count ranges: slots are used in turn
+    std::vector<Slot> slots_;
+};
+
+inline std::string Window::range(const Slot& slot) {
+    std::string text = "bytes=";
+    bytes::append_number(text, slot.offset + slot.received);
+    text += '-';
+    bytes::append_number(text, slot.offset + slot.size - 1);
+    return text;
+}
+
+inline void Window::start(Slot& slot) {
+    slot.offset = asked_;
+    slot.size = (std::min)(part_, end_ - asked_);
+    slot.received = 0;
+    slot.busy = true;
+    slot.misplaced = false;
+    asked_ += slot.size;
+    if (!slot.buffer) slot.buffer.reset(new char[static_cast<std::size_t>(part_)]);
+    s3::Call& call = slot.call;
+    call.operation = like_.operation;
+    call.key = like_.key;
+    call.object = like_.object;
+    call.headers = {{"range", range(slot)}, {"if-match", etag_}};
+    call.sink = {&slot, &Window::take};
+    call.large = true;
+    call.again = [&slot](const s3::Call&) {  // only what is missing is asked for again
+        slot.call.headers.front().second = range(slot);
+        return !slot.misplaced;
+    };
+    session_.start(call);
+}
+
+inline http::Sink::Took Window::take(void* self, const http::Transfer& from, const char* data, std::size_t size) {
+    Slot& slot = *static_cast<Slot*>(self);
+    if (from.received == 0) {
+        std::string expected = range(slot);
+        expected[5] = ' ';
+        slot.misplaced = from.status != 206 || !bytes::starts_with(from.headers.get("content-range"), expected + '/');
+    }
+    if (slot.misplaced || size > slot.size - slot.received) return http::Sink::Took::enough;
+    std::memcpy(slot.buffer.get() + slot.received, data, size);
+    slot.received += size;
+    return http::Sink::Took::all;
+}
+
+inline Result<void> Window::check(const Slot& slot) const {
+    const auto refuse = [&](Errc code, std::string_view text) { return s3::refusal(code, like_.operation, like_.key, text); };
+    if (slot.call.status() == 412 || slot.call.status() == 404) return refuse(Errc::changed, "the object was replaced while it was read");
+    if (slot.misplaced && slot.call.status() == 200) return refuse(Errc::unsupported, "the store does not answer ranges");
+    if (slot.misplaced) return refuse(Errc::protocol, "the store answered with another range than asked for");
+    if (!slot.call.ok() || slot.call.cut) return session_.failure(slot.call);
+    if (slot.received != slot.size) return refuse(Errc::damaged, "a range is shorter than announced");
+    return {};
+}
+
+inline Result<std::string_view> Window::next() {
+    if (given_ != next_) slots_[static_cast<std::size_t>(given_++ % slots_.size())].busy = false;
+    for (std::size_t i = 0; i < slots_.size() && asked_ < end_; ++i) {
+        Slot& slot = slots_[static_cast<std::size_t>((next_ + i) % slots_.size())];
+        if (!slot.busy) start(slot);
+    }
+    Slot& slot = slots_[static_cast<std::size_t>(next_ % slots_.size())];
+    if (!slot.busy) return std::string_view();
+    while (!slot.call.done) session_.step(std::chrono::milliseconds(1000));
+    if (Result<void> fine = check(slot); !fine) return std::move(fine).error();
+    session_.drop(slot.call);
+    ++next_;
+    return std::string_view(slot.buffer.get(), static_cast<std::size_t>(slot.size));
+}
 
 // The bytes of one object as they come, whatever becomes of them: length and CRC-32C checked, and a broken connection
 // resumed where it broke, on the same version of the object (If-Match) or not at all.
@@ -7611,11 +7719,17 @@ public:
 
     // After the call is done: whether what was taken is the whole object. A status that is no success is not looked at.
     Result<void> check();
+    Result<void> check_answer();
     const entry::Facts& facts() const { return facts_; }
-    bool opened() const { return opened_; }
-    bool wanted() const { return wanted_; }
+
+    // A large object on a slow connection is cut off after its first part, for rest() to go on with.
+    bool limited() const { return limited_; }
+    // The next bytes of the rest, valid until the next call; empty at its end. Empty, too, once the store has turned out
+    // to ignore ranges: then limited() is over, and the call goes on by itself where it was.
+    Result<std::string_view> rest();
 
     s3::Call call;
+    http::Clock::duration waited{};  // for the network, if that is not all the time since the call began
 
 private:
     static http::Sink::Took on_data(void* self, const http::Transfer& from, const char* data, std::size_t size) {
@@ -7625,6 +7739,7 @@ private:
     void open(const http::Headers& headers);
     bool continues(const http::Transfer& from);
     bool rewind();
+    bool fast() const;
     Error damage(std::string_view text) const {
         return s3::refusal(Errc::damaged, call.operation, call.key, text);
     }
@@ -7633,16 +7748,40 @@ private:
     Open open_;
     Take take_;
     entry::Facts facts_;
-    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
+    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0, limit_ = 0;
     std::uint32_t crc_ = 0;
-    bool opened_ = false, wanted_ = true, joined_ = true;
+    bool opened_ = false, wanted_ = true, joined_ = true, limited_ = false;
     std::optional<Error> trouble_;
+    std::optional<Window> window_;
 };
 
 inline void Incoming::open(const http::Headers& headers) {
     facts_ = entry::read(headers);
     opened_ = true;
     wanted_ = open_(facts_);
+    const Config& config = session_.core().config;
+    const bool worth_it = slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
+    limit_ = worth_it && !facts_.info.etag.empty() ? config.part_bytes : 0;
+}
+
+inline Result<std::string_view> Incoming::rest() {
+    const Config& config = session_.core().config;
+    if (!window_) {
+        session_.drop(call);
+        window_.emplace(session_, call, facts_, taken_, config.part_bytes, slots_for(config, config.part_bytes));
+    }
+    Result<std::string_view> data = window_->next();
+    if (!data && data.error().code() == Errc::unsupported) {
+        window_.reset();
+        limited_ = false;
+        rewind();
+        session_.start(call);
+        return std::string_view();
+    }
+    if (!data) return data;
+    if (facts_.crc32c) crc_ = digest::crc32c(crc_, data->data(), data->size());
+    taken_ += data->size();
+    return data;
 }
 
 inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* data, std::size_t size) {
@@ -7653,6 +7792,11 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
     }
     if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
     if (!joined_ && !continues(from)) return Took::enough;
+    if (limit_ && taken_ >= limit_) {
+        limited_ = !fast();
+        limit_ = 0;
+        if (limited_) return Took::enough;
+    }
     const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{size}));
     const Took took = size > skipped ? take_(data + skipped, size - skipped) : Took::all;
     if (took != Took::all) return took;
@@ -7660,6 +7804,12 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
     taken_ += size - skipped;
     if (facts_.crc32c) crc_ = digest::crc32c(crc_, data + skipped, size - skipped);
     return Took::all;
+}
+
+// What one connection brings at this rate, several could not bring much faster: the processor is the limit then.
+inline bool Incoming::fast() const {
+    const auto time = waited.count() ? waited : http::Clock::now() - call.attempt_began;
+    return static_cast<double>(taken_) > fast_bytes_per_second * std::chrono::duration<double>(time).count();
 }
 
 // Whether a resumed answer carries on the same object where the last one broke off.
@@ -7699,19 +7849,26 @@ inline bool Incoming::rewind() {
 
 inline Result<void> Incoming::check() {
     if (trouble_) return *trouble_;
-    if (call.error) return *call.error;
-    if (call.status() == 412 && taken_)
-        return s3::refusal(Errc::changed, call.operation, call.key, "the object was replaced while it was read");
-    if (!call.ok()) return session_.failure(call);
-    if (!opened_) open(call.answer->headers);
+    if (!limited_) {
+        if (Result<void> fine = check_answer(); !fine) return fine;
+    }
     if (!wanted_) return {};
-    if (facts_.info.etag.empty())
-        return s3::refusal(Errc::protocol, call.operation, call.key, "the answer has no ETag: is the endpoint an S3 store?");
-    if (!facts_.length && !call.answer->headers.find("transfer-encoding"))
-        return s3::refusal(Errc::protocol, call.operation, call.key, "the answer does not say how long it is");
     if (facts_.length && taken_ != *facts_.length) return damage("the body is shorter than announced");
     if (facts_.crc32c && crc_ != *facts_.crc32c && session_.core().config.checksums != Checksums::none)
         return damage("the body does not match its CRC-32C: the stored entry is damaged");
+    return {};
+}
+
+inline Result<void> Incoming::check_answer() {
+    const auto refuse = [&](Errc code, std::string_view text) { return s3::refusal(code, call.operation, call.key, text); };
+    if (call.error) return *call.error;
+    if (call.status() == 412 && taken_) return refuse(Errc::changed, "the object was replaced while it was read");
+    if (!call.ok()) return session_.failure(call);
+    if (!opened_) open(call.answer->headers);
+    if (!wanted_) return {};
+    if (facts_.info.etag.empty()) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
+    if (!facts_.length && !call.answer->headers.find("transfer-encoding"))
+        return refuse(Errc::protocol, "the answer does not say how long it is");
     return {};
 }
 
@@ -8157,9 +8314,16 @@ inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
 inline Result<std::string_view> ReaderState::raw() {
     front.size = 0;
     session.resume(incoming.call);
+    const auto asked = http::Clock::now();
     while (back.size == 0 && !incoming.call.done) session.step(std::chrono::milliseconds(1000));
+    incoming.waited += http::Clock::now() - asked;
     std::swap(front, back);
     if (front.size) return std::string_view(front.data.get(), front.size);
+    if (incoming.limited()) {
+        Result<std::string_view> ranged = incoming.rest();
+        if (!ranged || !ranged->empty()) return ranged;
+        if (!incoming.limited()) return raw();
+    }
     if (Result<void> whole = incoming.check(); !whole) return std::move(whole).error();
     return std::string_view();
 }
@@ -8366,7 +8530,7 @@ inline bool remove_if_same(Session& session, std::string_view key, const std::st
 class Fetch {
 public:
     Fetch(Session& session, std::string_view key)
-        : core_(session.core()),
+        : session_(session), core_(session.core()),
           incoming_(session, key, [this](const entry::Facts& facts) { return open(facts); },
                     [this](const char* data, std::size_t size) { return take(data, size); }) {}
 
@@ -8396,7 +8560,9 @@ private:
     }
     Error trouble(Errc code, std::string_view text) const { return refusal(code, "get", incoming_.call.key, text); }
     Result<std::optional<Value>> value();
+    Result<void> take_rest();
 
+    Session& session_;
     Core& core_;
     std::optional<transfer::Decoder> decoder_;
     std::string value_, expired_etag_;
@@ -8419,7 +8585,19 @@ inline Result<std::optional<Value>> Fetch::result() {
     return out;
 }
 
+inline Result<void> Fetch::take_rest() {
+    while (incoming_.limited() && !decoder_->problem()) {
+        const Result<std::string_view> data = incoming_.rest();
+        if (!data) return data.error();
+        if (!data->empty()) static_cast<void>(decoder_->push(value_, *data));
+        else if (incoming_.limited()) return {};
+        while (!call().done) session_.step(std::chrono::milliseconds(1000));
+    }
+    return {};
+}
+
 inline Result<std::optional<Value>> Fetch::value() {
+    if (Result<void> rest = take_rest(); !rest) return std::move(rest).error();
     const bool gzip_trouble = decoder_ && decoder_->problem();
     if (!gzip_trouble) {
         if (Result<void> whole = incoming_.check(); !whole) return std::move(whole).error();
@@ -8675,11 +8853,6 @@ inline std::uint64_t part_bytes_for(const Config& config, std::optional<std::uin
     return (*size / transfer::parts_max / round + 1) * round;
 }
 
-inline std::size_t slots_for(const Config& config, std::uint64_t part) {
-    const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
-    return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
-}
-
 // A body that can be read at any place (memory, a file), cut into parts without holding a copy.
 class SlicedUpload {
 public:
@@ -8748,7 +8921,7 @@ inline Result<bool> send_whole(Session& session, transfer::Target& target, http:
     SlicedUpload slices(core, body, part);
     if (body.size > std::uint64_t{2} * core.config.part_bytes) {
         name_write(core, target);
-        transfer::Upload upload(session, target, slots_for(core.config, part));
+        transfer::Upload upload(session, target, transfer::slots_for(core.config, part));
         for (const auto& slot : upload.slots()) meter.running.push_back(&slot.call);
         return upload.run([&](transfer::Upload::Slot& slot) {
             meter.done = upload.stored_bytes();
@@ -8873,7 +9046,7 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
     StreamUpload upload(session, target, intake, static_cast<std::size_t>(part), meter);
-    Result<bool> stored = upload.run(slots_for(core.config, part));
+    Result<bool> stored = upload.run(transfer::slots_for(core.config, part));
     if (stored && *stored) meter.finish(intake.taken());
     return stored;
 }
