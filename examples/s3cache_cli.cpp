@@ -15,6 +15,7 @@
 #include <cstring>  // strerror
 #include <ctime>    // dates for people
 #include <map>
+#include <random>  // a name that nobody has
 
 namespace {
 
@@ -453,6 +454,265 @@ int run_presign(Cache& cache, const Arguments& arguments) {
     return done;
 }
 
+// --- doctor: why a cache does not work, and what to do about it ------------------------------------------------------
+
+// Two entries that nobody else has, removed whatever happens; should even that fail, their time is short.
+class Scratch {
+public:
+    explicit Scratch(Cache& its_cache) : cache(its_cache) {
+        std::random_device random;
+        char name[40];
+        std::snprintf(name, sizeof name, "s3cache-doctor-%08x%08x", random(), random());
+        key = name;
+        second_key = key + "-2";
+    }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    ~Scratch() {
+        if (!is_clean_) clean();
+    }
+
+    bool clean() {
+        is_clean_ = true;
+        for (const std::string& each : {key, second_key}) is_clean_ = cache.try_remove(each).has_value() && is_clean_;
+        return is_clean_;
+    }
+
+    Cache& cache;
+    std::string key, second_key;
+
+private:
+    bool is_clean_ = false;
+};
+
+const s3cache::SetOptions scratch_options{s3cache::Seconds(600)};
+constexpr std::string_view scratch_value = "written by s3cache doctor, to be removed at once\n";
+
+// Neither: it works. A flaw: the store answered as if all were well, and it was not.
+struct Outcome {
+    std::optional<s3cache::Error> error;
+    std::string flaw;
+};
+
+template <class T, class Check>
+Outcome judged(const s3cache::Result<T>& result, Check is_right, const char* flaw) {
+    if (!result) return {result.error(), ""};
+    return {{}, is_right(*result) ? "" : flaw};
+}
+
+bool is_true(bool value) { return value; }
+bool is_false(bool value) { return !value; }
+
+Outcome try_store(Scratch& scratch) {
+    return judged(scratch.cache.try_set(scratch.key, scratch_value, scratch_options), is_true, "it was not stored");
+}
+
+Outcome try_look(Scratch& scratch) {
+    Outcome there = judged(scratch.cache.try_contains(scratch.key), is_true, "what was just stored is not found");
+    if (there.error || !there.flaw.empty()) return there;
+    return judged(scratch.cache.try_contains(scratch.second_key), is_false, "something is found that was never stored");
+}
+
+Outcome try_read(Scratch& scratch) {
+    const auto same = [](const auto& hit) { return hit && hit->view() == scratch_value; };
+    const auto expires = [](const auto& hit) { return hit->info().expires_at && hit->info().kind == Kind::text; };
+    const auto hit = scratch.cache.try_get(scratch.key);
+    Outcome outcome = judged(hit, same, "what comes back is not what was stored");
+    if (outcome.error || !outcome.flaw.empty()) return outcome;
+    return judged(hit, expires, "the metadata is lost: entries would never expire");
+}
+
+Outcome try_if_absent(Scratch& scratch) {
+    s3cache::SetOptions once = scratch_options;
+    once.if_absent = true;
+    const auto set = [&] { return scratch.cache.try_set(scratch.second_key, scratch_value, once); };
+    Outcome first = judged(set(), is_true, "refused although there was nothing");
+    if (first.error || !first.flaw.empty()) return first;
+    return judged(set(), is_false, "the condition is ignored: the second writer wins, too");
+}
+
+Outcome try_if_match(Scratch& scratch) {
+    s3cache::SetOptions replacing = scratch_options;
+    replacing.if_match = "\"00000000000000000000000000000000\"";
+    return judged(scratch.cache.try_set(scratch.key, scratch_value, replacing), is_false,
+                  "the condition is ignored: another writer's value would be lost");
+}
+
+Outcome try_touch(Scratch& scratch) {
+    return judged(scratch.cache.try_touch(scratch.key, scratch_options.ttl.value()), is_true, "the entry is not found");
+}
+
+Outcome try_list(Scratch& scratch) {
+    auto listing = scratch.cache.try_list(scratch.key);
+    if (!listing) return {listing.error(), ""};
+    const auto is_ours = [&](const auto& entry) { return entry && entry->key == scratch.key; };
+    return judged(listing->try_next(), is_ours, "what was just stored is not listed");
+}
+
+Outcome try_remove(Scratch& scratch) {
+    const auto removed = scratch.cache.try_remove(scratch.key);
+    if (!removed) return {removed.error(), ""};
+    return judged(scratch.cache.try_contains(scratch.key), is_false, "the entry is still there");
+}
+
+struct Trial {
+    std::string_view name;
+    bool is_needed;                // without the others it is still a cache
+    std::string_view permission;   // as AWS's policies name it
+    std::string_view do_without;
+    Outcome (*run)(Scratch&);
+};
+
+constexpr Trial trials[] = {
+    {"store an entry", true, "s3:PutObject", "", try_store},
+    {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)", "", try_look},
+    {"read it back", true, "s3:GetObject", "set Config::metadata_names if a proxy drops headers", try_read},
+    {"store only if absent", false, "s3:PutObject", "do without if_absent here", try_if_absent},
+    {"store only if unchanged", false, "s3:PutObject", "do without if_match here", try_if_match},
+    {"give it more time", false, "s3:GetObject and s3:PutObject", "set entries again instead of touch", try_touch},
+    {"list", false, "s3:ListBucket", "do without ls, purge and clear here", try_list},
+    {"remove it", true, "s3:DeleteObject", "", try_remove},
+};
+
+std::string fix_by_store_code(std::string_view code) {
+    if (code == "SignatureDoesNotMatch") return "the secret key does not fit the access key: copy both anew";
+    if (code == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
+    if (listed("ExpiredToken InvalidToken TokenRefreshRequired", code)) return "log in again: the session is over";
+    if (code == "RequestTimeTooSkewed") return "set this machine's clock (timedatectl set-ntp true)";
+    return "";
+}
+
+std::string fix_by_kind(const s3cache::Error& error, const Trial& trial) {
+    using s3cache::Errc;
+    switch (error.code()) {
+        case Errc::credentials: return "see the credentials above: mend what is BROKEN, or set AWS_ACCESS_KEY_ID and "
+                                       "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+        case Errc::denied: return "allow these credentials " + std::string(trial.permission);
+        case Errc::no_such_bucket: return "make the bucket, or correct its name, the region or the endpoint";
+        case Errc::timed_out:
+        case Errc::network: return "is the endpoint right, the server up, no firewall or proxy in the way?";
+        case Errc::tls: return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
+        case Errc::protocol: return "what answers is no S3: check the endpoint and its port";
+        case Errc::invalid_argument: return "correct what it names: an option, a variable or a line of a file";
+        default: return std::string(trial.do_without);
+    }
+}
+
+std::string fix_for(const Outcome& outcome, const Trial& trial) {
+    if (!outcome.error) return std::string(trial.do_without);
+    const std::string fix = fix_by_store_code(outcome.error->s3_code());
+    return fix.empty() ? fix_by_kind(*outcome.error, trial) : fix;
+}
+
+std::string padded(std::string_view text, std::size_t width) {
+    return std::string(text) + std::string(width > text.size() ? width - text.size() : 1, ' ');
+}
+
+void put_row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
+    put("  " + padded(name, 32) + (text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text)) + "\n");
+    flush();
+}
+
+void put_fix(std::string_view fix) {
+    if (!fix.empty()) put("    fix: " + printable(fix) + "\n");
+}
+
+// The store's own words where there are some: what the library advises stands below, said for a command line.
+std::string cause_of(const Outcome& outcome) {
+    if (!outcome.error) return outcome.flaw;
+    const s3cache::Error& error = *outcome.error;
+    const std::string status = std::to_string(error.status());
+    if (error.s3_code().empty() || error.s3_code() == status) return error.what();
+    return status + " " + error.s3_code() + (error.s3_message().empty() ? "" : ": ") + error.s3_message();
+}
+
+const char* verdict_of(const s3cache::Finding& finding) {
+    using Verdict = s3cache::Finding::Verdict;
+    switch (finding.verdict) {
+        case Verdict::used: return "used";
+        case Verdict::broken: return "BROKEN";
+        case Verdict::not_asked: return "not asked";
+        default: return finding.about.rfind("credentials", 0) == 0 ? "passed over" : "default";
+    }
+}
+
+std::string text_about(const std::vector<s3cache::Finding>& findings, std::string_view about) {
+    for (const s3cache::Finding& finding : findings) {
+        if (finding.about == about) return finding.text;
+    }
+    return {};
+}
+
+// What the store's answers have taught: where it is, and what time it is there.
+void put_learnt(Cache& cache, const std::string& place_before) {
+    const std::vector<s3cache::Finding> findings = cache.explain();
+    const std::string place = text_about(findings, "requests go to"), clock = text_about(findings, "clock");
+    if (place != place_before) {
+        put_row("requests went to", "corrected", place);
+        put_fix("name that region, which spares each start a request");
+    }
+    const bool is_off = clock.rfind("this machine", 0) == 0;
+    put_row("clock", is_off ? "OFF" : "good", clock);
+    if (is_off) put_fix("set it (timedatectl set-ntp true); s3cache reckons with it, other programs may not");
+}
+
+struct Diagnosis {
+    bool stored = false;    // something, at least
+    bool answered = false;  // by the store, whatever it said
+    bool is_whole = true;   // no trial failed
+    bool works = true;      // none that a cache needs
+};
+
+bool put_trial(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
+    const Outcome outcome = trial.run(scratch);
+    const bool succeeded = !outcome.error && outcome.flaw.empty();
+    diagnosis.answered = diagnosis.answered || !outcome.error || outcome.error->status() != 0;
+    diagnosis.is_whole = diagnosis.is_whole && succeeded;
+    diagnosis.works = diagnosis.works && (succeeded || !trial.is_needed);
+    put_row(trial.name, succeeded ? "yes" : "NO");
+    if (succeeded) return true;
+    put("    " + printable(cause_of(outcome)) + "\n");
+    put_fix(fix_for(outcome, trial));
+    return false;
+}
+
+Diagnosis put_trials(Cache& cache) {
+    const Cancellable cancellable;
+    Scratch scratch(cache);
+    Diagnosis diagnosis;
+    put("\nWhat the store does, tried with " + scratch.key + "\n");
+    for (const Trial& trial : trials) {
+        diagnosis.stored = put_trial(trial, scratch, diagnosis) || diagnosis.stored;
+        if (diagnosis.stored && interrupted == 0) continue;
+        put("  the rest was not tried\n");
+        diagnosis.works = false;
+        break;
+    }
+    if (!scratch.clean() && diagnosis.stored) put("  left behind; it expires in ten minutes\n");
+    return diagnosis;
+}
+
+int run_doctor(Cache& cache, const Arguments&) {
+    put("What was found (s3cache " S3CACHE_VERSION ")\n");
+    const std::vector<s3cache::Finding> findings = cache.explain();
+    for (const s3cache::Finding& finding : findings) {
+        if (finding.about != "clock") put_row(finding.about, verdict_of(finding), finding.text);
+    }
+    const Diagnosis diagnosis = put_trials(cache);
+    put("\nWhat its answers tell\n");
+    if (diagnosis.answered) {
+        put_learnt(cache, text_about(findings, "requests go to"));
+    } else {
+        put_row("clock", "not known", "the store did not answer");
+    }
+    put(!diagnosis.works     ? "\nThe cache would not work.\n"
+        : diagnosis.is_whole ? "\nThe cache would work.\n"
+                             : "\nThe cache would work, but for what is marked NO.\n");
+    return diagnosis.works ? done : failed;
+}
+
+// --- the list of commands ---------------------------------------------------------------------------------------------
+
 struct Command {
     std::string_view name;
     std::string_view synopsis, help;
@@ -475,6 +735,8 @@ constexpr Command commands[] = {
     {"clear", "clear PREFIX", "remove everything under the prefix", "", 1, 1, run_clear},
     {"presign", "presign [--put] [--expires T] KEY", "a URL for someone without credentials", "--put --expires", 1, 1,
      run_presign},
+    {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
+     run_doctor},
 };
 
 std::string usage() {

@@ -12,13 +12,18 @@ namespace {
 int usage() {
     std::fprintf(stderr,
                  "usage: fake_s3 [--port N] [--tls] [--access-key K --secret-key S] [--bucket B]... [--quirk NAME]... "
-                 "[--seconds N]\nquirks:");
+                 "[--seconds N] [--clock-offset SECONDS]\nquirks:");
     for (const std::string& name : fake_s3::quirk_names()) std::fprintf(stderr, " %s", name.c_str());
     std::fprintf(stderr, "\n");
     return 64;
 }
 
-bool take(fake_s3::Options& options, long& seconds, const std::string& name, const std::string& value) {
+struct Run {
+    long seconds = 0;       // until it ends by itself; 0: never
+    long clock_offset = 0;  // of the store's clock against the real one
+};
+
+bool take(fake_s3::Options& options, Run& run, const std::string& name, const std::string& value) {
     if (name == "--port")
         options.port = static_cast<std::uint16_t>(std::strtol(value.c_str(), nullptr, 10));
     else if (name == "--access-key")
@@ -28,7 +33,9 @@ bool take(fake_s3::Options& options, long& seconds, const std::string& name, con
     else if (name == "--bucket")
         options.buckets.push_back(value);
     else if (name == "--seconds")
-        seconds = std::strtol(value.c_str(), nullptr, 10);
+        run.seconds = std::strtol(value.c_str(), nullptr, 10);
+    else if (name == "--clock-offset")
+        run.clock_offset = std::strtol(value.c_str(), nullptr, 10);
     else
         return name == "--quirk" && fake_s3::apply_quirk(options, value);
     return true;
@@ -38,14 +45,14 @@ bool take(fake_s3::Options& options, long& seconds, const std::string& name, con
 
 int main(int count, char** arguments) {
     fake_s3::Options options;
-    long seconds = 0;
+    Run run;
     const std::string given_bucket = options.buckets[0];
     options.buckets.clear();
     for (int i = 1; i < count; ++i) {
         const std::string name = arguments[i];
         if (name == "--tls")
             options.tls = true;
-        else if (i + 1 >= count || !take(options, seconds, name, arguments[i + 1]))
+        else if (i + 1 >= count || !take(options, run, name, arguments[i + 1]))
             return usage();
         else
             ++i;
@@ -57,7 +64,8 @@ int main(int count, char** arguments) {
     sigaddset(&ends, SIGINT);
     pthread_sigmask(SIG_BLOCK, &ends, nullptr);  // before the server's threads begin, so that only we get them
     try {
-        const fake_s3::FakeS3 s3(options);
+        fake_s3::FakeS3 s3(options);
+        s3.set_clock_offset(run.clock_offset);
         const std::string endpoint = s3.endpoint();
         std::printf(
             "export S3CACHE_TEST_ENDPOINT=%s AWS_ENDPOINT_URL=%s AWS_ACCESS_KEY_ID='%s' AWS_SECRET_ACCESS_KEY='%s' "
@@ -68,8 +76,8 @@ int main(int count, char** arguments) {
         std::printf("\n");
         std::fflush(stdout);
         int signal = 0;
-        const timespec limit{seconds, 0};
-        if (seconds > 0)
+        const timespec limit{run.seconds, 0};
+        if (run.seconds > 0)
             sigtimedwait(&ends, nullptr, &limit);
         else
             sigwait(&ends, &signal);

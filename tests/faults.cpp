@@ -741,15 +741,6 @@ TEST_CASE("a bit that flips on the way is found, and no damaged value returned",
     CHECK(cache.stats().damaged >= 4);
 }
 
-TEST_CASE("a bit that flips in an upload in parts is found on the way back, where ETags are MD5s", "[damage][!mayfail]") {
-    World world;
-    Cache cache = world.cache();
-    const std::string data = store::random_bytes(2 * part + 5, 8);
-    cache.set("k", std::istringstream(data));
-    world.s3.add_fault(fake_s3::flip_bit(4321).on("GetObject").for_times(fake_s3::forever));
-    CHECK(code_of(cache.try_get("k")) == Errc::damaged);
-}
-
 TEST_CASE("an answer cut short goes on where it stopped", "[damage][resume]") {
     for (const bool tls : {false, true}) {
         World world(store::over(tls));
