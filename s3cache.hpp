@@ -32,7 +32,7 @@
 //
 // Contents   public half: version, errors, values, options, Cache
 //            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
-//            and http retry credentials s3 transfer cache (I/O); each section uses only those above it
+//            and http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
 //
 // Licence    MIT, see the end of this file.
 
@@ -1499,7 +1499,7 @@ using TimePoint = std::chrono::system_clock::time_point;
 
 inline constexpr std::int64_t seconds_per_day = 86400;
 
-// ---- calendar ----
+// -- calendar
 
 struct Date {
     std::int64_t year = 1970;  // 1 to 9999
@@ -1573,7 +1573,7 @@ inline TimePoint to_time_point(const Date& date, const TimeOfDay& time, std::int
     return clamped(days_since_epoch(date) * seconds_per_day + in_day - offset_seconds, time.nanosecond);
 }
 
-// ---- reading ----
+// -- reading
 
 class Scanner {
 public:
@@ -1711,7 +1711,7 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
     return to_time_point(date, time, 0);
 }
 
-// ---- writing ----
+// -- writing
 
 inline void append_padded(std::string& out, std::int64_t number, int width) {
     char digits[4] = {'0', '0', '0', '0'};
@@ -1754,7 +1754,7 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
     return out;
 }
 
-// ---- expires_at: Python's float(text) and str(float) ----
+// -- expires_at: Python's float(text)
 //
 // Both directions are exact integer arithmetic of our own. strtod and printf ask the locale for the decimal point, and
 // from_chars and to_chars for double are missing from many libraries that C++17 programs are built with; one algorithm
@@ -2016,9 +2016,6 @@ inline std::optional<double> parse_float(std::string_view text) {
 
 
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#elif defined(__ARM_FEATURE_CRC32)
-#endif
 
 namespace detail::digest {
 
@@ -2031,7 +2028,7 @@ std::string_view as_text(const std::array<unsigned char, size>& digest) {
     return as_text(digest.data(), size);
 }
 
-// ---- cryptographic digests ----
+// -- cryptographic digests
 
 struct FreeContext {
     void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
@@ -2152,7 +2149,7 @@ private:
 
 inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
 
-// ---- checksums ----
+// -- checksums
 //
 // Each takes the checksum of what came before (0 at the start) and returns the one that includes the new bytes.
 
@@ -2298,6 +2295,7 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
     return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 
+#ifndef S3CACHE_NO_GZIP
 // zlib's counts bytes in an unsigned int, which a body may exceed.
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
     constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
@@ -2310,6 +2308,7 @@ inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size
     }
     return crc;
 }
+#endif
 
 inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
     static const SlicingTable<std::uint64_t> table(crc64nvme_polynomial);
@@ -2328,6 +2327,7 @@ std::string big_endian(Word word) {
 
 }  // namespace detail::digest
 
+#ifndef S3CACHE_NO_GZIP
 // --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
 
 
@@ -2679,6 +2679,8 @@ inline std::string deflate_all(std::string_view data, int level) {
 }
 
 }  // namespace detail::gzip
+
+#endif  // S3CACHE_NO_GZIP
 
 // --- xml: a bounded pull scanner for what S3 and STS answer, the parsers built on it, escaping for what we send.
 
@@ -5142,7 +5144,7 @@ using TimePoint = Clock::time_point;
 using Milliseconds = std::chrono::milliseconds;
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
-// --- limits: real answers and files are far smaller, so what is larger is not what it claims to be ---
+// -- limits: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
 inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
@@ -5150,7 +5152,7 @@ inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse lo
 inline constexpr std::size_t url_bytes_max = 2048;          // the longest that HTTP software takes everywhere
 inline constexpr std::size_t quoted_bytes_max = 300;        // of a foreign text inside one of our messages
 
-// --- time: a metadata service answers from the same host, STS from the same region ---
+// -- time: a metadata service answers from the same host, STS from the same region
 inline constexpr Milliseconds metadata_timeout{1000};   // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
 inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
 inline constexpr int container_attempts = 3;            // the agent may still be starting
@@ -5168,7 +5170,7 @@ inline constexpr std::chrono::seconds retry_most{60};
 inline constexpr std::chrono::seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
 inline constexpr std::chrono::seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
 
-// --- the outside ---
+// -- the outside
 struct WebRequest {
     std::string method;
     std::string url;
@@ -5212,7 +5214,7 @@ struct World {
         run_process;
 };
 
-// --- outcomes ---
+// -- outcomes
 struct Outcome {
     std::optional<Credentials> found;
     bool absent = false;  // not configured: the next source is asked
@@ -5255,7 +5257,7 @@ struct Setup {
     bool allow_process = true;
 };
 
-// --- texts ---
+// -- texts
 
 // Foreign text in a message: one line of ASCII, cut, so that it can neither forge a log line nor fill one.
 inline std::string quoted(std::string_view text) {
@@ -5296,7 +5298,7 @@ inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_s
 
 inline constexpr const char* expected_time = "expected a time such as 2025-01-15T12:34:56Z";
 
-// --- checks ---
+// -- checks
 
 // Why a value cannot be a key or token, or an empty text. All of them go into header lines or next to them.
 inline std::string flaw(std::string_view value, std::size_t bytes_max, bool blanks_allowed) {
@@ -5352,7 +5354,7 @@ inline Outcome checked(Credentials keys, const Names& names, TimePoint now) {
     return out;
 }
 
-// --- environment ---
+// -- environment
 
 // Empty is unset, as everywhere in the AWS tools: containers often declare variables that they leave blank.
 inline std::string variable(const World& world, const char* name) {
@@ -5381,7 +5383,7 @@ inline Outcome from_environment(const World& world) {
     return checked(std::move(keys), names, world.now());
 }
 
-// --- addresses ---
+// -- addresses
 
 // The host in an authority such as [::1]:80, without its brackets and port.
 inline std::string_view host_in(std::string_view authority) {
@@ -5390,7 +5392,7 @@ inline std::string_view host_in(std::string_view authority) {
                                              : authority.substr(0, authority.find(':'));
 }
 
-// --- region and endpoint: from variables here, from files in the chain ---
+// -- region and endpoint: from variables here, from files in the chain
 
 inline std::string region_flaw(std::string_view region, const std::string& where) {
     if (endpoint::valid_region(region)) return {};
@@ -5437,7 +5439,7 @@ inline std::optional<Discovery> endpoint_from_environment(const World& world, co
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
-// --- profiles: read anew for each look, as other programs rewrite the files ---
+// -- profiles: read anew for each look, as other programs rewrite the files
 
 class Files {
 public:
@@ -5558,7 +5560,7 @@ inline bool signs_in(const Files& files, const std::string& profile) {
     return false;
 }
 
-// --- answers of endpoints and processes ---
+// -- answers of endpoints and processes
 
 struct Shape {
     std::string where;
@@ -5649,7 +5651,7 @@ inline std::string told(const WebAnswer& answer) {
     return "no answer" + (answer.problem.empty() ? std::string() : " (" + quoted(answer.problem) + ")");
 }
 
-// --- STS ---
+// -- STS
 
 struct Sts {
     std::string url;     // of the endpoint, without query
@@ -5741,7 +5743,7 @@ inline bool plausible_arn(std::string_view arn) {
     return bytes::starts_with(arn, "arn:") && flaw(arn, 2048, false).empty();
 }
 
-// --- web identity ---
+// -- web identity
 
 struct WebIdentity {
     std::string token_file;
@@ -5776,7 +5778,7 @@ inline Outcome from_web_identity(const World& world, const Sts& sts, const WebId
     return ask_sts(world, sts, call);
 }
 
-// --- container ---
+// -- container
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
 inline bool plain_http_allowed(std::string_view host) {
@@ -5870,7 +5872,7 @@ inline Outcome from_container(const World& world) {
     return broken(where + ": " + told(answer) + ", expected 200 with credentials");
 }
 
-// --- instance metadata, version 2 only: version 1 answers whoever can make the host fetch a URL ---
+// -- instance metadata, version 2 only: version 1 answers whoever can make the host fetch a URL
 
 struct Metadata {
     std::string base;  // http://169.254.169.254, or as configured; no slash at its end
@@ -5976,7 +5978,7 @@ inline Outcome from_metadata(const World& world, const Metadata& place, const Se
     return keys_from_json(keys.body, {where + ", role " + quoted(role), "Token", true, true}, world.now());
 }
 
-// --- credential_process ---
+// -- credential_process
 
 inline Outcome from_process(const World& world, const std::string& command, const std::string& where) {
     const auto words = ini::split_words(command);
@@ -6000,7 +6002,7 @@ inline Outcome from_process(const World& world, const std::string& command, cons
     return out;
 }
 
-// --- the real outside: the only place here that touches files, processes and the environment ---
+// -- the real outside: the only place here that touches files, processes and the environment
 
 inline FileText read_file(const std::string& path) {
     FileText out;
@@ -6176,7 +6178,7 @@ inline ProcessResult run_process(const std::vector<std::string>& argv, Milliseco
 }
 #endif
 
-// --- the chain ---
+// -- the chain
 
 inline bool is_aws_host(std::string_view host) {
     for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".c2s.ic.gov",
@@ -6540,7 +6542,7 @@ inline World real_world(std::function<WebAnswer(const WebRequest&)> fetch_web) {
     return world;
 }
 
-// --- the cache of credentials ---
+// -- the cache of credentials
 
 struct Snapshot {
     Credentials credentials;
@@ -7585,6 +7587,7 @@ inline constexpr std::uint64_t drained_bytes_max = std::uint64_t{64} << 10;
 inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
 // How much of a source is read between two looks at the network.
 inline constexpr std::size_t piece_bytes = std::size_t{256} << 10;
+inline constexpr std::string_view gzip_magic = "\x1f\x8b";
 inline constexpr std::size_t reader_buffer_bytes = std::size_t{512} << 10;
 inline constexpr std::uint64_t parts_max = 10000;
 // A connection that brings this much is left alone; a slower one is helped by others.
@@ -8191,7 +8194,7 @@ public:
         if (mode_ == Mode::sniff) {
             head_.append(data);
             if (head_.size() < 2) return true;
-            mode_ = gzip::looks_like_gzip(head_) ? Mode::gzip : Mode::plain;
+            mode_ = bytes::starts_with(head_, gzip_magic) ? Mode::gzip : Mode::plain;
             const std::string head = std::move(head_);
             return push(out, head);
         }
@@ -8289,11 +8292,11 @@ private:
         return *trouble;
     }
     Buffer front{}, back{};
-    bool ended = false, sniffed = false, gzipped = false;
+    bool ended = false;
     std::optional<Error> trouble{};
 #ifndef S3CACHE_NO_GZIP
     gzip::Inflater inflater{};
-    bool inflating = false;
+    bool sniffed = false, gzipped = false, inflating = false;
     std::unique_ptr<char[]> out{};
 #endif
 };
@@ -8359,7 +8362,7 @@ inline Result<std::string_view> ReaderState::decoded() {
             first = std::string_view(front.data.get(), front.size);
         }
         sniffed = true;
-        gzipped = gzip::looks_like_gzip(*first);
+        gzipped = bytes::starts_with(*first, transfer::gzip_magic);
         if (!gzipped) return first;
         out.reset(new char[transfer::piece_bytes]);
         inflater.feed(*first);
@@ -8421,7 +8424,7 @@ auto never_throws(F&& call) -> decltype(call()) {
 #endif
 }
 
-// --- reading
+// -- reading
 
 inline bool absent(const Core& core, const Call& call) {
     if (call.error) return false;
@@ -8674,7 +8677,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     return std::optional<Info>(std::move((*facts)->info));
 }
 
-// --- writing
+// -- writing
 
 inline Result<void> remove(Core& core, Session& session, std::string_view key) {
     Call call;
@@ -9075,7 +9078,7 @@ inline Result<bool> set(Core& core, std::string_view key, const Source& source, 
     return concluded(core, key, stream(core, key, source, options.kind.value_or(Kind::bytes), options));
 }
 
-// --- files
+// -- files
 
 inline bool seek(std::FILE* file, std::uint64_t offset) {
 #if defined(_WIN32)
@@ -9177,7 +9180,7 @@ inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, s
 
 namespace detail::ops {
 
-// --- touch
+// -- touch
 
 inline constexpr int changed_tried_max = 3;  // an entry that is replaced under our hands is looked at again, but not for ever
 
@@ -9251,7 +9254,7 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     return counted(core, "touch", key, refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
 }
 
-// --- many keys
+// -- many keys
 
 // Runs any number of calls over a bounded number of connections: `begin(i)` gives the i-th call to start, `end(i)` looks
 // at it once it is done and lets go of it.
@@ -9442,7 +9445,7 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
     return results;
 }
 
-// --- lists
+// -- lists
 
 inline Result<xml::ListPage> list_page(Session& session, const std::string& prefix, const std::string& token) {
     sigv4::QueryPairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
@@ -9629,7 +9632,7 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     return swept;
 }
 
-// --- presigned URLs
+// -- presigned URLs
 
 inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
     if (auto flaw = key_flaw(core, "presign", key)) return *flaw;
@@ -9653,7 +9656,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
            signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"}, static_cast<std::uint32_t>(lifetime.count()));
 }
 
-// --- single flight
+// -- single flight
 
 inline Result<Value> produce_and_set(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer,
                                      const SetOptions& options) {
@@ -9697,7 +9700,7 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
     return brought;
 }
 
-// --- what a person wants to know when it does not work
+// -- what a person wants to know when it does not work
 
 inline Finding finding_of(const char* about, const credentials::Discovery& found, std::string_view otherwise) {
     using Verdict = Finding::Verdict;
@@ -9732,7 +9735,7 @@ inline std::vector<Finding> explain(Core& core) {
     return out;
 }
 
-// --- opening
+// -- opening
 
 inline std::string config_flaw(const Config& config) {
     if (bytes::has_control(config.endpoint)) return "the endpoint holds control characters";

@@ -207,6 +207,33 @@ void put_text(const std::string& key, const Info& info) {
     for (const auto& [name, value] : info.metadata) put_line("metadata", name + ": " + value);
 }
 
+// --- the cache that is meant --------------------------------------------------------------------------------------------
+
+// What is typed goes before what the URL says, which may come from the environment.
+std::string without_parameter(const std::string& url, const std::string& name) {
+    const std::size_t query = url.find('?');
+    if (query == std::string::npos) return url;
+    std::string kept = url.substr(0, query);
+    for (std::size_t begin = query + 1, end = 0; begin < url.size(); begin = end + 1) {
+        end = (std::min)(url.find('&', begin), url.size());
+        const std::string parameter = url.substr(begin, end - begin);
+        if (parameter.rfind(name + "=", 0) != 0) kept += (kept.size() == query ? "?" : "&") + parameter;
+    }
+    return kept;
+}
+
+Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
+    const char* url = std::getenv("S3CACHE_URL");
+    std::string where = arguments.get("--bucket", url ? url : "");
+    if (where.empty()) throw WrongUsage{"which bucket? Give --bucket, or set S3CACHE_URL"};
+    for (const char* name : {"endpoint", "region"}) {
+        if (arguments.has(std::string("--") + name)) where = without_parameter(where, name);
+    }
+    config.endpoint = arguments.get("--endpoint");
+    config.region = arguments.get("--region");
+    return Cache(where, std::move(config));
+}
+
 // --- progress, interruption ------------------------------------------------------------------------------------------
 
 // Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed. A
@@ -459,7 +486,7 @@ int run_presign(Cache& cache, const Arguments& arguments) {
 // Two entries that nobody else has, removed whatever happens; should even that fail, their time is short.
 class Scratch {
 public:
-    explicit Scratch(Cache& its_cache) : cache(its_cache) {
+    Scratch(Cache& its_cache, const Arguments& its_arguments) : cache(its_cache), arguments(its_arguments) {
         std::random_device random;
         char name[40];
         std::snprintf(name, sizeof name, "s3cache-doctor-%08x%08x", random(), random());
@@ -479,6 +506,7 @@ public:
     }
 
     Cache& cache;
+    const Arguments& arguments;
     std::string key, second_key;
 
 private:
@@ -522,20 +550,32 @@ Outcome try_read(Scratch& scratch) {
     return judged(hit, expires, "the metadata is lost: entries would never expire");
 }
 
+// Another writer comes between the look at what is there and the write: then only the store itself can refuse it.
+Outcome try_against_rival(Scratch& scratch, const std::string& key, const s3cache::SetOptions& options) {
+    bool came = false;
+    s3cache::Config config;
+    config.on_event = [&](const s3cache::Event& event) {
+        if (came || event.attempt == 0 || (event.status != 200 && event.status != 404)) return;
+        came = true;
+        static_cast<void>(scratch.cache.try_set(key, "by another writer", scratch_options));
+    };
+    Cache watched = open_cache(scratch.arguments, std::move(config));
+    return judged(watched.try_set(key, scratch_value, options), is_false,
+                  "the store does not check it: of two writers at the same moment both may believe to be the one");
+}
+
 Outcome try_if_absent(Scratch& scratch) {
-    s3cache::SetOptions once = scratch_options;
-    once.if_absent = true;
-    const auto set = [&] { return scratch.cache.try_set(scratch.second_key, scratch_value, once); };
-    Outcome first = judged(set(), is_true, "refused although there was nothing");
-    if (first.error || !first.flaw.empty()) return first;
-    return judged(set(), is_false, "the condition is ignored: the second writer wins, too");
+    s3cache::SetOptions options = scratch_options;
+    options.if_absent = true;
+    return try_against_rival(scratch, scratch.second_key, options);
 }
 
 Outcome try_if_match(Scratch& scratch) {
-    s3cache::SetOptions replacing = scratch_options;
-    replacing.if_match = "\"00000000000000000000000000000000\"";
-    return judged(scratch.cache.try_set(scratch.key, scratch_value, replacing), is_false,
-                  "the condition is ignored: another writer's value would be lost");
+    s3cache::SetOptions options = scratch_options;
+    const auto info = scratch.cache.try_stat(scratch.key);
+    if (!info) return {info.error(), ""};
+    options.if_match = *info ? (*info)->etag : "";
+    return try_against_rival(scratch, scratch.key, options);
 }
 
 Outcome try_touch(Scratch& scratch) {
@@ -552,7 +592,8 @@ Outcome try_list(Scratch& scratch) {
 Outcome try_remove(Scratch& scratch) {
     const auto removed = scratch.cache.try_remove(scratch.key);
     if (!removed) return {removed.error(), ""};
-    return judged(scratch.cache.try_contains(scratch.key), is_false, "the entry is still there");
+    const bool is_there = scratch.cache.try_contains(scratch.key).value_or(false);
+    return {{}, is_there ? "the entry is still there" : ""};
 }
 
 struct Trial {
@@ -566,16 +607,21 @@ struct Trial {
 constexpr Trial trials[] = {
     {"store an entry", true, "s3:PutObject", "", try_store},
     {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)", "", try_look},
-    {"read it back", true, "s3:GetObject", "set Config::metadata_names if a proxy drops headers", try_read},
-    {"store only if absent", false, "s3:PutObject", "do without if_absent here", try_if_absent},
-    {"store only if unchanged", false, "s3:PutObject", "do without if_match here", try_if_match},
+    {"read it back", true, "s3:GetObject", "a proxy or the store drops headers: try Config::metadata_names", try_read},
+    {"store only if absent", false, "s3:PutObject and s3:ListBucket", "don't let machines compete by if_absent here", try_if_absent},
+    {"store only if unchanged", false, "s3:PutObject and s3:GetObject", "don't let machines compete by if_match here", try_if_match},
     {"give it more time", false, "s3:GetObject and s3:PutObject", "set entries again instead of touch", try_touch},
     {"list", false, "s3:ListBucket", "do without ls, purge and clear here", try_list},
     {"remove it", true, "s3:DeleteObject", "", try_remove},
 };
 
+// What comes without metadata of ours, as a removal does, arrives as it was signed even where a proxy drops headers.
+std::string fix_of_signature(Scratch& scratch) {
+    if (!scratch.clean()) return "the secret key does not fit the access key: copy both anew";
+    return "a proxy drops headers with an underscore (nginx: underscores_in_headers on), or set Config::metadata_names";
+}
+
 std::string fix_by_store_code(std::string_view code) {
-    if (code == "SignatureDoesNotMatch") return "the secret key does not fit the access key: copy both anew";
     if (code == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
     if (listed("ExpiredToken InvalidToken TokenRefreshRequired", code)) return "log in again: the session is over";
     if (code == "RequestTimeTooSkewed") return "set this machine's clock (timedatectl set-ntp true)";
@@ -598,8 +644,9 @@ std::string fix_by_kind(const s3cache::Error& error, const Trial& trial) {
     }
 }
 
-std::string fix_for(const Outcome& outcome, const Trial& trial) {
+std::string fix_for(const Outcome& outcome, const Trial& trial, Scratch& scratch) {
     if (!outcome.error) return std::string(trial.do_without);
+    if (outcome.error->s3_code() == "SignatureDoesNotMatch") return fix_of_signature(scratch);
     const std::string fix = fix_by_store_code(outcome.error->s3_code());
     return fix.empty() ? fix_by_kind(*outcome.error, trial) : fix;
 }
@@ -672,13 +719,13 @@ bool put_trial(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
     put_row(trial.name, succeeded ? "yes" : "NO");
     if (succeeded) return true;
     put("    " + printable(cause_of(outcome)) + "\n");
-    put_fix(fix_for(outcome, trial));
+    put_fix(fix_for(outcome, trial, scratch));
     return false;
 }
 
-Diagnosis put_trials(Cache& cache) {
+Diagnosis put_trials(Cache& cache, const Arguments& arguments) {
     const Cancellable cancellable;
-    Scratch scratch(cache);
+    Scratch scratch(cache, arguments);
     Diagnosis diagnosis;
     put("\nWhat the store does, tried with " + scratch.key + "\n");
     for (const Trial& trial : trials) {
@@ -692,13 +739,13 @@ Diagnosis put_trials(Cache& cache) {
     return diagnosis;
 }
 
-int run_doctor(Cache& cache, const Arguments&) {
+int run_doctor(Cache& cache, const Arguments& arguments) {
     put("What was found (s3cache " S3CACHE_VERSION ")\n");
     const std::vector<s3cache::Finding> findings = cache.explain();
     for (const s3cache::Finding& finding : findings) {
         if (finding.about != "clock") put_row(finding.about, verdict_of(finding), finding.text);
     }
-    const Diagnosis diagnosis = put_trials(cache);
+    const Diagnosis diagnosis = put_trials(cache, arguments);
     put("\nWhat its answers tell\n");
     if (diagnosis.answered) {
         put_learnt(cache, text_about(findings, "requests go to"));
@@ -766,32 +813,6 @@ const Command& command_of(const Arguments& arguments) {
         return command;
     }
     throw WrongUsage{"no such command: " + arguments.words[0]};
-}
-
-// What is typed goes before what the URL says, which may come from the environment.
-std::string without_parameter(const std::string& url, const std::string& name) {
-    const std::size_t query = url.find('?');
-    if (query == std::string::npos) return url;
-    std::string kept = url.substr(0, query);
-    for (std::size_t begin = query + 1, end = 0; begin < url.size(); begin = end + 1) {
-        end = (std::min)(url.find('&', begin), url.size());
-        const std::string parameter = url.substr(begin, end - begin);
-        if (parameter.rfind(name + "=", 0) != 0) kept += (kept.size() == query ? "?" : "&") + parameter;
-    }
-    return kept;
-}
-
-Cache open_cache(const Arguments& arguments) {
-    const char* url = std::getenv("S3CACHE_URL");
-    std::string where = arguments.get("--bucket", url ? url : "");
-    if (where.empty()) throw WrongUsage{"which bucket? Give --bucket, or set S3CACHE_URL"};
-    for (const char* name : {"endpoint", "region"}) {
-        if (arguments.has(std::string("--") + name)) where = without_parameter(where, name);
-    }
-    s3cache::Config config;
-    config.endpoint = arguments.get("--endpoint");
-    config.region = arguments.get("--region");
-    return Cache(where, std::move(config));
 }
 
 int run(const Arguments& arguments) {

@@ -69,6 +69,7 @@ suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"
 if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
     suite "Python, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/interop.py "$BUILD/s3cache"
+    suite "doctor, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/doctor.py "$BUILD/s3cache"
 else
     ceph=$BUILD/ceph.env
     # One that was running before is left running.
@@ -78,7 +79,9 @@ else
         suite_with "$ceph" http 'conformance, Ceph, http' "$BUILD/conformance"
         suite_with "$ceph" tls 'conformance, Ceph, TLS' "$BUILD/conformance"
         suite_with "$ceph" http 'Python, Ceph, http' "$python" tests/python/interop.py "$BUILD/s3cache"
+        suite_with "$ceph" http 'doctor, Ceph, http' "$python" tests/python/doctor.py "$BUILD/s3cache"
         suite_with "$ceph" tls 'Python, Ceph, TLS' "$python" tests/python/interop.py "$BUILD/s3cache"
+        suite_with "$ceph" tls 'doctor, Ceph, TLS' "$python" tests/python/doctor.py "$BUILD/s3cache"
     else
         suite 'Ceph starts' false
     fi
@@ -86,6 +89,7 @@ fi
 
 if start_fake; then
     suite_with "$BUILD/fake.env" http 'Python, fake S3' "$python" tests/python/interop.py "$BUILD/s3cache"
+    suite_with "$BUILD/fake.env" http 'doctor, fake S3' "$python" tests/python/doctor.py "$BUILD/s3cache"
 else
     cat "$BUILD/fake.log" >&2 || true
     suite 'fake S3 as a program starts' false

@@ -142,6 +142,7 @@ start_nginx() {
 }
 
 start_link() { # DELAY_MS BYTES_PER_SECOND -> $port; on whatever core is free
+    : >"$dir/link.$1"
     "$programs/link" $http_port "$1" "$2" >"$dir/link.$1" &
     pids+=($!)
     local i

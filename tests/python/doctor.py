@@ -1,0 +1,286 @@
+"""Puts `s3cache doctor` before stores and machines in good and in bad health: its exit status, what it says, what it must not.
+
+    python3 tests/python/doctor.py [build/s3cache]
+
+The store: S3CACHE_TEST_ENDPOINT, and S3CACHE_TEST_TLS_ENDPOINT with S3CACHE_TEST_CA if there is one; bucket and keys as for
+interop.py. Clocks, regions and quirks are those of the program fake_s3 beside s3cache. Nothing leaves the machine but for
+that store. Prints one line a check and 'N passed, N failed'; exit status 1 if one failed.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import uuid
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+WORKS, FAILS = 0, 2
+DOCTOR_SECONDS_MAX = 120
+WRONG_SECRET = 'wrongSecret/0123456789+abcdefghijklmnopq'
+TOKEN = 'tokenThatNobodyMaySee/0123456789'
+TRIALS = ('store an entry', 'find it, miss another', 'read it back', 'store only if absent', 'store only if unchanged',
+          'give it more time', 'list', 'remove it')
+
+
+class Patient:
+    """A store, and the environment of a machine that uses it: nothing of ours but what the check gives."""
+
+    def __init__(self, program, endpoint, bucket, access_key, secret_key, authority=None):
+        self.program, self.endpoint, self.bucket = os.path.abspath(program), endpoint, bucket
+        self.access_key, self.secret_key, self.authority = access_key, secret_key, authority
+        self.home = tempfile.mkdtemp(prefix='s3cache-doctor-')
+        self.secrets = [secret_key, WRONG_SECRET, TOKEN]
+
+    def environment(self, changes):
+        keep = {name: value for name, value in os.environ.items() if name in ('PATH', 'LANG') or name.endswith('SAN_OPTIONS')}
+        ours = {'HOME': self.home, 'AWS_EC2_METADATA_DISABLED': 'true', 'AWS_ENDPOINT_URL': self.endpoint,
+                'AWS_ACCESS_KEY_ID': self.access_key, 'AWS_SECRET_ACCESS_KEY': self.secret_key, 'AWS_REGION': 'us-east-1',
+                'AWS_CA_BUNDLE': self.authority, **changes}
+        return {**keep, **{name: value for name, value in ours.items() if value is not None}}
+
+    def doctor(self, wanted, *phrases, options=(), bucket=None, **changes):
+        """Runs it and checks exit status, phrases (regular expressions, one line each) and that no secret is shown."""
+        line = [self.program, 'doctor', '--bucket', 's3://%s/doctor' % (bucket or self.bucket), *options]
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              errors='replace', env=self.environment(changes), timeout=DOCTOR_SECONDS_MAX)
+        wrong = ['exit status %d instead of %d' % (done.returncode, wanted)] if done.returncode != wanted else []
+        wrong += ['does not say %r' % phrase for phrase in phrases if not re.search(phrase, done.stdout, re.M)]
+        # A part of a secret is as bad as the whole: no run of twelve characters of it.
+        wrong += ['shows a secret' for secret in self.secrets
+                  if any(secret[i:i + 12] in done.stdout for i in range(len(secret) - 11))]
+        assert not wrong, '%s in\n%s' % ('; '.join(wrong), done.stdout)
+        return done.stdout
+
+    def file(self, name, text):
+        path = os.path.join(self.home, name)
+        with open(path, 'w', encoding='utf-8', newline='', opener=lambda file, flags: os.open(file, flags, 0o600)) as out:
+            out.write(text)
+        return path
+
+    def client(self):
+        config = Config(s3={'addressing_style': 'path'}, retries={'max_attempts': 3}, signature_version='s3v4')
+        return boto3.client('s3', endpoint_url=self.endpoint, region_name='us-east-1', config=config,
+                            aws_access_key_id=self.access_key, aws_secret_access_key=self.secret_key,
+                            verify=self.authority or None)
+
+    def ensure_bucket(self):
+        try:
+            self.client().head_bucket(Bucket=self.bucket)
+        except ClientError:
+            self.client().create_bucket(Bucket=self.bucket)
+
+    def left_behind(self):
+        found = self.client().list_objects_v2(Bucket=self.bucket, Prefix='doctor/s3cache-doctor-')
+        return [entry['Key'] for entry in found.get('Contents', ())]
+
+
+@contextlib.contextmanager
+def fake(program, *options):
+    """A small S3 of its own, with a quirk or a clock that is off."""
+    server = subprocess.Popen([os.path.join(os.path.dirname(os.path.abspath(program)), 'fake_s3'), '--seconds', '300', *options],
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        exported = dict(word.split('=', 1) for word in shlex.split(server.stdout.readline())[1:])
+        patient = Patient(program, exported['S3CACHE_TEST_ENDPOINT'], 'bucket', exported['AWS_ACCESS_KEY_ID'],
+                          exported['AWS_SECRET_ACCESS_KEY'])
+        yield patient
+        shutil.rmtree(patient.home)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def closed_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def answer(trial, verdict):
+    return '^  %s +%s$' % (re.escape(trial), verdict)
+
+
+BROKEN = r'^  credentials: %s +BROKEN +'
+NO_KEYS = {'AWS_ACCESS_KEY_ID': None, 'AWS_SECRET_ACCESS_KEY': None}
+
+# --------------------------------------------------------------------------------------------------- checks on the store
+
+
+def store_right_keys(patient):
+    patient.doctor(WORKS, '^  credentials: environment +used ', '^  region +used +us-east-1 ', '^  clock +good ',
+                   re.escape('(AWS_ENDPOINT_URL)'), '^The cache would work', answer('store an entry', 'yes'),
+                   answer('find it, miss another', 'yes'), answer('read it back', 'yes'), answer('remove it', 'yes'))
+    assert patient.left_behind() == [], patient.left_behind()
+
+
+def store_profile(patient):
+    text = '[work]\naws_access_key_id = %s\naws_secret_access_key = %s\n' % (patient.access_key, patient.secret_key)
+    patient.doctor(WORKS, '^  credentials: environment +passed over +AWS_ACCESS_KEY_ID is not set',
+                   '^  credentials: profile +used .*work', AWS_PROFILE='work',
+                   AWS_SHARED_CREDENTIALS_FILE=patient.file('credentials', text), **NO_KEYS)
+
+
+def store_wrong_secret(patient):
+    patient.doctor(FAILS, answer('store an entry', 'NO'), '^    403 SignatureDoesNotMatch', 'fix: the secret key does not fit',
+                   '^The cache would not work', AWS_SECRET_ACCESS_KEY=WRONG_SECRET)
+
+
+def store_unknown_key(patient):
+    patient.doctor(FAILS, '^    403 InvalidAccessKeyId', 'fix: this store does not know', AWS_ACCESS_KEY_ID='AKIDOFNOBODY')
+
+
+def store_wrong_bucket(patient):
+    patient.doctor(FAILS, '^    404 NoSuchBucket', 'fix: make the bucket', bucket='s3cache-' + uuid.uuid4().hex)
+
+
+def store_wrong_region(patient):
+    patient.doctor(WORKS, '^  region +used +eu-west-3 ', '^The cache would work', options=('--region', 'eu-west-3'))
+
+
+def store_untrusted(patient):
+    """Only where the store speaks TLS with an authority of its own."""
+    patient.doctor(FAILS, 'certificate', 'fix: .*AWS_CA_BUNDLE', '^  clock +not known', AWS_CA_BUNDLE=None)
+
+
+# ------------------------------------------------------------------------------------------------ checks on the machine
+
+
+def machine_no_network(patient):
+    patient.doctor(FAILS, answer('store an entry', 'NO'), 'fix: is the endpoint right', '^  clock +not known',
+                   AWS_ENDPOINT_URL='http://127.0.0.1:%d' % closed_port(), AWS_SESSION_TOKEN=TOKEN)
+
+
+def machine_half_an_environment(patient):
+    patient.doctor(FAILS, BROKEN % 'environment' + '.*AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not',
+                   '^  credentials: profile +not asked', 'fix: .*BROKEN', AWS_SECRET_ACCESS_KEY=None)
+    patient.doctor(FAILS, BROKEN % 'environment' + '.*AWS_SECRET_ACCESS_KEY is set but', AWS_ACCESS_KEY_ID=None)
+
+
+def machine_half_a_web_identity(patient):
+    patient.doctor(FAILS, BROKEN % 'web identity' + '.*AWS_ROLE_ARN is not',
+                   AWS_WEB_IDENTITY_TOKEN_FILE=patient.file('token', TOKEN), **NO_KEYS)
+
+
+def machine_malformed_config(patient):
+    path = patient.file('config', '[default]\nregion = us-east-1\naws_secret_access_key %s\n' % WRONG_SECRET)
+    patient.doctor(FAILS, BROKEN % 'profile' + re.escape(path) + ':3: ', '^The cache would not work', AWS_CONFIG_FILE=path,
+                   **NO_KEYS)
+
+
+def machine_half_a_profile(patient):
+    path = patient.file('credentials', '[default]\naws_secret_access_key = %s\n' % WRONG_SECRET)
+    patient.doctor(FAILS, BROKEN % 'profile' + '.*aws_access_key_id', AWS_SHARED_CREDENTIALS_FILE=path, **NO_KEYS)
+
+
+def machine_failing_process(patient):
+    script = patient.file('keys', '#!/bin/sh\necho %s\nexit 3\n' % WRONG_SECRET)
+    path = patient.file('config', '[default]\ncredential_process = /bin/sh %s\n' % script)
+    patient.doctor(FAILS, BROKEN % 'profile' + '.*credential_process', AWS_CONFIG_FILE=path, **NO_KEYS)
+
+
+def machine_broken_container(patient):
+    patient.doctor(FAILS, BROKEN % 'container', AWS_CONTAINER_CREDENTIALS_FULL_URI='http://127.0.0.1:%d/keys' % closed_port(),
+                   AWS_CONTAINER_AUTHORIZATION_TOKEN=TOKEN, **NO_KEYS)
+
+
+def machine_no_keys(patient):
+    patient.doctor(FAILS, *('^  credentials: %s +passed over' % source for source in
+                            ('environment', 'web identity', 'profile', 'container', 'instance metadata')),
+                   'no credentials found', 'fix: .*AWS_ACCESS_KEY_ID', **NO_KEYS)
+
+
+def machine_malformed_region(patient):
+    patient.doctor(FAILS, "^  region +BROKEN +AWS_REGION is 'no region'", AWS_REGION='no region')
+
+
+def machine_malformed_endpoint(patient):
+    url = 'http//user:%s@host' % WRONG_SECRET
+    patient.doctor(FAILS, '^  endpoint +BROKEN +AWS_ENDPOINT_URL', AWS_ENDPOINT_URL=url)
+
+
+# ------------------------------------------------------------------------------------- checks on stores of another kind
+
+
+def quirk_clock_behind(program):
+    with fake(program, '--clock-offset', '1200') as patient:
+        patient.doctor(WORKS, '^  clock +OFF .*(1199|1200) s behind', 'fix: set it', '^The cache would work',
+                       *(answer(trial, 'yes') for trial in TRIALS))
+
+
+def quirk_clock_ahead(program):
+    with fake(program, '--clock-offset', '-1200') as patient:
+        patient.doctor(WORKS, '^  clock +OFF .*(1200|1201) s ahead', 'fix: set it', '^The cache would work')
+
+
+def quirk_region(program):
+    with fake(program, '--quirk', 'enforce-region') as patient:
+        patient.doctor(WORKS, '^  region +used +eu-west-3 ', '^  requests went to +corrected +.*signed for us-east-1',
+                       'fix: name that region', options=('--region', 'eu-west-3'))
+
+
+def quirk_conditions(program):
+    for quirk in ('ignore-conditional-put', 'refuse-conditional-put'):
+        with fake(program, '--quirk', quirk) as patient:
+            patient.doctor(WORKS, answer('store only if absent', 'NO'), answer('store only if unchanged', 'NO'),
+                           'fix: .*if_absent', 'but for what is marked NO')
+            assert patient.left_behind() == [], patient.left_behind()
+
+
+def quirk_proxy_that_drops_headers(program):
+    with fake(program, '--quirk', 'drop-underscore-headers') as patient:
+        patient.doctor(FAILS, '^    403 SignatureDoesNotMatch', 'fix: a proxy drops headers')
+
+
+def quirk_missing_is_forbidden(program):
+    with fake(program, '--quirk', 'forbidden-for-missing') as patient:
+        patient.doctor(FAILS, answer('find it, miss another', 'NO'), 'fix: .*s3:ListBucket', answer('remove it', 'yes'))
+        assert patient.left_behind() == [], patient.left_behind()
+
+
+def checks(program):
+    bucket = os.environ.get('S3CACHE_TEST_BUCKET') or 's3cache-test'
+    keys = os.environ['AWS_ACCESS_KEY_ID'], os.environ['AWS_SECRET_ACCESS_KEY']
+    authority = os.environ.get('S3CACHE_TEST_CA')
+    patient = None
+    for variable in ('S3CACHE_TEST_ENDPOINT', 'S3CACHE_TEST_TLS_ENDPOINT'):
+        endpoint = os.environ.get(variable)
+        if not endpoint:
+            continue
+        patient = Patient(program, endpoint, bucket, *keys, authority if endpoint.startswith('https') else None)
+        patient.ensure_bucket()
+        for name, check in list(globals().items()):
+            if name.startswith('store_') and (name != 'store_untrusted' or patient.authority):
+                yield '%s: %s' % (endpoint.split(':')[0], name[6:].replace('_', ' ')), lambda: check(patient)
+    for name, check in list(globals().items()):
+        if name.startswith('machine_'):
+            yield 'machine: ' + name[8:].replace('_', ' '), lambda: check(patient)
+        elif name.startswith('quirk_'):
+            yield 'fake: ' + name[6:].replace('_', ' '), lambda: check(program)
+
+
+def main():
+    program = sys.argv[1] if len(sys.argv) > 1 else 'build/s3cache'
+    passed = failed = 0
+    for name, check in checks(program):
+        try:
+            check()
+        except Exception as error:  # whatever a check ends with, the others still run
+            failed += 1
+            print('FAIL  %s: %s: %s' % (name, type(error).__name__, error), flush=True)
+        else:
+            passed += 1
+            print('ok    ' + name, flush=True)
+    print('%d passed, %d failed' % (passed, failed))
+    return 1 if failed or not passed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
