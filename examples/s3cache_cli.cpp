@@ -207,7 +207,7 @@ void put_text(const std::string& key, const Info& info) {
     for (const auto& [name, value] : info.metadata) put_line("metadata", name + ": " + value);
 }
 
-// --- the cache that is meant --------------------------------------------------------------------------------------------
+// --- the cache that is meant ----------------------------------------------------------------------------------------
 
 // What is typed goes before what the URL says, which may come from the environment.
 std::string without_parameter(const std::string& url, const std::string& name) {
@@ -481,7 +481,7 @@ int run_presign(Cache& cache, const Arguments& arguments) {
     return done;
 }
 
-// --- doctor: why a cache does not work, and what to do about it ------------------------------------------------------
+// --- doctor: why a cache does not work, and what to do about it -----------------------------------------------------
 
 // Two entries that nobody else has, removed whatever happens; should even that fail, their time is short.
 class Scratch {
@@ -608,8 +608,10 @@ constexpr Trial trials[] = {
     {"store an entry", true, "s3:PutObject", "", try_store},
     {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)", "", try_look},
     {"read it back", true, "s3:GetObject", "a proxy or the store drops headers: try Config::metadata_names", try_read},
-    {"store only if absent", false, "s3:PutObject and s3:ListBucket", "don't let machines compete by if_absent here", try_if_absent},
-    {"store only if unchanged", false, "s3:PutObject and s3:GetObject", "don't let machines compete by if_match here", try_if_match},
+    {"store only if absent", false, "s3:PutObject and s3:ListBucket", "let no machines compete by if_absent",
+     try_if_absent},
+    {"store only if unchanged", false, "s3:PutObject and s3:GetObject", "let no machines compete by if_match",
+     try_if_match},
     {"give it more time", false, "s3:GetObject and s3:PutObject", "set entries again instead of touch", try_touch},
     {"list", false, "s3:ListBucket", "do without ls, purge and clear here", try_list},
     {"remove it", true, "s3:DeleteObject", "", try_remove},
@@ -758,7 +760,7 @@ int run_doctor(Cache& cache, const Arguments& arguments) {
     return diagnosis.works ? done : failed;
 }
 
-// --- the list of commands ---------------------------------------------------------------------------------------------
+// --- the list of commands -------------------------------------------------------------------------------------------
 
 struct Command {
     std::string_view name;

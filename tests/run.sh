@@ -95,6 +95,7 @@ else
     suite 'fake S3 as a program starts' false
 fi
 
+suite 'two modes, hostile macros' tests/split/run.sh
 suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
 
 echo '== all suites'
