@@ -501,7 +501,7 @@ struct Progress {
     std::uint64_t done = 0;              // payload bytes so far, as they go over the wire
     std::optional<std::uint64_t> total{};  // empty: not known
 };
-using ProgressCallback = std::function<bool(const Progress&)>;  // false cancels; called some ten times a second
+using ProgressCallback = std::function<bool(const Progress&)>;  // false cancels; called some ten times a second; must not throw
 
 struct SetOptions {
     std::optional<Seconds> ttl{};    // empty: Config::default_ttl; `forever`: never expires; else over zero
@@ -7880,7 +7880,9 @@ class Intake {
 public:
     Intake(const Source& source, std::optional<int> level) : source_(source) {
 #ifndef S3CACHE_NO_GZIP
-        if (level) deflater_.emplace(*level), raw_.resize(piece_bytes);
+        if (!level) return;
+        deflater_.emplace(*level);
+        raw_.resize(static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
         static_cast<void>(level);
 #endif

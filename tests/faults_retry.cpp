@@ -576,7 +576,7 @@ TEST_CASE("a store that drops names with underscores is served by the hyphen", "
     CHECK(cache.get("k")->info().expires_at);
 }
 
-TEST_CASE("write conditions hold also on stores that ignore or refuse them, but for a race", "[quirks][conditions][!mayfail]") {
+TEST_CASE("write conditions hold also on stores that ignore or refuse them, but for a race", "[quirks][conditions]") {
     for (const bool refuses : {false, true}) {
         CAPTURE(refuses);
         fake_s3::Quirks quirks;

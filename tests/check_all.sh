@@ -1,0 +1,291 @@
+#!/usr/bin/env bash
+# The matrix: compiler x standard x standard library x mode x architecture. `make check-all` calls it; it takes an hour or
+# more on two cores.
+#   tests/check_all.sh [--compile | --run] [PATTERN]     --compile: no test suites, --run: only these;
+#                                                        PATTERN: only cells whose name matches this grep -E expression
+# Each cell prints a line; a table and 'N passed, N failed, N not run' come at the end. What a cell printed is in
+# BUILD/all/logs. As root, missing compilers are installed by their Debian names; libraries of other architectures are
+# unpacked below BUILD/all and installed nowhere.
+#
+# Compile cells: all strict warnings are errors, at -O0 and at -O2 (where g++ sees more of -Wnull-dereference); the
+# program is linked and run against a fake S3. Run cells: the unit suite, and the conformance suite on the fake S3.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+root=$(cd "$here/.." && pwd -P)
+build=${BUILD:-$root/build}
+case $build in /*) ;; *) build=$root/$build ;; esac
+all=$build/all
+logs=$all/logs
+want_compile=yes want_run=yes
+case ${1:-} in
+    --compile) want_run=; shift ;;
+    --run) want_compile=; shift ;;
+esac
+pattern=${1:-.}
+mkdir -p "$logs"
+rm -f "$logs"/*
+results=$all/results.txt
+: >"$results"
+work=$(mktemp -d "${TMPDIR:-/tmp}/s3cache-all.XXXXXX")
+fake_pid=
+finish() {
+    [ -z "$fake_pid" ] || kill "$fake_pid" 2>/dev/null
+    rm -rf "$work"
+}
+trap finish EXIT
+passed=0 failed=0 not_run=0
+
+warnings=(-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold-style-cast -Wundef -Wcast-qual -Wformat=2
+          -Wnull-dereference -Werror)
+libs=(-lcurl -lcrypto -lz -lpthread)
+read -r -a given <<<"${CPPFLAGS:-}" # first, so that another header can be put in front of this one
+
+# -Weverything less what was looked at and stays:
+everything=(-Weverything -Werror
+    -Wno-c++98-compat -Wno-c++98-compat-pedantic   # this is C++17
+    -Wno-pre-c++20-compat-pedantic -Wno-pre-c++17-compat
+    -Wno-padded                                    # members stand in an order for readers
+    -Wno-switch-enum -Wno-switch-default           # they ask for opposite things
+    -Wno-covered-switch-default
+    -Wno-unsafe-buffer-usage                       # every use of a pointer and a size, which is what C libraries give us
+    -Wno-unsafe-buffer-usage-in-libc-call
+    -Wno-nrvo                                      # a copy that is a move
+    -Wno-comma                                     # `return fail(...), false`
+    -Wno-disabled-macro-expansion                  # curl_easy_setopt of curl.h
+    -Wno-weak-vtables                              # one header has no file of its own for a vtable
+    -Wno-unknown-warning-option)
+
+slug() { printf '%s' "$1" | tr -c 'A-Za-z0-9+._-' '_'; }
+
+cell() { # NAME COMMAND...: a line, and one in the table
+    local name=$1 log counts started=$SECONDS
+    shift
+    printf '%s\n' "$name" | grep -qE -e "$pattern" || return 0
+    log=$logs/$(slug "$name")
+    if "$@" >"$log" 2>&1; then
+        passed=$((passed + 1))
+        counts=$(counted "$log")
+        printf 'ok    %s%s (%d s)\n' "$name" "${counts:+: $counts}" $((SECONDS - started))
+        printf 'ok\t%s\t%s\n' "$name" "$counts" >>"$results"
+    else
+        failed=$((failed + 1))
+        printf 'FAIL  %s (%s)\n' "$name" "$log"
+        grep -aE 'warning:|error:|\*\*\*|FAILED|^  [A-Z_]+\(|undefined reference' "$log" | head -n 8 || tail -n 5 "$log"
+        printf 'FAIL\t%s\t%s\n' "$name" "$(counted "$log")" >>"$results"
+    fi
+}
+skip() { # NAME REASON
+    printf '%s\n' "$1" | grep -qE -e "$pattern" || return 0
+    not_run=$((not_run + 1))
+    printf 'skip  %s: %s\n' "$1" "$2"
+    printf 'not run\t%s\t%s\n' "$1" "$2" >>"$results"
+}
+counted() { # the tests that Catch2 counted, of all suites in a log
+    grep -aE '^(All tests passed|test cases:)' "$1" | sed -E 's/.*\(([0-9]+ assertions) in ([0-9]+ test cases?)\).*/\2, \1/; s/ +/ /g' |
+        paste -sd ';' -
+}
+
+# ---------------------------------------------------------------- tools
+
+installable() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+updated=
+have_or_install() { # COMMAND PACKAGE...
+    command -v "$1" >/dev/null && return 0
+    installable || return 1
+    shift
+    [ -n "$updated" ] || apt-get -o DPkg::Lock::Timeout=300 update -q >"$logs/apt" 2>&1 # a failed index of many is no reason
+    updated=yes
+    # Nothing that is there may go for it.
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends --no-remove \
+        "$@" >>"$logs/apt" 2>&1
+}
+newest_clang() { # its version, of those that Debian has or that are here
+    {
+        compgen -c clang++- | grep -E '^clang\+\+-[0-9]+$' | sed 's/.*-//'
+        ! installable || apt-cache search --names-only '^clang-[0-9]+$' | sed 's/^clang-\([0-9]*\) .*/\1/'
+    } | sort -n | tail -n 1
+}
+
+# ---------------------------------------------------------------- compile cells
+
+start_fake() {
+    make -C "$root" --no-print-directory BUILD="$build" "$build/fake_s3" >"$logs/fake_s3" 2>&1 || { tail "$logs/fake_s3"; return 1; }
+    "$build/fake_s3" >"$work/env" &
+    fake_pid=$!
+    local i
+    for i in $(seq 100); do [ -s "$work/env" ] && break; sleep 0.1; done
+    . "$work/env"
+}
+
+# CXX, STD, LIB (flags), LEVEL, MODE, MACRO -> objects, program, run
+compile_one() {
+    local cxx=$1 std=$2 level=$3 mode=$4 run=$5 source objects=() flags
+    shift 5 # what is left are flags
+    flags=(-std="$std" "$level" "${given[@]+"${given[@]}"}" -I"$root" -I"$here" "${warnings[@]}" "$@")
+    local sources=(split/a.cpp split/b.cpp)
+    case $mode in
+        split) flags+=(-DS3CACHE_DECLARATIONS_ONLY); sources+=(split/impl.cpp) ;;
+        'no exceptions') flags+=(-fno-exceptions -fno-rtti) ;;
+        'split, no exceptions') flags+=(-DS3CACHE_DECLARATIONS_ONLY -fno-exceptions -fno-rtti); sources+=(split/impl.cpp) ;;
+    esac
+    for source in "${sources[@]}"; do
+        # shellcheck disable=SC2086
+        $cxx "${flags[@]}" -c "$here/$source" -o "$work/$(basename "$source").o" || return 1
+        objects+=("$work/$(basename "$source").o")
+    done
+    # shellcheck disable=SC2086
+    $cxx "$@" "${objects[@]}" ${link_flags[@]+"${link_flags[@]}"} "${libs[@]}" -o "$work/program" || return 1
+    [ "$run" = no ] || $run "$work/program"
+}
+link_flags=()
+
+compile_cells() { # LABEL CXX RUN LIB_FLAGS...: standards, modes, macros, levels
+    local label=$1 cxx=$2 run=$3 std mode level macro
+    shift 3
+    for level in -O0 -O2; do
+        for std in c++17 c++20 c++2b; do
+            for mode in header-only split 'no exceptions'; do
+                cell "compile: $label $std $mode $level" compile_one "$cxx" $std $level "$mode" "$run" "$@"
+            done
+        done
+        for macro in -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN '-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN'; do
+            for mode in header-only split 'split, no exceptions'; do
+                # shellcheck disable=SC2086
+                cell "compile: $label c++17 $mode ${macro//-DS3CACHE_/} $level" compile_one "$cxx" c++17 $level "$mode" "$run" "$@" $macro
+            done
+        done
+    done
+}
+everything_cell() { # LABEL CXX FLAGS...
+    local label=$1 cxx=$2
+    shift 2
+    cell "compile: $label c++17 -Weverything" "$cxx" -std=c++17 -O0 "${given[@]+"${given[@]}"}" -I"$root" "${everything[@]}" "$@" \
+        -c "$here/split/include_only.cpp" -o "$work/everything.o"
+}
+
+# Two versions of the header in one program, each vendored by a library of its own, in both modes.
+two_versions() { # CXX
+    local cxx=$1 mode flags
+    mkdir -p "$work/old"
+    # the version's name is in the inline namespace; the rest of the header is the same
+    sed -e 's/S3CACHE_ABI v[0-9]*_[0-9]*_[0-9]*/S3CACHE_ABI v0_0_1/' "$root/s3cache.hpp" >"$work/old/s3cache.hpp"
+    for mode in '' -DS3CACHE_DECLARATIONS_ONLY; do
+        flags=(-std=c++17 -O0 "${warnings[@]}" $mode)
+        $cxx "${flags[@]}" -I"$work/old" -DVERSION=old -c "$here/matrix/vendored.cpp" -o "$work/v_old.o" &&
+            $cxx "${flags[@]}" "${given[@]+"${given[@]}"}" -I"$root" -DVERSION=new -c "$here/matrix/vendored.cpp" -o "$work/v_new.o" &&
+            $cxx -std=c++17 -O0 "${warnings[@]}" -c "$here/matrix/two_versions.cpp" -o "$work/v_main.o" || return 1
+        local objects=("$work"/v_{old,new,main}.o)
+        if [ -n "$mode" ]; then
+            $cxx "${flags[@]}" -I"$work/old" -c "$here/size/implementation.cpp" -o "$work/v_old_impl.o" &&
+                $cxx "${flags[@]}" "${given[@]+"${given[@]}"}" -I"$root" -c "$here/size/implementation.cpp" -o "$work/v_new_impl.o" || return 1
+            objects+=("$work"/v_{old,new}_impl.o)
+        fi
+        $cxx "${objects[@]}" "${libs[@]}" -o "$work/two" && "$work/two" || return 1
+    done
+}
+
+# ---------------------------------------------------------------- run cells
+
+suites() { # CXX STD EMULATOR TEST_OPT VARIABLES_OF_MAKE...: built and run
+    local cxx=$1 std=$2 emulator=$3 out
+    shift 3
+    out=$all/$(slug "$cxx-$std${LIB_LABEL:-}")
+    make -C "$root" --no-print-directory BUILD="$out" CXX="$cxx" STD="$std" "$@" test-programs || return 1
+    # shellcheck disable=SC2086
+    env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA $emulator "$out/unit" &&
+        env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA $emulator "$out/conformance"
+}
+
+# ---------------------------------------------------------------- this machine
+
+cd "$root" || exit 1
+tests/setup.sh --check unit 2>/dev/null || tests/setup.sh test || exit 1
+if [ -n "$want_compile" ]; then start_fake || exit 1; fi
+
+native() { # LABEL CXX PACKAGES FLAGS...
+    local label=$1 cxx=$2 packages=$3 std
+    shift 3
+    # shellcheck disable=SC2086
+    have_or_install "$cxx" $packages || { skip "$label" "$cxx is not installed ($packages)"; return; }
+    if ! printf '#include <string>\nint main() { return std::string().size() != 0; }' |
+        $cxx "$@" -x c++ - -o "$work/probe" 2>"$logs/$(slug "$label")-probe"; then
+        skip "$label" 'its standard library is not installed'
+        return
+    fi
+    if [ -n "$want_compile" ]; then
+        compile_cells "$label" "$cxx" env "$@"
+        [[ $cxx != clang* ]] || everything_cell "$label" "$cxx" "$@"
+    fi
+    if [ -n "$want_run" ]; then
+        for std in c++17 c++20 c++2b; do
+            LIB_LABEL=$(slug "$label") cell "suite: $label $std" suites "$cxx" $std '' CXXFLAGS="$*" LDFLAGS="$*"
+        done
+    fi
+}
+
+native 'g++' g++ g++
+native 'clang++ libstdc++' clang++ clang
+[ -n "$(find /usr/lib/llvm-*/include/c++ /usr/include/c++/v1 -maxdepth 0 2>/dev/null)" ] || have_or_install no-such-command libc++-dev libc++abi-dev
+native 'clang++ libc++' clang++ clang -stdlib=libc++
+
+newest=$(newest_clang)
+if [ -n "$newest" ]; then
+    native "clang++-$newest libstdc++" "clang++-$newest" "clang-$newest"
+    # Debian's libc++ of different versions exclude each other, so this one is unpacked beside.
+    libcxx=$all/libc++-$newest
+    if PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=http://deb.debian.org/debian-security \
+        "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$libcxx" >"$logs/libc++" 2>&1; then
+        native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -Wno-unused-command-line-argument \
+            -isystem "$libcxx/root/usr/lib/llvm-$newest/include/c++/v1" -L"$libcxx/root/usr/lib/llvm-$newest/lib" \
+            -Wl,-rpath,"$libcxx/root/usr/lib/llvm-$newest/lib" -Wl,-rpath,"$libcxx/root/usr/lib/$(gcc -print-multiarch)"
+    else
+        skip "clang++-$newest libc++" "libc++-$newest-dev could not be had"
+    fi
+fi
+if [ -n "$want_compile" ]; then
+    for cxx in g++ clang++; do
+        command -v $cxx >/dev/null && cell "compile: $cxx two versions in one program, both modes" two_versions $cxx
+    done
+    cell 'compile: tests/split' env BUILD="$build" tests/split/run.sh
+fi
+
+# ---------------------------------------------------------------- other machines
+
+foreign() { # DEBIAN_ARCH TRIPLET QEMU
+    local arch=$1 triplet=$2 emulator=$3 base level mode
+    have_or_install "$triplet-g++" "g++-$triplet" || { skip "$arch" "$triplet-g++ is not installed (g++-$triplet)"; return; }
+    "$here/matrix/sysroot.sh" "$arch" "$all/$arch" >"$logs/$arch-libraries" 2>&1 ||
+        { skip "$arch" "its libraries could not be had ($logs/$arch-libraries)"; return; }
+    base=$all/$arch/root
+    # The compiler brings its own libc; what it lacks comes after it.
+    local includes=(-idirafter "$base/usr/include" -idirafter "$base/usr/include/$triplet" -Wno-psabi)
+    local links=(-L"$base/usr/lib/$triplet" -L"$base/lib/$triplet" -Wl,-rpath-link,"$base/usr/lib/$triplet:$base/lib/$triplet")
+    local run=no
+    if have_or_install "$emulator" qemu-user; then run="$emulator -L $base"; fi
+    if [ -n "$want_compile" ]; then
+        link_flags=("${links[@]}")
+        for level in -O0 -O2; do
+            for mode in header-only split 'no exceptions'; do
+                cell "compile: $arch g++ c++17 $mode $level" compile_one "$triplet-g++" c++17 $level "$mode" "$run" "${includes[@]}"
+            done
+        done
+        link_flags=()
+    fi
+    [ -n "$want_run" ] || return 0
+    if [ "$run" = no ]; then skip "suite: $arch" "$emulator is not installed (qemu-user)"; return; fi
+    if [ ! -e /usr/include/catch2/catch.hpp ]; then skip "suite: $arch" 'Catch2 3 is a library, and not there for it'; return; fi
+    mkdir -p "$all/catch"
+    ln -sfn /usr/include/catch2 "$all/catch/catch2"
+    # -O1: what is emulated should not be slow besides.
+    cell "suite: $arch g++ c++17 (qemu)" suites "$triplet-g++" c++17 "$run" CATCH2_INCLUDE="$all/catch" HAS_CATCH3= \
+        TEST_OPT='-O1 -g0' CXXFLAGS="${includes[*]}" LDFLAGS="${links[*]}"
+}
+foreign armhf arm-linux-gnueabihf qemu-arm
+foreign arm64 aarch64-linux-gnu qemu-aarch64
+foreign s390x s390x-linux-gnu qemu-s390x # big-endian
+
+echo '== the matrix'
+sort -t "$(printf '\t')" -k 2 "$results" | awk -F '\t' '{ printf "%-8s %-78s %s\n", $1, $2, $3 }'
+echo "$passed passed, $failed failed, $not_run not run"
+[ $failed = 0 ] && [ $passed -gt 0 ]
