@@ -4560,7 +4560,8 @@ struct Transfer {
     std::uint64_t received = 0, sent = 0;
     bool paused = false;
     bool reused = false;
-    bool overflow = false;  // more headers or text than we take
+    bool overflow = false;   // more headers or text than we take
+    bool no_memory = false;  // a sink threw
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     Clock::time_point answered_at{};  // when the status line came
@@ -4665,7 +4666,7 @@ inline bool Transfer::prepare(const Config& config, CURLSH* share) {
     headers.clear();
     text.clear();
     received = sent = 0;
-    paused = reused = overflow = false;
+    paused = reused = overflow = no_memory = false;
     problem[0] = '\0';
     if (refused_) set_up_ = false;
     return !refused_;
@@ -4784,7 +4785,10 @@ inline std::size_t Transfer::on_header(char* data, std::size_t size, std::size_t
 
 inline std::size_t Transfer::on_body(char* data, std::size_t size, std::size_t count, void* self) {
     Transfer& transfer = *static_cast<Transfer*>(self);
-    return shielded([&] { return transfer.take_body(data, size * count); }, std::size_t{0});
+    constexpr std::size_t threw = static_cast<std::size_t>(-1);
+    const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
+    transfer.no_memory |= taken == threw;
+    return taken == threw ? 0 : taken;
 }
 
 inline std::size_t Transfer::take_body(const char* data, std::size_t size) {
@@ -6886,7 +6890,7 @@ struct Core {
     double random() const;
     Result<std::shared_ptr<const Place>> place();
     Result<std::shared_ptr<const Place>> settle_place(const std::string& url, const std::string& region);
-    bool sign_for(const std::string& region);
+    bool sign_for(const std::string& region, const std::string& signed_before);
     void learn_clock(TimePoint server, TimePoint local);
     void tell(const Event& event) const {
         if (config.on_event) config.on_event(event);
@@ -6989,7 +6993,7 @@ struct Call {
     std::string_view code() const { return fault ? std::string_view(fault->code) : std::string_view(); }
 
     // For Session.
-    std::string encoded{};
+    std::string encoded{}, signed_for{};  // path, region
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
     bool skewed = false;  // the last answer showed that the clock had been far off
@@ -7218,6 +7222,7 @@ inline Result<void> Session::prepare(Call& call) {
     if (call.method == http::Method::put || call.method == http::Method::post) out.body = &call.body;
 
     const endpoint::Endpoint& where = **place;
+    call.signed_for = where.signing_region;
     call.encoded.assign(where.base_path).append(1, '/');
     bytes::append_percent(call.encoded, call.object, true);
     if (call.object.empty() && !where.base_path.empty()) call.encoded.pop_back();
@@ -7327,7 +7332,7 @@ inline void Session::finish(Call& call) {
     if (!answer.reused) count(core_.counters.connections);
     learn(call);
     read_answer(call);
-    if (answer.result == CURLE_WRITE_ERROR && !answer.overflow) {
+    if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
         call.cut = call.done = true;
         return tell(call, "done");
     }
@@ -7391,7 +7396,7 @@ inline bool Session::correct(Call& call, retry::Verdict verdict) {
     if (once) return false;
     once = true;
     if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation)) return false;
-    if (verdict == retry::Verdict::new_region && !(call.fault && core_.sign_for(call.fault->region))) return false;
+    if (verdict == retry::Verdict::new_region && !(call.fault && core_.sign_for(call.fault->region, call.signed_for))) return false;
     if (call.again && !call.again(call)) return false;
     call.due = http::Clock::now();
     return true;
@@ -7438,10 +7443,10 @@ inline void Session::tell(const Call& call, std::string_view outcome) const {
 inline Error Session::no_answer(const Call& call) const {
     const http::Transfer& answer = *call.answer;
     Error::Details details;
-    details.code = kind_of(answer.result, answer.overflow);
+    details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
     details.attempts = call.attempts;
     details.retryable = retry::passing(answer.result);
-    std::string text = answer.overflow ? "the answer is larger than any of S3's" : answer.problem;
+    std::string text = answer.no_memory ? "no memory for the answer" : answer.overflow ? "the answer is larger than any of S3's" : answer.problem;
     if (text.empty()) text = curl_easy_strerror(answer.result);
     text += spent(call.attempts, http::Clock::now() - call.began);
     const char* hint = advice(details.code, {}, {});
@@ -7553,9 +7558,10 @@ inline Result<std::shared_ptr<const Place>> Core::settle_place(const std::string
 }
 
 // The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature changes.
-inline bool Core::sign_for(const std::string& region) {
+inline bool Core::sign_for(const std::string& region, const std::string& signed_before) {
     const std::lock_guard<std::mutex> hold(place_lock);
-    if (!place_now || !endpoint::valid_region(region) || region == place_now->signing_region) return false;
+    if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
+    if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
     if (place_now->aws()) return settle_place({}, region).has_value();
     auto place = std::make_shared<Place>(*place_now);
     place->signing_region = region;

@@ -75,7 +75,8 @@ public:
             set(CURLOPT_READDATA, static_cast<void*>(this));
         }
         if (kind == Kind::put || kind == Kind::put_small || kind == Kind::post) {
-            headers_ = curl_slist_append(curl_slist_append(nullptr, "Expect:"), "Content-Type: application/octet-stream");
+            headers_ =
+                curl_slist_append(curl_slist_append(nullptr, "Expect:"), "Content-Type: application/octet-stream");
             set(CURLOPT_HTTPHEADER, headers_);
         }
     }

@@ -36,7 +36,8 @@ S3Status on_get(int size, const char* data, void* self) {
 }
 int on_put(int size, char* buffer, void* self) {
     Transfer& transfer = *static_cast<Transfer*>(self);
-    const std::uint64_t count = (std::min)({static_cast<std::uint64_t>(size), transfer.left, std::uint64_t{block().size()}});
+    const std::uint64_t count =
+        (std::min)({static_cast<std::uint64_t>(size), transfer.left, std::uint64_t{block().size()}});
     std::memcpy(buffer, block().data(), static_cast<std::size_t>(count));
     transfer.left -= count;
     return static_cast<int>(count);

@@ -52,9 +52,11 @@ struct Direction {
     Clock::time_point due() const {
         if (line.empty() || blocked) return (Clock::time_point::max)();
         if (rate <= 0) return line.front().due;
-        const double wanted = static_cast<double>((std::min)(line.front().data.size() - line.front().sent, chunk_bytes / 2));
+        const double wanted =
+            static_cast<double>((std::min)(line.front().data.size() - line.front().sent, chunk_bytes / 2));
         const double lack = (std::max)(0.0, wanted - allowance) / rate;
-        return (std::max)(line.front().due, paid + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(lack)));
+        return (std::max)(line.front().due,
+                          paid + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(lack)));
     }
     bool take(Clock::time_point now) {
         Chunk chunk{now + delay / 2, std::vector<char>(chunk_bytes)};
@@ -159,7 +161,8 @@ bool serve(Connection& connection, short client, short server) {
             add_polls(polls, *connection);
             due = (std::min)({due, connection->up.due(), connection->down.due()});
         }
-        const auto wait = (std::max)(Clock::duration(0), (std::min)(due, Clock::now() + std::chrono::hours(1)) - Clock::now());
+        const auto wait =
+            (std::max)(Clock::duration(0), (std::min)(due, Clock::now() + std::chrono::hours(1)) - Clock::now());
         const timespec limit{wait.count() / 1000000000, wait.count() % 1000000000};
         if (ppoll(polls.data(), polls.size(), &limit, nullptr) < 0) continue;
         for (std::size_t i = connections.size(); i-- > 0;) {

@@ -57,9 +57,15 @@ struct Variant {
         for (const Cost& cost : samples) out.push_back(field(cost));
         return out;
     }
-    double cpu() const { return median(each([](const Cost& cost) { return cost.cpu; })); }
-    double wall() const { return median(each([](const Cost& cost) { return cost.wall; })); }
-    double memory() const { return median(each([](const Cost& cost) { return cost.memory_mib; })); }
+    double cpu() const {
+        return median(each([](const Cost& cost) { return cost.cpu; }));
+    }
+    double wall() const {
+        return median(each([](const Cost& cost) { return cost.wall; }));
+    }
+    double memory() const {
+        return median(each([](const Cost& cost) { return cost.memory_mib; }));
+    }
 };
 
 // All variants in each round, a different one first each time. The round before the first warms up and is not counted.
@@ -104,7 +110,9 @@ inline Ran run_program(const std::vector<std::string>& command) {
     int status = 0;
     rusage usage{};
     if (spawned != 0 || wait4(child, &status, 0, &usage) != child) return out;
-    const auto time = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
+    const auto time = [](const timeval& t) {
+        return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+    };
     out.cost = {time(usage.ru_utime) + time(usage.ru_stime), seconds(CLOCK_MONOTONIC) - wall, 0};
     out.fine = WIFEXITED(status) && WEXITSTATUS(status) == 0;
     return out;
@@ -146,7 +154,7 @@ enum class Unit { time, mib, mb_per_second };
 struct Row {
     std::string work, scheme;
     Unit unit = Unit::time;
-    double library = 0, bare = 0;  // 0: there is none
+    double library = 0, bare = 0;         // 0: there is none
     double value = 0, low = 0, high = 0;  // what is held against the target; usually the ratio
     double target = 0;
     bool at_least = false;  // the target is a least, not a most
@@ -187,7 +195,8 @@ public:
         for (const Row& row : rows_) std::fprintf(out, "%s\n", line(row, true).c_str());
     }
     std::size_t missed() const {
-        return static_cast<std::size_t>(std::count_if(rows_.begin(), rows_.end(), [](const Row& row) { return !row.reached(); }));
+        return static_cast<std::size_t>(
+            std::count_if(rows_.begin(), rows_.end(), [](const Row& row) { return !row.reached(); }));
     }
     std::size_t size() const { return rows_.size(); }
 
@@ -209,7 +218,8 @@ private:
         return out;
     }
     static std::string head(bool markdown) {
-        const std::vector<std::string> names{"work", "over", "library", "bare", "ratio (of rounds)", "target", "", "others"};
+        const std::vector<std::string> names{"work",   "over", "library", "bare", "ratio (of rounds)",
+                                             "target", "",     "others"};
         std::string out = join(names, markdown);
         if (markdown) out += "\n|---|---|---:|---:|---:|---:|---|---|";
         return out;
@@ -219,8 +229,8 @@ private:
         const bool range = row.low > 0 && row.high > row.low;
         const std::string spread = range ? " (" + number(row.low, 2) + "-" + number(row.high, 2) + ")" : "";
         const std::string target = row.plain ? number(row.target, 0) + " MiB" : number(row.target, 2);
-        return join({row.work, row.scheme, show(row.library, row.unit), show(row.bare, row.unit), value + spread, target,
-                     row.reached() ? "ok" : "MISSED", row.others},
+        return join({row.work, row.scheme, show(row.library, row.unit), show(row.bare, row.unit), value + spread,
+                     target, row.reached() ? "ok" : "MISSED", row.others},
                     markdown);
     }
     std::vector<Row> rows_;

@@ -124,16 +124,16 @@ CONF
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 start_nginx() {
-    local try pid i
-    for try in 1 2 3 4 5; do
+    local pid
+    for _ in 1 2 3 4 5; do
         http_port=$((12000 + RANDOM % 8000)) tls_port=$((22000 + RANDOM % 8000)) # below those that the kernel deals out
         write_conf $http_port $tls_port
         "${pinned[@]}" nginx -p "$dir" -e "$dir/error.log" -c "$dir/nginx.conf" &
         pid=$!
-        for i in $(seq 50); do
+        for _ in $(seq 50); do
             sleep 0.1
             kill -0 $pid 2>/dev/null || continue 2
-            if answers $http_port && answers $tls_port; then pids+=($pid); return 0; fi
+            if answers $http_port && answers $tls_port; then pids+=("$pid"); return 0; fi
         done
         kill $pid 2>/dev/null || true
     done
@@ -143,10 +143,9 @@ start_nginx() {
 
 start_link() { # DELAY_MS BYTES_PER_SECOND -> $port; on whatever core is free
     : >"$dir/link.$1"
-    "$programs/link" $http_port "$1" "$2" >"$dir/link.$1" &
+    "$programs/link" "$http_port" "$1" "$2" >"$dir/link.$1" &
     pids+=($!)
-    local i
-    for i in $(seq 50); do
+    for _ in $(seq 50); do
         port=$(cat "$dir/link.$1")
         [ -z "$port" ] || return 0
         sleep 0.1
@@ -175,7 +174,7 @@ export BENCH_ROOT=$dir/www BENCH_HTTP=http://127.0.0.1:$http_port BENCH_HTTPS=ht
 heading() {
     local cpu libs3_version
     cpu=$(lscpu 2>/dev/null | sed -n 's/^Model name: *//p' | head -n 1)
-    echo "$(nproc) x ${cpu:-unknown CPU}, $(uname -sr); client and server on core $core, files in $shm"
+    echo "$(nproc) x ${cpu:-unknown CPU}, $(uname -sr); client and server on core $core, files in $shm; load $(cut -d" " -f1 /proc/loadavg)"
     echo "$(${CXX:-c++} --version | head -n 1); $("$programs/bench" versions)"
     echo "nginx $(nginx -v 2>&1 | sed 's/.*nginx.//')${python:+; boto3 $("$python" -c 'import boto3; print(boto3.__version__)')}"
     libs3_version=$(dpkg-query -W -f '${Version}' libs3-dev 2>/dev/null || true)
