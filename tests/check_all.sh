@@ -124,6 +124,7 @@ compile_one() {
     shift 5 # what is left are flags
     flags=(-std="$std" "$level" "${given[@]+"${given[@]}"}" -I"$root" -I"$here" "${warnings[@]}" "$@")
     local sources=(split/a.cpp split/b.cpp)
+    [[ " $* " != *NO_GZIP* ]] || sources=(split/include_only.cpp) # the other two store a compressed entry
     case $mode in
         split) flags+=(-DS3CACHE_DECLARATIONS_ONLY); sources+=(split/impl.cpp) ;;
         'no exceptions') flags+=(-fno-exceptions -fno-rtti) ;;

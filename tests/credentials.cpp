@@ -1165,7 +1165,7 @@ TEST_CASE("credentials: addresses in messages lose what may be secret in them") 
     CHECK(cred::masked("short") == "****");
     CHECK(cred::masked("AKIAIOSFODNN7EXAMPLE") == "****MPLE");
     CHECK(cred::scrubbed("a SECRET-1 b SECRET-1", {"SECRET-1"}) == "a ****** b ******");
-    CHECK(cred::quoted("a\r\nb\x7F") == "a??b?");
+    CHECK(cred::shown("a\r\nb\x7F") == "a??b?");
 }
 
 // --- the cache of credentials ---

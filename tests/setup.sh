@@ -66,8 +66,12 @@ case $target in
         ;;
     bench)
         for_unit
-        for_ceph
         for_python
+        need nginx-light command -v nginx
+        need libs3-dev has_header libs3.h
+        need valgrind command -v valgrind
+        need openssl command -v openssl
+        need util-linux command -v taskset
         ;;
     docs) need doxygen command -v doxygen ;;
     ci) # what .ci/run needs beyond `make test`

@@ -39,5 +39,7 @@ find "$dir/root" -type l -lname '/*' | while read -r link; do
     target=$dir/root$(readlink "$link")
     [ ! -e "$target" ] || ln -sfn "$target" "$link"
 done
+# A libc to run with, not to link with: the linker scripts name paths of a root, and the cross compiler has its own.
+find "$dir/root/usr/lib" -name 'libc.so' -delete -o -name 'libm.so' -delete
 rm -rf "$dir/apt"
 echo "$suite $packages" >"$stamp"
