@@ -3870,6 +3870,7 @@ inline bool valid_bucket(std::string_view bucket) {
     const auto allowed = [](char c) {
         return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
     };
+    if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
     return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
 }
 
@@ -4148,7 +4149,7 @@ inline std::string take_parameter(Location& location, std::string_view pair) {
 
 // Where the bucket ends: an ARN may contain one slash of its own, "accesspoint/NAME".
 inline std::size_t bucket_size(std::string_view text) {
-    constexpr std::string_view resource = ":accesspoint/";
+    constexpr std::string_view resource = "accesspoint/";
     const std::size_t inside = bytes::starts_with(text, "arn:") ? text.find(resource) : std::string_view::npos;
     const std::size_t from = inside == std::string_view::npos ? 0 : inside + resource.size();
     return (std::min)(text.find('/', from), text.size());
@@ -7400,8 +7401,9 @@ inline void Session::learn(Call& call) {
     http::Transfer& answer = *call.answer;
     if (answer.status == 0) return;
     const auto date = answer.headers.find("date");
-    if (date && *date != call.answer->date_learned) {  // once a second at most: it has no finer grain
-        call.answer->date_learned.assign(*date);
+    // Good answers teach once a second at most, as the date has no finer grain; a refusal may be about this very clock.
+    if (date && (answer.status >= 300 || *date != answer.date_learned)) {
+        answer.date_learned.assign(*date);
         const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(http::Clock::now() - answer.answered_at);
         const auto before = core_.clock_offset_ms.load(std::memory_order_relaxed);
         if (const auto server = dates::http_date(*date)) core_.learn_clock(*server, core_.local_now() - age);
