@@ -1,5 +1,5 @@
-// Times and numbers. Held to: C's calendar for the plain forms, and strtod for plain decimal texts. Callers subtract times
-// that were read and add the difference to others, so that is tried with every one.
+// Times and numbers. Held to: C's calendar for the plain forms, and strtod for plain decimal texts. What callers do with
+// times that were read, subtract and add, is tried with every one.
 #include "fuzz.hpp"
 
 #include <cmath>
@@ -82,22 +82,22 @@ inline void check_plain_forms(std::string_view text) {
     check_reference(dates::http_date(text), number(text, 12, 4), month, number(text, 5, 2), text.substr(17));
 }
 
-// What callers do with a time that a header or an answer chose.
+// What callers do with a time that a header or an answer chose. A plain difference may overflow, so they ask for seconds.
 inline void check_usable(dates::TimePoint when) {
     using std::chrono::hours;
     const dates::TimePoint now{hours(24) * 20454};  // in 2026
-    const auto ahead = std::chrono::duration_cast<std::chrono::milliseconds>(when - now);
-    require((ahead.count() > 0) == (when - now >= std::chrono::milliseconds(1)), "a difference keeps its sign");
+    const double ahead = retry::seconds_between(now, when);
+    require((ahead > 0) == (when > now) && (ahead < 0) == (when < now), "a difference keeps its sign");
     const std::string text = dates::iso8601_text(to_seconds(when));
     const auto again = dates::iso8601(text);
     require(again && (when < dates::TimePoint() || to_seconds(*again) == to_seconds(when)), "its text reads back");
     std::string amz;
     dates::append_amz_date(amz, to_seconds(when));
     require(looks_like(amz, "00000000T000000Z"), "sixteen characters for a signature");
-    // The cache believes no clock that is a century off: beyond that the sum would overflow.
-    if (ahead > hours(24 * 36600) || ahead < hours(-24 * 36600)) return;
-    const dates::TimePoint clock = now + ahead + std::chrono::milliseconds(500);
-    require((clock < now) == (ahead <= std::chrono::milliseconds(-501)), "an offset added keeps its order");
+    const double century = 36600.0 * dates::seconds_per_day;  // the cache believes no clock that is further off
+    if (ahead > century || ahead < -century) return;
+    const dates::TimePoint clock = now + std::chrono::milliseconds(static_cast<std::int64_t>(ahead * 1000) + 500);
+    require(clock > when && clock - when <= std::chrono::seconds(1), "an offset learnt leads there");
 }
 
 inline void check_times(std::string_view text) {
