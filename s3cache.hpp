@@ -9015,15 +9015,14 @@ public:
         : session_(session), core_(session.core()), target_(target), intake_(intake), part_(part), hashes_(hashes(core_)), meter_(meter) {}
 
     Result<bool> run(std::size_t lanes) {
-        std::unique_ptr<char[]> first(new char[part_]);
-        const Result<std::size_t> size = gather(first.get());
+        first_.reset(new char[part_]);
+        const Result<std::size_t> size = gather(first_.get());
         if (!size) return about(size.error());
         const Result<bool> all = *size < part_ ? Result<bool>(true) : intake_.at_end();
         if (!all) return about(all.error());
-        if (*all) return put(session_, target_, put_call(session_, target_, std::string_view(first.get(), *size)), meter_);
+        if (*all) return put(session_, target_, whole({first_.get(), *size}), meter_);
         name_write(core_, target_);
         transfer::Upload upload(session_, target_, lanes);
-        upload.lanes()[0].buffer = std::move(first);
         first_size_ = *size;
         return upload.run([this](transfer::Upload::Slot& slot) { return next(slot); });
     }
@@ -9031,9 +9030,18 @@ public:
 private:
     Error about(const Error& error) const { return detail::about(target_.operation, target_.key, error); }
 
+    std::string payload_hash() { return hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload); }
+
+    Call whole(std::string_view data) {
+        const std::uint32_t crc = core_.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
+        return put_call(core_, target_, {data, {}, data.size()}, crc, payload_hash());
+    }
+
     Result<bool> next(transfer::Upload::Slot& slot) {
-        std::size_t size = std::exchange(first_size_, std::size_t{0});
-        if (size == 0) {
+        std::size_t size = first_size_;
+        if (first_) {  // what was read before it was known that there would be parts
+            slot.buffer = std::move(first_);
+        } else {
             if (!slot.buffer) slot.buffer.reset(new char[part_]);
             const Result<std::size_t> gathered = gather(slot.buffer.get());
             if (!gathered) return about(gathered.error());
@@ -9041,7 +9049,7 @@ private:
         }
         if (size == 0) return false;
         slot.call.body = {std::string_view(slot.buffer.get(), size), {}, size};
-        slot.call.payload_hash = hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload);
+        slot.call.payload_hash = payload_hash();
         return true;
     }
 
@@ -9069,6 +9077,7 @@ private:
     const bool hashes_;
     Meter& meter_;
     digest::Sha256 hash_{};
+    std::unique_ptr<char[]> first_{};
     std::size_t first_size_ = 0;
 };
 

@@ -112,6 +112,8 @@ inline void check_location(std::string_view text) {
     if (bytes::starts_with(text, "arn:") && text.find('?') == std::string_view::npos && !bytes::has_control(text) &&
         endpoint::parse_access_point(text)) {
         require(parsed.location && parsed.location->bucket == text, "the ARN of an access point is a location");
+        const auto below = endpoint::parse_location("s3://" + std::string(text) + "/accesspoint/x").location;
+        require(below && below->bucket == text && below->prefix == "accesspoint/x/", "a prefix behind an ARN is one");
     }
     if (!parsed.location) return;
     const endpoint::Location& location = *parsed.location;
