@@ -3258,6 +3258,9 @@ namespace detail::ini {
 // A thousand profiles fit. What is larger is not a configuration file, and merging copies it.
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 
+// Settings of [DEFAULT] become part of every section, so a file within the limit could fill memory with their copies.
+inline constexpr std::size_t inherited_bytes_max = 16 * 1024 * 1024;
+
 // Settings below a setting: one level, which is all that the AWS tools read. Their names keep their case.
 using Block = std::map<std::string, std::string, std::less<>>;
 
@@ -3368,6 +3371,11 @@ private:
     }
 
     void finish() {
+        std::size_t inherited_bytes = 0;  // by each section
+        for (const auto& [name, entry] : defaults_) inherited_bytes += name.size() + entry.text.size() + sizeof entry;
+        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1)) {
+            return fail("[DEFAULT] says too much for so many sections");
+        }
         for (NamedSection& section : sections_) {
             section.entries.insert(defaults_.begin(), defaults_.end());  // keeps what is there
             finish_section(section.entries);
@@ -3707,12 +3715,16 @@ inline std::string unfit_source(const Profiles& profiles, const std::vector<std:
     return "source_profile " + source + " leads round in a circle";
 }
 
+// Roles that lead to roles; every one costs a request, and nobody means as many.
+inline constexpr std::size_t roles_max = 100;
+
 // Follows source_profile from profile to profile. It ends, because no profile is entered twice.
 inline std::optional<Problem> take_roles(const Inputs& in, const Profiles& profiles, Resolved& out) {
     std::vector<std::string> visited{out.profile};
     for (std::string profile = out.profile;;) {
         const Section& section = section_or_empty(profiles.merged, profile);
         const std::string where = "profile " + profile;
+        if (out.roles.size() == roles_max) return Problem{Trouble::settings, where, "comes after too many roles"};
         out.roles.insert(out.roles.begin(), role_of(section, profile));
         const bool by_profile = has(section, "source_profile");
         if (by_profile == has(section, "credential_source")) {
@@ -4147,11 +4159,13 @@ inline std::string take_parameter(Location& location, std::string_view pair) {
     return {};
 }
 
-// Where the bucket ends: an ARN may contain one slash of its own, "accesspoint/NAME".
+// Where the bucket ends. An ARN holds slashes of its own, "accesspoint/NAME" or "outpost/ID/accesspoint/NAME": what ends
+// it is the first slash behind its last part.
 inline std::size_t bucket_size(std::string_view text) {
-    constexpr std::string_view resource = "accesspoint/";
-    const std::size_t inside = bytes::starts_with(text, "arn:") ? text.find(resource) : std::string_view::npos;
-    const std::size_t from = inside == std::string_view::npos ? 0 : inside + resource.size();
+    const auto parts = split(text, ":/");
+    const bool outposts = parts.size() > 2 && parts[2] == "s3-outposts";
+    const std::size_t last = !bytes::starts_with(text, "arn:") ? 0 : outposts ? 8 : 6;
+    const std::size_t from = last < parts.size() ? static_cast<std::size_t>(parts[last].data() - text.data()) : 0;
     return (std::min)(text.find('/', from), text.size());
 }
 
@@ -9693,6 +9707,8 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
         page = *std::move(got);
         for (const xml::Upload& upload : page.uploads) {
             const auto began = dates::iso8601(upload.initiated);
+            // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
+            if (upload.key.empty() || upload.id.empty()) continue;
             if (!began || !bytes::starts_with(upload.key, below) || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
