@@ -7854,6 +7854,10 @@ inline Result<std::string_view> Incoming::rest() {
 inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* data, std::size_t size) {
     using Took = http::Sink::Took;
     if (!opened_) {
+        if (from.status != 200) {  // a part of the object, which nobody asked for
+            trouble_ = s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with a range that was not asked for");
+            return Took::enough;
+        }
         session_.learn(call);  // the entry's age is judged by the clock of the very store that sends it
         open(from.headers);
     }

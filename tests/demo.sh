@@ -226,7 +226,7 @@ show_condition() {
 # ----------------------------------------------------------------
 
 tests/setup.sh demo
-make --no-print-directory BUILD="$build" "$s3cache"
+env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory BUILD="$build" "$s3cache"
 choose_bucket
 
 make_json >"$work/packages.json"

@@ -741,6 +741,16 @@ TEST_CASE("a bit that flips on the way is found, and no damaged value returned",
     CHECK(cache.stats().damaged >= 4);
 }
 
+TEST_CASE("a part of an object that was not asked for is no value", "[hostile]") {
+    World world;
+    Cache cache = world.cache();
+    world.put("k", "the whole of it");
+    world.s3.add_fault(fake_s3::respond(206, "the whole").on("GetObject").for_times(fake_s3::forever));
+    CHECK(code_of(cache.try_get("k")) == Errc::protocol);
+    CHECK(code_of(cache.try_get_stream("k")) == Errc::protocol);
+    CHECK(world.body("k") == "the whole of it");
+}
+
 TEST_CASE("an answer cut short goes on where it stopped", "[damage][resume]") {
     for (const bool tls : {false, true}) {
         World world(store::over(tls));
