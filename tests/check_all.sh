@@ -235,7 +235,7 @@ if [ -n "$newest" ]; then
     native "clang++-$newest libstdc++" "clang++-$newest" "clang-$newest"
     # Debian's libc++ of different versions exclude each other, so this one is unpacked beside.
     libcxx=$all/libc++-$newest
-    if PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=http://deb.debian.org/debian-security \
+    if PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 security) \
         "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$libcxx" >"$logs/libc++" 2>&1; then
         native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -Wno-unused-command-line-argument \
             -isystem "$libcxx/root/usr/lib/llvm-$newest/include/c++/v1" -L"$libcxx/root/usr/lib/llvm-$newest/lib" \

@@ -19,7 +19,7 @@ stamp=$dir/root/.complete
 : >"$dir/apt/status"
 signed=/usr/share/keyrings/debian-archive-keyring.gpg
 {
-    echo "deb [signed-by=$signed] ${MIRROR:-http://deb.debian.org/debian} $suite main"
+    echo "deb [signed-by=$signed] ${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' | grep -vm1 security)} $suite main"
     # Only for a compiler newer than the release: an index that is just being changed must not stop the others.
     [ -z "${SECURITY_MIRROR:-}" ] || echo "deb [signed-by=$signed] $SECURITY_MIRROR $suite-security main"
 } >"$dir/apt/etc/sources.list"
