@@ -8730,7 +8730,7 @@ inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& cor
         tell(*core, "get", key, "miss");
         return std::optional<Reader>();
     }
-    if (call.done) {  // it was short enough to be here already, or it failed
+    if (call.done && !state->incoming.limited()) {  // it was short enough to be here already, or it failed
         if (Result<void> whole = state->incoming.check(); !whole) return counted(*core, "get", key, whole.error());
     }
     if (!serve) {

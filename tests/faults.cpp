@@ -751,6 +751,41 @@ TEST_CASE("a part of an object that was not asked for is no value", "[hostile]")
     CHECK(world.body("k") == "the whole of it");
 }
 
+TEST_CASE("a large object on a slow connection comes in ranges of one version, and whole", "[ranges]") {
+    fake_s3::Options options;
+    options.connection_bytes_per_second = 4 << 20;  // far below what one connection is left alone for
+    for (const bool ignores_ranges : {false, true}) {
+        options.quirks.ignore_range = ignores_ranges;
+        World world(options);
+        Config config = world.config();
+        config.part_bytes = 128 << 10;
+        Cache cache = world.cache(config);
+        const std::string data = store::random_bytes((1 << 20) + 1, 11);
+        world.put("k", data);
+        world.s3.clear_requests();
+        CHECK(same(text_of(cache.get("k")), data));
+        CHECK(same(store::drained(*cache.get_stream("k")), data));
+        std::size_t ranged = 0;
+        for (const auto& request : world.s3.requests()) {
+            if (!request.header("range")) continue;
+            ++ranged;
+            CHECK(request.header("if-match"));
+        }
+        CHECK(ranged >= 2);
+        if (ignores_ranges) continue;
+        // One range fails for a while: it alone is asked for again.
+        world.s3.add_fault(fake_s3::slow_down().on("GetObject").nth_time(3).for_times(1));
+        CHECK(same(text_of(cache.get("k")), data));
+        // Another writer comes between two ranges: one version or the other, never a mixture.
+        const std::string newer = store::random_bytes((1 << 20) + 1, 12);
+        std::size_t gets = 0;
+        world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
+            if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == 3) world.put("k", newer);
+        });
+        CHECK(same(text_of(cache.get("k")), newer));
+    }
+}
+
 TEST_CASE("an answer cut short goes on where it stopped", "[damage][resume]") {
     for (const bool tls : {false, true}) {
         World world(store::over(tls));
