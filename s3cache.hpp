@@ -121,8 +121,10 @@ enum class Errc {
     changed,      // the object was replaced while it was being read
     source,       // the caller's Source, producer or codec failed
     file,         // a local file could not be read or written
-    cancelled,    // by a progress callback
+    cancelled,    // by a progress callback, or by Cache::cancel()
     unsupported,  // by this build, this libcurl or this store
+    unavailable,  // not sent: the store failed too often a moment ago (Config::breaker_failures)
+    read_only,    // not sent: Config::read_only
 };
 
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
@@ -283,6 +285,7 @@ struct Info {
     TimePoint last_modified{};           // by the store's clock
     std::optional<TimePoint> expires_at{}; // empty: never
     bool compressed = false;             // stored as gzip
+    bool negative = false;               // says that there is nothing: see nothing()
     std::optional<Kind> kind{};            // empty: not recorded (entries of other programs) and not read
     std::string content_type{};
     Metadata metadata{};                   // the user's own; what the cache itself keeps there is left out
@@ -299,6 +302,8 @@ public:
     std::string str() && noexcept { return std::move(data_); }
     std::string_view view() const noexcept { return data_; }
     const Info& info() const noexcept { return info_; }
+    // The entry says that there is nothing (see nothing()). Its JSON is then `null`, which Python reads as None.
+    bool negative() const noexcept { return info_.negative; }
 
 private:
     std::string data_;
@@ -324,16 +329,25 @@ public:
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
     bool present() const noexcept { return present_; }           // false: made from a null pointer, refused by set()
+    bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
+    friend Payload nothing();
     std::string_view data_;
     std::optional<Kind> kind_;
     bool present_ = true;
+    bool negative_ = false;
 };
 
 // JSON text. Refused by set() with Errc::invalid_argument unless Python's json.loads would take it.
 inline Payload json(std::string_view text) { return {text.data(), text.size(), Kind::json}; }
 inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
+// A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
+inline Payload nothing() {
+    Payload out("null", 4, Kind::json);
+    out.negative_ = true;
+    return out;
+}
 
 // What a Source's callable returns to say that it failed; the upload is then aborted and nothing is stored.
 inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
@@ -495,7 +509,10 @@ inline CredentialsProvider anonymous() { return Credentials{{}, {}, {}, {}, "ano
 enum class Addressing { automatic, path, virtual_host };
 enum class Expired { remove, keep };                        // what get() does with an expired entry it came upon
 enum class MetadataNames { both, underscore, hyphen };      // expires_at, expires-at: see README, "What is stored"
-enum class Checksums { own, none };                         // own: a CRC-32C in metadata, written and checked
+enum class Conditions { automatic, required, off };         // if_absent and if_match: see Config::conditions
+// own: a CRC-32C in metadata, written and checked; of uploads in parts the MD5s that make up the ETag, where the store's
+// are MD5s. store: that, and the store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
+enum class Checksums { own, store, none };
 
 struct Progress {
     std::uint64_t done = 0;              // payload bytes so far, as they go over the wire
@@ -514,11 +531,31 @@ struct SetOptions {
     ProgressCallback progress{};
 };
 
+struct GetOptions {
+    ProgressCallback progress{};  // of a Reader, while it is read
+};
+
+// How get_or_set deals with many callers, failures and the end of an entry's time. All is off by default.
+struct ComputeOptions {
+    // Over zero: one producer at a time among all processes and machines. A small entry beside the value is held by who
+    // computes; it lapses after this long, so that a crash blocks nobody beyond that, and a producer that takes longer
+    // may run twice. Needs the store to honour write conditions, or else is a best effort (see Config::conditions).
+    Seconds lease{0};
+    Seconds lease_wait{0};            // for another's value before it is computed here after all; zero: `lease`
+    // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
+    // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al. 2015.)
+    double early_refresh = 0;
+    Seconds stale_if_error{0};        // over zero: if the producer fails, an entry expired no longer than this is returned
+    std::optional<Seconds> negative_ttl{};  // of an entry that says "nothing"; empty: SetOptions::ttl
+};
+
 // One attempt of one request, or the outcome of one operation (`attempt` 0). The views live during the callback only.
 struct Event {
     std::string_view operation{};  // such as get, set, abort_upload
     std::string_view key{};
-    std::string_view outcome{};    // hit miss expired unchanged done refused retry error damaged malformed leftover
+    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: tolerated
+    // (an error told as a miss) unconditional (the store does not honour conditions) stale early computed waited
+    std::string_view outcome{};
     int attempt = 0;             // from 1; 0: the operation's outcome
     int status = 0;              // HTTP
     std::uint64_t bytes = 0;     // of body, received or sent
@@ -555,6 +592,17 @@ struct Config {
     std::string storage_class{};
     std::uint64_t value_bytes_max = std::uint64_t{1} << 30;  // get() refuses more, compressed or not; get_stream has no limit
     Checksums checksums = Checksums::own;
+    // Some stores ignore If-Match and If-None-Match without a word. The first conditional write finds out, on a scratch
+    // key. automatic: a look before the write then has to do, which leaves the time between the two (counted in
+    // stats().unconditional); required: such a write is Errc::unsupported; off: only the look, ever.
+    Conditions conditions = Conditions::automatic;
+    double ttl_jitter = 0;                    // in [0, 1): each TTL is cut by up to this share, so that not all end at once
+    std::optional<Seconds> sliding_ttl{};     // a get that hits gives the entry this long anew, without sending it again …
+    Seconds sliding_interval{60};             // … unless less than this has passed since it last got that
+    bool read_only = false;                   // what writes is Errc::read_only; get_or_set computes and does not store
+    // Errors of get, get_stream, get_file, get_many, stat and contains are told as misses, for callers that rather compute
+    // again: counted in stats().tolerated. Wrong arguments and a cancellation stay errors.
+    bool errors_are_misses = false;
     bool unsigned_payload = false;    // over https: bodies are not hashed, which saves 0.6 ms a MiB
     bool forbidden_is_miss = false;   // 403 to get and stat is a miss: for callers without s3:ListBucket
 
@@ -565,6 +613,10 @@ struct Config {
     int attempts_max = 3;
     std::chrono::milliseconds backoff_base{50};       // the n-th wait is random in [0, base * 2^n], at most backoff_cap
     std::chrono::milliseconds backoff_cap{5000};
+    // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable at
+    // once; after the pause one is let through to try. A miss is an answer like any other. Zero: never.
+    unsigned breaker_failures = 0;
+    std::chrono::milliseconds breaker_pause{10000};
 
     // how much
     std::size_t part_bytes = std::size_t{8} << 20;       // of uploads in parts and ranged downloads; grows when it must
@@ -572,6 +624,7 @@ struct Config {
     unsigned connections = 8;                            // of one call at once: parts, ranges, many keys
     unsigned idle_connections_max = 16;                  // kept by the Cache between calls
     int compression_level = 6;                           // zlib's
+    std::size_t buffer_bytes = 0;                        // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
 
     // the network
     std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, SSL_CERT_FILE, libcurl's default
@@ -586,10 +639,26 @@ struct Config {
     Seams seams{};
 };
 
+// Settings for a machine with little memory: one connection, small buffers, parts of the least size that S3 takes.
+// About 50 KiB of heap for a small get or set beside TLS's own; a stream takes one part of 5 MiB.
+inline Config small_memory() {
+    Config config;
+    config.part_bytes = config.transfer_bytes_max = std::size_t{5} << 20;
+    config.connections = config.idle_connections_max = 1;
+    config.buffer_bytes = std::size_t{16} << 10;
+    config.value_bytes_max = std::uint64_t{16} << 20;
+    return config;
+}
+
 struct Stats {
     // Every get that was no hit is a miss; `expired` and `malformed` tell how many of those lay there all the same.
     std::uint64_t hits = 0, misses = 0, expired = 0, malformed = 0, damaged = 0, errors = 0;
+    std::uint64_t unchanged = 0;                       // get_if_changed; neither hits nor misses
+    std::uint64_t tolerated = 0;                       // errors told as misses: Config::errors_are_misses
+    std::uint64_t unavailable = 0;                     // calls that the breaker kept back
+    std::uint64_t computed = 0, waited = 0, stale = 0; // of get_or_set: producers run, values of others, expired ones served
     std::uint64_t sets = 0, removes = 0, refused = 0;  // refused: a write condition was not met
+    std::uint64_t unconditional = 0;                   // conditional writes that the store could not vouch for
     std::uint64_t requests = 0, retries = 0, connections = 0, leftover_uploads = 0;
     std::uint64_t bytes_in = 0, bytes_out = 0;  // bodies
 };
@@ -654,8 +723,16 @@ struct Item {  // of set_many; the payload is borrowed
     SetOptions options{};
 };
 
-struct FileOptions {
-    ProgressCallback progress{};
+// What get_if_changed found. Unchanged: the entry has that ETag still, and its time is not up. Else as get().
+struct Revalidated {
+    bool unchanged = false;
+    std::optional<Value> value{};
+};
+
+// Rules by which the store itself keeps a bucket small, in whole days. Zero: no such rule.
+struct Lifecycle {
+    unsigned abort_uploads_after = 1;  // uploads in parts that nobody completed: what a crash leaves
+    unsigned expire_after = 0;         // entries, counted from when they were written, whatever their TTL: the longest in use
 };
 
 // One line of what Cache::explain() found; never a secret.
@@ -671,12 +748,25 @@ namespace detail {
 struct Produced {
     std::string data;
     std::optional<Kind> kind;  // empty: text, or bytes if it is not UTF-8
+    bool negative = false;
 };
+template <class T>
+struct optional_in {};  // what an optional holds
+template <class T>
+struct optional_in<std::optional<T>> {
+    using type = T;
+};
+template <class T, class = void>
+struct is_optional : std::false_type {};
+template <class T>
+struct is_optional<T, std::void_t<typename optional_in<T>::type>> : std::true_type {};
 Error about(const char* operation, std::string_view key, const Error& error);  // the same, told of what it happened to
 template <class T>
 Result<std::string> encode(const T& value);
 template <class T>
 Result<T> decode(std::string_view data);
+template <class T>
+Result<T> decoded(const Value& value);
 template <class R>
 Result<Produced> produced(R&& result);
 template <class F>
@@ -710,11 +800,13 @@ public:
     Result<bool> try_set_file(std::string_view key, const std::string& path, const SetOptions& options = {});
 
     // The whole value, decompressed and checked; empty: missing or expired.
-    Result<std::optional<Value>> try_get(std::string_view key);
+    Result<std::optional<Value>> try_get(std::string_view key, const GetOptions& options = {});
+    // The same, unless the entry still has this ETag (of an earlier Value or Info): then nothing is sent again.
+    Result<Revalidated> try_get_if_changed(std::string_view key, std::string_view etag);
     // The same as a stream.
-    Result<std::optional<Reader>> try_get_stream(std::string_view key);
-    // Into a file, which appears whole (written beside the target, then renamed) or not at all. False: no such entry.
-    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path, const FileOptions& options = {});
+    Result<std::optional<Reader>> try_get_stream(std::string_view key, const GetOptions& options = {});
+    // Into a file, which appears whole (written beside the target, then renamed) or not at all. Empty: no such entry.
+    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path, const GetOptions& options = {});
 
     // No error if there is nothing under the key.
     Result<void> try_remove(std::string_view key);
@@ -722,6 +814,7 @@ public:
     Result<std::optional<Info>> try_stat(std::string_view key);
     Result<bool> try_contains(std::string_view key);
     // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
+    // S3 copies an object onto itself for that, which it does up to 5 GiB.
     Result<bool> try_touch(std::string_view key, Seconds ttl);
 
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes.
@@ -744,15 +837,20 @@ public:
     Result<std::string> try_presign(std::string_view key, std::string_view method, Seconds lifetime);
 
     // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
-    // runs for a key at a time, and whoever asks meanwhile waits for its value or error. `producer` returns what a
-    // Payload is made from, a type with a codec, or a Result of these. A producer that asks for its own key: Errc::source.
+    // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
+    // processes, and says what becomes of entries near their end. `producer` returns what a Payload is made from, a
+    // Source, a type with a codec, an optional (empty: a negative entry) or a Result of these. A value that cannot be
+    // stored is returned all the same: the failure is counted and an event. A producer that asks for its own key:
+    // Errc::source.
     template <class F>
-    Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}) {
+    Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
+                                 const ComputeOptions& how = {}) {
         return compute(
-            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options);
+            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options, how);
     }
 
-    // A user's type, through codec<T>.
+    // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get of
+    // the plain type refuses (Errc::source), lest it be taken for a miss.
     template <class T>
     std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const T& value,
                                                                         const SetOptions& options = {}) {
@@ -761,14 +859,29 @@ public:
         return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
     }
     template <class T>
-    Result<std::optional<T>> try_get(std::string_view key) {
-        Result<std::optional<Value>> hit = try_get(key);
+    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const std::optional<T>& value,
+                                                                        const SetOptions& options = {}) {
+        return value ? try_set(key, *value, options) : try_set(key, nothing(), options);
+    }
+    template <class T>
+    Result<std::optional<T>> try_get(std::string_view key, const GetOptions& options = {}) {
+        Result<std::optional<Value>> hit = try_get(key, options);
         if (!hit) return std::move(hit).error();
         if (!*hit) return std::optional<T>();
-        Result<T> value = detail::decode<T>((*hit)->view());
+        Result<T> value = detail::decoded<T>(**hit);
         if (!value) return detail::about("get", key, value.error());
         return std::optional<T>(*std::move(value));
     }
+
+    // The rules as S3's XML, for this cache's bucket and prefix; and the same put into force beside what other rules the
+    // bucket has (needs s3:PutLifecycleConfiguration).
+    std::string lifecycle_xml(const Lifecycle& rules) const;
+    Result<void> try_install_lifecycle(const Lifecycle& rules);
+
+    // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open, ends
+    // with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later are not
+    // concerned. Does not wait.
+    void cancel() noexcept;
 
     Stats stats() const;
     // Where credentials, region and endpoint come from, source by source, and how far the clock is off. Asks the sources
@@ -792,13 +905,21 @@ public:
     bool set_file(std::string_view key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
     }
-    std::optional<Value> get(std::string_view key) { return try_get(key).value(); }
     template <class T>
-    std::optional<T> get(std::string_view key) {
-        return try_get<T>(key).value();
+    std::enable_if_t<detail::has_codec<T>::value, bool> set(std::string_view key, const std::optional<T>& value,
+                                                            const SetOptions& options = {}) {
+        return try_set(key, value, options).value();
     }
-    std::optional<Reader> get_stream(std::string_view key) { return try_get_stream(key).value(); }
-    std::optional<Info> get_file(std::string_view key, const std::string& path, const FileOptions& options = {}) {
+    std::optional<Value> get(std::string_view key, const GetOptions& options = {}) { return try_get(key, options).value(); }
+    template <class T>
+    std::optional<T> get(std::string_view key, const GetOptions& options = {}) {
+        return try_get<T>(key, options).value();
+    }
+    Revalidated get_if_changed(std::string_view key, std::string_view etag) { return try_get_if_changed(key, etag).value(); }
+    std::optional<Reader> get_stream(std::string_view key, const GetOptions& options = {}) {
+        return try_get_stream(key, options).value();
+    }
+    std::optional<Info> get_file(std::string_view key, const std::string& path, const GetOptions& options = {}) {
         return try_get_file(key, path, options).value();
     }
     void remove(std::string_view key) { try_remove(key).value(); }
@@ -818,15 +939,16 @@ public:
         return try_presign(key, method, lifetime).value();
     }
     template <class F>
-    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}) {
-        return try_get_or_set(key, std::forward<F>(producer), options).value();
+    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+        return try_get_or_set(key, std::forward<F>(producer), options, how).value();
     }
+    void install_lifecycle(const Lifecycle& rules) { try_install_lifecycle(rules).value(); }
 #endif
 
 private:
     explicit Cache(std::shared_ptr<detail::Core> core) noexcept;
     Result<Value> compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
-                          const SetOptions& options);
+                          const SetOptions& options, const ComputeOptions& how);
     std::shared_ptr<detail::Core> core_;
 };
 
@@ -868,6 +990,17 @@ Result<T> decode(std::string_view data) {
     return guarded([&]() -> Result<T> { return codec<T>::decode(data); }, "codec::decode");
 }
 
+template <class T>
+Result<T> decoded(const Value& value) {
+    if constexpr (is_optional<T>::value) {
+        if (value.negative()) return T();
+        return decode<typename optional_in<T>::type>(value.view()).transform([](auto&& inner) { return T(std::move(inner)); });
+    } else {
+        if (value.negative()) return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
+        return decode<T>(value.view());
+    }
+}
+
 Result<Produced> drained(const Source& source);  // the whole source in memory
 
 template <class R>
@@ -876,6 +1009,9 @@ Result<Produced> produced(R&& result) {
     if constexpr (is_result<T>::value) {
         if (!result) return std::forward<R>(result).error();
         return produced(*std::forward<R>(result));
+    } else if constexpr (is_optional<T>::value) {
+        if (!result) return Produced{"null", Kind::json, true};
+        return produced(*std::forward<R>(result));
     } else if constexpr (std::is_same_v<T, std::string>) {
         return Produced{std::forward<R>(result), {}};
     } else if constexpr (has_codec<T>::value) {
@@ -883,7 +1019,7 @@ Result<Produced> produced(R&& result) {
     } else if constexpr (std::is_convertible_v<R, Payload>) {
         const Payload payload = result;
         if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
-        return Produced{std::string(payload.view()), payload.kind()};
+        return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
     } else {
         return drained(Source(std::forward<R>(result)));
     }
@@ -4447,6 +4583,9 @@ inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
 // The receive buffer: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
+// What Config::buffer_bytes may be: libcurl takes no smaller one for sending, and no larger one before 7.88.
+inline constexpr std::size_t buffer_bytes_min = std::size_t{16} << 10;
+inline constexpr std::size_t buffer_bytes_max = std::size_t{512} << 10;
 // Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
@@ -4711,10 +4850,11 @@ inline void Transfer::set_up(const Config& config, CURLSH* share) {
     // libcurl counts whole seconds of a transfer that moves less than a byte a second.
     set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
-    set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+    const long chosen = static_cast<long>(config.buffer_bytes);
+    set(CURLOPT_BUFFERSIZE, chosen ? chosen : large ? large_buffer_bytes : small_buffer_bytes);
     if (share) try_set(CURLOPT_SHARE, share);
 #if LIBCURL_VERSION_NUM >= 0x073e00
-    if (!shape_.one_send) try_set(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+    if (!shape_.one_send) try_set(CURLOPT_UPLOAD_BUFFERSIZE, chosen ? chosen : upload_buffer_bytes);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074000
     try_set(CURLOPT_HTTP09_ALLOWED, 0L);
@@ -5160,6 +5300,34 @@ private:
     double tokens_ = quota_tokens;
     http::Clock::time_point last_ = http::Clock::now();
     std::atomic<bool> full_{true};
+};
+
+// The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each pause,
+// which closes it if it goes well: half open is no state of its own, only the call that came first after the pause.
+class Breaker {
+public:
+    Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
+
+    bool on() const { return failures_max_ != 0; }
+    bool admits(TimePoint now) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        // A clock that was set back must not turn a pause into a day.
+        const bool open = failures_ >= failures_max_ && now < until_ && until_ - now <= pause_;
+        if (!open && failures_ >= failures_max_) until_ = now + pause_;
+        return !open;
+    }
+    void report(bool healthy, TimePoint now) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        failures_ = healthy ? 0 : (std::min)(failures_ + 1, failures_max_);
+        if (failures_ == failures_max_) until_ = now + pause_;
+    }
+
+private:
+    const unsigned failures_max_;
+    const std::chrono::milliseconds pause_;
+    std::mutex lock_;
+    unsigned failures_ = 0;
+    TimePoint until_{};
 };
 
 }  // namespace detail::retry
@@ -6761,7 +6929,10 @@ struct Facts {
     double expires_at = 0;  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::optional<std::uint32_t> crc32c{};
+    std::uint64_t part_bytes = 0;  // of an upload in parts whose ETag is made of MD5s; 0: not known
+    double cost = 0;               // seconds that computing it took; 0: not known
     std::string write_id{};
+    std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
 
     bool expired(double unix_now) const { return expiry == Expiry::at && expires_at <= unix_now; }
 };
@@ -6815,6 +6986,11 @@ inline void read_crc32c(Facts& facts, std::string_view text) {
     facts.crc32c = crc;
 }
 
+inline void read_cost(Facts& facts, std::string_view text) {
+    const double seconds = dates::parse_float(text).value_or(0);
+    if (seconds > 0 && seconds < ttl_seconds_max) facts.cost = seconds;
+}
+
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
 inline void read_meta(Facts& facts, std::string name, std::string_view value) {
     if (name == "expires_at" || name == "expires-at") {
@@ -6827,9 +7003,26 @@ inline void read_meta(Facts& facts, std::string name, std::string_view value) {
         read_crc32c(facts, value);
     } else if (name == "write-id") {
         facts.write_id = value;
+    } else if (name == "part-bytes") {
+        facts.part_bytes = bytes::to_u64(value).value_or(0);
+    } else if (name == "negative") {
+        facts.info.negative = bytes::iequal(value, "true");
+    } else if (name == "cost") {
+        read_cost(facts, value);
     } else {
         facts.info.metadata.emplace_back(std::move(name), value);
     }
+}
+
+// The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
+// will do.
+inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
+    constexpr std::string_view prefix = "x-amz-checksum-";
+    if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
+    std::string type = bytes::lower(name.substr(prefix.size()));
+    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) || value.find('-') != std::string_view::npos) return;
+    facts.store_sum_type = std::move(type);
+    facts.store_sum = value;
 }
 
 inline Facts read(const http::Headers& headers) {
@@ -6847,6 +7040,8 @@ inline Facts read(const http::Headers& headers) {
             facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
         } else if (bytes::iequal(name, "x-amz-version-id")) {
             if (value != "null") facts.info.version_id = value;
+        } else {
+            read_store_sum(facts, name, value);
         }
     });
     facts.info.size = facts.length.value_or(0);
@@ -6881,7 +7076,8 @@ inline const char* value_flaw(std::string_view value) {
 }
 
 inline bool reserved(std::string_view lower_name) {
-    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id"});
+    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id", "part-bytes",
+                                      "negative", "cost"});
 }
 
 // Why user metadata would be refused, or not come back as it is; empty: it is fine.
@@ -6937,8 +7133,9 @@ struct Core {
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
 
     struct Counters {
-        std::atomic<std::uint64_t> hits{0}, misses{0}, expired{0}, malformed{0}, damaged{0}, errors{0}, sets{0}, removes{0},
-            refused{0}, requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
+        std::atomic<std::uint64_t> hits{0}, misses{0}, expired{0}, malformed{0}, damaged{0}, errors{0}, unchanged{0},
+            tolerated{0}, unavailable{0}, computed{0}, waited{0}, stale{0}, sets{0}, removes{0}, refused{0}, unconditional{0},
+            requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
     };
 
     const Config config;
@@ -6947,17 +7144,24 @@ struct Core {
     http::Share share;         // before the pool: handles let go of it before it goes
     http::Pool pool;
     retry::Quota quota;
+    retry::Breaker breaker;
     credentials::Chain chain;
     credentials::Provider identity;
     Counters counters;
     std::atomic<std::int64_t> clock_offset_ms{0};
     std::atomic<bool> bucket_seen{false};  // an answer has shown that the bucket is there
+    std::atomic<std::uint64_t> cancels{0};  // how often cancel() was called: a session that sees another number ends
+    // What the store does, as far as its answers have shown.
+    enum class Trait { unknown, no, yes };
+    std::atomic<Trait> honours_put{Trait::unknown}, honours_delete{Trait::unknown};  // If-Match, If-None-Match
+    std::atomic<Trait> md5_etags{Trait::unknown};
 
     std::mutex place_lock;
     std::shared_ptr<const Place> place_now;
 
     struct Flight {  // a value on its way, see get_or_set
         std::thread::id pilot = std::this_thread::get_id();
+        std::optional<Value> meanwhile;  // still good while a new one is made
         std::optional<Result<Value>> brought;
         std::condition_variable landed;
     };
@@ -7135,7 +7339,8 @@ inline Error refusal(Errc kind, std::string_view operation, std::string_view key
 class Session {
 public:
     explicit Session(Core& core) : Session(core, core.config.call_timeout) {}
-    Session(Core& core, std::chrono::milliseconds timeout) : core_(core), engine_(core.pool.take(owner_)) {
+    Session(Core& core, std::chrono::milliseconds timeout)
+        : core_(core), engine_(core.pool.take(owner_)), cancels_(core.cancels.load(std::memory_order_relaxed)) {
         allow(timeout);
     }
     ~Session() {
@@ -7151,10 +7356,12 @@ public:
         const digest::Sha256Digest hash = engine_->body_hash.finish();
         return bytes::hex(digest::as_text(hash));
     }
-    // `ask` is called some ten times a second; false cancels what runs, and every step() from then on.
+    // `ask` is called some ten times a second; false cancels what runs, and every step() from then on. What was cancelled
+    // before is over: cleaning up comes here first.
     void on_tick(std::function<bool()> ask) {
         on_tick_ = std::move(ask);
         cancelled_ = false;
+        cancels_ = core_.cancels.load(std::memory_order_relaxed);
     }
     bool cancelled() const { return cancelled_; }
     // A new deadline, counted from now; zero: none.
@@ -7169,7 +7376,11 @@ public:
         call.began = http::Clock::now();
         calls_.push_back(&call);
         call.tie.bind(*this, call);
-        attempt(call, call.began);
+        if (!core_.breaker.on() || core_.breaker.admits(core_.local_now())) return attempt(call, call.began);
+        count(core_.counters.unavailable);
+        call.error = refusal(Errc::unavailable, call.operation, call.key,
+                             "not sent: the last calls failed, and Config::breaker_pause is not over");
+        call.done = finished_one_ = true;
     }
     // Moves bytes; waits up to `most` if there are none to move. False once the caller's callback has cancelled.
     bool step(std::chrono::milliseconds most);
@@ -7204,6 +7415,10 @@ private:
     bool retry_later(Call& call);
     std::chrono::milliseconds patience(Call& call) const;
     void ask_leave();
+    void cancel(const char* why);
+    void report_health(bool healthy) {
+        if (core_.breaker.on()) core_.breaker.report(healthy, core_.local_now());
+    }
     void start_due();
     void tell(const Call& call, std::string_view outcome) const;
     http::Limits limits(const Call& call) const;
@@ -7217,6 +7432,7 @@ private:
     http::Clock::time_point next_tick_{};
     std::optional<http::Clock::time_point> deadline_;
     bool finished_one_ = false, cancelled_ = false;
+    std::uint64_t cancels_;  // of the cache, when this session began
 };
 
 inline void Session::attempt(Call& call, http::Clock::time_point now) {
@@ -7310,6 +7526,7 @@ inline bool Session::step(std::chrono::milliseconds most) {
     start_due();
     const bool fine = engine_->perform([this](http::Transfer& transfer) { finish(*static_cast<Call*>(transfer.owner)); });
     if (!fine) cancel_all(Error(Errc::network, "libcurl gave up on its connections"));
+    if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
     if (on_tick_) ask_leave();
     if (cancelled_ || finished_one_ || most.count() == 0) return !cancelled_;
     const auto now = http::Clock::now();
@@ -7320,7 +7537,7 @@ inline bool Session::step(std::chrono::milliseconds most) {
         const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - now);
         most = (std::min)(most, (std::max)(until, std::chrono::milliseconds(0)) + std::chrono::milliseconds(1));
     }
-    engine_->wait(on_tick_ ? (std::min)(most, tick) : most);
+    engine_->wait((std::min)(most, tick));
     return !cancelled_;
 }
 
@@ -7328,9 +7545,12 @@ inline void Session::ask_leave() {
     const auto now = http::Clock::now();
     if (now < next_tick_) return;
     next_tick_ = now + tick;
-    if (on_tick_()) return;
+    if (!on_tick_()) cancel("cancelled by the progress callback");
+}
+
+inline void Session::cancel(const char* why) {
     cancelled_ = true;
-    cancel_all(Error(Errc::cancelled, "cancelled by the progress callback"));
+    cancel_all(Error(Errc::cancelled, why));
 }
 
 inline void Session::start_due() {
@@ -7384,6 +7604,7 @@ inline void Session::finish(Call& call) {
     read_answer(call);
     if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
         call.cut = call.done = true;
+        report_health(true);
         return tell(call, "done");
     }
     settle(call, retry::classify({answer.result, answer.status, call.code()}));
@@ -7431,11 +7652,13 @@ inline void Session::settle(Call& call, retry::Verdict verdict) {
     using retry::Verdict;
     if (verdict == Verdict::answered) {
         core_.quota.succeeded();
+        report_health(true);
         call.done = true;
         return tell(call, call.ok() ? "done" : "error");
     }
     const bool goes_on = verdict == Verdict::again ? retry_later(call) : verdict != Verdict::broken && correct(call, verdict);
     if (goes_on) return tell(call, "retry");
+    report_health(verdict != Verdict::again && verdict != Verdict::broken);
     call.done = true;
     if (call.answer->result != CURLE_OK) call.error = no_answer(call);
     tell(call, "error");
@@ -7578,7 +7801,7 @@ inline credentials::Outcome ask_provider(const Core& core) {
 
 inline Core::Core(Config settings, endpoint::Location where)
     : config(std::move(settings)), bucket(std::move(where.bucket)), prefix(std::move(where.prefix)),
-      pool(config.connections, config.idle_connections_max),
+      pool(config.connections, config.idle_connections_max), breaker(config.breaker_failures, config.breaker_pause),
       chain(world_for(*this), {config.profile, config.region, config.endpoint}),
       identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
 
@@ -7765,7 +7988,106 @@ inline Result<std::string_view> Window::next() {
     return std::string_view(slot.buffer.get(), static_cast<std::size_t>(slot.size));
 }
 
-// The bytes of one object as they come, whatever becomes of them: length and CRC-32C checked, and a broken connection
+// What a body is checked against as it streams by, by what its entry and Config::checksums offer.
+class Verifier {
+public:
+    Verifier(const entry::Facts& facts, Checksums policy) : facts_(facts) {  // borrowed: they must live as long
+        if (policy == Checksums::none) return;
+        crc_wanted_ = facts.crc32c.has_value();
+        if (policy == Checksums::store) store_wanted_ = begin_store_sum();
+        // A gzip body brings a sum of its own, which inflating it checks. MD5 takes 1.5 ms a MiB.
+        if (!crc_wanted_ && !store_wanted_ && !facts.info.compressed && has_parts_etag()) md5_.emplace();
+    }
+
+    void update(const char* data, std::size_t size) {
+        if (crc_wanted_) crc_ = digest::crc32c(crc_, data, size);
+        if (store_wanted_) update_store_sum(data, size);
+        if (md5_) update_parts(data, size);
+    }
+    // Why the body is not what was stored; null: it is, as far as can be told.
+    const char* flaw() {
+        if (crc_wanted_ && crc_ != *facts_.crc32c) return "the body does not match its CRC-32C: the stored entry is damaged";
+        if (store_wanted_ && store_sum() != facts_.store_sum) return "the body does not match the store's own checksum of it";
+        if (md5_ && parts_etag() != bare(facts_.info.etag)) return "the body does not match the MD5s of its parts: the stored entry is damaged";
+        return nullptr;
+    }
+
+    // ETags are opaque but for the quotes that most stores put around them.
+    static std::string_view bare(std::string_view etag) {
+        return etag.size() > 1 && etag.front() == '"' && etag.back() == '"' ? etag.substr(1, etag.size() - 2) : etag;
+    }
+    // What S3 makes of the MD5s of parts.
+    static std::string etag_of_parts(std::string_view md5s, std::uint64_t parts) {
+        const auto sum = digest::md5(md5s);
+        std::string out = sum ? bytes::hex(digest::as_text(*sum)) : std::string();
+        out += '-';
+        bytes::append_number(out, parts);
+        return out;
+    }
+
+private:
+    // A copy onto itself keeps the metadata and may change the ETag: then there is nothing to compare with.
+    bool has_parts_etag() const {
+        if (facts_.part_bytes == 0 || !facts_.length) return false;
+        const std::uint64_t parts = *facts_.length / facts_.part_bytes + (*facts_.length % facts_.part_bytes ? 1 : 0);
+        std::string ending = "-";
+        bytes::append_number(ending, parts);
+        const std::string_view etag = bare(facts_.info.etag);
+        return etag.size() == 32 + ending.size() && bytes::ends_with(etag, ending);
+    }
+    void update_parts(const char* data, std::size_t size) {
+        while (size) {
+            const std::size_t piece = static_cast<std::size_t>((std::min)(std::uint64_t{size}, facts_.part_bytes - in_part_));
+            md5_->update({data, piece});
+            data += piece, size -= piece, in_part_ += piece;
+            if (in_part_ == facts_.part_bytes) end_part();
+        }
+    }
+    void end_part() {
+        const auto sum = md5_->finish();
+        if (!md5_->ok()) return md5_.reset();  // a FIPS build has no MD5
+        md5s_.append(digest::as_text(sum));
+        in_part_ = 0;
+    }
+    std::string parts_etag() {
+        if (in_part_) end_part();
+        return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(bare(facts_.info.etag));
+    }
+    bool begin_store_sum() {
+        if (facts_.store_sum_type == "sha256") sha256_.emplace();
+        if (facts_.store_sum_type == "sha1") sha1_.emplace();
+#ifdef S3CACHE_NO_GZIP
+        if (facts_.store_sum_type == "crc32") return false;  // zlib has that one
+#endif
+        return !facts_.store_sum_type.empty();
+    }
+    void update_store_sum(const char* data, std::size_t size) {
+        if (sha256_) return sha256_->update({data, size});
+        if (sha1_) return sha1_->update({data, size});
+        if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
+        if (facts_.store_sum_type == "crc32c") store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
+#ifndef S3CACHE_NO_GZIP
+        if (facts_.store_sum_type == "crc32") store_crc_ = digest::crc32(static_cast<std::uint32_t>(store_crc_), data, size);
+#endif
+    }
+    std::string store_sum() {
+        if (sha256_) return bytes::base64(digest::as_text(sha256_->finish()));
+        if (sha1_) return bytes::base64(digest::as_text(sha1_->finish()));
+        if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
+        return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
+    }
+
+    const entry::Facts& facts_;
+    bool crc_wanted_ = false, store_wanted_ = false;
+    std::uint32_t crc_ = 0;
+    std::uint64_t store_crc_ = 0, in_part_ = 0;
+    std::optional<digest::Md5> md5_{};
+    std::optional<digest::Sha1> sha1_{};
+    std::optional<digest::Sha256> sha256_{};
+    std::string md5s_{};
+};
+
+// The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
 // resumed where it broke, on the same version of the object (If-Match) or not at all.
 class Incoming {
 public:
@@ -7779,6 +8101,7 @@ public:
         call.key = key;
         call.object = session.core().object(key);
         call.sink = {this, &Incoming::on_data};
+        if (session.core().config.checksums == Checksums::store) call.headers.emplace_back("x-amz-checksum-mode", "ENABLED");
         call.again = [this](const s3::Call&) { return rewind(); };
     }
     Incoming(const Incoming&) = delete;
@@ -7788,6 +8111,7 @@ public:
     Result<void> check();
     Result<void> check_answer();
     const entry::Facts& facts() const { return facts_; }
+    std::uint64_t taken() const { return taken_; }
 
     // A large object on a slow connection is cut off after its first part, for rest() to go on with.
     bool limited() const { return limited_; }
@@ -7816,7 +8140,7 @@ private:
     Take take_;
     entry::Facts facts_;
     std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0, limit_ = 0;
-    std::uint32_t crc_ = 0;
+    std::optional<Verifier> verifier_;
     bool opened_ = false, wanted_ = true, joined_ = true, limited_ = false;
     std::optional<Error> trouble_;
     std::optional<Window> window_;
@@ -7827,6 +8151,7 @@ inline void Incoming::open(const http::Headers& headers) {
     opened_ = true;
     wanted_ = open_(facts_);
     const Config& config = session_.core().config;
+    verifier_.emplace(facts_, config.checksums);
     const bool worth_it = slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
     limit_ = worth_it && !facts_.info.etag.empty() ? config.part_bytes : 0;
 }
@@ -7846,7 +8171,7 @@ inline Result<std::string_view> Incoming::rest() {
         return std::string_view();
     }
     if (!data) return data;
-    if (facts_.crc32c && session_.core().config.checksums != Checksums::none) crc_ = digest::crc32c(crc_, data->data(), data->size());
+    verifier_->update(data->data(), data->size());
     taken_ += data->size();
     return data;
 }
@@ -7873,7 +8198,7 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
     if (took != Took::all) return took;
     skip_ -= skipped;
     taken_ += size - skipped;
-    if (facts_.crc32c && session_.core().config.checksums != Checksums::none) crc_ = digest::crc32c(crc_, data + skipped, size - skipped);
+    verifier_->update(data + skipped, size - skipped);
     return Took::all;
 }
 
@@ -7925,8 +8250,7 @@ inline Result<void> Incoming::check() {
     }
     if (!wanted_) return {};
     if (facts_.length && taken_ != *facts_.length) return damage("the body is shorter than announced");
-    if (facts_.crc32c && crc_ != *facts_.crc32c && session_.core().config.checksums != Checksums::none)
-        return damage("the body does not match its CRC-32C: the stored entry is damaged");
+    if (const char* flaw = verifier_->flaw()) return damage(flaw);
     return {};
 }
 
@@ -7964,6 +8288,13 @@ public:
         return pull(buffer, capacity);
     }
     std::uint64_t taken() const { return taken_; }
+    bool deflates() const {
+#ifndef S3CACHE_NO_GZIP
+        return deflater_.has_value();
+#else
+        return false;
+#endif
+    }
     // Whether all has been read. Needs to look one byte ahead.
     Result<bool> at_end() {
         if (ahead_) return false;
@@ -8046,6 +8377,7 @@ struct Target {
     std::vector<std::pair<std::string, std::string>> conditions{};  // If-Match, If-None-Match
     std::optional<Seconds> ttl{};
     std::string write_id{};
+    std::uint64_t part_bytes = 0;  // over zero: parts of this size, whose MD5s are to vouch for the whole
 };
 
 inline s3::Call call_for(const Target& target, http::Method method, std::string query) {
@@ -8088,12 +8420,16 @@ public:
 
 private:
     Result<void> create();
+    Result<bool> begin(const Next& next);
+    Result<bool> begin_untagged(Slot& slot);
     Result<bool> send(const Next& next, Slot& slot);
     Result<void> collect();
     Result<bool> complete();
     Result<bool> settle(s3::Call& call);
+    Result<bool> vouched(std::string_view etag);
     bool ours();
     void abandon();
+    void abort();
     std::string part_query(std::uint64_t number) const;
 
     s3::Session& session_;
@@ -8101,12 +8437,17 @@ private:
     std::vector<Slot> slots_;
     std::vector<std::string> etags_;
     std::uint64_t count_ = 0, stored_bytes_ = 0;
+    bool tagged_ = false;  // the metadata tells the size of the parts
     std::string id_;  // of the upload, percent-encoded; empty: none is open
 };
 
 inline Result<void> Upload::create() {
     s3::Call call = call_for(target_, http::Method::post, "uploads=");
     call.headers = target_.headers;
+    if (tagged_) {
+        call.headers.emplace_back(std::string(entry::meta_prefix) + "part-bytes", std::string());
+        bytes::append_number(call.headers.back().second, target_.part_bytes);
+    }
     call.ttl = target_.ttl;
     call.must_finish = call.error_in_200 = true;
     session_.run(call);
@@ -8155,10 +8496,58 @@ inline Result<void> Upload::collect() {
     return {};
 }
 
-inline Result<bool> Upload::run(const Next& next) {
+inline std::string md5_text(const http::Body& body) {
+    digest::Md5 md5;
+    std::vector<char> buffer(body.read_at ? piece_bytes : 0);
+    for (std::uint64_t at = 0; at < body.size;) {
+        std::string_view piece = body.memory;
+        if (body.read_at) piece = {buffer.data(), body.read_at(at, buffer.data(), buffer.size())};
+        if (piece.empty()) return {};
+        md5.update(piece.substr(0, static_cast<std::size_t>((std::min)(std::uint64_t{piece.size()}, body.size - at))));
+        at += piece.size();
+    }
+    const auto sum = md5.finish();
+    return md5.ok() ? bytes::hex(digest::as_text(sum)) : std::string();
+}
+
+// Creates the upload. Until it is known whether the store's ETags are MD5s, the first part goes alone and its answer tells.
+inline Result<bool> Upload::begin(const Next& next) {
+    auto& trait = session_.core().md5_etags;
+    tagged_ = target_.part_bytes != 0 && trait != Core::Trait::no;
     if (Result<void> made = create(); !made) return std::move(made).error();
-    if (session_.cancelled()) return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled by the progress callback");
-    bool more = true;
+    if (session_.cancelled()) return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
+    if (!tagged_ || trait == Core::Trait::yes) return true;
+    Slot& slot = slots_.front();
+    const Result<bool> sent = send(next, slot);
+    if (!sent || !*sent) return sent;
+    while (slot.busy) {
+        session_.step(std::chrono::milliseconds(1000));
+        if (Result<void> fine = collect(); !fine) return std::move(fine).error();
+    }
+    trait = md5_text(slot.call.body) == Verifier::bare(etags_.front()) ? Core::Trait::yes : Core::Trait::no;
+    return trait == Core::Trait::yes ? Result<bool>(true) : begin_untagged(slot);
+}
+
+// The metadata has promised what this store does not keep: the upload begins anew, with the part that is at hand.
+inline Result<bool> Upload::begin_untagged(Slot& slot) {
+    abort();
+    etags_.clear();
+    count_ = stored_bytes_ = 0;
+    tagged_ = false;
+    if (Result<void> made = create(); !made) return std::move(made).error();
+    const http::Body body = slot.call.body;
+    const std::string hash = slot.call.payload_hash;
+    return send([&](Slot& again) -> Result<bool> {
+        again.call.body = body;
+        again.call.payload_hash = hash;
+        return true;
+    }, slot);
+}
+
+inline Result<bool> Upload::run(const Next& next) {
+    const Result<bool> begun = begin(next);
+    if (!begun) return begun;
+    bool more = *begun;
     for (;;) {
         bool busy = false, sent = false;
         for (Slot& slot : slots_) {
@@ -8201,9 +8590,10 @@ inline Result<bool> Upload::complete() {
 // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
 inline Result<bool> Upload::settle(s3::Call& call) {
     const bool unmet = call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey");
-    if (call.ok() && xml::complete_result(call.answer->text).result) {
+    const auto completed = call.ok() ? xml::complete_result(call.answer->text) : xml::Answer<std::string>();
+    if (completed.result) {
         id_.clear();
-        return true;
+        return vouched(*completed.result);
     }
     const bool unclear = unmet || call.error || call.code() == "NoSuchUpload" || call.code() == "InternalError";
     if (unclear && ours()) {
@@ -8214,6 +8604,23 @@ inline Result<bool> Upload::settle(s3::Call& call) {
     if (call.ok())
         return s3::refusal(Errc::protocol, target_.operation, target_.key, "the store's answer does not say that the upload is complete");
     return session_.failure(call);
+}
+
+// The whole is what its parts were: their ETags are MD5s, as the first has shown, and the whole's is made of them.
+inline Result<bool> Upload::vouched(std::string_view etag) {
+    std::string md5s;
+    for (const std::string& part : etags_) {
+        const std::string_view text = Verifier::bare(part);
+        for (std::size_t i = 0; i + 1 < text.size(); i += 2)
+            md5s += static_cast<char>(bytes::hex_value(text[i]) * 16 + bytes::hex_value(text[i + 1]));
+    }
+    const std::string_view bare = Verifier::bare(etag);
+    const std::string expected = Verifier::etag_of_parts(md5s, etags_.size());
+    // An ETag of another form (encrypted with KMS, or none in the answer) says nothing, and is not looked at on reading.
+    if (!tagged_ || bare.size() != expected.size() || bare.find('-') != expected.find('-') || bare == expected) return true;
+    return s3::refusal(Errc::damaged, target_.operation, target_.key,
+                       "the store's ETag of the whole is not that of its parts: it lost or mixed some, or makes its ETags "
+                       "its own way (then set Config::checksums to Checksums::none)");
 }
 
 inline bool Upload::ours() {
@@ -8232,6 +8639,10 @@ inline void Upload::abandon() {
     }
     session_.on_tick({});
     session_.allow(s3::cleanup_timeout);
+    abort();
+}
+
+inline void Upload::abort() {
     Target target = target_;
     target.operation = "abort_upload";
     s3::Call call = call_for(target, http::Method::erase, "uploadId=" + id_);
@@ -8377,8 +8788,9 @@ private:
 inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
     if (back.size + size > back.capacity) {
         if (back.size) return http::Sink::Took::none_yet;
-        const std::uint64_t expected = incoming.facts().length.value_or(transfer::reader_buffer_bytes);
-        back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, std::uint64_t{transfer::reader_buffer_bytes})));
+        const std::uint64_t most = core->config.buffer_bytes ? core->config.buffer_bytes : transfer::reader_buffer_bytes;
+        const std::uint64_t expected = incoming.facts().length.value_or(most);
+        back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, most)));
         back.data.reset(new char[back.capacity]);
     }
     std::memcpy(back.data.get() + back.size, data, size);
@@ -8483,6 +8895,22 @@ inline std::optional<Error> key_flaw(const Core& core, const char* operation, st
     return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), flaw);
 }
 
+inline std::string random_id(const Core& core) {
+    std::string id;
+    for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(core.random() * 16) & 15];
+    return id;
+}
+
+inline std::optional<Error> write_flaw(const Core& core, const char* operation, std::string_view key) {
+    if (!core.config.read_only) return std::nullopt;
+    return refusal(Errc::read_only, operation, key, "this cache is for reading only (Config::read_only)");
+}
+
+inline std::optional<Error> removal_flaw(const Core& core, std::string_view key) {
+    auto flaw = key_flaw(core, "remove", key);
+    return flaw ? flaw : write_flaw(core, "remove", key);
+}
+
 // A try_ form never throws: what the standard library may throw (no memory) becomes an Error.
 template <class F>
 auto never_throws(F&& call) -> decltype(call()) {
@@ -8580,6 +9008,18 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
     return out;
 }
 
+// Leaves it to the store to see whether the entry is still the one with this ETag.
+inline bool erase_if_same(Session& session, std::string_view key, const std::string& etag) {
+    Call call;
+    call.operation = "expire";
+    call.key = key;
+    call.object = session.core().object(key);
+    call.method = http::Method::erase;
+    call.headers = {{"if-match", etag}};
+    session.run(call);
+    return call.ok();
+}
+
 // Removes the entry only if it is still the one with this ETag. Some stores ignore If-Match on DELETE and would remove
 // what another writer has just put there, so all but AWS are asked first, which leaves a window of one round trip.
 // True: it was removed. A failure is no concern of the caller: the entry is expired and will be met again.
@@ -8587,20 +9027,106 @@ inline bool remove_if_same(Session& session, std::string_view key, const std::st
     Core& core = session.core();
     if (etag.empty()) return false;
     const auto place = core.place();
-    if (!place || !(*place)->aws()) {
+    if ((!place || !(*place)->aws()) && core.honours_delete != Core::Trait::yes) {
         const auto now_there = look(session, "expire", key);
         if (!now_there || !*now_there || (*now_there)->info.etag != etag) return false;
     }
-    Call call;
-    call.operation = "expire";
-    call.key = key;
-    call.object = core.object(key);
-    call.method = http::Method::erase;
-    call.headers = {{"if-match", etag}};
-    session.run(call);
-    const bool removed = call.ok();
-    return removed;
+    return erase_if_same(session, key, etag);
 }
+
+// -- touch
+
+inline constexpr int changed_tried_max = 3;  // an entry that is replaced under our hands is looked at again, but not for ever
+
+// The headers that a copy onto itself would lose unless they are said again.
+inline std::vector<std::pair<std::string, std::string>> kept_headers(const http::Headers& headers) {
+    std::vector<std::pair<std::string, std::string>> kept;
+    headers.each([&](std::string_view name, std::string_view value) {
+        const std::string lower = bytes::lower(name);
+        const bool meta = bytes::starts_with(lower, entry::meta_prefix);
+        const std::string_view own = meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
+        if (meta && (own == "expires_at" || own == "expires-at")) return;
+        if (meta || retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language",
+                                          "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
+                                          "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
+            kept.emplace_back(lower, value);
+    });
+    return kept;
+}
+
+// One try; empty: the entry was replaced between the look and the copy. With an ETag: only the entry that has it.
+inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl, std::string_view only = {}) {
+    Core& core = session.core();
+    Call look_call;
+    look_call.operation = "touch";
+    look_call.key = key;
+    look_call.object = core.object(key);
+    look_call.method = http::Method::head;
+    session.run(look_call);
+    if (absent(core, look_call)) {
+        if (Result<void> fine = check_bucket(session, "touch", key); !fine) return std::move(fine).error();
+        return std::optional<bool>(false);
+    }
+    if (!look_call.ok()) return session.failure(look_call);
+    const entry::Facts facts = entry::read(look_call.answer->headers);
+    Call copy;
+    copy.headers = kept_headers(look_call.answer->headers);
+    if (!only.empty() && only != facts.info.etag) return std::optional<bool>(false);
+    if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
+
+    copy.operation = "touch";
+    copy.key = key;
+    copy.object = core.object(key);
+    copy.method = http::Method::put;
+    copy.error_in_200 = true;
+    std::string source = "/" + core.bucket + "/";
+    bytes::append_percent(source, copy.object, true);
+    copy.headers.emplace_back("x-amz-copy-source", source);
+    copy.headers.emplace_back("x-amz-copy-source-if-match", facts.info.etag);
+    copy.headers.emplace_back("x-amz-metadata-directive", "REPLACE");
+    if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
+    session.run(copy);
+    Result<std::optional<bool>> out = std::optional<bool>();
+    if (copy.ok()) {
+        out = xml::copy_result(copy.answer->text).result
+                  ? Result<std::optional<bool>>(true)
+                  : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
+    } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
+        out = session.failure(copy);
+    }
+    return out;
+}
+
+inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
+    if (auto flaw = key_flaw(core, "touch", key)) return *flaw;
+    if (!(ttl.count() > 0)) return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
+    if (auto flaw = write_flaw(core, "touch", key)) return *flaw;
+    Session session(core);
+    for (int tried = 0; tried < changed_tried_max; ++tried) {
+        const Result<std::optional<bool>> touched = touch_once(session, key, ttl);
+        if (!touched) return counted(core, "touch", key, touched.error());
+        if (*touched) return **touched;
+    }
+    return counted(core, "touch", key, refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
+}
+
+// Sliding expiry: an entry that was read gets its whole time again, at most once an interval. How long ago it last got
+// that is told by the time it has left. A failure is no concern of the reader's, who has the value; it is an event.
+inline void slide(Session& session, std::string_view key, const Info& info) {
+    Core& core = session.core();
+    if (!core.config.sliding_ttl || core.config.read_only || !info.expires_at) return;
+    const Seconds ttl = *core.config.sliding_ttl;
+    if (retry::seconds_between(core.now(), *info.expires_at) > (ttl - core.config.sliding_interval).count()) return;
+    const auto touched = touch_once(session, key, ttl, info.etag);
+    if (!touched) tell(core, "touch", key, "error", touched.error().what());
+}
+
+// What a get may ask for beside the value.
+struct Ask {
+    Seconds grace{0};            // an entry that has expired no longer than this is returned too
+    std::string_view if_none_match{};
+    const ProgressCallback* progress = nullptr;
+};
 
 // Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
 inline constexpr std::uint64_t gzip_ratio_likely = 6;
@@ -8608,24 +9134,37 @@ inline constexpr std::uint64_t gzip_ratio_likely = 6;
 // One get of a whole value; started by itself or among many.
 class Fetch {
 public:
-    Fetch(Session& session, std::string_view key)
-        : session_(session), core_(session.core()),
+    Fetch(Session& session, std::string_view key, const Ask& ask = {})
+        : session_(session), core_(session.core()), ask_(ask),
           incoming_(session, key, [this](const entry::Facts& facts) { return open(facts); },
-                    [this](const char* data, std::size_t size) { return take(data, size); }) {}
+                    [this](const char* data, std::size_t size) { return take(data, size); }) {
+        if (!ask.if_none_match.empty()) call().headers.emplace_back("if-none-match", ask.if_none_match);
+        if (ask.progress && *ask.progress) session.on_tick([this] { return tell_progress(); });
+    }
+    Fetch(const Fetch&) = delete;
+    Fetch& operator=(const Fetch&) = delete;
+    ~Fetch() {
+        if (ask_.progress && *ask_.progress) session_.on_tick({});
+    }
 
     Call& call() { return incoming_.call; }
     // Once the call is done.
     Result<std::optional<Value>> result();
     // The ETag of an expired entry that the policy wants removed; empty: there is none.
     const std::string& expired_etag() const { return expired_etag_; }
+    const entry::Facts& facts() const { return incoming_.facts(); }
+    bool stale() const { return stale_; }
+    bool unchanged() const { return unchanged_; }
 
 private:
     bool open(const entry::Facts& facts) {
         value_.clear();
-        if (!servable(core_, "get", call().key, facts)) {
+        const double now = core_.unix_now();
+        stale_ = facts.expired(now) && !facts.expired(now - ask_.grace.count());
+        if (!stale_ && !servable(core_, "get", call().key, facts)) {
             refused_ = true;
             const bool expired = facts.expiry == entry::Expiry::at;
-            if (expired && core_.config.expired == Expired::remove) expired_etag_ = facts.info.etag;
+            if (expired && core_.config.expired == Expired::remove && !core_.config.read_only) expired_etag_ = facts.info.etag;
             return false;
         }
         too_large_ = !facts.info.compressed && facts.length.value_or(0) > core_.config.value_bytes_max;
@@ -8640,13 +9179,16 @@ private:
     }
     Error trouble(Errc code, std::string_view text) const { return refusal(code, "get", incoming_.call.key, text); }
     Result<std::optional<Value>> value();
+    Result<std::optional<Value>> settle_unchanged();
     Result<void> take_rest();
+    bool tell_progress() const { return (*ask_.progress)({incoming_.taken(), incoming_.facts().length}); }
 
     Session& session_;
     Core& core_;
+    const Ask ask_;
     std::optional<transfer::Decoder> decoder_;
     std::string value_, expired_etag_;
-    bool refused_ = false, too_large_ = false;
+    bool refused_ = false, too_large_ = false, stale_ = false, unchanged_ = false;
     transfer::Incoming incoming_;
 };
 
@@ -8656,13 +9198,34 @@ inline Result<std::optional<Value>> Fetch::result() {
         tell(core_, "get", call().key, "miss");
         return std::optional<Value>();
     }
+    if (call().status() == 304 && !call().error && !ask_.if_none_match.empty()) return settle_unchanged();
     Result<std::optional<Value>> out = value();
     if (!out) return counted(core_, "get", call().key, out.error());
-    if (*out) {
+    if (*out && ask_.progress && *ask_.progress) static_cast<void>(tell_progress());
+    if (*out && stale_) {
+        count(core_.counters.expired);
+        count(core_.counters.misses);
+        tell(core_, "get", call().key, "expired");
+    } else if (*out) {
         count(core_.counters.hits);
         tell(core_, "get", call().key, "hit");
     }
     return out;
+}
+
+// Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
+inline Result<std::optional<Value>> Fetch::settle_unchanged() {
+    const auto there = look(session_, "get", call().key);
+    if (!there) return counted(core_, "get", call().key, there.error());
+    if (!*there) {
+        count(core_.counters.misses);
+        tell(core_, "get", call().key, "miss");
+    } else if (servable(core_, "get", call().key, **there)) {
+        unchanged_ = true;
+        count(core_.counters.unchanged);
+        tell(core_, "get", call().key, "unchanged");
+    }
+    return std::optional<Value>();
 }
 
 inline Result<void> Fetch::take_rest() {
@@ -8693,21 +9256,49 @@ inline Result<std::optional<Value>> Fetch::value() {
     return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
 }
 
-inline Result<std::optional<Value>> get(Core& core, std::string_view key) {
+// Errors of reading told as misses, where that is the policy. What is wrong with the call itself stays an error.
+template <class T>
+Result<std::optional<T>> tolerated(Core& core, const char* operation, std::string_view key, Result<std::optional<T>> result) {
+    if (result || !core.config.errors_are_misses) return result;
+    const Errc code = result.error().code();
+    if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
+    count(core.counters.tolerated);
+    tell(core, operation, key, "tolerated", result.error().what());
+    return std::optional<T>();
+}
+
+// A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
+struct Recalled {
+    std::optional<Value> value{};
+    entry::Facts facts{};
+    bool stale = false, unchanged = false;
+};
+
+inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask) {
     if (auto flaw = key_flaw(core, "get", key)) return *flaw;
     Session session(core);
     constexpr int versions_tried_max = 3;  // an object that is replaced while it is read is read again, but not for ever
     for (int tried = 1;; ++tried) {
-        Fetch fetch(session, key);
+        Fetch fetch(session, key, ask);
         session.run(fetch.call());
         Result<std::optional<Value>> out = fetch.result();
         session.drop(fetch.call());
         if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
-        if (out || out.error().code() != Errc::changed || tried == versions_tried_max) return out;
+        if (out) {
+            if (*out && !fetch.stale()) slide(session, key, (*out)->info());
+            return Recalled{*std::move(out), fetch.facts(), fetch.stale(), fetch.unchanged()};
+        }
+        if (out.error().code() != Errc::changed || tried == versions_tried_max) return std::move(out).error();
     }
 }
 
-inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key) {
+inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
+    Ask ask;
+    ask.progress = &options.progress;
+    return tolerated(core, "get", key, recall(core, key, ask).transform([](Recalled&& found) { return std::move(found.value); }));
+}
+
+inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options) {
     if (auto flaw = key_flaw(*core, "get", key)) return *flaw;
     bool serve = true;
     auto state = std::make_unique<ReaderState>(core, key, [&core, &serve, key](const entry::Facts& facts) {
@@ -8719,6 +9310,11 @@ inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& cor
     Error::Details late;
     late.code = Errc::timed_out;
     late.retryable = true;
+    if (options.progress) {
+        state->session.on_tick([reader = state.get(), progress = options.progress] {
+            return progress({reader->incoming.taken(), reader->incoming.facts().length});
+        });
+    }
     state->session.start(call);
     while (!state->begun()) {
         state->session.step(limit.count() ? (std::min)(limit, s3::tick) : std::chrono::milliseconds(1000));
@@ -8736,22 +9332,43 @@ inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& cor
     if (!serve) {
         const entry::Facts facts = state->incoming.facts();
         state->session.drop(call);
-        if (facts.expiry == entry::Expiry::at && core->config.expired == Expired::remove)
+        if (facts.expiry == entry::Expiry::at && core->config.expired == Expired::remove && !core->config.read_only)
             remove_if_same(state->session, key, facts.info.etag);
         return std::optional<Reader>();
     }
     count(core->counters.hits);
     tell(*core, "get", key, "hit");
+    // A copy onto itself changes the ETag of an upload in parts, to which readers of its ranges are pinned.
+    const Info& info = state->incoming.facts().info;
+    if (core->config.sliding_ttl && info.etag.find('-') == std::string::npos) {
+        Session session(*core);
+        slide(session, key, info);
+    }
     return std::optional<Reader>(Reader(std::move(state)));
+}
+
+inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options) {
+    return tolerated(*core, "get", key, open_stream(core, key, options));
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     if (auto flaw = key_flaw(core, "stat", key)) return *flaw;
     Session session(core);
     auto facts = look(session, "stat", key);
-    if (!facts) return counted(core, "stat", key, facts.error());
+    if (!facts) return tolerated(core, "stat", key, Result<std::optional<Info>>(counted(core, "stat", key, facts.error())));
     if (!*facts || !servable(core, "stat", key, **facts)) return std::optional<Info>();
     return std::optional<Info>(std::move((*facts)->info));
+}
+
+inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
+    if (etag.empty() || *entry::value_flaw(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+    Ask ask;
+    ask.if_none_match = etag;
+    return recall(core, key, ask).transform([&](Recalled&& found) {
+        // A store that ignores the header sends the value again, which is the same one.
+        const bool same = found.unchanged || (found.value && found.value->info().etag == etag);
+        return same ? Revalidated{true, {}} : Revalidated{false, std::move(found.value)};
+    });
 }
 
 // -- writing
@@ -8787,12 +9404,6 @@ inline std::optional<Error> options_flaw(const Core& core, std::string_view key,
     return std::nullopt;
 }
 
-inline std::string random_id(const Core& core) {
-    std::string id;
-    for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(core.random() * 16) & 15];
-    return id;
-}
-
 inline transfer::Target target_for(const Core& core, std::string_view key, Kind kind, bool compressed, const SetOptions& options) {
     transfer::Target out;
     out.key = key;
@@ -8811,7 +9422,7 @@ inline transfer::Target target_for(const Core& core, std::string_view key, Kind 
     if (options.if_absent) out.conditions.emplace_back("if-none-match", "*");
     if (!options.if_match.empty()) out.conditions.emplace_back("if-match", options.if_match);
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
-    if (ttl && ttl->count() < entry::ttl_seconds_max) out.ttl = ttl;
+    if (ttl && ttl->count() < entry::ttl_seconds_max) out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
     return out;
 }
 
@@ -8874,6 +9485,7 @@ inline Result<bool> finish_put(Session& session, const transfer::Target& target,
 inline Call put_call(Core& core, transfer::Target& target, http::Body body, std::uint32_t crc, std::string hash) {
     if (core.config.checksums != Checksums::none)
         target.headers.emplace_back(std::string(entry::meta_prefix) + "crc32c", entry::crc32c_text(crc));
+    if (core.config.checksums == Checksums::store) target.headers.emplace_back("x-amz-checksum-crc32c", entry::crc32c_text(crc));
     if (!target.conditions.empty()) name_write(core, target);
     Call call = transfer::call_for(target, http::Method::put, {});
     call.headers = target.headers;
@@ -8917,7 +9529,6 @@ inline Result<bool> put(Session& session, const transfer::Target& target, Call c
     Result<bool> stored = send_put(session, target, call, meter);
     if (target.conditions.empty()) return stored;
     if (!stored && stored.error().code() == Errc::unsupported) {  // Swift, B2: the look before has to do
-        tell(session.core(), target.operation, target.key, "unconditional");
         call.headers.pop_back();
     } else if (stored && !*stored && bare_etag_helps(session, target)) {
         call.headers.back().second = bare_etag(call.headers.back().second);
@@ -8981,19 +9592,96 @@ private:
     std::optional<digest::Sha256> hash_{};  // made for the first part: one PUT of memory does without
 };
 
+// -- what the store makes of write conditions: found out once a cache, by doing it
+
+inline std::string own_name(const char* what, std::string_view id) { return std::string(".s3cache/") + what + "/" + std::string(id); }
+
+// Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
+inline bool is_own_name(std::string_view key) {
+    const bool lease = bytes::starts_with(key, ".s3cache/lease/") && key.size() == own_name("lease", {}).size() + 32;
+    const bool probe = bytes::starts_with(key, ".s3cache/probe/") && key.size() == own_name("probe", {}).size() + 16;
+    return (lease || probe) && key.find_first_not_of("0123456789abcdef", own_name("lease", {}).size()) == std::string_view::npos;
+}
+
+// They have a time to live in case that they cannot be removed.
+inline constexpr Seconds scratch_ttl{600};
+
+// One request on the scratch object; its status, or why there is none worth that name.
+inline Result<int> try_scratch(Session& session, const std::string& key, http::Method method, const char* condition, const char* value) {
+    constexpr std::string_view text = "a scratch object: may be removed";
+    Call call;
+    call.operation = "probe";
+    call.key = key;
+    call.object = session.core().object(key);
+    call.method = method;
+    if (condition) call.headers.emplace_back(condition, value);
+    if (method == http::Method::put) {
+        call.ttl = scratch_ttl;
+        call.body = {text, {}, text.size()};
+        call.payload_hash = session.sha256_text(text);
+    }
+    session.run(call);
+    const bool told = call.ok() || call.status() == 412 || call.status() == 409 || call.status() == 501;
+    Result<int> out = call.status();
+    if (!told) out = session.failure(call);
+    return out;
+}
+
+// Whether conditions on PUT are honoured, and on DELETE on the way. An error: it could not be found out, this time.
+inline Result<bool> honours_conditions(Session& session) {
+    Core& core = session.core();
+    using Trait = Core::Trait;
+    const auto place = core.place();
+    if (place && (*place)->aws()) return true;
+    if (core.honours_put != Trait::unknown) return core.honours_put == Trait::yes;
+    constexpr const char* wrong_etag = "\"00000000000000000000000000000000\"";
+    const std::string key = own_name("probe", random_id(core));
+    const Result<int> first = try_scratch(session, key, http::Method::put, "if-none-match", "*");
+    if (!first) return first.error();
+    if (*first / 100 != 2) return core.honours_put = Trait::no, false;  // refused as such: nothing is there
+    const Result<int> second = try_scratch(session, key, http::Method::put, "if-none-match", "*");
+    const Result<int> third = try_scratch(session, key, http::Method::put, "if-match", wrong_etag);
+    const Result<int> fourth = try_scratch(session, key, http::Method::erase, "if-match", wrong_etag);
+    if (!fourth || *fourth / 100 != 2) static_cast<void>(try_scratch(session, key, http::Method::erase, nullptr, nullptr));
+    for (const Result<int>* answer : {&second, &third}) {
+        if (!*answer) return answer->error();
+    }
+    const bool honours = *second / 100 != 2 && *third / 100 != 2;
+    if (fourth) core.honours_delete = *fourth == 412 ? Trait::yes : Trait::no;
+    core.honours_put = honours ? Trait::yes : Trait::no;
+    return honours;
+}
+
+// What the policy says of a conditional write: it goes ahead, or an error. Takes the headers away where they are not to be sent.
+inline Result<void> condition_policy(Session& session, const transfer::Target& target) {
+    Core& core = session.core();
+    if (core.config.conditions == Conditions::off) return {};
+    const Result<bool> honours = honours_conditions(session);
+    if (honours && *honours) return {};
+    if (core.config.conditions == Conditions::required) {
+        if (!honours) return about(target.operation, target.key, honours.error());
+        return refusal(Errc::unsupported, target.operation, target.key,
+                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions requires it");
+    }
+    count(core.counters.unconditional);
+    tell(core, target.operation, target.key, "unconditional");
+    return {};
+}
+
 // Looks before a conditional write: an entry that is in the way is found without sending the body, an expired one is
 // not in the way but must be the one that is replaced, and a store that ignores conditions is kept from the plain
 // mistakes. The headers of the write itself then settle what happens in between.
 inline Result<bool> condition_met(Session& session, transfer::Target& target) {
     if (target.conditions.empty()) return true;
+    if (Result<void> allowed = condition_policy(session, target); !allowed) return std::move(allowed).error();
     const auto there = look(session, target.operation, target.key);
     if (!there) return there.error();
     auto& [name, value] = target.conditions.front();
-    if (name == "if-match") return *there && (*there)->info.etag == value;
-    if (!*there) return true;
-    if (!(*there)->expired(session.core().unix_now())) return false;
-    target.conditions.front() = {"if-match", (*there)->info.etag};
-    return true;
+    const bool expired = *there && (*there)->expired(session.core().unix_now());
+    const bool met = name == "if-match" ? *there && (*there)->info.etag == value : !*there || expired;
+    if (met && name == "if-none-match" && expired) target.conditions.front() = {"if-match", (*there)->info.etag};
+    if (session.core().config.conditions == Conditions::off) target.conditions.clear();
+    return met;
 }
 
 // Parts only from twice a part's size on: one PUT is atomic by itself, cheaper, and carries a CRC-32C.
@@ -9003,6 +9691,7 @@ inline Result<bool> send_whole(Session& session, transfer::Target& target, http:
     SlicedUpload slices(core, body, part);
     if (body.size > std::uint64_t{2} * core.config.part_bytes) {
         name_write(core, target);
+        if (core.config.checksums != Checksums::none) target.part_bytes = part;
         transfer::Upload upload(session, target, transfer::slots_for(core.config, part));
         for (const auto& slot : upload.lanes()) meter.running.push_back(&slot.call);
         return upload.run([&](transfer::Upload::Slot& slot) {
@@ -9040,6 +9729,8 @@ public:
         if (!all) return about(all.error());
         if (*all) return put(session_, target_, whole({first_.get(), *size}), meter_);
         name_write(core_, target_);
+        // A gzip body carries a checksum of its own.
+        if (core_.config.checksums != Checksums::none && !intake_.deflates()) target_.part_bytes = part_;
         transfer::Upload upload(session_, target_, lanes);
         first_size_ = *size;
         return upload.run([this](transfer::Upload::Slot& slot) { return next(slot); });
@@ -9123,15 +9814,22 @@ inline std::optional<Error> set_flaw(const Core& core, std::string_view key, con
 #ifdef S3CACHE_NO_GZIP
     if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
 #endif
+    if (auto flaw = write_flaw(core, "set", key)) return flaw;
     return options_flaw(core, key, options);
 }
 
-inline Result<bool> stream(Core& core, std::string_view key, const Source& source, Kind kind, const SetOptions& options) {
+inline void tell_cost(transfer::Target& target, double seconds) {
+    if (seconds > 0) target.headers.emplace_back(std::string(entry::meta_prefix) + "cost", entry::expiry_text(seconds));
+}
+
+inline Result<bool> stream(Core& core, std::string_view key, const Source& source, Kind kind, const SetOptions& options,
+                           double cost = 0) {
     const std::uint64_t part = part_bytes_for(core.config, source.size());
     if (part > (std::max)(core.config.transfer_bytes_max, core.config.part_bytes))
         return refusal(Errc::too_large, "set", key, "a part of this stream is over Config::transfer_bytes_max: raise it");
     Session session(core);
     transfer::Target target = target_for(core, key, kind, options.compress, options);
+    tell_cost(target, cost);
     Meter meter(session, options.progress, source.size());
     transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
     Result<bool> allowed = condition_met(session, target);
@@ -9150,13 +9848,18 @@ inline Source source_of(std::string_view data) {
     }).sized(data.size());
 }
 
-inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options) {
+// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
+inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options, double cost = 0) {
     if (auto flaw = set_flaw(core, key, options)) return *flaw;
     const Result<Kind> kind = payload_kind(key, payload, options);
     if (!kind) return kind.error();
-    if (options.compress) return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options));
+    if (options.compress && !payload.negative()) {
+        return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options, cost));
+    }
     Session session(core);
     transfer::Target target = target_for(core, key, *kind, false, options);
+    if (payload.negative()) target.headers.emplace_back(std::string(entry::meta_prefix) + "negative", "true");
+    tell_cost(target, cost);
     Meter meter(session, options.progress, payload.view().size());
     return concluded(core, key, set_whole(session, target, {payload.view(), {}, payload.view().size()}, meter));
 }
@@ -9225,24 +9928,15 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file.
-inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside, std::string_view key,
-                               const ProgressCallback& progress) {
+inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside, std::string_view key) {
     File out(std::fopen(beside.c_str(), "wbx"));
     if (!out) return file_error("get", key, beside, "cannot create");
-    Progress told;
-    if (!reader.info().compressed) told.total = reader.info().size;
-    auto next_tick = http::Clock::now();
     for (;;) {
         const Result<std::string_view> chunk = reader.try_next();
         if (!chunk) return chunk.error();
         if (chunk->empty()) break;
         if (std::fwrite(chunk->data(), 1, chunk->size(), out.get()) != chunk->size()) return file_error("get", key, beside, "cannot write");
-        told.done += chunk->size();
-        if (!progress || http::Clock::now() < next_tick) continue;
-        next_tick = http::Clock::now() + s3::tick;
-        if (!progress(told)) return refusal(Errc::cancelled, "get", key, "cancelled by the progress callback");
     }
-    if (progress) progress(told);
     if (std::fclose(out.release()) != 0) return file_error("get", key, beside, "cannot write");
 #if defined(_WIN32)
     std::remove(path.c_str());  // rename replaces nothing there
@@ -9252,95 +9946,22 @@ inline Result<void> write_file(Reader& reader, const std::string& path, const st
 }
 
 inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key, const std::string& path,
-                                            const FileOptions& options) {
-    Result<std::optional<Reader>> reader = get_stream(core, key);
+                                            const GetOptions& options) {
+    Result<std::optional<Reader>> reader = get_stream(core, key, options);
     if (!reader) return std::move(reader).error();
     if (!*reader) return std::optional<Info>();
     const std::string beside = path + ".s3cache-" + random_id(*core);
-    if (Result<void> written = write_file(**reader, path, beside, key, options.progress); !written) {
+    if (Result<void> written = write_file(**reader, path, beside, key); !written) {
         static_cast<void>(std::remove(beside.c_str()));
         return std::move(written).error();
     }
+    if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
     return std::optional<Info>((*reader)->info());
 }
 
 }  // namespace detail::ops
 
 namespace detail::ops {
-
-// -- touch
-
-inline constexpr int changed_tried_max = 3;  // an entry that is replaced under our hands is looked at again, but not for ever
-
-// The headers that a copy onto itself would lose unless they are said again.
-inline std::vector<std::pair<std::string, std::string>> kept_headers(const http::Headers& headers) {
-    std::vector<std::pair<std::string, std::string>> kept;
-    headers.each([&](std::string_view name, std::string_view value) {
-        const std::string lower = bytes::lower(name);
-        const bool meta = bytes::starts_with(lower, entry::meta_prefix);
-        const std::string_view own = meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
-        if (meta && (own == "expires_at" || own == "expires-at")) return;
-        if (meta || retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language",
-                                          "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
-                                          "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
-            kept.emplace_back(lower, value);
-    });
-    return kept;
-}
-
-// One try; empty: the entry was replaced between the look and the copy.
-inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl) {
-    Core& core = session.core();
-    Call look_call;
-    look_call.operation = "touch";
-    look_call.key = key;
-    look_call.object = core.object(key);
-    look_call.method = http::Method::head;
-    session.run(look_call);
-    if (absent(core, look_call)) {
-        if (Result<void> fine = check_bucket(session, "touch", key); !fine) return std::move(fine).error();
-        return std::optional<bool>(false);
-    }
-    if (!look_call.ok()) return session.failure(look_call);
-    const entry::Facts facts = entry::read(look_call.answer->headers);
-    Call copy;
-    copy.headers = kept_headers(look_call.answer->headers);
-    if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
-
-    copy.operation = "touch";
-    copy.key = key;
-    copy.object = core.object(key);
-    copy.method = http::Method::put;
-    copy.error_in_200 = true;
-    std::string source = "/" + core.bucket + "/";
-    bytes::append_percent(source, copy.object, true);
-    copy.headers.emplace_back("x-amz-copy-source", source);
-    copy.headers.emplace_back("x-amz-copy-source-if-match", facts.info.etag);
-    copy.headers.emplace_back("x-amz-metadata-directive", "REPLACE");
-    if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
-    session.run(copy);
-    Result<std::optional<bool>> out = std::optional<bool>();
-    if (copy.ok()) {
-        out = xml::copy_result(copy.answer->text).result
-                  ? Result<std::optional<bool>>(true)
-                  : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
-    } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
-        out = session.failure(copy);
-    }
-    return out;
-}
-
-inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (auto flaw = key_flaw(core, "touch", key)) return *flaw;
-    if (!(ttl.count() > 0)) return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
-    Session session(core);
-    for (int tried = 0; tried < changed_tried_max; ++tried) {
-        const Result<std::optional<bool>> touched = touch_once(session, key, ttl);
-        if (!touched) return counted(core, "touch", key, touched.error());
-        if (*touched) return **touched;
-    }
-    return counted(core, "touch", key, refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
-}
 
 // -- many keys
 
@@ -9381,6 +10002,7 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
     Session session(core);
     std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
     std::vector<std::size_t> changed;
+    std::vector<std::pair<std::size_t, Info>> read;  // for sliding expiry, if that is on
     run_many<Fetch>(
         session, keys.size(), core.config.connections,
         [&](std::size_t i) -> std::unique_ptr<Fetch> {
@@ -9391,9 +10013,11 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
             Result<std::optional<Value>> result = fetch.result();
             if (!fetch.expired_etag().empty()) expired.emplace_back(i, fetch.expired_etag());
             if (!result && result.error().code() == Errc::changed) return changed.push_back(i);
-            visit(keys[i], std::move(result));
+            if (result && *result && core.config.sliding_ttl) read.emplace_back(i, (*result)->info());
+            visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
         });
-    for (const std::size_t i : changed) visit(keys[i], get(core, keys[i]));
+    for (const std::size_t i : changed) visit(keys[i], get(core, keys[i], {}));
+    for (const auto& [i, info] : read) slide(session, keys[i], info);
     for (const auto& [i, etag] : expired) remove_if_same(session, keys[i], etag);
 }
 
@@ -9517,7 +10141,7 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
         batch.clear();
     };
     for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (auto flaw = key_flaw(core, "remove", keys[i])) {
+        if (auto flaw = removal_flaw(core, keys[i])) {
             results[i] = *flaw;
             continue;
         }
@@ -9575,7 +10199,7 @@ struct ListingState {
     Look look;
     std::vector<Entry> page{};
     std::size_t at = 0;
-    bool last = false;
+    bool last = false, hides_own = true;
     std::optional<Error> trouble{};
 
 private:
@@ -9595,7 +10219,7 @@ inline Result<void> ListingState::next_page() {
         entry.info.size = listed.size;
         entry.info.etag = std::move(listed.etag);
         entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
-        if (!entry.key.empty()) page.push_back(std::move(entry));
+        if (!entry.key.empty() && !(hides_own && ops::is_own_name(entry.key))) page.push_back(std::move(entry));
     }
     token = std::move(got->next_token);
     last = !got->truncated;
@@ -9637,7 +10261,9 @@ inline Result<std::optional<Entry>> ListingState::next() {
 namespace detail::ops {
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    if (auto flaw = write_flaw(*core, "clear", prefix)) return *flaw;
     ListingState listing(core, prefix, Look::shallow);
+    listing.hides_own = false;
     std::uint64_t gone = 0;
     while (!listing.last) {
         if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
@@ -9651,15 +10277,72 @@ inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::strin
     return gone;
 }
 
+// Looks at each of these entries over several connections and keeps those that are still what they were and have expired.
+inline std::vector<Entry> still_expired(Session& session, std::vector<Entry> entries) {
+    Core& core = session.core();
+    std::vector<Entry> kept;
+    run_many<PlainJob>(
+        session, entries.size(), core.config.connections,
+        [&](std::size_t i) {
+            auto job = std::make_unique<PlainJob>();
+            job->running.operation = "purge";
+            job->running.key = entries[i].key;
+            job->running.object = core.object(entries[i].key);
+            job->running.method = http::Method::head;
+            return job;
+        },
+        [&](std::size_t i, PlainJob& job) {
+            if (!job.running.ok()) return;
+            const entry::Facts facts = entry::read(job.running.answer->headers);
+            if (facts.info.etag == entries[i].info.etag && facts.expired(core.unix_now())) kept.push_back(std::move(entries[i]));
+        });
+    return kept;
+}
+
+// One request an entry, each with If-Match: where the store honours that there is no window in which a writer could lose
+// what it has just stored.
+inline std::uint64_t remove_conditionally(Session& session, const std::vector<Entry>& entries) {
+    Core& core = session.core();
+    std::uint64_t gone = 0;
+    run_many<PlainJob>(
+        session, entries.size(), core.config.connections,
+        [&](std::size_t i) {
+            auto job = std::make_unique<PlainJob>();
+            job->running.operation = "purge";
+            job->running.key = entries[i].key;
+            job->running.object = core.object(entries[i].key);
+            job->running.method = http::Method::erase;
+            job->running.headers = {{"if-match", entries[i].info.etag}};
+            return job;
+        },
+        [&](std::size_t, PlainJob& job) { gone += job.running.ok() ? 1 : 0; });
+    return gone;
+}
+
+// Elsewhere a second look, over many connections at once, and then one request for all: a window of those two.
+inline std::uint64_t remove_after_look(Session& session, std::vector<Entry> entries) {
+    std::vector<std::string> keys;
+    for (Entry& entry : still_expired(session, std::move(entries))) keys.push_back(std::move(entry.key));
+    std::uint64_t gone = 0;
+    for (const Result<void>& result : remove_many(session, keys)) gone += result ? 1 : 0;
+    return gone;
+}
+
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    if (auto flaw = write_flaw(*core, "purge_expired", prefix)) return *flaw;
     ListingState listing(core, prefix, Look::deep);
+    listing.hides_own = false;
+    const auto place = core->place();
+    const bool honoured = core->honours_delete == Core::Trait::yes || (place && (*place)->aws());
     std::uint64_t gone = 0;
     while (!listing.last) {
         if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
-        for (const Entry& entry : listing.page) {
-            const bool expired = entry.info.expires_at && *entry.info.expires_at <= core->now();
-            if (expired && remove_if_same(listing.session, entry.key, entry.info.etag)) ++gone;
+        std::vector<Entry> expired;
+        for (Entry& entry : listing.page) {
+            const bool over = entry.info.expires_at && *entry.info.expires_at <= core->now() && !entry.info.etag.empty();
+            if (over) expired.push_back(std::move(entry));
         }
+        gone += honoured ? remove_conditionally(listing.session, expired) : remove_after_look(listing.session, std::move(expired));
     }
     return gone;
 }
@@ -9701,6 +10384,7 @@ inline bool abort_upload(Session& session, const std::string& object, const std:
 }
 
 inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
+    if (auto flaw = write_flaw(core, "sweep_uploads", prefix)) return *flaw;
     Session session(core);
     const std::string below = core.object(prefix);
     std::uint64_t swept = 0;
@@ -9720,6 +10404,93 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
         }
     } while (page.truncated);
     return swept;
+}
+
+// -- rules that the store applies by itself
+
+inline constexpr std::string_view lifecycle_id = "s3cache";  // and the prefix: by it our rules are found again
+
+inline void append_rule(std::string& out, const std::string& prefix, std::string_view what, std::string_view action) {
+    out.append("  <Rule>\n    <ID>").append(lifecycle_id).append(" ").append(what).append(" ");
+    xml::escape(out, prefix);
+    out.append("</ID>\n    <Filter><Prefix>");
+    xml::escape(out, prefix);
+    out.append("</Prefix></Filter>\n    <Status>Enabled</Status>\n    ").append(action).append("\n  </Rule>\n");
+}
+
+inline std::string days(unsigned count) {
+    std::string out;
+    bytes::append_number(out, count);
+    return out;
+}
+
+inline std::string lifecycle_rules(const Core& core, const Lifecycle& rules) {
+    std::string out;
+    if (rules.abort_uploads_after != 0) {
+        append_rule(out, core.prefix, "uploads", "<AbortIncompleteMultipartUpload><DaysAfterInitiation>" + days(rules.abort_uploads_after) +
+                                                     "</DaysAfterInitiation></AbortIncompleteMultipartUpload>");
+    }
+    if (rules.expire_after != 0)
+        append_rule(out, core.prefix, "entries", "<Expiration><Days>" + days(rules.expire_after) + "</Days></Expiration>");
+    return out;
+}
+
+inline std::string lifecycle_document(std::string_view rules) {
+    std::string out = "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n";
+    return out.append(rules).append("</LifecycleConfiguration>\n");
+}
+
+// The rules that others have made, as they stand. They go by as text: a rule holds more than we know of. Empty: it is no
+// list of rules.
+inline std::optional<std::string> foreign_rules(const Core& core, std::string_view document) {
+    std::string kept;
+    for (std::size_t at = 0; (at = document.find("<Rule>", at)) != std::string_view::npos;) {
+        const std::size_t end = document.find("</Rule>", at);
+        if (end == std::string_view::npos) return std::nullopt;
+        const std::string_view rule = document.substr(at, end + 7 - at);
+        std::string uploads = "<ID>", entries = "<ID>";
+        xml::escape(uploads, "s3cache uploads " + core.prefix);
+        xml::escape(entries, "s3cache entries " + core.prefix);
+        const bool ours = rule.find(uploads + "</ID>") != std::string_view::npos || rule.find(entries + "</ID>") != std::string_view::npos;
+        if (!ours) kept.append("  ").append(rule).append("\n");
+        at = end;
+    }
+    if (kept.empty() && document.find("LifecycleConfiguration") == std::string_view::npos) return std::nullopt;
+    return kept;
+}
+
+inline Call lifecycle_call(http::Method method) {
+    Call call;
+    call.operation = "install_lifecycle";
+    call.method = method;
+    call.query = "lifecycle=";
+    return call;
+}
+
+// S3 replaces all rules of a bucket at once, so the others are read first and go along. Two who do this in the same
+// moment may lose one's: it is a thing for setting up.
+inline Result<void> install_lifecycle(Core& core, const Lifecycle& rules) {
+    if (auto flaw = write_flaw(core, "install_lifecycle", {})) return *flaw;
+    Session session(core);
+    Call there = lifecycle_call(http::Method::get);
+    session.run(there);
+    const bool none = there.status() == 404 && there.code() == "NoSuchLifecycleConfiguration";
+    if (!there.ok() && !none) return session.failure(there);
+    const std::optional<std::string> others = none ? std::string() : foreign_rules(core, there.answer->text);
+    if (!others) return refusal(Errc::protocol, "install_lifecycle", {}, "the store's rules cannot be read, and so are left as they are");
+    const std::string all = *others + lifecycle_rules(core, rules);
+    Call put = lifecycle_call(all.empty() ? http::Method::erase : http::Method::put);
+    const std::string document = lifecycle_document(all);
+    if (!all.empty()) {
+        const auto md5 = digest::md5(document);
+        put.body = {document, {}, document.size()};
+        put.payload_hash = session.sha256_text(document);
+        put.headers.emplace_back("content-type", "application/xml");
+        if (md5) put.headers.emplace_back("content-md5", bytes::base64(digest::as_text(*md5)));
+        else put.headers.emplace_back("x-amz-checksum-sha256", bytes::base64(digest::as_text(digest::sha256(document))));
+    }
+    session.run(put);
+    return put.ok() ? Result<void>() : Result<void>(session.failure(put));
 }
 
 // -- presigned URLs
@@ -9746,43 +10517,260 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
            signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"}, static_cast<std::uint32_t>(lifetime.count()));
 }
 
-// -- single flight
+// -- computed once
 
-inline Result<Value> produce_and_set(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer,
-                                     const SetOptions& options) {
-    Result<std::optional<Value>> hit = get(core, key);
-    if (!hit) return std::move(hit).error();
-    if (*hit) return **std::move(hit);
-    Result<Produced> made = producer();
-    if (!made) return about("get_or_set", key, made.error());
+// Between two looks for another's value: doubles from the first to the most, with jitter.
+inline constexpr std::chrono::milliseconds lease_poll_first{50};
+inline constexpr std::chrono::milliseconds lease_poll_most{1000};
+// Where the store does not honour conditions two may believe to have the lease. Whoever wrote last has it: that is looked
+// at once the others' writes, which began before ours was to be seen, have had this time to arrive.
+inline constexpr std::chrono::milliseconds lease_settles{300};
+
+inline void pause(const Core& core, std::chrono::milliseconds time) {
+    if (core.config.seams.sleep) return core.config.seams.sleep(time);
+    std::this_thread::sleep_for(time);
+}
+
+// The right to compute a key, for a time: an entry beside the value, made only if there is none that has not lapsed.
+class Lease {
+public:
+    Lease(Core& core, std::string_view key, Seconds time)
+        : core_(core), name_(own_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))), time_(time) {}
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() { release(); }
+
+    enum class Held { ours, others, unknown };  // unknown: the store did not say, and computing must not wait for that
+    Held take();
+    void release();
+
+private:
+    bool settled(Session& session) const;
+
+    Core& core_;
+    const std::string name_;
+    const Seconds time_;
+    std::string write_id_;  // not empty: ours
+};
+
+inline Lease::Held Lease::take() {
+    Session session(core_);
+    SetOptions options;
+    options.ttl = time_;
+    options.if_absent = true;
+    transfer::Target target = target_for(core_, name_, Kind::text, false, options);
+    target.operation = "lease";
+    target.ttl = time_;  // without jitter
+    const ProgressCallback silent{};
+    Meter meter(session, silent, std::nullopt);
+    const std::string owner = random_id(core_);
+    const Result<bool> stored = set_whole(session, target, {owner, {}, owner.size()}, meter);
+    if (!stored) return Held::unknown;
+    if (!*stored) return Held::others;
+    write_id_ = target.write_id;
+    if (core_.honours_put == Core::Trait::no && !settled(session)) {
+        write_id_.clear();
+        return Held::others;
+    }
+    return Held::ours;
+}
+
+inline bool Lease::settled(Session& session) const {
+    pause(core_, lease_settles);
+    const auto there = look(session, "lease", name_);
+    return there && *there && (*there)->write_id == write_id_;
+}
+
+inline void Lease::release() {
+    if (write_id_.empty()) return;
+    Session session(core_);
+    const auto there = look(session, "lease", name_);
+    if (there && *there && (*there)->write_id == write_id_) erase_if_same(session, name_, (*there)->info.etag);
+    write_id_.clear();
+}
+
+// One computation of a key's value by this process, with what was there before.
+class Computation {
+public:
+    using Producer = std::function<Result<Produced>()>;
+    // Told of a value that is still good while a new one is made.
+    using Meanwhile = std::function<void(const Value&)>;
+
+    Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options, const ComputeOptions& how)
+        : core_(core), key_(key), producer_(producer), options_(options), how_(how) {}
+
+    Result<Value> run(const Meanwhile& meanwhile);
+
+private:
+    Result<Recalled> recalled() const;
+    bool fresh(const Recalled& found) const { return found.value && !found.stale; }
+    bool due_early() const;
+    Result<std::optional<Value>> turn(Lease& lease);
+    std::optional<Value> of_another(const Result<Recalled>& found) const;
+    Result<Value> made();
+    Result<Value> made_or_old();
+    void store(const Produced& made, double seconds);
+
+    Core& core_;
+    const std::string_view key_;
+    const Producer& producer_;
+    const SetOptions& options_;
+    const ComputeOptions& how_;
+    Recalled before_{};
+    bool early_ = false;
+};
+
+inline Result<Recalled> Computation::recalled() const {
+    Ask ask;
+    ask.grace = how_.stale_if_error;
+    Result<Recalled> found = recall(core_, key_, ask);
+    if (found || !core_.config.errors_are_misses) return found;
+    if (!tolerated(core_, "get", key_, Result<std::optional<Value>>(found.error()))) return found;
+    return Recalled();
+}
+
+// XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
+inline bool Computation::due_early() const {
+    if (!(how_.early_refresh > 0) || before_.facts.expiry != entry::Expiry::at || !fresh(before_)) return false;
+    const double ahead = before_.facts.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
+    return core_.unix_now() + ahead >= before_.facts.expires_at;
+}
+
+inline Result<Value> Computation::run(const Meanwhile& meanwhile) {
+    Result<Recalled> found = recalled();
+    if (!found) return std::move(found).error();
+    before_ = *std::move(found);
+    early_ = due_early();
+    if (fresh(before_) && !early_) return *std::move(before_.value);
+    if (early_) {
+        tell(core_, "get_or_set", key_, "early");
+        meanwhile(*before_.value);
+    }
+    if (!(how_.lease.count() > 0) || core_.config.read_only) return made_or_old();
+    Lease lease(core_, key_, how_.lease);
+    Result<std::optional<Value>> others = turn(lease);
+    if (!others) return std::move(others).error();
+    return *others ? Result<Value>(**std::move(others)) : made_or_old();
+}
+
+// A value that came from another while we asked for the lease; none that we know already.
+inline std::optional<Value> Computation::of_another(const Result<Recalled>& found) const {
+    if (!found || !fresh(*found)) return std::nullopt;
+    if (early_ && found->facts.info.etag == before_.facts.info.etag && found->facts.expires_at <= before_.facts.expires_at) return std::nullopt;
+    return found->value;
+}
+
+// Waits until computing is ours (empty) or another's value is there. Patience ends, and then it is ours all the same.
+inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
+    const Seconds patience = how_.lease_wait.count() > 0 ? how_.lease_wait : how_.lease;
+    const auto cancels = core_.cancels.load();
+    Seconds waited{0};
+    for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
+        const Lease::Held held = lease.take();
+        if (held == Lease::Held::unknown) return std::optional<Value>();
+        // Also before computing: the one before us may have stored its value between our look and our lease.
+        std::optional<Value> value = of_another(recalled());
+        if (value && held == Lease::Held::others) {
+            count(core_.counters.waited);
+            tell(core_, "get_or_set", key_, "waited");
+        }
+        if (value || held == Lease::Held::ours) return value;
+        if (early_) return before_.value;  // somebody is at it
+        if (waited >= patience) return std::optional<Value>();
+        if (core_.cancels.load() != cancels) return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
+        const auto time = std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
+        pause(core_, time);
+        waited += time;
+    }
+}
+
+// If the producer fails, what was there before may do.
+inline Result<Value> Computation::made_or_old() {
+    Result<Value> value = made();
+    if (value || !before_.value) return value;
+    tell(core_, "get_or_set", key_, "stale", value.error().what());
+    if (before_.stale) count(core_.counters.stale);
+    return *std::move(before_.value);
+}
+
+inline Result<Value> Computation::made() {
+    const TimePoint began = core_.local_now();
+    count(core_.counters.computed);
+    Result<Produced> made = producer_();
+    if (!made) return about("get_or_set", key_, made.error());
+    const double seconds = retry::seconds_between(began, core_.local_now());
+    tell(core_, "get_or_set", key_, "computed");
     Payload payload(made->data);
     if (made->kind) payload = Payload(made->data.data(), made->data.size(), *made->kind);
-    const Result<Kind> kind = payload_kind(key, payload, options);
+    const Result<Kind> kind = payload_kind(key_, payload, options_);
     if (!kind) return kind.error();
-    // The value is there, whatever becomes of storing it: a failure is counted and told as an event, not returned.
-    static_cast<void>(set(core, key, payload, options));
+    store(*made, seconds);
     Info info;
     info.size = made->data.size();
+    info.negative = made->negative;
     info.kind = *kind;
-    info.metadata = options.metadata;
+    info.metadata = options_.metadata;
     return Value(std::move(made->data), *kind, std::move(info));
 }
 
+// The value is there, whatever becomes of storing it: a failure is counted and told as an event, not returned.
+inline void Computation::store(const Produced& made, double seconds) {
+    if (core_.config.read_only) return;
+    SetOptions options = options_;
+    if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
+    Payload payload(made.data);
+    if (made.kind) payload = Payload(made.data.data(), made.data.size(), *made.kind);
+    if (made.negative) payload = nothing();
+    static_cast<void>(set(core_, key_, payload, options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
+}
+
+inline std::optional<Error> compute_flaw(const Core& core, std::string_view key, const SetOptions& options, const ComputeOptions& how) {
+    if (auto flaw = key_flaw(core, "get_or_set", key)) return flaw;
+    if (!core.config.read_only) {
+        if (auto flaw = set_flaw(core, key, options)) return flaw;
+    }
+    const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 && how.stale_if_error.count() >= 0 &&
+                      (!how.negative_ttl || how.negative_ttl->count() > 0);
+    if (fine) return std::nullopt;
+    return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
+}
+
+using FlightLock = std::unique_lock<std::mutex>;
+
+// Another thread is at it: what it brings, or what is still good meanwhile.
+inline Result<Value> landing(Core& core, std::string_view key, Core::Flight& flight, FlightLock& hold) {
+    const auto cancels = core.cancels.load();
+    while (!flight.brought) {
+        const auto& now_there = flight.meanwhile;
+        if (now_there && (!now_there->info().expires_at || *now_there->info().expires_at > core.now())) return *now_there;
+        if (core.cancels.load() != cancels) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+        flight.landed.wait_for(hold, s3::tick);
+    }
+    count(core.counters.waited);
+    return *flight.brought;
+}
+
 // The first who asks for a key flies; whoever asks meanwhile waits for what it brings.
-inline Result<Value> compute(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer, const SetOptions& options) {
-    if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    std::unique_lock<std::mutex> hold(core.flights_lock);
+inline Result<Value> compute(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer,
+                             const SetOptions& options, const ComputeOptions& how) {
+    if (auto flaw = compute_flaw(core, key, options, how)) return *flaw;
+    FlightLock hold(core.flights_lock);
     std::shared_ptr<Core::Flight>& entry = core.flights[std::string(key)];
     if (entry && entry->pilot == std::this_thread::get_id())
         return refusal(Errc::source, "get_or_set", key, "the producer asks for the key that it is to produce");
     if (entry) {
         const std::shared_ptr<Core::Flight> flight = entry;
-        flight->landed.wait(hold, [&] { return flight->brought.has_value(); });
-        return *flight->brought;
+        return landing(core, key, *flight, hold);
     }
     const std::shared_ptr<Core::Flight> flight = entry = std::make_shared<Core::Flight>();
     hold.unlock();
-    Result<Value> brought = never_throws([&] { return produce_and_set(core, key, producer, options); });
+    Result<Value> brought = never_throws([&] {
+        return Computation(core, key, producer, options, how).run([&](const Value& meanwhile) {
+            const FlightLock again(core.flights_lock);
+            flight->meanwhile = meanwhile;
+            flight->landed.notify_all();
+        });
+    });
     hold.lock();
     flight->brought = brought;
     core.flights.erase(std::string(key));
@@ -9836,10 +10824,15 @@ inline std::string config_flaw(const Config& config) {
     }
     if (config.connections < 1 || config.connections > 1000) return "Config::connections is not within 1 and 1000";
     if (config.attempts_max < 1) return "Config::attempts_max is under 1";
+    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return "Config::ttl_jitter is not within 0 and 1";
+    if (config.sliding_ttl && !(config.sliding_ttl->count() > 0)) return "Config::sliding_ttl must be over zero";
+    if (!(config.sliding_interval.count() >= 0)) return "Config::sliding_interval is below zero";
+    if (config.buffer_bytes != 0 && (config.buffer_bytes < http::buffer_bytes_min || config.buffer_bytes > http::buffer_bytes_max))
+        return "Config::buffer_bytes is not within 16 KiB and 512 KiB";
     if (config.part_bytes < 1 || config.transfer_bytes_max < 1) return "Config::part_bytes and transfer_bytes_max must be over zero";
     if (config.compression_level < 0 || config.compression_level > 9) return "Config::compression_level is not within 0 and 9";
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
-    for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base, config.backoff_cap}) {
+    for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base, config.backoff_cap, config.breaker_pause}) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20)) return "a timeout of Config is negative or over 20 days";
     }
     return {};
@@ -10004,18 +10997,21 @@ S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, cons
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
     return detail::ops::never_throws([&] { return detail::ops::set_file(*core_, key, path, options); });
 }
-S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key) {
-    return detail::ops::never_throws([&] { return detail::ops::get(*core_, key); });
+S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::get(*core_, key, options); });
 }
-S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key) {
-    return detail::ops::never_throws([&] { return detail::ops::get_stream(core_, key); });
+S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
+    return detail::ops::never_throws([&] { return detail::ops::get_if_changed(*core_, key, etag); });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path, const FileOptions& options) {
+S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
+    return detail::ops::never_throws([&] { return detail::ops::get_stream(core_, key, options); });
+}
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path, const GetOptions& options) {
     return detail::ops::never_throws([&] { return detail::ops::get_file(core_, key, path, options); });
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
     return detail::ops::never_throws([&]() -> Result<void> {
-        if (auto flaw = detail::ops::key_flaw(*core_, "remove", key)) return *flaw;
+        if (auto flaw = detail::ops::removal_flaw(*core_, key)) return *flaw;
         detail::s3::Session session(*core_);
         return detail::ops::remove(*core_, session, key);
     });
@@ -10057,9 +11053,18 @@ S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::str
     return detail::ops::never_throws([&] { return detail::ops::presign(*core_, key, method, lifetime); });
 }
 S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
-                                        const SetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options); });
+                                        const SetOptions& options, const ComputeOptions& how) {
+    return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options, how); });
 }
+
+S3CACHE_FN std::string Cache::lifecycle_xml(const Lifecycle& rules) const {
+    return detail::ops::lifecycle_document(detail::ops::lifecycle_rules(*core_, rules));
+}
+S3CACHE_FN Result<void> Cache::try_install_lifecycle(const Lifecycle& rules) {
+    return detail::ops::never_throws([&] { return detail::ops::install_lifecycle(*core_, rules); });
+}
+
+S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }
 
 S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::ops::explain(*core_); }
 
@@ -10073,6 +11078,13 @@ S3CACHE_FN Stats Cache::stats() const {
     out.malformed = read(from.malformed);
     out.damaged = read(from.damaged);
     out.errors = read(from.errors);
+    out.unchanged = read(from.unchanged);
+    out.tolerated = read(from.tolerated);
+    out.unavailable = read(from.unavailable);
+    out.computed = read(from.computed);
+    out.waited = read(from.waited);
+    out.stale = read(from.stale);
+    out.unconditional = read(from.unconditional);
     out.sets = read(from.sets);
     out.removes = read(from.removes);
     out.refused = read(from.refused);

@@ -232,7 +232,7 @@ STORE_TEST("progress is told, and false cancels with nothing left behind", "[sou
 
     store::Folder folder;
     store::write(folder / "out", "before");
-    FileOptions reading;
+    GetOptions reading;
     reading.progress = [](const Progress&) { return false; };
     CHECK(code_of(cache.try_get_file("fine", folder / "out", reading)) == Errc::cancelled);
     CHECK(store::contents(folder / "out") == "before");
