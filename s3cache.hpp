@@ -483,6 +483,8 @@ struct Credentials {
     std::string session_token{};         // empty: none
     std::optional<TimePoint> expires{};  // empty: never
     std::string source{};                // where they came from, for people; never a secret
+
+    ~Credentials();  // overwrites what is secret
 };
 
 // Where credentials come from. Empty: the chain (environment, web identity, profiles, container, instance metadata).
@@ -609,7 +611,9 @@ struct Config {
     // how long: zero is no limit
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
     std::chrono::milliseconds stall_timeout{20000};   // without a byte, either way
-    std::chrono::milliseconds call_timeout{0};        // a whole call with all its attempts; opening, for a Reader
+    // A whole call with all its attempts; of get_stream the opening, of get_or_set, clear and purge_expired each step. What
+    // cleans up after it takes 0.7 s more at most.
+    std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
     std::chrono::milliseconds backoff_base{50};       // the n-th wait is random in [0, base * 2^n], at most backoff_cap
     std::chrono::milliseconds backoff_cap{5000};
@@ -4606,6 +4610,34 @@ inline const Library& library() {
     return instance;
 }
 
+// Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
+inline constexpr std::array<const char*, 6> ca_bundles = {
+    "/etc/ssl/certs/ca-certificates.crt",                 // Debian, Alpine, Arch, Gentoo
+    "/etc/pki/tls/certs/ca-bundle.crt",                   // Red Hat, Fedora
+    "/etc/ssl/ca-bundle.pem",                             // SUSE
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // CentOS
+    "/usr/local/share/certs/ca-root-nss.crt",             // FreeBSD
+    "/etc/ssl/cert.pem"};                                 // OpenBSD, Alpine
+
+// Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
+inline std::string ca_bundle_for(const char* own_file, const char* own_folder, const std::function<bool(const char*)>& is_there) {
+    if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
+    if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
+    for (const char* path : ca_bundles) {
+        if (is_there(path)) return path;
+    }
+    return {};
+}
+
+inline std::string find_ca_bundle() {
+#if LIBCURL_VERSION_NUM >= 0x074600 && !defined(_WIN32)
+    const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW);
+    if (info && info->age >= CURLVERSION_SEVENTH)
+        return ca_bundle_for(info->cainfo, info->capath, [](const char* path) { return access(path, R_OK) == 0; });
+#endif
+    return {};
+}
+
 // Runs what a C library called back, through which no exception may pass.
 template <class F, class R>
 R shielded(F&& call, R otherwise) noexcept {
@@ -7031,9 +7063,9 @@ inline Facts read(const http::Headers& headers) {
         if (name.size() > meta_prefix.size() && bytes::iequal(name.substr(0, meta_prefix.size()), meta_prefix)) {
             read_meta(facts, bytes::lower(name.substr(meta_prefix.size())), value);
         } else if (bytes::iequal(name, "etag")) {
-            facts.info.etag = value;
+            if (facts.info.etag.empty()) facts.info.etag = value;  // the first of several, as for all headers
         } else if (bytes::iequal(name, "content-length")) {
-            facts.length = bytes::to_u64(value);
+            if (!facts.length) facts.length = bytes::to_u64(value);
         } else if (bytes::iequal(name, "content-type")) {
             facts.info.content_type = value;
         } else if (bytes::iequal(name, "last-modified")) {
@@ -7177,8 +7209,10 @@ inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
 
 namespace detail::s3 {
 
-// How long cleaning up (aborting an upload) may take once the call's own deadline is over.
+// How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller set
+// no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
+inline constexpr std::chrono::milliseconds cleanup_overtime{700};
 // S3 refuses requests that are a quarter of an hour off; a silent refusal is put down to the clock from here on.
 inline constexpr std::chrono::milliseconds skew_min = std::chrono::minutes(5);
 // How often progress is told and cancellation asked for.
@@ -7220,6 +7254,7 @@ struct Call {
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
+    bool asks_region = false;      // the answer to this very question: it is not asked again
     bool must_finish = false;      // a cancellation waits for it, since what it makes must be known to be removed
     std::optional<std::chrono::milliseconds> stall{};
 
@@ -7290,10 +7325,10 @@ inline Errc kind_of(CURLcode result, bool overflow) {
         case CURLE_URL_MALFORMAT: return Errc::invalid_argument;
         case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
         case CURLE_WRITE_ERROR: return overflow ? Errc::protocol : Errc::network;
+        case CURLE_OUT_OF_MEMORY:  // how libcurl names a header line that is too long for it
         case CURLE_WEIRD_SERVER_REPLY:
         case CURLE_BAD_CONTENT_ENCODING: return Errc::protocol;
         case CURLE_ABORTED_BY_CALLBACK: return Errc::source;
-        case CURLE_OUT_OF_MEMORY: return Errc::too_large;
         default: return Errc::network;
     }
 }
@@ -7368,6 +7403,12 @@ public:
     void allow(std::chrono::milliseconds timeout) {
         deadline_.reset();
         if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
+        is_callers_ = deadline_.has_value();
+    }
+    void allow_cleanup() {
+        if (!is_callers_) return void(deadline_ = http::Clock::now() + cleanup_timeout);
+        if (!overtime_) overtime_ = (std::max)(*deadline_, http::Clock::now()) + cleanup_overtime;
+        deadline_ = overtime_;
     }
 
     void start(Call& call) {
@@ -7412,6 +7453,7 @@ private:
     void read_answer(Call& call);
     void settle(Call& call, retry::Verdict verdict);
     bool correct(Call& call, retry::Verdict verdict);
+    bool learns_region(const Call& call);
     bool retry_later(Call& call);
     std::chrono::milliseconds patience(Call& call) const;
     void ask_leave();
@@ -7430,7 +7472,8 @@ private:
     std::vector<Call*> calls_;
     std::function<bool()> on_tick_;
     http::Clock::time_point next_tick_{};
-    std::optional<http::Clock::time_point> deadline_;
+    std::optional<http::Clock::time_point> deadline_, overtime_;
+    bool is_callers_ = false;  // the deadline: the caller has set it
     bool finished_one_ = false, cancelled_ = false;
     std::uint64_t cancels_;  // of the cache, when this session began
 };
@@ -7672,10 +7715,26 @@ inline bool Session::correct(Call& call, retry::Verdict verdict) {
     if (once) return false;
     once = true;
     if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation)) return false;
-    if (verdict == retry::Verdict::new_region && !(call.fault && core_.sign_for(call.fault->region, call.signed_for))) return false;
+    if (verdict == retry::Verdict::new_region && !learns_region(call)) return false;
     if (call.again && !call.again(call)) return false;
     call.due = http::Clock::now();
     return true;
+}
+
+// From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
+inline bool Session::learns_region(const Call& call) {
+    if (call.fault && core_.sign_for(call.fault->region, call.signed_for)) return true;
+    if (call.asks_region || (call.fault && !call.fault->region.empty())) return false;
+    Session other(core_);
+    other.deadline_ = deadline_;
+    Call look;
+    look.operation = call.operation;
+    look.key = call.key;
+    look.method = http::Method::head;
+    look.asks_region = true;
+    other.run(look);
+    const auto place = core_.place();
+    return place && (*place)->signing_region != call.signed_for;
 }
 
 inline bool Session::retry_later(Call& call) {
@@ -7724,6 +7783,7 @@ inline Error Session::no_answer(const Call& call) const {
     details.retryable = retry::passing(answer.result);
     std::string text = answer.no_memory ? "no memory for the answer" : answer.overflow ? "the answer is larger than any of S3's" : answer.problem;
     if (text.empty()) text = curl_easy_strerror(answer.result);
+    if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
     text += spent(call.attempts, http::Clock::now() - call.began);
     const char* hint = advice(details.code, {}, {});
     if (*hint) text.append("; ").append(hint);
@@ -8430,6 +8490,7 @@ private:
     bool ours();
     void abandon();
     void abort();
+    void left_over(std::string_view why);
     std::string part_query(std::uint64_t number) const;
 
     s3::Session& session_;
@@ -8450,6 +8511,13 @@ inline Result<void> Upload::create() {
     }
     call.ttl = target_.ttl;
     call.must_finish = call.error_in_200 = true;
+    // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
+    call.again = [this](const s3::Call& lost) {
+        const CURLcode result = lost.answer->result;
+        const bool sent = result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST;
+        if (sent) left_over("the answer to the beginning of an upload was lost: if there is one, sweep_uploads removes it");
+        return true;
+    };
     session_.run(call);
     Result<void> made;
     if (!call.ok()) {
@@ -8595,7 +8663,7 @@ inline Result<bool> Upload::settle(s3::Call& call) {
         id_.clear();
         return vouched(*completed.result);
     }
-    const bool unclear = unmet || call.error || call.code() == "NoSuchUpload" || call.code() == "InternalError";
+    const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
     if (unclear && ours()) {
         id_.clear();
         return true;
@@ -8624,7 +8692,7 @@ inline Result<bool> Upload::vouched(std::string_view etag) {
 }
 
 inline bool Upload::ours() {
-    session_.allow(s3::cleanup_timeout);
+    session_.allow_cleanup();
     s3::Call look = call_for(target_, http::Method::head, {});
     session_.run(look);
     const bool same = look.ok() && entry::read(look.answer->headers).write_id == target_.write_id;
@@ -8638,7 +8706,7 @@ inline void Upload::abandon() {
         slot.busy = false;
     }
     session_.on_tick({});
-    session_.allow(s3::cleanup_timeout);
+    session_.allow_cleanup();
     abort();
 }
 
@@ -8647,17 +8715,20 @@ inline void Upload::abort() {
     target.operation = "abort_upload";
     s3::Call call = call_for(target, http::Method::erase, "uploadId=" + id_);
     session_.run(call);
-    if (!call.ok() && call.status() != 404) {
-        count(session_.core().counters.leftover_uploads);
-        Event event;
-        event.operation = call.operation;
-        event.key = call.key;
-        event.outcome = "leftover";
-        const Error why = session_.failure(call);
-        event.detail = why.what();
-        session_.core().tell(event);
-    }
+    const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
+    if (is_page) left_over("the answer to the abort is not S3's");
+    else if (!call.ok() && call.status() != 404) left_over(session_.failure(call).what());
     id_.clear();
+}
+
+inline void Upload::left_over(std::string_view why) {
+    count(session_.core().counters.leftover_uploads);
+    Event event;
+    event.operation = "abort_upload";
+    event.key = target_.key;
+    event.outcome = "leftover";
+    event.detail = why;
+    session_.core().tell(event);
 }
 
 }  // namespace detail::transfer
@@ -8997,7 +9068,9 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
     call.method = http::Method::head;
     session.run(call);
     Result<std::optional<entry::Facts>> out = std::optional<entry::Facts>();
-    if (call.ok()) {
+    if (call.ok() && call.answer->headers.get("etag").empty()) {
+        out = refusal(Errc::protocol, operation, key, "the answer has no ETag: is the endpoint an S3 store?");
+    } else if (call.ok()) {
         out = std::optional<entry::Facts>(entry::read(call.answer->headers));
     } else if (!absent(session.core(), call)) {
         out = session.failure(call);
@@ -9017,7 +9090,7 @@ inline bool erase_if_same(Session& session, std::string_view key, const std::str
     call.method = http::Method::erase;
     call.headers = {{"if-match", etag}};
     session.run(call);
-    return call.ok();
+    return call.ok() && call.answer->text.empty();
 }
 
 // Removes the entry only if it is still the one with this ETag. Some stores ignore If-Match on DELETE and would remove
@@ -9241,11 +9314,11 @@ inline Result<void> Fetch::take_rest() {
 
 inline Result<std::optional<Value>> Fetch::value() {
     if (Result<void> rest = take_rest(); !rest) return std::move(rest).error();
+    if (refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
     const bool gzip_trouble = decoder_ && decoder_->problem();
     if (!gzip_trouble) {
         if (Result<void> whole = incoming_.check(); !whole) return std::move(whole).error();
     }
-    if (refused_) return std::optional<Value>();
     const bool whole = !too_large_ && !gzip_trouble && decoder_->finish(value_);
     if (too_large_ || decoder_->too_large())
         return trouble(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
@@ -9298,7 +9371,9 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
     return tolerated(core, "get", key, recall(core, key, ask).transform([](Recalled&& found) { return std::move(found.value); }));
 }
 
-inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options) {
+// `limited_whole`: Config::call_timeout covers the reading too, and not the opening alone.
+inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options,
+                                                 bool limited_whole = false) {
     if (auto flaw = key_flaw(*core, "get", key)) return *flaw;
     bool serve = true;
     auto state = std::make_unique<ReaderState>(core, key, [&core, &serve, key](const entry::Facts& facts) {
@@ -9315,6 +9390,7 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
             return progress({reader->incoming.taken(), reader->incoming.facts().length});
         });
     }
+    if (limited_whole) state->session.allow(limit);
     state->session.start(call);
     while (!state->begun()) {
         state->session.step(limit.count() ? (std::min)(limit, s3::tick) : std::chrono::milliseconds(1000));
@@ -9373,6 +9449,14 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
 
 // -- writing
 
+inline Result<void> removed(Session& session, const Call& call) {
+    const bool is_done = call.ok() || (!call.error && call.status() == 404 && call.code() != "NoSuchBucket");
+    if (!is_done) return session.failure(call);
+    if (call.ok() && !call.answer->text.empty())
+        return refusal(Errc::protocol, "remove", call.key, "the answer to a DELETE has a body: is the endpoint an S3 store?");
+    return {};
+}
+
 inline Result<void> remove(Core& core, Session& session, std::string_view key) {
     Call call;
     call.operation = "remove";
@@ -9380,9 +9464,9 @@ inline Result<void> remove(Core& core, Session& session, std::string_view key) {
     call.object = core.object(key);
     call.method = http::Method::erase;
     session.run(call);
-    Result<void> out;
-    if (!call.ok() && (call.error || call.status() != 404 || call.code() == "NoSuchBucket")) {
-        out = counted(core, "remove", key, session.failure(call));
+    Result<void> out = removed(session, call);
+    if (!out) {
+        out = counted(core, "remove", key, out.error());
     } else {
         count(core.counters.removes);
         tell(core, "remove", key, "done");
@@ -9947,7 +10031,7 @@ inline Result<void> write_file(Reader& reader, const std::string& path, const st
 
 inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key, const std::string& path,
                                             const GetOptions& options) {
-    Result<std::optional<Reader>> reader = get_stream(core, key, options);
+    Result<std::optional<Reader>> reader = tolerated(*core, "get", key, open_stream(core, key, options, true));
     if (!reader) return std::move(reader).error();
     if (!*reader) return std::optional<Info>();
     const std::string beside = path + ".s3cache-" + random_id(*core);
@@ -10057,11 +10141,6 @@ struct PlainJob {
     Call& call() { return running; }
 };
 
-inline Result<void> removed(Session& session, const Call& call) {
-    if (call.ok() || (!call.error && call.status() == 404 && call.code() != "NoSuchBucket")) return {};
-    return session.failure(call);
-}
-
 // One request a key, for stores without DeleteObjects and for names that XML cannot hold.
 inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
                           std::vector<Result<void>>& results) {
@@ -10122,7 +10201,8 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
                 results[i] = Error(s3::kind_of(0, error.code), s3::about("remove", keys[i], error.code + ": " + s3::printable(error.message)));
             }
         }
-    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403) {
+    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403 || retry::throttling(call.status(), call.code()) ||
+               (call.status() >= 500 && call.status() != 501)) {  // an outage is not multiplied by the number of keys
         const Error why = session.failure(call);
         for (const std::size_t i : which) results[i] = why;
         return true;
@@ -10315,7 +10395,7 @@ inline std::uint64_t remove_conditionally(Session& session, const std::vector<En
             job->running.headers = {{"if-match", entries[i].info.etag}};
             return job;
         },
-        [&](std::size_t, PlainJob& job) { gone += job.running.ok() ? 1 : 0; });
+        [&](std::size_t, PlainJob& job) { gone += job.running.ok() ? 1U : 0U; });
     return gone;
 }
 
@@ -10324,7 +10404,7 @@ inline std::uint64_t remove_after_look(Session& session, std::vector<Entry> entr
     std::vector<std::string> keys;
     for (Entry& entry : still_expired(session, std::move(entries))) keys.push_back(std::move(entry.key));
     std::uint64_t gone = 0;
-    for (const Result<void>& result : remove_many(session, keys)) gone += result ? 1 : 0;
+    for (const Result<void>& result : remove_many(session, keys)) gone += result ? 1U : 0U;
     return gone;
 }
 
@@ -10372,7 +10452,8 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     return out;
 }
 
-inline bool abort_upload(Session& session, const std::string& object, const std::string& id) {
+// The status of the answer; 0: none, or none of S3's.
+inline int abort_upload(Session& session, const std::string& object, const std::string& id) {
     Call call;
     call.operation = "sweep_uploads";
     call.key = object;
@@ -10380,7 +10461,7 @@ inline bool abort_upload(Session& session, const std::string& object, const std:
     call.method = http::Method::erase;
     call.query = sigv4::canonical_query({{"uploadId", id}});
     session.run(call);
-    return call.ok();
+    return call.ok() && !call.answer->text.empty() ? 0 : call.status();
 }
 
 inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
@@ -10400,7 +10481,9 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
             if (!began || !bytes::starts_with(upload.key, below) || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
-            if (abort_upload(session, upload.key, upload.id) || (decoded && abort_upload(session, *decoded, upload.id))) ++swept;
+            int status = abort_upload(session, upload.key, upload.id);
+            if (status == 404 && decoded && *decoded != upload.key) status = abort_upload(session, *decoded, upload.id);
+            if (status / 100 == 2) ++swept;
         }
     } while (page.truncated);
     return swept;
@@ -10850,6 +10933,21 @@ inline std::string environment(const Config& config, const char* name) {
     return value ? value : "";
 }
 
+// The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
+inline std::string trusted(const Config& config) {
+    std::string path = environment(config, "AWS_CA_BUNDLE");
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    if (path.empty()) {  // a broken file is reported by who needs its keys
+        credentials::World world = credentials::real_world({});
+        if (config.seams.environment) world.env = config.seams.environment;
+        const credentials::Files files(world, config.profile);
+        if (files.error().empty()) path = files.value(files.profile(), "ca_bundle");
+    }
+#endif
+    if (path.empty()) path = environment(config, "SSL_CERT_FILE");
+    return path.empty() ? http::find_ca_bundle() : path;
+}
+
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
     const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, "open: " + s3::printable(text)); };
     endpoint::ParsedLocation parsed = endpoint::parse_location(where);
@@ -10862,9 +10960,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
     if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
     const std::string flaw = config_flaw(config);
     if (!flaw.empty()) return refuse(flaw);
-    for (const char* name : {"AWS_CA_BUNDLE", "SSL_CERT_FILE"}) {
-        if (config.ca_bundle.empty()) config.ca_bundle = environment(config, name);
-    }
+    if (config.ca_bundle.empty()) config.ca_bundle = trusted(config);
     const endpoint::Resolution place = endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
                                                           config.addressing, config.dual_stack, config.fips, config.accelerate});
     if (!place.endpoint) return refuse(place.problem);
@@ -10934,6 +11030,11 @@ S3CACHE_FN Source file(const std::string& path) {
     });
     const auto size = opened ? detail::ops::size_of(opened.get()) : std::nullopt;
     return size ? std::move(source).sized(*size) : source;
+}
+
+S3CACHE_FN Credentials::~Credentials() {
+    detail::bytes::wipe(secret_key);
+    detail::bytes::wipe(session_token);
 }
 
 S3CACHE_FN Reader::Reader(std::unique_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
