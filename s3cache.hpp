@@ -8491,6 +8491,7 @@ private:
     void abandon();
     void abort();
     void left_over(std::string_view why);
+    void tell_leftover(std::string_view why);
     std::string part_query(std::uint64_t number) const;
 
     s3::Session& session_;
@@ -8515,7 +8516,7 @@ inline Result<void> Upload::create() {
     call.again = [this](const s3::Call& lost) {
         const CURLcode result = lost.answer->result;
         const bool sent = result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST;
-        if (sent) left_over("the answer to the beginning of an upload was lost: if there is one, sweep_uploads removes it");
+        if (sent) tell_leftover("the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
         return true;
     };
     session_.run(call);
@@ -8723,6 +8724,10 @@ inline void Upload::abort() {
 
 inline void Upload::left_over(std::string_view why) {
     count(session_.core().counters.leftover_uploads);
+    tell_leftover(why);
+}
+
+inline void Upload::tell_leftover(std::string_view why) {
     Event event;
     event.operation = "abort_upload";
     event.key = target_.key;

@@ -1,0 +1,417 @@
+// What a caller chooses for bad days: the breaker, reading only, errors told as misses, cancelling from another thread,
+// and what a body is checked against.
+
+#include "world.hpp"
+
+#include <thread>
+
+using namespace s3cache;
+using namespace std::chrono_literals;
+using fake_s3::Point;
+using store::code_of;
+using store::failure;
+using store::same;
+using store::text_of;
+using store::World;
+
+namespace {
+
+constexpr std::size_t part = std::size_t{5} << 20;
+
+// A clock that goes only when it is told to.
+struct Hands {
+    TimePoint now = std::chrono::system_clock::now();
+    std::function<TimePoint()> clock() {
+        return [this] { return now; };
+    }
+};
+
+Result<std::string> read_all(Cache& cache, const std::string& key) {
+    Result<std::optional<Reader>> reader = cache.try_get_stream(key);
+    if (!reader) return std::move(reader).error();
+    if (!*reader) return std::string("(a miss)");
+    std::string out;
+    for (;;) {
+        const Result<std::string_view> chunk = (*reader)->try_next();
+        if (!chunk) return chunk.error();
+        if (chunk->empty()) return out;
+        out += *chunk;
+    }
+}
+
+}  // namespace
+
+// ---- the breaker ----------------------------------------------------------------------------------------------------
+
+TEST_CASE("after so many failures in a row the breaker keeps calls back, and lets one through after the pause", "[breaker]") {
+    World world;
+    Hands hands;
+    Config config = world.config();
+    config.clock = hands.clock();
+    config.attempts_max = 1;
+    config.breaker_failures = 3;
+    config.breaker_pause = 10s;
+    Cache cache = world.cache(config);
+    world.put("k", "v");
+    world.s3.add_fault(fake_s3::respond(500).for_times(fake_s3::forever));
+    for (int i = 0; i < 3; ++i) CHECK(code_of(cache.try_get("k")) == Errc::store);
+
+    CHECK(world.requests([&] {
+        const Error error = failure(cache.try_get("k"));
+        CHECK(error.code() == Errc::unavailable);
+        CHECK(error.attempts() == 0);
+        CHECK(code_of(cache.try_set("k", "w")) == Errc::unavailable);
+    }) == 0);
+    CHECK(cache.stats().unavailable == 2);
+
+    hands.now += 11s;  // one goes through and fails: the pause begins again
+    CHECK(world.requests([&] {
+        CHECK(code_of(cache.try_get("k")) == Errc::store);
+        CHECK(code_of(cache.try_get("k")) == Errc::unavailable);
+    }) == 1);
+
+    world.s3.clear_faults();
+    hands.now += 11s;  // one goes through and succeeds: all do
+    CHECK(text_of(cache.get("k")) == "v");
+    CHECK(text_of(cache.get("k")) == "v");
+}
+
+TEST_CASE("misses and refusals are signs of health", "[breaker]") {
+    World world;
+    Config config = world.config();
+    config.attempts_max = 1;
+    config.breaker_failures = 2;
+    Cache cache = world.cache(config);
+    world.s3.deny_key("denied");
+    for (int i = 0; i < 5; ++i) {
+        CHECK_FALSE(cache.get("missing"));
+        CHECK(code_of(cache.try_get("denied")) == Errc::denied);
+    }
+    world.s3.add_fault(fake_s3::respond(500).for_times(1));
+    CHECK(code_of(cache.try_get("k")) == Errc::store);
+    CHECK_FALSE(cache.get("missing"));  // which makes the count begin anew
+    world.s3.add_fault(fake_s3::respond(500).for_times(1));
+    CHECK(code_of(cache.try_get("k")) == Errc::store);
+    CHECK_FALSE(cache.get("missing"));
+}
+
+TEST_CASE("a clock set back does not turn the breaker's pause into a day", "[breaker]") {
+    World world;
+    Hands hands;
+    Config config = world.config();
+    config.clock = hands.clock();
+    config.attempts_max = 1;
+    config.breaker_failures = 1;
+    Cache cache = world.cache(config);
+    world.s3.add_fault(fake_s3::respond(500).for_times(1));
+    CHECK(code_of(cache.try_get("k")) == Errc::store);
+    hands.now -= 24h;
+    CHECK_FALSE(cache.get("k"));
+}
+
+// ---- reading only, errors as misses ---------------------------------------------------------------------------------
+
+TEST_CASE("a cache for reading only sends nothing that writes", "[read_only]") {
+    World world;
+    Config config = world.config();
+    config.read_only = true;
+    config.sliding_ttl = 1h;
+    Cache cache = world.cache(config);
+    world.put_expiring("old", "v", -10);
+    world.put_expiring("k", "v", 60);
+    world.s3.clear_requests();
+
+    CHECK(text_of(cache.get("k")) == "v");
+    CHECK_FALSE(cache.get("old"));  // and it stays there
+    CHECK(code_of(cache.try_set("k", "w")) == Errc::read_only);
+    CHECK(code_of(cache.try_set("k", std::istringstream("w"))) == Errc::read_only);
+    CHECK(code_of(cache.try_set_file("k", "/etc/hostname")) == Errc::read_only);
+    CHECK(code_of(cache.try_remove("k")) == Errc::read_only);
+    CHECK(code_of(cache.try_touch("k", 1h)) == Errc::read_only);
+    CHECK(code_of(cache.try_clear("")) == Errc::read_only);
+    CHECK(code_of(cache.try_purge_expired()) == Errc::read_only);
+    CHECK(code_of(cache.try_sweep_uploads("", 0s)) == Errc::read_only);
+    CHECK(code_of(cache.try_install_lifecycle({})) == Errc::read_only);
+    CHECK(code_of(cache.try_set_many({{"k", "w"}}).front()) == Errc::read_only);
+    CHECK(code_of(cache.try_remove_many({"k"}).front()) == Errc::read_only);
+    CHECK(cache.get_or_set("new", [] { return "made"; }, {}, {1min}).str() == "made");
+
+    for (const auto& request : world.s3.requests()) CHECK((request.method == "GET" || request.method == "HEAD"));
+    CHECK(world.has("old"));
+    CHECK_FALSE(world.has("new"));
+}
+
+TEST_CASE("errors may be told as misses, counted apart", "[tolerated]") {
+    World world;
+    Config config = world.config();
+    config.attempts_max = 1;
+    config.errors_are_misses = true;
+    Cache cache = world.cache(config);
+    world.put("k", "v");
+    world.s3.add_fault(fake_s3::respond(500).for_times(fake_s3::forever));
+    CHECK_FALSE(cache.get("k"));
+    CHECK_FALSE(cache.get_stream("k"));
+    CHECK_FALSE(cache.stat("k"));
+    CHECK_FALSE(cache.contains("k"));
+    CHECK_FALSE(cache.get_file("k", "/tmp/s3cache-never-made"));
+    cache.get_many({"k"}, [](const std::string&, const Result<std::optional<Value>>& result) {
+        CHECK(result);
+        CHECK_FALSE(*result);
+    });
+    CHECK(cache.get_or_set("k", [] { return "made"; }).str() == "made");
+    CHECK(cache.stats().tolerated == 7);
+    CHECK(cache.stats().misses == 0);
+    CHECK(cache.stats().errors == 8);  // the seven, and the value that could not be stored
+
+    CHECK(code_of(cache.try_get("")) == Errc::invalid_argument);  // the caller's own mistake
+    CHECK(code_of(cache.try_set("k", "w")) == Errc::store);       // writing is no reading
+}
+
+// ---- cancelling -----------------------------------------------------------------------------------------------------
+
+TEST_CASE("cancel() ends what is under way in other threads, and nothing that comes later", "[cancel]") {
+    World world;
+    world.put("k", "v");
+    Config config = world.config();
+    config.stall_timeout = 0ms;
+    config.connect_timeout = 0ms;
+    Cache cache = world.cache(config);
+    const auto stalled = [&](Point at) { world.s3.add_fault(fake_s3::stall_at(at).for_times(fake_s3::forever)); };
+
+    for (const Point at : {Point::before_effect, Point::answer_head, Point::answer_body}) {
+        CAPTURE(static_cast<int>(at));
+        stalled(at);
+        std::optional<Errc> get, set, stream;
+        std::thread getting([&] { get = code_of(cache.try_get("k")); });
+        std::thread setting([&] { set = code_of(cache.try_set("other", std::istringstream(std::string(2 * part, 'x')))); });
+        std::thread streaming([&] {
+            const Result<std::string> all = read_all(cache, "k");
+            stream = all ? std::optional<Errc>() : all.error().code();
+        });
+        REQUIRE(world.s3.wait_for_stalled(3, 20s));
+        cache.cancel();
+        getting.join();
+        streaming.join();
+        world.s3.clear_faults();
+        world.s3.release_stalls();  // the beginning of an upload is waited for, so that it can be aborted
+        setting.join();
+        CHECK(get == Errc::cancelled);
+        CHECK(set == Errc::cancelled);
+        CHECK(stream == Errc::cancelled);
+        CHECK(world.s3.open_uploads().empty());
+        CHECK(text_of(cache.get("k")) == "v");
+    }
+}
+
+TEST_CASE("cancel() ends the wait for another thread's value", "[cancel]") {
+    World world;
+    Cache cache = world.cache();
+    std::atomic<bool> go{false}, begun{false};
+    std::thread pilot([&] {
+        cache.get_or_set("k", [&] {
+            begun = true;
+            while (!go) std::this_thread::yield();
+            return "made";
+        });
+    });
+    while (!begun) std::this_thread::yield();
+    std::optional<Errc> waiting;
+    std::thread waiter([&] { waiting = code_of(cache.try_get_or_set("k", [] { return "not asked"; })); });
+    while (!waiting) {  // until it waits, there is nothing to cancel
+        cache.cancel();
+        std::this_thread::sleep_for(10ms);
+        if (world.s3.request_count() > 100) break;
+        static int rounds = 0;
+        REQUIRE(++rounds < 1000);
+    }
+    waiter.join();
+    go = true;
+    pilot.join();
+    CHECK(waiting == Errc::cancelled);
+}
+
+// ---- progress of reading --------------------------------------------------------------------------------------------
+
+TEST_CASE("a get tells its progress, and is cancelled by it", "[progress]") {
+    World world;
+    const std::string body = store::random_bytes(2 * part, 1);
+    world.put("k", body);
+    Config config = world.config();
+    Cache cache = world.cache(config);
+    std::uint64_t told = 0, total = 0;
+    GetOptions options;
+    options.progress = [&](const Progress& progress) {
+        CHECK(progress.done >= told);
+        told = progress.done;
+        total = progress.total.value_or(0);
+        return true;
+    };
+    CHECK(same(text_of(cache.get("k", options)), body));
+    CHECK(told == body.size());
+    CHECK(total == body.size());
+
+    world.s3.add_fault(fake_s3::stall_at(Point::answer_body, 0ms, 1000).for_times(fake_s3::forever));
+    options.progress = [](const Progress& progress) { return progress.done == 0; };
+    CHECK(code_of(cache.try_get("k", options)) == Errc::cancelled);
+    world.s3.release_stalls();
+    auto reader = cache.try_get_stream("k", options);
+    Result<std::string_view> chunk = reader ? (*reader)->try_next() : Result<std::string_view>(reader.error());
+    while (chunk && !chunk->empty()) chunk = (*reader)->try_next();
+    CHECK(code_of(chunk) == Errc::cancelled);
+}
+
+// ---- what a body is checked against ---------------------------------------------------------------------------------
+
+TEST_CASE("damage in an entry that was uploaded in parts is found by the MD5s of its parts", "[damage][parts]") {
+    World world;
+    Config config = world.config();
+    config.connections = 1;  // so that one answer holds the whole, and a bit of it flips where it is meant to
+    Cache cache = world.cache(config);
+    const std::string body = store::random_bytes(3 * part + 17, 3);
+    REQUIRE(cache.set("stream", std::istringstream(body)));
+    REQUIRE(cache.set("memory", body));
+    for (const std::string key : {"stream", "memory"}) {
+        CAPTURE(key);
+        CHECK(world.s3.object("bucket", key)->parts > 1);
+        CHECK(world.meta(key, "part-bytes") == std::to_string(part));
+        CHECK(same(text_of(cache.get(key)), body));
+        CHECK(same(*read_all(cache, key), body));
+        for (const std::size_t at : {std::size_t{0}, part, 3 * part + 16}) {
+            world.s3.add_fault(fake_s3::flip_bit(8 * at).on("GetObject").for_times(2));
+            CHECK(code_of(cache.try_get(key)) == Errc::damaged);
+            CHECK(code_of(read_all(cache, key)) == Errc::damaged);
+        }
+        CHECK(same(text_of(cache.get(key)), body));
+        config.checksums = Checksums::none;
+        Cache trusting = world.cache(config);
+        world.s3.add_fault(fake_s3::flip_bit(0).on("GetObject"));
+        CHECK(trusting.get(key)->view().size() == body.size());
+        config.checksums = Checksums::own;
+    }
+}
+
+TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and its entries are not taken for damaged", "[parts][quirks]") {
+    fake_s3::Quirks quirks;
+    quirks.etag_not_md5 = true;
+    World world(store::with(quirks));
+    Cache cache = world.cache();
+    const std::string body = store::random_bytes(2 * part + 17, 4);
+    for (int round = 0; round < 2; ++round) {
+        CHECK(cache.set("k", std::istringstream(body)));
+        CHECK(world.meta("k", "part-bytes").empty());
+        CHECK(same(text_of(cache.get("k")), body));
+        CHECK(world.s3.request_count("CreateMultipartUpload") == (round == 0 ? 2U : 3U));
+        CHECK(world.s3.open_uploads().empty());
+    }
+}
+
+TEST_CASE("an entry in parts is read after a touch has given it another ETag", "[parts]") {
+    World world;
+    Cache cache = world.cache();
+    const std::string body = store::random_bytes(2 * part + 1, 5);
+    REQUIRE(cache.set("k", std::istringstream(body), {1min}));
+    REQUIRE(cache.touch("k", 1h));
+    CHECK(same(text_of(cache.get("k")), body));
+}
+
+TEST_CASE("the store's own checksums are sent and checked where the policy says so", "[damage][checksums]") {
+    World world;
+    Config config = world.config();
+    config.checksums = Checksums::store;
+    Cache cache = world.cache(config);
+    const std::string body = store::random_bytes(100000, 6);
+    REQUIRE(cache.set("own", body));
+    const auto sent = world.s3.requests().back().header("x-amz-checksum-crc32c");
+    CHECK(sent == store::crc32c(body));
+    CHECK(same(text_of(cache.get("own")), body));
+    CHECK(world.s3.requests().back().header("x-amz-checksum-mode") == "ENABLED");
+
+    // Entries of other programs: each kind of sum, as the store tells it, right and wrong.
+    struct Sum {
+        const char *name, *right, *wrong;
+    };
+    const Sum sums[] = {{"crc32", "NhCmhg==", "NhCmhw=="},
+                        {"crc32c", "mnG7TA==", "mnG7TQ=="},
+                        {"crc64nvme", "M3eFcAZSQlc=", "M3eFcAZSQlY="},
+                        {"sha1", "qvTGHdzF6KLavt4PO0gs2a6pQ00=", "qvTGHdzF6KLavt4PO0gs2a6pQ04="},
+                        {"sha256", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCU="}};
+    for (const Sum& sum : sums) {
+        CAPTURE(sum.name);
+        world.put("k", "hello");
+        for (const bool right : {true, false}) {
+            fake_s3::Edit edit;
+            edit.set_headers = {{std::string("x-amz-checksum-") + sum.name, right ? sum.right : sum.wrong}};
+            world.s3.add_fault(fake_s3::edit_answer(edit).on("GetObject").for_times(fake_s3::forever));
+            if (right) CHECK(text_of(cache.get("k")) == "hello");
+            else CHECK(code_of(cache.try_get("k")) == Errc::damaged);
+            world.s3.clear_faults();
+        }
+    }
+    fake_s3::Edit composite;
+    composite.set_headers = {{"x-amz-checksum-crc32c", "AAAAAA==-3"}};
+    world.s3.add_fault(fake_s3::edit_answer(composite).on("GetObject"));
+    CHECK(text_of(cache.get("k")) == "hello");  // a sum of sums tells nothing
+}
+
+// ---- where the store is, whom to trust ------------------------------------------------------------------------------
+
+TEST_CASE("a refusal that names no region is settled by the bucket's HEAD", "[region]") {
+    fake_s3::Options options;
+    options.region = "eu-west-7";
+    options.quirks.enforce_region = true;
+    World world(options);
+    world.put("k", "v");
+    world.s3.add_fault(fake_s3::respond_error(400, "IllegalLocationConstraintException").on("GetObject"));
+    Cache cache = world.cache();
+    CHECK(text_of(cache.get("k")) == "v");
+    CHECK(world.s3.request_count("HeadBucket") >= 1);
+    CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
+}
+
+TEST_CASE("certificates are looked for where systems keep them, if libcurl's own place is empty", "[tls]") {
+    const auto only = [](std::string there) { return [there](const char* path) { return path == there; }; };
+    const auto found = [&](const char* file, const char* folder, const std::string& there) {
+        return detail::http::ca_bundle_for(file, folder, only(there));
+    };
+    CHECK(found("/own.crt", nullptr, "/own.crt").empty());
+    CHECK(found("/own.crt", "/own", "/own").empty());
+    CHECK(found("/own.crt", "/own", "/etc/pki/tls/certs/ca-bundle.crt") == "/etc/pki/tls/certs/ca-bundle.crt");
+    CHECK(found("/own.crt", "/own", "/etc/ssl/cert.pem") == "/etc/ssl/cert.pem");
+    CHECK(found("/own.crt", "/own", "/nowhere").empty());
+    CHECK(found(nullptr, nullptr, "/etc/ssl/cert.pem").empty());  // it has a source that is no file
+}
+
+TEST_CASE("the profile's ca_bundle is trusted, after what the environment names", "[tls]") {
+    World world(store::over(true));
+    const store::Folder folder;
+    const std::string file = folder / "config";
+    std::ofstream(file) << "[default]\nca_bundle = " << world.s3.ca_file() << "\n";
+    std::map<std::string, std::string> variables = {{"AWS_CONFIG_FILE", file}, {"AWS_SHARED_CREDENTIALS_FILE", "/nowhere"}};
+    Config config = world.config();
+    config.ca_bundle.clear();
+    config.attempts_max = 1;
+    config.seams.environment = [&](const char* name) {
+        const auto found = variables.find(name);
+        return found == variables.end() ? std::optional<std::string>() : found->second;
+    };
+    world.put("k", "v");
+    CHECK(text_of(world.cache(config).get("k")) == "v");
+    variables["AWS_CA_BUNDLE"] = "/nowhere/bundle.pem";
+    Cache misled = world.cache(config);
+    CHECK(code_of(misled.try_get("k")) == Errc::tls);
+}
+
+TEST_CASE("what cleans up after a call that is out of time takes its overtime once", "[timeout][parts]") {
+    World world;
+    Config config = world.config();
+    config.call_timeout = 300ms;
+    config.stall_timeout = 0ms;
+    Cache cache = world.cache(config);
+    world.s3.add_fault(fake_s3::stall_at(Point::before_effect).on("UploadPart").for_times(fake_s3::forever));
+    world.s3.add_fault(fake_s3::stall_at(Point::before_effect).on("AbortMultipartUpload").for_times(fake_s3::forever));
+    const auto began = std::chrono::steady_clock::now();
+    CHECK(code_of(cache.try_set("k", std::istringstream(std::string(2 * part, 'x')))) == Errc::timed_out);
+    // The promise is in seconds, so this is one of few places where a clock decides: 0.3 + 0.7 s, and one of grace.
+    CHECK(std::chrono::steady_clock::now() - began < 2s);
+    CHECK(cache.stats().leftover_uploads == 1);
+}
