@@ -1045,6 +1045,7 @@ Result<Produced> produced(R&& result) {
 #include <curl/curl.h>         // http
 #include <openssl/crypto.h>    // wiping secrets
 #include <openssl/evp.h>       // digests
+#include <openssl/rand.h>      // ids, jitter
 #ifndef S3CACHE_NO_GZIP
 #include <zlib.h>              // gzip
 #endif
@@ -1063,7 +1064,6 @@ Result<Produced> produced(R&& result) {
 #include <map>                 // sections of configuration files
 #include <mutex>               // the pool, credentials, flights
 #include <new>                 // std::nothrow
-#include <random>              // jitter
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
 #include <unordered_map>       // flights
@@ -7199,6 +7199,7 @@ struct Core {
     };
     std::mutex flights_lock;
     std::unordered_map<std::string, std::shared_ptr<Flight>> flights;
+    std::map<std::thread::id, std::shared_ptr<Flight>> waiting;  // for whose landing a thread waits
 };
 
 inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
@@ -7865,10 +7866,13 @@ inline Core::Core(Config settings, endpoint::Location where)
       chain(world_for(*this), {config.profile, config.region, config.endpoint}),
       identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
 
+// OpenSSL's generator: after a fork a child draws other numbers than its parent and its siblings, which ids must.
 inline double Core::random() const {
     if (config.seams.random) return config.seams.random();
-    static thread_local std::minstd_rand engine{std::random_device{}()};
-    return std::uniform_real_distribution<double>(0, 1)(engine);
+    std::uint64_t bits = 0;
+    if (RAND_bytes(reinterpret_cast<unsigned char*>(&bits), sizeof bits) != 1)
+        bits = static_cast<std::uint64_t>(http::Clock::now().time_since_epoch().count()) * 0x9E3779B97F4A7C15U;
+    return std::ldexp(static_cast<double>(bits >> 11), -53);
 }
 
 // Endpoint and region, found out once; the region may be corrected by an answer later.
@@ -9098,17 +9102,15 @@ inline bool erase_if_same(Session& session, std::string_view key, const std::str
     return call.ok() && call.answer->text.empty();
 }
 
-// Removes the entry only if it is still the one with this ETag. Some stores ignore If-Match on DELETE and would remove
-// what another writer has just put there, so all but AWS are asked first, which leaves a window of one round trip.
+// Removes the entry only if it is still the one with this ETag, and still expired: the same bytes, stored anew, have the
+// same ETag. Some stores ignore If-Match on DELETE and would remove what another writer has just put there. So it is
+// looked at first, which leaves a window of one round trip, and on stores that honour If-Match only for equal bytes.
 // True: it was removed. A failure is no concern of the caller: the entry is expired and will be met again.
 inline bool remove_if_same(Session& session, std::string_view key, const std::string& etag) {
     Core& core = session.core();
     if (etag.empty()) return false;
-    const auto place = core.place();
-    if ((!place || !(*place)->aws()) && core.honours_delete != Core::Trait::yes) {
-        const auto now_there = look(session, "expire", key);
-        if (!now_there || !*now_there || (*now_there)->info.etag != etag) return false;
-    }
+    const auto now_there = look(session, "expire", key);
+    if (!now_there || !*now_there || (*now_there)->info.etag != etag || !(*now_there)->expired(core.unix_now())) return false;
     return erase_if_same(session, key, etag);
 }
 
@@ -9203,6 +9205,7 @@ inline void slide(Session& session, std::string_view key, const Info& info) {
 struct Ask {
     Seconds grace{0};            // an entry that has expired no longer than this is returned too
     std::string_view if_none_match{};
+    bool leaves_expired = false;  // to be replaced by the caller, or wanted again if that fails
     const ProgressCallback* progress = nullptr;
 };
 
@@ -9242,7 +9245,8 @@ private:
         if (!stale_ && !servable(core_, "get", call().key, facts)) {
             refused_ = true;
             const bool expired = facts.expiry == entry::Expiry::at;
-            if (expired && core_.config.expired == Expired::remove && !core_.config.read_only) expired_etag_ = facts.info.etag;
+            const bool removes = core_.config.expired == Expired::remove && !core_.config.read_only && !ask_.leaves_expired;
+            if (expired && removes) expired_etag_ = facts.info.etag;
             return false;
         }
         too_large_ = !facts.info.compressed && facts.length.value_or(0) > core_.config.value_bytes_max;
@@ -9575,7 +9579,7 @@ inline Call put_call(Core& core, transfer::Target& target, http::Body body, std:
     if (core.config.checksums != Checksums::none)
         target.headers.emplace_back(std::string(entry::meta_prefix) + "crc32c", entry::crc32c_text(crc));
     if (core.config.checksums == Checksums::store) target.headers.emplace_back("x-amz-checksum-crc32c", entry::crc32c_text(crc));
-    if (!target.conditions.empty()) name_write(core, target);
+    if (!target.conditions.empty() && target.write_id.empty()) name_write(core, target);
     Call call = transfer::call_for(target, http::Method::put, {});
     call.headers = target.headers;
     call.headers.insert(call.headers.end(), target.conditions.begin(), target.conditions.end());
@@ -10384,8 +10388,7 @@ inline std::vector<Entry> still_expired(Session& session, std::vector<Entry> ent
     return kept;
 }
 
-// One request an entry, each with If-Match: where the store honours that there is no window in which a writer could lose
-// what it has just stored.
+// One request an entry, each with If-Match, where the store honours that.
 inline std::uint64_t remove_conditionally(Session& session, const std::vector<Entry>& entries) {
     Core& core = session.core();
     std::uint64_t gone = 0;
@@ -10404,10 +10407,10 @@ inline std::uint64_t remove_conditionally(Session& session, const std::vector<En
     return gone;
 }
 
-// Elsewhere a second look, over many connections at once, and then one request for all: a window of those two.
-inline std::uint64_t remove_after_look(Session& session, std::vector<Entry> entries) {
+// Elsewhere one request for all.
+inline std::uint64_t remove_in_bulk(Session& session, std::vector<Entry> entries) {
     std::vector<std::string> keys;
-    for (Entry& entry : still_expired(session, std::move(entries))) keys.push_back(std::move(entry.key));
+    for (Entry& entry : entries) keys.push_back(std::move(entry.key));
     std::uint64_t gone = 0;
     for (const Result<void>& result : remove_many(session, keys)) gone += result ? 1U : 0U;
     return gone;
@@ -10427,7 +10430,9 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
             const bool over = entry.info.expires_at && *entry.info.expires_at <= core->now() && !entry.info.etag.empty();
             if (over) expired.push_back(std::move(entry));
         }
-        gone += honoured ? remove_conditionally(listing.session, expired) : remove_after_look(listing.session, std::move(expired));
+        // The page's looks may lie back a while: a second one, over many connections at once, narrows the window.
+        expired = still_expired(listing.session, std::move(expired));
+        gone += honoured ? remove_conditionally(listing.session, expired) : remove_in_bulk(listing.session, std::move(expired));
     }
     return gone;
 }
@@ -10629,7 +10634,8 @@ public:
     ~Lease() { release(); }
 
     enum class Held { ours, others, unknown };  // unknown: the store did not say, and computing must not wait for that
-    Held take();
+    // An error only where Config::conditions requires what the store does not do.
+    Result<Held> take();
     void release();
 
 private:
@@ -10641,7 +10647,7 @@ private:
     std::string write_id_;  // not empty: ours
 };
 
-inline Lease::Held Lease::take() {
+inline Result<Lease::Held> Lease::take() {
     Session session(core_);
     SetOptions options;
     options.ttl = time_;
@@ -10652,11 +10658,15 @@ inline Lease::Held Lease::take() {
     const ProgressCallback silent{};
     Meter meter(session, silent, std::nullopt);
     const std::string owner = random_id(core_);
+    name_write(core_, target);
     const Result<bool> stored = set_whole(session, target, {owner, {}, owner.size()}, meter);
+    const bool required = core_.config.conditions == Conditions::required;
+    if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
     if (!stored) return Held::unknown;
     if (!*stored) return Held::others;
     write_id_ = target.write_id;
-    if (core_.honours_put == Core::Trait::no && !settled(session)) {
+    const bool in_doubt = core_.honours_put == Core::Trait::no || core_.config.conditions == Conditions::off;
+    if (in_doubt && !settled(session)) {
         write_id_.clear();
         return Held::others;
     }
@@ -10711,7 +10721,9 @@ private:
 inline Result<Recalled> Computation::recalled() const {
     Ask ask;
     ask.grace = how_.stale_if_error;
+    ask.leaves_expired = true;
     Result<Recalled> found = recall(core_, key_, ask);
+    if (!found && found.error().code() == Errc::damaged) return Recalled();  // to be replaced by what is computed
     if (found || !core_.config.errors_are_misses) return found;
     if (!tolerated(core_, "get", key_, Result<std::optional<Value>>(found.error()))) return found;
     return Recalled();
@@ -10754,7 +10766,9 @@ inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
     const auto cancels = core_.cancels.load();
     Seconds waited{0};
     for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-        const Lease::Held held = lease.take();
+        const Result<Lease::Held> took = lease.take();
+        if (!took) return took.error();
+        const Lease::Held held = *took;
         if (held == Lease::Held::unknown) return std::optional<Value>();
         // Also before computing: the one before us may have stored its value between our look and our lease.
         std::optional<Value> value = of_another(recalled());
@@ -10825,17 +10839,31 @@ inline std::optional<Error> compute_flaw(const Core& core, std::string_view key,
 
 using FlightLock = std::unique_lock<std::mutex>;
 
-// Another thread is at it: what it brings, or what is still good meanwhile.
-inline Result<Value> landing(Core& core, std::string_view key, Core::Flight& flight, FlightLock& hold) {
-    const auto cancels = core.cancels.load();
-    while (!flight.brought) {
-        const auto& now_there = flight.meanwhile;
-        if (now_there && (!now_there->info().expires_at || *now_there->info().expires_at > core.now())) return *now_there;
-        if (core.cancels.load() != cancels) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
-        flight.landed.wait_for(hold, s3::tick);
+// Whether the flight waits, through others perhaps, for one that this thread is to bring: nobody would ever land.
+inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
+    while (flight->pilot != std::this_thread::get_id()) {
+        const auto next = core.waiting.find(flight->pilot);
+        if (next == core.waiting.end()) return false;
+        flight = next->second.get();
     }
-    count(core.counters.waited);
-    return *flight.brought;
+    return true;
+}
+
+// Another thread is at it: what it brings, or what is still good meanwhile.
+inline Result<Value> landing(Core& core, std::string_view key, const std::shared_ptr<Core::Flight>& flight, FlightLock& hold) {
+    const auto cancels = core.cancels.load();
+    const auto& meanwhile = flight->meanwhile;
+    core.waiting[std::this_thread::get_id()] = flight;
+    std::optional<Result<Value>> out;
+    while (!out) {
+        if (flight->brought) out = *flight->brought;
+        else if (meanwhile && (!meanwhile->info().expires_at || *meanwhile->info().expires_at > core.now())) out = *meanwhile;
+        else if (core.cancels.load() != cancels) out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+        else flight->landed.wait_for(hold, s3::tick);
+    }
+    core.waiting.erase(std::this_thread::get_id());
+    if (flight->brought) count(core.counters.waited);
+    return *std::move(out);
 }
 
 // The first who asks for a key flies; whoever asks meanwhile waits for what it brings.
@@ -10843,14 +10871,11 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
                              const SetOptions& options, const ComputeOptions& how) {
     if (auto flaw = compute_flaw(core, key, options, how)) return *flaw;
     FlightLock hold(core.flights_lock);
-    std::shared_ptr<Core::Flight>& entry = core.flights[std::string(key)];
-    if (entry && entry->pilot == std::this_thread::get_id())
-        return refusal(Errc::source, "get_or_set", key, "the producer asks for the key that it is to produce");
-    if (entry) {
-        const std::shared_ptr<Core::Flight> flight = entry;
-        return landing(core, key, *flight, hold);
-    }
-    const std::shared_ptr<Core::Flight> flight = entry = std::make_shared<Core::Flight>();
+    const std::shared_ptr<Core::Flight> others = core.flights[std::string(key)];
+    if (others && waits_for_us(core, others.get()))
+        return refusal(Errc::source, "get_or_set", key, "the producer asks, itself or through others that wait, for what it is to produce");
+    if (others) return landing(core, key, others, hold);
+    const std::shared_ptr<Core::Flight> flight = core.flights[std::string(key)] = std::make_shared<Core::Flight>();
     hold.unlock();
     Result<Value> brought = never_throws([&] {
         return Computation(core, key, producer, options, how).run([&](const Value& meanwhile) {
