@@ -7941,6 +7941,11 @@ inline constexpr std::size_t piece_bytes = std::size_t{256} << 10;
 inline constexpr std::string_view gzip_magic = "\x1f\x8b";
 inline constexpr std::size_t reader_buffer_bytes = std::size_t{512} << 10;
 inline constexpr std::uint64_t parts_max = 10000;
+inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both are S3's
+// A stream whose length nobody knows begins with this many equal parts, since some stores take no others (Cloudflare's R2).
+// Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
+inline constexpr std::uint64_t equal_parts = 5000;
+inline constexpr std::uint64_t parts_a_size = 500;
 // A connection that brings this much is left alone; a slower one is helped by others.
 inline constexpr double fast_bytes_per_second = 200e6;
 // The store may assemble parts for minutes, saying nothing.
@@ -7951,6 +7956,18 @@ inline std::size_t slots_for(const Config& config, std::uint64_t part) {
     const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
     return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
 }
+
+// How a stream is cut: the size of the first parts, and what later ones may grow to.
+struct PartPlan {
+    std::uint64_t first = 0, most = 0, parts = parts_max;
+
+    std::uint64_t bytes_of(std::uint64_t number) const {
+        std::uint64_t size = first;
+        if (number <= equal_parts) return size;
+        for (std::uint64_t i = 0; i <= (number - equal_parts - 1) / parts_a_size && size < most; ++i) size = (std::min)(2 * size, most);
+        return size;
+    }
+};
 
 // The rest of a large object over several connections: ranges of one version (If-Match), each into a buffer of its own,
 // handed out in order. No more than the lanes' buffers is ever held.
@@ -8463,6 +8480,7 @@ class Upload {
 public:
     struct Slot {
         std::unique_ptr<char[]> buffer;  // left uninitialised: pages that a short part does not use are never touched
+        std::size_t capacity = 0;
         s3::Call call;
         std::uint64_t number = 0;
         bool busy = false;
@@ -8479,6 +8497,9 @@ public:
 
     std::vector<Slot>& lanes() { return slots_; }
     std::uint64_t stored_bytes() const { return stored_bytes_; }
+    // How many parts may be in flight together with the one of this number; empty: as many as there are lanes.
+    std::function<std::size_t(std::uint64_t number)> at_once{};
+    std::uint64_t parts_most = parts_max;
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run(const Next& next);
 
@@ -8486,6 +8507,7 @@ private:
     Result<void> create();
     Result<bool> begin(const Next& next);
     Result<bool> begin_untagged(Slot& slot);
+    bool has_room() const;
     Result<bool> send(const Next& next, Slot& slot);
     Result<void> collect();
     Result<bool> complete();
@@ -8541,13 +8563,20 @@ inline std::string Upload::part_query(std::uint64_t number) const {
     return query.append("&uploadId=").append(id_);
 }
 
+inline bool Upload::has_room() const {
+    if (!at_once) return true;
+    const auto busy = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy; });
+    return static_cast<std::size_t>(busy) < at_once(count_ + 1);
+}
+
 inline Result<bool> Upload::send(const Next& next, Slot& slot) {
     slot.call = call_for(target_, http::Method::put, {});
     const Result<bool> more = next(slot);
     if (!more || !*more) return more;
-    if (count_ == parts_max)
+    if (count_ == parts_most)
         return s3::refusal(Errc::too_large, target_.operation, target_.key,
-                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes");
+                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
+                           "transfer_bytes_max");
     slot.number = ++count_;
     slot.call.query = part_query(slot.number);
     slot.busy = true;
@@ -8624,7 +8653,7 @@ inline Result<bool> Upload::run(const Next& next) {
     for (;;) {
         bool busy = false, sent = false;
         for (Slot& slot : slots_) {
-            if (more && !slot.busy) {
+            if (more && !slot.busy && has_room()) {
                 const Result<bool> started = send(next, slot);
                 if (!started) return started;
                 more = sent = *started;
@@ -9638,6 +9667,23 @@ inline std::uint64_t part_bytes_for(const Config& config, std::optional<std::uin
     return (*size / transfer::parts_max / round + 1) * round;
 }
 
+// What gzip makes of bytes that it can't make smaller: five bytes more for each block, and the members' heads and trailers.
+inline constexpr std::uint64_t gzip_expansion_part = 1024;
+inline constexpr std::uint64_t gzip_expansion_bytes = std::uint64_t{64} << 10;
+
+// Equal parts where the length is known. Where it isn't, or the plan would need more memory than is allowed, parts grow to
+// what the memory bound takes, one at a time then. Empty: that is known to be too little.
+inline std::optional<transfer::PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size, bool compress) {
+    const std::uint64_t first = config.part_bytes;
+    const std::uint64_t most = (std::max)(first, (std::min)(std::uint64_t{config.transfer_bytes_max}, transfer::part_bytes_max));
+    if (!size) return transfer::PartPlan{first, most};
+    const std::uint64_t bound = compress ? *size + *size / gzip_expansion_part + gzip_expansion_bytes : *size;
+    const std::uint64_t equal = part_bytes_for(config, bound);
+    if (equal <= most) return transfer::PartPlan{equal, equal};
+    if (compress) return transfer::PartPlan{most, most};  // it will hardly be as long
+    return std::nullopt;
+}
+
 // A body that can be read at any place (memory, a file), cut into parts without holding a copy.
 class SlicedUpload {
 public:
@@ -9811,22 +9857,25 @@ inline Result<bool> set_whole(Session& session, transfer::Target& target, http::
 // A stream: its parts are gathered into the lanes' buffers while the parts before them are on their way.
 class StreamUpload {
 public:
-    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, std::size_t part, Meter& meter)
-        : session_(session), core_(session.core()), target_(target), intake_(intake), part_(part), hashes_(hashes(core_)), meter_(meter) {}
+    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, transfer::PartPlan plan, Meter& meter)
+        : session_(session), core_(session.core()), target_(target), intake_(intake), plan_(plan), hashes_(hashes(core_)), meter_(meter) {}
 
-    Result<bool> run(std::size_t lanes) {
-        first_.reset(new char[part_]);
-        const Result<std::size_t> size = gather(first_.get());
+    Result<bool> run() {
+        const std::size_t part = bytes_of(1);
+        first_.reset(new char[part]);
+        const Result<std::size_t> size = gather(first_.get(), part);
         if (!size) return about(size.error());
-        const Result<bool> all = *size < part_ ? Result<bool>(true) : intake_.at_end();
+        const Result<bool> all = *size < part ? Result<bool>(true) : intake_.at_end();
         if (!all) return about(all.error());
         if (*all) return put(session_, target_, whole({first_.get(), *size}), meter_);
         name_write(core_, target_);
         // A gzip body carries a checksum of its own.
-        if (core_.config.checksums != Checksums::none && !intake_.deflates()) target_.part_bytes = part_;
-        transfer::Upload upload(session_, target_, lanes);
+        if (core_.config.checksums != Checksums::none && !intake_.deflates()) target_.part_bytes = part;
+        transfer::Upload upload(session_, target_, transfer::slots_for(core_.config, part));
+        upload.at_once = [this](std::uint64_t number) { return transfer::slots_for(core_.config, plan_.bytes_of(number)); };
+        upload.parts_most = plan_.parts;
         first_size_ = *size;
-        return upload.run([this](transfer::Upload::Slot& slot) { return next(slot); });
+        return upload.run([&](transfer::Upload::Slot& slot) { return next(upload.lanes(), slot); });
     }
 
 private:
@@ -9839,13 +9888,34 @@ private:
         return put_call(core_, target_, {data, {}, data.size()}, crc, payload_hash());
     }
 
-    Result<bool> next(transfer::Upload::Slot& slot) {
+    std::size_t bytes_of(std::uint64_t number) const { return static_cast<std::size_t>(plan_.bytes_of(number)); }
+
+    // Lanes that rest lend a buffer that is large enough, and give up their smaller ones before a new one is made: so all
+    // buffers there are keep within the bound.
+    static void make_room(std::vector<transfer::Upload::Slot>& lanes, transfer::Upload::Slot& slot, std::size_t size) {
+        for (auto& lane : lanes) {
+            if (slot.capacity >= size) return;
+            if (lane.busy) continue;
+            std::swap(lane.buffer, slot.buffer);
+            std::swap(lane.capacity, slot.capacity);
+        }
+        if (slot.capacity >= size) return;
+        for (auto& lane : lanes) {
+            if (!lane.busy) lane.buffer.reset(), lane.capacity = 0;
+        }
+        slot.buffer.reset(new char[size]);
+        slot.capacity = size;
+    }
+
+    Result<bool> next(std::vector<transfer::Upload::Slot>& lanes, transfer::Upload::Slot& slot) {
         std::size_t size = first_size_;
+        const std::size_t part = bytes_of(++begun_);
         if (first_) {  // what was read before it was known that there would be parts
             slot.buffer = std::move(first_);
+            slot.capacity = part;
         } else {
-            if (!slot.buffer) slot.buffer.reset(new char[part_]);
-            const Result<std::size_t> gathered = gather(slot.buffer.get());
+            make_room(lanes, slot, part);
+            const Result<std::size_t> gathered = gather(slot.buffer.get(), part);
             if (!gathered) return about(gathered.error());
             size = *gathered;
         }
@@ -9856,10 +9926,10 @@ private:
     }
 
     // Reading, hashing and sending overlap: after each piece the network gets its turn.
-    Result<std::size_t> gather(char* buffer) {
+    Result<std::size_t> gather(char* buffer, std::size_t part) {
         std::size_t filled = 0;
-        while (filled < part_) {
-            const std::size_t wanted = (std::min)(part_ - filled, transfer::piece_bytes);
+        while (filled < part) {
+            const std::size_t wanted = (std::min)(part - filled, transfer::piece_bytes);
             const Result<std::size_t> count = intake_.read(buffer + filled, wanted);
             if (!count) return count;
             if (hashes_) hash_.update(std::string_view(buffer + filled, *count));
@@ -9875,12 +9945,13 @@ private:
     Core& core_;
     transfer::Target& target_;
     transfer::Intake& intake_;
-    const std::size_t part_;
+    const transfer::PartPlan plan_;
     const bool hashes_;
     Meter& meter_;
     digest::Sha256 hash_{};
     std::unique_ptr<char[]> first_{};
     std::size_t first_size_ = 0;
+    std::uint64_t begun_ = 0;  // parts
 };
 
 inline Result<bool> concluded(Core& core, std::string_view key, Result<bool> stored) {
@@ -9917,8 +9988,8 @@ inline void tell_cost(transfer::Target& target, double seconds) {
 
 inline Result<bool> stream(Core& core, std::string_view key, const Source& source, Kind kind, const SetOptions& options,
                            double cost = 0) {
-    const std::uint64_t part = part_bytes_for(core.config, source.size());
-    if (part > (std::max)(core.config.transfer_bytes_max, core.config.part_bytes))
+    const std::optional<transfer::PartPlan> plan = plan_parts(core.config, source.size(), options.compress);
+    if (!plan)
         return refusal(Errc::too_large, "set", key, "a part of this stream is over Config::transfer_bytes_max: raise it");
     Session session(core);
     transfer::Target target = target_for(core, key, kind, options.compress, options);
@@ -9927,8 +9998,8 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
-    StreamUpload upload(session, target, intake, static_cast<std::size_t>(part), meter);
-    Result<bool> stored = upload.run(transfer::slots_for(core.config, part));
+    StreamUpload upload(session, target, intake, *plan, meter);
+    Result<bool> stored = upload.run();
     if (stored && *stored) meter.finish(intake.taken());
     return stored;
 }
