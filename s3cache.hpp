@@ -7438,6 +7438,8 @@ public:
         curl_easy_pause(call.answer->easy, CURLPAUSE_CONT);
     }
     void cancel_all(const Error& why);
+    // For a sink: the caller has what it waited for, so step() is not to wait for more.
+    void hurry() { finished_one_ = true; }
 
     // Takes from an answer's headers what all calls need to know: the store's clock, and that the bucket is there.
     void learn(Call& call);
@@ -7946,8 +7948,11 @@ inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both
 // Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
 inline constexpr std::uint64_t equal_parts = 5000;
 inline constexpr std::uint64_t parts_a_size = 500;
-// A connection that brings this much is left alone; a slower one is helped by others.
+// A connection that brings this much is left alone; a slower one is helped by others. So much of an object, or so long a
+// time, shows how fast a connection is: more would be time lost, less might be the burst of a buffer or a busy moment.
 inline constexpr double fast_bytes_per_second = 200e6;
+inline constexpr std::uint64_t sample_bytes = std::uint64_t{1} << 20;
+inline constexpr std::chrono::milliseconds sample_time{20};
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
@@ -7978,8 +7983,12 @@ public:
     Window(const Window&) = delete;
     Window& operator=(const Window&) = delete;
 
+    // Starts as many ranges as may be on their way at once.
+    void fill(std::size_t at_once);
     // The next range, valid until the next call; empty at the end.
     Result<std::string_view> next();
+    // What has come of ranges that were not handed out yet.
+    std::uint64_t waiting_bytes() const;
 
 private:
     struct Slot {
@@ -8054,12 +8063,25 @@ inline Result<void> Window::check(const Slot& slot) const {
     return {};
 }
 
-inline Result<std::string_view> Window::next() {
-    if (given_ != next_) slots_[static_cast<std::size_t>(given_++ % slots_.size())].busy = false;
-    for (std::size_t i = 0; i < slots_.size() && asked_ < end_; ++i) {
+inline void Window::fill(std::size_t at_once) {
+    for (std::size_t i = 0; i < at_once && i < slots_.size() && asked_ < end_; ++i) {
         Slot& slot = slots_[static_cast<std::size_t>((next_ + i) % slots_.size())];
         if (!slot.busy) start(slot);
     }
+}
+
+inline std::uint64_t Window::waiting_bytes() const {
+    std::uint64_t sum = 0;
+    for (std::uint64_t i = next_; i < next_ + slots_.size(); ++i) {
+        const Slot& slot = slots_[static_cast<std::size_t>(i % slots_.size())];
+        if (slot.busy && !(given_ != next_ && i % slots_.size() == given_ % slots_.size())) sum += slot.received;
+    }
+    return sum;
+}
+
+inline Result<std::string_view> Window::next() {
+    if (given_ != next_) slots_[static_cast<std::size_t>(given_++ % slots_.size())].busy = false;
+    fill(slots_.size());
     Slot& slot = slots_[static_cast<std::size_t>(next_ % slots_.size())];
     if (!slot.busy) return std::string_view();
     while (!slot.call.done) session_.step(std::chrono::milliseconds(1000));
@@ -8194,14 +8216,24 @@ public:
     const entry::Facts& facts() const { return facts_; }
     std::uint64_t taken() const { return taken_; }
 
-    // A large object on a slow connection is cut off after its first part, for rest() to go on with.
+    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
+    void allow_spreading() { may_spread_ = true; }
+    // Starts those, once it has shown that they would help. The first one goes on to the end of its part meanwhile.
+    void tend() {
+        if (limit_ && !window_ && !call.done) spread();
+    }
+    // Bytes are waited for from now on: how fast they come is measured by that time alone.
+    void wait_begins() { since_ = http::Clock::now(); }
+    // Of the body, as it is stored: what has come in so far.
+    std::uint64_t arrived() const { return taken_ + (window_ ? window_->waiting_bytes() : 0); }
+
+    // The first connection has brought its part of a large object, for rest() to go on with.
     bool limited() const { return limited_; }
     // The next bytes of the rest, valid until the next call; empty at its end. Empty, too, once the store has turned out
     // to ignore ranges: then limited() is over, and the call goes on by itself where it was.
     Result<std::string_view> rest();
 
     s3::Call call;
-    http::Clock::duration waited{};  // for the network, if that is not all the time since the call began
 
 private:
     static http::Sink::Took on_data(void* self, const http::Transfer& from, const char* data, std::size_t size) {
@@ -8211,7 +8243,8 @@ private:
     void open(const http::Headers& headers);
     bool continues(const http::Transfer& from);
     bool rewind();
-    bool fast() const;
+    void spread();
+    void look_at_speed();
     Error damage(std::string_view text) const {
         return s3::refusal(Errc::damaged, call.operation, call.key, text);
     }
@@ -8220,9 +8253,14 @@ private:
     Open open_;
     Take take_;
     entry::Facts facts_;
-    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0, limit_ = 0;
+    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
+    std::uint64_t limit_ = 0;  // where the first connection ends and others go on; 0: it brings everything
     std::optional<Verifier> verifier_;
-    bool opened_ = false, wanted_ = true, joined_ = true, limited_ = false;
+    bool opened_ = false, wanted_ = true, joined_ = true, limited_ = false, may_spread_ = false;
+    bool sampling_ = false;  // the connection's speed is looked at
+    std::uint64_t sample_start_ = 0, sample_least_ = 0;
+    http::Clock::time_point since_{};
+    http::Clock::duration waited_{};  // for the bytes of the sample
     std::optional<Error> trouble_;
     std::optional<Window> window_;
 };
@@ -8234,19 +8272,43 @@ inline void Incoming::open(const http::Headers& headers) {
     const Config& config = session_.core().config;
     verifier_.emplace(facts_, config.checksums);
     const bool worth_it = slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
-    limit_ = worth_it && !facts_.info.etag.empty() ? config.part_bytes : 0;
+    sampling_ = may_spread_ && worth_it && !facts_.info.etag.empty();
+    sample_least_ = (std::min)(sample_bytes, std::uint64_t{config.part_bytes});
+    limit_ = 0;
+    wait_begins();
+}
+
+// What one connection brings at this rate, several could not bring much faster: the processor is the limit then. It is
+// looked at again with each part.
+inline void Incoming::look_at_speed() {
+    const std::uint64_t part = session_.core().config.part_bytes;
+    waited_ += http::Clock::now() - since_;
+    const std::uint64_t sample = taken_ - sample_start_;
+    if (sample < sample_least_ && waited_ < sample_time) return;
+    const bool fast = static_cast<double>(sample) > fast_bytes_per_second * std::chrono::duration<double>(waited_).count();
+    const std::uint64_t limit = (taken_ + part / 2) / part * part + part;
+    sampling_ = fast && limit < *facts_.length;
+    if (!fast && limit < *facts_.length) limit_ = limit;
+    sample_start_ = taken_;
+    sample_least_ = part;
+    waited_ = {};
+}
+
+inline void Incoming::spread() {
+    const Config& config = session_.core().config;
+    const std::size_t lanes = slots_for(config, config.part_bytes);
+    window_.emplace(session_, call, facts_, limit_, config.part_bytes, lanes);
+    window_->fill(lanes - 1);  // and the first connection
 }
 
 inline Result<std::string_view> Incoming::rest() {
-    const Config& config = session_.core().config;
-    if (!window_) {
-        session_.drop(call);
-        window_.emplace(session_, call, facts_, taken_, config.part_bytes, slots_for(config, config.part_bytes));
-    }
+    if (!window_) spread();
+    session_.drop(call);
     Result<std::string_view> data = window_->next();
     if (!data && data.error().code() == Errc::unsupported) {
         window_.reset();
-        limited_ = false;
+        limited_ = sampling_ = false;
+        limit_ = 0;
         rewind();
         session_.start(call);
         return std::string_view();
@@ -8269,24 +8331,18 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
     }
     if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
     if (!joined_ && !continues(from)) return Took::enough;
-    if (limit_ && taken_ >= limit_) {
-        limited_ = !fast();
-        limit_ = 0;
-        if (limited_) return Took::enough;
-    }
+    if (sampling_) look_at_speed();
     const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{size}));
-    const Took took = size > skipped ? take_(data + skipped, size - skipped) : Took::all;
+    std::size_t fresh = size - skipped;
+    if (limit_) fresh = static_cast<std::size_t>((std::min)(std::uint64_t{fresh}, limit_ - taken_));
+    const Took took = fresh ? take_(data + skipped, fresh) : Took::all;
+    if (sampling_) wait_begins();  // what was done with the bytes is not the network's time
     if (took != Took::all) return took;
     skip_ -= skipped;
-    taken_ += size - skipped;
-    verifier_->update(data + skipped, size - skipped);
-    return Took::all;
-}
-
-// What one connection brings at this rate, several could not bring much faster: the processor is the limit then.
-inline bool Incoming::fast() const {
-    const auto time = waited.count() ? waited : http::Clock::now() - call.attempt_began;
-    return static_cast<double>(taken_) > fast_bytes_per_second * std::chrono::duration<double>(time).count();
+    taken_ += fresh;
+    verifier_->update(data + skipped, fresh);
+    limited_ = limit_ && taken_ == limit_;
+    return limited_ ? Took::enough : Took::all;
 }
 
 // Whether a resumed answer carries on the same object where the last one broke off.
@@ -8857,6 +8913,7 @@ struct ReaderState {
         : core(std::move(shared)), key(name), session(*core, std::chrono::milliseconds(0)),
           incoming(session, key, std::move(open), [this](const char* data, std::size_t size) { return keep(data, size); }) {
         incoming.call.large = true;
+        incoming.allow_spreading();
     }
     ReaderState(const ReaderState&) = delete;
     ReaderState& operator=(const ReaderState&) = delete;
@@ -8904,16 +8961,19 @@ inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
     }
     std::memcpy(back.data.get() + back.size, data, size);
     back.size += size;
+    session.hurry();
     return http::Sink::Took::all;
 }
 
 // The stored bytes as they come; empty at the checked end.
 inline Result<std::string_view> ReaderState::raw() {
     front.size = 0;
+    incoming.wait_begins();
     session.resume(incoming.call);
-    const auto asked = http::Clock::now();
-    while (back.size == 0 && !incoming.call.done) session.step(std::chrono::milliseconds(1000));
-    incoming.waited += http::Clock::now() - asked;
+    while (back.size == 0 && !incoming.call.done) {
+        session.step(std::chrono::milliseconds(1000));
+        incoming.tend();
+    }
     std::swap(front, back);
     if (front.size) return std::string_view(front.data.get(), front.size);
     if (incoming.limited()) {
@@ -9258,6 +9318,15 @@ public:
     }
 
     Call& call() { return incoming_.call; }
+    // By itself, not among others: with as many connections as help.
+    void run() {
+        incoming_.allow_spreading();
+        session_.start(call());
+        while (!call().done) {
+            session_.step(std::chrono::milliseconds(1000));
+            incoming_.tend();
+        }
+    }
     // Once the call is done.
     Result<std::optional<Value>> result();
     // The ETag of an expired entry that the policy wants removed; empty: there is none.
@@ -9292,7 +9361,7 @@ private:
     Result<std::optional<Value>> value();
     Result<std::optional<Value>> settle_unchanged();
     Result<void> take_rest();
-    bool tell_progress() const { return (*ask_.progress)({incoming_.taken(), incoming_.facts().length}); }
+    bool tell_progress() const { return (*ask_.progress)({incoming_.arrived(), incoming_.facts().length}); }
 
     Session& session_;
     Core& core_;
@@ -9391,7 +9460,7 @@ inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask)
     constexpr int versions_tried_max = 3;  // an object that is replaced while it is read is read again, but not for ever
     for (int tried = 1;; ++tried) {
         Fetch fetch(session, key, ask);
-        session.run(fetch.call());
+        fetch.run();
         Result<std::optional<Value>> out = fetch.result();
         session.drop(fetch.call());
         if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
@@ -9425,7 +9494,7 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     late.retryable = true;
     if (options.progress) {
         state->session.on_tick([reader = state.get(), progress = options.progress] {
-            return progress({reader->incoming.taken(), reader->incoming.facts().length});
+            return progress({reader->incoming.arrived(), reader->incoming.facts().length});
         });
     }
     if (limited_whole) state->session.allow(limit);

@@ -609,12 +609,16 @@ TEST_CASE("a racing write that the store calls a conflict is settled", "[conditi
 // ---- reading in parallel --------------------------------------------------------------------------------------------
 
 TEST_CASE("a range that fails is asked for again, and only that one", "[ranges]") {
-    const std::string data = store::random_bytes(6 * part + 1, 7);
-    for (const auto& fault : {fake_s3::slow_down(), fake_s3::reset_at(Point::before_effect), fake_s3::close_at(Point::answer_body, 1000000)}) {
+    constexpr std::size_t range = std::size_t{256} << 10;
+    const std::string data = store::random_bytes(6 * range + 1, 7);
+    for (const auto& fault : {fake_s3::slow_down(), fake_s3::reset_at(Point::before_effect), fake_s3::close_at(Point::answer_body, 100000)}) {
         for (const unsigned connections : {1U, 4U}) {
             CAPTURE(connections);
-            World world;
+            fake_s3::Options options;
+            if (connections > 1) options.connection_bytes_per_second = 4000000;  // so slow that others help, however busy the machine
+            World world(options);
             Config config = world.config();
+            config.part_bytes = range;
             config.connections = connections;
             Cache cache = world.cache(config);
             world.put("k", data);
