@@ -10906,13 +10906,18 @@ inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
     const auto cancels = core_.cancels.load();
     Seconds waited{0};
     for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-        const Result<Lease::Held> took = lease.take();
-        if (!took) return took.error();
-        const Lease::Held held = *took;
-        if (held == Lease::Held::unknown) return std::optional<Value>();
-        // Also before computing: the one before us may have stored its value between our look and our lease.
-        std::optional<Value> value = of_another(recalled());
-        if (value && held == Lease::Held::others) {
+        // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
+        std::optional<Value> value = waited.count() > 0 ? of_another(recalled()) : std::nullopt;
+        Lease::Held held = Lease::Held::others;
+        if (!value) {
+            const Result<Lease::Held> took = lease.take();
+            if (!took) return took.error();
+            held = *took;
+            if (held == Lease::Held::unknown) return std::optional<Value>();
+            // Also before computing: the one before us may have stored its value between our look and our lease.
+            value = of_another(recalled());
+        }
+        if (value && (held == Lease::Held::others || waited.count() > 0)) {
             count(core_.counters.waited);
             tell(core_, "get_or_set", key_, "waited");
         }
@@ -10983,7 +10988,7 @@ using FlightLock = std::unique_lock<std::mutex>;
 inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
     while (flight->pilot != std::this_thread::get_id()) {
         const auto next = core.waiting.find(flight->pilot);
-        if (next == core.waiting.end()) return false;
+        if (next == core.waiting.end() || next->second->brought) return false;  // landed: that thread is about to go on
         flight = next->second.get();
     }
     return true;

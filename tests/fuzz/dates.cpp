@@ -57,6 +57,7 @@ inline std::optional<std::int64_t> reference(int year, int month, int day, std::
 
 inline void check_reference(const std::optional<dates::TimePoint>& got, int year, int month, int day, std::string_view clock) {
     if (year < plain_year_min || year > plain_year_max) return;
+    if (sizeof(std::time_t) < 8 && (year < 1902 || year > 2037)) return;  // C's calendar ends there
     const auto expected = reference(year, month, day, clock);
     require(got.has_value() == expected.has_value(), "C's calendar has that date too");
     if (got) require(to_seconds(*got) == *expected, "C's calendar says the same");
