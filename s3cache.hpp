@@ -629,6 +629,9 @@ struct Config {
     unsigned idle_connections_max = 16;                  // kept by the Cache between calls
     int compression_level = 6;                           // zlib's
     std::size_t buffer_bytes = 0;                        // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
+    // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
+    // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
+    unsigned compression_threads = 0;
 
     // the network
     std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, SSL_CERT_FILE, libcurl's default
@@ -1111,7 +1114,7 @@ inline std::string lower(std::string_view text) {
 inline bool iequal(std::string_view a, std::string_view b) {
     if (a.size() != b.size()) return false;
     for (std::size_t i = 0; i < a.size(); ++i) {
-        if (lower(a[i]) != lower(b[i])) return false;
+        if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
     }
     return true;
 }
@@ -2199,12 +2202,16 @@ public:
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
     Digest finish() {
+        const Digest out = last();
+        reset();
+        return out;
+    }
+    // The same, where reset() or copy_from() comes next anyway.
+    Digest last() {
         Digest out{};
         unsigned int length = 0;
         ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), &length) == 1 && length == out.size();
-        if (!ok_) return Digest{};
-        reset();
-        return out;
+        return ok_ ? out : Digest{};
     }
 
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
@@ -2268,10 +2275,10 @@ public:
     Sha256Digest sign(std::string_view data) {
         work_.copy_from(inner_);
         work_.update(data);
-        const Sha256Digest inner = work_.finish();
+        const Sha256Digest inner = work_.last();
         work_.copy_from(outer_);
         work_.update(as_text(inner));
-        return work_.finish();
+        return work_.last();
     }
 
 private:
@@ -2759,6 +2766,197 @@ private:
     const char* problem_;
     bool finishing_ = false;
     bool done_ = false;
+};
+
+// What one helper thread compresses at a time: long enough that a member's own head, trailer and empty dictionary don't show.
+inline constexpr std::size_t member_bytes = std::size_t{1} << 20;
+// What waits for a helper, so that none is idle while the caller is busy elsewhere.
+inline constexpr std::size_t members_waiting_max = 2;
+
+// A Deflater that leaves the work to helper threads: it cuts the input into members, which are compressed several at once
+// and given out in their order. Helpers start as members do, and are gone with the object.
+class ParallelDeflater {
+public:
+    ParallelDeflater(int level, unsigned threads) : level_(level), threads_(threads) {}
+    ~ParallelDeflater() {
+        {
+            const std::lock_guard<std::mutex> hold(lock_);
+            over_ = true;
+        }
+        wake_.notify_all();
+        for (std::thread& helper : helpers_) helper.join();
+    }
+    ParallelDeflater(const ParallelDeflater&) = delete;
+    ParallelDeflater& operator=(const ParallelDeflater&) = delete;
+
+    // As Deflater's.
+    void feed(std::string_view input) { input_ = input; }
+    void finish() { finishing_ = true; }
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (produced < capacity && gather() && !members_.empty()) {
+            if (!ready(finishing_ || !input_.empty())) break;
+            produced += give(out + produced, capacity - produced);
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        if (finishing_ && input_.empty() && members_.empty()) return {produced, Step::finished};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+    const char* problem() const { return problem_; }
+
+private:
+    struct Member {
+        std::unique_ptr<char[]> input{}, output{};
+        std::size_t filled = 0, produced = 0, given = 0;
+        const char* problem = nullptr;
+        bool done = false;  // under the lock once a helper has it
+    };
+
+    // Makes members of the input, as long as there is room for more. False: problem() says why not.
+    bool gather() {
+        while (problem_ == nullptr && !input_.empty() && members_.size() < threads_ + members_waiting_max) {
+            if (!open_) open_ = fresh();
+            if (!open_) break;
+            const std::size_t count = (std::min)(input_.size(), member_bytes - open_->filled);
+            input_.copy(open_->input.get() + open_->filled, count);
+            input_.remove_prefix(count);
+            open_->filled += count;
+            if (open_->filled == member_bytes) submit();
+        }
+        const bool last = finishing_ && input_.empty() && (open_ || made_ == 0);
+        if (last && !open_) open_ = fresh();
+        if (last && open_) submit();
+        return problem_ == nullptr;
+    }
+
+    std::unique_ptr<Member> fresh() {
+        if (!spare_.empty()) {
+            std::unique_ptr<Member> used = std::move(spare_.back());
+            spare_.pop_back();
+            return used;
+        }
+        auto member = std::make_unique<Member>();
+        member->input.reset(new (std::nothrow) char[member_bytes]);
+        member->output.reset(new (std::nothrow) char[output_bytes()]);
+        if (member->input && member->output) return member;
+        problem_ = "no memory";
+        return nullptr;
+    }
+
+    // Input that is a single short member is not worth a thread.
+    void submit() {
+        Member& member = *open_;
+        members_.push_back(std::move(open_));
+        const bool only = made_++ == 0 && finishing_;
+        if (only || !have_helper()) {
+            compress(member);
+            member.done = true;
+            return;
+        }
+        {
+            const std::lock_guard<std::mutex> hold(lock_);
+            waiting_.push_back(&member);
+        }
+        wake_.notify_one();
+    }
+
+    bool have_helper() {
+        if (helpers_.size() == threads_) return threads_ > 0;
+#if S3CACHE_EXCEPTIONS
+        try {
+            start_helper();
+        } catch (...) {
+            // No more threads to be had here: those there are, or the caller's own, do the work.
+        }
+#else
+        start_helper();
+#endif
+        return !helpers_.empty();
+    }
+    // Signals stay with the application's own threads.
+    void start_helper() {
+        helpers_.reserve(threads_);
+#if defined(_WIN32)
+        helpers_.emplace_back([this] { help(); });
+#else
+        struct Mask {
+            Mask() {
+                sigset_t all;
+                sigfillset(&all);
+                pthread_sigmask(SIG_SETMASK, &all, &before);
+            }
+            ~Mask() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
+            sigset_t before{};
+        };
+        const Mask mask;
+        helpers_.emplace_back([this] { help(); });
+#endif
+    }
+
+    void help() {
+        std::unique_lock<std::mutex> hold(lock_);
+        for (;;) {
+            wake_.wait(hold, [this] { return over_ || !waiting_.empty(); });
+            if (over_) return;
+            Member& member = *waiting_.front();
+            waiting_.erase(waiting_.begin());
+            hold.unlock();
+            compress(member);
+            hold.lock();
+            member.done = true;
+            done_.notify_one();
+        }
+    }
+
+    // zlib's own bound, and room for gzip's head, which is longer than the one that it counts on.
+    static std::size_t output_bytes() { return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64; }
+
+    void compress(Member& member) const {
+        Deflater deflater(level_);
+        deflater.feed(std::string_view(member.input.get(), member.filled));
+        deflater.finish();
+        const Pulled pulled = deflater.pull(member.output.get(), output_bytes());
+        member.produced = pulled.produced;
+        if (pulled.step == Step::finished) return;
+        member.problem = deflater.problem() ? deflater.problem() : "zlib wrote more than it promised";
+    }
+
+    // Whether the first member can be given out.
+    bool ready(bool wait) {
+        std::unique_lock<std::mutex> hold(lock_);
+        const Member& first = *members_.front();
+        if (wait) done_.wait(hold, [&first] { return first.done; });
+        return first.done;
+    }
+
+    std::size_t give(char* out, std::size_t capacity) {
+        Member& first = *members_.front();
+        problem_ = first.problem;
+        const std::size_t count = (std::min)(capacity, first.produced - first.given);
+        std::memcpy(out, first.output.get() + first.given, count);
+        first.given += count;
+        if (first.given < first.produced) return count;
+        first.filled = first.produced = first.given = 0;
+        first.done = false;
+        spare_.push_back(std::move(members_.front()));
+        members_.erase(members_.begin());
+        return count;
+    }
+
+    const int level_;
+    const std::size_t threads_;
+    std::string_view input_{};
+    bool finishing_ = false;
+    const char* problem_ = nullptr;
+    std::unique_ptr<Member> open_{};  // being filled
+    std::vector<std::unique_ptr<Member>> members_{}, spare_{};  // in order; to be used again
+    std::size_t made_ = 0;
+
+    std::mutex lock_{};
+    std::condition_variable wake_{}, done_{};
+    std::vector<Member*> waiting_{};
+    bool over_ = false;
+    std::vector<std::thread> helpers_{};
 };
 
 // Doubles, but never past one byte more than the limit: that byte tells "exactly the limit" from "too long".
@@ -4412,7 +4610,7 @@ inline void append_header_value(std::string& out, std::string_view value) {
     std::size_t word = 0;
     for (std::size_t i = 0; i < value.size(); ++i) {
         if (!bytes::is_blank(value[i])) continue;
-        out.append(value, word, i - word).append(1, ' ');
+        out.append(value, word, i - word).push_back(' ');
         while (bytes::is_blank(value[i + 1])) ++i;  // ends, because the trimmed value does not end in a blank
         word = i + 1;
     }
@@ -4449,7 +4647,7 @@ public:
         write_scope(scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
-        authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key).append(1, '/');
+        authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
         authorization_.append(", Signature=").append(signature_);
         return authorization_;
@@ -4522,14 +4720,15 @@ private:
     }
 
     void write_canonical_request(const Request& request, std::string_view query) {
-        canonical_.assign(request.method).append(1, '\n');
-        canonical_.append(request.path.empty() ? std::string_view("/") : request.path).append(1, '\n');
+        canonical_.assign(request.method) += '\n';
+        canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
         for (std::size_t i = 0; i < selected_.size(); ++i) {
             if (repeats(i)) {
                 canonical_ += ',';
             } else {
-                canonical_.append(1, '\n').append(name_of(selected_[i])).append(1, ':');
+                canonical_ += '\n';
+                canonical_.append(name_of(selected_[i])) += ':';
             }
             append_header_value(canonical_, request.headers[selected_[i].header].value);
         }
@@ -4952,7 +5151,8 @@ inline void Transfer::set_headers() {
         add_header(name, "");
         lines_[used_ - 1].back() = ':';  // libcurl's way to send no such header
     };
-    leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
+    if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
+    leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
     bool typed = false;
     for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
     if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
@@ -8275,7 +8475,7 @@ inline void Incoming::open(const http::Headers& headers) {
     sampling_ = may_spread_ && worth_it && !facts_.info.etag.empty();
     sample_least_ = (std::min)(sample_bytes, std::uint64_t{config.part_bytes});
     limit_ = 0;
-    wait_begins();
+    if (sampling_) wait_begins();
 }
 
 // What one connection brings at this rate, several could not bring much faster: the processor is the limit then. It is
@@ -8407,10 +8607,12 @@ inline Result<void> Incoming::check_answer() {
 // The bytes that a set() sends: a Source, deflated on the way if asked to.
 class Intake {
 public:
-    Intake(const Source& source, std::optional<int> level) : source_(source) {
+    Intake(const Source& source, std::optional<int> level, unsigned threads = 0) : source_(source) {
+        static_cast<void>(threads);
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
-        deflater_.emplace(*level);
+        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes) crew_.emplace(*level, threads);
+        else deflater_.emplace(*level);
         raw_.resize(static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
         static_cast<void>(level);
@@ -8420,7 +8622,8 @@ public:
     // Fills the buffer unless the end comes first; the count.
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
-        if (deflater_) return deflate(buffer, capacity);
+        if (deflater_) return deflate(*deflater_, buffer, capacity);
+        if (crew_) return deflate(*crew_, buffer, capacity);
 #endif
         return pull(buffer, capacity);
     }
@@ -8450,8 +8653,10 @@ private:
     bool ended_ = false;
     std::optional<char> ahead_;
 #ifndef S3CACHE_NO_GZIP
-    Result<std::size_t> deflate(char* buffer, std::size_t capacity);
+    template <class Deflater>
+    Result<std::size_t> deflate(Deflater& deflater, char* buffer, std::size_t capacity);
     std::optional<gzip::Deflater> deflater_;
+    std::optional<gzip::ParallelDeflater> crew_;
     std::string raw_;
 #endif
 };
@@ -8484,22 +8689,23 @@ inline Result<std::size_t> Intake::pull(char* buffer, std::size_t capacity) {
 }
 
 #ifndef S3CACHE_NO_GZIP
-inline Result<std::size_t> Intake::deflate(char* buffer, std::size_t capacity) {
+template <class Deflater>
+Result<std::size_t> Intake::deflate(Deflater& deflater, char* buffer, std::size_t capacity) {
     std::size_t filled = 0;
     if (ahead_ && capacity) {
         buffer[filled++] = *ahead_;
         ahead_.reset();
     }
     while (filled < capacity) {
-        const gzip::Pulled pulled = deflater_->pull(buffer + filled, capacity - filled);
+        const gzip::Pulled pulled = deflater.pull(buffer + filled, capacity - filled);
         filled += pulled.produced;
-        if (pulled.step == gzip::Step::damaged) return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+        if (pulled.step == gzip::Step::damaged) return Error(Errc::too_large, std::string("gzip: ") + deflater.problem());
         if (pulled.step == gzip::Step::finished) break;
         if (pulled.step == gzip::Step::output) continue;
         const Result<std::size_t> count = ask(&raw_[0], raw_.size());
         if (!count) return count;
-        deflater_->feed(std::string_view(raw_).substr(0, *count));
-        if (*count == 0) deflater_->finish();
+        deflater.feed(std::string_view(raw_).substr(0, *count));
+        if (*count == 0) deflater.finish();
     }
     return filled;
 }
@@ -8852,6 +9058,7 @@ public:
     bool finish(std::string& out) {
         if (mode_ == Mode::sniff) mode_ = Mode::plain, out.append(head_);
 #ifndef S3CACHE_NO_GZIP
+        if (mode_ == Mode::gzip && !inflate_pending(out)) return false;
         if (mode_ == Mode::gzip && !inflater_.end_of_input()) return fails(inflater_.problem(), false);
 #endif
         return true;
@@ -8874,31 +9081,44 @@ private:
     const char* problem_ = nullptr;
     bool too_large_ = false;
 #ifndef S3CACHE_NO_GZIP
+    bool inflate_pending(std::string& out);
     gzip::Inflater inflater_;
+    std::string pending_;  // not inflated yet
 #endif
 };
 
 #ifdef S3CACHE_NO_GZIP
 inline bool Decoder::inflate(std::string&, std::string_view) { return fails("this build has no gzip (S3CACHE_NO_GZIP)", false); }
 #else
-// What is cleared before zlib writes over it: as much as comes out of one piece of libcurl's at the usual ratio.
-inline constexpr std::size_t inflate_step_bytes = std::size_t{64} << 10;
-// Straight into the value. It grows by doubling: a gzip body does not say at its front how long it will be.
+// Each call of zlib ends with a copy of its window, so it is called for more than the 16 KiB that libcurl brings at a time.
+inline constexpr std::size_t inflate_input_bytes = std::size_t{64} << 10;
+// What is cleared before zlib writes over it: so much that it is called seldom, so little that it stays in the cache.
+inline constexpr std::size_t inflate_step_bytes = std::size_t{256} << 10;
+
 inline bool Decoder::inflate(std::string& out, std::string_view data) {
-    inflater_.feed(data);
+    pending_.append(data);
+    return pending_.size() < inflate_input_bytes || inflate_pending(out);
+}
+
+// Straight into the value. It grows by doubling: a gzip body does not say at its front how long it will be.
+inline bool Decoder::inflate_pending(std::string& out) {
+    inflater_.feed(pending_);
     for (;;) {
         const std::size_t used = out.size();
         if (used > bytes_max_) return fails("too large", true);
         const std::uint64_t room = bytes_max_ - used + 1;
-        const std::size_t grow = static_cast<std::size_t>((std::min)(room, std::uint64_t{inflate_step_bytes}));
+        std::size_t grow = static_cast<std::size_t>((std::min)(room, std::uint64_t{inflate_step_bytes}));
+        if (used == 0) grow = (std::min)(grow, gzip::claimed_size(pending_) + 1);  // right, if that is all of the body
         if (out.capacity() - used < grow) out.reserve((std::max)(used + grow, 2 * used));  // doubles: else it is quadratic
         out.resize(used + grow);
         const gzip::Pulled pulled = inflater_.pull(&out[used], out.size() - used);
         out.resize(used + pulled.produced);
         if (pulled.step == gzip::Step::damaged) return fails(inflater_.problem(), false);
         if (out.size() > bytes_max_) return fails("too large", true);
-        if (pulled.step == gzip::Step::needs_input) return true;
+        if (pulled.step == gzip::Step::needs_input) break;
     }
+    pending_.clear();
+    return true;
 }
 #endif
 
@@ -10064,7 +10284,8 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     transfer::Target target = target_for(core, key, kind, options.compress, options);
     tell_cost(target, cost);
     Meter meter(session, options.progress, source.size());
-    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt,
+                            core.config.compression_threads);
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
     StreamUpload upload(session, target, intake, *plan, meter);
@@ -11089,6 +11310,7 @@ inline std::string config_flaw(const Config& config) {
         return "Config::buffer_bytes is not within 16 KiB and 512 KiB";
     if (config.part_bytes < 1 || config.transfer_bytes_max < 1) return "Config::part_bytes and transfer_bytes_max must be over zero";
     if (config.compression_level < 0 || config.compression_level > 9) return "Config::compression_level is not within 0 and 9";
+    if (config.compression_threads > 16) return "Config::compression_threads is over 16";
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base, config.backoff_cap, config.breaker_pause}) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20)) return "a timeout of Config is negative or over 20 days";
