@@ -10325,9 +10325,21 @@ inline Result<bool> set(Core& core, std::string_view key, const Source& source, 
 
 // -- files
 
+// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included before
+// it), the plain names refuse files over 2 GiB. std::fopen elsewhere.
+inline std::FILE* open_file(const std::string& path, const char* mode) {
+#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+    return fopen64(path.c_str(), mode);
+#else
+    return std::fopen(path.c_str(), mode);
+#endif
+}
+
 inline bool seek(std::FILE* file, std::uint64_t offset) {
 #if defined(_WIN32)
     return _fseeki64(file, static_cast<long long>(offset), SEEK_SET) == 0;
+#elif defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+    return fseeko64(file, static_cast<off64_t>(offset), SEEK_SET) == 0;
 #else
     return fseeko(file, static_cast<off_t>(offset), SEEK_SET) == 0;
 #endif
@@ -10338,9 +10350,14 @@ inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe
     if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
     const long long size = _ftelli64(file);
 #else
+#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+    struct stat64 seen;
+    if (fstat64(fileno(file), &seen) != 0 || !S_ISREG(seen.st_mode)) return std::nullopt;
+#else
     struct stat seen;
     if (fstat(fileno(file), &seen) != 0 || !S_ISREG(seen.st_mode)) return std::nullopt;
-    const off_t size = seen.st_size;
+#endif
+    const auto size = seen.st_size;
 #endif
     if (size <= 0 || !seek(file, 0)) return std::nullopt;  // files of /proc say 0 and hold something
     return static_cast<std::uint64_t>(size);
@@ -10357,7 +10374,7 @@ inline Error file_error(const char* operation, std::string_view key, const std::
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
     if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    const File opened(std::fopen(path.c_str(), "rb"));
+    const File opened(open_file(path, "rb"));
     if (!opened) return counted(core, "set", key, file_error("set", key, path, "cannot open"));
     std::FILE* in = opened.get();
     const std::optional<std::uint64_t> size = size_of(in);
@@ -10383,7 +10400,7 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file.
 inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside, std::string_view key) {
-    File out(std::fopen(beside.c_str(), "wbx"));
+    File out(open_file(beside, "wbx"));
     if (!out) return file_error("get", key, beside, "cannot create");
     for (;;) {
         const Result<std::string_view> chunk = reader.try_next();
@@ -11417,7 +11434,7 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened(std::fopen(path.c_str(), "rb"), [](std::FILE* file) {
+    const std::shared_ptr<std::FILE> opened(detail::ops::open_file(path, "rb"), [](std::FILE* file) {
         if (file) static_cast<void>(std::fclose(file));
     });
     Source source([opened](char* buffer, std::size_t capacity) {
