@@ -1897,18 +1897,23 @@ public:
         std::unique_lock<std::mutex> lock(mutex);
         return !changed.wait_for(lock, time, [&] { return stopping; });
     }
-    bool stand_still(milliseconds time) {  // false: the server ends, nothing more is to be sent
+    bool stand_still(milliseconds time) {  // false: nothing more is to be done or sent
         std::unique_lock<std::mutex> lock(mutex);
-        const std::size_t began = released;
+        const std::size_t began = released, cut = broken_off;
         ++standing;
         changed.notify_all();
-        const auto over = [&] { return stopping || released != began; };
+        const auto over = [&] { return stopping || released != began || broken_off != cut; };
         if (time.count() > 0)
             changed.wait_for(lock, time, over);
         else
             changed.wait(lock, over);
         --standing;
-        return !stopping;
+        return !stopping && broken_off == cut;
+    }
+    void break_off() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        ++broken_off;
+        changed.notify_all();
     }
     void release() {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -1934,6 +1939,7 @@ private:
     std::condition_variable changed;
     bool stopping = false;
     std::size_t released = 0;
+    std::size_t broken_off = 0;
     std::size_t standing = 0;
 };
 
@@ -3001,6 +3007,7 @@ bool FakeS3::wait_for_stalled(std::size_t count, std::chrono::milliseconds limit
     return impl->pauses.wait_for(count, limit);
 }
 void FakeS3::release_stalls() { impl->pauses.release(); }
+void FakeS3::end_stalls() { impl->pauses.break_off(); }
 
 void FakeS3::set_clock_offset(std::int64_t seconds) { impl->clock_offset = seconds; }
 void FakeS3::set_clock(std::int64_t unix_seconds) {

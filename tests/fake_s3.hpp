@@ -255,6 +255,7 @@ public:
     std::size_t stalled() const;                       // connections that stand still now
     bool wait_for_stalled(std::size_t count, std::chrono::milliseconds limit) const;
     void release_stalls();  // those that stand still now go on
+    void end_stalls();      // those that stand still now break off: what was not yet done or sent never is
 
     // The machine.
     void set_clock_offset(std::int64_t seconds);  // against the real clock
