@@ -2352,8 +2352,9 @@ struct FakeS3::Impl {
         });
         const std::lock_guard<std::mutex> lock(peers_mutex);
         for (auto it = peers.begin(); it != peers.end();) {
-            if (*it->done) it->thread.join();
-            it = *it->done ? peers.erase(it) : std::next(it);
+            const bool done = *it->done;  // asked once: it may end meanwhile, and a thread must be joined before it goes
+            if (done) it->thread.join();
+            it = done ? peers.erase(it) : std::next(it);
         }
         peers.push_back(std::move(peer));
     }

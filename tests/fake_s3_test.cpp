@@ -504,6 +504,14 @@ TEST_CASE("fake: a stall lasts until it is released, and never outlives the serv
     waiting.join();
     CHECK(reply.body == "body");
 
+    server->add_fault(fake_s3::stall_at(Point::before_effect).on("PUT"));
+    std::thread cut_off([&] { reply = Client(*server).send("PUT", "/bucket/never", {}, "x"); });
+    REQUIRE(server->wait_for_stalled(1, milliseconds{10000}));
+    server->end_stalls();
+    cut_off.join();
+    CHECK(reply.result != CURLE_OK);
+    CHECK_FALSE(server->object("bucket", "never"));
+
     Client lasting(*server);
     std::thread left_alone([&] { reply = lasting.send("GET", "/bucket/k"); });
     REQUIRE(server->wait_for_stalled(1, milliseconds{10000}));
