@@ -741,17 +741,14 @@ std::vector<Stall> stalls(const Target& on, bool first) {
 
 // The same for calls and their deadlines.
 bool left_out(const Operation& operation, const Target& on) {
-    return operation.name == "give up an upload" || on.request == "UploadPart" || on.request == "CompleteMultipartUpload";
+    static_cast<void>(operation), static_cast<void>(on);
+    return false;
 }
 
 // Cells whose outcome is still to be agreed on.
 bool left_out(const Operation& operation, const Target& on, const Strike& strike) {
-    const bool unfit = strike.fault == "error in a 200" || strike.fault == "HTML with a 200" || strike.fault == "an empty 200";
-    if (unfit && (on.head() || on.request == "DeleteObject" || on.request == "AbortMultipartUpload")) return true;
-    if (strike.fault == "an empty 200" && on.request == "PutObject") return true;
-    if (on.request == "CompleteMultipartUpload" && strike.after && (strike.point == "answer body" || strike.fault == "truncated XML")) return true;
-    if (strike.fault == "two ETags") return true;
-    return operation.name == "sweep uploads" && on.request == "AbortMultipartUpload";
+    static_cast<void>(operation), static_cast<void>(on), static_cast<void>(strike);
+    return false;
 }
 
 const std::vector<fake_s3::Key>& keys() {

@@ -5,6 +5,10 @@
 #   eval "$(tests/servers/ceph_rgw.sh start)"     start it (or find it running) and set the variables below
 #   tests/servers/ceph_rgw.sh env                 print the same `export` lines again; fails if it is not running
 #   tests/servers/ceph_rgw.sh status|stop|wipe    look; end it; end it and remove its files
+#   tests/servers/ceph_rgw.sh gateway-stop|-kill|-freeze|-thaw|-start|-untrusted
+#                                                 trouble for tests: the gateway ended (asked, or by SIGKILL), stopped and let
+#                                                 go on, started again, started again with a certificate that nobody vouches
+#                                                 for; what is stored stays
 #   tests/servers/ceph_rgw.sh start --install     install missing Debian packages first (root does so without asking)
 #
 # Printed: S3CACHE_TEST_ENDPOINT (http), S3CACHE_TEST_TLS_ENDPOINT and S3CACHE_TEST_CA (https, checked), S3CACHE_TEST_BUCKET,
@@ -152,10 +156,10 @@ ensure_installed() { # --install or nothing
     [ -z "$missing" ] || die "still not found: $missing"
 }
 
-make_certificate() {
+make_certificate() { # NAME
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost \
         -addext 'subjectAltName=DNS:localhost,DNS:*.localhost,IP:127.0.0.1' \
-        -keyout "$base/tls.key" -out "$base/tls.crt" 2>"$base/log/openssl.out" || die 'openssl could not make a certificate'
+        -keyout "$base/$1.key" -out "$base/$1.crt" 2>"$base/log/openssl.out" || die 'openssl could not make a certificate'
 }
 
 random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
@@ -249,13 +253,19 @@ start_osd() {
 
 gateway_answers() { curl -q --noproxy '*' -s -o /dev/null --max-time 2 "http://127.0.0.1:$port/"; }
 
-tls_answers() { curl -q --noproxy '*' -s -o /dev/null --max-time 2 --cacert "$base/tls.crt" "https://127.0.0.1:$tls_port/"; }
+tls_answers() { # NAME of its certificate
+    curl -q --noproxy '*' -s -o /dev/null --max-time 2 --cacert "$base/$1.crt" "https://127.0.0.1:$tls_port/"
+}
 
-start_gateway() {
+make_user() {
     timeout 120 radosgw-admin --conf "$conf" --no-mon-config user create --uid=tests --display-name=tests \
-        --access-key="$access_key" --secret-key="$secret_key" >"$base/log/user.out" 2>&1 || return 1
+        --access-key="$access_key" --secret-key="$secret_key" >"$base/log/user.out" 2>&1
+}
+
+start_gateway() { # NAME of the certificate
+    sed -i "s|ssl_certificate=[^ ]* ssl_private_key=[^ ]*|ssl_certificate=$base/$1.crt ssl_private_key=$base/$1.key|" "$conf"
     spawn rgw radosgw --conf "$conf" -f -n client.rgw.a --no-mon-config
-    wait_until 600 rgw 'the gateway answered' gateway_answers && wait_until 100 rgw 'https answered' tls_answers
+    wait_until 600 rgw 'the gateway answered' gateway_answers && wait_until 100 rgw 'https answered' tls_answers "$1"
 }
 
 make_bucket() { # NAME: signed the old way (HMAC-SHA1 of the date and the path), which takes one line of shell
@@ -294,7 +304,7 @@ EXPORTS
 
 running() { alive mon && alive osd && alive rgw && [ -f "$base/env" ]; }
 
-clean_files() { rm -rf "${base:?}"/{mon,osd,rgw,run,log,env,keyring,monmap,ceph.conf,tls.crt,tls.key,apt.log}; }
+clean_files() { rm -rf "${base:?}"/{mon,osd,rgw,run,log,env,keyring,monmap,ceph.conf,tls.crt,tls.key,untrusted.crt,untrusted.key,apt.log}; }
 
 start_once() {
     clean_files
@@ -302,8 +312,8 @@ start_once() {
     choose_ports
     access_key=s3cache$(random_hex 6) secret_key=$(random_hex 20)
     write_conf
-    make_certificate
-    start_monitor && start_osd && start_gateway && make_buckets && write_exports
+    make_certificate tls
+    start_monitor && start_osd && make_user && start_gateway tls && make_buckets && write_exports
 }
 
 start() {
@@ -335,6 +345,22 @@ locked() { # the same lock as start, where there is something to lock
     flock 9
 }
 
+gateway() { # WHAT: the rest of the cluster, and what is stored, stay
+    local pid
+    [ -f "$base/env" ] && alive mon && alive osd || die 'not running'
+    port=$(sed -n 's/.*endpoint=127\.0\.0\.1:\([0-9]*\) ssl_endpoint.*/\1/p' "$conf")
+    tls_port=$(sed -n 's/.*ssl_endpoint=127\.0\.0\.1:\([0-9]*\).*/\1/p' "$conf")
+    pid=$(pid_of rgw) || pid=
+    case $1 in
+        stop) end_one rgw ;;
+        kill) [ -z "$pid" ] || kill -9 "$pid"; rm -f "$base/rgw.pid" ;;
+        freeze) kill -STOP "${pid:?}" ;;
+        thaw) kill -CONT "${pid:?}" ;;
+        start) if [ -z "$pid" ] || grep -q "$base/untrusted.crt" "$conf"; then end_one rgw; start_gateway tls; fi ;;
+        untrusted) end_one rgw; make_certificate untrusted; start_gateway untrusted ;;
+    esac
+}
+
 status() {
     local name pid
     for name in mon osd rgw; do
@@ -351,7 +377,8 @@ case ${1:-} in
     start) start "${2:-}" ;;
     env) running && cat "$base/env" || die 'not running' ;;
     status) status ;;
+    gateway-stop|gateway-kill|gateway-freeze|gateway-thaw|gateway-start|gateway-untrusted) locked && gateway "${1#gateway-}" ;;
     stop) locked && end_all && rm -f "$base/env" && say stopped ;;
     wipe) locked && end_all && clean_files && rm -f "$base/lock" && { rmdir "$base" || true; } && say 'stopped, files removed' ;;
-    *) sed -n '2,22s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    *) sed -n '2,26s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac
