@@ -8852,6 +8852,8 @@ inline Result<void> Upload::collect() {
         if (!slot.busy || !slot.call.done) continue;
         slot.busy = false;
         if (!slot.call.ok()) return session_.failure(slot.call);
+        if (slot.call.answer->headers.get("etag").empty())
+            return s3::refusal(Errc::protocol, target_.operation, target_.key, "the answer to a part has no ETag: is the endpoint an S3 store?");
         stored_bytes_ += slot.call.body.size;
         etags_.resize((std::max)(etags_.size(), static_cast<std::size_t>(slot.number)));
         etags_[static_cast<std::size_t>(slot.number - 1)] = std::string(slot.call.answer->headers.get("etag"));
@@ -9884,8 +9886,10 @@ inline bool is_ours(Session& session, const transfer::Target& target) {
 
 inline Result<bool> finish_put(Session& session, const transfer::Target& target, const Call& call) {
     if (call.ok()) {
-        if (call.answer->text.empty()) return true;
-        return refusal(Errc::protocol, target.operation, target.key, "the answer to a PUT has a body: is the endpoint an S3 store?");
+        // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags.
+        const bool is_put = call.answer->text.empty() && (call.status() != 200 || !call.answer->headers.get("etag").empty());
+        if (is_put) return true;
+        return refusal(Errc::protocol, target.operation, target.key, "the answer is not that to a PUT: is the endpoint an S3 store?");
     }
     const bool unmet = !call.error && (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
     if (!unmet || target.conditions.empty()) return session.failure(call);
