@@ -20,7 +20,8 @@
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
 //            Result<...> and never throws. With -fno-exceptions only the try_ forms exist.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
-//            thread at a time. Every operation blocks until it is done; no thread is ever started.
+//            thread at a time. Every operation blocks until it is done. No thread is started, but for
+//            Config::compression_threads if they are asked for.
 // Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
 //            needs an init or shutdown call.
 //
@@ -28,7 +29,7 @@
 //              S3CACHE_DECLARATIONS_ONLY   define globally (on the command line of every file)
 //              S3CACHE_IMPLEMENTATION      define in one .cpp, before the include: the functions are compiled there
 // Leave out  define globally; a call that needs what was left out returns Errc::unsupported, no type changes:
-//              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN
+//              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN, S3CACHE_NO_MANY_KEYS
 //
 // Contents   public half: version, errors, values, options, Cache
 //            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
@@ -9460,6 +9461,7 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     }
     if (!look_call.ok()) return session.failure(look_call);
     const entry::Facts facts = entry::read(look_call.answer->headers);
+    if (facts.info.etag.empty()) return refusal(Errc::protocol, "touch", key, "the answer has no ETag: is the endpoint an S3 store?");
     Call copy;
     copy.headers = kept_headers(look_call.answer->headers);
     if (!only.empty() && only != facts.info.etag) return std::optional<bool>(false);
@@ -10473,6 +10475,7 @@ void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& 
     }
 }
 
+#ifndef S3CACHE_NO_MANY_KEYS
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
     Session session(core);
     std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
@@ -10527,11 +10530,14 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
     return results;
 }
 
+#endif  // S3CACHE_NO_MANY_KEYS
+
 struct PlainJob {
     Call running;
     Call& call() { return running; }
 };
 
+#ifndef S3CACHE_NO_MANY_KEYS
 // One request a key, for stores without DeleteObjects and for names that XML cannot hold.
 inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
                           std::vector<Result<void>>& results) {
@@ -10627,6 +10633,8 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
     }
     return results;
 }
+
+#endif  // S3CACHE_NO_MANY_KEYS
 
 // -- lists
 
@@ -10731,6 +10739,7 @@ inline Result<std::optional<Entry>> ListingState::next() {
 
 namespace detail::ops {
 
+#ifndef S3CACHE_NO_MANY_KEYS
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (auto flaw = write_flaw(*core, "clear", prefix)) return *flaw;
     ListingState listing(core, prefix, Look::shallow);
@@ -10818,6 +10827,8 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
     }
     return gone;
 }
+
+#endif  // S3CACHE_NO_MANY_KEYS
 
 inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix, const xml::UploadsPage& before) {
     sigv4::QueryPairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
@@ -11551,14 +11562,29 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
         return Listing(std::move(state));
     });
 }
+#ifdef S3CACHE_NO_MANY_KEYS
+namespace detail {
+inline Error without_many(const char* operation, std::string_view key) {
+    return s3::refusal(Errc::unsupported, operation, key, "this build is without operations on many keys (S3CACHE_NO_MANY_KEYS)");
+}
+}  // namespace detail
+S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) { return detail::without_many("clear", prefix); }
+S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) { return detail::without_many("purge_expired", prefix); }
+S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
+    for (const std::string& key : keys) visit(key, detail::without_many("get", key));
+}
+S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) {
+    return std::vector<Result<bool>>(items.size(), detail::without_many("set", {}));
+}
+S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
+    return std::vector<Result<void>>(keys.size(), detail::without_many("remove", {}));
+}
+#else
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
     return detail::ops::never_throws([&] { return detail::ops::clear(core_, prefix); });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
     return detail::ops::never_throws([&] { return detail::ops::purge_expired(core_, prefix); });
-}
-S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });
 }
 S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
     detail::ops::get_many(*core_, keys, visit);
@@ -11567,6 +11593,10 @@ S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>
 S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
     detail::s3::Session session(*core_);
     return detail::ops::remove_many(session, keys);
+}
+#endif
+S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
+    return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
     return detail::ops::never_throws([&] { return detail::ops::presign(*core_, key, method, lifetime); });
