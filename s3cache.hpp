@@ -8753,7 +8753,7 @@ public:
 
     Upload(s3::Session& session, const Target& target, std::size_t lanes) : session_(session), target_(target), slots_(lanes) {}
     ~Upload() {
-        if (!id_.empty()) abandon();
+        if (!id_.empty()) static_cast<void>(http::shielded([this] { return abandon(), true; }, false));
     }
     Upload(const Upload&) = delete;
     Upload& operator=(const Upload&) = delete;
@@ -11024,7 +11024,9 @@ public:
         : core_(core), name_(own_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))), time_(time) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    ~Lease() { release(); }
+    ~Lease() {
+        static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
+    }
 
     enum class Held { ours, others, unknown };  // unknown: the store did not say, and computing must not wait for that
     // An error only where Config::conditions requires what the store does not do.
