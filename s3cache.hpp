@@ -8631,7 +8631,7 @@ public:
     std::uint64_t taken() const { return taken_; }
     bool deflates() const {
 #ifndef S3CACHE_NO_GZIP
-        return deflater_.has_value();
+        return deflater_ || crew_;
 #else
         return false;
 #endif
