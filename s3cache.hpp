@@ -4580,6 +4580,7 @@ using QueryPairs = std::vector<std::pair<std::string, std::string>>;
 // Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
 // request into a 403; user-agent because proxies add to it.
 inline bool never_signed(std::string_view lower_name) {
+    if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
     constexpr std::array<std::string_view, 11> names = {
         "accept-encoding", "authorization", "connection", "expect",     "keep-alive",      "te",
         "trailer",         "upgrade",       "user-agent", "transfer-encoding", "x-amzn-trace-id"};

@@ -54,6 +54,7 @@ struct World {
     std::string only = environment("BENCH_ONLY");          // substring of the rows wanted; empty: all
     bool quick = !environment("BENCH_QUICK").empty();
     int rounds = quick ? 5 : 9;
+    int long_rounds = quick ? 3 : 5;  // of what takes seconds
     std::size_t scale = quick ? 1 : 4;
     std::size_t stream_bytes = environment_number("BENCH_STREAM_BYTES", 1024 * mib);
     std::size_t far_keys = quick ? 640 : 10000;
@@ -171,12 +172,6 @@ int make_files(const World& world, const std::string& root) {
 
 // ---------------------------------------------------------------- rows
 
-// The bare variants come behind the library's; the one with the lower median counts.
-const Variant& better(const std::vector<Variant>& variants, std::size_t first) {
-    const auto less = [](const Variant& a, const Variant& b) { return a.cpu() < b.cpu(); };
-    return *std::min_element(variants.begin() + static_cast<std::ptrdiff_t>(first), variants.end(), less);
-}
-
 Row ratio_row(const std::string& work, const std::string& scheme, double target, const Variant& library,
               const Variant& bare) {
     Row row{work, scheme};
@@ -211,7 +206,8 @@ std::string others(const World& world, const std::string& peer_work, const std::
     return out;
 }
 
-// Library, bare with default and bare with large buffers by turns.
+// Library, bare with default and bare with large buffers by turns; and the bare loop with a signed request's headers, which
+// shows how much of the difference is libcurl's own time to write them.
 struct Contest {
     std::string work, scheme;
     double target;
@@ -220,6 +216,7 @@ struct Contest {
     std::function<void(bare::Buffers)> bare;
     std::function<void()> before = [] {};
     std::string peer_work{};
+    std::function<void()> floor{};
 };
 
 void hold(const World& world, Table& table, const Contest& contest) {
@@ -233,11 +230,16 @@ void hold(const World& world, Table& table, const Contest& contest) {
     std::vector<Variant> variants{variant("library", contest.library),
                                   variant("bare", [&] { contest.bare(bare::Buffers::standard); }),
                                   variant("bare, large buffers", [&] { contest.bare(bare::Buffers::large); })};
+    if (contest.floor) variants.push_back(variant("bare, signed headers", contest.floor));
     take_turns(variants, world.rounds);
-    const Variant& best = better(variants, 1);
+    const Variant& best = variants[2].cpu() < variants[1].cpu() ? variants[2] : variants[1];
     Row row = ratio_row(contest.work, contest.scheme, contest.target, variants[0], best);
     if (!contest.peer_work.empty())
         row.others = others(world, contest.peer_work, contest.scheme, contest.operations, best.cpu());
+    if (contest.floor) {
+        const Row floor = ratio_row(contest.work, contest.scheme, contest.target, variants[3], best);
+        row.others = "bare with our headers x" + measure::three_digits(floor.value) + (row.others.empty() ? "" : ", ") + row.others;
+    }
     table.add(row);
 }
 
@@ -264,6 +266,11 @@ void rows_small(const World& world, Table& table, const std::string& scheme) {
         gone.push_back(gone_key(i));
     }
     Pair get(store, Kind::get), put(store, Kind::put_small), remove(store, Kind::remove);
+    using bare::signed_lines;
+    using bare::Buffers;
+    const Buffers usual = scheme == "https" ? Buffers::standard : Buffers::large;
+    bare::Handle signed_get(store, Kind::get, usual, signed_lines("host")), signed_remove(store, Kind::remove, usual, signed_lines("host"));
+    bare::Handle signed_put(store, Kind::put_small, Buffers::standard, signed_lines("content-type;host", bare::stored_lines()));
     bare::Sha256 sha;
     const std::string data = random_bytes(small_bytes);
 
@@ -278,7 +285,10 @@ void rows_small(const World& world, Table& table, const std::string& scheme) {
                   expect_size(get.of(buffers).value.size(), small_bytes);
               }
           },
-          [] {}, "get-small"});
+          [] {}, "get-small",
+          [&] {
+              for (const auto& key : gets) signed_get.run(key);
+          }});
     hold(world, table,
          {"remove", scheme, 1.15, count,
           [&] {
@@ -290,7 +300,10 @@ void rows_small(const World& world, Table& table, const std::string& scheme) {
           [&] {
               for (const auto& key : gone) write_file(world.root + "/bench/" + key, "");
           },
-          "remove"});
+          "remove",
+          [&] {
+              for (const auto& key : gone) signed_remove.run(key);
+          }});
     hold(world, table,
          {"set 4 KiB (bare: and its SHA-256)", scheme, 1.10, count,
           [&] {
@@ -302,7 +315,13 @@ void rows_small(const World& world, Table& table, const std::string& scheme) {
                   put.of(buffers).run(key, data);
               }
           },
-          [] {}, "set-small"});
+          [] {}, "set-small",
+          [&] {
+              for (const auto& key : puts) {
+                  sha.of(data);
+                  signed_put.run(key, data);
+              }
+          }});
 }
 
 void rows_many(const World& world, Table& table, const std::string& scheme) {
@@ -547,10 +566,11 @@ void row_far(const World& world, Table& table, const std::string& name, const st
     if (!world.wants(name)) return;
     const double ideal = static_cast<double>(world.far_keys) / connections * 0.020;
     Row row{name, "http"};
-    library();  // the connections
-    row.library = measure::timed(1, library).wall;
-    bare();
-    row.bare = measure::timed(1, bare).wall;
+    std::vector<Variant> variants{Variant{"library", [&] { return measure::timed(1, library); }},
+                                  Variant{"bare", [&] { return measure::timed(1, bare); }}};
+    take_turns(variants, world.long_rounds);  // the round that warms up makes the connections
+    row.library = variants[0].wall();
+    row.bare = variants[1].wall();
     row.value = row.library / ideal;
     row.target = 1.2;
     row.others = "ideal " + measure::show(ideal, Unit::time);
@@ -563,23 +583,21 @@ void rows_far(const World& world, Table& table) {
     s3cache::Cache cache =
         open_cache(world, world.far, [](s3cache::Config& config) { config.connections = connections; });
     const std::string data = random_bytes(small_bytes);
-    bool warm = false;  // the first call makes the connections, with few keys
     bare::Many get(store, Kind::get, bare::Buffers::standard, connections),
         put(store, Kind::put_small, bare::Buffers::standard, connections);
-    const auto count = [&] { return std::exchange(warm, !warm) ? world.far_keys : std::size_t{2} * connections; };
     const std::string size = std::to_string(world.far_keys) + " x 4 KiB";
     row_far(
         world, table, "get_many of " + size + " over 20 ms, 32 connections",
         [&] {
             std::vector<std::string> keys;
-            for (std::size_t i = 0, n = count(); i < n; ++i) keys.push_back(small_key(i));
+            for (std::size_t i = 0; i < world.far_keys; ++i) keys.push_back(small_key(i));
             cache.try_get_many(keys, [](const std::string&, auto hit) {
                 expect_size(checked(std::move(hit)).value().view().size(), small_bytes);
             });
         },
         [&] {
             get.run(
-                count(), [](bare::Handle& handle, std::size_t i) { handle.prepare(small_key(i)); },
+                world.far_keys, [](bare::Handle& handle, std::size_t i) { handle.prepare(small_key(i)); },
                 [](bare::Handle&) {});
         },
         connections);
@@ -587,13 +605,13 @@ void rows_far(const World& world, Table& table) {
         world, table, "set_many of " + size + " over 20 ms, 32 connections",
         [&] {
             std::vector<s3cache::Item> items;
-            for (std::size_t i = 0, n = count(); i < n; ++i)
+            for (std::size_t i = 0; i < world.far_keys; ++i)
                 items.push_back({"put/" + std::to_string(i % 512), s3cache::bytes(data.data(), data.size())});
             for (const auto& stored : cache.try_set_many(items)) checked(stored);
         },
         [&] {
             put.run(
-                count(),
+                world.far_keys,
                 [&](bare::Handle& handle, std::size_t i) { handle.prepare("put/" + std::to_string(i % 512), data); },
                 [](bare::Handle&) {});
         },
@@ -606,9 +624,12 @@ void rows_narrow(const World& world, Table& table) {
         const std::string name =
             (work == "get" ? "get_stream of " : "set of ") + stream_name(world) + ", 8 connections of 50 MB/s";
         if (!world.wants(name)) continue;
-        std::vector<double> speeds;
-        for (int round = 0; round < (world.quick ? 1 : 3); ++round)
-            speeds.push_back(static_cast<double>(world.stream_bytes) / child_cost(work, "library", world.narrow).wall);
+        std::vector<double> speeds, memory;
+        for (int round = 0; round < world.long_rounds; ++round) {
+            const Cost cost = child_cost(work, "library", world.narrow);
+            speeds.push_back(static_cast<double>(world.stream_bytes) / cost.wall);
+            memory.push_back(cost.memory_mib);
+        }
         Row row{name, "http"};
         row.unit = Unit::mb_per_second;
         row.library = measure::median(speeds) / 1e6;
@@ -617,6 +638,12 @@ void rows_narrow(const World& world, Table& table) {
         row.at_least = true;
         row.others = "ideal " + measure::show(line / 1e6, row.unit);
         table.add(row);
+        Row peak{name + ": peak memory", "http"};
+        peak.unit = Unit::mib;
+        peak.plain = true;
+        peak.library = peak.value = measure::median(memory);
+        peak.target = static_cast<double>(s3cache::Config().transfer_bytes_max / mib) + 16;
+        table.add(peak);
     }
 }
 

@@ -1,5 +1,5 @@
 """Instructions of one get of 4 KiB by valgrind's callgrind, by whose code they are in.
-instructions.py PROGRAM ENDPOINT        two runs of different length, so that start and end cancel out
+instructions.py PROGRAM ENDPOINT [ARGUMENT]        two runs of different length, so that start and end cancel out
 """
 
 import collections
@@ -49,11 +49,11 @@ def run(program, endpoint, count):
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out")
         subprocess.run(["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", "-q", program, endpoint, "bench",
-                        "small/0", str(count)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                        "small/0", str(count), *sys.argv[3:]], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return costs(out, program)
 
 
-program, endpoint = sys.argv[1:]
+program, endpoint = sys.argv[1:3]
 short, long = run(program, endpoint, SHORT), run(program, endpoint, LONG)
 parts = {name: (long[name] - short[name]) // (LONG - SHORT) for name in long}
 order = ["own", "libstdc++", "libc", "OpenSSL", "libcurl", "other"]

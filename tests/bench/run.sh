@@ -189,6 +189,7 @@ instructions() {
     echo 'Instructions of one get of 4 KiB over http (callgrind), by whose code they are in; "own" is all of this library:'
     echo "  this library  $("$python" tests/bench/instructions.py "$programs/one" "$BENCH_HTTP")"
     echo "  bare          $("$python" tests/bench/instructions.py "$programs/one_bare" "$BENCH_HTTP")"
+    echo "  bare, signed  $("$python" tests/bench/instructions.py "$programs/one_bare" "$BENCH_HTTP" signed)"
 }
 
 { heading; } | tee "$dir/heading"
