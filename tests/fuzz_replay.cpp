@@ -5,6 +5,7 @@
 
 #define S3CACHE_FUZZ_REPLAY
 #include "fuzz/bytes.cpp"
+#include "fuzz/credentials.cpp"
 #include "fuzz/dates.cpp"
 #include "fuzz/endpoint.cpp"
 #include "fuzz/gzip.cpp"
