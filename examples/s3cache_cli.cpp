@@ -3,9 +3,15 @@
 
 #include "s3cache.hpp"
 
-#include <fcntl.h>     // open
-#include <sys/stat.h>  // what kind of file a name stands for
-#include <unistd.h>    // read, isatty
+#include <curl/curl.h>    // sockets that a command does not inherit
+#include <fcntl.h>        // open
+#include <openssl/evp.h>  // the hash of a command
+#include <poll.h>         // a command's output
+#include <spawn.h>
+#include <sys/resource.h>  // no core of ours beside a command's
+#include <sys/stat.h>      // what kind of file a name stands for
+#include <sys/wait.h>
+#include <unistd.h>  // read, isatty
 
 #include <cerrno>
 #include <cmath>    // isfinite
@@ -16,6 +22,9 @@
 #include <ctime>    // dates for people
 #include <map>
 #include <random>  // a name that nobody has
+#include <thread>  // waiting
+
+extern char** environ;
 
 namespace {
 
@@ -38,13 +47,18 @@ struct OutputClosed {};  // by its reader, who has seen enough: nobody to tell
 // --- the command line's words ----------------------------------------------------------------------------------------
 
 struct Arguments {
-    std::vector<std::string> words;  // the command first
-    std::map<std::string, std::string> options;
+    std::vector<std::string> words;    // what to do first
+    std::vector<std::string> command;  // of `run`: what stands behind --
+    std::map<std::string, std::vector<std::string>> options;
 
     bool has(const std::string& option) const { return options.count(option) != 0; }
-    std::string get(const std::string& option, std::string otherwise = {}) const {
+    std::vector<std::string> all(const std::string& option) const {
         const auto found = options.find(option);
-        return found == options.end() ? otherwise : found->second;
+        return found == options.end() ? std::vector<std::string>() : found->second;
+    }
+    std::string get(const std::string& option, const std::string& otherwise = {}) const {
+        const std::vector<std::string> given = all(option);
+        return given.empty() ? otherwise : given.back();
     }
 };
 
@@ -52,30 +66,38 @@ bool listed(std::string_view names, std::string_view name) {
     return (" " + std::string(names) + " ").find(" " + std::string(name) + " ") != std::string::npos;
 }
 
-// `--name value`, `--name=value`, `-o value`, `-ovalue`; options may stand anywhere before `--`.
+// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`; returns the last word that it took.
+char** take_option(Arguments& arguments, char** word, char** end) {
+    const std::string text = *word;
+    const bool is_long = text[1] == '-';
+    const std::string name = text.substr(0, is_long ? text.find('=') : 2);
+    const bool takes_many = listed("--input --env", name);
+    const bool takes_one = listed("--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
+    std::vector<std::string>& values = arguments.options[name];
+    if (name.size() < text.size()) {
+        if (!takes_one && !takes_many) throw WrongUsage{"no such option: " + text};
+        values.push_back(text.substr(name.size() + (is_long ? 1 : 0)));
+    } else if (takes_one || takes_many) {
+        if (++word == end || (takes_many && **word == '-')) throw WrongUsage{name + " wants a value"};
+        values.push_back(*word);
+        while (takes_many && word + 1 != end && word[1][0] != '-') values.push_back(*++word);
+    }
+    return word;
+}
+
+// Options may stand anywhere before `--`. What stands behind it is never ours, whatever it looks like.
 Arguments parse(char** word, char** end) {
     Arguments arguments;
     for (; word != end; ++word) {
         const std::string text = *word;
         if (text == "--") {
-            arguments.words.insert(arguments.words.end(), word + 1, end);
+            const bool runs = !arguments.words.empty() && arguments.words[0] == "run";
+            std::vector<std::string>& rest = runs ? arguments.command : arguments.words;
+            rest.insert(rest.end(), word + 1, end);
             break;
         }
-        if (text.size() < 2 || text[0] != '-') {
-            arguments.words.push_back(text);
-            continue;
-        }
-        const bool is_long = text[1] == '-';
-        const std::string name = text.substr(0, is_long ? text.find('=') : 2);
-        const bool takes_value = listed("--bucket --endpoint --region --ttl --expires -o", name);
-        std::string& value = arguments.options[name];
-        if (name.size() < text.size()) {
-            if (!takes_value) throw WrongUsage{"no such option: " + text};
-            value = text.substr(name.size() + (is_long ? 1 : 0));
-        } else if (takes_value) {
-            if (++word == end) throw WrongUsage{name + " wants a value"};
-            value = *word;
-        }
+        if (text.size() < 2 || text[0] != '-') arguments.words.push_back(text);
+        else word = take_option(arguments, word, end);
     }
     return arguments;
 }
@@ -222,6 +244,11 @@ std::string without_parameter(const std::string& url, const std::string& name) {
     return kept;
 }
 
+int close_on_exec(void*, curl_socket_t descriptor, curlsocktype) {
+    static_cast<void>(fcntl(descriptor, F_SETFD, FD_CLOEXEC));
+    return CURL_SOCKOPT_OK;
+}
+
 Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
     const char* url = std::getenv("S3CACHE_URL");
     std::string where = arguments.get("--bucket", url ? url : "");
@@ -231,6 +258,7 @@ Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
     }
     config.endpoint = arguments.get("--endpoint");
     config.region = arguments.get("--region");
+    config.setup_curl = [](void* curl) { curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, close_on_exec); };
     return Cache(where, std::move(config));
 }
 
@@ -239,6 +267,7 @@ Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
 // Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed. A
 // second signal ends the program at once. What the caller chose to ignore (nohup) stays ignored.
 volatile std::sig_atomic_t interrupted = 0;
+bool pipe_signal_was_ignored = false;  // by whoever started us: a command is to find it as we did
 
 struct Cancellable {
     Cancellable() {
@@ -481,6 +510,463 @@ int run_presign(Cache& cache, const Arguments& arguments) {
     return done;
 }
 
+// --- run: a command's standard output, cached -----------------------------------------------------------------------
+
+enum CannotRun { not_executable = 126, not_found = 127 };  // what shells say; 2 is for what went wrong before
+
+// SHA-256 of named pieces, each with its length, so that no two lists of pieces read as the same bytes.
+class Digest {
+public:
+    Digest() { check(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr)); }
+
+    void update(std::string_view data) { check(EVP_DigestUpdate(context_.get(), data.data(), data.size())); }
+    void add(std::string_view what, std::string_view piece) {
+        update(std::string(what) + " " + std::to_string(piece.size()) + "\n");
+        update(piece);
+    }
+    void add_file(const std::string& path) {
+        Input input(path);
+        Digest contents;
+        std::string block(std::size_t{64} << 10, '\0');
+        while (const std::size_t count = input(block.data(), block.size())) contents.update({block.data(), count});
+        add("input", contents.hex());
+    }
+    std::string hex() {
+        unsigned char sum[EVP_MAX_MD_SIZE];
+        unsigned size = 0;
+        check(EVP_DigestFinal_ex(context_.get(), sum, &size));
+        std::string out;
+        for (unsigned i = 0; i < size; ++i) {
+            out += "0123456789abcdef"[sum[i] >> 4];
+            out += "0123456789abcdef"[sum[i] & 15];
+        }
+        return out;
+    }
+
+private:
+    static void check(int result) {
+        if (result != 1) throw std::runtime_error("libcrypto has no SHA-256");
+    }
+    struct Free {
+        void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+    };
+    std::unique_ptr<EVP_MD_CTX, Free> context_{EVP_MD_CTX_new()};
+};
+
+// What the output depends on, as far as we are told. Without --key that is the command and its arguments, too.
+std::string key_of_run(const Arguments& arguments) {
+    Digest digest;
+    const std::string key = arguments.get("--key");
+    if (key.empty()) {
+        for (const std::string& word : arguments.command) digest.add("word", word);
+    }
+    for (const std::string& name : arguments.all("--env")) {
+        const char* value = std::getenv(name.c_str());
+        digest.add("variable", name);
+        digest.add(value ? "set" : "unset", value ? value : "");
+    }
+    for (const std::string& path : arguments.all("--input")) digest.add_file(path);
+    if (key.empty()) return "run/" + digest.hex();
+    return arguments.has("--env") || arguments.has("--input") ? key + "/" + digest.hex() : key;
+}
+
+// Output of any size, on disk under no name. What cannot be written there is not kept.
+class Spool {
+public:
+    Spool() {
+        const char* folder = std::getenv("TMPDIR");
+        std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
+        file_ = mkstemp(path.data());
+        if (file_ < 0) return;
+        static_cast<void>(unlink(path.c_str()));
+        static_cast<void>(fcntl(file_, F_SETFD, FD_CLOEXEC));
+    }
+    Spool(const Spool&) = delete;
+    Spool& operator=(const Spool&) = delete;
+    ~Spool() { drop(); }
+
+    explicit operator bool() const { return file_ >= 0; }
+    std::uint64_t size() const { return size_; }
+    void add(std::string_view data) {
+        while (!data.empty() && file_ >= 0) {
+            const ssize_t count = pwrite(file_, data.data(), data.size(), static_cast<off_t>(size_));
+            if (count < 0 && errno == EINTR) continue;
+            if (count <= 0) return drop();  // the disk is full: the command goes on
+            size_ += static_cast<std::uint64_t>(count);
+            data.remove_prefix(static_cast<std::size_t>(count));
+        }
+    }
+    // Zero: the end, or it cannot be read.
+    std::size_t read_at(std::uint64_t offset, char* buffer, std::size_t capacity) const {
+        ssize_t count = -1;
+        do count = pread(file_, buffer, capacity, static_cast<off_t>(offset));
+        while (count < 0 && errno == EINTR);
+        return count < 0 ? 0 : static_cast<std::size_t>(count);
+    }
+    void clear() { size_ = 0; }
+
+private:
+    void drop() {
+        if (file_ >= 0) close(file_);
+        file_ = -1;
+    }
+    int file_ = -1;
+    std::uint64_t size_ = 0;
+};
+
+// Straight to the descriptor: what a command says is to be seen as it says it. False: nobody listens any more.
+bool pass_on(std::string_view data) {
+    while (!data.empty()) {
+        const ssize_t count = write(STDOUT_FILENO, data.data(), data.size());
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0 && errno != EPIPE && errno != EBADF) std::fprintf(stderr, "s3cache: standard output: %s\n", std::strerror(errno));
+        if (count < 0) return false;
+        data.remove_prefix(static_cast<std::size_t>(count));
+    }
+    return true;
+}
+
+// Ends as the command did, so that whoever waits for us sees what they would have seen of it.
+int end_like(int wait_status) {
+    if (WIFEXITED(wait_status)) return WEXITSTATUS(wait_status);
+    const int signal_number = WTERMSIG(wait_status);
+    const rlimit no_core = {0, 0};  // the command has dumped its own, if any
+    setrlimit(RLIMIT_CORE, &no_core);
+    std::signal(signal_number, SIG_DFL);
+    std::raise(signal_number);
+    return 128 + signal_number;
+}
+
+// Prints what the cache had. A reader who leaves early ends us as it would have ended the command.
+int replay(const Spool& spool) {
+    std::string block(std::size_t{64} << 10, '\0');
+    for (std::uint64_t at = 0; at < spool.size();) {
+        const std::size_t count = spool.read_at(at, block.data(), block.size());
+        if (count == 0) throw std::runtime_error("the temporary file cannot be read");
+        if (!pass_on({block.data(), count})) return end_like(SIGPIPE);
+        at += count;
+    }
+    return done;
+}
+
+// The entry of a command's output. After the first failure of the store it is left alone: the command matters more.
+class Kept {
+public:
+    Kept(Cache& cache, const Arguments& arguments) : cache_(cache), key_(key_of_run(arguments)) {
+        if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
+        options_.progress = [](const Progress&) { return interrupted == 0; };
+    }
+
+    const std::string& key() const { return key_; }
+    bool usable() const { return usable_; }
+    // Into the spool as a whole before any of it is printed: half an output cannot be taken back.
+    bool fetch(Spool& spool) {
+        spool.clear();
+        auto reader = cache_.try_get_stream(key_);
+        if (!reader) return fail(reader.error());
+        if (!*reader) return false;
+        for (;;) {
+            const auto chunk = (*reader)->try_next();
+            if (!chunk) return fail(chunk.error());
+            if (chunk->empty()) return static_cast<bool>(spool);
+            spool.add(*chunk);
+        }
+    }
+    void store(const Spool& spool) {
+        if (!spool) return static_cast<void>(fail(s3cache::Error(s3cache::Errc::file, "no room for a temporary copy of the output")));
+        const auto stored = spool.size() <= checked_bytes_max ? store_whole(spool) : store_stream(spool);
+        if (!stored && interrupted == 0) fail(stored.error());
+    }
+    bool fail(const s3cache::Error& error) {
+        if (error.code() == s3cache::Errc::invalid_argument) throw std::runtime_error(error.what());
+        if (usable_) std::fprintf(stderr, "s3cache: not cached: %s\n", printable(error.what()).c_str());
+        usable_ = usable_ && error.code() == s3cache::Errc::damaged;  // a damaged entry is to be replaced
+        return false;
+    }
+
+private:
+    // What fits is looked at, and kept as text where it is text.
+    s3cache::Result<bool> store_whole(const Spool& spool) {
+        std::string all(static_cast<std::size_t>(spool.size()), '\0');
+        for (std::size_t at = 0; at < all.size();) {
+            const std::size_t count = spool.read_at(at, all.data() + at, all.size() - at);
+            if (count == 0) return s3cache::Error(s3cache::Errc::file, "the temporary file cannot be read");
+            at += count;
+        }
+        return cache_.try_set(key_, all, options_);
+    }
+    s3cache::Result<bool> store_stream(const Spool& spool) {
+        std::uint64_t at = 0;
+        s3cache::Source source([&](char* buffer, std::size_t capacity) {
+            const std::size_t count = spool.read_at(at, buffer, capacity);
+            at += count;
+            return count;
+        });
+        return cache_.try_set(key_, std::move(source).sized(spool.size()), options_);
+    }
+
+    Cache& cache_;
+    const std::string key_;
+    s3cache::SetOptions options_;
+    bool usable_ = true;
+};
+
+// Parallel runs of one command: who puts this entry there runs it, and gives the entry more time as long as it does. The
+// name is the one that get_or_set uses for the same key, so that programs and this one keep out of each other's way.
+class Lease {
+public:
+    Lease(const Arguments& arguments, const std::string& key)
+        : cache_(open_cache(arguments, hasty())), time_(duration(arguments.get("--lease", "60s"))) {
+        Digest digest;
+        digest.update(key);
+        name_ = ".s3cache/lease/" + digest.hex().substr(0, 32);
+        std::random_device random;
+        owner_ = std::to_string(random()) + "-" + std::to_string(random()) + "-" + std::to_string(getpid());
+    }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() {
+        if (is_ours_ && still_ours()) static_cast<void>(cache_.try_remove(name_));
+    }
+
+    // False: another has it. If the store does not say, nobody waits for it.
+    bool take() {
+        s3cache::SetOptions options;
+        options.ttl = time_;
+        options.if_absent = true;
+        const auto stored = cache_.try_set(name_, owner_, options);
+        if (!stored) return true;
+        is_ours_ = *stored;
+        if (is_ours_ && cache_.stats().unconditional != 0) settle();
+        renewed_ = Clock::now();
+        return is_ours_;
+    }
+    // To be called now and then while the command runs.
+    void renew() {
+        if (!is_ours_ || Clock::now() - renewed_ < time_ / 3) return;
+        renewed_ = Clock::now();
+        is_ours_ = still_ours() && cache_.try_touch(name_, time_).value_or(false);
+    }
+    std::chrono::milliseconds until_renewal() const {
+        return std::chrono::duration_cast<std::chrono::milliseconds>(time_ / 3) + std::chrono::milliseconds(1);
+    }
+
+private:
+    using Clock = std::chrono::steady_clock;
+
+    // A store that hangs holds the command up for no longer than this.
+    static s3cache::Config hasty() {
+        s3cache::Config config;
+        config.call_timeout = std::chrono::seconds(5);
+        return config;
+    }
+    bool still_ours() {
+        const auto there = cache_.try_get(name_);
+        return there && *there && (*there)->view() == owner_;
+    }
+    // Where the store does not honour conditions two may have written. Who wrote last has it, once all writes have arrived.
+    void settle() {
+        std::this_thread::sleep_for(std::chrono::milliseconds(300));
+        is_ours_ = still_ours();
+    }
+
+    Cache cache_;
+    s3cache::Seconds time_;
+    std::string name_, owner_;
+    bool is_ours_ = false;
+    Clock::time_point renewed_{};
+};
+
+volatile std::sig_atomic_t running_child = 0;
+
+// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), it sends to the command itself as well.
+extern "C" void forward(int signal_number, siginfo_t* info, void*) {
+    interrupted = signal_number;
+    if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
+}
+
+void forward_signals() {
+    struct sigaction action = {}, before = {};
+    action.sa_sigaction = forward;
+    action.sa_flags = SA_SIGINFO;
+    for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+        sigaction(signal_number, nullptr, &before);
+        if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
+    }
+}
+
+struct Unrunnable {
+    int status;
+    std::string what;
+};
+
+// The command with its standard output in our hands; nothing else of ours reaches it.
+class Child {
+public:
+    explicit Child(const std::vector<std::string>& command) {
+        int ends[2];
+        if (pipe(ends) != 0) throw std::runtime_error(std::string("pipe: ") + std::strerror(errno));
+        output_ = ends[0];
+        for (const int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
+        const int failure = spawn(command, ends[1]);
+        close(ends[1]);
+        if (failure != 0) {
+            close_output();
+            throw Unrunnable{failure == ENOENT ? not_found : not_executable, command[0] + ": " + std::strerror(failure)};
+        }
+        running_child = process_;
+    }
+    Child(const Child&) = delete;
+    Child& operator=(const Child&) = delete;
+    ~Child() { close_output(); }
+
+    // What it has said since; empty: it will say no more. Calls `idle` while it is silent, and at least every so often.
+    std::string_view listen(std::chrono::milliseconds every, const std::function<void()>& idle) {
+        for (;;) {
+            pollfd ready = {output_, POLLIN, 0};
+            const int count = poll(&ready, 1, static_cast<int>((std::min)(every, std::chrono::milliseconds(60000)).count()));
+            idle();
+            if (count <= 0) continue;
+            const ssize_t size = read(output_, buffer_.data(), buffer_.size());
+            if (size < 0 && errno == EINTR) continue;
+            return {buffer_.data(), size < 0 ? 0 : static_cast<std::size_t>(size)};
+        }
+    }
+    // It learns from its next write that nobody reads.
+    void close_output() {
+        if (output_ >= 0) close(output_);
+        output_ = -1;
+    }
+    int wait() {
+        int status = 0;
+        while (waitpid(process_, &status, 0) < 0 && errno == EINTR) {}
+        running_child = 0;
+        return status;
+    }
+
+private:
+    int spawn(const std::vector<std::string>& command, int standard_output) {
+        std::vector<char*> words;
+        for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
+        words.push_back(nullptr);
+        posix_spawn_file_actions_t actions;
+        posix_spawnattr_t attributes;
+        posix_spawn_file_actions_init(&actions);
+        posix_spawn_file_actions_adddup2(&actions, standard_output, STDOUT_FILENO);
+        posix_spawnattr_init(&attributes);
+        sigset_t defaults;
+        sigemptyset(&defaults);
+        if (!pipe_signal_was_ignored) sigaddset(&defaults, SIGPIPE);
+        posix_spawnattr_setsigdefault(&attributes, &defaults);
+        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF);
+        const int failure = posix_spawnp(&process_, words[0], &actions, &attributes, words.data(), environ);
+        posix_spawnattr_destroy(&attributes);
+        posix_spawn_file_actions_destroy(&actions);
+        return failure;
+    }
+
+    pid_t process_ = -1;
+    int output_ = -1;
+    std::string buffer_ = std::string(std::size_t{64} << 10, '\0');
+};
+
+// Runs it, and shows and keeps what it says; its wait status.
+int run_command(const Arguments& arguments, Spool& spool, Lease& lease) {
+    spool.clear();
+    forward_signals();
+    Child child(arguments.command);
+    for (;;) {
+        const std::string_view said = child.listen(lease.until_renewal(), [&] { lease.renew(); });
+        if (said.empty()) break;
+        spool.add(said);
+        if (pass_on(said)) continue;
+        child.close_output();
+        break;
+    }
+    return child.wait();
+}
+
+// Waits until the output is there (true), or running the command is up to us.
+bool wait_for_another(Kept& kept, Spool& spool, Lease& lease) {
+    std::minstd_rand random(std::random_device{}());
+    auto pause = std::chrono::milliseconds(100);
+    constexpr std::chrono::milliseconds pause_most(2000);
+    while (kept.usable()) {
+        const bool ours = lease.take();
+        if (kept.fetch(spool)) return true;  // also when it is ours: it may have come just before
+        if (ours) return false;
+        std::this_thread::sleep_for(pause * (50 + random() % 51) / 100);
+        pause = (std::min)(2 * pause, pause_most);
+    }
+    return false;
+}
+
+int run_run(Cache& cache, const Arguments& arguments) {
+    if (arguments.command.empty()) throw WrongUsage{"run wants -- and a command"};
+    Spool spool;
+    Kept kept(cache, arguments);
+    if (!spool) kept.fail(s3cache::Error(s3cache::Errc::file, "no temporary file can be made; is TMPDIR right?"));
+    if (kept.usable() && kept.fetch(spool)) return replay(spool);
+    int status = 0;
+    {
+        Lease lease(arguments, kept.key());
+        if (wait_for_another(kept, spool, lease)) return replay(spool);
+        status = run_command(arguments, spool, lease);
+        const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (succeeded && kept.usable()) kept.store(spool);
+    }
+    return end_like(status);
+}
+
+// --- lifecycle: rules by which the store itself keeps the bucket small ----------------------------------------------
+
+unsigned days(const Arguments& arguments, const std::string& option, unsigned otherwise) {
+    if (!arguments.has(option)) return otherwise;
+    const std::string text = arguments.get(option);
+    const std::string number = text.substr(0, text.size() - (!text.empty() && text.back() == 'd' ? 1 : 0));
+    if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos) {
+        throw WrongUsage{option + " wants whole days, not " + text};
+    }
+    return static_cast<unsigned>(std::stoul(number));
+}
+
+// What stands between the tags, where there are such; the entities that our own XML holds are resolved.
+std::string element(std::string_view xml, const std::string& name) {
+    const std::string tag = "<" + name + ">";
+    const std::size_t begin = xml.find(tag);
+    if (begin == std::string_view::npos) return {};
+    std::string text(xml.substr(begin + tag.size(), xml.find("</" + name + ">") - begin - tag.size()));
+    const std::pair<const char*, const char*> entities[] = {{"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#13;", "\r"}, {"&amp;", "&"}};
+    for (const auto& [entity, character] : entities) {
+        for (std::size_t at = 0; (at = text.find(entity, at)) != std::string::npos; ++at) text.replace(at, std::strlen(entity), character);
+    }
+    return text;
+}
+
+// The same rules as `aws s3api put-bucket-lifecycle-configuration` takes them.
+std::string lifecycle_json(std::string_view xml) {
+    std::string rules;
+    for (std::size_t at = 0; (at = xml.find("<Rule>", at)) != std::string_view::npos; ++at) {
+        const std::string_view rule = xml.substr(at, xml.find("</Rule>", at) - at);
+        const std::string uploads = element(rule, "DaysAfterInitiation"), entries = element(rule, "Days");
+        rules += (rules.empty() ? "\n" : ",\n") + std::string("  {\"ID\":") + quoted(element(rule, "ID"));
+        rules += ",\"Filter\":{\"Prefix\":" + quoted(element(rule, "Prefix")) + "},\"Status\":\"Enabled\",";
+        rules += uploads.empty() ? "\"Expiration\":{\"Days\":" + entries + "}}"
+                                 : "\"AbortIncompleteMultipartUpload\":{\"DaysAfterInitiation\":" + uploads + "}}";
+    }
+    return "{\"Rules\":[" + rules + "]}\n";
+}
+
+int run_lifecycle(Cache& cache, const Arguments& arguments) {
+    s3cache::Lifecycle rules;
+    rules.abort_uploads_after = days(arguments, "--uploads", rules.abort_uploads_after);
+    rules.expire_after = days(arguments, "--expire", rules.expire_after);
+    const std::string xml = cache.lifecycle_xml(rules);
+    if (arguments.has("--install")) cache.install_lifecycle(rules);
+    put(arguments.has("--json") ? lifecycle_json(xml) : xml);
+    return done;
+}
+
 // --- doctor: why a cache does not work, and what to do about it -----------------------------------------------------
 
 // Two entries that nobody else has, removed whatever happens; should even that fail, their time is short.
@@ -657,14 +1143,11 @@ std::string padded(std::string_view text, std::size_t width) {
     return std::string(text) + std::string(width > text.size() ? width - text.size() : 1, ' ');
 }
 
-void put_row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
-    put("  " + padded(name, 32) + (text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text)) + "\n");
-    flush();
+std::string row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
+    return "  " + padded(name, 32) + (text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text)) + "\n";
 }
 
-void put_fix(std::string_view fix) {
-    if (!fix.empty()) put("    fix: " + printable(fix) + "\n");
-}
+std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
 
 // The store's own words where there are some: what the library advises stands below, said for a command line.
 std::string cause_of(const Outcome& outcome) {
@@ -692,68 +1175,77 @@ std::string text_about(const std::vector<s3cache::Finding>& findings, std::strin
     return {};
 }
 
+// Where requests would go by what is configured; credentials are not asked for that.
+std::string place_configured(const Arguments& arguments) {
+    s3cache::Config config;
+    config.credentials = s3cache::anonymous();
+    return text_about(open_cache(arguments, std::move(config)).explain(), "requests go to");
+}
+
 // What the store's answers have taught: where it is, and what time it is there.
-void put_learnt(Cache& cache, const std::string& place_before) {
-    const std::vector<s3cache::Finding> findings = cache.explain();
+void put_learnt(const std::vector<s3cache::Finding>& findings, const std::string& place_before) {
     const std::string place = text_about(findings, "requests go to"), clock = text_about(findings, "clock");
     if (place != place_before) {
-        put_row("requests went to", "corrected", place);
-        put_fix("name that region, which spares each start a request");
+        put(row("requests went to", "corrected", place));
+        put(fix_line("name that region, which spares each start a request"));
     }
     const bool is_off = clock.rfind("this machine", 0) == 0;
-    put_row("clock", is_off ? "OFF" : "good", clock);
-    if (is_off) put_fix("set it (timedatectl set-ntp true); s3cache reckons with it, other programs may not");
+    put(row("clock", is_off ? "OFF" : "good", clock));
+    if (is_off) put(fix_line("set it (timedatectl set-ntp true); s3cache reckons with it, other programs may not"));
 }
 
 struct Diagnosis {
+    std::string report;
     bool stored = false;    // something, at least
     bool answered = false;  // by the store, whatever it said
     bool is_whole = true;   // no trial failed
     bool works = true;      // none that a cache needs
 };
 
-bool put_trial(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
+bool try_out(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
+    if (isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\rtrying: %s\033[K", std::string(trial.name).c_str());
     const Outcome outcome = trial.run(scratch);
     const bool succeeded = !outcome.error && outcome.flaw.empty();
     diagnosis.answered = diagnosis.answered || !outcome.error || outcome.error->status() != 0;
     diagnosis.is_whole = diagnosis.is_whole && succeeded;
     diagnosis.works = diagnosis.works && (succeeded || !trial.is_needed);
-    put_row(trial.name, succeeded ? "yes" : "NO");
+    diagnosis.report += row(trial.name, succeeded ? "yes" : "NO");
     if (succeeded) return true;
-    put("    " + printable(cause_of(outcome)) + "\n");
-    put_fix(fix_for(outcome, trial, scratch));
+    diagnosis.report += "    " + printable(cause_of(outcome)) + "\n" + fix_line(fix_for(outcome, trial, scratch));
     return false;
 }
 
-Diagnosis put_trials(Cache& cache, const Arguments& arguments) {
+Diagnosis try_all(Cache& cache, const Arguments& arguments) {
     const Cancellable cancellable;
     Scratch scratch(cache, arguments);
     Diagnosis diagnosis;
-    put("\nWhat the store does, tried with " + scratch.key + "\n");
+    diagnosis.report = "\nWhat the store does, tried with " + scratch.key + "\n";
     for (const Trial& trial : trials) {
-        diagnosis.stored = put_trial(trial, scratch, diagnosis) || diagnosis.stored;
+        diagnosis.stored = try_out(trial, scratch, diagnosis) || diagnosis.stored;
         if (diagnosis.stored && interrupted == 0) continue;
-        put("  the rest was not tried\n");
+        diagnosis.report += "  the rest was not tried\n";
         diagnosis.works = false;
         break;
     }
-    if (!scratch.clean() && diagnosis.stored) put("  left behind; it expires in ten minutes\n");
+    if (!scratch.clean() && diagnosis.stored) diagnosis.report += "  left behind; it expires in ten minutes\n";
+    if (isatty(STDERR_FILENO) == 1) std::fputs("\r\033[K", stderr);
     return diagnosis;
 }
 
+// The sources are asked once, after the trials, when it is known as well what the store's answers have taught: a
+// credential_process may want something of a person each time.
 int run_doctor(Cache& cache, const Arguments& arguments) {
-    put("What was found (s3cache " S3CACHE_VERSION ")\n");
+    const Diagnosis diagnosis = try_all(cache, arguments);
     const std::vector<s3cache::Finding> findings = cache.explain();
+    const std::string place_before = place_configured(arguments);
+    put("What was found (s3cache " S3CACHE_VERSION ")\n");
     for (const s3cache::Finding& finding : findings) {
-        if (finding.about != "clock") put_row(finding.about, verdict_of(finding), finding.text);
+        const bool is_place = finding.about == "requests go to";
+        if (finding.about != "clock") put(row(finding.about, verdict_of(finding), is_place ? place_before : finding.text));
     }
-    const Diagnosis diagnosis = put_trials(cache, arguments);
-    put("\nWhat its answers tell\n");
-    if (diagnosis.answered) {
-        put_learnt(cache, text_about(findings, "requests go to"));
-    } else {
-        put_row("clock", "not known", "the store did not answer");
-    }
+    put(diagnosis.report + "\nWhat its answers tell\n");
+    if (diagnosis.answered) put_learnt(findings, place_before);
+    else put(row("clock", "not known", "the store did not answer"));
     put(!diagnosis.works     ? "\nThe cache would not work.\n"
         : diagnosis.is_whole ? "\nThe cache would work.\n"
                              : "\nThe cache would work, but for what is marked NO.\n");
@@ -784,6 +1276,12 @@ constexpr Command commands[] = {
     {"clear", "clear PREFIX", "remove everything under the prefix", "", 1, 1, run_clear},
     {"presign", "presign [--put] [--expires T] KEY", "a URL for someone without credentials", "--put --expires", 1, 1,
      run_presign},
+    {"run", "run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...",
+     "print COMMAND's output from the cache; run it if there is none, once however many ask",
+     "--ttl --key --input --env --lease", 0, 0, run_run},
+    {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json] [--install]",
+     "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON", "--expire --uploads --json --install",
+     0, 0, run_lifecycle},
     {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
      run_doctor},
 };
@@ -796,7 +1294,9 @@ std::string usage() {
     return text +
            "\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
            "--json prints one object a line. JSON and text up to 16 MiB are checked before they are stored.\n"
-           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage.\n";
+           "run keeps the output of a COMMAND that succeeds, under its words, the contents of each FILE and the value of each\n"
+           "NAME, or under K; a cache that fails does not keep COMMAND from running.\n"
+           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage; of run: COMMAND's, or 126, 127.\n";
 }
 
 // --- the program -----------------------------------------------------------------------------------------------------
@@ -847,7 +1347,7 @@ int report(const std::string& text, int status) {
 
 int main(int argc, char** argv) {
     hold_standard_streams();
-    std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is then an error of the write
+    pipe_signal_was_ignored = std::signal(SIGPIPE, SIG_IGN) == SIG_IGN;  // a closed pipe is then an error of the write
     try {
         const int status = run(parse(argv + 1, argv + argc));
         flush();
@@ -856,6 +1356,8 @@ int main(int argc, char** argv) {
         report(printable(wrong.what), 0);
         std::fputs(("\n" + usage()).c_str(), stderr);
         return wrong_usage;
+    } catch (const Unrunnable& command) {
+        return report(printable(command.what), command.status);
     } catch (const OutputClosed&) {
         return failed;
     } catch (const std::exception& error) {
