@@ -3,7 +3,6 @@
 
 #include "s3cache.hpp"
 
-#include <curl/curl.h>    // sockets that a command does not inherit
 #include <fcntl.h>        // open
 #include <openssl/evp.h>  // the hash of a command
 #include <poll.h>         // a command's output
@@ -244,11 +243,6 @@ std::string without_parameter(const std::string& url, const std::string& name) {
     return kept;
 }
 
-int close_on_exec(void*, curl_socket_t descriptor, curlsocktype) {
-    static_cast<void>(fcntl(descriptor, F_SETFD, FD_CLOEXEC));
-    return CURL_SOCKOPT_OK;
-}
-
 Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
     const char* url = std::getenv("S3CACHE_URL");
     std::string where = arguments.get("--bucket", url ? url : "");
@@ -258,7 +252,6 @@ Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
     }
     config.endpoint = arguments.get("--endpoint");
     config.region = arguments.get("--region");
-    config.setup_curl = [](void* curl) { curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, close_on_exec); };
     return Cache(where, std::move(config));
 }
 
@@ -577,9 +570,7 @@ public:
         const char* folder = std::getenv("TMPDIR");
         std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
         file_ = mkstemp(path.data());
-        if (file_ < 0) return;
-        static_cast<void>(unlink(path.c_str()));
-        static_cast<void>(fcntl(file_, F_SETFD, FD_CLOEXEC));
+        if (file_ >= 0) static_cast<void>(unlink(path.c_str()));
     }
     Spool(const Spool&) = delete;
     Spool& operator=(const Spool&) = delete;
@@ -679,9 +670,9 @@ public:
     }
     bool fail(const s3cache::Error& error) {
         if (error.code() == s3cache::Errc::invalid_argument) throw std::runtime_error(error.what());
+        if (error.code() == s3cache::Errc::damaged) return false;  // to be replaced
         if (usable_) std::fprintf(stderr, "s3cache: not cached: %s\n", printable(error.what()).c_str());
-        usable_ = usable_ && error.code() == s3cache::Errc::damaged;  // a damaged entry is to be replaced
-        return false;
+        return usable_ = false;
     }
 
 private:
@@ -777,6 +768,23 @@ private:
     Clock::time_point renewed_{};
 };
 
+// A command inherits what we were started with and nothing that was opened since, such as libcurl's sockets.
+class Inherited {
+public:
+    Inherited() {
+        for (int file = 0; file < files_max; ++file) was_open_.push_back(fcntl(file, F_GETFD) >= 0);
+    }
+    void close_others_on_exec() const {
+        for (int file = 0; file < files_max; ++file) {
+            if (!was_open_[static_cast<std::size_t>(file)]) static_cast<void>(fcntl(file, F_SETFD, FD_CLOEXEC));
+        }
+    }
+
+private:
+    static constexpr int files_max = 256;  // many more than we ever open
+    std::vector<bool> was_open_;
+};
+
 volatile std::sig_atomic_t running_child = 0;
 
 // What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), it sends to the command itself as well.
@@ -800,14 +808,14 @@ struct Unrunnable {
     std::string what;
 };
 
-// The command with its standard output in our hands; nothing else of ours reaches it.
+// The command with its standard output in our hands.
 class Child {
 public:
-    explicit Child(const std::vector<std::string>& command) {
+    Child(const std::vector<std::string>& command, const Inherited& inherited) {
         int ends[2];
         if (pipe(ends) != 0) throw std::runtime_error(std::string("pipe: ") + std::strerror(errno));
         output_ = ends[0];
-        for (const int end : ends) fcntl(end, F_SETFD, FD_CLOEXEC);
+        inherited.close_others_on_exec();
         const int failure = spawn(command, ends[1]);
         close(ends[1]);
         if (failure != 0) {
@@ -871,10 +879,10 @@ private:
 };
 
 // Runs it, and shows and keeps what it says; its wait status.
-int run_command(const Arguments& arguments, Spool& spool, Lease& lease) {
+int run_command(const Arguments& arguments, const Inherited& inherited, Spool& spool, Lease& lease) {
     spool.clear();
     forward_signals();
-    Child child(arguments.command);
+    Child child(arguments.command, inherited);
     for (;;) {
         const std::string_view said = child.listen(lease.until_renewal(), [&] { lease.renew(); });
         if (said.empty()) break;
@@ -903,6 +911,7 @@ bool wait_for_another(Kept& kept, Spool& spool, Lease& lease) {
 
 int run_run(Cache& cache, const Arguments& arguments) {
     if (arguments.command.empty()) throw WrongUsage{"run wants -- and a command"};
+    const Inherited inherited;
     Spool spool;
     Kept kept(cache, arguments);
     if (!spool) kept.fail(s3cache::Error(s3cache::Errc::file, "no temporary file can be made; is TMPDIR right?"));
@@ -911,7 +920,7 @@ int run_run(Cache& cache, const Arguments& arguments) {
     {
         Lease lease(arguments, kept.key());
         if (wait_for_another(kept, spool, lease)) return replay(spool);
-        status = run_command(arguments, spool, lease);
+        status = run_command(arguments, inherited, spool, lease);
         const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
         if (succeeded && kept.usable()) kept.store(spool);
     }
