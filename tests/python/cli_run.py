@@ -1,0 +1,368 @@
+"""Has `s3cache run` cache commands, and `s3cache lifecycle` print and install rules: output, exit status, what is kept, what not.
+
+    python3 tests/python/cli_run.py [build/s3cache]
+
+The store: S3CACHE_TEST_ENDPOINT; bucket and keys as for interop.py. Nothing leaves the machine but for that store. What happens
+when is settled by what the commands say and wait for, not by time. Prints one line a check and 'N passed, N failed'; exit status 1
+if one failed.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+import xml.etree.ElementTree
+
+from doctor import WRONG_SECRET, Patient, closed_port
+
+SECONDS_MAX = 120  # of one call, so that a hang is a failure
+OUTPUT_BYTES = 200 << 20
+MEMORY_BYTES_MAX = 120 << 20  # parts under way take 64 MiB of it
+
+
+class Shell:
+    """A bucket to run commands against, below a prefix of its own, and a folder for what they leave."""
+
+    def __init__(self, patient):
+        self.patient, self.prefix, self.count = patient, 'run-' + uuid.uuid4().hex, 0
+        self.url = 's3://%s/%s' % (patient.bucket, self.prefix)
+
+    def line(self, *words):
+        return [self.patient.program, words[0], '--bucket', self.url, *words[1:]]
+
+    def popen(self, *words, changes=(), **more):
+        settings = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **more}
+        return subprocess.Popen(self.line(*words), env=self.patient.environment(dict(changes)), **settings)
+
+    def call(self, *words, stdin=b'', changes=()):
+        process = self.popen(*words, changes=changes, stdin=subprocess.PIPE)
+        out, errors = process.communicate(stdin, timeout=SECONDS_MAX)
+        return process.returncode, out, errors.decode(errors='replace')
+
+    def run(self, *words, wanted=0, **more):
+        status, out, errors = self.call('run', *words, **more)
+        assert status == wanted, 'status %d instead of %d: %s' % (status, wanted, errors)
+        return out
+
+    def refuses(self, *words):
+        status, out, errors = self.call(*words)
+        assert status == 64 and not out and 'usage:' in errors, (status, out, errors)
+
+    def path(self):
+        self.count += 1
+        return os.path.join(self.patient.home, '%s-%d' % (self.prefix, self.count))
+
+    def keys(self):
+        found = self.patient.client().list_objects_v2(Bucket=self.patient.bucket, Prefix=self.prefix + '/')
+        return [entry['Key'][len(self.prefix) + 1:] for entry in found.get('Contents', ())]
+
+    def put(self, key, body, **metadata):
+        self.patient.client().put_object(Bucket=self.patient.bucket, Key='%s/%s' % (self.prefix, key), Body=body, Metadata=metadata)
+
+    def stat(self, key):
+        status, out, errors = self.call('stat', '--json', key)
+        assert status == 0, errors
+        return json.loads(out)
+
+
+class Command:
+    """A script for sh that counts its runs: one line each in a file."""
+
+    def __init__(self, shell, script):
+        self.log = shell.path()
+        self.words = ['sh', '-c', 'echo x >>"$0"; ' + script, self.log]
+
+    def runs(self):
+        return os.path.getsize(self.log) // 2 if os.path.exists(self.log) else 0
+
+
+# ------------------------------------------------------------------------------------------------------------ what is kept
+
+
+def run_keeps_output(shell):
+    command = Command(shell, 'echo out; echo warning >&2')
+    for _ in range(2):
+        status, out, errors = shell.call('run', '--ttl', '1h', '--', *command.words)
+        assert (status, out) == (0, b'out\n'), (status, out, errors)
+    assert command.runs() == 1 and errors == '', 'what the command warned of is not kept: %r' % errors
+    [key] = shell.keys()
+    left = shell.stat(key)['expires_at'] - time.time()
+    assert 3500 < left <= 3602, left
+
+
+def run_keeps_every_byte(shell):
+    for size, kind in ((0, 'text'), (5, 'text'), (3 << 20, 'bytes'), (17 << 20, 'bytes')):
+        body = os.urandom(size) if kind == 'bytes' else b'text\n'[:size]
+        key, path = 'bytes-%d' % size, shell.path()
+        with open(path, 'wb') as file:
+            file.write(body)
+        assert shell.run('--key', key, '--', 'cat', path) == body
+        os.unlink(path)
+        assert shell.run('--key', key, '--', 'cat', path) == body, 'not from the cache'
+        assert shell.call('get', key)[1] == body
+        assert shell.stat(key)['kind'] == kind, shell.stat(key)
+
+
+def run_does_not_keep_failures(shell):
+    command = Command(shell, 'echo half; exit 3')
+    for _ in range(2):
+        assert shell.run('--', *command.words, wanted=3) == b'half\n'
+    assert command.runs() == 2 and shell.keys() == [], shell.keys()
+
+
+def run_ends_as_the_command_did(shell):
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+        shell.run('--', 'sh', '-c', 'kill -%d $$' % number, wanted=-number)
+    assert shell.keys() == [], shell.keys()
+
+
+def run_says_what_cannot_be_run(shell):
+    plain = shell.path()
+    with open(plain, 'w') as file:
+        file.write('no program')
+    for command, wanted in (('/no/such/command', 127), ('no-such-command', 127), (plain, 126)):
+        status, out, errors = shell.call('run', '--', command)
+        assert (status, out) == (wanted, b'') and errors.count('\n') == 1, (status, out, errors)
+    status, out, errors = shell.call('run', '--input', '/no/such/input', '--', 'echo', 'x')
+    assert (status, out) == (2, b'') and '/no/such/input' in errors, (status, out, errors)
+    assert shell.keys() == [], shell.keys()
+
+
+def run_refuses_wrong_usage(shell):
+    for words in (['run'], ['run', '--'], ['run', 'echo', 'x'], ['run', '--json', '--', 'echo'], ['run', '--ttl', '0', '--', 'echo'],
+                  ['run', '--ttl', '--', 'echo'], ['run', '--lease', 'soon', '--', 'echo'], ['run', '--input', '--', 'echo'],
+                  ['run', '--env', '--', 'echo'], ['get', '--input', 'x', '--', 'k']):
+        shell.refuses(*words)
+
+
+def run_leaves_the_commands_words_alone(shell):
+    words = ['--json', '--ttl', '--', 'run', '-o', '', 'a b', '--bucket=x', '*']
+    out = shell.run('--', 'sh', '-c', 'printf "<%s>" "$@"', 'sh', *words)
+    assert out == ''.join('<%s>' % word for word in words).encode(), out
+
+
+# -------------------------------------------------------------------------------------------------- what it is kept under
+
+
+def run_tells_runs_apart(shell):
+    def key_of(*options, command=('echo', 'x'), **changes):
+        before = set(shell.keys())
+        shell.run(*options, '--', *command, changes=changes)
+        return (set(shell.keys()) - before or {None}).pop()
+
+    file = shell.path()
+    with open(file, 'w') as out:
+        out.write('one')
+    assert key_of() and key_of(command=('echo', 'x', '')) and key_of(command=('echo', 'x y')) and key_of(command=('echo', 'x', 'y'))
+    assert key_of('--input', file) and key_of('--env', 'WHO') and key_of('--env', 'WHO', WHO='') and key_of('--env', 'WHO', WHO='me')
+    assert key_of('--input', file, file) and key_of('--input', file, '--env', 'WHO', 'HOME')
+    assert key_of(WHO='another') is None, 'what is not named does not count'
+    assert key_of('--input', file) is None
+    with open(file, 'w') as out:
+        out.write('two')
+    assert key_of('--input', file), 'its contents count'
+    os.rename(file, file + '-moved')
+    assert key_of('--input', file + '-moved') is None, 'its name does not'
+
+
+def run_under_a_name(shell):
+    assert shell.run('--key', 'a name', '--', 'echo', 'x') == b'x\n'
+    assert shell.call('get', 'a name')[1] == b'x\n'
+    assert shell.run('--key', 'a name', '--', 'echo', 'something else') == b'x\n'
+    assert shell.run('--key', 'a name', '--env', 'WHO', '--', 'echo', 'y') == b'y\n', 'what is named counts beside the name'
+    assert sorted(shell.keys())[0] == 'a name' and sorted(shell.keys())[1].startswith('a name/'), shell.keys()
+
+
+def run_replaces_what_is_over_or_broken(shell):
+    now = time.time()
+    shell.put('over', b'old', **{'expires-at': '%d' % (now - 10), 'kind': 'text'})
+    shell.put('malformed', b'old', **{'expires-at': 'soon', 'kind': 'text'})
+    shell.put('cut', b'\x1f\x8b\x08\0\0\0\0\0\0\3K', compressed='true', kind='text')
+    shell.put('flipped', b'old', crc32c='AAAAAA==', kind='text')
+    for key in ('over', 'malformed', 'cut', 'flipped'):
+        for command in ('new', 'not run'):
+            status, out, errors = shell.call('run', '--key', key, '--', 'echo', command)
+            assert (status, out, errors) == (0, b'new\n', ''), (key, status, out, errors)
+    shell.put('foreign', b'of another program')
+    assert shell.run('--key', 'foreign', '--', 'echo', 'not run') == b'of another program'
+
+
+# ---------------------------------------------------------------------------------------------------------- while it runs
+
+
+def run_streams(shell):
+    go = shell.path()
+    process = shell.popen('run', '--', 'sh', '-c', 'echo one; until [ -e "$0" ]; do sleep 0.05; done; echo two', go)
+    assert process.stdout.readline() == b'one\n', 'shown while the command runs'
+    open(go, 'w').close()
+    out, errors = process.communicate(timeout=SECONDS_MAX)
+    assert (process.returncode, out) == (0, b'two\n'), (process.returncode, out, errors)
+
+
+def run_passes_input(shell):
+    assert shell.run('--key', 'input', '--', 'cat', stdin=b'from standard input') == b'from standard input'
+
+
+def run_holds_little(shell):
+    for _ in range(2):
+        process = shell.popen('run', '--key', 'large', '--', 'head', '-c', str(OUTPUT_BYTES), '/dev/zero')
+        size = 0
+        while block := process.stdout.read(1 << 20):
+            size += len(block)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert (status, size) == (0, OUTPUT_BYTES), (status, size)
+        assert usage.ru_maxrss * 1024 < MEMORY_BYTES_MAX, '%d MiB' % (usage.ru_maxrss // 1024)
+        process.stdout.close()
+        process.stderr.close()
+    assert shell.stat('large')['size'] == OUTPUT_BYTES
+
+
+def run_whose_output_nobody_reads(shell):
+    def first_line(*words):
+        process = shell.popen('run', *words)
+        line = process.stdout.readline()
+        process.stdout.close()
+        status = process.wait(SECONDS_MAX)
+        process.stderr.close()
+        return line, status
+
+    assert first_line('--key', 'endless', '--', 'yes') == (b'y\n', -signal.SIGPIPE)
+    assert shell.keys() == [], 'half an output was kept'
+    shell.run('--key', 'long', '--', 'sh', '-c', 'yes | head -c 4000000')
+    assert first_line('--key', 'long', '--', 'false') == (b'y\n', -signal.SIGPIPE), 'from the cache as from the command'
+
+
+def run_hands_signals_on(shell):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        script = 'trap "echo caught; exit 7" %d; echo ready; while :; do sleep 0.05; done' % number
+        process = shell.popen('run', '--', 'sh', '-c', script)
+        assert process.stdout.readline() == b'ready\n'
+        process.send_signal(number)
+        out, errors = process.communicate(timeout=SECONDS_MAX)
+        assert (process.returncode, out) == (7, b'caught\n'), (process.returncode, out, errors)
+    assert shell.keys() == [], shell.keys()
+
+
+def run_leaves_signals_as_they_were(shell):
+    script = 'import signal; print(signal.getsignal(signal.SIGPIPE), signal.getsignal(signal.SIGINT) is signal.default_int_handler)'
+    out = shell.run('--', sys.executable, '-c', 'import os; ' + script.replace('signal.getsignal(signal.SIGPIPE)', '"-"')).decode()
+    assert out == '- True\n', out
+    shell.run('--', 'sh', '-c', 'kill -PIPE $$', wanted=-signal.SIGPIPE)
+
+
+# --------------------------------------------------------------------------------------------------- without a cache
+
+
+def run_without_a_cache(shell):
+    """Whatever is wrong with the cache the command runs, and one line says why it will run again."""
+    nobody = {'AWS_ACCESS_KEY_ID': None, 'AWS_SECRET_ACCESS_KEY': None}
+    for changes in ({'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % closed_port()}, {'AWS_SECRET_ACCESS_KEY': WRONG_SECRET}, nobody,
+                    {'TMPDIR': '/no/such/folder'}):
+        for script, wanted in (('echo out', 0), ('echo out; exit 5', 5)):
+            command = Command(shell, script)
+            for _ in range(2):
+                status, out, errors = shell.call('run', '--', *command.words, changes=changes)
+                assert (status, out) == (wanted, b'out\n') and errors.count('\n') == 1, (changes, status, out, errors)
+                assert errors.startswith('s3cache: not cached: ') and WRONG_SECRET not in errors, errors
+            assert command.runs() == 2
+    assert shell.keys() == [], shell.keys()
+
+
+def run_in_no_such_bucket(shell):
+    status, out, errors = shell.call('run', '--bucket', 's3://s3cache-' + uuid.uuid4().hex, '--', 'echo', 'out')
+    assert (status, out) == (0, b'out\n') and 'NoSuchBucket' in errors and errors.count('\n') == 1, (status, out, errors)
+
+
+def run_by_several_at_once(shell):
+    """More of this, with owners that die and clocks that are off: stampede.py."""
+    command = Command(shell, 'sleep 1; echo out')
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(shell.call('run', '--', *command.words))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [(0, b'out\n', '')] * 5, results
+    assert command.runs() == 1, command.runs()
+    assert len(shell.keys()) == 1, shell.keys()
+
+
+# ------------------------------------------------------------------------------------------------------------------ rules
+
+
+def lifecycle_prints_rules(shell):
+    status, out, errors = shell.call('lifecycle', '--expire', '30', '--uploads', '2d')
+    assert status == 0, errors
+    space = {'s3': 'http://s3.amazonaws.com/doc/2006-03-01/'}
+    rules = xml.etree.ElementTree.fromstring(out).findall('s3:Rule', space)
+    assert [rule.findtext('s3:Filter/s3:Prefix', None, space) for rule in rules] == [shell.prefix + '/'] * 2
+    assert rules[0].findtext('s3:AbortIncompleteMultipartUpload/s3:DaysAfterInitiation', None, space) == '2'
+    assert rules[1].findtext('s3:Expiration/s3:Days', None, space) == '30'
+    status, out, errors = shell.call('lifecycle', '--json', '--expire', '30', '--uploads', '0')
+    assert [rule['Expiration'] for rule in json.loads(out)['Rules']] == [{'Days': 30}], out
+    for wrong in ('1.5', '-1', '', 'x', '7w', '99999999'):
+        shell.refuses('lifecycle', '--expire=' + wrong)
+
+
+def lifecycle_installs_rules(shell):
+    client = shell.patient.client()
+    bucket = shell.patient.bucket
+
+    def installed():
+        return client.get_bucket_lifecycle_configuration(Bucket=bucket)['Rules']
+
+    def prefix_of(rule):
+        return rule.get('Filter', rule).get('Prefix')
+
+    status, out, errors = shell.call('lifecycle', '--json')
+    theirs = {'ID': 'theirs', 'Filter': {'Prefix': 'theirs/'}, 'Status': 'Enabled', 'Expiration': {'Days': 3}}
+    rules = json.loads(out)['Rules'] + [theirs]
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={'Rules': rules})  # as the AWS tool does
+    try:
+        for days in (30, 31):
+            status, out, errors = shell.call('lifecycle', '--install', '--expire', str(days))
+            assert status == 0 and out, errors
+        found = [(prefix_of(rule), rule.get('Expiration', {}).get('Days')) for rule in installed()]
+        ours = shell.prefix + '/'
+        wanted = [(ours, None), (ours, 31), ('theirs/', 3)]
+        assert sorted(found, key=str) == sorted(wanted, key=str), found
+    finally:
+        client.delete_bucket_lifecycle(Bucket=bucket)
+
+
+def checks(program):
+    bucket = os.environ.get('S3CACHE_TEST_BUCKET') or 's3cache-test'
+    patient = Patient(program, os.environ['S3CACHE_TEST_ENDPOINT'], bucket, os.environ['AWS_ACCESS_KEY_ID'],
+                      os.environ['AWS_SECRET_ACCESS_KEY'], os.environ.get('AWS_CA_BUNDLE'))
+    patient.ensure_bucket()
+    for name, check in list(globals().items()):
+        if name.startswith(('run_', 'lifecycle_')):
+            yield name.replace('_', ' '), check, Shell(patient)
+
+
+def main():
+    program = sys.argv[1] if len(sys.argv) > 1 else 'build/s3cache'
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    passed = failed = 0
+    for name, check, shell in checks(program):
+        try:
+            check(shell)
+        except Exception as error:  # whatever a check ends with, the others still run
+            failed += 1
+            print('FAIL  %s: %s: %s' % (name, type(error).__name__, error), flush=True)
+        else:
+            passed += 1
+            print('ok    ' + name, flush=True)
+        finally:
+            shell.call('clear', '')
+    print('%d passed, %d failed' % (passed, failed))
+    return 1 if failed or not passed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,54 @@
+// One of many processes that want the same value at the same moment: stampede.py starts them and counts who computed it.
+//     worker WHERE KEY LOG LEASE_SECONDS COMPUTING_SECONDS CLOCK_AHEAD_SECONDS
+// Waits for the end of its standard input, prints the value and, behind it, what became of the call.
+#include "s3cache.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace {
+
+// Whole lines, in whatever order: O_APPEND makes each write one.
+void note_down(const char* log) {
+    const std::string line = std::to_string(getpid()) + "\n";
+    const int file = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (file < 0 || write(file, line.data(), line.size()) != static_cast<ssize_t>(line.size())) std::abort();
+    close(file);
+}
+
+void wait_for_the_start() {
+    char byte = 0;
+    while (read(STDIN_FILENO, &byte, 1) > 0) {}
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    if (count != 7) return 64;
+    const auto seconds = [&](int i) { return s3cache::Seconds(std::atof(words[i])); };
+    s3cache::Config config;
+    const auto ahead = std::chrono::duration_cast<std::chrono::system_clock::duration>(seconds(6));
+    config.clock = [ahead] { return std::chrono::system_clock::now() + ahead; };
+    s3cache::Cache cache(words[1], config);
+    s3cache::ComputeOptions how;
+    how.lease = seconds(4);
+    how.lease_wait = s3cache::Seconds(60);
+    wait_for_the_start();
+    const auto value = cache.try_get_or_set(
+        words[2],
+        [&] {
+            note_down(words[3]);
+            usleep(static_cast<useconds_t>(seconds(5).count() * 1e6));
+            return "computed by " + std::to_string(getpid());
+        },
+        {s3cache::Seconds(20)}, how);
+    if (!value) return std::fprintf(stderr, "%s\n", value.error().what()), 2;
+    const s3cache::Stats stats = cache.stats();
+    std::printf("%s\n%llu computed, %llu waited, %llu hits, %llu requests\n", value->str().c_str(),
+                static_cast<unsigned long long>(stats.computed), static_cast<unsigned long long>(stats.waited),
+                static_cast<unsigned long long>(stats.hits), static_cast<unsigned long long>(stats.requests));
+    return 0;
+}
