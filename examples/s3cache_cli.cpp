@@ -1050,7 +1050,8 @@ Outcome try_against_rival(Scratch& scratch, const std::string& key, const s3cach
     bool came = false;
     s3cache::Config config;
     config.on_event = [&](const s3cache::Event& event) {
-        if (came || event.attempt == 0 || (event.status != 200 && event.status != 404)) return;
+        const bool is_look = event.operation == "set" && event.attempt != 0 && (event.status == 200 || event.status == 404);
+        if (came || !is_look) return;
         came = true;
         static_cast<void>(scratch.cache.try_set(key, "by another writer", scratch_options));
     };

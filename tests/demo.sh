@@ -223,6 +223,21 @@ show_condition() {
     echo '  worker 2: exit status 1, somebody has it.'
 }
 
+show_run() {
+    local since first i
+    slow() { "$s3cache" run --ttl 1m --key "$run/report" -- sh -c 'echo run >>"$0"; sleep 1; echo "a report of 1 s work"' "$work/runs"; }
+    : >"$work/runs"
+    echo
+    echo 'A command that takes a second, ten times at once (s3cache run --ttl 1m -- COMMAND), and then once more:'
+    since=$(now_ms)
+    for i in 1 2 3 4 5 6 7 8 9 10; do slow >"$work/report.$i" & done
+    for i in $(jobs -p); do wait "$i" || fail 'run failed'; done
+    first=$(took "$since") since=$(now_ms)
+    slow >"$work/report"
+    [ "$(cat "$work"/report.* | sort -u)" = "$(cat "$work/report")" ] || fail 'not all got the same'
+    echo "  all ten have its output after $first; it ran $(wc -l <"$work/runs" | tr -d ' ') time. Once more: $(took "$since")."
+}
+
 # ----------------------------------------------------------------
 
 tests/setup.sh demo
@@ -242,6 +257,7 @@ try_stream stream.tar
 try_stream stream.tar.again --gzip
 watch_ttl
 show_condition
+show_run
 echo
 echo "What is in the bucket now (s3cache ls):"
 "$s3cache" ls "$run/" | sed 's/^/  /'
