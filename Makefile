@@ -93,9 +93,12 @@ $(BUILD)/s3cache: examples/s3cache_cli.cpp Makefile | $(BUILD)/tests
 $(addprefix $(BUILD)/,$(filter-out s3cache,$(EXAMPLES))): $(BUILD)/%: examples/%.cpp Makefile | $(BUILD)/tests
 	$(call say,compile)$(COMPILE) $(TOOL_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
 
+$(BUILD)/stampede_worker: tests/stampede/worker.cpp Makefile | $(BUILD)/tests
+	$(call say,compile)$(COMPILE) $(TOOL_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
+
 examples: $(addprefix $(BUILD)/,$(EXAMPLES))
 test-programs: $(BUILD)/unit $(BUILD)/conformance
-programs: test-programs $(BUILD)/fake_s3 examples
+programs: test-programs $(BUILD)/fake_s3 $(BUILD)/stampede_worker examples
 
 # ---------------------------------------------------------------- what one types
 

@@ -70,6 +70,8 @@ if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
     suite "Python, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/interop.py "$BUILD/s3cache"
     suite "doctor, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/doctor.py "$BUILD/s3cache"
+    suite "run and lifecycle, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/cli_run.py "$BUILD/s3cache"
+    suite "stampede, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/stampede.py "$BUILD/s3cache"
 else
     ceph=$BUILD/ceph.env
     # One that was running before is left running.
@@ -80,8 +82,16 @@ else
         suite_with "$ceph" tls 'conformance, Ceph, TLS' "$BUILD/conformance"
         suite_with "$ceph" http 'Python, Ceph, http' "$python" tests/python/interop.py "$BUILD/s3cache"
         suite_with "$ceph" http 'doctor, Ceph, http' "$python" tests/python/doctor.py "$BUILD/s3cache"
+        suite_with "$ceph" http 'run and lifecycle, Ceph, http' "$python" tests/python/cli_run.py "$BUILD/s3cache"
+        suite_with "$ceph" http 'stampede, Ceph, http' "$python" tests/python/stampede.py "$BUILD/s3cache"
         suite_with "$ceph" tls 'Python, Ceph, TLS' "$python" tests/python/interop.py "$BUILD/s3cache"
         suite_with "$ceph" tls 'doctor, Ceph, TLS' "$python" tests/python/doctor.py "$BUILD/s3cache"
+        # Last, as it ends the gateway again and again.
+        (
+            # shellcheck disable=SC1090
+            . "$ceph"
+            S3CACHE_TEST_CONTROL=tests/servers/ceph_rgw.sh tests/summary run 'Ceph stopped, killed, frozen' "$BUILD/unit" '[outage]'
+        ) || failed=1
     else
         suite 'Ceph starts' false
     fi
@@ -90,6 +100,7 @@ fi
 if start_fake; then
     suite_with "$BUILD/fake.env" http 'Python, fake S3' "$python" tests/python/interop.py "$BUILD/s3cache"
     suite_with "$BUILD/fake.env" http 'doctor, fake S3' "$python" tests/python/doctor.py "$BUILD/s3cache"
+    suite_with "$BUILD/fake.env" http 'run and lifecycle, fake S3' "$python" tests/python/cli_run.py "$BUILD/s3cache"
 else
     cat "$BUILD/fake.log" >&2 || true
     suite 'fake S3 as a program starts' false
