@@ -76,15 +76,13 @@
 #include <exception>    // what a callback threw, kept for the throwing forms
 #include <functional>   // hooks, sources
 #include <iosfwd>       // std::istream by name only
-#include <iterator>     // input iterators of Reader and Listing
 #include <memory>       // the pimpls
 #include <optional>     // a miss
 #include <stdexcept>    // the base of Error
-#include <string>       // values, keys
+#include <string>       // values, keys; and the tags of iterators, for which <iterator> would bring all stream buffers
 #include <string_view>  // what is only looked at
 #include <type_traits>  // constraints of Payload, Source and codec
 #include <utility>      // std::move
-#include <variant>      // Result
 #include <vector>       // metadata, many keys
 #if defined(__has_include) && __cplusplus >= 202002L
 #if __has_include(<span>)
@@ -202,25 +200,25 @@ public:
     using value_type = T;
     using error_type = Error;
 
-    Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}
-    Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}
+    Result(T value) : value_(std::move(value)) {}
+    Result(Error error) : error_(std::move(error)) {}
 
-    bool has_value() const noexcept { return state_.index() == 0; }
+    bool has_value() const noexcept { return value_.has_value(); }
     explicit operator bool() const noexcept { return has_value(); }
 
     T& value() & { return checked(), **this; }
     const T& value() const& { return checked(), **this; }
     T&& value() && { return checked(), *std::move(*this); }
 
-    T& operator*() & noexcept { return std::get<0>(state_); }
-    const T& operator*() const& noexcept { return std::get<0>(state_); }
-    T&& operator*() && noexcept { return std::move(std::get<0>(state_)); }
-    T* operator->() noexcept { return &std::get<0>(state_); }
-    const T* operator->() const noexcept { return &std::get<0>(state_); }
+    T& operator*() & noexcept { return *value_; }
+    const T& operator*() const& noexcept { return *value_; }
+    T&& operator*() && noexcept { return *std::move(value_); }
+    T* operator->() noexcept { return &*value_; }
+    const T* operator->() const noexcept { return &*value_; }
 
-    Error& error() & noexcept { return std::get<1>(state_); }
-    const Error& error() const& noexcept { return std::get<1>(state_); }
-    Error&& error() && noexcept { return std::move(std::get<1>(state_)); }
+    Error& error() & noexcept { return *error_; }
+    const Error& error() const& noexcept { return *error_; }
+    Error&& error() && noexcept { return *std::move(error_); }
 
     template <class U>
     T value_or(U&& otherwise) const& {
@@ -249,7 +247,8 @@ private:
     void checked() const {
         if (!has_value()) detail::raise(error());
     }
-    std::variant<T, Error> state_;
+    std::optional<T> value_;  // one of the two is there; a variant of them would take much longer to compile
+    std::optional<Error> error_;
 };
 
 template <>
@@ -1070,10 +1069,7 @@ Result<Produced> produced(R&& result) {
 #include <new>                 // std::nothrow
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
-#include <unordered_map>       // flights
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <nmmintrin.h>  // the CRC-32C instruction
-#elif defined(__ARM_FEATURE_CRC32)
+#if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
 #if !defined(_WIN32)
@@ -2395,9 +2391,9 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_
     static const LaneShift shift;
     std::uint64_t first = crc, second = 0, third = 0;
     for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
-        first = _mm_crc32_u64(first, load_little_endian(data + i));
-        second = _mm_crc32_u64(second, load_little_endian(data + i + crc32c_lane_bytes));
-        third = _mm_crc32_u64(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
+        first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
+        second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
+        third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
     }
     const std::uint32_t two = shift(static_cast<std::uint32_t>(first)) ^ static_cast<std::uint32_t>(second);
     return shift(two) ^ static_cast<std::uint32_t>(third);
@@ -2410,9 +2406,9 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
         crc = crc32c_lanes(crc, data);
     }
     for (; size >= 8; data += 8, size -= 8) {
-        crc = static_cast<std::uint32_t>(_mm_crc32_u64(crc, load_little_endian(data)));
+        crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
     }
-    for (; size > 0; ++data, --size) crc = _mm_crc32_u8(crc, bytes::octet(*data));
+    for (; size > 0; ++data, --size) crc = __builtin_ia32_crc32qi(crc, bytes::octet(*data));
     return ~crc;
 }
 
@@ -7400,8 +7396,9 @@ struct Core {
         std::condition_variable landed;
     };
     std::mutex flights_lock;
-    std::unordered_map<std::string, std::shared_ptr<Flight>> flights;
-    std::map<std::thread::id, std::shared_ptr<Flight>> waiting;  // for whose landing a thread waits
+    // Few at a time: a list of pairs is quicker to search than a map to compile.
+    std::vector<std::pair<std::string, std::shared_ptr<Flight>>> flights;
+    std::vector<std::pair<std::thread::id, std::shared_ptr<Flight>>> waiting;  // for whose landing a thread waits
 };
 
 inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
@@ -11240,12 +11237,26 @@ inline std::optional<Error> compute_flaw(const Core& core, std::string_view key,
 
 using FlightLock = std::unique_lock<std::mutex>;
 
+template <class List, class Key>
+auto found(const List& list, const Key& key) -> decltype(&list.front().second) {
+    for (const auto& entry : list) {
+        if (entry.first == key) return &entry.second;
+    }
+    return nullptr;
+}
+template <class List, class Key>
+void forget(List& list, const Key& key) {
+    for (auto entry = list.begin(); entry != list.end(); ++entry) {
+        if (entry->first == key) return static_cast<void>(list.erase(entry));
+    }
+}
+
 // Whether the flight waits, through others perhaps, for one that this thread is to bring: nobody would ever land.
 inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
     while (flight->pilot != std::this_thread::get_id()) {
-        const auto next = core.waiting.find(flight->pilot);
-        if (next == core.waiting.end() || next->second->brought) return false;  // landed: that thread is about to go on
-        flight = next->second.get();
+        const std::shared_ptr<Core::Flight>* next = found(core.waiting, flight->pilot);
+        if (!next || (*next)->brought) return false;  // landed: that thread is about to go on
+        flight = next->get();
     }
     return true;
 }
@@ -11254,7 +11265,7 @@ inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
 inline Result<Value> landing(Core& core, std::string_view key, const std::shared_ptr<Core::Flight>& flight, FlightLock& hold) {
     const auto cancels = core.cancels.load();
     const auto& meanwhile = flight->meanwhile;
-    core.waiting[std::this_thread::get_id()] = flight;
+    core.waiting.emplace_back(std::this_thread::get_id(), flight);
     std::optional<Result<Value>> out;
     while (!out) {
         if (flight->brought) out = *flight->brought;
@@ -11262,7 +11273,7 @@ inline Result<Value> landing(Core& core, std::string_view key, const std::shared
         else if (core.cancels.load() != cancels) out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
         else flight->landed.wait_for(hold, s3::tick);
     }
-    core.waiting.erase(std::this_thread::get_id());
+    forget(core.waiting, std::this_thread::get_id());
     if (flight->brought) count(core.counters.waited);
     return *std::move(out);
 }
@@ -11272,11 +11283,13 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
                              const SetOptions& options, const ComputeOptions& how) {
     if (auto flaw = compute_flaw(core, key, options, how)) return *flaw;
     FlightLock hold(core.flights_lock);
-    const std::shared_ptr<Core::Flight> others = core.flights[std::string(key)];
-    if (others && waits_for_us(core, others.get()))
-        return refusal(Errc::source, "get_or_set", key, "the producer asks, itself or through others that wait, for what it is to produce");
-    if (others) return landing(core, key, others, hold);
-    const std::shared_ptr<Core::Flight> flight = core.flights[std::string(key)] = std::make_shared<Core::Flight>();
+    if (const std::shared_ptr<Core::Flight>* others = found(core.flights, key)) {
+        if (waits_for_us(core, others->get()))
+            return refusal(Errc::source, "get_or_set", key, "the producer asks, itself or through others that wait, for what it is to produce");
+        return landing(core, key, std::shared_ptr<Core::Flight>(*others), hold);
+    }
+    const std::shared_ptr<Core::Flight> flight = std::make_shared<Core::Flight>();
+    core.flights.emplace_back(std::string(key), flight);
     hold.unlock();
     Result<Value> brought = never_throws([&] {
         return Computation(core, key, producer, options, how).run([&](const Value& meanwhile) {
@@ -11287,7 +11300,7 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
     });
     hold.lock();
     flight->brought = brought;
-    core.flights.erase(std::string(key));
+    forget(core.flights, key);
     flight->landed.notify_all();
     return brought;
 }
