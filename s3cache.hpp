@@ -541,7 +541,8 @@ struct GetOptions {
 struct ComputeOptions {
     // Over zero: one producer at a time among all processes and machines. A small entry beside the value is held by who
     // computes; it lapses after this long, so that a crash blocks nobody beyond that, and a producer that takes longer
-    // may run twice. Needs the store to honour write conditions, or else is a best effort (see Config::conditions).
+    // may run twice. Not under some five seconds: clocks are known to within two. Needs the store to honour write
+    // conditions, or else is a best effort (see Config::conditions).
     Seconds lease{0};
     Seconds lease_wait{0};            // for another's value before it is computed here after all; zero: `lease`
     // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
@@ -11047,7 +11048,7 @@ inline Result<Lease::Held> Lease::take() {
     options.if_absent = true;
     transfer::Target target = target_for(core_, name_, Kind::text, false, options);
     target.operation = "lease";
-    target.ttl = time_;  // without jitter
+    if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
     const ProgressCallback silent{};
     Meter meter(session, silent, std::nullopt);
     const std::string owner = random_id(core_);
@@ -11168,7 +11169,7 @@ inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
             held = *took;
             if (held == Lease::Held::unknown) return std::optional<Value>();
             // Also before computing: the one before us may have stored its value between our look and our lease.
-            value = of_another(recalled());
+            if (held == Lease::Held::ours || waited.count() == 0) value = of_another(recalled());
         }
         if (value && (held == Lease::Held::others || waited.count() > 0)) {
             count(core_.counters.waited);
