@@ -9199,6 +9199,7 @@ inline Result<std::string_view> ReaderState::raw() {
     std::swap(front, back);
     if (front.size) return std::string_view(front.data.get(), front.size);
     if (incoming.limited()) {
+        front = Buffer(), back = Buffer();  // the ranges have buffers of their own
         Result<std::string_view> ranged = incoming.rest();
         if (!ranged || !ranged->empty()) return ranged;
         if (!incoming.limited()) return raw();
