@@ -9112,9 +9112,17 @@ inline bool Decoder::inflate_pending(std::string& out) {
         std::size_t grow = static_cast<std::size_t>((std::min)(room, std::uint64_t{inflate_step_bytes}));
         if (used == 0) grow = (std::min)(grow, gzip::claimed_size(pending_) + 1);  // right, if that is all of the body
         if (out.capacity() - used < grow) out.reserve((std::max)(used + grow, 2 * used));  // doubles: else it is quadratic
+#if defined(__cpp_lib_string_resize_and_overwrite)
+        gzip::Pulled pulled{};  // C++23 writes without clearing first
+        out.resize_and_overwrite(used + grow, [&](char* text, std::size_t size) {
+            pulled = inflater_.pull(text + used, size - used);
+            return used + pulled.produced;
+        });
+#else
         out.resize(used + grow);
         const gzip::Pulled pulled = inflater_.pull(&out[used], out.size() - used);
         out.resize(used + pulled.produced);
+#endif
         if (pulled.step == gzip::Step::damaged) return fails(inflater_.problem(), false);
         if (out.size() > bytes_max_) return fails("too large", true);
         if (pulled.step == gzip::Step::needs_input) break;
