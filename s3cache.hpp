@@ -7775,12 +7775,11 @@ inline bool Session::step(std::chrono::milliseconds most) {
     if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
     if (on_tick_) ask_leave();
     if (cancelled_ || finished_one_ || most.count() == 0) return !cancelled_;
-    const auto now = http::Clock::now();
     for (const Call* call : calls_) {
         if (call->done) continue;
         if (call->answer && call->answer->paused) return !cancelled_;
         if (call->running) continue;
-        const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - now);
+        const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - http::Clock::now());
         most = (std::min)(most, (std::max)(until, std::chrono::milliseconds(0)) + std::chrono::milliseconds(1));
     }
     engine_->wait((std::min)(most, tick));
@@ -7867,7 +7866,8 @@ inline void Session::read_answer(Call& call) {
         call.fault->message = "the body of the answer is no result";
     }
     const bool silent = call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
-    if (const auto region = answer.headers.find("x-amz-bucket-region"); region && answer.status >= 300) {
+    const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
+    if (region) {
         if (!call.fault) call.fault.emplace();
         call.fault->region = std::string(*region);
         if (silent && (answer.status == 400 || answer.status == 301)) call.fault->code = "PermanentRedirect";
