@@ -573,6 +573,39 @@ TEST_CASE("the wait for a lease is bounded; then the value is computed without i
     CHECK(lab.body(lease) == owner);  // which is another's still
 }
 
+TEST_CASE("a lease that never lapses and a wait without end are what they say", "[lease]") {
+    Lab lab;
+    Cache first = lab.open();
+    const Value value = first.get_or_set("k", [&] {
+        CHECK(lab.meta(lab.lease(), "expires_at").empty());
+        return "v";
+    }, {forever}, leased(forever, forever));
+    CHECK(value.str() == "v");
+    CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
+    CHECK(lab.meta("k", "expires_at").empty());
+}
+
+TEST_CASE("cancel ends the wait for another machine", "[lease][cancel]") {
+    Lab lab;
+    lab.crash_while_computing("k", 1h);
+    Cache* waiting = nullptr;
+    Cache cache = lab.open([&](std::chrono::milliseconds) { waiting->cancel(); });
+    waiting = &cache;
+    CHECK(code_of(cache.try_get_or_set("k", fails, {}, leased(1h))) == Errc::cancelled);
+    lab.s3.erase("bucket", lab.lease());
+    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(1h)).str() == "v");  // calls that begin later are not concerned
+}
+
+TEST_CASE("a store that fails while one waits for another's value does not keep it from computing", "[lease]") {
+    Lab lab;
+    lab.crash_while_computing("k", 1h);
+    Cache cache = lab.open([&](std::chrono::milliseconds) {
+        lab.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").for_times(fake_s3::forever));
+    });
+    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(1h)).str() == "v");
+    CHECK(lab.slept() < 1s);
+}
+
 TEST_CASE("a producer that fails gives the lease back at once", "[lease]") {
     Lab lab;
     Cache first = lab.open(), second = lab.open();
