@@ -1,4 +1,4 @@
-// Types of your own as values: a plain struct as its bytes, and a vector of doubles, the same on every machine.
+// Types of your own as values: a plain struct as its bytes, a vector of doubles the same on every machine.
 // g++ -std=c++17 -I.. codecs.cpp -o codecs -lcurl -lcrypto -lz          Usage: ./codecs s3://my-bucket/prefix
 
 #include "s3cache.hpp"
@@ -16,12 +16,11 @@ template <>
 struct s3cache::codec<Reading> {
     static_assert(std::is_trivially_copyable_v<Reading>);
     static constexpr Kind kind = Kind::bytes;
-    static std::string encode(const Reading& reading) { return {reinterpret_cast<const char*>(&reading), sizeof reading}; }
+    static std::string encode(const Reading& in) { return {reinterpret_cast<const char*>(&in), sizeof in}; }
     static Result<Reading> decode(std::string_view data) {
-        Reading reading;
-        if (data.size() != sizeof reading) return Error(Errc::source, "that is no Reading");
-        std::memcpy(&reading, data.data(), sizeof reading);
-        return reading;
+        Reading out;
+        if (data.size() != sizeof out) return Error(Errc::source, "that is no Reading");
+        return std::memcpy(&out, data.data(), sizeof out), out;
     }
 };
 
@@ -55,6 +54,7 @@ int main(int argc, char** argv) {
     s3cache::Cache cache(argv[1]);
     cache.set("reading", Reading{7, 21.5F});
     cache.set("numbers", std::vector<double>{1, -0.5, 1e300});
-    std::cout << cache.get<Reading>("reading")->celsius << " degrees, " << cache.get<std::vector<double>>("numbers")->size() << " numbers\n";
+    std::cout << cache.get<Reading>("reading")->celsius << " degrees\n";
+    std::cout << cache.get<std::vector<double>>("numbers")->size() << " numbers\n";
     for (const auto& removed : cache.remove_many({"reading", "numbers"})) removed.value();
 }

@@ -1,4 +1,4 @@
-// Computed once, however many threads and machines ask: get_or_set, its lease, early refresh, stale values, "there is nothing".
+// Computed once, however many threads and machines ask: get_or_set, its lease, early refresh, stale values, nothing.
 // g++ -std=c++17 -I.. compute.cpp -o compute -lcurl -lcrypto -lz        Usage: ./compute s3://my-bucket/prefix
 
 #include "s3cache.hpp"
@@ -39,7 +39,9 @@ int main(int argc, char** argv) {
         const s3cache::Value model = cache.get_or_set("model", train, {1h}, how);
         std::cout << "round " << round << ": " << model.str() << "\n";
         for (int user : {1, 2}) {
-            const s3cache::Value name = cache.get_or_set("user/" + std::to_string(user), [&] { return look_up(user); }, {1h}, how);
+            const std::string key = "user/" + std::to_string(user);
+            const s3cache::Value name = cache.get_or_set(
+                key, [&] { return look_up(user); }, {1h}, how);
             std::cout << "  user " << user << ": " << (name.negative() ? "nobody" : name.str()) << "\n";
         }
     }

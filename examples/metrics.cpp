@@ -13,7 +13,8 @@ public:
     void operator()(const s3cache::Event& event) {
         if (event.attempt == 0) return;  // outcomes are in stats()
         const std::lock_guard<std::mutex> hold(lock_);
-        Line& line = lines_["operation=\"" + std::string(event.operation) + "\",status=\"" + std::to_string(event.status) + "\""];
+        const std::string operation(event.operation), status = std::to_string(event.status);
+        Line& line = lines_["operation=\"" + operation + "\",status=\"" + status + "\""];
         line.seconds += event.duration.count();
         ++line.count;
     }

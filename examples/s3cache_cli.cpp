@@ -71,7 +71,8 @@ char** take_option(Arguments& arguments, char** word, char** end) {
     const bool is_long = text[1] == '-';
     const std::string name = text.substr(0, is_long ? text.find('=') : 2);
     const bool takes_many = listed("--input --env", name);
-    const bool takes_one = listed("--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
+    const bool takes_one = listed(
+        "--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
     std::vector<std::string>& values = arguments.options[name];
     if (name.size() < text.size()) {
         if (!takes_one && !takes_many) throw WrongUsage{"no such option: " + text};
@@ -610,7 +611,8 @@ bool pass_on(std::string_view data) {
     while (!data.empty()) {
         const ssize_t count = write(STDOUT_FILENO, data.data(), data.size());
         if (count < 0 && errno == EINTR) continue;
-        if (count < 0 && errno != EPIPE && errno != EBADF) std::fprintf(stderr, "s3cache: standard output: %s\n", std::strerror(errno));
+        if (count < 0 && errno != EPIPE && errno != EBADF)
+            std::fprintf(stderr, "s3cache: standard output: %s\n", std::strerror(errno));
         if (count < 0) return false;
         data.remove_prefix(static_cast<std::size_t>(count));
     }
@@ -645,7 +647,6 @@ class Kept {
 public:
     Kept(Cache& cache, const Arguments& arguments) : cache_(cache), key_(key_of_run(arguments)) {
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
-        options_.progress = [](const Progress&) { return interrupted == 0; };
     }
 
     const std::string& key() const { return key_; }
@@ -663,8 +664,12 @@ public:
             spool.add(*chunk);
         }
     }
-    void store(const Spool& spool) {
-        if (!spool) return static_cast<void>(fail(s3cache::Error(s3cache::Errc::file, "no room for a temporary copy of the output")));
+    // Calls `meanwhile` some ten times a second.
+    void store(const Spool& spool, const std::function<void()>& meanwhile) {
+        options_.progress = [&](const Progress&) { return meanwhile(), interrupted == 0; };
+        if (!spool)
+            return static_cast<void>(
+                fail(s3cache::Error(s3cache::Errc::file, "no room for a temporary copy of the output")));
         const auto stored = spool.size() <= checked_bytes_max ? store_whole(spool) : store_stream(spool);
         if (!stored && interrupted == 0) fail(stored.error());
     }
@@ -702,8 +707,8 @@ private:
     bool usable_ = true;
 };
 
-// Parallel runs of one command: who puts this entry there runs it, and gives the entry more time as long as it does. The
-// name is the one that get_or_set uses for the same key, so that programs and this one keep out of each other's way.
+// Parallel runs of one command: who puts this entry there runs it, and gives the entry more time as long as it does.
+// The name is the one that get_or_set uses for the same key, so that programs and this one keep out of each other's way.
 class Lease {
 public:
     Lease(const Arguments& arguments, const std::string& key)
@@ -732,7 +737,7 @@ public:
         renewed_ = Clock::now();
         return is_ours_;
     }
-    // To be called now and then while the command runs.
+    // To be called now and then while the command runs and its output is stored.
     void renew() {
         if (!is_ours_ || Clock::now() - renewed_ < time_ / 3) return;
         renewed_ = Clock::now();
@@ -755,7 +760,7 @@ private:
         const auto there = cache_.try_get(name_);
         return there && *there && (*there)->view() == owner_;
     }
-    // Where the store does not honour conditions two may have written. Who wrote last has it, once all writes have arrived.
+    // Where the store does not honour conditions two may have written. Who wrote last has it, once all writes are there.
     void settle() {
         std::this_thread::sleep_for(std::chrono::milliseconds(300));
         is_ours_ = still_ours();
@@ -787,7 +792,7 @@ private:
 
 volatile std::sig_atomic_t running_child = 0;
 
-// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), it sends to the command itself as well.
+// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
 extern "C" void forward(int signal_number, siginfo_t* info, void*) {
     interrupted = signal_number;
     if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
@@ -820,7 +825,8 @@ public:
         close(ends[1]);
         if (failure != 0) {
             close_output();
-            throw Unrunnable{failure == ENOENT ? not_found : not_executable, command[0] + ": " + std::strerror(failure)};
+            throw Unrunnable{failure == ENOENT ? not_found : not_executable,
+                             command[0] + ": " + std::strerror(failure)};
         }
         running_child = process_;
     }
@@ -832,7 +838,8 @@ public:
     std::string_view listen(std::chrono::milliseconds every, const std::function<void()>& idle) {
         for (;;) {
             pollfd ready = {output_, POLLIN, 0};
-            const int count = poll(&ready, 1, static_cast<int>((std::min)(every, std::chrono::milliseconds(60000)).count()));
+            const int count =
+                poll(&ready, 1, static_cast<int>((std::min)(every, std::chrono::milliseconds(60000)).count()));
             idle();
             if (count <= 0) continue;
             const ssize_t size = read(output_, buffer_.data(), buffer_.size());
@@ -847,7 +854,8 @@ public:
     }
     int wait() {
         int status = 0;
-        while (waitpid(process_, &status, 0) < 0 && errno == EINTR) {}
+        while (waitpid(process_, &status, 0) < 0 && errno == EINTR) {
+        }
         running_child = 0;
         return status;
     }
@@ -922,7 +930,7 @@ int run_run(Cache& cache, const Arguments& arguments) {
         if (wait_for_another(kept, spool, lease)) return replay(spool);
         status = run_command(arguments, inherited, spool, lease);
         const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        if (succeeded && kept.usable()) kept.store(spool);
+        if (succeeded && kept.usable()) kept.store(spool, [&] { lease.renew(); });
     }
     return end_like(status);
 }
@@ -945,9 +953,11 @@ std::string element(std::string_view xml, const std::string& name) {
     const std::size_t begin = xml.find(tag);
     if (begin == std::string_view::npos) return {};
     std::string text(xml.substr(begin + tag.size(), xml.find("</" + name + ">") - begin - tag.size()));
-    const std::pair<const char*, const char*> entities[] = {{"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#13;", "\r"}, {"&amp;", "&"}};
+    const std::pair<const char*, const char*> entities[] = {
+        {"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#13;", "\r"}, {"&amp;", "&"}};
     for (const auto& [entity, character] : entities) {
-        for (std::size_t at = 0; (at = text.find(entity, at)) != std::string::npos; ++at) text.replace(at, std::strlen(entity), character);
+        for (std::size_t at = 0; (at = text.find(entity, at)) != std::string::npos; ++at)
+            text.replace(at, std::strlen(entity), character);
     }
     return text;
 }
@@ -1050,8 +1060,8 @@ Outcome try_against_rival(Scratch& scratch, const std::string& key, const s3cach
     bool came = false;
     s3cache::Config config;
     config.on_event = [&](const s3cache::Event& event) {
-        const bool is_look = event.operation == "set" && event.attempt != 0 && (event.status == 200 || event.status == 404);
-        if (came || !is_look) return;
+        const bool is_look = event.operation == "set" && (event.status == 200 || event.status == 404);
+        if (came || event.attempt == 0 || !is_look) return;
         came = true;
         static_cast<void>(scratch.cache.try_set(key, "by another writer", scratch_options));
     };
@@ -1154,7 +1164,8 @@ std::string padded(std::string_view text, std::size_t width) {
 }
 
 std::string row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
-    return "  " + padded(name, 32) + (text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text)) + "\n";
+    const std::string rest = text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text);
+    return "  " + padded(name, 32) + rest + "\n";
 }
 
 std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
@@ -1250,8 +1261,9 @@ int run_doctor(Cache& cache, const Arguments& arguments) {
     const std::string place_before = place_configured(arguments);
     put("What was found (s3cache " S3CACHE_VERSION ")\n");
     for (const s3cache::Finding& finding : findings) {
+        if (finding.about == "clock") continue;
         const bool is_place = finding.about == "requests go to";
-        if (finding.about != "clock") put(row(finding.about, verdict_of(finding), is_place ? place_before : finding.text));
+        put(row(finding.about, verdict_of(finding), is_place ? place_before : finding.text));
     }
     put(diagnosis.report + "\nWhat its answers tell\n");
     if (diagnosis.answered) put_learnt(findings, place_before);
@@ -1290,8 +1302,8 @@ constexpr Command commands[] = {
      "print COMMAND's output from the cache; run it if there is none, once however many ask",
      "--ttl --key --input --env --lease", 0, 0, run_run},
     {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json] [--install]",
-     "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON", "--expire --uploads --json --install",
-     0, 0, run_lifecycle},
+     "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON",
+     "--expire --uploads --json --install", 0, 0, run_lifecycle},
     {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
      run_doctor},
 };
@@ -1304,9 +1316,9 @@ std::string usage() {
     return text +
            "\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
            "--json prints one object a line. JSON and text up to 16 MiB are checked before they are stored.\n"
-           "run keeps the output of a COMMAND that succeeds, under its words, the contents of each FILE and the value of each\n"
-           "NAME, or under K; a cache that fails does not keep COMMAND from running.\n"
-           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage; of run: COMMAND's, or 126, 127.\n";
+           "run keeps the output of a COMMAND that succeeds under its words, the contents of each FILE and the value of\n"
+           "each NAME, or under K; a cache that fails does not keep COMMAND from running.\n"
+           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage; run: COMMAND's, or 126, 127.\n";
 }
 
 // --- the program -----------------------------------------------------------------------------------------------------

@@ -40,7 +40,9 @@ public:
         };
         return config;
     }
-    Cache open(Wait wait = {}, std::chrono::seconds ahead = 0s) { return Cache("bucket", machine(std::move(wait), ahead)); }
+    Cache open(Wait wait = {}, std::chrono::seconds ahead = 0s) {
+        return Cache("bucket", machine(std::move(wait), ahead));
+    }
 
     // For the store and for all machines.
     void pass(std::chrono::seconds time) {
@@ -205,8 +207,8 @@ TEST_CASE("a producer returns whatever can be stored, and its kind is kept", "[c
     check([] { return Result<std::optional<Fraction>>(Fraction{1, 2}); }, "1/2", Kind::text);
     check([] { return Fraction{3, 4}; }, "3/4", Kind::text);
     check([&] { return Source(in); }, "a stream", Kind::bytes);
-    check([] { return file(std::string(S3CACHE_TEST_DIR) + "/main.cpp"); }, store::contents(std::string(S3CACHE_TEST_DIR) + "/main.cpp"),
-          Kind::bytes);
+    check([] { return file(std::string(S3CACHE_TEST_DIR) + "/main.cpp"); },
+          store::contents(std::string(S3CACHE_TEST_DIR) + "/main.cpp"), Kind::bytes);
     CHECK(cache.get<Fraction>("k11")->below == 2);
 }
 
@@ -218,10 +220,12 @@ TEST_CASE("a producer that fails stores nothing, and the next who asks has anoth
     const auto told = cache.try_get_or_set("k", fails);
     CHECK(code_of(told) == Errc::source);
     CHECK(store::holds(told.error().what(), "the producer's own words"));
-    CHECK(code_of(cache.try_get_or_set("k", [] { return Result<std::string>(Error(Errc::cancelled, "not today")); })) == Errc::cancelled);
+    CHECK(code_of(cache.try_get_or_set("k", [] { return Result<std::string>(Error(Errc::cancelled, "not today")); })) ==
+          Errc::cancelled);
     CHECK(code_of(cache.try_get_or_set("k", [] { return static_cast<const char*>(nullptr); })) == Errc::source);
     CHECK(code_of(cache.try_get_or_set("k", [] { return json("{"); })) == Errc::invalid_argument);
-    CHECK(code_of(cache.try_get_or_set("k", [] { return Source([](char*, std::size_t) { return source_failed; }); })) == Errc::source);
+    CHECK(code_of(cache.try_get_or_set("k", [] { return Source([](char*, std::size_t) { return source_failed; }); })) ==
+          Errc::source);
     CHECK(code_of(cache.try_get_or_set("k", [] { return file("/no/such/file"); })) == Errc::source);
     CHECK_THROWS_AS(cache.get_or_set("k", [] { return Fraction{1, 0}; }), std::domain_error);
     CHECK(lab.s3.request_count("PutObject") == 0);
@@ -233,7 +237,10 @@ TEST_CASE("a value that cannot be stored is returned all the same, and the failu
     Lab lab;
     Cache cache = lab.open();
     lab.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").on("PutObject").for_times(fake_s3::forever));
-    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(30s)).str() == "v");
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "v"; }, {}, leased(30s))
+              .str() == "v");
     CHECK(lab.slept() == 0ms);  // nor is a lease waited for that cannot be had
     CHECK(cache.stats().errors == 1);
     CHECK(lab.told("set error") == 1);
@@ -270,7 +277,10 @@ TEST_CASE("where nothing may be written values are computed and not stored", "[c
     Config config = lab.machine();
     config.read_only = true;
     Cache cache("bucket", config);
-    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(30s)).str() == "v");
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "v"; }, {}, leased(30s))
+              .str() == "v");
     CHECK_FALSE(cache.get("old"));
     CHECK(lab.has("old"));
     CHECK(code_of(cache.try_set("k", "v")) == Errc::read_only);
@@ -297,7 +307,7 @@ TEST_CASE("an error of reading is returned and nothing computed, unless errors a
     CHECK(lab.told("get tolerated") == 1);
 }
 
-TEST_CASE("what is no entry of ours is read as what it is; what is broken is computed anew and replaced", "[compute][foreign]") {
+TEST_CASE("what is no entry of ours is read as what it is, what is broken is computed anew", "[compute][foreign]") {
     Lab lab;
     Cache cache = lab.open();
     const auto computed = [&](const std::string& key) { return cache.get_or_set(key, [] { return "new"; }).str(); };
@@ -436,7 +446,12 @@ TEST_CASE("a producer that asks for its own key is told so, at any depth", "[com
     CHECK(inner == Errc::source);
     CHECK(ok(value).str() == "outer");
     const auto deep = cache.try_get_or_set("b", [&] {
-        return cache.try_get_or_set("c", [&] { return cache.try_get_or_set("b", [] { return "inner"; }).transform([](Value v) { return v.str(); }); })
+        return cache
+            .try_get_or_set(
+                "c",
+                [&] {
+                    return cache.try_get_or_set("b", [] { return "inner"; }).transform([](Value v) { return v.str(); });
+                })
             .transform([](Value v) { return v.str(); });
     });
     CHECK(code_of(deep) == Errc::source);
@@ -445,7 +460,8 @@ TEST_CASE("a producer that asks for its own key is told so, at any depth", "[com
 }
 
 // Each has what the other waits for. Waiting would never end, so the one who would close the circle is refused.
-TEST_CASE("two threads whose producers ask for each other's key do not wait for ever", "[compute][recursion][threads]") {
+TEST_CASE("two threads whose producers ask for each other's key do not wait for ever",
+          "[compute][recursion][threads]") {
     Lab lab;
     Cache cache = lab.open();
     Gate met[2], done;
@@ -503,12 +519,16 @@ TEST_CASE("cancel ends the wait for another thread's value, and not its computin
 TEST_CASE("a lease costs seven requests more, and leaves nothing behind", "[lease][requests]") {
     Lab lab;
     Cache cache = lab.open();
-    static_cast<void>(cache.get_or_set("first", [] { return "v"; }, {}, leased(30s)));  // also finds out what the store honours
+    static_cast<void>(cache.get_or_set(
+        "first", [] { return "v"; }, {}, leased(30s)));  // also finds out what the store honours
     const std::size_t sent = lab.requests([&] {
-        static_cast<void>(cache.get_or_set("k", [&] {
-            CHECK_FALSE(lab.lease().empty());
-            return "v";
-        }, {1h}, leased(30s)));
+        static_cast<void>(cache.get_or_set(
+            "k",
+            [&] {
+                CHECK_FALSE(lab.lease().empty());
+                return "v";
+            },
+            {1h}, leased(30s)));
     });
     CHECK(sent <= 2 + 7);
     CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"first", "k"});
@@ -531,11 +551,14 @@ TEST_CASE("who finds the lease taken waits for the owner's value", "[lease]") {
         });
         store::Crew crew;
         crew.start(1, [&](std::size_t) {
-            const auto value = owner.try_get_or_set("k", [&] {
-                computing.open();
-                expect(waited.wait(), "the other does not wait");
-                return "the owner's";
-            }, {}, leased(30s));
+            const auto value = owner.try_get_or_set(
+                "k",
+                [&] {
+                    computing.open();
+                    expect(waited.wait(), "the other does not wait");
+                    return "the owner's";
+                },
+                {}, leased(30s));
             stored.open();
             expect(value && value->str() == "the owner's", "not the value");
         });
@@ -557,7 +580,10 @@ TEST_CASE("a lease whose owner died is taken over when it lapses, and not before
         passed += 5;
         lab.pass(5s);
     });
-    CHECK(cache.get_or_set("k", [&] { return "after " + std::to_string(passed) + " s"; }, {}, leased(30s)).str() == "after 30 s");
+    CHECK(cache
+              .get_or_set(
+                  "k", [&] { return "after " + std::to_string(passed) + " s"; }, {}, leased(30s))
+              .str() == "after 30 s");
     CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
 }
 
@@ -566,7 +592,10 @@ TEST_CASE("the wait for a lease is bounded; then the value is computed without i
     lab.crash_while_computing("k", 1h);
     const std::string lease = lab.lease(), owner = lab.body(lease);
     Cache cache = lab.open();
-    CHECK(cache.get_or_set("k", [] { return "mine"; }, {}, leased(1h, 5s)).str() == "mine");
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "mine"; }, {}, leased(1h, 5s))
+              .str() == "mine");
     CHECK(lab.slept() >= 5s);
     CHECK(lab.slept() <= 6s);  // the longest pause is a second
     CHECK(lab.body("k") == "mine");
@@ -576,10 +605,13 @@ TEST_CASE("the wait for a lease is bounded; then the value is computed without i
 TEST_CASE("a lease that never lapses and a wait without end are what they say", "[lease]") {
     Lab lab;
     Cache first = lab.open();
-    const Value value = first.get_or_set("k", [&] {
-        CHECK(lab.meta(lab.lease(), "expires_at").empty());
-        return "v";
-    }, {forever}, leased(forever, forever));
+    const Value value = first.get_or_set(
+        "k",
+        [&] {
+            CHECK(lab.meta(lab.lease(), "expires_at").empty());
+            return "v";
+        },
+        {forever}, leased(forever, forever));
     CHECK(value.str() == "v");
     CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
     CHECK(lab.meta("k", "expires_at").empty());
@@ -593,7 +625,10 @@ TEST_CASE("cancel ends the wait for another machine", "[lease][cancel]") {
     waiting = &cache;
     CHECK(code_of(cache.try_get_or_set("k", fails, {}, leased(1h))) == Errc::cancelled);
     lab.s3.erase("bucket", lab.lease());
-    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(1h)).str() == "v");  // calls that begin later are not concerned
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "v"; }, {}, leased(1h))
+              .str() == "v");  // calls that begin later are not concerned
 }
 
 TEST_CASE("a store that fails while one waits for another's value does not keep it from computing", "[lease]") {
@@ -602,7 +637,10 @@ TEST_CASE("a store that fails while one waits for another's value does not keep 
     Cache cache = lab.open([&](std::chrono::milliseconds) {
         lab.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").for_times(fake_s3::forever));
     });
-    CHECK(cache.get_or_set("k", [] { return "v"; }, {}, leased(1h)).str() == "v");
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "v"; }, {}, leased(1h))
+              .str() == "v");
     CHECK(lab.slept() < 1s);
 }
 
@@ -611,7 +649,10 @@ TEST_CASE("a producer that fails gives the lease back at once", "[lease]") {
     Cache first = lab.open(), second = lab.open();
     CHECK_THROWS(first.get_or_set("k", fails, {}, leased(1h)));
     CHECK(lab.s3.object_count() == 0);
-    CHECK(second.get_or_set("k", [] { return "v"; }, {}, leased(1h)).str() == "v");
+    CHECK(second
+              .get_or_set(
+                  "k", [] { return "v"; }, {}, leased(1h))
+              .str() == "v");
     CHECK(lab.slept() == 0ms);
 }
 
@@ -621,23 +662,31 @@ TEST_CASE("the lease of a producer that takes too long is another's, and is left
     Gate late, taken, ended;
     store::Crew crew;
     crew.start(1, [&](std::size_t) {
-        const auto value = slow.try_get_or_set("k", [&] {
-            lab.pass(11s);
-            late.open();
-            expect(taken.wait(), "nobody took the lease over");
-            return "slow";
-        }, {}, leased(10s));
+        const auto value = slow.try_get_or_set(
+            "k",
+            [&] {
+                lab.pass(11s);
+                late.open();
+                expect(taken.wait(), "nobody took the lease over");
+                return "slow";
+            },
+            {}, leased(10s));
         ended.open();
         expect(value && value->str() == "slow", "not the value");
     });
     REQUIRE(late.wait());
-    CHECK(quick.get_or_set("k", [&] {
-        const std::string owner = lab.body(lab.lease());
-        taken.open();
-        expect(ended.wait(), "the slow one does not end");
-        CHECK(lab.body(lab.lease()) == owner);
-        return "quick";
-    }, {}, leased(10s)).str() == "quick");
+    CHECK(quick
+              .get_or_set(
+                  "k",
+                  [&] {
+                      const std::string owner = lab.body(lab.lease());
+                      taken.open();
+                      expect(ended.wait(), "the slow one does not end");
+                      CHECK(lab.body(lab.lease()) == owner);
+                      return "quick";
+                  },
+                  {}, leased(10s))
+              .str() == "quick");
     CHECK(crew.join().empty());
     CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
     CHECK(lab.body("k") == "quick");  // whoever writes last
@@ -661,15 +710,17 @@ TEST_CASE("of two who ask for the lease at once one has it", "[lease][race]") {
                 static_cast<void>(second_wrote.wait());
             }
         });
-        // Where the store honours conditions the first one waits, as its write is refused. Elsewhere each pauses for the other's
-        // write to arrive, and then the second finds that it was overwritten.
-        Cache first = lab.open([&](std::chrono::milliseconds) { expect(ignores || stored.wait(), "the second does not end"); });
+        // Where the store honours conditions the first one waits, as its write is refused. Elsewhere each pauses for
+        // the other's write to arrive, and then the second finds that it was overwritten.
+        Cache first =
+            lab.open([&](std::chrono::milliseconds) { expect(ignores || stored.wait(), "the second does not end"); });
         Cache second = lab.open([&](std::chrono::milliseconds) {
             expect(first_wrote.wait(), "the first does not write");
             expect(++settling == 1 || stored.wait(), "the first does not end");
         });
         const auto ask = [&](Cache& cache, const char* value) {
-            const auto got = cache.try_get_or_set("k", [&] { return ++runs, value; }, {}, leased(1h));
+            const auto got = cache.try_get_or_set(
+                "k", [&] { return ++runs, value; }, {}, leased(1h));
             stored.open();
             expect(got && got->str() == (ignores ? "the first's" : "the second's"), "not the value");
         };
@@ -684,7 +735,7 @@ TEST_CASE("of two who ask for the lease at once one has it", "[lease][race]") {
     }
 }
 
-TEST_CASE("where the store cannot vouch for a lease, required is an error and off a best effort", "[lease][conditions]") {
+TEST_CASE("where no store vouches for a lease, required is an error and off a best effort", "[lease][conditions]") {
     fake_s3::Quirks quirks;
     quirks.ignore_conditional_put = true;
     Lab lab(store::with(quirks));
@@ -692,14 +743,18 @@ TEST_CASE("where the store cannot vouch for a lease, required is an error and of
     config.conditions = Conditions::required;
     Cache strict("bucket", config);
     bool ran = false;
-    CHECK(code_of(strict.try_get_or_set("k", [&] { return ran = true, "v"; }, {}, leased(30s))) == Errc::unsupported);
+    CHECK(code_of(strict.try_get_or_set(
+              "k", [&] { return ran = true, "v"; }, {}, leased(30s))) == Errc::unsupported);
     CHECK_FALSE(ran);
     config.conditions = Conditions::off;
     Cache lax("bucket", config);
-    static_cast<void>(lax.get_or_set("k", [&] {
-        CHECK_FALSE(lab.lease().empty());
-        return "v";
-    }, {}, leased(1h)));
+    static_cast<void>(lax.get_or_set(
+        "k",
+        [&] {
+            CHECK_FALSE(lab.lease().empty());
+            return "v";
+        },
+        {}, leased(1h)));
     CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
     lax.remove("k");
     CHECK(lab.requests([&] { CHECK_FALSE(lax.try_get_or_set("k", fails, {}, leased(1h))); }) < 10);
@@ -711,31 +766,42 @@ TEST_CASE("clocks a minute apart neither end a lease early nor keep it long", "[
     Gate computing, waited, stored;
     std::int64_t pauses = 0;
     Cache behind = lab.open({}, -30s);
-    Cache ahead = lab.open([&](std::chrono::milliseconds) {
-        if (++pauses < 4) return lab.pass(5s);
-        waited.open();
-        expect(stored.wait(), "the owner does not end");
-    }, 30s);
+    Cache ahead = lab.open(
+        [&](std::chrono::milliseconds) {
+            if (++pauses < 4) return lab.pass(5s);
+            waited.open();
+            expect(stored.wait(), "the owner does not end");
+        },
+        30s);
     store::Crew crew;
     crew.start(1, [&](std::size_t) {
-        const auto value = behind.try_get_or_set("k", [&] {
-            computing.open();
-            expect(waited.wait(), "the other does not wait");
-            return "the owner's";
-        }, {20s}, leased(20s));
+        const auto value = behind.try_get_or_set(
+            "k",
+            [&] {
+                computing.open();
+                expect(waited.wait(), "the other does not wait");
+                return "the owner's";
+            },
+            {20s}, leased(20s));
         stored.open();
         expect(value.has_value(), "no value");
     });
     REQUIRE(computing.wait());
-    CHECK(ahead.get_or_set("k", [] { return "the other's"; }, {20s}, leased(20s)).str() == "the owner's");
+    CHECK(ahead
+              .get_or_set(
+                  "k", [] { return "the other's"; }, {20s}, leased(20s))
+              .str() == "the owner's");
     CHECK(crew.join().empty());
     lab.crash_while_computing("k", 20s);
     lab.pass(23s);  // two for clocks that are read in whole seconds
-    CHECK(ahead.get_or_set("k", [] { return "the other's"; }, {20s}, leased(20s)).str() == "the other's");
+    CHECK(ahead
+              .get_or_set(
+                  "k", [] { return "the other's"; }, {20s}, leased(20s))
+              .str() == "the other's");
     CHECK(pauses == 4);
 }
 
-TEST_CASE("leases and scratch objects are no entries: lists leave them out, what removes everything does not", "[lease][list]") {
+TEST_CASE("leases are no entries: lists leave them out, what removes everything does not", "[lease][list]") {
     Lab lab;
     lab.crash_while_computing("k", 30s);
     lab.put(".s3cache/lease/of a user", "v");
@@ -819,22 +885,26 @@ TEST_CASE("while one computes a value anew the others have the one that is there
         Cache cache = lab.open(), elsewhere = lab.open();
         ComputeOptions how = early(1);
         how.lease = lease;
-        static_cast<void>(cache.get_or_set("k", [&] { return lab.pass(10s), "old"; }, {100s}, how));
+        static_cast<void>(cache.get_or_set(
+            "k", [&] { return lab.pass(10s), "old"; }, {100s}, how));
         lab.pass(50s);
         lab.draw_always(0.9999);
         std::atomic<int> others{0};
-        const Value made = cache.get_or_set("k", [&] {
-            lab.draw_always(-1);  // as the lease's owners must differ
-            store::Crew crew;
-            crew.start(4, [&](std::size_t) {
-                const auto value = cache.try_get_or_set("k", fails, {100s}, how);
-                others += value && value->str() == "old";
-            });
-            expect(crew.join().empty(), "one failed");
-            lab.draw_always(0.9999);
-            if (lease.count() > 0) others += elsewhere.get_or_set("k", fails, {100s}, how).str() == "old";
-            return "new";
-        }, {100s}, how);
+        const Value made = cache.get_or_set(
+            "k",
+            [&] {
+                lab.draw_always(-1);  // as the lease's owners must differ
+                store::Crew crew;
+                crew.start(4, [&](std::size_t) {
+                    const auto value = cache.try_get_or_set("k", fails, {100s}, how);
+                    others += value && value->str() == "old";
+                });
+                expect(crew.join().empty(), "one failed");
+                lab.draw_always(0.9999);
+                if (lease.count() > 0) others += elsewhere.get_or_set("k", fails, {100s}, how).str() == "old";
+                return "new";
+            },
+            {100s}, how);
         CHECK(made.str() == "new");
         CHECK(others == (lease.count() > 0 ? 5 : 4));
         CHECK(lab.body("k") == "new");
@@ -846,7 +916,8 @@ TEST_CASE("while one computes a value anew the others have the one that is there
 TEST_CASE("a failure ahead of the end is no failure: the value is good still", "[early]") {
     Lab lab;
     Cache cache = lab.open();
-    static_cast<void>(cache.get_or_set("k", [&] { return lab.pass(10s), "old"; }, {100s}, early(1)));
+    static_cast<void>(cache.get_or_set(
+        "k", [&] { return lab.pass(10s), "old"; }, {100s}, early(1)));
     lab.draw_always(0.999999);
     CHECK(cache.get_or_set("k", fails, {100s}, early(1)).str() == "old");
     CHECK(cache.stats().stale == 0);
@@ -866,5 +937,8 @@ TEST_CASE("an expired value does where the producer fails, for as long as is all
     CHECK_FALSE(lab.open().get("k"));  // no other call serves it
     cache.set("k", "old", {60s});
     lab.pass(90s);
-    CHECK(cache.get_or_set("k", [] { return "new"; }, {}, forgiving(60s)).str() == "new");
+    CHECK(cache
+              .get_or_set(
+                  "k", [] { return "new"; }, {}, forgiving(60s))
+              .str() == "new");
 }

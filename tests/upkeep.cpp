@@ -1,5 +1,5 @@
-// What keeps entries right and a bucket small: revalidation, write conditions as the store has them, sliding and scattered times,
-// removal of what has expired without anybody's loss, and the rules that the store applies by itself.
+// What keeps entries right and a bucket small: revalidation, write conditions as the store has them, sliding and
+// scattered times, removal of what has expired without anybody's loss, and the rules that the store applies by itself.
 #include "world.hpp"
 
 using namespace s3cache;
@@ -28,11 +28,15 @@ SetOptions if_absent(std::optional<Seconds> ttl = {}) {
 }
 
 // What the store and this machine call now moves on.
-void pass(World& world, std::chrono::seconds time) { world.s3.set_clock_offset(world.s3.now() - std::time(nullptr) + time.count()); }
+void pass(World& world, std::chrono::seconds time) {
+    world.s3.set_clock_offset(world.s3.now() - std::time(nullptr) + time.count());
+}
 
 Config with_the_stores_clock(World& world) {
     Config config = world.config();
-    config.clock = [&world] { return std::chrono::system_clock::now() + std::chrono::seconds(world.s3.now() - std::time(nullptr)); };
+    config.clock = [&world] {
+        return std::chrono::system_clock::now() + std::chrono::seconds(world.s3.now() - std::time(nullptr));
+    };
     return config;
 }
 
@@ -81,7 +85,8 @@ TEST_CASE("what has not changed is not sent again", "[revalidate]") {
     const Revalidated none = cache.get_if_changed("none", etag);
     CHECK_FALSE(none.unchanged);
     CHECK_FALSE(none.value);
-    for (const char* wrong : {"", "a\nb"}) CHECK(code_of(cache.try_get_if_changed("k", wrong)) == Errc::invalid_argument);
+    for (const char* wrong : {"", "a\nb"})
+        CHECK(code_of(cache.try_get_if_changed("k", wrong)) == Errc::invalid_argument);
 }
 
 TEST_CASE("a store that sends the unchanged value again is not taken for one that changed it", "[revalidate]") {
@@ -125,7 +130,8 @@ TEST_CASE("plain writes and reads never ask what a store makes of conditions", "
     CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
 }
 
-TEST_CASE("required conditions are an error where the store does not honour them, and nothing is written", "[conditions]") {
+TEST_CASE("required conditions are an error where the store does not honour them, and nothing is written",
+          "[conditions]") {
     fake_s3::Quirks refusing;
     refusing.refuse_conditional_put = true;
     for (const auto& quirks : {ignoring(), refusing}) {
@@ -170,7 +176,7 @@ TEST_CASE("conditions that are off cost a look and send none", "[conditions]") {
     CHECK(world.body("k") == "v");
 }
 
-TEST_CASE("a rival between look and write is seen by the store that honours conditions, and by no other", "[conditions][race]") {
+TEST_CASE("a rival between look and write is seen by a store that honours conditions, by no other", "[conditions]") {
     for (const bool ignores : {false, true}) {
         for (const bool match : {false, true}) {
             CAPTURE(ignores, match);
@@ -202,14 +208,15 @@ TEST_CASE("an expired entry is not in the way of if_absent, a rival that replace
     CHECK(world.body("k") == "the rival's");
 }
 
-TEST_CASE("trouble while the store is tried out is an error where conditions are required, and else none", "[conditions]") {
+TEST_CASE("trouble while a store is tried out is an error if conditions are required, and else none", "[conditions]") {
     for (const bool required : {false, true}) {
         CAPTURE(required);
         World world;
         Config config = world.config();
         if (required) config.conditions = Conditions::required;
         Cache cache = world.cache(config);
-        world.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").for_key(".s3cache/probe/").for_times(fake_s3::forever));
+        world.s3.add_fault(
+            fake_s3::respond_error(403, "AccessDenied").for_key(".s3cache/probe/").for_times(fake_s3::forever));
         CHECK(cache.try_set("k", "v", if_absent()).has_value() == !required);
         CHECK(world.has("k") == !required);
         world.s3.clear_faults();
@@ -218,7 +225,7 @@ TEST_CASE("trouble while the store is tried out is an error where conditions are
     }
 }
 
-// ---- more time for what is used ---------------------------------------------------------------------------------------
+// ---- more time for what is used -------------------------------------------------------------------------------------
 
 TEST_CASE("a sliding time to live begins anew with a hit, at most once an interval", "[sliding]") {
     World world;
@@ -253,7 +260,8 @@ TEST_CASE("a sliding time to live begins anew with a hit, at most once an interv
     CHECK(world.s3.request_count("CopyObject") == 0);
 }
 
-TEST_CASE("nothing slides that never expires, that may not be written, or that another has replaced", "[sliding][race]") {
+TEST_CASE("nothing slides that never expires, that may not be written, or that another has replaced",
+          "[sliding][race]") {
     World world;
     Config config = with_the_stores_clock(world);
     config.sliding_ttl = 1h;
@@ -308,13 +316,14 @@ TEST_CASE("a writer that comes while more time is given keeps its value and its 
     // Replaced each time: given up in the end, and never by spoiling what is there.
     int round = 0;
     world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
-        if (request.operation == "CopyObject" && phase == Phase::before_effect) world.put("k", "new " + std::to_string(++round), {{"kind", "text"}});
+        if (request.operation == "CopyObject" && phase == Phase::before_effect)
+            world.put("k", "new " + std::to_string(++round), {{"kind", "text"}});
     });
     CHECK(code_of(cache.try_touch("k", 1h)) == Errc::changed);
     CHECK(text_of(cache.get("k")) == "new " + std::to_string(round));
 }
 
-// ---- what has expired goes --------------------------------------------------------------------------------------------
+// ---- what has expired goes ------------------------------------------------------------------------------------------
 
 TEST_CASE("the expired go in bulk, in pages of any size, and nothing else goes", "[purge]") {
     for (const std::size_t page : {std::size_t{1000}, std::size_t{7}, std::size_t{1}}) {
@@ -340,7 +349,7 @@ TEST_CASE("the expired go in bulk, in pages of any size, and nothing else goes",
 }
 
 // The same bytes have the same ETag, so that If-Match alone does not tell a new entry from the expired one.
-TEST_CASE("a writer that comes while the expired are removed keeps its value, be it other bytes or the same", "[purge][race]") {
+TEST_CASE("a writer that comes while the expired go keeps its value, be it other bytes or the same", "[purge][race]") {
     for (const bool ignores : {false, true}) {
         for (const char* body : {"new", "old"}) {
             for (const bool purges : {false, true}) {
@@ -349,9 +358,12 @@ TEST_CASE("a writer that comes while the expired are removed keeps its value, be
                 Cache cache = world.cache();
                 cache.set("warm", "v", if_absent());  // what the store makes of conditions is known
                 world.put_expiring("k", "old", -10);
-                once(world, purges ? "HeadObject" : "GetObject", Phase::after_effect, [&] { world.put_expiring("k", body, 1000); });
-                if (purges) CHECK(cache.purge_expired() == 0);
-                else CHECK_FALSE(cache.get("k"));
+                once(world, purges ? "HeadObject" : "GetObject", Phase::after_effect,
+                     [&] { world.put_expiring("k", body, 1000); });
+                if (purges)
+                    CHECK(cache.purge_expired() == 0);
+                else
+                    CHECK_FALSE(cache.get("k"));
                 CHECK(text_of(cache.get("k")) == body);
             }
         }
@@ -365,7 +377,8 @@ TEST_CASE("where the store honours If-Match a writer right before the removal ke
     world.put_expiring("k", "old", -10);
     world.put_expiring("other", "old", -10);
     world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
-        if (request.operation == "DeleteObject" && request.key == "k" && phase == Phase::before_effect) world.put_expiring("k", "new", 1000);
+        if (request.operation == "DeleteObject" && request.key == "k" && phase == Phase::before_effect)
+            world.put_expiring("k", "new", 1000);
     });
     CHECK(cache.purge_expired() == 1);
     CHECK(text_of(cache.get("k")) == "new");
@@ -377,27 +390,52 @@ TEST_CASE("thousands of entries with odd names are cleared, and their neighbours
     options.list_page_max = 700;
     World world(options);
     Cache cache = world.cache();
-    const std::vector<std::string> odd = {"a b", "a+b", "a%2Fb", "&<>\"'", "//", "/", "..", "\xC3\xA9", "\xF0\x9F\x98\x80", "tab\there", "line\nbreak",
-                                          "\x01", "\x1F", "~", "?q=1#f", std::string(900, 'x'), " ", "=", "\\", ";,"};
-    for (int i = 0; i < 2500; ++i) world.put("p/" + odd[static_cast<std::size_t>(i) % odd.size()] + std::to_string(i), "v");
+    const std::vector<std::string> odd = {"a b",
+                                          "a+b",
+                                          "a%2Fb",
+                                          "&<>\"'",
+                                          "//",
+                                          "/",
+                                          "..",
+                                          "\xC3\xA9",
+                                          "\xF0\x9F\x98\x80",
+                                          "tab\there",
+                                          "line\nbreak",
+                                          "\x01",
+                                          "\x1F",
+                                          "~",
+                                          "?q=1#f",
+                                          std::string(900, 'x'),
+                                          " ",
+                                          "=",
+                                          "\\",
+                                          ";,"};
+    for (int i = 0; i < 2500; ++i)
+        world.put("p/" + odd[static_cast<std::size_t>(i) % odd.size()] + std::to_string(i), "v");
     for (const std::string& name : odd) world.put("p/" + name, "v");
     for (const char* other : {"p", "p.", "p0", "q/a"}) world.put(other, "v");
     CHECK(cache.clear("p/") == 2500 + odd.size());
     CHECK(world.s3.keys("bucket") == std::vector<std::string>{"p", "p.", "p0", "q/a"});
 }
 
-TEST_CASE("a list that repeats its token ends a purge and a clear with an error, not a loop", "[purge][clear][hostile]") {
+TEST_CASE("a list that repeats its token ends a purge and a clear with an error, not a loop",
+          "[purge][clear][hostile]") {
     World world;
     Cache cache = world.cache();
     for (int i = 0; i < 3; ++i) world.put_expiring("k" + std::to_string(i), "v", -10);
-    world.s3.add_fault(fake_s3::respond(200, "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
-                                             "</ListBucketResult>").on("ListObjectsV2").for_times(fake_s3::forever));
+    world.s3.add_fault(
+        fake_s3::respond(
+            200,
+            "<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
+            "</ListBucketResult>")
+            .on("ListObjectsV2")
+            .for_times(fake_s3::forever));
     CHECK(code_of(cache.try_purge_expired()) == Errc::protocol);
     CHECK(code_of(cache.try_clear("k")) == Errc::protocol);
     CHECK(world.s3.object_count() == 3);
 }
 
-// ---- rules of the store -----------------------------------------------------------------------------------------------
+// ---- rules of the store ---------------------------------------------------------------------------------------------
 
 TEST_CASE("the rules are printed for the cache's own prefix, and escaped", "[lifecycle]") {
     World world;
@@ -417,8 +455,9 @@ TEST_CASE("the rules are printed for the cache's own prefix, and escaped", "[lif
 
 TEST_CASE("rules are installed beside those of others, and replace only our own", "[lifecycle]") {
     World world;
-    const std::string theirs = "<Rule><ID>logs</ID><Filter><Prefix>logs/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days>"
-                               "</Expiration></Rule>";
+    const std::string theirs =
+        "<Rule><ID>logs</ID><Filter><Prefix>logs/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days>"
+        "</Expiration></Rule>";
     const store::Raw raw(world.s3.endpoint(), "", world.s3.access_key(), world.s3.secret_key(), "us-east-1");
     const auto installed = [&] { return raw.request("GET", "/bucket", {{"lifecycle", ""}}).body; };
     Cache cache("s3://bucket/cache", world.config()), other("s3://bucket/other", world.config());

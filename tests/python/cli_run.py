@@ -1,10 +1,10 @@
-"""Has `s3cache run` cache commands, and `s3cache lifecycle` print and install rules: output, exit status, what is kept, what not.
+"""Has `s3cache run` cache commands, and `s3cache lifecycle` print and install rules: what is said, kept, and what not.
 
     python3 tests/python/cli_run.py [build/s3cache]
 
-The store: S3CACHE_TEST_ENDPOINT; bucket and keys as for interop.py. Nothing leaves the machine but for that store. What happens
-when is settled by what the commands say and wait for, not by time. Prints one line a check and 'N passed, N failed'; exit status 1
-if one failed.
+The store: S3CACHE_TEST_ENDPOINT; bucket and keys as for interop.py. Nothing leaves the machine but for that store. What
+happens when is settled by what the commands say and wait for, not by time. Prints one line a check and
+'N passed, N failed'; exit status 1 if one failed.
 """
 
 import json

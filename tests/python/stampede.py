@@ -2,9 +2,9 @@
 
     python3 tests/python/stampede.py [build/s3cache]
 
-Programs: build/stampede_worker, which calls get_or_set, and `s3cache run`. The store: S3CACHE_TEST_ENDPOINT, bucket and keys as for
-interop.py; then the program fake_s3 beside s3cache, also as a store that ignores write conditions. Prints one line a check with its
-counts and 'N passed, N failed'; exit status 1 if one failed.
+Programs: build/stampede_worker, which calls get_or_set, and `s3cache run`. The store: S3CACHE_TEST_ENDPOINT, bucket and
+keys as for interop.py; then the program fake_s3 beside s3cache, also as a store that ignores write conditions. Prints one
+line a check with its counts and 'N passed, N failed'; exit status 1 if one failed.
 """
 
 import os

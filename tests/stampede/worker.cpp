@@ -1,4 +1,4 @@
-// One of many processes that want the same value at the same moment: stampede.py starts them and counts who computed it.
+// One of many processes that want the same value at once: stampede.py starts them and counts who computed it.
 //     worker WHERE KEY LOG LEASE_SECONDS COMPUTING_SECONDS CLOCK_AHEAD_SECONDS
 // Waits for the end of its standard input, prints the value and, behind it, what became of the call.
 #include "s3cache.hpp"
@@ -21,7 +21,8 @@ void note_down(const char* log) {
 
 void wait_for_the_start() {
     char byte = 0;
-    while (read(STDIN_FILENO, &byte, 1) > 0) {}
+    while (read(STDIN_FILENO, &byte, 1) > 0) {
+    }
 }
 
 }  // namespace
