@@ -506,6 +506,9 @@ int run_presign(Cache& cache, const Arguments& arguments) {
 
 // --- run: a command's standard output, cached -----------------------------------------------------------------------
 
+// A store that hangs holds the command up for no longer than this.
+constexpr std::chrono::seconds hanging_store_max(10);
+
 enum CannotRun { not_executable = 126, not_found = 127 };  // what shells say; 2 is for what went wrong before
 
 // SHA-256 of named pieces, each with its length, so that no two lists of pieces read as the same bytes.
@@ -645,7 +648,9 @@ int replay(const Spool& spool) {
 // The entry of a command's output. After the first failure of the store it is left alone: the command matters more.
 class Kept {
 public:
-    Kept(Cache& cache, const Arguments& arguments) : cache_(cache), key_(key_of_run(arguments)) {
+    // What is read is read in haste, what is stored may take its time.
+    Kept(Cache& cache, Cache& hasty, const Arguments& arguments)
+        : cache_(cache), hasty_(hasty), key_(key_of_run(arguments)) {
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
     }
 
@@ -654,7 +659,7 @@ public:
     // Into the spool as a whole before any of it is printed: half an output cannot be taken back.
     bool fetch(Spool& spool) {
         spool.clear();
-        auto reader = cache_.try_get_stream(key_);
+        auto reader = hasty_.try_get_stream(key_);
         if (!reader) return fail(reader.error());
         if (!*reader) return false;
         for (;;) {
@@ -702,6 +707,7 @@ private:
     }
 
     Cache& cache_;
+    Cache& hasty_;
     const std::string key_;
     s3cache::SetOptions options_;
     bool usable_ = true;
@@ -711,8 +717,8 @@ private:
 // The name is the one that get_or_set uses for the same key, so that programs and this one keep out of each other's way.
 class Lease {
 public:
-    Lease(const Arguments& arguments, const std::string& key)
-        : cache_(open_cache(arguments, hasty())), time_(duration(arguments.get("--lease", "60s"))) {
+    Lease(Cache& hasty, const Arguments& arguments, const std::string& key)
+        : cache_(hasty), time_(duration(arguments.get("--lease", "60s"))) {
         Digest digest;
         digest.update(key);
         name_ = ".s3cache/lease/" + digest.hex().substr(0, 32);
@@ -721,8 +727,11 @@ public:
     }
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
-    ~Lease() {
+    ~Lease() { release(); }
+
+    void release() {
         if (is_ours_ && still_ours()) static_cast<void>(cache_.try_remove(name_));
+        is_ours_ = false;
     }
 
     // False: another has it. If the store does not say, nobody waits for it.
@@ -750,12 +759,6 @@ public:
 private:
     using Clock = std::chrono::steady_clock;
 
-    // A store that hangs holds the command up for no longer than this.
-    static s3cache::Config hasty() {
-        s3cache::Config config;
-        config.call_timeout = std::chrono::seconds(5);
-        return config;
-    }
     bool still_ours() {
         const auto there = cache_.try_get(name_);
         return there && *there && (*there)->view() == owner_;
@@ -766,7 +769,7 @@ private:
         is_ours_ = still_ours();
     }
 
-    Cache cache_;
+    Cache& cache_;
     s3cache::Seconds time_;
     std::string name_, owner_;
     bool is_ours_ = false;
@@ -917,22 +920,29 @@ bool wait_for_another(Kept& kept, Spool& spool, Lease& lease) {
     return false;
 }
 
+// The command's wait status; empty: its output is in the spool, from the cache.
+std::optional<int> run_unless_kept(const Arguments& arguments, const Inherited& inherited, Kept& kept, Lease& lease,
+                                   Spool& spool) {
+    if (kept.usable() && (kept.fetch(spool) || wait_for_another(kept, spool, lease))) return std::nullopt;
+    const int status = run_command(arguments, inherited, spool, lease);
+    const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (succeeded && kept.usable()) kept.store(spool, [&] { lease.renew(); });
+    lease.release();
+    return status;
+}
+
 int run_run(Cache& cache, const Arguments& arguments) {
     if (arguments.command.empty()) throw WrongUsage{"run wants -- and a command"};
     const Inherited inherited;
+    s3cache::Config config;
+    config.call_timeout = hanging_store_max;
+    Cache hasty = open_cache(arguments, std::move(config));
+    Kept kept(cache, hasty, arguments);
+    Lease lease(hasty, arguments, kept.key());
     Spool spool;
-    Kept kept(cache, arguments);
     if (!spool) kept.fail(s3cache::Error(s3cache::Errc::file, "no temporary file can be made; is TMPDIR right?"));
-    if (kept.usable() && kept.fetch(spool)) return replay(spool);
-    int status = 0;
-    {
-        Lease lease(arguments, kept.key());
-        if (wait_for_another(kept, spool, lease)) return replay(spool);
-        status = run_command(arguments, inherited, spool, lease);
-        const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        if (succeeded && kept.usable()) kept.store(spool, [&] { lease.renew(); });
-    }
-    return end_like(status);
+    const std::optional<int> status = run_unless_kept(arguments, inherited, kept, lease, spool);
+    return status ? end_like(*status) : replay(spool);
 }
 
 // --- lifecycle: rules by which the store itself keeps the bucket small ----------------------------------------------

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -271,6 +272,16 @@ def run_without_a_cache(shell):
                 assert errors.startswith('s3cache: not cached: ') and WRONG_SECRET not in errors, errors
             assert command.runs() == 2
     assert shell.keys() == [], shell.keys()
+
+
+def run_before_a_store_that_hangs(shell):
+    """The command waits ten seconds for it, and no longer: connections are taken, and never answered."""
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        began = time.monotonic()
+        endpoint = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % silent.getsockname()[1]}
+        status, out, errors = shell.call('run', '--', 'echo', 'out', changes=endpoint)
+        assert (status, out) == (0, b'out\n') and errors.count('\n') == 1, (status, out, errors)
+        assert time.monotonic() - began < 40, time.monotonic() - began  # without that bound: a minute at least
 
 
 def run_in_no_such_bucket(shell):
