@@ -1001,7 +1001,7 @@ int run_lifecycle(Cache& cache, const Arguments& arguments) {
 // Two entries that nobody else has, removed whatever happens; should even that fail, their time is short.
 class Scratch {
 public:
-    Scratch(Cache& its_cache, const Arguments& its_arguments) : cache(its_cache), arguments(its_arguments) {
+    Scratch(Cache& its_cache, const Arguments& arguments) : cache(its_cache), watched(open_watched(arguments)) {
         std::random_device random;
         char name[40];
         std::snprintf(name, sizeof name, "s3cache-doctor-%08x%08x", random(), random());
@@ -1021,10 +1021,19 @@ public:
     }
 
     Cache& cache;
-    const Arguments& arguments;
+    std::function<void(const s3cache::Event&)> watch{};  // told of what `watched` does; may use `cache` meanwhile
+    Cache watched;
     std::string key, second_key;
 
 private:
+    Cache open_watched(const Arguments& arguments) {
+        s3cache::Config config;
+        config.on_event = [this](const s3cache::Event& event) {
+            if (watch) watch(event);
+        };
+        return open_cache(arguments, std::move(config));
+    }
+
     bool is_clean_ = false;
 };
 
@@ -1068,16 +1077,17 @@ Outcome try_read(Scratch& scratch) {
 // Another writer comes between the look at what is there and the write: then only the store itself can refuse it.
 Outcome try_against_rival(Scratch& scratch, const std::string& key, const s3cache::SetOptions& options) {
     bool came = false;
-    s3cache::Config config;
-    config.on_event = [&](const s3cache::Event& event) {
+    scratch.watch = [&](const s3cache::Event& event) {
         const bool is_look = event.operation == "set" && (event.status == 200 || event.status == 404);
         if (came || event.attempt == 0 || !is_look) return;
         came = true;
         static_cast<void>(scratch.cache.try_set(key, "by another writer", scratch_options));
     };
-    Cache watched = open_cache(scratch.arguments, std::move(config));
-    return judged(watched.try_set(key, scratch_value, options), is_false,
-                  "the store does not check it: of two writers at the same moment both may believe to be the one");
+    const Outcome outcome =
+        judged(scratch.watched.try_set(key, scratch_value, options), is_false,
+               "the store does not check it: of two writers at the same moment both may believe to be the one");
+    scratch.watch = {};
+    return outcome;
 }
 
 Outcome try_if_absent(Scratch& scratch) {

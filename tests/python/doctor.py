@@ -186,6 +186,16 @@ def machine_failing_process(patient):
     patient.doctor(FAILS, BROKEN % 'profile' + '.*credential_process', AWS_CONFIG_FILE=path, **NO_KEYS)
 
 
+def machine_process_asked_seldom(patient):
+    """Which may want a token of a person each time: once for the entry, once for its rival, once to say what it answers."""
+    log = patient.file('asked', '')
+    script = patient.file('keys-well', '#!/bin/sh\necho x >>%s\necho \'{"Version":1,"AccessKeyId":"%s","SecretAccessKey":"%s"}\'\n'
+                          % (log, patient.access_key, patient.secret_key))
+    path = patient.file('config', '[default]\ncredential_process = /bin/sh %s\n' % script)
+    patient.doctor(WORKS, '^  credentials: profile +used ', '^The cache would work', AWS_CONFIG_FILE=path, **NO_KEYS)
+    assert os.path.getsize(log) // 2 <= 3, os.path.getsize(log) // 2
+
+
 def machine_broken_container(patient):
     patient.doctor(FAILS, BROKEN % 'container', AWS_CONTAINER_CREDENTIALS_FULL_URI='http://127.0.0.1:%d/keys' % closed_port(),
                    AWS_CONTAINER_AUTHORIZATION_TOKEN=TOKEN, **NO_KEYS)
