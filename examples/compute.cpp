@@ -1,5 +1,6 @@
 // Computed once, however many threads and machines ask: get_or_set, its lease, early refresh, stale values, nothing.
-// g++ -std=c++17 -I.. compute.cpp -o compute -lcurl -lcrypto -lz        Usage: ./compute s3://my-bucket/prefix
+// g++ -std=c++17 -I.. compute.cpp -o compute -lcurl -lcrypto -lz
+// Usage: ./compute s3://my-bucket/prefix
 
 #include "s3cache.hpp"
 
