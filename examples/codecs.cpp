@@ -1,7 +1,6 @@
 // Types of your own as values: a plain struct as its bytes, a vector of doubles the same on every machine.
 // g++ -std=c++17 -I.. codecs.cpp -o codecs -lcurl -lcrypto -lz
 // Usage: ./codecs s3://my-bucket/prefix
-
 #include "s3cache.hpp"
 
 #include <cstring>

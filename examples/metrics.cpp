@@ -1,7 +1,6 @@
 // Numbers for Prometheus: totals from stats(), durations and statuses from events, as the text that it scrapes.
 // g++ -std=c++17 -I.. metrics.cpp -o metrics -lcurl -lcrypto -lz
 // Usage: ./metrics s3://my-bucket/prefix
-
 #include "s3cache.hpp"
 
 #include <iostream>
