@@ -5292,6 +5292,12 @@ public:
         return multi_ && transfer.prepare(config, share) && curl_multi_add_handle(multi_, transfer.easy) == CURLM_OK;
     }
 
+    // Takes a transfer out that has failed outside of perform().
+    void stop(Transfer& transfer, CURLcode result) {
+        curl_multi_remove_handle(multi_, transfer.easy);
+        transfer.result = result;
+    }
+
     // Moves bytes without waiting, and calls `finished` with each transfer that is over.
     template <class F>
     bool perform(F&& finished) {
@@ -7632,10 +7638,15 @@ public:
     }
     // Forgets the call and its answer; one that still runs is cut off.
     void drop(Call& call);
+    // Hands what was held back to the sink at once. What the sink says then ends the call here: libcurl would report it to
+    // us alone, and go on with the next bytes as if these had been taken.
     void resume(Call& call) {
         if (!call.answer || !call.answer->paused) return;
         call.answer->paused = false;
-        curl_easy_pause(call.answer->easy, CURLPAUSE_CONT);
+        const CURLcode result = curl_easy_pause(call.answer->easy, CURLPAUSE_CONT);
+        if (result == CURLE_OK || !call.running) return;
+        engine_->stop(*call.answer, result);
+        finish(call);
     }
     void cancel_all(const Error& why);
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
