@@ -51,7 +51,7 @@ EXAMPLES := $(patsubst s3cache_cli,s3cache,$(basename $(notdir $(wildcard exampl
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/*.cpp)))
 
 .DEFAULT_GOAL := unit
-.PHONY: unit test demo bench fuzz check check-all size docs install examples clean programs test-programs
+.PHONY: unit test demo bench fuzz check check-all size docs install examples clean programs test-programs print-test-libs
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -97,6 +97,8 @@ $(BUILD)/stampede_worker: tests/stampede/worker.cpp Makefile | $(BUILD)/tests
 	$(call say,compile)$(COMPILE) $(TOOL_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
 
 examples: $(addprefix $(BUILD)/,$(EXAMPLES))
+print-test-libs:
+	@echo '$(TEST_LIBS)'
 test-programs: $(BUILD)/unit $(BUILD)/conformance
 programs: test-programs $(BUILD)/fake_s3 $(BUILD)/stampede_worker examples
 

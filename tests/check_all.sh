@@ -4,8 +4,8 @@
 #   tests/check_all.sh [--compile | --run] [PATTERN]     --compile: no test suites, --run: only these;
 #                                                        PATTERN: only cells whose name matches this grep -E expression
 # Each cell prints a line; a table and 'N passed, N failed, N not run' come at the end. What a cell printed is in
-# BUILD/all/logs. As root, missing compilers are installed by their Debian names; libraries of other architectures are
-# unpacked below BUILD/all and installed nowhere.
+# BUILD/all/logs. As root, missing compilers are installed by their Debian names; other architectures and other releases of
+# Debian are whole ones below BUILD/all/roots, and the kernel is told of QEMU, which outlives this script until a restart.
 #
 # Compile cells: all strict warnings are errors, at -O0 and at -O2 (where g++ sees more of -Wnull-dereference); the
 # program is linked and run against a fake S3. Run cells: the unit suite, and the conformance suite on the fake S3.
@@ -253,38 +253,89 @@ fi
 
 # ---------------------------------------------------------------- other machines
 
-foreign() { # DEBIAN_ARCH TRIPLET QEMU
-    local arch=$1 triplet=$2 emulator=$3 base level mode
-    have_or_install "$triplet-g++" "g++-$triplet" || { skip "$arch" "$triplet-g++ is not installed (g++-$triplet)"; return; }
-    "$here/matrix/sysroot.sh" "$arch" "$all/$arch" >"$logs/$arch-libraries" 2>&1 ||
-        { skip "$arch" "its libraries could not be had ($logs/$arch-libraries)"; return; }
-    base=$all/$arch/root
-    # The compiler brings its own libc; what it lacks comes after it.
-    local includes=(-idirafter "$base/usr/include" -idirafter "$base/usr/include/$triplet" -Wno-psabi)
-    local links=(-L"$base/usr/lib/$triplet" -L"$base/lib/$triplet" -Wl,-rpath-link,"$base/usr/lib/$triplet:$base/lib/$triplet")
-    local run=no
-    if have_or_install "$emulator" qemu-user; then run="$emulator -L $base"; fi
+emulated() { # DEBIAN_ARCH TRIPLET QEMU: cross-built here, run by QEMU in user mode
+    local arch=$1 triplet=$2 emulator=$3-static base=$all/roots/$1 level mode
+    have_or_install "$triplet-g++" "g++-$triplet" && have_or_install "$emulator" qemu-user-static &&
+        have_or_install mmdebstrap mmdebstrap || { skip "$arch" "needs g++-$triplet, qemu-user-static, mmdebstrap"; return; }
+    "$here/matrix/root.sh" "$arch" "$release" "$base" "${packages[@]}" libstdc++6 >"$logs/$arch-root" 2>&1 ||
+        { skip "$arch" "no Debian of it could be made ($logs/$arch-root)"; return; }
+    local cxx="$triplet-g++ --sysroot=$base" run="$emulator -L $base"
     if [ -n "$want_compile" ]; then
-        link_flags=("${links[@]}")
         for level in -O0 -O2; do
             for mode in header-only split 'no exceptions'; do
-                cell "compile: $arch g++ c++17 $mode $level" compile_one "$triplet-g++" c++17 $level "$mode" "$run" "${includes[@]}"
+                cell "compile: $arch g++ c++17 $mode $level" compile_one "$cxx" c++17 $level "$mode" "$run" -Wno-psabi
             done
         done
-        link_flags=()
     fi
     [ -n "$want_run" ] || return 0
-    if [ "$run" = no ]; then skip "suite: $arch" "$emulator is not installed (qemu-user)"; return; fi
-    if [ ! -e /usr/include/catch2/catch.hpp ]; then skip "suite: $arch" 'Catch2 3 is a library, and not there for it'; return; fi
-    mkdir -p "$all/catch"
-    ln -sfn /usr/include/catch2 "$all/catch/catch2"
     # -O1: what is emulated should not be slow besides.
-    cell "suite: $arch g++ c++17 (qemu)" suites "$triplet-g++" c++17 "$run" CATCH2_INCLUDE="$all/catch" HAS_CATCH3= \
-        TEST_OPT='-O1 -g0' CXXFLAGS="${includes[*]}" LDFLAGS="${links[*]}"
+    LIB_LABEL=$arch cell "suite: $arch g++ c++17 (QEMU)" suites "$cxx" c++17 "$run" HAS_CATCH3= \
+        TEST_OPT='-O1 -g0' CXXFLAGS='-Wno-psabi -Wno-null-dereference'
+    cell "suite: $arch an object over 4 GiB (QEMU)" large "$cxx" "$run"
 }
-foreign armhf arm-linux-gnueabihf qemu-arm
-foreign arm64 aarch64-linux-gnu qemu-aarch64
-foreign s390x s390x-linux-gnu qemu-s390x # big-endian
+large() { # CXX EMULATOR: needs python3
+    # shellcheck disable=SC2086
+    $1 -std=c++17 -O1 "${given[@]+"${given[@]}"}" -I"$root" "$here/matrix/large.cpp" -o "$work/large" "${libs[@]}" &&
+        "$here/matrix/large.sh" $2 "$work/large"
+}
+packages=(libcurl4-openssl-dev libssl-dev zlib1g-dev catch2)
+release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+if [ -n "$want_run" ]; then cell 'suite: this machine, an object over 4 GiB' large g++ ''; fi
+if [ "$(id -u)" = 0 ]; then
+    emulated armhf arm-linux-gnueabihf qemu-arm
+    emulated arm64 aarch64-linux-gnu qemu-aarch64
+    emulated s390x s390x-linux-gnu qemu-s390x # big-endian
+fi
+
+# ---------------------------------------------------------------- other releases, and 32 bits on this kernel
+
+# The whole of it happens inside: that release's compiler, libcurl, OpenSSL, zlib and Catch2.
+inside() { # ARCH SUITE
+    local arch=$1 suite=$2 base=$all/roots/$1-$2 versions
+    have_or_install mmdebstrap mmdebstrap || { skip "$suite $arch" 'needs mmdebstrap'; return; }
+    "$here/matrix/root.sh" "$arch" "$suite" "$base" g++ make "${packages[@]}" >"$logs/$arch-$suite-root" 2>&1 ||
+        { skip "$suite $arch" "it could not be made ($logs/$arch-$suite-root)"; return; }
+    versions=$("$here/matrix/inside.sh" "$base" "$root" bash -c 'echo "g++ $(g++ -dumpfullversion), libcurl $(dpkg-query -W -f \${Version} libcurl4-openssl-dev | sed s/[-+].*//), OpenSSL $(dpkg-query -W -f \${Version} libssl-dev | sed s/-.*//)"')
+    if [ -n "$want_compile" ]; then
+        cell "compile: $suite $arch ($versions), tests/split" "$here/matrix/inside.sh" "$base" "$root" \
+            env BUILD=/var/s3cache CXX=g++ CXX_ALL=g++ tests/split/run.sh
+    fi
+    [ -n "$want_run" ] || return 0
+    cell "suite: $suite $arch ($versions) c++17" "$here/matrix/inside.sh" "$base" "$root" bash -c \
+        'make BUILD=/var/s3cache CXX=g++ test-programs && /var/s3cache/unit && /var/s3cache/conformance'
+    if [ "$arch" = i386 ]; then cell "suite: $suite $arch an object over 4 GiB" large_inside "$base"; fi
+}
+# An emulator opens files in its own way, so what a kernel says to a program of 32 bits is only seen here.
+large_inside() { # ROOT
+    "$here/matrix/inside.sh" "$1" "$root" g++ -std=c++17 -O1 -I. tests/matrix/large.cpp -o /tmp/large "${libs[@]}" &&
+        TMPDIR=$1/tmp "$here/matrix/large.sh" bash -c 'exec chroot "$0" /tmp/large "$1" "${2#"$0"}"' "$1"
+}
+if [ "$(id -u)" = 0 ]; then
+    inside i386 "$release"
+    inside amd64 bullseye # the oldest at hand
+    inside amd64 trixie
+    inside amd64 sid # the newest
+else
+    skip 'other architectures and releases' 'made by root only'
+fi
+
+# ---------------------------------------------------------------- another libcurl under the same tests
+
+# What was compiled for libcurl with OpenSSL, linked with one that has another TLS library: hashing stays OpenSSL's.
+other_tls() { # gnutls|nss
+    local name=$1 out=$all/libcurl-$1 base lib=$build/tests
+    PACKAGES=libcurl4-$name-dev "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$out" &&
+        make -C "$root" --no-print-directory BUILD="$build" test-programs || return 1
+    base=$out/root/usr/lib/$(gcc -print-multiarch)
+    g++ $(ls "$lib"/conformance*.o) "$lib/main.o" "$lib/fake_s3.o" -L"$base" -Wl,-rpath,"$base" -o "$work/conformance" \
+        $(make -s -C "$root" BUILD="$build" print-test-libs) && ldd "$work/conformance" | grep "libcurl-$name" &&
+        env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA "$work/conformance"
+}
+if [ -n "$want_run" ]; then
+    cell 'suite: libcurl with GnuTLS' other_tls gnutls
+    cell 'suite: libcurl with NSS' other_tls nss
+    cell 'suite: conformance, -fno-exceptions -fno-rtti' env BUILD="$build" CXX=g++ tests/split/no_exceptions.sh
+fi
 
 echo '== the matrix'
 sort -t "$(printf '\t')" -k 2 "$results" | awk -F '\t' '{ printf "%-8s %-78s %s\n", $1, $2, $3 }'

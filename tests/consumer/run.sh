@@ -13,7 +13,7 @@ passed=0 failed=0 skipped=0
 consumer() { # NAME FUNCTION
     if (set -e; "$2") >"$work/log" 2>&1; then
         passed=$((passed + 1))
-        printf 'ok    %-17s %s\n' "$1" "$(grep -a '^s3cache ' "$work/log" | tail -n 1)"
+        printf 'ok    %-17s %s\n' "$1" "$(grep -a '^s3cache[ :]' "$work/log" | tail -n 1)"
     else
         failed=$((failed + 1))
         printf 'FAIL  %s\n' "$1"
@@ -35,6 +35,9 @@ have() { command -v "$1" >/dev/null; }
 add_subdirectory() {
     cmake -S "$here/add_subdirectory" -B "$work/sub" -DS3CACHE_SOURCE="$root" && cmake --build "$work/sub" && "$work/sub/app"
 }
+fetch_content() {
+    cmake -S "$here/fetch_content" -B "$work/fetch" -DS3CACHE_SOURCE="$root" && cmake --build "$work/fetch" && "$work/fetch/app"
+}
 find_package() {
     cmake -S "$root" -B "$work/lib" -DCMAKE_INSTALL_PREFIX="$work/cmake-prefix" && cmake --install "$work/lib" &&
         cmake -S "$here/find_package" -B "$work/find" -DCMAKE_PREFIX_PATH="$work/cmake-prefix" &&
@@ -54,13 +57,48 @@ meson_build() {
     cp -r "$here" "$work/tree" && cp "$root/s3cache.hpp" "$work/tree/meson/" &&
         meson setup "$work/meson" "$work/tree/meson" -Ds3cache=. && meson compile -C "$work/meson" && "$work/meson/app"
 }
+meson_wrap() {
+    # Nothing is fetched: the archive lies where Meson looks before it asks for an address.
+    local tree=$work/wrap
+    mkdir -p "$tree/subprojects" && cp "$here/meson_wrap/meson.build" "$here/app.cpp" "$tree" &&
+        cp -r "$here/packaging/meson/." "$tree/subprojects" &&
+        tar -C "$root" --transform 's|^|s3cache/|' -czf "$tree/subprojects/packagefiles/s3cache.tar.gz" s3cache.hpp LICENSE &&
+        meson setup "$work/wrapped" "$tree" && meson compile -C "$work/wrapped" && "$work/wrapped/app"
+}
+recipes_are_well_formed() { # as far as can be told without the tools
+    python3 -m json.tool "$here/packaging/vcpkg/vcpkg.json" >/dev/null &&
+        python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' "$here/packaging/conan/conanfile.py" &&
+        echo 's3cache: not tried, neither tool is here'
+}
+# Two libraries that brought the same header, in one program: inline, and each with the functions compiled in.
+twice_inline() {
+    local cxx=${CXX:-c++} name
+    for name in old new; do
+        "$cxx" -std=c++17 -I"$root" -DVERSION=$name -c "$here/../matrix/vendored.cpp" -o "$work/$name.o" || return 1
+    done
+    "$cxx" -std=c++17 "$here/../matrix/two_versions.cpp" "$work/old.o" "$work/new.o" -o "$work/twice" -lcurl -lcrypto -lz &&
+        "$work/twice" && echo 's3cache twice, inline: links and runs'
+}
+twice_split() {
+    local cxx=${CXX:-c++} name
+    local declared=-DS3CACHE_DECLARATIONS_ONLY
+    "$cxx" -std=c++17 -I"$root" $declared -c "$here/../size/implementation.cpp" -o "$work/functions.o" || return 1
+    for name in old new; do
+        "$cxx" -std=c++17 -I"$root" $declared -DVERSION=$name -c "$here/../matrix/vendored.cpp" -o "$work/$name.o" &&
+            rm -f "$work/lib$name.a" && ar rcs "$work/lib$name.a" "$work/$name.o" "$work/functions.o" || return 1
+    done
+    "$cxx" -std=c++17 "$here/../matrix/two_versions.cpp" "$work/libold.a" "$work/libnew.a" -o "$work/twice" -lcurl -lcrypto -lz &&
+        "$work/twice" && echo 's3cache twice, in two archives: links and runs'
+}
 
 unset MAKEFLAGS MAKELEVEL
 if have cmake; then
     consumer add_subdirectory add_subdirectory
+    consumer FetchContent fetch_content
     consumer find_package find_package
 else
     skip add_subdirectory cmake required
+    skip FetchContent cmake required
     skip find_package cmake required
 fi
 if have pkg-config; then
@@ -70,7 +108,16 @@ else
     skip pkg-config pkg-config
 fi
 consumer makefile makefile
-if have meson; then consumer meson meson_build; else skip meson meson; fi
+if have meson; then
+    consumer meson meson_build
+    consumer 'meson, wrap file' meson_wrap
+else
+    skip meson meson
+    skip 'meson, wrap file' meson
+fi
+consumer 'conan, vcpkg' recipes_are_well_formed
+consumer 'twice, inline' twice_inline
+consumer 'twice, split' twice_split
 
 if [ $skipped = 0 ]; then echo "$passed passed, $failed failed"; else echo "$passed passed, $failed failed, $skipped skipped"; fi
 [ $failed = 0 ]
