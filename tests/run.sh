@@ -107,6 +107,7 @@ else
 fi
 
 suite 'two modes, hostile macros' tests/split/run.sh
+suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
 suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
 
 echo '== all suites'
