@@ -253,13 +253,13 @@ fi
 
 # ---------------------------------------------------------------- other machines
 
-emulated() { # DEBIAN_ARCH TRIPLET QEMU: cross-built here, run by QEMU in user mode
+emulated() { # DEBIAN_ARCH TRIPLET QEMU [CPU]: cross-built here, run by QEMU in user mode
     local arch=$1 triplet=$2 emulator=$3-static base=$all/roots/$1 level mode
     have_or_install "$triplet-g++" "g++-$triplet" && have_or_install "$emulator" qemu-user-static &&
         have_or_install mmdebstrap mmdebstrap || { skip "$arch" "needs g++-$triplet, qemu-user-static, mmdebstrap"; return; }
     "$here/matrix/root.sh" "$arch" "$release" "$base" "${packages[@]}" libstdc++6 >"$logs/$arch-root" 2>&1 ||
         { skip "$arch" "no Debian of it could be made ($logs/$arch-root)"; return; }
-    local cxx="$triplet-g++ --sysroot=$base" run="$emulator -L $base"
+    local cxx="$triplet-g++ --sysroot=$base" run="$emulator${4:+ -cpu $4} -L $base"
     if [ -n "$want_compile" ]; then
         for level in -O0 -O2; do
             for mode in header-only split 'no exceptions'; do
@@ -283,7 +283,7 @@ release=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 if [ -n "$want_run" ]; then cell 'suite: this machine, an object over 4 GiB' large g++ ''; fi
 if [ "$(id -u)" = 0 ]; then
     emulated armhf arm-linux-gnueabihf qemu-arm
-    emulated arm64 aarch64-linux-gnu qemu-aarch64
+    emulated arm64 aarch64-linux-gnu qemu-aarch64 cortex-a72 # a real processor, not the sum of all extensions
     emulated s390x s390x-linux-gnu qemu-s390x # big-endian
 fi
 
