@@ -7167,6 +7167,7 @@ struct Facts {
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::optional<std::uint32_t> crc32c{};
     std::uint64_t part_bytes = 0;  // of an upload in parts whose ETag is made of MD5s; 0: not known
+    std::string parts_etag{};      // that ETag, without quotes, where a copy onto itself has given the entry another one
     double cost = 0;               // seconds that computing it took; 0: not known
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
@@ -7242,6 +7243,8 @@ inline void read_meta(Facts& facts, std::string name, std::string_view value) {
         facts.write_id = value;
     } else if (name == "part-bytes") {
         facts.part_bytes = bytes::to_u64(value).value_or(0);
+    } else if (name == "parts-etag") {
+        facts.parts_etag = value;
     } else if (name == "negative") {
         facts.info.negative = bytes::iequal(value, "true");
     } else if (name == "cost") {
@@ -7314,7 +7317,7 @@ inline const char* value_flaw(std::string_view value) {
 
 inline bool reserved(std::string_view lower_name) {
     return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id", "part-bytes",
-                                      "negative", "cost"});
+                                      "parts-etag", "negative", "cost"});
 }
 
 // Why user metadata would be refused, or not come back as it is; empty: it is fine.
@@ -8322,7 +8325,7 @@ public:
     const char* flaw() {
         if (crc_wanted_ && crc_ != *facts_.crc32c) return "the body does not match its CRC-32C: the stored entry is damaged";
         if (store_wanted_ && store_sum() != facts_.store_sum) return "the body does not match the store's own checksum of it";
-        if (md5_ && parts_etag() != bare(facts_.info.etag)) return "the body does not match the MD5s of its parts: the stored entry is damaged";
+        if (md5_ && parts_etag() != wanted_etag()) return "the body does not match the MD5s of its parts: the stored entry is damaged";
         return nullptr;
     }
 
@@ -8340,13 +8343,14 @@ public:
     }
 
 private:
-    // A copy onto itself keeps the metadata and may change the ETag: then there is nothing to compare with.
+    std::string_view wanted_etag() const { return facts_.parts_etag.empty() ? bare(facts_.info.etag) : std::string_view(facts_.parts_etag); }
+    // An ETag of another form (encrypted with KMS, parts that grew) is nothing to compare with.
     bool has_parts_etag() const {
         if (facts_.part_bytes == 0 || !facts_.length) return false;
         const std::uint64_t parts = *facts_.length / facts_.part_bytes + (*facts_.length % facts_.part_bytes ? 1 : 0);
         std::string ending = "-";
         bytes::append_number(ending, parts);
-        const std::string_view etag = bare(facts_.info.etag);
+        const std::string_view etag = wanted_etag();
         return etag.size() == 32 + ending.size() && bytes::ends_with(etag, ending);
     }
     void update_parts(const char* data, std::size_t size) {
@@ -8365,7 +8369,7 @@ private:
     }
     std::string parts_etag() {
         if (in_part_) end_part();
-        return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(bare(facts_.info.etag));
+        return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(wanted_etag());
     }
     bool begin_store_sum() {
         if (facts_.store_sum_type == "sha256") sha256_.emplace();
@@ -9496,6 +9500,10 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     copy.headers.emplace_back("x-amz-copy-source", source);
     copy.headers.emplace_back("x-amz-copy-source-if-match", facts.info.etag);
     copy.headers.emplace_back("x-amz-metadata-directive", "REPLACE");
+    // The copy of an upload in parts may get another ETag; the old one goes on to vouch for the bytes, which stay the same.
+    const std::string_view etag = transfer::Verifier::bare(facts.info.etag);
+    if (facts.part_bytes != 0 && facts.parts_etag.empty() && etag.find('-') != std::string_view::npos)
+        copy.headers.emplace_back(std::string(entry::meta_prefix) + "parts-etag", etag);
     if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
     session.run(copy);
     Result<std::optional<bool>> out = std::optional<bool>();
