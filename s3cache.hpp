@@ -561,8 +561,8 @@ struct Event {
     std::string_view outcome{};
     int attempt = 0;             // from 1; 0: the operation's outcome
     int status = 0;              // HTTP
-    std::uint64_t bytes = 0;     // of body, received or sent
-    Seconds duration{};
+    std::uint64_t bytes = 0;     // of body, received or sent; of a set the payload's, 0 where its length is not known
+    Seconds duration{};          // of the attempt, or of a whole get, set or remove
     bool reused = false;         // the connection was
     std::string_view detail{};     // the error's text, if there was one
 };
@@ -635,7 +635,7 @@ struct Config {
     unsigned compression_threads = 0;
 
     // the network
-    std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, SSL_CERT_FILE, libcurl's default
+    std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
     std::string client_certificate{};  // PEM file
     std::string client_key{};          // PEM file
     std::string proxy{};               // empty: the environment's, as libcurl reads it
@@ -9348,13 +9348,26 @@ inline bool absent(const Core& core, const Call& call) {
     return call.status() == 403 && core.config.forbidden_is_miss;
 }
 
-inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome, std::string_view detail = {}) {
+// What an operation moved and how long it took, for its outcome's event.
+struct Effort {
+    http::Clock::time_point began{};  // empty: not to be told
+    std::uint64_t bytes = 0;
+    int status = 0;
+};
+
+inline Effort effort_of(const Call& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
+
+inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome, std::string_view detail = {},
+                 const Effort& effort = {}) {
     if (!core.config.on_event) return;
     Event event;
     event.operation = operation;
     event.key = key;
     event.outcome = outcome;
     event.detail = detail;
+    event.bytes = effort.bytes;
+    event.status = effort.status;
+    if (effort.began != http::Clock::time_point()) event.duration = http::Clock::now() - effort.began;
     core.tell(event);
 }
 
@@ -9373,9 +9386,10 @@ inline bool servable(Core& core, const char* operation, std::string_view key, co
     return false;
 }
 
-inline Error counted(Core& core, const char* operation, std::string_view key, Error error) {
+inline Error counted(Core& core, const char* operation, std::string_view key, Error error, Effort effort = {}) {
     count(error.code() == Errc::damaged ? core.counters.damaged : core.counters.errors);
-    tell(core, operation, key, error.code() == Errc::damaged ? "damaged" : "error", error.what());
+    effort.status = error.status();
+    tell(core, operation, key, error.code() == Errc::damaged ? "damaged" : "error", error.what(), effort);
     return error;
 }
 
@@ -9626,20 +9640,21 @@ private:
 inline Result<std::optional<Value>> Fetch::result() {
     if (absent(core_, call())) {
         count(core_.counters.misses);
-        tell(core_, "get", call().key, "miss");
+        tell(core_, "get", call().key, "miss", {}, effort_of(call(), 0));
         return std::optional<Value>();
     }
     if (call().status() == 304 && !call().error && !ask_.if_none_match.empty()) return settle_unchanged();
     Result<std::optional<Value>> out = value();
-    if (!out) return counted(core_, "get", call().key, out.error());
+    const Effort effort = effort_of(call(), incoming_.taken());
+    if (!out) return counted(core_, "get", call().key, out.error(), effort);
     if (*out && ask_.progress && *ask_.progress) static_cast<void>(tell_progress());
     if (*out && stale_) {
         count(core_.counters.expired);
         count(core_.counters.misses);
-        tell(core_, "get", call().key, "expired");
+        tell(core_, "get", call().key, "expired", {}, effort);
     } else if (*out) {
         count(core_.counters.hits);
-        tell(core_, "get", call().key, "hit");
+        tell(core_, "get", call().key, "hit", {}, effort);
     }
     return out;
 }
@@ -9824,10 +9839,10 @@ inline Result<void> remove(Core& core, Session& session, std::string_view key) {
     session.run(call);
     Result<void> out = removed(session, call);
     if (!out) {
-        out = counted(core, "remove", key, out.error());
+        out = counted(core, "remove", key, out.error(), effort_of(call, 0));
     } else {
         count(core.counters.removes);
-        tell(core, "remove", key, "done");
+        tell(core, "remove", key, "done", {}, effort_of(call, 0));
     }
     return out;
 }
@@ -10276,10 +10291,10 @@ private:
     std::uint64_t begun_ = 0;  // parts
 };
 
-inline Result<bool> concluded(Core& core, std::string_view key, Result<bool> stored) {
-    if (!stored) return counted(core, "set", key, std::move(stored).error());
+inline Result<bool> concluded(Core& core, std::string_view key, Result<bool> stored, const Effort& effort) {
+    if (!stored) return counted(core, "set", key, std::move(stored).error(), effort);
     count(*stored ? core.counters.sets : core.counters.refused);
-    tell(core, "set", key, *stored ? "done" : "refused");
+    tell(core, "set", key, *stored ? "done" : "refused", {}, effort);
     return stored;
 }
 
@@ -10340,20 +10355,22 @@ inline Result<bool> set(Core& core, std::string_view key, const Payload& payload
     if (auto flaw = set_flaw(core, key, options)) return *flaw;
     const Result<Kind> kind = payload_kind(key, payload, options);
     if (!kind) return kind.error();
+    const Effort effort{http::Clock::now(), payload.view().size()};
     if (options.compress && !payload.negative()) {
-        return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options, cost));
+        return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options, cost), effort);
     }
     Session session(core);
     transfer::Target target = target_for(core, key, *kind, false, options);
     if (payload.negative()) target.headers.emplace_back(std::string(entry::meta_prefix) + "negative", "true");
     tell_cost(target, cost);
     Meter meter(session, options.progress, payload.view().size());
-    return concluded(core, key, set_whole(session, target, {payload.view(), {}, payload.view().size()}, meter));
+    return concluded(core, key, set_whole(session, target, {payload.view(), {}, payload.view().size()}, meter), effort);
 }
 
 inline Result<bool> set(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
     if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    return concluded(core, key, stream(core, key, source, options.kind.value_or(Kind::bytes), options));
+    const Effort effort{http::Clock::now(), source.size().value_or(0)};
+    return concluded(core, key, stream(core, key, source, options.kind.value_or(Kind::bytes), options), effort);
 }
 
 // -- files
@@ -10412,6 +10429,7 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     std::FILE* in = opened.get();
     const std::optional<std::uint64_t> size = size_of(in);
     const Kind kind = options.kind.value_or(Kind::bytes);
+    const Effort effort{http::Clock::now(), size.value_or(0)};
     if (options.compress || !size) {
         Source source([in](char* buffer, std::size_t capacity) {
             const std::size_t count = std::fread(buffer, 1, capacity, in);
@@ -10420,7 +10438,7 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
         if (size) source = std::move(source).sized(*size);
         Result<bool> stored = stream(core, key, source, kind, options);
         if (!stored && std::ferror(in)) stored = file_error("set", key, path, "cannot read");
-        return concluded(core, key, std::move(stored));
+        return concluded(core, key, std::move(stored), effort);
     }
     Session session(core);
     transfer::Target target = target_for(core, key, kind, false, options);
@@ -10428,7 +10446,7 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     const auto read_at = [in](std::uint64_t offset, char* buffer, std::size_t capacity) {
         return seek(in, offset) ? std::fread(buffer, 1, capacity, in) : 0;
     };
-    return concluded(core, key, set_whole(session, target, {{}, read_at, *size}, meter));
+    return concluded(core, key, set_whole(session, target, {{}, read_at, *size}, meter), effort);
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file.
@@ -10553,7 +10571,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
             job->running = put_call(session, job->target, item.payload.view());
             return job;
         },
-        [&](std::size_t i, PutJob& job) { results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running)); });
+        [&](std::size_t i, PutJob& job) { results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running), effort_of(job.running, job.running.body.size)); });
     return results;
 }
 

@@ -473,3 +473,26 @@ TEST_CASE("a stream read in fits and starts over a line that gets help is what w
         CHECK(same(got, body));
     }
 }
+
+TEST_CASE("the outcome of a get, a set and a removal tells what was moved and how long it took", "[events]") {
+    World world;
+    Config config = world.config();
+    std::map<std::string, Event> outcomes;
+    config.on_event = [&](const Event& event) {
+        if (event.attempt == 0) outcomes[std::string(event.operation) + " " + std::string(event.outcome)] = event;
+    };
+    Cache cache = world.cache(config);
+    cache.set("k", "hello");
+    cache.get("k");
+    cache.get("missing");
+    cache.remove("k");
+    for (const char* name : {"set done", "get hit", "get miss", "remove done"}) {
+        CAPTURE(name);
+        REQUIRE(outcomes.count(name) == 1);
+        CHECK(outcomes[name].duration.count() > 0);
+    }
+    CHECK(outcomes["set done"].bytes == 5);
+    CHECK(outcomes["get hit"].bytes == 5);
+    CHECK(outcomes["get hit"].status == 200);
+    CHECK(outcomes["get miss"].status == 404);
+}
