@@ -613,7 +613,7 @@ struct Config {
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
     std::chrono::milliseconds stall_timeout{20000};   // without a byte, either way
     // A whole call with all its attempts; of get_stream the opening, of get_or_set, clear and purge_expired each step. What
-    // cleans up after it takes 0.7 s more at most.
+    // cleans up after it takes 0.5 s more at most.
     std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
     std::chrono::milliseconds backoff_base{50};       // the n-th wait is random in [0, base * 2^n], at most backoff_cap
@@ -7434,7 +7434,7 @@ namespace detail::s3 {
 // How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller set
 // no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
-inline constexpr std::chrono::milliseconds cleanup_overtime{700};
+inline constexpr std::chrono::milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off; a silent refusal is put down to the clock from here on.
 inline constexpr std::chrono::milliseconds skew_min = std::chrono::minutes(5);
 // How often progress is told and cancellation asked for.

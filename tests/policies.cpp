@@ -415,7 +415,7 @@ TEST_CASE("what cleans up after a call that is out of time takes its overtime on
     world.s3.add_fault(fake_s3::stall_at(Point::before_effect).on("AbortMultipartUpload").for_times(fake_s3::forever));
     const auto began = std::chrono::steady_clock::now();
     CHECK(code_of(cache.try_set("k", std::istringstream(std::string(2 * part, 'x')))) == Errc::timed_out);
-    // The promise is in seconds, so this is one of few places where a clock decides: 0.3 + 0.7 s, and one of grace.
+    // The promise is in seconds, so this is one of few places where a clock decides: 0.3 + 0.5 s, and one of grace.
     CHECK(std::chrono::steady_clock::now() - began < 2s);
     CHECK(cache.stats().leftover_uploads == 1);
 }
