@@ -2919,7 +2919,9 @@ private:
     }
 
     // zlib's own bound, and room for gzip's head, which is longer than the one that it counts on.
-    static std::size_t output_bytes() { return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64; }
+    static std::size_t output_bytes() {
+        return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64;
+    }
 
     void compress(Member& member) const {
         Deflater deflater(level_);
@@ -4830,7 +4832,8 @@ inline constexpr std::array<const char*, 6> ca_bundles = {
     "/etc/ssl/cert.pem"};                                 // OpenBSD, Alpine
 
 // Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
-inline std::string ca_bundle_for(const char* own_file, const char* own_folder, const std::function<bool(const char*)>& is_there) {
+inline std::string ca_bundle_for(const char* own_file, const char* own_folder,
+                                 const std::function<bool(const char*)>& is_there) {
     if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
     if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
     for (const char* path : ca_bundles) {
@@ -4900,7 +4903,9 @@ private:
     struct Line {
         std::size_t start, name_size, value_size;
     };
-    std::string_view name_of(const Line& line) const { return std::string_view(text_).substr(line.start, line.name_size); }
+    std::string_view name_of(const Line& line) const {
+        return std::string_view(text_).substr(line.start, line.name_size);
+    }
     std::string_view value_of(const Line& line) const {
         return std::string_view(text_).substr(line.start + line.name_size, line.value_size);
     }
@@ -5335,7 +5340,9 @@ public:
 
     digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
-    void wait(std::chrono::milliseconds most) { curl_multi_wait(multi_, nullptr, 0, static_cast<int>(most.count()), nullptr); }
+    void wait(std::chrono::milliseconds most) {
+        curl_multi_wait(multi_, nullptr, 0, static_cast<int>(most.count()), nullptr);
+    }
 
 private:
     CURLM* multi_;
@@ -5383,7 +5390,8 @@ inline std::uint64_t process_id() {
 // engine used last has the warmest connections.
 class Pool {
 public:
-    Pool(unsigned connections, unsigned idle_max) : connections_(connections), idle_max_(idle_max), owner_(process_id()) {}
+    Pool(unsigned connections, unsigned idle_max)
+        : connections_(connections), idle_max_(idle_max), owner_(process_id()) {}
 
     // Also tells the process that takes it, for give_back.
     std::unique_ptr<Engine> take(std::uint64_t& taken_by) {
@@ -5478,17 +5486,20 @@ inline bool throttling(int status, std::string_view code) {
 
 inline Verdict classify(const Seen& seen) {
     // A store may refuse and close while we still send: then the answer counts, not the broken pipe.
-    const bool refused_early = seen.status >= 400 && (seen.result == CURLE_SEND_ERROR || seen.result == CURLE_RECV_ERROR);
+    const bool refused_early =
+        seen.status >= 400 && (seen.result == CURLE_SEND_ERROR || seen.result == CURLE_RECV_ERROR);
     if (seen.result != CURLE_OK && !refused_early) return passing(seen.result) ? Verdict::again : Verdict::broken;
     if (seen.status / 100 == 2 && seen.code.empty()) return Verdict::answered;
-    if (one_of(seen.code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}))
+    if (one_of(seen.code,
+               {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}))
         return Verdict::new_credentials;
     if (seen.code == "RequestTimeTooSkewed") return Verdict::new_clock;
-    if (seen.status == 301 || seen.status == 307 || one_of(seen.code, {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}))
+    if (seen.status == 301 || seen.status == 307 ||
+        one_of(seen.code, {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}))
         return Verdict::new_region;
     if (throttling(seen.status, seen.code)) return Verdict::again;
-    if (one_of(seen.code, {"InternalError", "InternalErrors", "ServiceUnavailable", "RequestTimeout", "PriorRequestNotComplete",
-                           "BadDigest", "OperationAborted", "ConditionalRequestConflict"}))
+    if (one_of(seen.code, {"InternalError", "InternalErrors", "ServiceUnavailable", "RequestTimeout",
+                           "PriorRequestNotComplete", "BadDigest", "OperationAborted", "ConditionalRequestConflict"}))
         return Verdict::again;
     switch (seen.status) {
         case 408: case 500: case 502: case 503: case 504: case 509: case 522: case 524: return Verdict::again;
@@ -7272,7 +7283,9 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
     constexpr std::string_view prefix = "x-amz-checksum-";
     if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
     std::string type = bytes::lower(name.substr(prefix.size()));
-    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) || value.find('-') != std::string_view::npos) return;
+    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) ||
+        value.find('-') != std::string_view::npos)
+        return;
     facts.store_sum_type = std::move(type);
     facts.store_sum = value;
 }
@@ -7321,15 +7334,16 @@ inline std::string expiry_text(double unix_seconds) {
 inline const char* value_flaw(std::string_view value) {
     if (value != bytes::trim(value)) return "has blanks at an end";
     for (std::size_t i = 0; i < value.size(); ++i) {
-        if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E) return "holds bytes that are not printable ASCII";
+        if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E)
+            return "holds bytes that are not printable ASCII";
         if (value[i] == ' ' && value[i - 1] == ' ') return "has two blanks in a row, which stores fold";
     }
     return "";
 }
 
 inline bool reserved(std::string_view lower_name) {
-    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id", "part-bytes",
-                                      "parts-etag", "negative", "cost"});
+    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id",
+                                      "part-bytes", "parts-etag", "negative", "cost"});
 }
 
 // Why user metadata would be refused, or not come back as it is; empty: it is fine.
@@ -7371,7 +7385,9 @@ struct Core {
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The store's time, as far as its answers have told.
-    TimePoint now() const { return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed)); }
+    TimePoint now() const {
+        return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
+    }
     double unix_now() const { return std::chrono::duration<double>(now().time_since_epoch()).count(); }
     double random() const;
     Result<std::shared_ptr<const Place>> place();
@@ -7386,8 +7402,8 @@ struct Core {
 
     struct Counters {
         std::atomic<std::uint64_t> hits{0}, misses{0}, expired{0}, malformed{0}, damaged{0}, errors{0}, unchanged{0},
-            tolerated{0}, unavailable{0}, computed{0}, waited{0}, stale{0}, sets{0}, removes{0}, refused{0}, unconditional{0},
-            requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
+            tolerated{0}, unavailable{0}, computed{0}, waited{0}, stale{0}, sets{0}, removes{0}, refused{0},
+            unconditional{0}, requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
     };
 
     const Config config;
@@ -7527,8 +7543,10 @@ inline std::string request_id(const http::Headers& headers, const std::optional<
 inline Errc kind_of(int status, std::string_view code) {
     if (code == "NoSuchBucket") return Errc::no_such_bucket;
     if (retry::throttling(status, code)) return Errc::throttled;
-    if (retry::one_of(code, {"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "RequestHeaderSectionTooLarge"})) return Errc::too_large;
-    if (retry::one_of(code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"})) return Errc::credentials;
+    if (retry::one_of(code, {"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "RequestHeaderSectionTooLarge"}))
+        return Errc::too_large;
+    if (retry::one_of(code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}))
+        return Errc::credentials;
     if (code == "NotImplemented" || status == 501) return Errc::unsupported;
     if (code == "BadDigest" || code == "XAmzContentSHA256Mismatch") return Errc::network;  // damaged on its way
     if (status == 401 || status == 403 || code == "AccessDenied") return Errc::denied;
@@ -7720,7 +7738,8 @@ inline void Session::attempt(Call& call, http::Clock::time_point now) {
         return;
     }
     if (ready) {
-        call.error = refusal(Errc::unsupported, call.operation, call.key, "libcurl refused the request or has no memory");
+        call.error =
+            refusal(Errc::unsupported, call.operation, call.key, "libcurl refused the request or has no memory");
     } else {
         call.error = ready.error();
     }
@@ -7763,7 +7782,8 @@ inline Result<void> Session::prepare(Call& call) {
     if (!call.query.empty()) out.url.append(1, '?').append(call.query);
 
     out.amz_date.clear();
-    dates::append_amz_date(out.amz_date, std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count());
+    dates::append_amz_date(out.amz_date,
+                           std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count());
     add_headers(call, where, out.amz_date);
     return {};
 }
@@ -7774,13 +7794,15 @@ inline void Session::add_headers(Call& call, const endpoint::Endpoint& place, st
     if (call.ttl) add_expiry(call);
     const Credentials& keys = call.identity->credentials;
     if (keys.access_key.empty()) return;  // anonymous
-    const std::string_view hash = call.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(call.payload_hash);
+    const std::string_view hash =
+        call.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(call.payload_hash);
     out.add_header("x-amz-content-sha256", hash);
     out.add_header("x-amz-date", amz_date);
     if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
     out.to_sign.clear();
     out.to_sign.push_back({"host", place.host});
-    for (std::size_t i = 0; i < out.header_count(); ++i) out.to_sign.push_back({out.header_name(i), out.header_value(i)});
+    for (std::size_t i = 0; i < out.header_count(); ++i)
+        out.to_sign.push_back({out.header_name(i), out.header_value(i)});
     const sigv4::Request request{http::name_of(call.method), call.encoded, call.query,
                                  out.to_sign.data(), out.to_sign.size(), hash};
     out.add_header("authorization", out.signer.sign(request, keys, {amz_date, place.signing_region, "s3"}));
@@ -7796,7 +7818,8 @@ inline void Session::add_expiry(Call& call) {
 inline bool Session::step(std::chrono::milliseconds most) {
     finished_one_ = false;
     start_due();
-    const bool fine = engine_->perform([this](http::Transfer& transfer) { finish(*static_cast<Call*>(transfer.owner)); });
+    const bool fine =
+        engine_->perform([this](http::Transfer& transfer) { finish(*static_cast<Call*>(transfer.owner)); });
     if (!fine) cancel_all(Error(Errc::network, "libcurl gave up on its connections"));
     if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
     if (on_tick_) ask_leave();
@@ -7885,8 +7908,10 @@ inline void Session::finish(Call& call) {
 inline void Session::read_answer(Call& call) {
     const http::Transfer& answer = *call.answer;
     if (answer.status >= 300 || call.error_in_200) call.fault = xml::error_body(answer.text);
-    if (call.fault && call.fault->code.empty()) bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
-    if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault && !xml::etag_answer(answer.text).result) {
+    if (call.fault && call.fault->code.empty())
+        bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
+    if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault &&
+        !xml::etag_answer(answer.text).result) {
         call.fault.emplace();  // empty, cut, or no result at all: as good as a 500
         call.fault->code = "InternalError";
         call.fault->message = "the body of the answer is no result";
@@ -7928,7 +7953,8 @@ inline void Session::settle(Call& call, retry::Verdict verdict) {
         call.done = true;
         return tell(call, call.ok() ? "done" : "error");
     }
-    const bool goes_on = verdict == Verdict::again ? retry_later(call) : verdict != Verdict::broken && correct(call, verdict);
+    const bool goes_on =
+        verdict == Verdict::again ? retry_later(call) : verdict != Verdict::broken && correct(call, verdict);
     if (goes_on) return tell(call, "retry");
     report_health(verdict != Verdict::again && verdict != Verdict::broken);
     call.done = true;
@@ -7943,7 +7969,8 @@ inline bool Session::correct(Call& call, retry::Verdict verdict) {
                                                             : call.new_region;
     if (once) return false;
     once = true;
-    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation)) return false;
+    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation))
+        return false;
     if (verdict == retry::Verdict::new_region && !learns_region(call)) return false;
     if (call.again && !call.again(call)) return false;
     call.due = http::Clock::now();
@@ -7969,7 +7996,8 @@ inline bool Session::learns_region(const Call& call) {
 inline bool Session::retry_later(Call& call) {
     const auto now = http::Clock::now();
     if (call.attempts >= core_.config.attempts_max) return false;
-    const double price = call.answer->result == CURLE_OPERATION_TIMEDOUT ? retry::quota_per_timeout : retry::quota_per_retry;
+    const double price =
+        call.answer->result == CURLE_OPERATION_TIMEDOUT ? retry::quota_per_timeout : retry::quota_per_retry;
     const auto wait = patience(call);
     if (deadline_ && now + wait >= *deadline_) return false;
     if (!core_.quota.take(price, now)) return false;
@@ -8010,7 +8038,9 @@ inline Error Session::no_answer(const Call& call) const {
     details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
     details.attempts = call.attempts;
     details.retryable = retry::passing(answer.result);
-    std::string text = answer.no_memory ? "no memory for the answer" : answer.overflow ? "the answer is larger than any of S3's" : answer.problem;
+    std::string text = answer.no_memory  ? "no memory for the answer"
+                       : answer.overflow ? "the answer is larger than any of S3's"
+                                         : answer.problem;
     if (text.empty()) text = curl_easy_strerror(answer.result);
     if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
     text += spent(call.attempts, http::Clock::now() - call.began);
@@ -8050,7 +8080,9 @@ inline credentials::WebAnswer fetch_web(const Core& core, const credentials::Web
     http::Engine engine(1);
     http::Transfer& transfer = *engine.borrow();
     const http::Body body{request.body, {}, request.body.size()};
-    transfer.method = request.method == "GET" ? http::Method::get : request.method == "PUT" ? http::Method::put : http::Method::post;
+    transfer.method = request.method == "GET"   ? http::Method::get
+                      : request.method == "PUT" ? http::Method::put
+                                                : http::Method::post;
     transfer.url = request.url;
     transfer.bypass_proxy = request.bypass_proxy;
     transfer.limits = {request.connect_timeout, {}, request.timeout};
@@ -8074,7 +8106,8 @@ inline credentials::WebAnswer fetch_web(const Core& core, const credentials::Web
 }
 
 inline credentials::World world_for(Core& core) {
-    credentials::World world = credentials::real_world([&core](const credentials::WebRequest& request) { return fetch_web(core, request); });
+    credentials::World world =
+        credentials::real_world([&core](const credentials::WebRequest& request) { return fetch_web(core, request); });
     if (core.config.seams.environment) world.env = core.config.seams.environment;
     world.now = [&core] { return core.now(); };
     return world;
@@ -8195,7 +8228,8 @@ struct PartPlan {
     std::uint64_t bytes_of(std::uint64_t number) const {
         std::uint64_t size = first;
         if (number <= equal_parts) return size;
-        for (std::uint64_t i = 0; i <= (number - equal_parts - 1) / parts_a_size && size < most; ++i) size = (std::min)(2 * size, most);
+        for (std::uint64_t i = 0; i <= (number - equal_parts - 1) / parts_a_size && size < most; ++i)
+            size = (std::min)(2 * size, most);
         return size;
     }
 };
@@ -8204,8 +8238,15 @@ struct PartPlan {
 // handed out in order. No more than the lanes' buffers is ever held.
 class Window {
 public:
-    Window(s3::Session& session, const s3::Call& like, const entry::Facts& facts, std::uint64_t from, std::uint64_t part, std::size_t lanes)
-        : session_(session), like_(like), etag_(facts.info.etag), end_(*facts.length), asked_(from), part_(part), slots_(lanes) {}
+    Window(s3::Session& session, const s3::Call& like, const entry::Facts& facts, std::uint64_t from,
+           std::uint64_t part, std::size_t lanes)
+        : session_(session),
+          like_(like),
+          etag_(facts.info.etag),
+          end_(*facts.length),
+          asked_(from),
+          part_(part),
+          slots_(lanes) {}
     Window(const Window&) = delete;
     Window& operator=(const Window&) = delete;
 
@@ -8280,9 +8321,13 @@ inline http::Sink::Took Window::take(void* self, const http::Transfer& from, con
 }
 
 inline Result<void> Window::check(const Slot& slot) const {
-    const auto refuse = [&](Errc code, std::string_view text) { return s3::refusal(code, like_.operation, like_.key, text); };
-    if (slot.call.status() == 412 || slot.call.status() == 404) return refuse(Errc::changed, "the object was replaced while it was read");
-    if (slot.misplaced && slot.call.status() == 200) return refuse(Errc::unsupported, "the store does not answer ranges");
+    const auto refuse = [&](Errc code, std::string_view text) {
+        return s3::refusal(code, like_.operation, like_.key, text);
+    };
+    if (slot.call.status() == 412 || slot.call.status() == 404)
+        return refuse(Errc::changed, "the object was replaced while it was read");
+    if (slot.misplaced && slot.call.status() == 200)
+        return refuse(Errc::unsupported, "the store does not answer ranges");
     if (slot.misplaced) return refuse(Errc::protocol, "the store answered with another range than asked for");
     if (!slot.call.ok() || slot.call.cut) return session_.failure(slot.call);
     if (slot.received != slot.size) return refuse(Errc::damaged, "a range is shorter than announced");
@@ -8335,9 +8380,12 @@ public:
     }
     // Why the body is not what was stored; null: it is, as far as can be told.
     const char* flaw() {
-        if (crc_wanted_ && crc_ != *facts_.crc32c) return "the body does not match its CRC-32C: the stored entry is damaged";
-        if (store_wanted_ && store_sum() != facts_.store_sum) return "the body does not match the store's own checksum of it";
-        if (md5_ && parts_etag() != wanted_etag()) return "the body does not match the MD5s of its parts: the stored entry is damaged";
+        if (crc_wanted_ && crc_ != *facts_.crc32c)
+            return "the body does not match its CRC-32C: the stored entry is damaged";
+        if (store_wanted_ && store_sum() != facts_.store_sum)
+            return "the body does not match the store's own checksum of it";
+        if (md5_ && parts_etag() != wanted_etag())
+            return "the body does not match the MD5s of its parts: the stored entry is damaged";
         return nullptr;
     }
 
@@ -8355,7 +8403,9 @@ public:
     }
 
 private:
-    std::string_view wanted_etag() const { return facts_.parts_etag.empty() ? bare(facts_.info.etag) : std::string_view(facts_.parts_etag); }
+    std::string_view wanted_etag() const {
+        return facts_.parts_etag.empty() ? bare(facts_.info.etag) : std::string_view(facts_.parts_etag);
+    }
     // An ETag of another form (encrypted with KMS, parts that grew) is nothing to compare with.
     bool has_parts_etag() const {
         if (facts_.part_bytes == 0 || !facts_.length) return false;
@@ -8367,7 +8417,8 @@ private:
     }
     void update_parts(const char* data, std::size_t size) {
         while (size) {
-            const std::size_t piece = static_cast<std::size_t>((std::min)(std::uint64_t{size}, facts_.part_bytes - in_part_));
+            const std::size_t piece =
+                static_cast<std::size_t>((std::min)(std::uint64_t{size}, facts_.part_bytes - in_part_));
             md5_->update({data, piece});
             data += piece, size -= piece, in_part_ += piece;
             if (in_part_ == facts_.part_bytes) end_part();
@@ -8395,9 +8446,11 @@ private:
         if (sha256_) return sha256_->update({data, size});
         if (sha1_) return sha1_->update({data, size});
         if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
-        if (facts_.store_sum_type == "crc32c") store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
+        if (facts_.store_sum_type == "crc32c")
+            store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
 #ifndef S3CACHE_NO_GZIP
-        if (facts_.store_sum_type == "crc32") store_crc_ = digest::crc32(static_cast<std::uint32_t>(store_crc_), data, size);
+        if (facts_.store_sum_type == "crc32")
+            store_crc_ = digest::crc32(static_cast<std::uint32_t>(store_crc_), data, size);
 #endif
     }
     std::string store_sum() {
@@ -8431,7 +8484,8 @@ public:
         call.key = key;
         call.object = session.core().object(key);
         call.sink = {this, &Incoming::on_data};
-        if (session.core().config.checksums == Checksums::store) bytes::add(call.headers, "x-amz-checksum-mode", "ENABLED");
+        if (session.core().config.checksums == Checksums::store)
+            bytes::add(call.headers, "x-amz-checksum-mode", "ENABLED");
         call.again = [this](const s3::Call&) { return rewind(); };
     }
     Incoming(const Incoming&) = delete;
@@ -8498,7 +8552,8 @@ inline void Incoming::open(const http::Headers& headers) {
     wanted_ = open_(facts_);
     const Config& config = session_.core().config;
     verifier_.emplace(facts_, config.checksums);
-    const bool worth_it = slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
+    const bool worth_it =
+        slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
     sampling_ = may_spread_ && worth_it && !facts_.info.etag.empty();
     sample_least_ = (std::min)(sample_bytes, std::uint64_t{config.part_bytes});
     limit_ = 0;
@@ -8512,7 +8567,8 @@ inline void Incoming::look_at_speed() {
     waited_ += http::Clock::now() - since_;
     const std::uint64_t sample = taken_ - sample_start_;
     if (sample < sample_least_ && waited_ < sample_time) return;
-    const bool fast = static_cast<double>(sample) > fast_bytes_per_second * std::chrono::duration<double>(waited_).count();
+    const bool fast =
+        static_cast<double>(sample) > fast_bytes_per_second * std::chrono::duration<double>(waited_).count();
     const std::uint64_t limit = (taken_ + part / 2) / part * part + part;
     sampling_ = fast && limit < *facts_.length;
     if (!fast && limit < *facts_.length) limit_ = limit;
@@ -8550,7 +8606,8 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
     using Took = http::Sink::Took;
     if (!opened_) {
         if (from.status != 200) {  // a part of the object, which nobody asked for
-            trouble_ = s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with a range that was not asked for");
+            trouble_ = s3::refusal(Errc::protocol, call.operation, call.key,
+                                   "the store answered with a range that was not asked for");
             return Took::enough;
         }
         session_.learn(call);  // the entry's age is judged by the clock of the very store that sends it
@@ -8588,7 +8645,8 @@ inline bool Incoming::continues(const http::Transfer& from) {
     bytes::append_number(expected, taken_);
     expected += '-';
     if (bytes::starts_with(from.headers.get("content-range"), expected)) return true;
-    trouble_ = s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with another range than asked for");
+    trouble_ =
+        s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with another range than asked for");
     return false;
 }
 
@@ -8619,7 +8677,9 @@ inline Result<void> Incoming::check() {
 }
 
 inline Result<void> Incoming::check_answer() {
-    const auto refuse = [&](Errc code, std::string_view text) { return s3::refusal(code, call.operation, call.key, text); };
+    const auto refuse = [&](Errc code, std::string_view text) {
+        return s3::refusal(code, call.operation, call.key, text);
+    };
     if (call.error) return *call.error;
     if (call.status() == 412 && taken_) return refuse(Errc::changed, "the object was replaced while it was read");
     if (!call.ok()) return session_.failure(call);
@@ -8638,9 +8698,11 @@ public:
         static_cast<void>(threads);
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
-        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes) crew_.emplace(*level, threads);
+        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes)
+            crew_.emplace(*level, threads);
         else deflater_.emplace(*level);
-        raw_.resize(static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
+        raw_.resize(
+            static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
         static_cast<void>(level);
 #endif
@@ -8726,7 +8788,8 @@ Result<std::size_t> Intake::deflate(Deflater& deflater, char* buffer, std::size_
     while (filled < capacity) {
         const gzip::Pulled pulled = deflater.pull(buffer + filled, capacity - filled);
         filled += pulled.produced;
-        if (pulled.step == gzip::Step::damaged) return Error(Errc::too_large, std::string("gzip: ") + deflater.problem());
+        if (pulled.step == gzip::Step::damaged)
+            return Error(Errc::too_large, std::string("gzip: ") + deflater.problem());
         if (pulled.step == gzip::Step::finished) break;
         if (pulled.step == gzip::Step::output) continue;
         const Result<std::size_t> count = ask(&raw_[0], raw_.size());
@@ -8777,7 +8840,8 @@ public:
     // Puts the next part into the slot's body and payload_hash; false: there are no more.
     using Next = std::function<Result<bool>(Slot&)>;
 
-    Upload(s3::Session& session, const Target& target, std::size_t lanes) : session_(session), target_(target), slots_(lanes) {}
+    Upload(s3::Session& session, const Target& target, std::size_t lanes)
+        : session_(session), target_(target), slots_(lanes) {}
     ~Upload() {
         if (!id_.empty()) static_cast<void>(http::shielded([this] { return abandon(), true; }, false));
     }
@@ -8831,7 +8895,8 @@ inline Result<void> Upload::create() {
     call.again = [this](const s3::Call& lost) {
         const CURLcode result = lost.answer->result;
         const bool sent = result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST;
-        if (sent) tell_leftover("the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
+        if (sent)
+            tell_leftover("the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
         return true;
     };
     session_.run(call);
@@ -8841,7 +8906,8 @@ inline Result<void> Upload::create() {
     } else if (const auto id = xml::upload_id(call.answer->text)) {
         bytes::append_percent(id_, *id, false);
     } else {
-        made = s3::refusal(Errc::protocol, target_.operation, target_.key, "the store began no upload: its answer is not S3's");
+        made = s3::refusal(Errc::protocol, target_.operation, target_.key,
+                           "the store began no upload: its answer is not S3's");
     }
     return made;
 }
@@ -8880,7 +8946,8 @@ inline Result<void> Upload::collect() {
         slot.busy = false;
         if (!slot.call.ok()) return session_.failure(slot.call);
         if (slot.call.answer->headers.get("etag").empty())
-            return s3::refusal(Errc::protocol, target_.operation, target_.key, "the answer to a part has no ETag: is the endpoint an S3 store?");
+            return s3::refusal(Errc::protocol, target_.operation, target_.key,
+                               "the answer to a part has no ETag: is the endpoint an S3 store?");
         stored_bytes_ += slot.call.body.size;
         etags_.resize((std::max)(etags_.size(), static_cast<std::size_t>(slot.number)));
         etags_[static_cast<std::size_t>(slot.number - 1)] = std::string(slot.call.answer->headers.get("etag"));
@@ -8908,7 +8975,8 @@ inline Result<bool> Upload::begin(const Next& next) {
     auto& trait = session_.core().md5_etags;
     tagged_ = target_.part_bytes != 0 && trait != Core::Trait::no;
     if (Result<void> made = create(); !made) return std::move(made).error();
-    if (session_.cancelled()) return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
+    if (session_.cancelled())
+        return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
     if (!tagged_ || trait == Core::Trait::yes) return true;
     Slot& slot = slots_.front();
     const Result<bool> sent = send(next, slot);
@@ -8995,7 +9063,8 @@ inline Result<bool> Upload::settle(s3::Call& call) {
     }
     if (unmet && !target_.conditions.empty()) return false;
     if (call.ok())
-        return s3::refusal(Errc::protocol, target_.operation, target_.key, "the store's answer does not say that the upload is complete");
+        return s3::refusal(Errc::protocol, target_.operation, target_.key,
+                           "the store's answer does not say that the upload is complete");
     return session_.failure(call);
 }
 
@@ -9010,10 +9079,12 @@ inline Result<bool> Upload::vouched(std::string_view etag) {
     const std::string_view bare = Verifier::bare(etag);
     const std::string expected = Verifier::etag_of_parts(md5s, etags_.size());
     // An ETag of another form (encrypted with KMS, or none in the answer) says nothing, and is not looked at on reading.
-    if (!tagged_ || bare.size() != expected.size() || bare.find('-') != expected.find('-') || bare == expected) return true;
-    return s3::refusal(Errc::damaged, target_.operation, target_.key,
-                       "the store's ETag of the whole is not that of its parts: it lost or mixed some, or makes its ETags "
-                       "its own way (then set Config::checksums to Checksums::none)");
+    if (!tagged_ || bare.size() != expected.size() || bare.find('-') != expected.find('-') || bare == expected)
+        return true;
+    return s3::refusal(
+        Errc::damaged, target_.operation, target_.key,
+        "the store's ETag of the whole is not that of its parts: it lost or mixed some, or makes its ETags "
+        "its own way (then set Config::checksums to Checksums::none)");
 }
 
 inline bool Upload::ours() {
@@ -9068,7 +9139,8 @@ namespace detail::transfer {
 // as compressed that it sends as they are.)
 class Decoder {
 public:
-    Decoder(bool compressed, std::uint64_t bytes_max) : mode_(compressed ? Mode::sniff : Mode::plain), bytes_max_(bytes_max) {}
+    Decoder(bool compressed, std::uint64_t bytes_max)
+        : mode_(compressed ? Mode::sniff : Mode::plain), bytes_max_(bytes_max) {}
 
     // Appends what becomes of the data; false: problem() says why not.
     bool push(std::string& out, std::string_view data) {
@@ -9080,7 +9152,8 @@ public:
             return push(out, head);
         }
         if (mode_ == Mode::gzip) return inflate(out, data);
-        if (data.size() > bytes_max_ - (std::min)(bytes_max_, std::uint64_t{out.size()})) return fails("too large", true);
+        if (data.size() > bytes_max_ - (std::min)(bytes_max_, std::uint64_t{out.size()}))
+            return fails("too large", true);
         out.append(data);
         return true;
     }
@@ -9117,7 +9190,9 @@ private:
 };
 
 #ifdef S3CACHE_NO_GZIP
-inline bool Decoder::inflate(std::string&, std::string_view) { return fails("this build has no gzip (S3CACHE_NO_GZIP)", false); }
+inline bool Decoder::inflate(std::string&, std::string_view) {
+    return fails("this build has no gzip (S3CACHE_NO_GZIP)", false);
+}
 #else
 // Each call of zlib ends with a copy of its window, so it is called for more than the 16 KiB that libcurl brings at a time.
 inline constexpr std::size_t inflate_input_bytes = std::size_t{64} << 10;
@@ -9167,8 +9242,11 @@ namespace detail {
 // size; then the transfer pauses, and TCP tells the store to wait.
 struct ReaderState {
     ReaderState(std::shared_ptr<Core> shared, std::string_view name, transfer::Incoming::Open open)
-        : core(std::move(shared)), key(name), session(*core, std::chrono::milliseconds(0)),
-          incoming(session, key, std::move(open), [this](const char* data, std::size_t size) { return keep(data, size); }) {
+        : core(std::move(shared)),
+          key(name),
+          session(*core, std::chrono::milliseconds(0)),
+          incoming(session, key, std::move(open),
+                   [this](const char* data, std::size_t size) { return keep(data, size); }) {
         incoming.call.large = true;
         incoming.allow_spreading();
     }
@@ -9211,7 +9289,8 @@ private:
 inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
     if (back.size + size > back.capacity) {
         if (back.size) return http::Sink::Took::none_yet;
-        const std::uint64_t most = core->config.buffer_bytes ? core->config.buffer_bytes : transfer::reader_buffer_bytes;
+        const std::uint64_t most =
+            core->config.buffer_bytes ? core->config.buffer_bytes : transfer::reader_buffer_bytes;
         const std::uint64_t expected = incoming.facts().length.value_or(most);
         back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, most)));
         back.data.reset(new char[back.capacity]);
@@ -9257,14 +9336,16 @@ inline Result<std::string_view> ReaderState::next() {
 
 #ifdef S3CACHE_NO_GZIP
 inline Result<std::string_view> ReaderState::decoded() {
-    return s3::refusal(Errc::unsupported, "get", key, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
+    return s3::refusal(Errc::unsupported, "get", key,
+                       "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
 }
 #else
 inline Result<std::string_view> ReaderState::decoded() {
     if (!sniffed) {
         Result<std::string_view> first = raw();
         if (!first) return first;
-        while (first->size() == 1 && !incoming.call.done && back.size == 0) session.step(std::chrono::milliseconds(1000));
+        while (first->size() == 1 && !incoming.call.done && back.size == 0)
+            session.step(std::chrono::milliseconds(1000));
         if (first->size() == 1 && back.size) {  // a first chunk of one byte: put it before the next
             Buffer joined{std::unique_ptr<char[]>(new char[back.size + 1]), back.size + 1, back.size + 1};
             joined.data[0] = first->front();
@@ -9286,14 +9367,16 @@ inline Result<std::string_view> ReaderState::decoded() {
             const Result<std::string_view> more = raw();
             if (!more) return more;
             if (more->empty() && !inflater.end_of_input())
-                return s3::refusal(Errc::damaged, "get", key, std::string("the gzip body is damaged: ") + inflater.problem());
+                return s3::refusal(Errc::damaged, "get", key,
+                                   std::string("the gzip body is damaged: ") + inflater.problem());
             if (more->empty()) return more;
             inflater.feed(*more);
         }
         const gzip::Pulled pulled = inflater.pull(out.get(), transfer::piece_bytes);
         inflating = pulled.step == gzip::Step::output;
         if (pulled.step == gzip::Step::damaged)
-            return s3::refusal(Errc::damaged, "get", key, std::string("the gzip body is damaged: ") + inflater.problem());
+            return s3::refusal(Errc::damaged, "get", key,
+                               std::string("the gzip body is damaged: ") + inflater.problem());
         if (pulled.produced) return std::string_view(out.get(), pulled.produced);
     }
 }
@@ -9313,11 +9396,12 @@ using s3::Session;
 
 // Everything that public operations check before anything is sent.
 inline std::optional<Error> key_flaw(const Core& core, const char* operation, std::string_view key) {
-    const char* flaw = key.empty()                                     ? "the key is empty"
-                       : core.prefix.size() + key.size() > key_bytes_max ? "the key, with its prefix, is over 1024 bytes"
-                       : key.find('\0') != std::string_view::npos       ? "the key holds a NUL"
-                       : !utf8::valid(key)                              ? "the key is not UTF-8"
-                                                                        : nullptr;
+    const char* flaw = key.empty() ? "the key is empty"
+                       : core.prefix.size() + key.size() > key_bytes_max
+                           ? "the key, with its prefix, is over 1024 bytes"
+                       : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
+                       : !utf8::valid(key)                        ? "the key is not UTF-8"
+                                                                  : nullptr;
     if (!flaw) return std::nullopt;
     return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), flaw);
 }
@@ -9369,8 +9453,8 @@ struct Effort {
 
 inline Effort effort_of(const Call& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
-inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome, std::string_view detail = {},
-                 const Effort& effort = {}) {
+inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome,
+                 std::string_view detail = {}, const Effort& effort = {}) {
     if (!core.config.on_event) return;
     Event event;
     event.operation = operation;
@@ -9422,7 +9506,8 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
         details.status = 404;
         details.s3_code = "NoSuchBucket";
         details.attempts = look.attempts;
-        fine = Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}, {}));
+        fine =
+            Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}, {}));
     } else if (!look.error) {
         core.bucket_seen.store(true, std::memory_order_relaxed);
     }
@@ -9471,7 +9556,8 @@ inline bool remove_if_same(Session& session, std::string_view key, const std::st
     Core& core = session.core();
     if (etag.empty()) return false;
     const auto now_there = look(session, "expire", key);
-    if (!now_there || !*now_there || (*now_there)->info.etag != etag || !(*now_there)->expired(core.unix_now())) return false;
+    if (!now_there || !*now_there || (*now_there)->info.etag != etag || !(*now_there)->expired(core.unix_now()))
+        return false;
     return erase_if_same(session, key, etag);
 }
 
@@ -9485,18 +9571,21 @@ inline std::vector<std::pair<std::string, std::string>> kept_headers(const http:
     headers.each([&](std::string_view name, std::string_view value) {
         const std::string lower = bytes::lower(name);
         const bool meta = bytes::starts_with(lower, entry::meta_prefix);
-        const std::string_view own = meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
+        const std::string_view own =
+            meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
         if (meta && (own == "expires_at" || own == "expires-at")) return;
-        if (meta || retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding", "content-language",
-                                          "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
-                                          "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
+        if (meta ||
+            retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding",
+                                  "content-language", "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
+                                  "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
             bytes::add(kept, lower, value);
     });
     return kept;
 }
 
 // One try; empty: the entry was replaced between the look and the copy. With an ETag: only the entry that has it.
-inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl, std::string_view only = {}) {
+inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl,
+                                              std::string_view only = {}) {
     Core& core = session.core();
     Call look_call;
     look_call.operation = "touch";
@@ -9510,7 +9599,8 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     }
     if (!look_call.ok()) return session.failure(look_call);
     const entry::Facts facts = entry::read(look_call.answer->headers);
-    if (facts.info.etag.empty()) return refusal(Errc::protocol, "touch", key, "the answer has no ETag: is the endpoint an S3 store?");
+    if (facts.info.etag.empty())
+        return refusal(Errc::protocol, "touch", key, "the answer has no ETag: is the endpoint an S3 store?");
     Call copy;
     copy.headers = kept_headers(look_call.answer->headers);
     if (!only.empty() && only != facts.info.etag) return std::optional<bool>(false);
@@ -9545,7 +9635,8 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
 
 inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     if (auto flaw = key_flaw(core, "touch", key)) return *flaw;
-    if (!(ttl.count() > 0)) return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
+    if (!(ttl.count() > 0))
+        return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
     if (auto flaw = write_flaw(core, "touch", key)) return *flaw;
     Session session(core);
     for (int tried = 0; tried < changed_tried_max; ++tried) {
@@ -9553,7 +9644,8 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
         if (!touched) return counted(core, "touch", key, touched.error());
         if (*touched) return **touched;
     }
-    return counted(core, "touch", key, refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
+    return counted(core, "touch", key,
+                   refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
 }
 
 // Sliding expiry: an entry that was read gets its whole time again, at most once an interval. How long ago it last got
@@ -9620,7 +9712,8 @@ private:
         if (!stale_ && !servable(core_, "get", call().key, facts)) {
             refused_ = true;
             const bool expired = facts.expiry == entry::Expiry::at;
-            const bool removes = core_.config.expired == Expired::remove && !core_.config.read_only && !ask_.leaves_expired;
+            const bool removes =
+                core_.config.expired == Expired::remove && !core_.config.read_only && !ask_.leaves_expired;
             if (expired && removes) expired_etag_ = facts.info.etag;
             return false;
         }
@@ -9706,7 +9799,8 @@ inline Result<std::optional<Value>> Fetch::value() {
     }
     const bool whole = !too_large_ && !gzip_trouble && decoder_->finish(value_);
     if (too_large_ || decoder_->too_large())
-        return trouble(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
+        return trouble(Errc::too_large,
+                       "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
     if (!whole) return trouble(Errc::damaged, std::string("the gzip body is damaged: ") + decoder_->problem());
     Info info = incoming_.facts().info;
     const Kind kind = info.kind ? *info.kind : entry::classify(value_);
@@ -9716,7 +9810,8 @@ inline Result<std::optional<Value>> Fetch::value() {
 
 // Errors of reading told as misses, where that is the policy. What is wrong with the call itself stays an error.
 template <class T>
-Result<std::optional<T>> tolerated(Core& core, const char* operation, std::string_view key, Result<std::optional<T>> result) {
+Result<std::optional<T>> tolerated(Core& core, const char* operation, std::string_view key,
+                                   Result<std::optional<T>> result) {
     if (result || !core.config.errors_are_misses) return result;
     const Errc code = result.error().code();
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
@@ -9753,12 +9848,13 @@ inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask)
 inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
     Ask ask;
     ask.progress = &options.progress;
-    return tolerated(core, "get", key, recall(core, key, ask).transform([](Recalled&& found) { return std::move(found.value); }));
+    return tolerated(core, "get", key,
+                     recall(core, key, ask).transform([](Recalled&& found) { return std::move(found.value); }));
 }
 
 // `limited_whole`: Config::call_timeout covers the reading too, and not the opening alone.
-inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options,
-                                                 bool limited_whole = false) {
+inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
+                                                 const GetOptions& options, bool limited_whole = false) {
     if (auto flaw = key_flaw(*core, "get", key)) return *flaw;
     bool serve = true;
     auto state = std::make_unique<ReaderState>(core, key, [&core, &serve, key](const entry::Facts& facts) {
@@ -9808,7 +9904,8 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     return std::optional<Reader>(Reader(std::move(state)));
 }
 
-inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key, const GetOptions& options) {
+inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key,
+                                                const GetOptions& options) {
     return tolerated(*core, "get", key, open_stream(core, key, options));
 }
 
@@ -9816,7 +9913,8 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     if (auto flaw = key_flaw(core, "stat", key)) return *flaw;
     Session session(core);
     auto facts = look(session, "stat", key);
-    if (!facts) return tolerated(core, "stat", key, Result<std::optional<Info>>(counted(core, "stat", key, facts.error())));
+    if (!facts)
+        return tolerated(core, "stat", key, Result<std::optional<Info>>(counted(core, "stat", key, facts.error())));
     if (!*facts || !servable(core, "stat", key, **facts)) return std::optional<Info>();
     return std::optional<Info>(std::move((*facts)->info));
 }
@@ -9838,7 +9936,8 @@ inline Result<void> removed(Session& session, const Call& call) {
     const bool is_done = call.ok() || (!call.error && call.status() == 404 && call.code() != "NoSuchBucket");
     if (!is_done) return session.failure(call);
     if (call.ok() && !call.answer->text.empty())
-        return refusal(Errc::protocol, "remove", call.key, "the answer to a DELETE has a body: is the endpoint an S3 store?");
+        return refusal(Errc::protocol, "remove", call.key,
+                       "the answer to a DELETE has a body: is the endpoint an S3 store?");
     return {};
 }
 
@@ -9865,7 +9964,8 @@ inline std::optional<Error> options_flaw(const Core& core, std::string_view key,
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
     if (*entry::value_flaw(options.if_match)) return refuse("if_match is no ETag");
-    if (*entry::value_flaw(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
+    if (*entry::value_flaw(options.content_type))
+        return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
     all.insert(all.end(), options.metadata.begin(), options.metadata.end());
     const std::string flaw = entry::metadata_flaw(all);
@@ -9873,25 +9973,31 @@ inline std::optional<Error> options_flaw(const Core& core, std::string_view key,
     return std::nullopt;
 }
 
-inline transfer::Target target_for(const Core& core, std::string_view key, Kind kind, bool compressed, const SetOptions& options) {
+inline transfer::Target target_for(const Core& core, std::string_view key, Kind kind, bool compressed,
+                                   const SetOptions& options) {
     transfer::Target out;
     out.key = key;
     out.object = core.object(key);
     auto& headers = out.headers;
-    bytes::add(headers, "content-type", options.content_type.empty() ? std::string(entry::content_type(kind)) : options.content_type);
+    bytes::add(headers, "content-type",
+               options.content_type.empty() ? std::string(entry::content_type(kind)) : options.content_type);
     bytes::add(headers, "x-amz-meta-kind", entry::word(kind));
     if (compressed) bytes::add(headers, "x-amz-meta-compressed", "true");
     for (const Metadata* metadata : {&core.config.metadata, &options.metadata}) {
-        for (const auto& [name, value] : *metadata) bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
+        for (const auto& [name, value] : *metadata)
+            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
     }
     const Config& config = core.config;
-    if (!config.server_side_encryption.empty()) bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
-    if (!config.kms_key_id.empty()) bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
+    if (!config.server_side_encryption.empty())
+        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
+    if (!config.kms_key_id.empty())
+        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
     if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
     if (options.if_absent) bytes::add(out.conditions, "if-none-match", "*");
     if (!options.if_match.empty()) bytes::add(out.conditions, "if-match", options.if_match);
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
-    if (ttl && ttl->count() < entry::ttl_seconds_max) out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
+    if (ttl && ttl->count() < entry::ttl_seconds_max)
+        out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
     return out;
 }
 
@@ -9943,9 +10049,11 @@ inline bool is_ours(Session& session, const transfer::Target& target) {
 inline Result<bool> finish_put(Session& session, const transfer::Target& target, const Call& call) {
     if (call.ok()) {
         // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags.
-        const bool is_put = call.answer->text.empty() && (call.status() != 200 || !call.answer->headers.get("etag").empty());
+        const bool is_put =
+            call.answer->text.empty() && (call.status() != 200 || !call.answer->headers.get("etag").empty());
         if (is_put) return true;
-        return refusal(Errc::protocol, target.operation, target.key, "the answer is not that to a PUT: is the endpoint an S3 store?");
+        return refusal(Errc::protocol, target.operation, target.key,
+                       "the answer is not that to a PUT: is the endpoint an S3 store?");
     }
     const bool unmet = !call.error && (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
     if (!unmet || target.conditions.empty()) return session.failure(call);
@@ -9956,7 +10064,8 @@ inline Result<bool> finish_put(Session& session, const transfer::Target& target,
 inline Call put_call(Core& core, transfer::Target& target, http::Body body, std::uint32_t crc, std::string hash) {
     if (core.config.checksums != Checksums::none)
         bytes::add(target.headers, "x-amz-meta-crc32c", entry::crc32c_text(crc));
-    if (core.config.checksums == Checksums::store) bytes::add(target.headers, "x-amz-checksum-crc32c", entry::crc32c_text(crc));
+    if (core.config.checksums == Checksums::store)
+        bytes::add(target.headers, "x-amz-checksum-crc32c", entry::crc32c_text(crc));
     if (!target.conditions.empty() && target.write_id.empty()) name_write(core, target);
     Call call = transfer::call_for(target, http::Method::put, {});
     call.headers = target.headers;
@@ -9969,7 +10078,8 @@ inline Call put_call(Core& core, transfer::Target& target, http::Body body, std:
 
 inline Call put_call(Session& session, transfer::Target& target, std::string_view data) {
     Core& core = session.core();
-    const std::uint32_t crc = core.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
+    const std::uint32_t crc =
+        core.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
     std::string hash(sigv4::unsigned_payload);
     if (hashes(core)) hash = session.sha256_text(data);
     return put_call(core, target, {data, {}, data.size()}, crc, std::move(hash));
@@ -10022,9 +10132,11 @@ inline constexpr std::uint64_t gzip_expansion_bytes = std::uint64_t{64} << 10;
 
 // Equal parts where the length is known. Where it isn't, or the plan would need more memory than is allowed, parts grow to
 // what the memory bound takes, one at a time then. Empty: that is known to be too little.
-inline std::optional<transfer::PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size, bool compress) {
+inline std::optional<transfer::PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size,
+                                                    bool compress) {
     const std::uint64_t first = config.part_bytes;
-    const std::uint64_t most = (std::max)(first, (std::min)(std::uint64_t{config.transfer_bytes_max}, transfer::part_bytes_max));
+    const std::uint64_t most =
+        (std::max)(first, (std::min)(std::uint64_t{config.transfer_bytes_max}, transfer::part_bytes_max));
     if (!size) return transfer::PartPlan{first, most};
     const std::uint64_t bound = compress ? *size + *size / gzip_expansion_part + gzip_expansion_bytes : *size;
     const std::uint64_t equal = part_bytes_for(config, bound);
@@ -10036,7 +10148,8 @@ inline std::optional<transfer::PartPlan> plan_parts(const Config& config, std::o
 // A body that can be read at any place (memory, a file), cut into parts without holding a copy.
 class SlicedUpload {
 public:
-    SlicedUpload(Core& core, http::Body whole, std::uint64_t part) : whole_(std::move(whole)), part_(part), hashes_(hashes(core)) {}
+    SlicedUpload(Core& core, http::Body whole, std::uint64_t part)
+        : whole_(std::move(whole)), part_(part), hashes_(hashes(core)) {}
 
     Result<bool> next(transfer::Upload::Slot& slot) {
         if (at_ >= whole_.size) return false;
@@ -10082,20 +10195,24 @@ private:
 
 // -- what the store makes of write conditions: found out once a cache, by doing it
 
-inline std::string own_name(const char* what, std::string_view id) { return std::string(".s3cache/") + what + "/" + std::string(id); }
+inline std::string own_name(const char* what, std::string_view id) {
+    return std::string(".s3cache/") + what + "/" + std::string(id);
+}
 
 // Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
 inline bool is_own_name(std::string_view key) {
     const bool lease = bytes::starts_with(key, ".s3cache/lease/") && key.size() == own_name("lease", {}).size() + 32;
     const bool probe = bytes::starts_with(key, ".s3cache/probe/") && key.size() == own_name("probe", {}).size() + 16;
-    return (lease || probe) && key.find_first_not_of("0123456789abcdef", own_name("lease", {}).size()) == std::string_view::npos;
+    return (lease || probe) &&
+           key.find_first_not_of("0123456789abcdef", own_name("lease", {}).size()) == std::string_view::npos;
 }
 
 // They have a time to live in case that they cannot be removed.
 inline constexpr Seconds scratch_ttl{600};
 
 // One request on the scratch object; its status, or why there is none worth that name.
-inline Result<int> try_scratch(Session& session, const std::string& key, http::Method method, const char* condition, const char* value) {
+inline Result<int> try_scratch(Session& session, const std::string& key, http::Method method, const char* condition,
+                               const char* value) {
     constexpr std::string_view text = "a scratch object: may be removed";
     Call call;
     call.operation = "probe";
@@ -10130,7 +10247,8 @@ inline Result<bool> honours_conditions(Session& session) {
     const Result<int> second = try_scratch(session, key, http::Method::put, "if-none-match", "*");
     const Result<int> third = try_scratch(session, key, http::Method::put, "if-match", wrong_etag);
     const Result<int> fourth = try_scratch(session, key, http::Method::erase, "if-match", wrong_etag);
-    if (!fourth || *fourth / 100 != 2) static_cast<void>(try_scratch(session, key, http::Method::erase, nullptr, nullptr));
+    if (!fourth || *fourth / 100 != 2)
+        static_cast<void>(try_scratch(session, key, http::Method::erase, nullptr, nullptr));
     for (const Result<int>* answer : {&second, &third}) {
         if (!*answer) return answer->error();
     }
@@ -10149,7 +10267,8 @@ inline Result<void> condition_policy(Session& session, const transfer::Target& t
     if (core.config.conditions == Conditions::required) {
         if (!honours) return about(target.operation, target.key, honours.error());
         return refusal(Errc::unsupported, target.operation, target.key,
-                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions requires it");
+                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
+                       "requires it");
     }
     count(core.counters.unconditional);
     tell(core, target.operation, target.key, "unconditional");
@@ -10206,8 +10325,15 @@ inline Result<bool> set_whole(Session& session, transfer::Target& target, http::
 // A stream: its parts are gathered into the lanes' buffers while the parts before them are on their way.
 class StreamUpload {
 public:
-    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, transfer::PartPlan plan, Meter& meter)
-        : session_(session), core_(session.core()), target_(target), intake_(intake), plan_(plan), hashes_(hashes(core_)), meter_(meter) {}
+    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, transfer::PartPlan plan,
+                 Meter& meter)
+        : session_(session),
+          core_(session.core()),
+          target_(target),
+          intake_(intake),
+          plan_(plan),
+          hashes_(hashes(core_)),
+          meter_(meter) {}
 
     Result<bool> run() {
         const std::size_t part = bytes_of(1);
@@ -10221,7 +10347,9 @@ public:
         // A gzip body carries a checksum of its own.
         if (core_.config.checksums != Checksums::none && !intake_.deflates()) target_.part_bytes = part;
         transfer::Upload upload(session_, target_, transfer::slots_for(core_.config, part));
-        upload.at_once = [this](std::uint64_t number) { return transfer::slots_for(core_.config, plan_.bytes_of(number)); };
+        upload.at_once = [this](std::uint64_t number) {
+            return transfer::slots_for(core_.config, plan_.bytes_of(number));
+        };
         upload.parts_most = plan_.parts;
         first_size_ = *size;
         return upload.run([&](transfer::Upload::Slot& slot) { return next(upload.lanes(), slot); });
@@ -10230,10 +10358,13 @@ public:
 private:
     Error about(const Error& error) const { return detail::about(target_.operation, target_.key, error); }
 
-    std::string payload_hash() { return hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload); }
+    std::string payload_hash() {
+        return hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload);
+    }
 
     Call whole(std::string_view data) {
-        const std::uint32_t crc = core_.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
+        const std::uint32_t crc =
+            core_.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
         return put_call(core_, target_, {data, {}, data.size()}, crc, payload_hash());
     }
 
@@ -10284,7 +10415,8 @@ private:
             if (hashes_) hash_.update(std::string_view(buffer + filled, *count));
             filled += *count;
             meter_.done = intake_.taken();
-            if (!session_.step(std::chrono::milliseconds(0))) return Error(Errc::cancelled, "cancelled by the progress callback");
+            if (!session_.step(std::chrono::milliseconds(0)))
+                return Error(Errc::cancelled, "cancelled by the progress callback");
             if (*count < wanted) break;
         }
         return filled;
@@ -10316,7 +10448,8 @@ inline Result<Kind> payload_kind(std::string_view key, const Payload& payload, c
     if (!payload.present()) return refuse("the payload is a null pointer");
     const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
     if (wanted == Kind::bytes) return Kind::bytes;
-    if (wanted == Kind::json) return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
+    if (wanted == Kind::json)
+        return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
     const bool is_text = utf8::valid(payload.view());
     if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
     return is_text ? Kind::text : Kind::bytes;
@@ -10339,7 +10472,8 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
                            double cost = 0) {
     const std::optional<transfer::PartPlan> plan = plan_parts(core.config, source.size(), options.compress);
     if (!plan)
-        return refusal(Errc::too_large, "set", key, "a part of this stream is over Config::transfer_bytes_max: raise it");
+        return refusal(Errc::too_large, "set", key,
+                       "a part of this stream is over Config::transfer_bytes_max: raise it");
     Session session(core);
     transfer::Target target = target_for(core, key, kind, options.compress, options);
     tell_cost(target, cost);
@@ -10363,7 +10497,8 @@ inline Source source_of(std::string_view data) {
 }
 
 // `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
-inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options, double cost = 0) {
+inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
+                        double cost = 0) {
     if (auto flaw = set_flaw(core, key, options)) return *flaw;
     const Result<Kind> kind = payload_kind(key, payload, options);
     if (!kind) return kind.error();
@@ -10462,14 +10597,16 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file.
-inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside, std::string_view key) {
+inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside,
+                               std::string_view key) {
     File out(open_file(beside, "wbx"));
     if (!out) return file_error("get", key, beside, "cannot create");
     for (;;) {
         const Result<std::string_view> chunk = reader.try_next();
         if (!chunk) return chunk.error();
         if (chunk->empty()) break;
-        if (std::fwrite(chunk->data(), 1, chunk->size(), out.get()) != chunk->size()) return file_error("get", key, beside, "cannot write");
+        if (std::fwrite(chunk->data(), 1, chunk->size(), out.get()) != chunk->size())
+            return file_error("get", key, beside, "cannot write");
     }
     if (std::fclose(out.release()) != 0) return file_error("get", key, beside, "cannot write");
 #if defined(_WIN32)
@@ -10479,8 +10616,8 @@ inline Result<void> write_file(Reader& reader, const std::string& path, const st
     return {};
 }
 
-inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key, const std::string& path,
-                                            const GetOptions& options) {
+inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key,
+                                            const std::string& path, const GetOptions& options) {
     Result<std::optional<Reader>> reader = tolerated(*core, "get", key, open_stream(core, key, options, true));
     if (!reader) return std::move(reader).error();
     if (!*reader) return std::optional<Info>();
@@ -10583,7 +10720,10 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
             job->running = put_call(session, job->target, item.payload.view());
             return job;
         },
-        [&](std::size_t i, PutJob& job) { results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running), effort_of(job.running, job.running.body.size)); });
+        [&](std::size_t i, PutJob& job) {
+            results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running),
+                                   effort_of(job.running, job.running.body.size));
+        });
     return results;
 }
 
@@ -10614,7 +10754,8 @@ inline void remove_singly(Session& session, const std::vector<std::string>& keys
 
 inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
-inline Call bulk_call(const Core& core, const std::vector<std::string>& keys, const std::vector<std::size_t>& which, std::string& list) {
+inline Call bulk_call(const Core& core, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
+                      std::string& list) {
     list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
     for (const std::size_t i : which) {
         list += "<Object><Key>";
@@ -10631,10 +10772,12 @@ inline Call bulk_call(const Core& core, const std::vector<std::string>& keys, co
     call.error_in_200 = true;
     bytes::add(call.headers, "content-type", "application/xml");
     if (const auto md5 = digest::md5(list)) {  // old stores want it; a FIPS build of OpenSSL has none
-        bytes::add(call.headers, "content-md5", bytes::base64(std::string_view(reinterpret_cast<const char*>(md5->data()), md5->size())));
+        bytes::add(call.headers, "content-md5",
+                   bytes::base64(std::string_view(reinterpret_cast<const char*>(md5->data()), md5->size())));
     } else {
         const auto sha = digest::sha256(list);
-        bytes::add(call.headers, "x-amz-checksum-sha256", bytes::base64(std::string_view(reinterpret_cast<const char*>(sha.data()), sha.size())));
+        bytes::add(call.headers, "x-amz-checksum-sha256",
+                   bytes::base64(std::string_view(reinterpret_cast<const char*>(sha.data()), sha.size())));
     }
     return call;
 }
@@ -10652,10 +10795,12 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
         for (const xml::DeleteError& error : answer.result->errors) {
             for (const std::size_t i : which) {
                 if (core.object(keys[i]) != error.key || error.code == "NoSuchKey") continue;
-                results[i] = Error(s3::kind_of(0, error.code), s3::about("remove", keys[i], error.code + ": " + s3::printable(error.message)));
+                results[i] = Error(s3::kind_of(0, error.code),
+                                   s3::about("remove", keys[i], error.code + ": " + s3::printable(error.message)));
             }
         }
-    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403 || retry::throttling(call.status(), call.code()) ||
+    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403 ||
+               retry::throttling(call.status(), call.code()) ||
                (call.status() >= 500 && call.status() != 501)) {  // an outage is not multiplied by the number of keys
         const Error why = session.failure(call);
         for (const std::size_t i : which) results[i] = why;
@@ -10749,7 +10894,8 @@ inline Result<void> ListingState::next_page() {
     page.clear();
     at = 0;
     for (xml::ListEntry& listed : got->entries) {
-        if (!bytes::starts_with(listed.key, prefix)) return s3::refusal(Errc::protocol, "list", prefix, "the store listed a key outside the prefix");
+        if (!bytes::starts_with(listed.key, prefix))
+            return s3::refusal(Errc::protocol, "list", prefix, "the store listed a key outside the prefix");
         Entry entry;
         entry.key = listed.key.substr(core->prefix.size());
         entry.info.size = listed.size;
@@ -10831,7 +10977,8 @@ inline std::vector<Entry> still_expired(Session& session, std::vector<Entry> ent
         [&](std::size_t i, PlainJob& job) {
             if (!job.running.ok()) return;
             const entry::Facts facts = entry::read(job.running.answer->headers);
-            if (facts.info.etag == entries[i].info.etag && facts.expired(core.unix_now())) kept.push_back(std::move(entries[i]));
+            if (facts.info.etag == entries[i].info.etag && facts.expired(core.unix_now()))
+                kept.push_back(std::move(entries[i]));
         });
     return kept;
 }
@@ -10875,19 +11022,22 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
         if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
         std::vector<Entry> expired;
         for (Entry& entry : listing.page) {
-            const bool over = entry.info.expires_at && *entry.info.expires_at <= core->now() && !entry.info.etag.empty();
+            const bool over =
+                entry.info.expires_at && *entry.info.expires_at <= core->now() && !entry.info.etag.empty();
             if (over) expired.push_back(std::move(entry));
         }
         // The page's looks may lie back a while: a second one, over many connections at once, narrows the window.
         expired = still_expired(listing.session, std::move(expired));
-        gone += honoured ? remove_conditionally(listing.session, expired) : remove_in_bulk(listing.session, std::move(expired));
+        gone += honoured ? remove_conditionally(listing.session, expired)
+                         : remove_in_bulk(listing.session, std::move(expired));
     }
     return gone;
 }
 
 #endif  // S3CACHE_NO_MANY_KEYS
 
-inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix, const xml::UploadsPage& before) {
+inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
+                                             const xml::UploadsPage& before) {
     sigv4::QueryPairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
@@ -10938,7 +11088,9 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
             const auto began = dates::iso8601(upload.initiated);
             // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
             if (upload.key.empty() || upload.id.empty()) continue;
-            if (!began || !bytes::starts_with(upload.key, below) || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
+            if (!began || !bytes::starts_with(upload.key, below) ||
+                retry::seconds_between(*began, core.now()) < older_than.count())
+                continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
             int status = abort_upload(session, upload.key, upload.id);
@@ -10970,11 +11122,13 @@ inline std::string days(unsigned count) {
 inline std::string lifecycle_rules(const Core& core, const Lifecycle& rules) {
     std::string out;
     if (rules.abort_uploads_after != 0) {
-        append_rule(out, core.prefix, "uploads", "<AbortIncompleteMultipartUpload><DaysAfterInitiation>" + days(rules.abort_uploads_after) +
-                                                     "</DaysAfterInitiation></AbortIncompleteMultipartUpload>");
+        append_rule(out, core.prefix, "uploads",
+                    "<AbortIncompleteMultipartUpload><DaysAfterInitiation>" + days(rules.abort_uploads_after) +
+                        "</DaysAfterInitiation></AbortIncompleteMultipartUpload>");
     }
     if (rules.expire_after != 0)
-        append_rule(out, core.prefix, "entries", "<Expiration><Days>" + days(rules.expire_after) + "</Days></Expiration>");
+        append_rule(out, core.prefix, "entries",
+                    "<Expiration><Days>" + days(rules.expire_after) + "</Days></Expiration>");
     return out;
 }
 
@@ -10994,7 +11148,8 @@ inline std::optional<std::string> foreign_rules(const Core& core, std::string_vi
         std::string uploads = "<ID>", entries = "<ID>";
         xml::escape(uploads, "s3cache uploads " + core.prefix);
         xml::escape(entries, "s3cache entries " + core.prefix);
-        const bool ours = rule.find(uploads + "</ID>") != std::string_view::npos || rule.find(entries + "</ID>") != std::string_view::npos;
+        const bool ours = rule.find(uploads + "</ID>") != std::string_view::npos ||
+                          rule.find(entries + "</ID>") != std::string_view::npos;
         if (!ours) kept.append("  ").append(rule).append("\n");
         at = end;
     }
@@ -11020,7 +11175,9 @@ inline Result<void> install_lifecycle(Core& core, const Lifecycle& rules) {
     const bool none = there.status() == 404 && there.code() == "NoSuchLifecycleConfiguration";
     if (!there.ok() && !none) return session.failure(there);
     const std::optional<std::string> others = none ? std::string() : foreign_rules(core, there.answer->text);
-    if (!others) return refusal(Errc::protocol, "install_lifecycle", {}, "the store's rules cannot be read, and so are left as they are");
+    if (!others)
+        return refusal(Errc::protocol, "install_lifecycle", {},
+                       "the store's rules cannot be read, and so are left as they are");
     const std::string all = *others + lifecycle_rules(core, rules);
     Call put = lifecycle_call(all.empty() ? http::Method::erase : http::Method::put);
     const std::string document = lifecycle_document(all);
@@ -11052,12 +11209,14 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (!place) return place.error();
     std::string path = (*place)->base_path + "/", date;
     bytes::append_percent(path, core.object(key), true);
-    dates::append_amz_date(date, std::chrono::duration_cast<std::chrono::seconds>(core.now().time_since_epoch()).count());
+    dates::append_amz_date(date,
+                           std::chrono::duration_cast<std::chrono::seconds>(core.now().time_since_epoch()).count());
     const sigv4::Header host{"host", (*place)->host};
     const sigv4::Request request{method, path, {}, &host, 1, sigv4::unsigned_payload};
     sigv4::Signer signer;
     return (*place)->scheme + "://" + (*place)->host + path + "?" +
-           signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"}, static_cast<std::uint32_t>(lifetime.count()));
+           signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"},
+                          static_cast<std::uint32_t>(lifetime.count()));
 }
 
 // -- computed once
@@ -11078,7 +11237,9 @@ inline void pause(const Core& core, std::chrono::milliseconds time) {
 class Lease {
 public:
     Lease(Core& core, std::string_view key, Seconds time)
-        : core_(core), name_(own_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))), time_(time) {}
+        : core_(core),
+          name_(own_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))),
+          time_(time) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
@@ -11146,7 +11307,8 @@ public:
     // Told of a value that is still good while a new one is made.
     using Meanwhile = std::function<void(const Value&)>;
 
-    Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options, const ComputeOptions& how)
+    Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options,
+                const ComputeOptions& how)
         : core_(core), key_(key), producer_(producer), options_(options), how_(how) {}
 
     Result<Value> run(const Meanwhile& meanwhile);
@@ -11208,7 +11370,9 @@ inline Result<Value> Computation::run(const Meanwhile& meanwhile) {
 // A value that came from another while we asked for the lease; none that we know already.
 inline std::optional<Value> Computation::of_another(const Result<Recalled>& found) const {
     if (!found || !fresh(*found)) return std::nullopt;
-    if (early_ && found->facts.info.etag == before_.facts.info.etag && found->facts.expires_at <= before_.facts.expires_at) return std::nullopt;
+    if (early_ && found->facts.info.etag == before_.facts.info.etag &&
+        found->facts.expires_at <= before_.facts.expires_at)
+        return std::nullopt;
     return found->value;
 }
 
@@ -11236,8 +11400,10 @@ inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
         if (value || held == Lease::Held::ours) return value;
         if (early_) return before_.value;  // somebody is at it
         if (waited >= patience) return std::optional<Value>();
-        if (core_.cancels.load() != cancels) return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
-        const auto time = std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
+        if (core_.cancels.load() != cancels)
+            return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
+        const auto time = std::chrono::milliseconds(
+            static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
         pause(core_, time);
         waited += time;
     }
@@ -11283,13 +11449,14 @@ inline void Computation::store(const Produced& made, double seconds) {
     static_cast<void>(set(core_, key_, payload, options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
 }
 
-inline std::optional<Error> compute_flaw(const Core& core, std::string_view key, const SetOptions& options, const ComputeOptions& how) {
+inline std::optional<Error> compute_flaw(const Core& core, std::string_view key, const SetOptions& options,
+                                         const ComputeOptions& how) {
     if (auto flaw = key_flaw(core, "get_or_set", key)) return flaw;
     if (!core.config.read_only) {
         if (auto flaw = set_flaw(core, key, options)) return flaw;
     }
-    const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 && how.stale_if_error.count() >= 0 &&
-                      (!how.negative_ttl || how.negative_ttl->count() > 0);
+    const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                      how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
     if (fine) return std::nullopt;
     return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
 }
@@ -11321,15 +11488,18 @@ inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
 }
 
 // Another thread is at it: what it brings, or what is still good meanwhile.
-inline Result<Value> landing(Core& core, std::string_view key, const std::shared_ptr<Core::Flight>& flight, FlightLock& hold) {
+inline Result<Value> landing(Core& core, std::string_view key, const std::shared_ptr<Core::Flight>& flight,
+                             FlightLock& hold) {
     const auto cancels = core.cancels.load();
     const auto& meanwhile = flight->meanwhile;
     core.waiting.emplace_back(std::this_thread::get_id(), flight);
     std::optional<Result<Value>> out;
     while (!out) {
         if (flight->brought) out = *flight->brought;
-        else if (meanwhile && (!meanwhile->info().expires_at || *meanwhile->info().expires_at > core.now())) out = *meanwhile;
-        else if (core.cancels.load() != cancels) out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+        else if (meanwhile && (!meanwhile->info().expires_at || *meanwhile->info().expires_at > core.now()))
+            out = *meanwhile;
+        else if (core.cancels.load() != cancels)
+            out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
         else flight->landed.wait_for(hold, s3::tick);
     }
     forget(core.waiting, std::this_thread::get_id());
@@ -11344,7 +11514,8 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
     FlightLock hold(core.flights_lock);
     if (const std::shared_ptr<Core::Flight>* others = found(core.flights, key)) {
         if (waits_for_us(core, others->get()))
-            return refusal(Errc::source, "get_or_set", key, "the producer asks, itself or through others that wait, for what it is to produce");
+            return refusal(Errc::source, "get_or_set", key,
+                           "the producer asks, itself or through others that wait, for what it is to produce");
         return landing(core, key, std::shared_ptr<Core::Flight>(*others), hold);
     }
     const std::shared_ptr<Core::Flight> flight = std::make_shared<Core::Flight>();
@@ -11378,16 +11549,19 @@ inline std::vector<Finding> explain(Core& core) {
     std::vector<Finding> out;
     if (core.config.credentials) {
         const credentials::Outcome got = ask_provider(core);
-        out.push_back({"credentials: in code", got.found ? Verdict::used : Verdict::broken, got.found ? got.note : got.error});
+        out.push_back(
+            {"credentials: in code", got.found ? Verdict::used : Verdict::broken, got.found ? got.note : got.error});
     } else {
         for (credentials::Finding& finding : core.chain.explain())
-            out.push_back({"credentials: " + finding.source, static_cast<Verdict>(finding.verdict), std::move(finding.text)});
+            out.push_back(
+                {"credentials: " + finding.source, static_cast<Verdict>(finding.verdict), std::move(finding.text)});
     }
     out.push_back(finding_of("region", core.chain.region(), "us-east-1 (none is configured)"));
     out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
     const auto place = core.place();
-    out.push_back({"requests go to", place ? Verdict::used : Verdict::broken,
-                   place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
+    out.push_back(
+        {"requests go to", place ? Verdict::used : Verdict::broken,
+         place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
     const auto offset = core.clock_offset_ms.load();
     std::string text = "as far as is known, agrees with the store's";
     if (offset != 0) {
@@ -11413,14 +11587,19 @@ inline std::string config_flaw(const Config& config) {
     if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return "Config::ttl_jitter is not within 0 and 1";
     if (config.sliding_ttl && !(config.sliding_ttl->count() > 0)) return "Config::sliding_ttl must be over zero";
     if (!(config.sliding_interval.count() >= 0)) return "Config::sliding_interval is below zero";
-    if (config.buffer_bytes != 0 && (config.buffer_bytes < http::buffer_bytes_min || config.buffer_bytes > http::buffer_bytes_max))
+    if (config.buffer_bytes != 0 &&
+        (config.buffer_bytes < http::buffer_bytes_min || config.buffer_bytes > http::buffer_bytes_max))
         return "Config::buffer_bytes is not within 16 KiB and 512 KiB";
-    if (config.part_bytes < 1 || config.transfer_bytes_max < 1) return "Config::part_bytes and transfer_bytes_max must be over zero";
-    if (config.compression_level < 0 || config.compression_level > 9) return "Config::compression_level is not within 0 and 9";
+    if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
+        return "Config::part_bytes and transfer_bytes_max must be over zero";
+    if (config.compression_level < 0 || config.compression_level > 9)
+        return "Config::compression_level is not within 0 and 9";
     if (config.compression_threads > 16) return "Config::compression_threads is over 16";
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
-    for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base, config.backoff_cap, config.breaker_pause}) {
-        if (time.count() < 0 || time > std::chrono::hours(24 * 20)) return "a timeout of Config is negative or over 20 days";
+    for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
+                             config.backoff_cap, config.breaker_pause}) {
+        if (time.count() < 0 || time > std::chrono::hours(24 * 20))
+            return "a timeout of Config is negative or over 20 days";
     }
     return {};
 }
@@ -11453,20 +11632,24 @@ inline std::string trusted(const Config& config) {
 }
 
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
-    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, "open: " + s3::printable(text)); };
+    const auto refuse = [](const std::string& text) {
+        return Error(Errc::invalid_argument, "open: " + s3::printable(text));
+    };
     endpoint::ParsedLocation parsed = endpoint::parse_location(where);
     if (!parsed.location) return refuse(parsed.problem);
     endpoint::Location& location = *parsed.location;
     if (!plausible_bucket(location.bucket)) return refuse("'" + location.bucket + "' is not the name of a bucket");
-    if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
+    if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos)
+        return refuse("the prefix is not UTF-8");
     if (location.region) config.region = *location.region;
     if (location.endpoint_url) config.endpoint = *location.endpoint_url;
     if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
     const std::string flaw = config_flaw(config);
     if (!flaw.empty()) return refuse(flaw);
     if (config.ca_bundle.empty()) config.ca_bundle = trusted(config);
-    const endpoint::Resolution place = endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
-                                                          config.addressing, config.dual_stack, config.fips, config.accelerate});
+    const endpoint::Resolution place =
+        endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
+                           config.addressing, config.dual_stack, config.fips, config.accelerate});
     if (!place.endpoint) return refuse(place.problem);
     if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     return std::make_shared<Core>(std::move(config), std::move(location));
@@ -11611,7 +11794,8 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
     return detail::ops::never_throws([&] { return detail::ops::get_stream(core_, key, options); });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path, const GetOptions& options) {
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
+                                                           const GetOptions& options) {
     return detail::ops::never_throws([&] { return detail::ops::get_file(core_, key, path, options); });
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
@@ -11640,11 +11824,16 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
 #ifdef S3CACHE_NO_MANY_KEYS
 namespace detail {
 inline Error without_many(const char* operation, std::string_view key) {
-    return s3::refusal(Errc::unsupported, operation, key, "this build is without operations on many keys (S3CACHE_NO_MANY_KEYS)");
+    return s3::refusal(Errc::unsupported, operation, key,
+                       "this build is without operations on many keys (S3CACHE_NO_MANY_KEYS)");
 }
 }  // namespace detail
-S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) { return detail::without_many("clear", prefix); }
-S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) { return detail::without_many("purge_expired", prefix); }
+S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
+    return detail::without_many("clear", prefix);
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
+    return detail::without_many("purge_expired", prefix);
+}
 S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
     for (const std::string& key : keys) visit(key, detail::without_many("get", key));
 }
@@ -11664,7 +11853,9 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefi
 S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
     detail::ops::get_many(*core_, keys, visit);
 }
-S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) { return detail::ops::set_many(*core_, items); }
+S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) {
+    return detail::ops::set_many(*core_, items);
+}
 S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
     detail::s3::Session session(*core_);
     return detail::ops::remove_many(session, keys);

@@ -46,7 +46,8 @@ Identity self_signed(const store::Folder& folder, const std::string& name) {
     X509_gmtime_adj(X509_getm_notAfter(certificate), 86400);
     X509_set_pubkey(certificate, key);
     X509_NAME* subject = X509_get_subject_name(certificate);
-    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(name.c_str()), -1, -1, 0);
+    X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_ASC, reinterpret_cast<const unsigned char*>(name.c_str()), -1,
+                               -1, 0);
     X509_set_issuer_name(certificate, subject);
     X509_EXTENSION* where = X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "IP:127.0.0.1");
     REQUIRE(where);
@@ -119,12 +120,15 @@ private:
         while (open && !over_) {
             if (!(speech && SSL_pending(speech) > 0) && !readable(caller, store, from_caller)) continue;
             if (speech && SSL_pending(speech) > 0) from_caller = true;
-            const auto got = from_caller ? (speech ? SSL_read(speech, buffer, sizeof buffer) : recv(caller, buffer, sizeof buffer, 0))
+            const auto got = from_caller ? (speech ? SSL_read(speech, buffer, sizeof buffer)
+                                                   : recv(caller, buffer, sizeof buffer, 0))
                                          : recv(store, buffer, sizeof buffer, 0);
             if (got <= 0) break;
             const auto size = static_cast<std::size_t>(got);
             if (from_caller) open = send(store, buffer, size, MSG_NOSIGNAL) == got;
-            else open = (speech ? SSL_write(speech, buffer, static_cast<int>(size)) : send(caller, buffer, size, MSG_NOSIGNAL)) == got;
+            else
+                open = (speech ? SSL_write(speech, buffer, static_cast<int>(size))
+                               : send(caller, buffer, size, MSG_NOSIGNAL)) == got;
         }
         close(store);
     }
@@ -153,7 +157,8 @@ int bound_loopback(int family, std::uint16_t& port) {
     }
     if (bind(made, reinterpret_cast<sockaddr*>(&address), size) != 0) return close(made), -1;
     getsockname(made, reinterpret_cast<sockaddr*>(&address), &size);
-    port = ntohs(family == AF_INET ? reinterpret_cast<sockaddr_in&>(address).sin_port : reinterpret_cast<sockaddr_in6&>(address).sin6_port);
+    port = ntohs(family == AF_INET ? reinterpret_cast<sockaddr_in&>(address).sin_port
+                                   : reinterpret_cast<sockaddr_in6&>(address).sin6_port);
     return made;
 }
 
@@ -176,7 +181,8 @@ struct Variable {
 
 }  // namespace
 
-TEST_CASE("requests go through the proxy that Config or the environment names, and past it where it is told so", "[networks]") {
+TEST_CASE("requests go through the proxy that Config or the environment names, and past it where it is told so",
+          "[networks]") {
     World world;  // which takes the form of a request that a proxy gets
     Config config = world.config();
     config.endpoint = "http://store.invalid:9000";  // resolved by the proxy, or not at all
@@ -247,7 +253,8 @@ TEST_CASE("a store behind a Unix socket is reached through setup_curl", "[networ
 TEST_CASE("a client certificate is shown to a server that asks for one", "[networks][tls]") {
     World world;
     const store::Folder folder;
-    const Identity server = self_signed(folder, "server"), client = self_signed(folder, "client"), stranger = self_signed(folder, "stranger");
+    const Identity server = self_signed(folder, "server"), client = self_signed(folder, "client"),
+                   stranger = self_signed(folder, "stranger");
     SSL_CTX* tls = SSL_CTX_new(TLS_server_method());
     REQUIRE(SSL_CTX_use_certificate_file(tls, server.certificate.c_str(), SSL_FILETYPE_PEM) == 1);
     REQUIRE(SSL_CTX_use_PrivateKey_file(tls, server.key.c_str(), SSL_FILETYPE_PEM) == 1);
@@ -269,7 +276,8 @@ TEST_CASE("a client certificate is shown to a server that asks for one", "[netwo
             Cache cache = world.cache(config);
             return code_of(cache.try_get("k"));
         };
-        for (const Errc refused : {try_with("", ""), try_with(stranger.certificate, stranger.key)}) CHECK((refused == Errc::tls || refused == Errc::network));
+        for (const Errc refused : {try_with("", ""), try_with(stranger.certificate, stranger.key)})
+            CHECK((refused == Errc::tls || refused == Errc::network));
         CHECK(try_with(folder / "missing.crt", client.key) == Errc::tls);
         CHECK(world.s3.request_count() == 0);
         config.client_certificate = client.certificate;

@@ -43,7 +43,8 @@ Result<std::string> read_all(Cache& cache, const std::string& key) {
 
 // ---- the breaker ----------------------------------------------------------------------------------------------------
 
-TEST_CASE("after so many failures in a row the breaker keeps calls back, and lets one through after the pause", "[breaker]") {
+TEST_CASE("after so many failures in a row the breaker keeps calls back, and lets one through after the pause",
+          "[breaker]") {
     World world;
     Hands hands;
     Config config = world.config();
@@ -183,7 +184,8 @@ TEST_CASE("cancel() ends what is under way in other threads, and nothing that co
         stalled(at);
         std::optional<Errc> get, set, stream;
         std::thread getting([&] { get = code_of(cache.try_get("k")); });
-        std::thread setting([&] { set = code_of(cache.try_set("other", std::istringstream(std::string(2 * part, 'x')))); });
+        std::thread setting(
+            [&] { set = code_of(cache.try_set("other", std::istringstream(std::string(2 * part, 'x')))); });
         std::thread streaming([&] {
             const Result<std::string> all = read_all(cache, "k");
             stream = all ? std::optional<Errc>() : all.error().code();
@@ -290,7 +292,8 @@ TEST_CASE("damage in an entry that was uploaded in parts is found by the MD5s of
     }
 }
 
-TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and its entries are not taken for damaged", "[parts][quirks]") {
+TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and its entries are not taken for damaged",
+          "[parts][quirks]") {
     fake_s3::Quirks quirks;
     quirks.etag_not_md5 = true;
     World world(store::with(quirks));
@@ -334,11 +337,12 @@ TEST_CASE("the store's own checksums are sent and checked where the policy says 
     struct Sum {
         const char *name, *right, *wrong;
     };
-    const Sum sums[] = {{"crc32", "NhCmhg==", "NhCmhw=="},
-                        {"crc32c", "mnG7TA==", "mnG7TQ=="},
-                        {"crc64nvme", "M3eFcAZSQlc=", "M3eFcAZSQlY="},
-                        {"sha1", "qvTGHdzF6KLavt4PO0gs2a6pQ00=", "qvTGHdzF6KLavt4PO0gs2a6pQ04="},
-                        {"sha256", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCU="}};
+    const Sum sums[] = {
+        {"crc32", "NhCmhg==", "NhCmhw=="},
+        {"crc32c", "mnG7TA==", "mnG7TQ=="},
+        {"crc64nvme", "M3eFcAZSQlc=", "M3eFcAZSQlY="},
+        {"sha1", "qvTGHdzF6KLavt4PO0gs2a6pQ00=", "qvTGHdzF6KLavt4PO0gs2a6pQ04="},
+        {"sha256", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=", "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCU="}};
     for (const Sum& sum : sums) {
         CAPTURE(sum.name);
         world.put("k", "hello");
@@ -390,7 +394,8 @@ TEST_CASE("the profile's ca_bundle is trusted, after what the environment names"
     const store::Folder folder;
     const std::string file = folder / "config";
     std::ofstream(file) << "[default]\nca_bundle = " << world.s3.ca_file() << "\n";
-    std::map<std::string, std::string> variables = {{"AWS_CONFIG_FILE", file}, {"AWS_SHARED_CREDENTIALS_FILE", "/nowhere"}};
+    std::map<std::string, std::string> variables = {{"AWS_CONFIG_FILE", file},
+                                                    {"AWS_SHARED_CREDENTIALS_FILE", "/nowhere"}};
     Config config = world.config();
     config.ca_bundle.clear();
     config.attempts_max = 1;
@@ -468,7 +473,8 @@ TEST_CASE("a stream read in fits and starts over a line that gets help is what w
         std::string got;
         for (std::string_view chunk : *reader) {
             got += chunk;
-            if (got.size() < body.size() / 2) std::this_thread::sleep_for(60ms);  // so that the buffers fill, and the transfer pauses
+            if (got.size() < body.size() / 2)
+                std::this_thread::sleep_for(60ms);  // so that the buffers fill, and the transfer pauses
         }
         CHECK(same(got, body));
     }
