@@ -143,7 +143,9 @@ TEST_CASE("a process killed in the middle of its work leaves nothing wrong to re
     CHECK(world.s3.open_uploads().size() == left);
     CHECK(cache.sweep_uploads("", -1h) == left);
     CHECK(world.s3.open_uploads().empty());
-    std::printf("killed: %d processes, seed %llu: %zu uploads left and swept, %zu times the value before, %zu unfinished files beside the targets\n", kills,
-                static_cast<unsigned long long>(seed), left, old_values, folder.count());
+    std::printf(
+        "killed: %d processes, seed %llu: %zu uploads left and swept, %zu times the value before, %zu unfinished files "
+        "beside the targets\n",
+        kills, static_cast<unsigned long long>(seed), left, old_values, folder.count());
     CHECK(diary->begun[0] > 1);
 }

@@ -18,7 +18,7 @@ using store::World;
 namespace {
 
 constexpr std::size_t threads = 4;
-constexpr std::size_t steps = 600;          // of one thread in one round
+constexpr std::size_t steps = 600;  // of one thread in one round
 constexpr std::size_t keys_of_a_thread = 6;
 constexpr std::size_t piece = std::size_t{32} << 10;
 // Whether damage is noticed also where a value was written in parts and then touched: the copy has another ETag.
@@ -75,9 +75,13 @@ struct Possible {
 class Worker {
 public:
     Worker(World& world, Cache& cache, store::Folder& folder, std::uint64_t seed, std::size_t number)
-        : world_(world), cache_(cache), engine_(seed * 1000003 + number), number_(number),
+        : world_(world),
+          cache_(cache),
+          engine_(seed * 1000003 + number),
+          number_(number),
           path_(folder / ("file" + std::to_string(number))) {
-        for (std::size_t i = 0; i < keys_of_a_thread; ++i) keys_.push_back("t" + std::to_string(number) + "/k" + std::to_string(i));
+        for (std::size_t i = 0; i < keys_of_a_thread; ++i)
+            keys_.push_back("t" + std::to_string(number) + "/k" + std::to_string(i));
     }
 
     void run() {
@@ -101,28 +105,46 @@ private:
     bool one_put() const { return (key_.back() - '0') % 2 == 0; }
 
     Fault draw() {
-        static const Point points[] = {Point::request_head, Point::request_body, Point::before_effect, Point::after_effect,
-                                       Point::answer_head, Point::answer_body, Point::answer_end};
+        static const Point points[] = {Point::request_head, Point::request_body, Point::before_effect,
+                                       Point::after_effect, Point::answer_head,  Point::answer_body,
+                                       Point::answer_end};
         const Point at = points[below(engine_, 7)];
         const std::uint64_t offset = at == Point::answer_head ? below(engine_, 200) : below(engine_, 40000);
         const bool late = below(engine_, 2) == 0;
         switch (below(engine_, 16)) {
-            case 0: return fake_s3::close_at(at, offset);
-            case 1: return fake_s3::drop_at(at, offset);
-            case 2: return fake_s3::reset_at(at, offset);
-            case 3: return fake_s3::stall_at(at, 2ms, offset);
-            case 4: return fake_s3::slow_down().placed(late ? Point::after_effect : Point::before_effect);
-            case 5: return fake_s3::respond_error(500, "InternalError").placed(late ? Point::after_effect : Point::before_effect);
-            case 6: return fake_s3::html_page(503);
-            case 7: return fake_s3::lost_answer();
-            case 8: return fake_s3::flip_bit(offset * 8 + below(engine_, 8)).on("GetObject");
-            case 9: return fake_s3::cut_body(offset).on("GetObject");
-            case 10: return fake_s3::truncated_xml(below(engine_, 100)).on("POST");
-            case 11: return fake_s3::error_in_200().on("CompleteMultipartUpload");
-            case 12: return fake_s3::respond_error(403, "AccessDenied");
-            case 13: return fake_s3::garbage();
-            case 14: return fake_s3::duplicate_header("x-amz-meta-other", "1");
-            default: return fake_s3::drip(1000, 0ms);
+        case 0:
+            return fake_s3::close_at(at, offset);
+        case 1:
+            return fake_s3::drop_at(at, offset);
+        case 2:
+            return fake_s3::reset_at(at, offset);
+        case 3:
+            return fake_s3::stall_at(at, 2ms, offset);
+        case 4:
+            return fake_s3::slow_down().placed(late ? Point::after_effect : Point::before_effect);
+        case 5:
+            return fake_s3::respond_error(500, "InternalError")
+                .placed(late ? Point::after_effect : Point::before_effect);
+        case 6:
+            return fake_s3::html_page(503);
+        case 7:
+            return fake_s3::lost_answer();
+        case 8:
+            return fake_s3::flip_bit(offset * 8 + below(engine_, 8)).on("GetObject");
+        case 9:
+            return fake_s3::cut_body(offset).on("GetObject");
+        case 10:
+            return fake_s3::truncated_xml(below(engine_, 100)).on("POST");
+        case 11:
+            return fake_s3::error_in_200().on("CompleteMultipartUpload");
+        case 12:
+            return fake_s3::respond_error(403, "AccessDenied");
+        case 13:
+            return fake_s3::garbage();
+        case 14:
+            return fake_s3::duplicate_header("x-amz-meta-other", "1");
+        default:
+            return fake_s3::drip(1000, 0ms);
         }
     }
 
@@ -153,9 +175,17 @@ private:
 
     static bool known_kind(const Error& error) {
         switch (error.code()) {
-            case Errc::network: case Errc::timed_out: case Errc::throttled: case Errc::store: case Errc::protocol:
-            case Errc::damaged: case Errc::changed: case Errc::denied: return true;
-            default: return false;
+        case Errc::network:
+        case Errc::timed_out:
+        case Errc::throttled:
+        case Errc::store:
+        case Errc::protocol:
+        case Errc::damaged:
+        case Errc::changed:
+        case Errc::denied:
+            return true;
+        default:
+            return false;
         }
     }
     void check_error(const Error& error) const {
@@ -166,7 +196,8 @@ private:
     void write() {
         const std::uint64_t sequence = ++sequence_;
         static const std::size_t sizes[] = {0, 10, 1000, 20000, 70000, 150000};
-        const std::string value = make_value(key_, sequence, sizes[below(engine_, one_put() ? 4 : 6)], below(engine_, 2) == 0);
+        const std::string value =
+            make_value(key_, sequence, sizes[below(engine_, one_put() ? 4 : 6)], below(engine_, 2) == 0);
         SetOptions options;
         options.compress = below(engine_, 3) == 0;
         if (below(engine_, 3) == 0) options.ttl = 1h;
@@ -217,8 +248,10 @@ private:
     void read() {
         const auto hit = cache_.try_get(key_);
         if (!hit) return ++errors, check_error(hit.error());
-        if (*hit) found((*hit)->view());
-        else missed();
+        if (*hit)
+            found((*hit)->view());
+        else
+            missed();
     }
 
     void read_stream() {
@@ -243,15 +276,19 @@ private:
         const std::string there = store::contents(path_);
         if (!got || !*got) expect(there == "as it was", "a file was touched without a value for it");
         if (!got) return ++errors, check_error(got.error());
-        if (*got) found(there);
-        else missed();
+        if (*got)
+            found(there);
+        else
+            missed();
     }
 
     void look() {
         const auto there = cache_.try_contains(key_);
         if (!there) return ++errors, check_error(there.error());
-        if (*there) expect(known().sequences != std::set<std::uint64_t>{0}, "there although nothing was written");
-        else missed();
+        if (*there)
+            expect(known().sequences != std::set<std::uint64_t>{0}, "there although nothing was written");
+        else
+            missed();
     }
 
     // A key of all threads: which of their values is there cannot be told, but it is a whole one.
@@ -265,8 +302,10 @@ private:
             if (!stored) ++errors, check_error(stored.error());
         } else if (choice < 9) {
             const auto hit = cache_.try_get(key_);
-            if (!hit) ++errors, check_error(hit.error());
-            else if (*hit) expect(look_into(key_, (*hit)->view()).whole, "a value that nobody wrote");
+            if (!hit)
+                ++errors, check_error(hit.error());
+            else if (*hit)
+                expect(look_into(key_, (*hit)->view()).whole, "a value that nobody wrote");
         } else if (const auto removed = cache_.try_remove(key_); !removed) {
             ++errors, check_error(removed.error());
         }
@@ -283,8 +322,10 @@ private:
         if (!one_put() && !touched_parts_are_covered) return;
         const auto touched = cache_.try_touch(key_, 2h);
         if (!touched) return ++errors, check_error(touched.error());
-        if (!*touched) missed();
-        else expect(known().sequences != std::set<std::uint64_t>{0}, "touched although nothing was there");
+        if (!*touched)
+            missed();
+        else
+            expect(known().sequences != std::set<std::uint64_t>{0}, "touched although nothing was there");
     }
 
     // Another program's entry, whose time is over.
@@ -334,7 +375,8 @@ std::size_t heap_bytes() {
 }
 
 struct Totals {
-    std::size_t rounds = 0, operations = 0, faults = 0, hits = 0, misses = 0, writes = 0, errors = 0, requests = 0, counted = 0, swept = 0;
+    std::size_t rounds = 0, operations = 0, faults = 0, hits = 0, misses = 0, writes = 0, errors = 0, requests = 0,
+                counted = 0, swept = 0;
 };
 
 Config config_for(World& world) {
@@ -355,7 +397,9 @@ std::size_t known_uploads(const World& world) {
     const auto requests = world.s3.requests();
     std::size_t known = 0;
     for (const auto& upload : world.s3.open_uploads()) {
-        const auto names_it = [&](const fake_s3::Recorded& request) { return store::holds(request.target, "uploadId=" + upload.id); };
+        const auto names_it = [&](const fake_s3::Recorded& request) {
+            return store::holds(request.target, "uploadId=" + upload.id);
+        };
         known += std::any_of(requests.begin(), requests.end(), names_it) ? 1U : 0U;
     }
     return known;
@@ -375,7 +419,8 @@ void round(std::uint64_t seed, Totals& totals, std::vector<std::string>& problem
     std::vector<std::unique_ptr<Worker>> workers;
     {
         Cache cache("bucket", config_for(world));
-        for (std::size_t i = 0; i < threads; ++i) workers.push_back(std::make_unique<Worker>(world, cache, folder, seed, i));
+        for (std::size_t i = 0; i < threads; ++i)
+            workers.push_back(std::make_unique<Worker>(world, cache, folder, seed, i));
         store::Crew crew;
         crew.start(threads, [&](std::size_t i) { workers[i]->run(); });
         problems = crew.join();
@@ -383,7 +428,8 @@ void round(std::uint64_t seed, Totals& totals, std::vector<std::string>& problem
         const std::size_t open = known_uploads(world), counted = cache.stats().leftover_uploads;
         totals.counted += counted;
         totals.swept += world.s3.open_uploads().size();
-        if (open > counted) problems.push_back(std::to_string(open) + " uploads left open, " + std::to_string(counted) + " counted");
+        if (open > counted)
+            problems.push_back(std::to_string(open) + " uploads left open, " + std::to_string(counted) + " counted");
         sweep(world, cache, problems);
         totals.requests += world.s3.request_count();
     }
@@ -399,7 +445,8 @@ void round(std::uint64_t seed, Totals& totals, std::vector<std::string>& problem
 }  // namespace
 
 TEST_CASE("a random run against a faulty store never reads what was not written", "[model]") {
-    const std::string given = store::environment("S3CACHE_MODEL_SEED"), time = store::environment("S3CACHE_MODEL_SECONDS");
+    const std::string given = store::environment("S3CACHE_MODEL_SEED"),
+                      time = store::environment("S3CACHE_MODEL_SECONDS");
     std::uint64_t seed = given.empty() ? std::random_device()() : std::stoull(given);
     const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(time.empty() ? 0 : std::stol(time));
     const std::uint64_t first = seed;
@@ -412,15 +459,19 @@ TEST_CASE("a random run against a faulty store never reads what was not written"
         const std::size_t open_now = descriptors(), heap_now = heap_bytes();
         if (totals.rounds == 1) open_before = open_now, heap_before = heap_now;  // what is made once is made by now
         if (open_now > open_before) problems.push_back(std::to_string(open_now - open_before) + " descriptors leaked");
-        if (heap_now > heap_before + leak_bytes_max) problems.push_back(std::to_string(heap_now - heap_before) + " bytes leaked");
+        if (heap_now > heap_before + leak_bytes_max)
+            problems.push_back(std::to_string(heap_now - heap_before) + " bytes leaked");
         INFO("replay with S3CACHE_MODEL_SEED=" << seed);
         for (const std::string& problem : problems) FAIL_CHECK(problem);
         fine = problems.empty();
         ++seed;
     } while (fine && (totals.rounds < 4 || std::chrono::steady_clock::now() < until));
-    std::printf("model: seeds %llu to %llu, %zu operations (%zu writes, %zu hits, %zu misses, %zu errors), %zu requests, %zu faults, %zu uploads left and counted, %zu swept\n",
-                static_cast<unsigned long long>(first), static_cast<unsigned long long>(seed - 1), totals.operations, totals.writes, totals.hits,
-                totals.misses, totals.errors, totals.requests, totals.faults, totals.counted, totals.swept);
+    std::printf(
+        "model: seeds %llu to %llu, %zu operations (%zu writes, %zu hits, %zu misses, %zu errors), %zu requests, %zu "
+        "faults, %zu uploads left and counted, %zu swept\n",
+        static_cast<unsigned long long>(first), static_cast<unsigned long long>(seed - 1), totals.operations,
+        totals.writes, totals.hits, totals.misses, totals.errors, totals.requests, totals.faults, totals.counted,
+        totals.swept);
     CHECK(totals.hits > 100);
     CHECK(totals.errors > 10);
 }

@@ -27,7 +27,8 @@ struct Place {
 
 std::vector<Place> places() {
     std::vector<Place> out;
-    const std::string plain = store::environment("S3CACHE_TEST_ENDPOINT"), tls = store::environment("S3CACHE_TEST_TLS_ENDPOINT");
+    const std::string plain = store::environment("S3CACHE_TEST_ENDPOINT"),
+                      tls = store::environment("S3CACHE_TEST_TLS_ENDPOINT");
     if (!plain.empty()) out.push_back({plain, ""});
     if (!tls.empty()) out.push_back({tls, store::environment("S3CACHE_TEST_CA")});
     REQUIRE_FALSE(out.empty());
@@ -41,7 +42,8 @@ Cache cache_at(const Place& place, bool hurried = true) {
     config.endpoint = place.endpoint;
     config.region = "us-east-1";
     config.ca_bundle = place.ca;
-    config.credentials = Credentials{store::environment("AWS_ACCESS_KEY_ID"), store::environment("AWS_SECRET_ACCESS_KEY"), {}, {}, "the tests"};
+    config.credentials = Credentials{
+        store::environment("AWS_ACCESS_KEY_ID"), store::environment("AWS_SECRET_ACCESS_KEY"), {}, {}, "the tests"};
     config.part_bytes = part;
     if (hurried) config.call_timeout = call_timeout;
     config.stall_timeout = 2000ms;
@@ -52,14 +54,16 @@ Cache cache_at(const Place& place, bool hurried = true) {
 
 // "key sequence\n" and bytes that follow from both.
 std::string value_of(const std::string& key, std::uint64_t sequence, std::size_t size) {
-    return key + " " + std::to_string(sequence) + " " + std::to_string(size) + "\n" + store::random_bytes(size, sequence * 31 + static_cast<unsigned char>(key.back()));
+    return key + " " + std::to_string(sequence) + " " + std::to_string(size) + "\n" +
+           store::random_bytes(size, sequence * 31 + static_cast<unsigned char>(key.back()));
 }
 
 std::uint64_t sequence_of(const std::string& key, std::string_view value) {
     std::istringstream head{std::string(value.substr(0, value.find('\n')))};
     std::string name;
     std::uint64_t sequence = 0, size = 0;
-    expect(head >> name >> sequence >> size && name == key && value == value_of(key, sequence, size), "a value that nobody wrote");
+    expect(head >> name >> sequence >> size && name == key && value == value_of(key, sequence, size),
+           "a value that nobody wrote");
     return sequence;
 }
 
@@ -90,7 +94,9 @@ public:
         over_ = true;
         return crew_.join();
     }
-    std::size_t calls() const { return seen_[0][1] + seen_[1][1] + seen_[2][1] + seen_[0][0] + seen_[1][0] + seen_[2][0]; }
+    std::size_t calls() const {
+        return seen_[0][1] + seen_[1][1] + seen_[2][1] + seen_[0][0] + seen_[1][0] + seen_[2][0];
+    }
     std::size_t errors() const { return seen_[0][0] + seen_[1][0] + seen_[2][0]; }
     std::chrono::milliseconds longest() const { return longest_; }
 
@@ -99,12 +105,16 @@ private:
     auto timed(std::size_t i, Call&& call) {
         const auto began = std::chrono::steady_clock::now();
         auto result = call();
-        const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
+        const auto took =
+            std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
         if (!result) {
             const Errc code = result.error().code();
             broken_ = true;
-            expect(code == Errc::network || code == Errc::timed_out || code == Errc::tls || code == Errc::throttled || code == Errc::store, result.error().what());
-            expect(!store::holds(result.error().what(), store::environment("AWS_SECRET_ACCESS_KEY")), "a secret in an error");
+            expect(code == Errc::network || code == Errc::timed_out || code == Errc::tls || code == Errc::throttled ||
+                       code == Errc::store,
+                   result.error().what());
+            expect(!store::holds(result.error().what(), store::environment("AWS_SECRET_ACCESS_KEY")),
+                   "a secret in an error");
         }
         const std::lock_guard<std::mutex> hold(lock_);
         longest_ = (std::max)(longest_, took);
@@ -127,7 +137,8 @@ private:
         while (!over_) {
             ++sequence;
             const std::string value = value_of(key, sequence, sequence % 4 ? 50000 : 2 * part / 3);
-            if (timed(i, [&] { return cache_.try_set(key, bytes(value.data(), value.size())); })) surely = broken_ ? surely : sequence;
+            if (timed(i, [&] { return cache_.try_set(key, bytes(value.data(), value.size())); }))
+                surely = broken_ ? surely : sequence;
             const auto hit = timed(i, [&] { return cache_.try_get(key); });
             if (!hit) continue;
             expect(hit->has_value(), "a miss although there is a value");
@@ -157,13 +168,18 @@ void check_trouble(const Place& place, const std::string& trouble, const std::st
     workers.wait_for(true, 4);
     for (const std::string& problem : workers.finish()) FAIL_CHECK(problem);
     CHECK(workers.longest() <= call_timeout + overrun_max);
-    std::printf("%s, %s: %zu calls, %zu errors, the longest call %d ms of %d\n", place.ca.empty() ? "http" : "TLS", trouble.c_str(), workers.calls(),
-                workers.errors(), static_cast<int>(workers.longest().count()), static_cast<int>(call_timeout.count()));
+    std::printf("%s, %s: %zu calls, %zu errors, the longest call %d ms of %d\n", place.ca.empty() ? "http" : "TLS",
+                trouble.c_str(), workers.calls(), workers.errors(), static_cast<int>(workers.longest().count()),
+                static_cast<int>(call_timeout.count()));
 }
 
 // Whatever becomes of a test, the next one finds a store.
 struct Repaired {
-    ~Repaired() { std::system((store::environment("S3CACHE_TEST_CONTROL") + " gateway-thaw >&2; " + store::environment("S3CACHE_TEST_CONTROL") + " gateway-start >&2").c_str()); }
+    ~Repaired() {
+        std::system((store::environment("S3CACHE_TEST_CONTROL") + " gateway-thaw >&2; " +
+                     store::environment("S3CACHE_TEST_CONTROL") + " gateway-start >&2")
+                        .c_str());
+    }
 };
 
 }  // namespace
@@ -213,8 +229,10 @@ TEST_CASE("an upload goes on after the store was killed and came back, or leaves
         CHECK(killed);
         const auto hit = cache.get("u0");
         REQUIRE(hit);
-        if (stored) CHECK(store::same(hit->view(), data));
-        else CHECK(((hit->view() == "old") || store::same(hit->view(), data)));
+        if (stored)
+            CHECK(store::same(hit->view(), data));
+        else
+            CHECK(((hit->view() == "old") || store::same(hit->view(), data)));
         CHECK(cache.stats().leftover_uploads == 0);
         if (stored) CHECK(cache.sweep_uploads("", -1h) == 0);
     }

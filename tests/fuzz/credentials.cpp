@@ -25,7 +25,8 @@ public:
     explicit Outside(std::string_view input) : input_(input), sections_(fuzz::pieces(input, "\n--\n")) {
         for (std::string_view line : fuzz::pieces(fuzz::piece(sections_, 0), "\n")) {
             const std::size_t equals = line.find('=');
-            if (equals != std::string_view::npos) variables_[std::string(line.substr(0, equals))] = line.substr(equals + 1);
+            if (equals != std::string_view::npos)
+                variables_[std::string(line.substr(0, equals))] = line.substr(equals + 1);
         }
     }
 
@@ -53,13 +54,16 @@ public:
     // Whether a text of that length can only be the secret itself.
     bool only_once(std::string_view text) const {
         const std::size_t at = input_.find(text);
-        return text.size() >= secret_bytes_min && at != std::string_view::npos && input_.find(text, at + 1) == std::string_view::npos;
+        return text.size() >= secret_bytes_min && at != std::string_view::npos &&
+               input_.find(text, at + 1) == std::string_view::npos;
     }
 
 private:
     cred::FileText file(const std::string& path) {
         cred::FileText out;
-        const std::size_t section = bytes::ends_with(path, "config") ? 1 : bytes::ends_with(path, "credentials") ? 2 : 3;
+        const std::size_t section = bytes::ends_with(path, "config")        ? 1
+                                    : bytes::ends_with(path, "credentials") ? 2
+                                                                            : 3;
         if (section >= sections_.size()) return out;
         out.state = cred::FileState::text;
         out.text = sections_[section];
@@ -79,9 +83,12 @@ private:
 
     static void check(const cred::WebRequest& request) {
         require(request.method == "GET" || request.method == "PUT" || request.method == "POST", "a method");
-        for (char c : request.url) require(bytes::octet(c) > 0x20 && bytes::octet(c) != 0x7F, "a URL has no blanks and controls");
-        require(bytes::starts_with(request.url, "http://") || bytes::starts_with(request.url, "https://"), "http or https");
-        for (const auto& [name, value] : request.headers) require(!bytes::has_control(name) && !bytes::has_control(value), "a header is one line");
+        for (char c : request.url)
+            require(bytes::octet(c) > 0x20 && bytes::octet(c) != 0x7F, "a URL has no blanks and controls");
+        require(bytes::starts_with(request.url, "http://") || bytes::starts_with(request.url, "https://"),
+                "http or https");
+        for (const auto& [name, value] : request.headers)
+            require(!bytes::has_control(name) && !bytes::has_control(value), "a header is one line");
     }
 
     std::string_view input_;
@@ -118,10 +125,12 @@ FUZZ_TARGET(credentials) {
     check_text(outcome.note);
     if (outcome.found) check_keys(outside, outcome);
     const cred::Discovery region = chain.region();
-    require(region.value.empty() || !region.error.empty() || endpoint::valid_region(region.value), "a region is one, or wrong");
+    require(region.value.empty() || !region.error.empty() || endpoint::valid_region(region.value),
+            "a region is one, or wrong");
     check_text(region.error);
     const cred::Discovery url = chain.endpoint_url();
-    require(url.value.empty() || !url.error.empty() || endpoint::parse_url(url.value).has_value(), "an endpoint is one, or wrong");
+    require(url.value.empty() || !url.error.empty() || endpoint::parse_url(url.value).has_value(),
+            "an endpoint is one, or wrong");
     check_text(url.error);
     for (const cred::Finding& finding : chain.explain()) check_text(finding.text);
 }
