@@ -7,8 +7,8 @@
 # BUILD/all/logs. As root, missing compilers are installed by their Debian names; other architectures and other releases of
 # Debian are whole ones below BUILD/all/roots, and the kernel is told of QEMU, which outlives this script until a restart.
 #
-# Compile cells: all strict warnings are errors, at -O0 and at -O2 (where g++ sees more of -Wnull-dereference); the
-# program is linked and run against a fake S3. Run cells: the unit suite, and the conformance suite on the fake S3.
+# Warnings cells: matrix/warnings.sh, everything the header can be, only looked at. Compile cells: all strict warnings are
+# errors, and the program is linked and run against a fake S3. Run cells: the unit suite, and the conformance suite on the fake S3.
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -41,21 +41,6 @@ warnings=(-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wold
 libs=(-lcurl -lcrypto -lz -lpthread)
 read -r -a given <<<"${CPPFLAGS:-}" # first, so that another header can be put in front of this one
 
-# -Weverything less what was looked at and stays:
-everything=(-Weverything -Werror
-    -Wno-c++98-compat -Wno-c++98-compat-pedantic   # this is C++17
-    -Wno-pre-c++20-compat-pedantic -Wno-pre-c++17-compat
-    -Wno-padded                                    # members stand in an order for readers
-    -Wno-switch-enum -Wno-switch-default           # they ask for opposite things
-    -Wno-covered-switch-default
-    -Wno-unsafe-buffer-usage                       # every use of a pointer and a size, which is what C libraries give us
-    -Wno-unsafe-buffer-usage-in-libc-call
-    -Wno-nrvo                                      # a copy that is a move
-    -Wno-comma                                     # `return fail(...), false`
-    -Wno-disabled-macro-expansion                  # curl_easy_setopt of curl.h
-    -Wno-weak-vtables                              # one header has no file of its own for a vtable
-    -Wno-unknown-warning-option)
-
 slug() { printf '%s' "$1" | tr -c 'A-Za-z0-9+._-' '_'; }
 
 cell() { # NAME COMMAND...: a line, and one in the table
@@ -82,7 +67,8 @@ skip() { # NAME REASON
     printf 'not run\t%s\t%s\n' "$1" "$2" >>"$results"
 }
 counted() { # the tests that Catch2 counted, of all suites in a log
-    grep -aE '^(All tests passed|test cases:)' "$1" | sed -E 's/.*\(([0-9]+ assertions) in ([0-9]+ test cases?)\).*/\2, \1/; s/ +/ /g' |
+    grep -aE '^(All tests passed|test cases:|[0-9]+ (cells|kinds), )' "$1" |
+        sed -E 's/.*\(([0-9]+ assertions) in ([0-9]+ test cases?)\).*/\2, \1/; s/ +/ /g' |
         paste -sd ';' -
 }
 
@@ -124,7 +110,7 @@ compile_one() {
     shift 5 # what is left are flags
     flags=(-std="$std" "$level" "${given[@]+"${given[@]}"}" -I"$root" -I"$here" "${warnings[@]}" "$@")
     local sources=(split/a.cpp split/b.cpp)
-    [[ " $* " != *NO_GZIP* ]] || sources=(split/include_only.cpp) # the other two store a compressed entry
+    [[ " $* " != *S3CACHE_NO_* ]] || sources=(split/include_only.cpp) # the other two use what is left out
     case $mode in
         split) flags+=(-DS3CACHE_DECLARATIONS_ONLY); sources+=(split/impl.cpp) ;;
         'no exceptions') flags+=(-fno-exceptions -fno-rtti) ;;
@@ -141,28 +127,24 @@ compile_one() {
 }
 link_flags=()
 
-compile_cells() { # LABEL CXX RUN LIB_FLAGS...: standards, modes, macros, levels
-    local label=$1 cxx=$2 run=$3 std mode level macro
+compile_cells() { # LABEL CXX RUN LIB_FLAGS...: standards, modes, what can be left out, levels
+    local label=$1 cxx=$2 run=$3 std mode macro
     shift 3
-    for level in -O0 -O2; do
+    cell "warnings: $label, all standards and modes" "$here/matrix/warnings.sh" "$cxx" "$@"
+    [[ $cxx != clang* ]] || cell "warnings: $label c++17 -Weverything" "$here/matrix/warnings.sh" --everything "$cxx" "$@"
+    for mode in header-only split 'no exceptions'; do
         for std in c++17 c++20 c++2b; do
-            for mode in header-only split 'no exceptions'; do
-                cell "compile: $label $std $mode $level" compile_one "$cxx" $std $level "$mode" "$run" "$@"
-            done
+            cell "compile: $label $std $mode -O0" compile_one "$cxx" $std -O0 "$mode" "$run" "$@"
         done
-        for macro in -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN '-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN'; do
-            for mode in header-only split 'split, no exceptions'; do
-                # shellcheck disable=SC2086
-                cell "compile: $label c++17 $mode ${macro//-DS3CACHE_/} $level" compile_one "$cxx" c++17 $level "$mode" "$run" "$@" $macro
-            done
+        cell "compile: $label c++17 $mode -O2" compile_one "$cxx" c++17 -O2 "$mode" "$run" "$@"
+    done
+    local less=(-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN -DS3CACHE_NO_MANY_KEYS)
+    for macro in "${less[@]}" "${less[*]}"; do
+        for mode in header-only 'split, no exceptions'; do
+            # shellcheck disable=SC2086
+            cell "compile: $label c++17 $mode ${macro//-DS3CACHE_/} -O0" compile_one "$cxx" c++17 -O0 "$mode" "$run" "$@" $macro
         done
     done
-}
-everything_cell() { # LABEL CXX FLAGS...
-    local label=$1 cxx=$2
-    shift 2
-    cell "compile: $label c++17 -Weverything" "$cxx" -std=c++17 -O0 "${given[@]+"${given[@]}"}" -I"$root" "${everything[@]}" "$@" \
-        -c "$here/split/include_only.cpp" -o "$work/everything.o"
 }
 
 # Two versions of the header in one program, each vendored by a library of its own, in both modes.
@@ -216,7 +198,6 @@ native() { # LABEL CXX PACKAGES FLAGS...
     fi
     if [ -n "$want_compile" ]; then
         compile_cells "$label" "$cxx" env "$@"
-        [[ $cxx != clang* ]] || everything_cell "$label" "$cxx" "$@"
     fi
     if [ -n "$want_run" ]; then
         for std in c++17 c++20 c++2b; do

@@ -196,8 +196,7 @@ int main() {
     s3cache::Config config;
     config.endpoint = endpoint;
     const bool plain = heap_and_descriptors("config", config);
-    s3cache::Config small = config;
-    small.connections = 1;
-    small.idle_connections_max = 1;
+    s3cache::Config small = s3cache::small_memory();
+    small.endpoint = endpoint;
     return plain && heap_and_descriptors("small", small) && stack_depth(small) ? 0 : 1;
 }
