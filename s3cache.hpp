@@ -10734,6 +10734,16 @@ struct PlainJob {
     Call& call() { return running; }
 };
 
+// A request without a body on one of many entries, whose key is borrowed.
+inline std::unique_ptr<PlainJob> plain_job(const Core& core, const char* operation, std::string_view key, http::Method method) {
+    auto job = std::make_unique<PlainJob>();
+    job->running.operation = operation;
+    job->running.key = key;
+    job->running.object = core.object(key);
+    job->running.method = method;
+    return job;
+}
+
 #ifndef S3CACHE_NO_MANY_KEYS
 // One request a key, for stores without DeleteObjects and for names that XML cannot hold.
 inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
@@ -10741,14 +10751,7 @@ inline void remove_singly(Session& session, const std::vector<std::string>& keys
     Core& core = session.core();
     run_many<PlainJob>(
         session, which.size(), core.config.connections,
-        [&](std::size_t i) {
-            auto job = std::make_unique<PlainJob>();
-            job->running.operation = "remove";
-            job->running.key = keys[which[i]];
-            job->running.object = core.object(keys[which[i]]);
-            job->running.method = http::Method::erase;
-            return job;
-        },
+        [&](std::size_t i) { return plain_job(core, "remove", keys[which[i]], http::Method::erase); },
         [&](std::size_t i, PlainJob& job) { results[which[i]] = removed(session, job.running); });
 }
 
@@ -10913,14 +10916,7 @@ inline Result<void> ListingState::next_page() {
 inline void ListingState::look_deeper() {
     ops::run_many<ops::PlainJob>(
         session, page.size(), core->config.connections,
-        [&](std::size_t i) {
-            auto job = std::make_unique<ops::PlainJob>();
-            job->running.operation = "stat";
-            job->running.key = page[i].key;
-            job->running.object = core->object(page[i].key);
-            job->running.method = http::Method::head;
-            return job;
-        },
+        [&](std::size_t i) { return ops::plain_job(*core, "stat", page[i].key, http::Method::head); },
         [&](std::size_t i, ops::PlainJob& job) {
             if (job.running.ok()) page[i].info = entry::read(job.running.answer->headers).info;
         });
@@ -10966,14 +10962,7 @@ inline std::vector<Entry> still_expired(Session& session, std::vector<Entry> ent
     std::vector<Entry> kept;
     run_many<PlainJob>(
         session, entries.size(), core.config.connections,
-        [&](std::size_t i) {
-            auto job = std::make_unique<PlainJob>();
-            job->running.operation = "purge";
-            job->running.key = entries[i].key;
-            job->running.object = core.object(entries[i].key);
-            job->running.method = http::Method::head;
-            return job;
-        },
+        [&](std::size_t i) { return plain_job(core, "purge", entries[i].key, http::Method::head); },
         [&](std::size_t i, PlainJob& job) {
             if (!job.running.ok()) return;
             const entry::Facts facts = entry::read(job.running.answer->headers);
@@ -10990,11 +10979,7 @@ inline std::uint64_t remove_conditionally(Session& session, const std::vector<En
     run_many<PlainJob>(
         session, entries.size(), core.config.connections,
         [&](std::size_t i) {
-            auto job = std::make_unique<PlainJob>();
-            job->running.operation = "purge";
-            job->running.key = entries[i].key;
-            job->running.object = core.object(entries[i].key);
-            job->running.method = http::Method::erase;
+            auto job = plain_job(core, "purge", entries[i].key, http::Method::erase);
             job->running.headers = {{"if-match", entries[i].info.etag}};
             return job;
         },
