@@ -21,8 +21,6 @@ constexpr std::size_t threads = 4;
 constexpr std::size_t steps = 600;  // of one thread in one round
 constexpr std::size_t keys_of_a_thread = 6;
 constexpr std::size_t piece = std::size_t{32} << 10;
-// Whether damage is noticed also where a value was written in parts and then touched: the copy has another ETag.
-constexpr bool touched_parts_are_covered = false;
 constexpr std::size_t leak_bytes_max = std::size_t{8} << 20;  // what the allocator may keep after a round
 
 using Engine = std::mt19937_64;
@@ -319,7 +317,6 @@ private:
     }
 
     void touch() {
-        if (!one_put() && !touched_parts_are_covered) return;
         const auto touched = cache_.try_touch(key_, 2h);
         if (!touched) return ++errors, check_error(touched.error());
         if (!*touched)
