@@ -904,6 +904,14 @@ public:
         return world_.s3.requests();
     }
 
+    // What was sent, for whoever has to find out why it was too much.
+    std::string told_requests() const {
+        std::string out = ":";
+        for (const fake_s3::Recorded& request : world_.s3.requests())
+            out += " " + request.operation + " " + std::to_string(request.status);
+        return out;
+    }
+
     std::string run(const Target& on, const Strike& strike, bool forever, std::size_t before, std::size_t usual) {
         world_.s3.set_clock_offset(strike.clock ? 3 * 86400 : 0);
         reset();
@@ -926,7 +934,7 @@ public:
         const Bounds bounds = allowed_requests(on, strike, forever, before, usual);
         if (problem.empty() && (sent < bounds.least || sent > bounds.most))
             problem = std::to_string(sent) + " requests instead of " + std::to_string(bounds.least) + " to " +
-                      std::to_string(bounds.most);
+                      std::to_string(bounds.most) + told_requests();
         return problem;
     }
 
