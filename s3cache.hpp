@@ -8859,7 +8859,7 @@ public:
 private:
     Result<void> create();
     Result<bool> begin(const Next& next);
-    Result<bool> begin_untagged(Slot& slot);
+    Result<void> begin_untagged();
     bool has_room() const;
     Result<bool> send(const Next& next, Slot& slot);
     Result<void> collect();
@@ -8970,7 +8970,8 @@ inline std::string md5_text(const http::Body& body) {
     return md5.ok() ? bytes::hex(digest::as_text(sum)) : std::string();
 }
 
-// Creates the upload. Until it is known whether the store's ETags are MD5s, the first part goes alone and its answer tells.
+// Creates the upload. While it is not known whether the store's ETags are MD5s, no lane takes a second part before the
+// answer to the first has told, so that all that was sent can be sent again.
 inline Result<bool> Upload::begin(const Next& next) {
     auto& trait = session_.core().md5_etags;
     tagged_ = target_.part_bytes != 0 && trait != Core::Trait::no;
@@ -8978,31 +8979,39 @@ inline Result<bool> Upload::begin(const Next& next) {
     if (session_.cancelled())
         return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
     if (!tagged_ || trait == Core::Trait::yes) return true;
-    Slot& slot = slots_.front();
-    const Result<bool> sent = send(next, slot);
-    if (!sent || !*sent) return sent;
-    while (slot.busy) {
-        session_.step(std::chrono::milliseconds(1000));
-        if (Result<void> fine = collect(); !fine) return std::move(fine).error();
+    Result<bool> more = true;
+    for (std::size_t i = 0; i < slots_.size() && *more && has_room(); ++i) {
+        more = send(next, slots_[i]);
+        if (!more) return more;
     }
-    trait = md5_text(slot.call.body) == Verifier::bare(etags_.front()) ? Core::Trait::yes : Core::Trait::no;
-    return trait == Core::Trait::yes ? Result<bool>(true) : begin_untagged(slot);
+    if (!slots_.front().busy) return more;  // there was nothing to send
+    const s3::Call& first = slots_.front().call;
+    while (!first.done) session_.step(std::chrono::milliseconds(1000));
+    if (!first.ok()) return session_.failure(first);
+    trait = md5_text(first.body) == Verifier::bare(first.answer->headers.get("etag")) ? Core::Trait::yes : Core::Trait::no;
+    if (trait == Core::Trait::yes) return more;
+    const Result<void> again = begin_untagged();
+    return again ? more : Result<bool>(again.error());
 }
 
-// The metadata has promised what this store does not keep: the upload begins anew, with the part that is at hand.
-inline Result<bool> Upload::begin_untagged(Slot& slot) {
+// The metadata has promised what this store does not keep: the upload begins anew, with the parts that are at hand.
+inline Result<void> Upload::begin_untagged() {
+    for (Slot& slot : slots_) {
+        if (slot.busy) session_.drop(slot.call);
+    }
     abort();
-    etags_.clear();
-    count_ = stored_bytes_ = 0;
     tagged_ = false;
-    if (Result<void> made = create(); !made) return std::move(made).error();
-    const http::Body body = slot.call.body;
-    const std::string hash = slot.call.payload_hash;
-    return send([&](Slot& again) -> Result<bool> {
-        again.call.body = body;
-        again.call.payload_hash = hash;
-        return true;
-    }, slot);
+    if (Result<void> made = create(); !made) return made;
+    for (Slot& slot : slots_) {
+        if (!slot.busy) continue;
+        const http::Body body = slot.call.body;
+        const std::string hash = slot.call.payload_hash;
+        slot.call = call_for(target_, http::Method::put, part_query(slot.number));
+        slot.call.body = body;
+        slot.call.payload_hash = hash;
+        session_.start(slot.call);
+    }
+    return {};
 }
 
 inline Result<bool> Upload::run(const Next& next) {
