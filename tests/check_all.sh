@@ -278,6 +278,7 @@ inside() { # ARCH SUITE
         { skip "$suite $arch" "it could not be made ($logs/$arch-$suite-root)"; return; }
     versions=$("$here/matrix/inside.sh" "$base" "$root" bash -c 'echo "g++ $(g++ -dumpfullversion), libcurl $(dpkg-query -W -f \${Version} libcurl4-openssl-dev | sed s/[-+].*//), OpenSSL $(dpkg-query -W -f \${Version} libssl-dev | sed s/-.*//)"')
     if [ -n "$want_compile" ]; then
+        cell "warnings: $suite $arch ($versions)" "$here/matrix/inside.sh" "$base" "$root" tests/matrix/warnings.sh g++
         cell "compile: $suite $arch ($versions), tests/split" "$here/matrix/inside.sh" "$base" "$root" \
             env BUILD=/var/s3cache CXX=g++ CXX_ALL=g++ tests/split/run.sh
     fi

@@ -6,7 +6,7 @@
 #
 # --everything (clang): all warnings there are. Prints what kinds were seen, how often, and why they may stay; a kind
 # without a reason is a failure.
-#   JOBS=2   cells at a time;   CPPFLAGS come first
+#   JOBS=2   cells at a time;   ONLY=   cells that match this grep -E expression, all without;   CPPFLAGS come first
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -67,9 +67,10 @@ fi
 
 bare='-fno-exceptions -fno-rtti'
 declared=-DS3CACHE_DECLARATIONS_ONLY
-cells() { # SOURCE|FLAGS, one a line
+all_cells() { # SOURCE|FLAGS, one a line
     local std macro
     for std in c++17 c++20 c++2b; do
+        "$cxx" -std=$std -x c++ -fsyntax-only - </dev/null 2>/dev/null || continue # older than that standard
         echo "split/a.cpp|-std=$std"
         echo "split/a.cpp|-std=$std $declared"
         echo "split/impl.cpp|-std=$std $declared"
@@ -81,10 +82,11 @@ cells() { # SOURCE|FLAGS, one a line
     done | sed 's/$/ -fsyntax-only/'
     "$cxx" --version | grep -qi clang || {
         echo "split/impl.cpp|-std=c++17 -O2 $declared -c"
-        echo "split/impl.cpp|-std=c++2b -O2 $bare $declared -c"
+        echo "split/impl.cpp|-std=c++20 -O2 $bare $declared -c"
         echo "split/a.cpp|-std=c++17 -O2 -c"
     }
 }
+cells() { all_cells | grep -E -e "${ONLY:-.}"; }
 one() { # SOURCE|FLAGS: what it says goes to a file of its own, and how it ended
     local source=${1%%|*} own=${1#*|} log
     log=$(mktemp "$work/cell.XXXXXX")
