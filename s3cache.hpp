@@ -8979,13 +8979,13 @@ inline Result<bool> Upload::begin(const Next& next) {
     if (session_.cancelled())
         return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
     if (!tagged_ || trait == Core::Trait::yes) return true;
-    Result<bool> more = true;
-    for (std::size_t i = 0; i < slots_.size() && *more && has_room(); ++i) {
+    Result<bool> more = send(next, slots_.front());
+    if (!more || !*more) return more;
+    const s3::Call& first = slots_.front().call;
+    for (std::size_t i = 1; i < slots_.size() && *more && !first.done && has_room(); ++i) {
         more = send(next, slots_[i]);
         if (!more) return more;
     }
-    if (!slots_.front().busy) return more;  // there was nothing to send
-    const s3::Call& first = slots_.front().call;
     while (!first.done) session_.step(std::chrono::milliseconds(1000));
     if (!first.ok()) return session_.failure(first);
     trait = md5_text(first.body) == Verifier::bare(first.answer->headers.get("etag")) ? Core::Trait::yes : Core::Trait::no;
