@@ -8988,7 +8988,9 @@ inline Result<bool> Upload::begin(const Next& next) {
     }
     while (!first.done) session_.step(std::chrono::milliseconds(1000));
     if (!first.ok()) return session_.failure(first);
-    trait = md5_text(first.body) == Verifier::bare(first.answer->headers.get("etag")) ? Core::Trait::yes : Core::Trait::no;
+    const std::string_view etag = Verifier::bare(first.answer->headers.get("etag"));
+    if (etag.empty()) return more;  // no answer of a store, for collect() to refuse
+    trait = md5_text(first.body) == etag ? Core::Trait::yes : Core::Trait::no;
     if (trait == Core::Trait::yes) return more;
     const Result<void> again = begin_untagged();
     return again ? more : Result<bool>(again.error());
