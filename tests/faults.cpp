@@ -779,7 +779,7 @@ TEST_CASE("a large object on a slow connection comes in ranges of one version, a
         CHECK(same(text_of(cache.get("k")), data));
         // Another writer comes between two ranges: one version or the other, never a mixture.
         const std::string newer = store::random_bytes((1 << 20) + 1, 12);
-        std::size_t gets = 0;
+        std::atomic<std::size_t> gets{0};  // of several connections
         world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
             if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == 3) world.put("k", newer);
         });
