@@ -1071,7 +1071,7 @@ Result<Produced> produced(R&& result) {
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
 #if defined(__x86_64__) && defined(__GNUC__)
-#include <cpuid.h>  // whether there is the CRC-32C instruction
+#include <cpuid.h>  // whether there are the instructions for CRC-32C
 #elif defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
@@ -1735,7 +1735,7 @@ public:
     bool at_end() const { return rest_.empty(); }
 
     bool take(std::string_view wanted) {
-        if (!bytes::starts_with(rest_, wanted)) return false;
+        if (rest_.empty() || rest_.front() != wanted.front() || !bytes::starts_with(rest_, wanted)) return false;
         rest_.remove_prefix(wanted.size());
         return true;
     }
@@ -1759,9 +1759,11 @@ public:
 
     bool month(unsigned& out) {
         constexpr std::string_view names = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        for (unsigned i = 0; i < 12; ++i) {
-            if (!take(names.substr(std::size_t{i} * 3, 3))) continue;
-            out = i + 1;
+        if (rest_.size() < 3) return false;
+        for (std::size_t i = 0; i < names.size(); i += 3) {
+            if (names[i] != rest_[0] || names[i + 1] != rest_[1] || names[i + 2] != rest_[2]) continue;
+            rest_.remove_prefix(3);
+            out = static_cast<unsigned>(i / 3 + 1);
             return true;
         }
         return false;
@@ -1818,7 +1820,9 @@ inline bool take_weekday(Scanner& scanner) {
     constexpr std::string_view long_names[] = {"Monday", "Tuesday", "Wednesday", "Thursday",
                                                "Friday", "Saturday", "Sunday"};
     for (std::string_view name : long_names) {
-        if (scanner.take(name) || scanner.take(name.substr(0, 3))) return true;
+        if (!scanner.take(name.substr(0, 3))) continue;
+        scanner.take(name.substr(3));
+        return true;
     }
     return false;
 }
@@ -2409,9 +2413,9 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_
     return shift(two) ^ static_cast<std::uint32_t>(third);
 }
 
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+// Of the register, as the next one.
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint32_t crc, const char* data,
                                                                        std::size_t size) {
-    crc = ~crc;
     for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
         crc = crc32c_lanes(crc, data);
     }
@@ -2419,15 +2423,78 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
         crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
     }
     for (; size > 0; ++data, --size) crc = __builtin_ia32_crc32qi(crc, bytes::octet(*data));
-    return ~crc;
+    return crc;
 }
 
-inline bool has_crc32c_hardware() {
-    static const bool has = [] {  // __builtin_cpu_supports says the same, and links 5 KiB for it
+// Processors that multiply polynomials 512 bits wide do it in half the time: the message is folded, 256 bytes onto the
+// 256 that follow, which changes it but not its remainder.
+inline constexpr std::size_t crc32c_fold_bytes = 256;
+
+// The bits of x^n mod P in the upper half of a word, reflected: what a product with it moves by n + 1 bits.
+inline long long crc32c_shift_by(unsigned n) {
+    std::uint32_t power = 0x80000000;
+    for (; n > 0; --n) power = (power >> 1) ^ ((power & 1) != 0 ? crc32c_polynomial : 0U);
+    return static_cast<long long>(std::uint64_t{power} << 32);
+}
+
+// Takes twice crc32c_fold_bytes or more, and leaves less than one of them at the end.
+__attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) inline std::uint32_t crc32c_folded(std::uint32_t crc,
+                                                                                               const char*& data,
+                                                                                               std::size_t& size) {
+    using Words = long long __attribute__((vector_size(64)));
+    static const long long first = crc32c_shift_by(8 * crc32c_fold_bytes + 63);  // of each two words
+    static const long long second = crc32c_shift_by(8 * crc32c_fold_bytes - 1);
+    const Words by = {first, second, first, second, first, second, first, second};
+    const auto fold = [by](Words words, const char* onto) __attribute__((target("avx512f,vpclmulqdq"), always_inline)) {
+        Words next;
+        std::memcpy(&next, onto, sizeof next);
+#if defined(__clang__)
+        return __builtin_ia32_pclmulqdq512(words, by, 0x00) ^ __builtin_ia32_pclmulqdq512(words, by, 0x11) ^ next;
+#else
+        return __builtin_ia32_vpclmulqdq_v8di(words, by, 0x00) ^ __builtin_ia32_vpclmulqdq_v8di(words, by, 0x11) ^ next;
+#endif
+    };
+    Words sum[4];
+    std::memcpy(sum, data, sizeof sum);
+    sum[0][0] ^= static_cast<long long>(crc);
+    for (data += sizeof sum, size -= sizeof sum; size >= sizeof sum; data += sizeof sum, size -= sizeof sum) {
+        sum[0] = fold(sum[0], data);
+        sum[1] = fold(sum[1], data + 64);
+        sum[2] = fold(sum[2], data + 128);
+        sum[3] = fold(sum[3], data + 192);
+    }
+    char rest[sizeof sum];
+    std::memcpy(rest, sum, sizeof rest);
+    std::uint64_t out = 0;
+    for (std::size_t i = 0; i < sizeof rest; i += 8) out = __builtin_ia32_crc32di(out, load_little_endian(rest + i));
+    return static_cast<std::uint32_t>(out);
+}
+
+// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code.
+struct CrcInstructions {
+    bool crc32 = false, folding = false;
+    CrcInstructions() {
         unsigned a = 0, b = 0, c = 0, d = 0;
-        return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_SSE4_2) != 0;
-    }();
-    return has;
+        if (__get_cpuid(1, &a, &b, &c, &d) == 0) return;
+        crc32 = (c & bit_SSE4_2) != 0;
+        const bool extended = crc32 && (c & bit_PCLMUL) != 0 && (c & bit_OSXSAVE) != 0;
+        if (!extended || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
+        unsigned saved = 0, high = 0;
+        __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+        constexpr unsigned all_of_avx512 = 0xE6;
+        folding = (saved & all_of_avx512) == all_of_avx512 && (b & bit_AVX512F) != 0 && (c & bit_VPCLMULQDQ) != 0;
+    }
+};
+inline const CrcInstructions& crc_instructions() {
+    static const CrcInstructions instructions;
+    return instructions;
+}
+inline bool has_crc32c_hardware() { return crc_instructions().crc32; }
+
+inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+    crc = ~crc;
+    if (crc_instructions().folding && size >= 2 * crc32c_fold_bytes) crc = crc32c_folded(crc, data, size);
+    return ~crc32c_in_lanes(crc, data, size);
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
@@ -4804,6 +4871,7 @@ inline constexpr std::size_t buffer_bytes_min = std::size_t{16} << 10;
 inline constexpr std::size_t buffer_bytes_max = std::size_t{512} << 10;
 // Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
+inline constexpr long tls_upload_buffer_bytes = 128L << 10;  // its records are 16 KiB anyway
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
 
@@ -4877,11 +4945,14 @@ public:
     bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
         const std::size_t colon = line.find(':');
         if (colon == std::string_view::npos) return true;
+        if (lines_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
         const std::string_view name = bytes::trim(line.substr(0, colon));
         const std::string_view value = bytes::trim(line.substr(colon + 1));
-        if (lines_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        lines_.push_back({text_.size(), name.size(), value.size()});
-        text_.append(name).append(value);
+        const auto at = [&](std::string_view piece) {  // in text_, where the line goes as it is
+            return text_.size() + static_cast<std::size_t>(piece.data() - line.data());
+        };
+        lines_.push_back({at(name), name.size(), at(value), value.size()});
+        text_.append(line);
         return true;
     }
 
@@ -4901,14 +4972,10 @@ public:
 
 private:
     struct Line {
-        std::size_t start, name_size, value_size;
+        std::size_t name_at, name_size, value_at, value_size;
     };
-    std::string_view name_of(const Line& line) const {
-        return std::string_view(text_).substr(line.start, line.name_size);
-    }
-    std::string_view value_of(const Line& line) const {
-        return std::string_view(text_).substr(line.start + line.name_size, line.value_size);
-    }
+    std::string_view name_of(const Line& line) const { return {text_.data() + line.name_at, line.name_size}; }
+    std::string_view value_of(const Line& line) const { return {text_.data() + line.value_at, line.value_size}; }
     std::string text_;
     std::vector<Line> lines_;
 };
@@ -4972,6 +5039,7 @@ struct Transfer {
     Clock::time_point answered_at{};  // when the status line came
     std::string date_learned;         // the Date that the clock was last set by
     std::string amz_date;
+    std::int64_t amz_date_of = 0;     // the second that it tells
     std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;             // keeps the key that it derived: one for each handle needs no lock
 
@@ -5101,7 +5169,9 @@ inline void Transfer::set_up(const Config& config, CURLSH* share) {
     set(CURLOPT_BUFFERSIZE, chosen ? chosen : large ? large_buffer_bytes : small_buffer_bytes);
     if (share) try_set(CURLOPT_SHARE, share);
 #if LIBCURL_VERSION_NUM >= 0x073e00
-    if (!shape_.one_send) try_set(CURLOPT_UPLOAD_BUFFERSIZE, chosen ? chosen : upload_buffer_bytes);
+    const bool tls = bytes::starts_with(url, "https:");
+    if (!shape_.one_send)
+        try_set(CURLOPT_UPLOAD_BUFFERSIZE, chosen ? chosen : tls ? tls_upload_buffer_bytes : upload_buffer_bytes);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074000
     try_set(CURLOPT_HTTP09_ALLOWED, 0L);
@@ -7781,9 +7851,12 @@ inline Result<void> Session::prepare(Call& call) {
     out.url.assign(where.scheme).append("://").append(where.host).append(call.encoded);
     if (!call.query.empty()) out.url.append(1, '?').append(call.query);
 
-    out.amz_date.clear();
-    dates::append_amz_date(out.amz_date,
-                           std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count());
+    const auto now = std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count();
+    if (out.amz_date.empty() || out.amz_date_of != now) {
+        out.amz_date.clear();
+        dates::append_amz_date(out.amz_date, now);
+        out.amz_date_of = now;
+    }
     add_headers(call, where, out.amz_date);
     return {};
 }
@@ -8495,6 +8568,7 @@ public:
     Result<void> check();
     Result<void> check_answer();
     const entry::Facts& facts() const { return facts_; }
+    Info take_info() { return std::move(facts_.info); }  // at the end: until then a broken connection is resumed by it
     std::uint64_t taken() const { return taken_; }
 
     // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
@@ -8878,7 +8952,8 @@ private:
     std::vector<Slot> slots_;
     std::vector<std::string> etags_;
     std::uint64_t count_ = 0, stored_bytes_ = 0;
-    bool tagged_ = false;  // the metadata tells the size of the parts
+    bool tagged_ = false;     // the metadata tells the size of the parts
+    bool encrypted_ = false;  // in a way that makes ETags something else than MD5s, as the store said at the beginning
     std::string id_;  // of the upload, percent-encoded; empty: none is open
 };
 
@@ -8905,6 +8980,8 @@ inline Result<void> Upload::create() {
         made = session_.failure(call);
     } else if (const auto id = xml::upload_id(call.answer->text)) {
         bytes::append_percent(id_, *id, false);
+        const std::string_view encryption = call.answer->headers.get("x-amz-server-side-encryption");
+        encrypted_ = bytes::starts_with(encryption, "aws:kms");
     } else {
         made = s3::refusal(Errc::protocol, target_.operation, target_.key,
                            "the store began no upload: its answer is not S3's");
@@ -8978,6 +9055,11 @@ inline Result<bool> Upload::begin(const Next& next) {
     if (Result<void> made = create(); !made) return std::move(made).error();
     if (session_.cancelled())
         return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
+    if (tagged_ && encrypted_) {
+        trait = Core::Trait::no;
+        const Result<void> again = begin_untagged();
+        return again ? Result<bool>(true) : Result<bool>(again.error());
+    }
     if (!tagged_ || trait == Core::Trait::yes) return true;
     Result<bool> more = send(next, slots_.front());
     if (!more || !*more) return more;
@@ -9711,7 +9793,7 @@ public:
     Result<std::optional<Value>> result();
     // The ETag of an expired entry that the policy wants removed; empty: there is none.
     const std::string& expired_etag() const { return expired_etag_; }
-    const entry::Facts& facts() const { return incoming_.facts(); }
+    const entry::Facts& facts() const { return incoming_.facts(); }  // without its info once there is a result()
     bool stale() const { return stale_; }
     bool unchanged() const { return unchanged_; }
 
@@ -9813,7 +9895,7 @@ inline Result<std::optional<Value>> Fetch::value() {
         return trouble(Errc::too_large,
                        "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
     if (!whole) return trouble(Errc::damaged, std::string("the gzip body is damaged: ") + decoder_->problem());
-    Info info = incoming_.facts().info;
+    Info info = incoming_.take_info();
     const Kind kind = info.kind ? *info.kind : entry::classify(value_);
     info.kind = kind;
     return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
@@ -9834,7 +9916,8 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
 struct Recalled {
     std::optional<Value> value{};
-    entry::Facts facts{};
+    entry::Expiry expiry = entry::Expiry::never;
+    double expires_at = 0, cost = 0;  // as in entry::Facts
     bool stale = false, unchanged = false;
 };
 
@@ -9850,7 +9933,9 @@ inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask)
         if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
         if (out) {
             if (*out && !fetch.stale()) slide(session, key, (*out)->info());
-            return Recalled{*std::move(out), fetch.facts(), fetch.stale(), fetch.unchanged()};
+            const entry::Facts& facts = fetch.facts();
+            return Recalled{*std::move(out),  facts.expiry,  facts.expires_at,
+                            facts.cost,       fetch.stale(), fetch.unchanged()};
         }
         if (out.error().code() != Errc::changed || tried == versions_tried_max) return std::move(out).error();
     }
@@ -11341,9 +11426,9 @@ inline Result<Recalled> Computation::recalled() const {
 
 // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
 inline bool Computation::due_early() const {
-    if (!(how_.early_refresh > 0) || before_.facts.expiry != entry::Expiry::at || !fresh(before_)) return false;
-    const double ahead = before_.facts.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
-    return core_.unix_now() + ahead >= before_.facts.expires_at;
+    if (!(how_.early_refresh > 0) || before_.expiry != entry::Expiry::at || !fresh(before_)) return false;
+    const double ahead = before_.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
+    return core_.unix_now() + ahead >= before_.expires_at;
 }
 
 inline Result<Value> Computation::run(const Meanwhile& meanwhile) {
@@ -11366,8 +11451,7 @@ inline Result<Value> Computation::run(const Meanwhile& meanwhile) {
 // A value that came from another while we asked for the lease; none that we know already.
 inline std::optional<Value> Computation::of_another(const Result<Recalled>& found) const {
     if (!found || !fresh(*found)) return std::nullopt;
-    if (early_ && found->facts.info.etag == before_.facts.info.etag &&
-        found->facts.expires_at <= before_.facts.expires_at)
+    if (early_ && found->value->info().etag == before_.value->info().etag && found->expires_at <= before_.expires_at)
         return std::nullopt;
     return found->value;
 }

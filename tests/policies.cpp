@@ -323,6 +323,25 @@ TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and i
     }
 }
 
+TEST_CASE("a store that says that it encrypts with KMS makes no MD5s: no part is sent twice to find that out", "[parts][quirks]") {
+    fake_s3::Quirks quirks;
+    quirks.etag_not_md5 = true;
+    World world(store::with(quirks));
+    fake_s3::Edit edit;
+    edit.set_headers = {{"x-amz-server-side-encryption", "aws:kms"}};
+    world.s3.add_fault(fake_s3::edit_answer(edit).on("CreateMultipartUpload").for_times(9));
+    Cache cache = world.cache();
+    const std::string body = store::random_bytes(2 * part + 17, 4);
+    for (unsigned round = 1; round <= 2; ++round) {
+        CHECK(cache.set("k", std::istringstream(body)));
+        CHECK(world.meta("k", "part-bytes").empty());
+        CHECK(same(text_of(cache.get("k")), body));
+        CHECK(world.s3.request_count("UploadPart") == 3 * round);
+        CHECK(world.s3.request_count("CreateMultipartUpload") == 1 + round);
+        CHECK(world.s3.open_uploads().empty());
+    }
+}
+
 TEST_CASE("a first part whose answer has no ETag says nothing about the store's ETags", "[damage][parts]") {
     World world;
     Cache cache = world.cache();

@@ -448,10 +448,11 @@ void rows_gzip(const World& world, Table& table, const std::string& scheme) {
 
 // ---------------------------------------------------------------- streams, each in a process of its own
 
-// A source as cheap as memory gets.
+// A source as cheap as memory gets: the block over and over, so that all parts are the same.
 std::size_t fill(const std::string& block, char* buffer, std::size_t capacity, std::size_t& left) {
-    const std::size_t count = (std::min)({capacity, left, block.size()});
-    std::memcpy(buffer, block.data(), count);
+    const std::size_t at = (block.size() - left % block.size()) % block.size();
+    const std::size_t count = (std::min)({capacity, left, block.size() - at});
+    std::memcpy(buffer, block.data() + at, count);
     left -= count;
     return count;
 }
