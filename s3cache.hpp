@@ -1111,20 +1111,24 @@ inline std::string lower(std::string_view text) {
     return out;
 }
 
-inline bool iequal(std::string_view a, std::string_view b) {
-    if (a.size() != b.size()) return false;
-    for (std::size_t i = 0; i < a.size(); ++i) {
+inline bool iequal_chars(const char* a, const char* b, std::size_t size) {
+    for (std::size_t i = 0; i < size; ++i) {
         if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
     }
     return true;
 }
 
+// Headers are looked for by such comparisons, of which most end at the length: that part is for compilers to inline.
+inline bool iequal(std::string_view a, std::string_view b) {
+    return a.size() == b.size() && iequal_chars(a.data(), b.data(), a.size());
+}
+
 inline bool starts_with(std::string_view text, std::string_view prefix) {
-    return text.substr(0, prefix.size()) == prefix;
+    return text.size() >= prefix.size() && std::string_view(text.data(), prefix.size()) == prefix;
 }
 
 inline bool ends_with(std::string_view text, std::string_view suffix) {
-    return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
+    return text.size() >= suffix.size() && std::string_view(text.data() + text.size() - suffix.size(), suffix.size()) == suffix;
 }
 
 // CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
@@ -1154,11 +1158,12 @@ inline constexpr int hex_value(char c) {
 // Lower case, because that is what SigV4 signs.
 inline void append_hex(std::string& out, std::string_view raw) {
     constexpr std::string_view digits = "0123456789abcdef";
-    std::size_t at = out.size();
-    out.resize(at + 2 * raw.size());
+    const std::size_t size = out.size();
+    out.resize(size + 2 * raw.size());
+    char* at = &out[0] + size;
     for (char c : raw) {
-        out[at++] = digits[octet(c) >> 4];
-        out[at++] = digits[octet(c) & 15];
+        *at++ = digits[octet(c) >> 4];
+        *at++ = digits[octet(c) & 15];
     }
 }
 
@@ -5114,7 +5119,7 @@ private:
     std::size_t take_body(const char* data, std::size_t size);
 
     Shape shape_;
-    bool set_up_ = false, refused_ = false;
+    bool set_up_ = false, refused_ = false, names_itself_ = false;
     std::vector<std::string> lines_;
     std::vector<std::size_t> names_;
     std::size_t used_ = 0;
@@ -5154,7 +5159,8 @@ inline void Transfer::set_up(const Config& config, CURLSH* share) {
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
     set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-    set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
+    names_itself_ = !config.setup_curl;
+    if (!names_itself_) set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);  // which the hook may replace
     set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
     set(CURLOPT_HEADERDATA, static_cast<void*>(this));
     set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -5239,6 +5245,7 @@ inline void Transfer::set_headers() {
     };
     if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
     leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
+    if (names_itself_) add_header("User-Agent", "s3cache/" S3CACHE_VERSION);  // as an option libcurl writes it twice
     bool typed = false;
     for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
     if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form

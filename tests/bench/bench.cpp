@@ -10,7 +10,8 @@
 #include <sys/stat.h>  // mkdir
 #include <zlib.h>      // its own time, for the rows with gzip
 
-#include <fstream>  // objects in the server's directory
+#include <fstream>   // objects in the server's directory
+#include <optional>  // what is made anew each round
 
 namespace {
 
@@ -217,14 +218,20 @@ struct Contest {
     std::function<void()> before = [] {};
     std::string peer_work{};
     std::function<void()> floor{};
+    int tries = 1;  // of which the cheapest counts
 };
 
 void hold(const World& world, Table& table, const Contest& contest) {
     if (!world.wants(contest.work)) return;
     const auto variant = [&](const std::string& name, const std::function<void()>& work) {
         return Variant{name, [&contest, work] {
-                           contest.before();
-                           return measure::timed(contest.operations, work);
+                           Cost best;
+                           for (int i = 0; i < contest.tries; ++i) {
+                               contest.before();
+                               const Cost cost = measure::timed(contest.operations, work);
+                               if (i == 0 || cost.cpu < best.cpu) best = cost;
+                           }
+                           return best;
                        }};
     };
     std::vector<Variant> variants{variant("library", contest.library),
@@ -377,17 +384,33 @@ void rows_many(const World& world, Table& table, const std::string& scheme) {
           }});
 }
 
+// One connection carries a megabyte at a third of another's cost, for as long as both live, by how far the kernel lets its
+// window grow, which is chance. So each round has new ones, warmed up by one operation each way, and the cheapest of three counts.
 void rows_mib(const World& world, Table& table, const std::string& scheme) {
     const bare::Store store = store_at(world, world.endpoint(scheme));
-    s3cache::Cache cache = open_cache(world, world.endpoint(scheme));
-    s3cache::Cache unchecked = open_cache(world, world.endpoint(scheme), [](s3cache::Config& config) {
-        config.checksums = s3cache::Checksums::none;
-        config.unsigned_payload = true;
-    });
-    const std::size_t count = (scheme == "https" ? 20 : 40) * world.scale;
-    Pair get(store, Kind::get), put(store, Kind::put);
+    std::optional<s3cache::Cache> cache, unchecked;
+    std::optional<Pair> get, put;
+    constexpr int new_connections = 3;
+    const std::size_t count = (scheme == "https" ? 10 : 20) * world.scale;
     bare::Sha256 sha;
     const std::string data = random_bytes(mib);
+    const auto renew = [&] {
+        cache.emplace(open_cache(world, world.endpoint(scheme)));
+        unchecked.emplace(open_cache(world, world.endpoint(scheme), [](s3cache::Config& config) {
+            config.checksums = s3cache::Checksums::none;
+            config.unsigned_payload = true;
+        }));
+        for (s3cache::Cache* one : {&*cache, &*unchecked}) {
+            expect_size(checked(one->try_get("mib")).value().view().size(), mib);
+            checked(one->try_set("put/mib", s3cache::bytes(data.data(), data.size())));
+        }
+        get.emplace(store, Kind::get);
+        put.emplace(store, Kind::put);
+        for (const bare::Buffers buffers : {bare::Buffers::standard, bare::Buffers::large}) {
+            get->of(buffers).run("mib");
+            put->of(buffers).run("put/mib", data);
+        }
+    };
     const auto times = [count](const std::function<void()>& work) {
         return [count, work] {
             for (std::size_t i = 0; i < count; ++i) work();
@@ -395,33 +418,34 @@ void rows_mib(const World& world, Table& table, const std::string& scheme) {
     };
     const auto bare_get = [&](bare::Buffers buffers) {
         for (std::size_t i = 0; i < count; ++i) {
-            get.of(buffers).run("mib");
-            expect_size(get.of(buffers).value.size(), mib);
+            get->of(buffers).run("mib");
+            expect_size(get->of(buffers).value.size(), mib);
         }
     };
     const auto bare_put = [&](bare::Buffers buffers, bool hashed) {
         for (std::size_t i = 0; i < count; ++i) {
             if (hashed) sha.of(data);
-            put.of(buffers).run("put/mib", data);
+            put->of(buffers).run("put/mib", data);
         }
     };
     hold(world, table,
          {"get 1 MiB, checksum off", scheme, 1.05, count,
-          times([&] { expect_size(checked(unchecked.try_get("mib")).value().view().size(), mib); }), bare_get, [] {},
-          "get-mib"});
+          times([&] { expect_size(checked(unchecked->try_get("mib")).value().view().size(), mib); }), bare_get, renew,
+          "get-mib", {}, new_connections});
     hold(world, table,
          {"get 1 MiB, checksum on", scheme, 1.15, count,
-          times([&] { expect_size(checked(cache.try_get("mib")).value().view().size(), mib); }), bare_get});
+          times([&] { expect_size(checked(cache->try_get("mib")).value().view().size(), mib); }), bare_get, renew, {},
+          {}, new_connections});
     if (scheme == "https") {
         hold(world, table,
              {"set 1 MiB, payload unsigned", scheme, 1.05, count,
-              times([&] { checked(unchecked.try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
-              [&](bare::Buffers buffers) { bare_put(buffers, false); }});
+              times([&] { checked(unchecked->try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
+              [&](bare::Buffers buffers) { bare_put(buffers, false); }, renew, {}, {}, new_connections});
     }
     hold(world, table,
          {"set 1 MiB, payload signed (bare: and its SHA-256)", scheme, 1.05, count,
-          times([&] { checked(cache.try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
-          [&](bare::Buffers buffers) { bare_put(buffers, true); }, [] {}, "set-mib"});
+          times([&] { checked(cache->try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
+          [&](bare::Buffers buffers) { bare_put(buffers, true); }, renew, "set-mib", {}, new_connections});
 }
 
 // Held against zlib alone, in this process and in the same rounds.
