@@ -15,7 +15,24 @@ suite() { # NAME COMMAND...
     tests/summary run "$@" || failed=1
 }
 
+# What only compiles and links goes on beside the suites on Ceph, which mostly wait; its output comes at the end.
+compiling() {
+    suite 'two modes, hostile macros' tests/split/run.sh
+    suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
+    suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
+    suite 'consumers' tests/consumer/run.sh
+    return $failed
+}
+beside=
+end_beside() {
+    [ -n "$beside" ] || return 0
+    wait "$beside" || failed=1
+    beside=
+    cat "$BUILD/compiling.log"
+}
+
 finish() {
+    [ -z "$beside" ] || kill "$beside" 2>/dev/null || true
     # After a failure its logs stay.
     if [ -n "$started_ceph" ]; then
         if [ $failed = 0 ]; then tests/servers/ceph_rgw.sh wipe; else tests/servers/ceph_rgw.sh stop; fi || true
@@ -66,6 +83,9 @@ python=$(python) || { echo 'no Python with boto3 found' >&2; python=false; }
 suite 'unit tests, vectors' "${offline[@]}" "$BUILD/unit"
 suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"
 
+(compiling) >"$BUILD/compiling.log" 2>&1 &
+beside=$!
+
 if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
     suite "Python, $S3CACHE_TEST_ENDPOINT" "$python" tests/python/interop.py "$BUILD/s3cache"
@@ -106,9 +126,7 @@ else
     suite 'fake S3 as a program starts' false
 fi
 
-suite 'two modes, hostile macros' tests/split/run.sh
-suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
-suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
+end_beside
 
 echo '== all suites'
 tests/summary print || failed=1

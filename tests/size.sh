@@ -87,10 +87,10 @@ compile_times() { # COMPILER
     done
 }
 
-program() { # COMPILER FLAG...: the minimal program, linked and stripped
+program() { # COMPILER FLAG...: examples/minimal.cpp, or what $minimal names, linked and stripped
     local cxx=$1
     shift
-    "$cxx" "${flags[@]}" "$@" -c "$root/examples/minimal.cpp" -o "$work/minimal.o" 2>"$work/log" &&
+    "$cxx" "${flags[@]}" "$@" -c "${minimal:-$root/examples/minimal.cpp}" -o "$work/minimal.o" 2>"$work/log" &&
         "$cxx" "$@" "$work/minimal.o" -o "$work/minimal" "${libs[@]}" 2>>"$work/log" && strip "$work/minimal"
 }
 binaries() { # COMPILER
@@ -105,6 +105,10 @@ binaries() { # COMPILER
             verdict "$level, program, stripped" "$(kib "$stripped")" "$stripped" $stripped_bytes_max "<= $(kib $stripped_bytes_max)"
         else
             row "$level, program, stripped" "$(kib "$stripped")" '' ''
+        fi
+        if minimal=$here/size/constrained.cpp program "$cxx" $level -fno-exceptions -fno-rtti && [ $level = -Os ]; then
+            stripped=$(size_of "$work/minimal")
+            verdict "$level, stripped, without exceptions and RTTI" "$(kib "$stripped")" "$stripped" $stripped_bytes_max "<= $(kib $stripped_bytes_max)"
         fi
         for macro in "${less[@]}" "${less[*]}" -flto; do
             # shellcheck disable=SC2086
