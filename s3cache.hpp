@@ -6932,8 +6932,7 @@ private:
         return "duration_seconds is '" + shown(role.duration_seconds) + "', expected 900 to 43200";
     }
 
-    template <class Call>
-    Outcome with_sts(const Files& files, const std::string& profile, Call call) {
+    Outcome with_sts(const Files& files, const std::string& profile, const std::function<Outcome(const Sts&)>& call) {
         Discovery region = setup_.region.empty() ? region_from_environment(world_).value_or(Discovery())
                                                  : Discovery{setup_.region, "", ""};
         if (region.value.empty() && region.error.empty()) region = region_in(files, profile);
