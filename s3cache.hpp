@@ -7629,7 +7629,11 @@ inline Errc kind_of(int status, std::string_view code) {
     return Errc::store;
 }
 
+// CURLE_TOO_LARGE, since 8.6, which the headers at hand may not know: what was CURLE_OUT_OF_MEMORY before.
+inline constexpr int curl_too_large = 100;
+
 inline Errc kind_of(CURLcode result, bool overflow) {
+    if (static_cast<int>(result) == curl_too_large) return Errc::protocol;
     switch (result) {
         case CURLE_OPERATION_TIMEDOUT: return Errc::timed_out;
         case CURLE_SSL_CONNECT_ERROR:
