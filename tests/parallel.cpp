@@ -4,9 +4,9 @@
 #include <atomic>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>  // readdir gives up where an inode has more bits than a 32-bit program expects
 #include <thread>
 
-#include <dirent.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -50,11 +50,7 @@ struct TempFile {
     TempFile& operator=(const TempFile&) = delete;
     std::vector<std::string> names() const {
         std::vector<std::string> out;
-        DIR* open = opendir(folder.c_str());
-        while (const dirent* entry = open ? readdir(open) : nullptr) {
-            if (entry->d_name[0] != '.') out.emplace_back(entry->d_name);
-        }
-        if (open) closedir(open);
+        for (const auto& entry : std::filesystem::directory_iterator(folder)) out.push_back(entry.path().filename().string());
         return out;
     }
     static std::string make_folder() {

@@ -3,9 +3,7 @@
 
 #include <zlib.h>
 
-#if defined(__linux__)
-#include <dirent.h>
-#endif
+#include <filesystem>
 
 using namespace s3cache;
 using detail::gzip::member_bytes;
@@ -76,13 +74,12 @@ Config threaded(World& world, unsigned threads) {
 }
 
 std::size_t threads_now() {
-    std::size_t count = 0;
 #if defined(__linux__)
-    DIR* tasks = opendir("/proc/self/task");
-    while (const dirent* entry = tasks ? readdir(tasks) : nullptr) count += entry->d_name[0] != '.' ? 1U : 0U;
-    if (tasks) closedir(tasks);
+    const std::filesystem::directory_iterator first("/proc/self/task");
+    return static_cast<std::size_t>(std::distance(begin(first), end(first)));
+#else
+    return 0;
 #endif
-    return count;
 }
 
 }  // namespace
