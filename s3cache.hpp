@@ -1070,9 +1070,7 @@ Result<Produced> produced(R&& result) {
 #include <new>                 // std::nothrow
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
-#if defined(__x86_64__) && defined(__GNUC__)
-#include <cpuid.h>  // whether there are the instructions for CRC-32C
-#elif defined(__ARM_FEATURE_CRC32)
+#if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
 #if !defined(_WIN32)
@@ -2475,20 +2473,33 @@ __attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) inline std::uint32_t
     return static_cast<std::uint32_t>(out);
 }
 
-// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code.
+// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code;
+// <cpuid.h> of g++ 10 must not be included twice, and a program may include it too.
 struct CrcInstructions {
     bool crc32 = false, folding = false;
     CrcInstructions() {
-        unsigned a = 0, b = 0, c = 0, d = 0;
-        if (__get_cpuid(1, &a, &b, &c, &d) == 0) return;
-        crc32 = (c & bit_SSE4_2) != 0;
-        const bool extended = crc32 && (c & bit_PCLMUL) != 0 && (c & bit_OSXSAVE) != 0;
-        if (!extended || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return;
+        constexpr unsigned avx512_registers = 0xE6;
+        const Registers most = cpuid(0), basic = cpuid(1);
+        crc32 = has(basic.c, 20);
+        const bool pclmul = has(basic.c, 1), xgetbv = has(basic.c, 27);
+        if (!crc32 || !pclmul || !xgetbv || most.a < 7) return;
         unsigned saved = 0, high = 0;
         __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-        constexpr unsigned all_of_avx512 = 0xE6;
-        folding = (saved & all_of_avx512) == all_of_avx512 && (b & bit_AVX512F) != 0 && (c & bit_VPCLMULQDQ) != 0;
+        const Registers extended = cpuid(7);
+        const bool instructions = has(extended.b, 16) && has(extended.c, 10);  // avx512f, vpclmulqdq
+        folding = instructions && (saved & avx512_registers) == avx512_registers;
     }
+
+private:
+    struct Registers {
+        unsigned a, b, c, d;
+    };
+    static Registers cpuid(unsigned leaf) {
+        Registers out{leaf, 0, 0, 0};
+        __asm__("cpuid" : "+a"(out.a), "=b"(out.b), "+c"(out.c), "=d"(out.d));
+        return out;
+    }
+    static bool has(unsigned flags, unsigned bit) { return (flags >> bit & 1) != 0; }
 };
 inline const CrcInstructions& crc_instructions() {
     static const CrcInstructions instructions;
@@ -8111,7 +8122,7 @@ inline void Session::tell(const Call& call, std::string_view outcome) const {
     event.duration = http::Clock::now() - call.attempt_began;
     event.bytes = call.method == http::Method::get ? call.answer->received : call.body.size;
     event.reused = call.answer->reused;
-    if (call.answer->result != CURLE_OK && !call.cut) event.detail = call.answer->problem;
+    if (call.answer->result != CURLE_OK && !call.cut) event.detail = bytes::trim(call.answer->problem);
     core_.tell(event);
 }
 
@@ -8123,7 +8134,7 @@ inline Error Session::no_answer(const Call& call) const {
     details.retryable = retry::passing(answer.result);
     std::string text = answer.no_memory  ? "no memory for the answer"
                        : answer.overflow ? "the answer is larger than any of S3's"
-                                         : answer.problem;
+                                         : printable(bytes::trim(answer.problem));  // older libcurls end it with a newline
     if (text.empty()) text = curl_easy_strerror(answer.result);
     if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
     text += spent(call.attempts, http::Clock::now() - call.began);
