@@ -2,7 +2,8 @@
 # The matrix: compiler x standard x standard library x mode x architecture. `make check-all` calls it; it takes an hour or
 # more on two cores.
 #   tests/check_all.sh [--compile | --run] [PATTERN]     --compile: no test suites, --run: only these;
-#                                                        PATTERN: only cells whose name matches this grep -E expression
+#                                                        PATTERN: only cells whose name matches this grep -E expression,
+#                                                        and only what those need is installed
 # Each cell prints a line; a table and 'N passed, N failed, N not run' come at the end. What a cell printed is in
 # BUILD/all/logs. As root, missing compilers are installed by their Debian names; other architectures and other releases of
 # Debian are whole ones below BUILD/all/roots, and the kernel is told of QEMU, which outlives this script until a restart.
@@ -43,10 +44,12 @@ read -r -a given <<<"${CPPFLAGS:-}" # first, so that another header can be put i
 
 slug() { printf '%s' "$1" | tr -c 'A-Za-z0-9+._-' '_'; }
 
+listing= # set: cells are only looked for
 cell() { # NAME COMMAND...: a line, and one in the table
     local name=$1 log counts started=$SECONDS
     shift
     printf '%s\n' "$name" | grep -qE -e "$pattern" || return 0
+    [ -z "$listing" ] || { found=yes; return 0; }
     log=$logs/$(slug "$name")
     if "$@" >"$log" 2>&1; then
         passed=$((passed + 1))
@@ -61,10 +64,14 @@ cell() { # NAME COMMAND...: a line, and one in the table
     fi
 }
 skip() { # NAME REASON
-    printf '%s\n' "$1" | grep -qE -e "$pattern" || return 0
     not_run=$((not_run + 1))
     printf 'skip  %s: %s\n' "$1" "$2"
     printf 'not run\t%s\t%s\n' "$1" "$2" >>"$results"
+}
+wanted() { # FUNCTION ARGUMENT...: whether the pattern names any of its cells, before anything is installed for them
+    local listing=yes found=
+    "$@"
+    [ -n "$found" ]
 }
 counted() { # the tests that Catch2 counted, of all suites in a log
     grep -aE '^(All tests passed|test cases:|[0-9]+ (cells|kinds), )' "$1" |
@@ -186,16 +193,9 @@ cd "$root" || exit 1
 tests/setup.sh --check unit 2>/dev/null || tests/setup.sh test || exit 1
 if [ -n "$want_compile" ]; then start_fake || exit 1; fi
 
-native() { # LABEL CXX PACKAGES FLAGS...
-    local label=$1 cxx=$2 packages=$3 std
-    shift 3
-    # shellcheck disable=SC2086
-    have_or_install "$cxx" $packages || { skip "$label" "$cxx is not installed ($packages)"; return; }
-    if ! printf '#include <string>\nint main() { return std::string().size() != 0; }' |
-        $cxx "$@" -x c++ - -o "$work/probe" 2>"$logs/$(slug "$label")-probe"; then
-        skip "$label" 'its standard library is not installed'
-        return
-    fi
+native_cells() { # LABEL CXX FLAGS...
+    local label=$1 cxx=$2 std
+    shift 2
     if [ -n "$want_compile" ]; then
         compile_cells "$label" "$cxx" env "$@"
     fi
@@ -205,10 +205,24 @@ native() { # LABEL CXX PACKAGES FLAGS...
         done
     fi
 }
+native() { # LABEL CXX PACKAGES FLAGS...
+    local label=$1 cxx=$2 packages=$3
+    shift 3
+    wanted native_cells "$label" "$cxx" "$@" || return 0
+    # shellcheck disable=SC2086
+    have_or_install "$cxx" $packages || { skip "$label" "$cxx is not installed ($packages)"; return; }
+    if ! printf '#include <string>\nint main() { return std::string().size() != 0; }' |
+        $cxx "$@" -x c++ - -o "$work/probe" 2>"$logs/$(slug "$label")-probe"; then
+        skip "$label" 'its standard library is not installed'
+        return
+    fi
+    native_cells "$label" "$cxx" "$@"
+}
 
 native 'g++' g++ g++
 native 'clang++ libstdc++' clang++ clang
-[ -n "$(find /usr/lib/llvm-*/include/c++ /usr/include/c++/v1 -maxdepth 0 2>/dev/null)" ] || have_or_install no-such-command libc++-dev libc++abi-dev
+[ -n "$(find /usr/lib/llvm-*/include/c++ /usr/include/c++/v1 -maxdepth 0 2>/dev/null)" ] ||
+    ! wanted native_cells 'clang++ libc++' clang++ || have_or_install no-such-command libc++-dev libc++abi-dev
 native 'clang++ libc++' clang++ clang -stdlib=libc++
 
 newest=$(newest_clang)
@@ -216,7 +230,8 @@ if [ -n "$newest" ]; then
     native "clang++-$newest libstdc++" "clang++-$newest" "clang-$newest"
     # Debian's libc++ of different versions exclude each other, so this one is unpacked beside.
     libcxx=$all/libc++-$newest
-    if PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 security) \
+    if ! wanted native_cells "clang++-$newest libc++" "clang++-$newest"; then :
+    elif PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 security) \
         "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$libcxx" >"$logs/libc++" 2>&1; then
         native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -Wno-unused-command-line-argument \
             -isystem "$libcxx/root/usr/lib/llvm-$newest/include/c++/v1" -L"$libcxx/root/usr/lib/llvm-$newest/lib" \
@@ -234,13 +249,19 @@ fi
 
 # ---------------------------------------------------------------- other machines
 
+can_make_roots() { have_or_install mmdebstrap mmdebstrap && have_or_install arch-test arch-test; }
 emulated() { # DEBIAN_ARCH TRIPLET QEMU [CPU]: cross-built here, run by QEMU in user mode
-    local arch=$1 triplet=$2 emulator=$3-static base=$all/roots/$1 level mode
-    have_or_install "$triplet-g++" "g++-$triplet" && have_or_install "$emulator" qemu-user-static &&
-        have_or_install mmdebstrap mmdebstrap || { skip "$arch" "needs g++-$triplet, qemu-user-static, mmdebstrap"; return; }
+    local arch=$1 triplet=$2 emulator=$3-static base=$all/roots/$1
+    local cxx="$triplet-g++ --sysroot=$base" run="$emulator${4:+ -cpu $4} -L $base"
+    wanted emulated_cells "$arch" "$cxx" "$run" || return 0
+    have_or_install "$triplet-g++" "g++-$triplet" && have_or_install "$emulator" qemu-user-static && can_make_roots ||
+        { skip "$arch" "needs g++-$triplet, qemu-user-static, mmdebstrap, arch-test"; return; }
     "$here/matrix/root.sh" "$arch" "$release" "$base" "${packages[@]}" libstdc++6 >"$logs/$arch-root" 2>&1 ||
         { skip "$arch" "no Debian of it could be made ($logs/$arch-root)"; return; }
-    local cxx="$triplet-g++ --sysroot=$base" run="$emulator${4:+ -cpu $4} -L $base"
+    emulated_cells "$arch" "$cxx" "$run"
+}
+emulated_cells() { # DEBIAN_ARCH CXX EMULATOR
+    local arch=$1 cxx=$2 run=$3 level mode
     if [ -n "$want_compile" ]; then
         for level in -O0 -O2; do
             for mode in header-only split 'no exceptions'; do
@@ -273,10 +294,15 @@ fi
 # The whole of it happens inside: that release's compiler, libcurl, OpenSSL, zlib and Catch2.
 inside() { # ARCH SUITE
     local arch=$1 suite=$2 base=$all/roots/$1-$2 versions
-    have_or_install mmdebstrap mmdebstrap || { skip "$suite $arch" 'needs mmdebstrap'; return; }
+    wanted inside_cells "$arch" "$suite" "$base" '' || return 0 # the versions are not known yet
+    can_make_roots || { skip "$suite $arch" 'needs mmdebstrap and arch-test'; return; }
     "$here/matrix/root.sh" "$arch" "$suite" "$base" g++ make "${packages[@]}" >"$logs/$arch-$suite-root" 2>&1 ||
         { skip "$suite $arch" "it could not be made ($logs/$arch-$suite-root)"; return; }
     versions=$("$here/matrix/inside.sh" "$base" "$root" bash -c 'echo "g++ $(g++ -dumpfullversion), libcurl $(dpkg-query -W -f \${Version} libcurl4-openssl-dev | sed s/[-+].*//), OpenSSL $(dpkg-query -W -f \${Version} libssl-dev | sed s/-.*//)"')
+    inside_cells "$arch" "$suite" "$base" "$versions"
+}
+inside_cells() { # ARCH SUITE ROOT VERSIONS
+    local arch=$1 suite=$2 base=$3 versions=$4
     if [ -n "$want_compile" ]; then
         cell "warnings: $suite $arch ($versions)" "$here/matrix/inside.sh" "$base" "$root" tests/matrix/warnings.sh g++
         cell "compile: $suite $arch ($versions), tests/split" "$here/matrix/inside.sh" "$base" "$root" \
