@@ -312,6 +312,20 @@ TEST_CASE("encryption, storage class and the hook on libcurl reach every write",
     }
 }
 
+TEST_CASE("every request says once who asks", "[wire]") {
+    World world;
+    Cache cache = world.cache();
+    cache.set("k", "v");
+    cache.set("large", std::istringstream(std::string(part + 1, 'x')));
+    CHECK(cache.get("k"));
+    cache.remove("k");
+    REQUIRE(world.s3.request_count() > 5);
+    for (const auto& request : world.s3.requests()) {
+        CAPTURE(request.operation);
+        CHECK(request.header("user-agent") == std::string("s3cache/" S3CACHE_VERSION));  // repeats would be joined
+    }
+}
+
 TEST_CASE("anonymous requests are not signed", "[wire]") {
     fake_s3::Options options;
     options.allow_anonymous = true;
