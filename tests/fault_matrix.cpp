@@ -737,7 +737,7 @@ void add_unfit_answers(std::vector<Strike>& out, const Target& on) {
     out.push_back(
         {"half a status line", "before the effect", fake_s3::raw_bytes("HTTP/1.1 2"), Policy::tolerated, not_s3});
     if (on.answer == Target::silent || on.answer == Target::entry) return;
-    Strike cut{"truncated XML", "answer body", fake_s3::truncated_xml(on.brings / 4), unfit_policy(on), not_s3};
+    Strike cut{"truncated XML", "answer body", fake_s3::truncated_xml(static_cast<std::size_t>(on.brings / 4)), unfit_policy(on), not_s3};
     cut.after = true;
     out.push_back(cut);
 }
@@ -752,7 +752,7 @@ void add_odd_answers(std::vector<Strike>& out, const Target& on) {
     };
     edited("bare LF", fake_s3::bare_lf(), Policy::harmless);
     edited("three 100 Continue", fake_s3::continues(3), Policy::harmless);
-    edited("drip", fake_s3::drip(on.brings / 20 + 1, 0ms), Policy::harmless);
+    edited("drip", fake_s3::drip(static_cast<std::size_t>(on.brings / 20 + 1), 0ms), Policy::harmless);
     edited("drip", fake_s3::drip(40, 0ms).placed(Point::answer_head), Policy::harmless);
     edited("a large header", fake_s3::huge_header(std::size_t{80} << 10), Policy::tolerated);
     edited("a huge header", fake_s3::huge_header(std::size_t{2} << 20), Policy::tolerated, too_long);

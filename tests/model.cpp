@@ -422,7 +422,8 @@ void round(std::uint64_t seed, Totals& totals, std::vector<std::string>& problem
         crew.start(threads, [&](std::size_t i) { workers[i]->run(); });
         problems = crew.join();
         world.s3.clear_faults();
-        const std::size_t open = known_uploads(world), counted = cache.stats().leftover_uploads;
+        const std::size_t open = known_uploads(world);
+        const auto counted = static_cast<std::size_t>(cache.stats().leftover_uploads);
         totals.counted += counted;
         totals.swept += world.s3.open_uploads().size();
         if (open > counted)
