@@ -1738,7 +1738,7 @@ public:
     bool at_end() const { return rest_.empty(); }
 
     bool take(std::string_view wanted) {
-        if (rest_.empty() || rest_.front() != wanted.front() || !bytes::starts_with(rest_, wanted)) return false;
+        if (!bytes::starts_with(rest_, wanted)) return false;
         rest_.remove_prefix(wanted.size());
         return true;
     }
