@@ -136,12 +136,12 @@ class Error
 public:
     struct Details {
         Errc code = Errc::invalid_argument;
-        int status = 0;          // HTTP status; 0 if there was no answer
+        int status = 0;            // HTTP status; 0 if there was no answer
         std::string s3_code{};     // such as SlowDown; the status number if the store named none
         std::string s3_message{};  // the store's own words
         std::string request_id{};  // x-amz-request-id, and x-amz-id-2 after a blank
-        int attempts = 0;        // requests sent
-        bool retryable = false;  // whether the same call may succeed later
+        int attempts = 0;          // requests sent
+        bool retryable = false;    // whether the same call may succeed later
 #if S3CACHE_EXCEPTIONS
         std::exception_ptr cause{};  // what a Source, producer or codec threw; the throwing forms throw that instead
 #endif
@@ -276,20 +276,21 @@ private:
 
 enum class Kind { json, text, bytes };
 
-using Metadata = std::vector<std::pair<std::string, std::string>>;  // names without `x-amz-meta-`, lower case on reading
+using Metadata =
+    std::vector<std::pair<std::string, std::string>>;  // names without `x-amz-meta-`, lower case on reading
 
 // What the store says of an entry.
 struct Info {
-    std::uint64_t size = 0;              // bytes stored: the compressed size of a compressed entry
-    std::string etag{};                    // opaque, quotes included, ready for SetOptions::if_match
-    TimePoint last_modified{};           // by the store's clock
-    std::optional<TimePoint> expires_at{}; // empty: never
-    bool compressed = false;             // stored as gzip
-    bool negative = false;               // says that there is nothing: see nothing()
-    std::optional<Kind> kind{};            // empty: not recorded (entries of other programs) and not read
+    std::uint64_t size = 0;                 // bytes stored: the compressed size of a compressed entry
+    std::string etag{};                     // opaque, quotes included, ready for SetOptions::if_match
+    TimePoint last_modified{};              // by the store's clock
+    std::optional<TimePoint> expires_at{};  // empty: never
+    bool compressed = false;                // stored as gzip
+    bool negative = false;                  // says that there is nothing: see nothing()
+    std::optional<Kind> kind{};             // empty: not recorded (entries of other programs) and not read
     std::string content_type{};
-    Metadata metadata{};                   // the user's own; what the cache itself keeps there is left out
-    std::string version_id{};              // empty: the bucket keeps no versions
+    Metadata metadata{};       // the user's own; what the cache itself keeps there is left out
+    std::string version_id{};  // empty: the bucket keeps no versions
 };
 
 // A whole value in memory, decompressed.
@@ -493,7 +494,8 @@ public:
     using Function = std::function<Result<Credentials>()>;
 
     CredentialsProvider() = default;
-    CredentialsProvider(Credentials fixed) : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
+    CredentialsProvider(Credentials fixed)
+        : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
     // Called from the thread that needs them, one call at a time; again when `expires` draws near.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
     CredentialsProvider(F get) : get_(std::move(get)) {}
@@ -509,27 +511,28 @@ private:
 inline CredentialsProvider anonymous() { return Credentials{{}, {}, {}, {}, "anonymous"}; }
 
 enum class Addressing { automatic, path, virtual_host };
-enum class Expired { remove, keep };                        // what get() does with an expired entry it came upon
-enum class MetadataNames { both, underscore, hyphen };      // expires_at, expires-at: see README, "What is stored"
-enum class Conditions { automatic, required, off };         // if_absent and if_match: see Config::conditions
+enum class Expired { remove, keep };                    // what get() does with an expired entry it came upon
+enum class MetadataNames { both, underscore, hyphen };  // expires_at, expires-at: see README, "What is stored"
+enum class Conditions { automatic, required, off };     // if_absent and if_match: see Config::conditions
 // own: a CRC-32C in metadata, written and checked; of uploads in parts the MD5s that make up the ETag, where the store's
 // are MD5s. store: that, and the store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
 enum class Checksums { own, store, none };
 
 struct Progress {
-    std::uint64_t done = 0;              // payload bytes so far, as they go over the wire
+    std::uint64_t done = 0;                // payload bytes so far, as they go over the wire
     std::optional<std::uint64_t> total{};  // empty: not known
 };
-using ProgressCallback = std::function<bool(const Progress&)>;  // false cancels; called some ten times a second; must not throw
+using ProgressCallback =
+    std::function<bool(const Progress&)>;  // false cancels; called some ten times a second; must not throw
 
 struct SetOptions {
-    std::optional<Seconds> ttl{};    // empty: Config::default_ttl; `forever`: never expires; else over zero
+    std::optional<Seconds> ttl{};  // empty: Config::default_ttl; `forever`: never expires; else over zero
     bool compress = false;         // gzip
     bool if_absent = false;        // store only if there is nothing under the key
-    std::string if_match{};          // store only over the entry with this ETag
-    Metadata metadata{};             // the user's own; names of letters, digits, - and _, values of printable ASCII
-    std::string content_type{};      // empty: by kind
-    std::optional<Kind> kind{};      // of a Source, whose bytes are taken at the caller's word; empty: bytes
+    std::string if_match{};        // store only over the entry with this ETag
+    Metadata metadata{};           // the user's own; names of letters, digits, - and _, values of printable ASCII
+    std::string content_type{};    // empty: by kind
+    std::optional<Kind> kind{};    // of a Source, whose bytes are taken at the caller's word; empty: bytes
     ProgressCallback progress{};
 };
 
@@ -544,11 +547,11 @@ struct ComputeOptions {
     // may run twice. Not under some five seconds: clocks are known to within two. Needs the store to honour write
     // conditions, or else is a best effort (see Config::conditions).
     Seconds lease{0};
-    Seconds lease_wait{0};            // for another's value before it is computed here after all; zero: `lease`
+    Seconds lease_wait{0};  // for another's value before it is computed here after all; zero: `lease`
     // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
     // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al. 2015.)
     double early_refresh = 0;
-    Seconds stale_if_error{0};        // over zero: if the producer fails, an entry expired no longer than this is returned
+    Seconds stale_if_error{0};  // over zero: if the producer fails, an entry expired no longer than this is returned
     std::optional<Seconds> negative_ttl{};  // of an entry that says "nothing"; empty: SetOptions::ttl
 };
 
@@ -559,18 +562,18 @@ struct Event {
     // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: tolerated
     // (an error told as a miss) unconditional (the store does not honour conditions) stale early computed waited
     std::string_view outcome{};
-    int attempt = 0;             // from 1; 0: the operation's outcome
-    int status = 0;              // HTTP
-    std::uint64_t bytes = 0;     // of body, received or sent; of a set the payload's, 0 where its length is not known
-    Seconds duration{};          // of the attempt, or of a whole get, set or remove
-    bool reused = false;         // the connection was
-    std::string_view detail{};     // the error's text, if there was one
+    int attempt = 0;            // from 1; 0: the operation's outcome
+    int status = 0;             // HTTP
+    std::uint64_t bytes = 0;    // of body, received or sent; of a set the payload's, 0 where its length is not known
+    Seconds duration{};         // of the attempt, or of a whole get, set or remove
+    bool reused = false;        // the connection was
+    std::string_view detail{};  // the error's text, if there was one
 };
 
 // What a test may replace; leave empty otherwise.
 struct Seams {
-    std::function<void(std::chrono::milliseconds)> sleep{};                      // between attempts
-    std::function<double()> random{};                                            // [0, 1): jitter
+    std::function<void(std::chrono::milliseconds)> sleep{};  // between attempts
+    std::function<double()> random{};                        // [0, 1): jitter
     std::function<std::optional<std::string>(const char* name)> environment{};
 };
 
@@ -593,21 +596,22 @@ struct Config {
     std::string server_side_encryption{};  // such as AES256 or aws:kms
     std::string kms_key_id{};
     std::string storage_class{};
-    std::uint64_t value_bytes_max = std::uint64_t{1} << 30;  // get() refuses more, compressed or not; get_stream has no limit
+    std::uint64_t value_bytes_max = std::uint64_t{1}
+                                    << 30;  // get() refuses more, compressed or not; get_stream has no limit
     Checksums checksums = Checksums::own;
     // Some stores ignore If-Match and If-None-Match without a word. The first conditional write finds out, on a scratch
     // key. automatic: a look before the write then has to do, which leaves the time between the two (counted in
     // stats().unconditional); required: such a write is Errc::unsupported; off: only the look, ever.
     Conditions conditions = Conditions::automatic;
-    double ttl_jitter = 0;                    // in [0, 1): each TTL is cut by up to this share, so that not all end at once
-    std::optional<Seconds> sliding_ttl{};     // a get that hits gives the entry this long anew, without sending it again …
-    Seconds sliding_interval{60};             // … unless less than this has passed since it last got that
-    bool read_only = false;                   // what writes is Errc::read_only; get_or_set computes and does not store
+    double ttl_jitter = 0;  // in [0, 1): each TTL is cut by up to this share, so that not all end at once
+    std::optional<Seconds> sliding_ttl{};  // a get that hits gives the entry this long anew, without sending it again …
+    Seconds sliding_interval{60};          // … unless less than this has passed since it last got that
+    bool read_only = false;                // what writes is Errc::read_only; get_or_set computes and does not store
     // Errors of get, get_stream, get_file, get_many, stat and contains are told as misses, for callers that rather compute
     // again: counted in stats().tolerated. Wrong arguments and a cancellation stay errors.
     bool errors_are_misses = false;
-    bool unsigned_payload = false;    // over https: bodies are not hashed, which saves 0.6 ms a MiB
-    bool forbidden_is_miss = false;   // 403 to get and stat is a miss: for callers without s3:ListBucket
+    bool unsigned_payload = false;   // over https: bodies are not hashed, which saves 0.6 ms a MiB
+    bool forbidden_is_miss = false;  // 403 to get and stat is a miss: for callers without s3:ListBucket
 
     // how long: zero is no limit
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
@@ -616,7 +620,7 @@ struct Config {
     // cleans up after it takes 0.5 s more at most.
     std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
-    std::chrono::milliseconds backoff_base{50};       // the n-th wait is random in [0, base * 2^n], at most backoff_cap
+    std::chrono::milliseconds backoff_base{50};  // the n-th wait is random in [0, base * 2^n], at most backoff_cap
     std::chrono::milliseconds backoff_cap{5000};
     // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable at
     // once; after the pause one is let through to try. A miss is an answer like any other. Zero: never.
@@ -624,22 +628,24 @@ struct Config {
     std::chrono::milliseconds breaker_pause{10000};
 
     // how much
-    std::size_t part_bytes = std::size_t{8} << 20;       // of uploads in parts and ranged downloads; grows when it must
-    std::size_t transfer_bytes_max = std::size_t{64} << 20;  // buffers of one transfer: parts in flight times their size
-    unsigned connections = 8;                            // of one call at once: parts, ranges, many keys
-    unsigned idle_connections_max = 16;                  // kept by the Cache between calls
-    int compression_level = 6;                           // zlib's
-    std::size_t buffer_bytes = 0;                        // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
+    std::size_t part_bytes = std::size_t{8} << 20;  // of uploads in parts and ranged downloads; grows when it must
+    std::size_t transfer_bytes_max = std::size_t{64}
+                                     << 20;  // buffers of one transfer: parts in flight times their size
+    unsigned connections = 8;                // of one call at once: parts, ranges, many keys
+    unsigned idle_connections_max = 16;      // kept by the Cache between calls
+    int compression_level = 6;               // zlib's
+    std::size_t buffer_bytes = 0;            // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
     // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
     // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
     unsigned compression_threads = 0;
 
     // the network
-    std::string ca_bundle{};           // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
+    std::string ca_bundle{};  // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
     std::string client_certificate{};  // PEM file
     std::string client_key{};          // PEM file
     std::string proxy{};               // empty: the environment's, as libcurl reads it
-    std::function<void(void* curl)> setup_curl{};  // on each CURL* after our options, before each request that resets it
+    std::function<void(void* curl)>
+        setup_curl{};  // on each CURL* after our options, before each request that resets it
 
     // seen from outside
     std::function<TimePoint()> clock{};            // local time; empty: std::chrono::system_clock
@@ -661,10 +667,11 @@ inline Config small_memory() {
 struct Stats {
     // Every get that was no hit is a miss; `expired` and `malformed` tell how many of those lay there all the same.
     std::uint64_t hits = 0, misses = 0, expired = 0, malformed = 0, damaged = 0, errors = 0;
-    std::uint64_t unchanged = 0;                       // get_if_changed; neither hits nor misses
-    std::uint64_t tolerated = 0;                       // errors told as misses: Config::errors_are_misses
-    std::uint64_t unavailable = 0;                     // calls that the breaker kept back
-    std::uint64_t computed = 0, waited = 0, stale = 0; // of get_or_set: producers run, values of others, expired ones served
+    std::uint64_t unchanged = 0;    // get_if_changed; neither hits nor misses
+    std::uint64_t tolerated = 0;    // errors told as misses: Config::errors_are_misses
+    std::uint64_t unavailable = 0;  // calls that the breaker kept back
+    std::uint64_t computed = 0, waited = 0,
+                  stale = 0;  // of get_or_set: producers run, values of others, expired ones served
     std::uint64_t sets = 0, removes = 0, refused = 0;  // refused: a write condition was not met
     std::uint64_t unconditional = 0;                   // conditional writes that the store could not vouch for
     std::uint64_t requests = 0, retries = 0, connections = 0, leftover_uploads = 0;
@@ -740,7 +747,7 @@ struct Revalidated {
 // Rules by which the store itself keeps a bucket small, in whole days. Zero: no such rule.
 struct Lifecycle {
     unsigned abort_uploads_after = 1;  // uploads in parts that nobody completed: what a crash leaves
-    unsigned expire_after = 0;         // entries, counted from when they were written, whatever their TTL: the longest in use
+    unsigned expire_after = 0;  // entries, counted from when they were written, whatever their TTL: the longest in use
 };
 
 // One line of what Cache::explain() found; never a secret.
@@ -814,7 +821,8 @@ public:
     // The same as a stream.
     Result<std::optional<Reader>> try_get_stream(std::string_view key, const GetOptions& options = {});
     // Into a file, which appears whole (written beside the target, then renamed) or not at all. Empty: no such entry.
-    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path, const GetOptions& options = {});
+    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path,
+                                             const GetOptions& options = {});
 
     // No error if there is nothing under the key.
     Result<void> try_remove(std::string_view key);
@@ -854,7 +862,8 @@ public:
     Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
                                  const ComputeOptions& how = {}) {
         return compute(
-            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options, how);
+            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options,
+            how);
     }
 
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get of
@@ -867,7 +876,8 @@ public:
         return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
     }
     template <class T>
-    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const std::optional<T>& value,
+    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key,
+                                                                        const std::optional<T>& value,
                                                                         const SetOptions& options = {}) {
         return value ? try_set(key, *value, options) : try_set(key, nothing(), options);
     }
@@ -918,12 +928,16 @@ public:
                                                             const SetOptions& options = {}) {
         return try_set(key, value, options).value();
     }
-    std::optional<Value> get(std::string_view key, const GetOptions& options = {}) { return try_get(key, options).value(); }
+    std::optional<Value> get(std::string_view key, const GetOptions& options = {}) {
+        return try_get(key, options).value();
+    }
     template <class T>
     std::optional<T> get(std::string_view key, const GetOptions& options = {}) {
         return try_get<T>(key, options).value();
     }
-    Revalidated get_if_changed(std::string_view key, std::string_view etag) { return try_get_if_changed(key, etag).value(); }
+    Revalidated get_if_changed(std::string_view key, std::string_view etag) {
+        return try_get_if_changed(key, etag).value();
+    }
     std::optional<Reader> get_stream(std::string_view key, const GetOptions& options = {}) {
         return try_get_stream(key, options).value();
     }
@@ -947,7 +961,8 @@ public:
         return try_presign(key, method, lifetime).value();
     }
     template <class F>
-    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
+                     const ComputeOptions& how = {}) {
         return try_get_or_set(key, std::forward<F>(producer), options, how).value();
     }
     void install_lifecycle(const Lifecycle& rules) { try_install_lifecycle(rules).value(); }
@@ -1002,9 +1017,12 @@ template <class T>
 Result<T> decoded(const Value& value) {
     if constexpr (is_optional<T>::value) {
         if (value.negative()) return T();
-        return decode<typename optional_in<T>::type>(value.view()).transform([](auto&& inner) { return T(std::move(inner)); });
+        return decode<typename optional_in<T>::type>(value.view()).transform([](auto&& inner) {
+            return T(std::move(inner));
+        });
     } else {
-        if (value.negative()) return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
+        if (value.negative())
+            return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
         return decode<T>(value.view());
     }
 }
@@ -1046,12 +1064,12 @@ Result<Produced> produced(R&& result) {
 #if (!defined(S3CACHE_DECLARATIONS_ONLY) || defined(S3CACHE_IMPLEMENTATION)) && !defined(S3CACHE_HPP_IMPLEMENTATION)
 #define S3CACHE_HPP_IMPLEMENTATION
 
-#include <curl/curl.h>         // http
-#include <openssl/crypto.h>    // wiping secrets
-#include <openssl/evp.h>       // digests
-#include <openssl/rand.h>      // ids, jitter
+#include <curl/curl.h>       // http
+#include <openssl/crypto.h>  // wiping secrets
+#include <openssl/evp.h>     // digests
+#include <openssl/rand.h>    // ids, jitter
 #ifndef S3CACHE_NO_GZIP
-#include <zlib.h>              // gzip
+#include <zlib.h>  // gzip
 #endif
 
 #include <algorithm>           // min, max, sort, find
@@ -1074,12 +1092,12 @@ Result<Produced> produced(R&& result) {
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
 #if !defined(_WIN32)
-#include <csignal>       // SIGPIPE
-#include <fcntl.h>       // descriptors that a child does not inherit
-#include <poll.h>        // waiting for a child's output
-#include <sys/stat.h>    // whether others may read a credentials file
-#include <sys/wait.h>    // a child's exit status
-#include <unistd.h>      // getpid, fork, exec
+#include <csignal>     // SIGPIPE
+#include <fcntl.h>     // descriptors that a child does not inherit
+#include <poll.h>      // waiting for a child's output
+#include <sys/stat.h>  // whether others may read a credentials file
+#include <sys/wait.h>  // a child's exit status
+#include <unistd.h>    // getpid, fork, exec
 #if defined(__linux__)
 #include <sys/syscall.h>  // close_range, which older C libraries do not wrap
 #endif
@@ -1089,8 +1107,6 @@ namespace s3cache {
 inline namespace S3CACHE_ABI {
 
 // --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
-
-
 
 namespace detail::bytes {
 
@@ -1126,7 +1142,8 @@ inline bool starts_with(std::string_view text, std::string_view prefix) {
 }
 
 inline bool ends_with(std::string_view text, std::string_view suffix) {
-    return text.size() >= suffix.size() && std::string_view(text.data() + text.size() - suffix.size(), suffix.size()) == suffix;
+    return text.size() >= suffix.size() &&
+           std::string_view(text.data() + text.size() - suffix.size(), suffix.size()) == suffix;
 }
 
 // CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
@@ -1302,8 +1319,6 @@ inline void wipe(std::string& secret) {
 
 // --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
 
-
-
 namespace detail::utf8 {
 
 inline constexpr bool is_continuation(char c) { return (bytes::octet(c) & 0xC0) == 0x80; }
@@ -1375,8 +1390,6 @@ inline void append(std::string& out, std::uint32_t code) {
 }  // namespace detail::utf8
 
 // --- json: what Python's json.loads would take, and a field of a small answer. No tree is ever built.
-
-
 
 namespace detail::json {
 
@@ -1465,13 +1478,20 @@ private:
 
     bool scalar() {
         switch (peek()) {
-            case '"': return string();
-            case 't': return word("true");
-            case 'f': return word("false");
-            case 'n': return word("null");
-            case 'N': return word("NaN");
-            case 'I': return word("Infinity");
-            default: return number();
+        case '"':
+            return string();
+        case 't':
+            return word("true");
+        case 'f':
+            return word("false");
+        case 'n':
+            return word("null");
+        case 'N':
+            return word("NaN");
+        case 'I':
+            return word("Infinity");
+        default:
+            return number();
         }
     }
 
@@ -1647,8 +1667,6 @@ inline std::string quoted(std::string_view text) {
 
 // --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
 
-
-
 namespace detail::dates {
 
 using TimePoint = std::chrono::system_clock::time_point;
@@ -1820,7 +1838,7 @@ inline std::optional<TimePoint> iso8601(std::string_view text) {
 
 // The day's name, short or long. Whether it is the right one for the date is not checked: it carries no information.
 inline bool take_weekday(Scanner& scanner) {
-    constexpr std::string_view long_names[] = {"Monday", "Tuesday", "Wednesday", "Thursday",
+    constexpr std::string_view long_names[] = {"Monday", "Tuesday",  "Wednesday", "Thursday",
                                                "Friday", "Saturday", "Sunday"};
     for (std::string_view name : long_names) {
         if (!scanner.take(name.substr(0, 3))) continue;
@@ -1865,8 +1883,8 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
     Date date;
     TimeOfDay time;
     if (!take_weekday(scanner)) return std::nullopt;
-    const bool read = scanner.take(", ") ? fixdate_rest(scanner, date, time)
-                                         : scanner.take(" ") && asctime_rest(scanner, date, time);
+    const bool read =
+        scanner.take(", ") ? fixdate_rest(scanner, date, time) : scanner.take(" ") && asctime_rest(scanner, date, time);
     if (!read || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
     return to_time_point(date, time, 0);
 }
@@ -2045,11 +2063,11 @@ inline double to_double(const Decimal& decimal) {
 
 // Where Unicode's runs of ten decimal digits begin (general category Nd, Unicode 14 as in Python 3.11).
 inline constexpr std::uint32_t digit_runs[] = {
-    0x660, 0x6F0, 0x7C0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xB66, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xDE6, 0xE50, 0xED0, 0xF20,
-    0x1040, 0x1090, 0x17E0, 0x1810, 0x1946, 0x19D0, 0x1A80, 0x1A90, 0x1B50, 0x1BB0, 0x1C40, 0x1C50, 0xA620, 0xA8D0,
-    0xA900, 0xA9D0, 0xA9F0, 0xAA50, 0xABF0, 0xFF10, 0x104A0, 0x10D30, 0x11066, 0x110F0, 0x11136, 0x111D0, 0x112F0,
-    0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50, 0x11DA0, 0x16A60, 0x16AC0,
-    0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
+    0x660,   0x6F0,   0x7C0,   0x966,   0x9E6,   0xA66,   0xAE6,   0xB66,   0xBE6,   0xC66,   0xCE6,   0xD66,   0xDE6,
+    0xE50,   0xED0,   0xF20,   0x1040,  0x1090,  0x17E0,  0x1810,  0x1946,  0x19D0,  0x1A80,  0x1A90,  0x1B50,  0x1BB0,
+    0x1C40,  0x1C50,  0xA620,  0xA8D0,  0xA900,  0xA9D0,  0xA9F0,  0xAA50,  0xABF0,  0xFF10,  0x104A0, 0x10D30, 0x11066,
+    0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50,
+    0x11DA0, 0x16A60, 0x16AC0, 0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
 };
 
 // The blanks that Python strips, those of ASCII left out.
@@ -2173,10 +2191,6 @@ inline std::optional<double> parse_float(std::string_view text) {
 
 // --- digest: SHA-256 and HMAC for signatures, the checksums that S3 knows for bodies.
 
-
-
-
-
 namespace detail::digest {
 
 inline std::string_view as_text(const unsigned char* data, std::size_t size) {
@@ -2210,9 +2224,7 @@ public:
 
     bool ok() const { return ok_; }
 
-    void update(std::string_view data) {
-        ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1;
-    }
+    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
     Digest finish() {
@@ -2362,7 +2374,7 @@ private:
     std::array<std::array<Word, 256>, 8> rows_{};
 };
 
-inline constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;          // Castagnoli, reflected
+inline constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;             // Castagnoli, reflected
 inline constexpr std::uint64_t crc64nvme_polynomial = 0x9A6C9329AC4BC9B5;  // of the NVMe specification, reflected
 
 inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
@@ -2544,8 +2556,7 @@ inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size
     constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
     while (size > 0) {
         const std::size_t piece = (std::min)(size, piece_bytes_max);
-        crc = static_cast<std::uint32_t>(
-            ::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
+        crc = static_cast<std::uint32_t>(::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
         data += piece;
         size -= piece;
     }
@@ -2572,9 +2583,6 @@ std::string big_endian(Word word) {
 
 #ifndef S3CACHE_NO_GZIP
 // --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
-
-
-
 
 namespace detail::gzip {
 
@@ -2668,25 +2676,38 @@ private:
 
     void take(unsigned char byte) {
         switch (place_) {
-            case Place::start: return expect(byte == 0x1f, Place::second_magic, "not gzip data");
-            case Place::second_magic: return expect(byte == 0x8b, Place::method, "not gzip data");
-            case Place::method: return expect(byte == 8, Place::flags, "unknown compression method");
-            case Place::flags: flags_ = byte; return skip(6, Place::fixed);  // time, level and system
-            case Place::fixed:
-            case Place::extra:
-            case Place::crc: return count_down();
-            case Place::extra_size: return take_extra_size(byte);
-            case Place::name:
-            case Place::comment: return byte == 0 ? next_field(place_) : void();
-            case Place::trailer: return take_trailer(byte);
-            case Place::padding: return byte == 0 ? void() : restart(byte);
-            case Place::body: return;  // never here: pull() hands these bytes to zlib
+        case Place::start:
+            return expect(byte == 0x1f, Place::second_magic, "not gzip data");
+        case Place::second_magic:
+            return expect(byte == 0x8b, Place::method, "not gzip data");
+        case Place::method:
+            return expect(byte == 8, Place::flags, "unknown compression method");
+        case Place::flags:
+            flags_ = byte;
+            return skip(6, Place::fixed);  // time, level and system
+        case Place::fixed:
+        case Place::extra:
+        case Place::crc:
+            return count_down();
+        case Place::extra_size:
+            return take_extra_size(byte);
+        case Place::name:
+        case Place::comment:
+            return byte == 0 ? next_field(place_) : void();
+        case Place::trailer:
+            return take_trailer(byte);
+        case Place::padding:
+            return byte == 0 ? void() : restart(byte);
+        case Place::body:
+            return;  // never here: pull() hands these bytes to zlib
         }
     }
 
     void expect(bool met, Place next, const char* otherwise) {
-        if (met) place_ = next;
-        else problem_ = otherwise;
+        if (met)
+            place_ = next;
+        else
+            problem_ = otherwise;
     }
 
     void go(Place next) { place_ = next; }
@@ -2704,19 +2725,20 @@ private:
     // The optional fields follow each other in the order of the cases, each there only if its flag is set.
     void next_field(Place done) {
         switch (done) {
-            case Place::fixed:
-                if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
-                [[fallthrough]];
-            case Place::extra:
-                if ((flags_ & flag_name) != 0) return go(Place::name);
-                [[fallthrough]];
-            case Place::name:
-                if ((flags_ & flag_comment) != 0) return go(Place::comment);
-                [[fallthrough]];
-            case Place::comment:
-                if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
-                [[fallthrough]];
-            default: return begin_body();
+        case Place::fixed:
+            if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
+            [[fallthrough]];
+        case Place::extra:
+            if ((flags_ & flag_name) != 0) return go(Place::name);
+            [[fallthrough]];
+        case Place::name:
+            if ((flags_ & flag_comment) != 0) return go(Place::comment);
+            [[fallthrough]];
+        case Place::comment:
+            if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
+            [[fallthrough]];
+        default:
+            return begin_body();
         }
     }
 
@@ -2761,9 +2783,12 @@ private:
         const std::size_t produced = room - stream_->avail_out;
         crc_ = crc32(crc_, zlib_output(out), static_cast<uInt>(produced));
         size_ += static_cast<std::uint32_t>(produced);  // modulo 2^32, which is what the trailer holds
-        if (result == Z_STREAM_END) expect_little_endian(8, Place::trailer);
-        else if (result == Z_MEM_ERROR) problem_ = "zlib has no memory";
-        else if (result != Z_OK && result != Z_BUF_ERROR) problem_ = "compressed data is damaged";
+        if (result == Z_STREAM_END)
+            expect_little_endian(8, Place::trailer);
+        else if (result == Z_MEM_ERROR)
+            problem_ = "zlib has no memory";
+        else if (result != Z_OK && result != Z_BUF_ERROR)
+            problem_ = "compressed data is damaged";
         return produced;
     }
 
@@ -2772,7 +2797,8 @@ private:
         place_ = Place::padding;
         if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_))
             problem_ = "checksum does not match";
-        else if (static_cast<std::uint32_t>(number_ >> 32) != size_) problem_ = "length does not match";
+        else if (static_cast<std::uint32_t>(number_ >> 32) != size_)
+            problem_ = "length does not match";
     }
 
     void restart(unsigned char byte) {
@@ -3043,7 +3069,7 @@ private:
     std::string_view input_{};
     bool finishing_ = false;
     const char* problem_ = nullptr;
-    std::unique_ptr<Member> open_{};  // being filled
+    std::unique_ptr<Member> open_{};                            // being filled
     std::vector<std::unique_ptr<Member>> members_{}, spare_{};  // in order; to be used again
     std::size_t made_ = 0;
 
@@ -3119,8 +3145,6 @@ inline std::string deflate_all(std::string_view data, int level) {
 #endif  // S3CACHE_NO_GZIP
 
 // --- xml: a bounded pull scanner for what S3 and STS answer, the parsers built on it, escaping for what we send.
-
-
 
 namespace detail::xml {
 
@@ -3402,10 +3426,15 @@ bool walk(std::string_view document, Visit visit) {
     Scanner scanner(document);
     for (;;) {
         switch (scanner.next()) {
-            case Token::open: break;
-            case Token::close: visit(Path(scanner), std::string_view(scanner.text())); break;
-            case Token::finished: return true;
-            case Token::damaged: return false;
+        case Token::open:
+            break;
+        case Token::close:
+            visit(Path(scanner), std::string_view(scanner.text()));
+            break;
+        case Token::finished:
+            return true;
+        case Token::damaged:
+            return false;
         }
     }
 }
@@ -3423,12 +3452,23 @@ inline bool representable(std::string_view text) {
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
         switch (c) {
-            case '&': out += "&amp;"; break;
-            case '<': out += "&lt;"; break;
-            case '>': out += "&gt;"; break;
-            case '"': out += "&quot;"; break;
-            case '\r': out += "&#13;"; break;
-            default: out += c;
+        case '&':
+            out += "&amp;";
+            break;
+        case '<':
+            out += "&lt;";
+            break;
+        case '>':
+            out += "&gt;";
+            break;
+        case '"':
+            out += "&quot;";
+            break;
+        case '\r':
+            out += "&#13;";
+            break;
+        default:
+            out += c;
         }
     }
 }
@@ -3494,8 +3534,10 @@ std::optional<T> result_body(std::string_view document, Visit visit, std::string
     std::optional<T> result(std::in_place);
     bool fits = true;
     const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.depth() == 1) fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
-        else fits = fits && visit(*result, path, text);
+        if (path.depth() == 1)
+            fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
+        else
+            fits = fits && visit(*result, path, text);
     });
     if (!whole || !fits) result.reset();
     return result;
@@ -3542,11 +3584,16 @@ inline Answer<Deleted> delete_result(std::string_view document) {
     if (answer.error) return answer;
     DeleteError failed;
     answer.result = result_body<Deleted>(document, [&](Deleted& done, const Path& path, std::string_view text) {
-        if (path.is("Deleted", "Key")) done.keys.emplace_back(text);
-        else if (path.is("Error", "Key")) failed.key = text;
-        else if (path.is("Error", "Code")) failed.code = bytes::trim(text);
-        else if (path.is("Error", "Message")) failed.message = text;
-        else if (path.is("Error")) done.errors.push_back(std::exchange(failed, {}));
+        if (path.is("Deleted", "Key"))
+            done.keys.emplace_back(text);
+        else if (path.is("Error", "Key"))
+            failed.key = text;
+        else if (path.is("Error", "Code"))
+            failed.code = bytes::trim(text);
+        else if (path.is("Error", "Message"))
+            failed.message = text;
+        else if (path.is("Error"))
+            done.errors.push_back(std::exchange(failed, {}));
         return true;
     });
     return answer;
@@ -3583,9 +3630,12 @@ inline bool decode_listed(ListPage& page) {
 }
 
 inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_view text) {
-    if (path.is("Contents", "Key")) entry.key = text;
-    else if (path.is("Contents", "ETag")) entry.etag = bytes::trim(text);
-    else if (path.is("Contents", "LastModified")) entry.last_modified = bytes::trim(text);
+    if (path.is("Contents", "Key"))
+        entry.key = text;
+    else if (path.is("Contents", "ETag"))
+        entry.etag = bytes::trim(text);
+    else if (path.is("Contents", "LastModified"))
+        entry.last_modified = bytes::trim(text);
     else if (path.is("Contents", "Size")) {
         const auto size = bytes::to_u64(bytes::trim(text));
         entry.size = size.value_or(0);
@@ -3597,15 +3647,24 @@ inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_vie
 inline std::optional<ListPage> list_result(std::string_view document) {
     ListEntry entry;
     bool encoded = false;
-    auto page = result_body<ListPage>(document, [&](ListPage& out, const Path& path, std::string_view text) {
-        if (path.is("IsTruncated")) out.truncated = bytes::trim(text) == "true";
-        else if (path.is("NextContinuationToken")) out.next_token = text;
-        else if (path.is("EncodingType")) encoded = bytes::trim(text) == "url";
-        else if (path.is("CommonPrefixes", "Prefix")) out.common_prefixes.emplace_back(text);
-        else if (path.is("Contents")) out.entries.push_back(std::exchange(entry, {}));
-        else return list_entry_field(entry, path, text);
-        return true;
-    }, "ListBucket");
+    auto page = result_body<ListPage>(
+        document,
+        [&](ListPage& out, const Path& path, std::string_view text) {
+            if (path.is("IsTruncated"))
+                out.truncated = bytes::trim(text) == "true";
+            else if (path.is("NextContinuationToken"))
+                out.next_token = text;
+            else if (path.is("EncodingType"))
+                encoded = bytes::trim(text) == "url";
+            else if (path.is("CommonPrefixes", "Prefix"))
+                out.common_prefixes.emplace_back(text);
+            else if (path.is("Contents"))
+                out.entries.push_back(std::exchange(entry, {}));
+            else
+                return list_entry_field(entry, path, text);
+            return true;
+        },
+        "ListBucket");
     if (page && encoded && !decode_listed(*page)) page.reset();
     return page;
 }
@@ -3639,14 +3698,22 @@ inline std::optional<UploadsPage> list_uploads_result(std::string_view document)
     Upload upload;
     bool encoded = false;
     auto page = result_body<UploadsPage>(document, [&](UploadsPage& out, const Path& path, std::string_view text) {
-        if (path.is("IsTruncated")) out.truncated = bytes::trim(text) == "true";
-        else if (path.is("NextKeyMarker")) out.next_key_marker = text;
-        else if (path.is("NextUploadIdMarker")) out.next_upload_id_marker = text;
-        else if (path.is("EncodingType")) encoded = bytes::trim(text) == "url";
-        else if (path.is("Upload", "Key")) upload.key = text;
-        else if (path.is("Upload", "UploadId")) upload.id = text;
-        else if (path.is("Upload", "Initiated")) upload.initiated = bytes::trim(text);
-        else if (path.is("Upload")) out.uploads.push_back(std::exchange(upload, {}));
+        if (path.is("IsTruncated"))
+            out.truncated = bytes::trim(text) == "true";
+        else if (path.is("NextKeyMarker"))
+            out.next_key_marker = text;
+        else if (path.is("NextUploadIdMarker"))
+            out.next_upload_id_marker = text;
+        else if (path.is("EncodingType"))
+            encoded = bytes::trim(text) == "url";
+        else if (path.is("Upload", "Key"))
+            upload.key = text;
+        else if (path.is("Upload", "UploadId"))
+            upload.id = text;
+        else if (path.is("Upload", "Initiated"))
+            upload.initiated = bytes::trim(text);
+        else if (path.is("Upload"))
+            out.uploads.push_back(std::exchange(upload, {}));
         return true;
     });
     if (page && encoded && !decode_uploads(*page)) page.reset();
@@ -3668,13 +3735,17 @@ inline std::optional<StsCredentials> sts_result(std::string_view document, std::
     const std::string result = std::string(action) + "Result";
     const bool whole = walk(document, [&](const Path& path, std::string_view text) {
         if (path.root() != response || !path.is(result, "Credentials", path.leaf())) return;
-        if (path.leaf() == "AccessKeyId") keep_first(keys.access_key, text);
-        else if (path.leaf() == "SecretAccessKey") keep_first(keys.secret_key, text);
-        else if (path.leaf() == "SessionToken") keep_first(keys.session_token, text);
-        else if (path.leaf() == "Expiration") keep_first(keys.expiration, text);
+        if (path.leaf() == "AccessKeyId")
+            keep_first(keys.access_key, text);
+        else if (path.leaf() == "SecretAccessKey")
+            keep_first(keys.secret_key, text);
+        else if (path.leaf() == "SessionToken")
+            keep_first(keys.session_token, text);
+        else if (path.leaf() == "Expiration")
+            keep_first(keys.expiration, text);
     });
-    const bool complete = !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() &&
-                          !keys.expiration.empty();
+    const bool complete =
+        !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() && !keys.expiration.empty();
     if (!whole || !complete) return std::nullopt;
     return keys;
 }
@@ -3683,8 +3754,6 @@ inline std::optional<StsCredentials> sts_result(std::string_view document, std::
 
 // --- ini: the config and credentials files of the AWS tools, and what they and the environment say about profile,
 // region, endpoint and the source of credentials. Texts and lookups come in as arguments: nothing is opened here.
-
-
 
 namespace detail::ini {
 
@@ -3906,9 +3975,12 @@ inline std::optional<std::string> second_word(std::string_view section, std::str
 inline Profiles profiles_of(const File& config, const File& credentials) {
     Profiles out;
     for (const NamedSection& section : config) {
-        if (const auto profile = second_word(section.name, "profile")) out.config[*profile] = section.entries;
-        else if (const auto services = second_word(section.name, "services")) out.services[*services] = section.entries;
-        else if (section.name == "default") out.config[section.name] = section.entries;
+        if (const auto profile = second_word(section.name, "profile"))
+            out.config[*profile] = section.entries;
+        else if (const auto services = second_word(section.name, "services"))
+            out.services[*services] = section.entries;
+        else if (section.name == "default")
+            out.config[section.name] = section.entries;
     }
     out.merged = out.config;
     for (const NamedSection& section : credentials) {
@@ -3943,14 +4015,22 @@ enum class Method { nothing, environment, role, web_identity, sso, credentials_f
 // As botocore calls them, so that messages can be looked up.
 inline std::string_view method_name(Method method) {
     switch (method) {
-        case Method::nothing: return "none";
-        case Method::environment: return "env";
-        case Method::role: return "assume-role";
-        case Method::web_identity: return "assume-role-with-web-identity";
-        case Method::sso: return "sso";
-        case Method::credentials_file: return "shared-credentials-file";
-        case Method::process: return "custom-process";
-        case Method::config_file: return "config-file";
+    case Method::nothing:
+        return "none";
+    case Method::environment:
+        return "env";
+    case Method::role:
+        return "assume-role";
+    case Method::web_identity:
+        return "assume-role-with-web-identity";
+    case Method::sso:
+        return "sso";
+    case Method::credentials_file:
+        return "shared-credentials-file";
+    case Method::process:
+        return "custom-process";
+    case Method::config_file:
+        return "config-file";
     }
     return "none";
 }
@@ -3985,10 +4065,10 @@ struct Resolved {
     std::string region;        // empty: nothing said
     std::string endpoint_url;  // empty: nothing said
     Method method = Method::nothing;
-    Source source;            // of the keys themselves, or of those that assume the first role
-    std::vector<Role> roles;  // in the order in which they are assumed
+    Source source;                               // of the keys themselves, or of those that assume the first role
+    std::vector<Role> roles;                     // in the order in which they are assumed
     std::optional<Problem> credentials_problem;  // of no matter to someone who brings keys of their own
-    Section settings;         // everything else that the profile says
+    Section settings;                            // everything else that the profile says
 };
 
 struct Outcome {
@@ -4256,8 +4336,6 @@ inline Outcome resolve(const Inputs& in) {
 }  // namespace detail::ini
 
 // --- endpoint: bucket, region and options to scheme, host and path; where a cache lives, as text.
-
-
 
 namespace detail::endpoint {
 
@@ -4633,9 +4711,6 @@ inline ParsedLocation parse_location(std::string_view text) {
 
 // --- sigv4: AWS Signature Version 4 under the rules of S3 (one encoding, no path normalisation).
 
-
-
-
 namespace detail::sigv4 {
 
 inline constexpr std::string_view algorithm = "AWS4-HMAC-SHA256";
@@ -4676,8 +4751,8 @@ using QueryPairs = std::vector<std::pair<std::string, std::string>>;
 inline bool never_signed(std::string_view lower_name) {
     if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
     constexpr std::array<std::string_view, 11> names = {
-        "accept-encoding", "authorization", "connection", "expect",     "keep-alive",      "te",
-        "trailer",         "upgrade",       "user-agent", "transfer-encoding", "x-amzn-trace-id"};
+        "accept-encoding", "authorization", "connection",        "expect",         "keep-alive", "te", "trailer",
+        "upgrade",         "user-agent",    "transfer-encoding", "x-amzn-trace-id"};
     if (std::find(names.begin(), names.end(), lower_name) != names.end()) return true;
     return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-");
 }
@@ -5000,11 +5075,16 @@ enum class Method { get, head, put, post, erase };
 
 inline std::string_view name_of(Method method) {
     switch (method) {
-        case Method::get: return "GET";
-        case Method::head: return "HEAD";
-        case Method::put: return "PUT";
-        case Method::post: return "POST";
-        case Method::erase: break;
+    case Method::get:
+        return "GET";
+    case Method::head:
+        return "HEAD";
+    case Method::put:
+        return "PUT";
+    case Method::post:
+        return "POST";
+    case Method::erase:
+        break;
     }
     return "DELETE";
 }
@@ -5055,9 +5135,9 @@ struct Transfer {
     Clock::time_point answered_at{};  // when the status line came
     std::string date_learned;         // the Date that the clock was last set by
     std::string amz_date;
-    std::int64_t amz_date_of = 0;     // the second that it tells
+    std::int64_t amz_date_of = 0;  // the second that it tells
     std::vector<sigv4::Header> to_sign;
-    sigv4::Signer signer;             // keeps the key that it derived: one for each handle needs no lock
+    sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
@@ -5140,7 +5220,8 @@ private:
 // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
 inline bool Transfer::prepare(const Config& config, CURLSH* share) {
     if (!easy) return false;
-    Shape wanted{method, body && body->read_at == nullptr && body->size <= one_send_bytes_max, large, bypass_proxy,
+    Shape wanted{method,         body && body->read_at == nullptr && body->size <= one_send_bytes_max,
+                 large,          bypass_proxy,
                  limits.connect, limits.stall};
     refused_ = false;
     if (!set_up_ || !(wanted == shape_)) {
@@ -5225,11 +5306,16 @@ inline void Transfer::set_network(const Config& config) {
 
 inline void Transfer::set_method() {
     switch (method) {
-        case Method::get: return set(CURLOPT_HTTPGET, 1L);
-        case Method::head: return set(CURLOPT_NOBODY, 1L);
-        case Method::post: return set(CURLOPT_POST, 1L);
-        case Method::erase: return set(CURLOPT_CUSTOMREQUEST, "DELETE");
-        case Method::put: break;
+    case Method::get:
+        return set(CURLOPT_HTTPGET, 1L);
+    case Method::head:
+        return set(CURLOPT_NOBODY, 1L);
+    case Method::post:
+        return set(CURLOPT_POST, 1L);
+    case Method::erase:
+        return set(CURLOPT_CUSTOMREQUEST, "DELETE");
+    case Method::put:
+        break;
     }
     if (shape_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
     set(CURLOPT_UPLOAD, 1L);
@@ -5292,9 +5378,13 @@ inline std::size_t Transfer::on_body(char* data, std::size_t size, std::size_t c
 inline std::size_t Transfer::take_body(const char* data, std::size_t size) {
     if (sink.take && (status == 200 || status == 206)) {
         switch (sink.take(sink.self, *this, data, size)) {
-            case Sink::Took::none_yet: paused = true; return CURL_WRITEFUNC_PAUSE;
-            case Sink::Took::enough: return 0;
-            case Sink::Took::all: break;
+        case Sink::Took::none_yet:
+            paused = true;
+            return CURL_WRITEFUNC_PAUSE;
+        case Sink::Took::enough:
+            return 0;
+        case Sink::Took::all:
+            break;
         }
     } else if (text.size() + size > text_bytes_max) {
         overflow = true;
@@ -5551,19 +5641,21 @@ inline bool one_of(std::string_view text, std::initializer_list<std::string_view
 
 inline bool passing(CURLcode result) {
     switch (result) {
-        case CURLE_COULDNT_RESOLVE_PROXY:
-        case CURLE_COULDNT_RESOLVE_HOST:
-        case CURLE_COULDNT_CONNECT:
-        case CURLE_HTTP2:
-        case CURLE_PARTIAL_FILE:
-        case CURLE_OPERATION_TIMEDOUT:
-        case CURLE_SSL_CONNECT_ERROR:
-        case CURLE_GOT_NOTHING:
-        case CURLE_SEND_ERROR:
-        case CURLE_RECV_ERROR:
-        case CURLE_SEND_FAIL_REWIND:
-        case CURLE_HTTP2_STREAM: return true;
-        default: return false;
+    case CURLE_COULDNT_RESOLVE_PROXY:
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_CONNECT:
+    case CURLE_HTTP2:
+    case CURLE_PARTIAL_FILE:
+    case CURLE_OPERATION_TIMEDOUT:
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_GOT_NOTHING:
+    case CURLE_SEND_ERROR:
+    case CURLE_RECV_ERROR:
+    case CURLE_SEND_FAIL_REWIND:
+    case CURLE_HTTP2_STREAM:
+        return true;
+    default:
+        return false;
     }
 }
 
@@ -5590,8 +5682,17 @@ inline Verdict classify(const Seen& seen) {
                            "PriorRequestNotComplete", "BadDigest", "OperationAborted", "ConditionalRequestConflict"}))
         return Verdict::again;
     switch (seen.status) {
-        case 408: case 500: case 502: case 503: case 504: case 509: case 522: case 524: return Verdict::again;
-        default: return Verdict::answered;
+    case 408:
+    case 500:
+    case 502:
+    case 503:
+    case 504:
+    case 509:
+    case 522:
+    case 524:
+        return Verdict::again;
+    default:
+        return Verdict::answered;
     }
 }
 
@@ -5682,7 +5783,6 @@ private:
 
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
 // files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
-
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 #ifndef _WIN32
@@ -6686,9 +6786,12 @@ inline bool reap(::pid_t child, int flags, ProcessResult& result) {
         got = ::waitpid(child, &status, flags);
     } while (got < 0 && errno == EINTR);
     if (got == 0) return false;
-    if (got < 0) result.exit_status = 0;
-    else if (WIFEXITED(status)) result.exit_status = WEXITSTATUS(status);
-    else if (result.problem.empty()) result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
+    if (got < 0)
+        result.exit_status = 0;
+    else if (WIFEXITED(status))
+        result.exit_status = WEXITSTATUS(status);
+    else if (result.problem.empty())
+        result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
     return true;
 }
 
@@ -6707,8 +6810,10 @@ inline ProcessResult run_process(const std::vector<std::string>& argv, Milliseco
     ProcessResult result;
     const std::string program = argv.empty() ? std::string() : find_program(argv[0]);
     int ends[2] = {-1, -1};
-    if (program.empty()) result.problem = "there is no such program";
-    else if (::pipe(ends) != 0) result.problem = "no pipe to be had";
+    if (program.empty())
+        result.problem = "there is no such program";
+    else if (::pipe(ends) != 0)
+        result.problem = "no pipe to be had";
     if (!result.problem.empty()) return result;
     Descriptor ours(ends[0]);
     Descriptor theirs(ends[1]);
@@ -6817,11 +6922,16 @@ private:
         const bool profile_chosen = !setup_.profile.empty();
         if (source < 2 && profile_chosen) return passed_over("a profile is chosen in code");
         switch (source) {
-            case 0: return from_environment(world_);
-            case 1: return web_identity();
-            case 2: return selected_profile();
-            case 3: return from_container(world_);
-            default: return foreign_endpoint() ? passed_over("the endpoint is not one of AWS") : metadata();
+        case 0:
+            return from_environment(world_);
+        case 1:
+            return web_identity();
+        case 2:
+            return selected_profile();
+        case 3:
+            return from_container(world_);
+        default:
+            return foreign_endpoint() ? passed_over("the endpoint is not one of AWS") : metadata();
         }
     }
 
@@ -6853,10 +6963,11 @@ private:
             return broken(shown(way.credentials_problem->where + ": " + way.credentials_problem->message));
         Outcome keys = elsewhere ? signed_in_elsewhere(files, holder) : first_keys(files, way, holder);
         for (const ini::Role& role : way.roles) {
-            if (keys.found) keys = assume(files, role, *keys.found);
+            if (keys.found)
+                keys = assume(files, role, *keys.found);
             else if (keys.absent)
-                keys = broken("profile " + shown(role.profile) +
-                              ": no credentials to assume the role with: " + keys.note);
+                keys =
+                    broken("profile " + shown(role.profile) + ": no credentials to assume the role with: " + keys.note);
         }
         return keys;
     }
@@ -6880,26 +6991,28 @@ private:
         const ini::Source& source = way.source;
         const std::string where = "profile " + shown(holder);
         switch (source.method) {
-            case ini::Method::environment: return from_environment(world_);
-            case ini::Method::process: return process(source.process, holder);
-            case ini::Method::web_identity:
-                return with_sts(files, holder, [&](const Sts& sts) {
-                    const ini::WebIdentity& web = source.web_identity;
-                    return from_web_identity(
-                        world_, sts,
-                        {web.token_file, web.role_arn, web.session_name, where, "web_identity_token_file"});
-                });
-            case ini::Method::credentials_file:
-            case ini::Method::config_file: {
-                if (source.keys.access_key.empty() && source.keys.secret_key.empty())
-                    return passed_over(where + " has empty keys");
-                const Names names{shown(source.keys.source), "aws_access_key_id", "aws_secret_access_key",
-                                  "aws_session_token"};
-                Outcome out = checked(source.keys, names, world_.now());
-                out.note += files.hint(source.method);
-                return out;
-            }
-            default: break;
+        case ini::Method::environment:
+            return from_environment(world_);
+        case ini::Method::process:
+            return process(source.process, holder);
+        case ini::Method::web_identity:
+            return with_sts(files, holder, [&](const Sts& sts) {
+                const ini::WebIdentity& web = source.web_identity;
+                return from_web_identity(
+                    world_, sts, {web.token_file, web.role_arn, web.session_name, where, "web_identity_token_file"});
+            });
+        case ini::Method::credentials_file:
+        case ini::Method::config_file: {
+            if (source.keys.access_key.empty() && source.keys.secret_key.empty())
+                return passed_over(where + " has empty keys");
+            const Names names{shown(source.keys.source), "aws_access_key_id", "aws_secret_access_key",
+                              "aws_session_token"};
+            Outcome out = checked(source.keys, names, world_.now());
+            out.note += files.hint(source.method);
+            return out;
+        }
+        default:
+            break;
         }
         if (source.credential_source == "EcsContainer") return from_container(world_);
         if (source.credential_source == "Ec2InstanceMetadata") return metadata();
@@ -7128,13 +7241,17 @@ public:
         for (;;) {
             const TimePoint now = now_();
             switch (plan(now)) {
-                case Plan::serve: return {current_, {}};
-                case Plan::fail: return {nullptr, error_};
-                case Plan::wait: done_.wait(lock, [this] { return !refreshing_; }); break;
-                case Plan::refresh:
-                    refresh(lock);  // once: keys that expire at once would be fetched for ever
-                    if (failures_ > 0 && !valid(now)) return {nullptr, error_};
-                    return {current_, {}};
+            case Plan::serve:
+                return {current_, {}};
+            case Plan::fail:
+                return {nullptr, error_};
+            case Plan::wait:
+                done_.wait(lock, [this] { return !refreshing_; });
+                break;
+            case Plan::refresh:
+                refresh(lock);  // once: keys that expire at once would be fetched for ever
+                if (failures_ > 0 && !valid(now)) return {nullptr, error_};
+                return {current_, {}};
             }
         }
     }
@@ -7207,8 +7324,10 @@ private:
 
     void settle(Outcome got, TimePoint now) {
         std::string wrong = std::move(got.error);
-        if (got.found) wrong = flaw_of(*got.found, now);
-        else if (wrong.empty()) wrong = got.note.empty() ? std::string("no credentials found") : std::move(got.note);
+        if (got.found)
+            wrong = flaw_of(*got.found, now);
+        else if (wrong.empty())
+            wrong = got.note.empty() ? std::string("no credentials found") : std::move(got.note);
         if (!wrong.empty()) return fail(std::move(wrong), now);
         failures_ = 0;
         error_.clear();
@@ -7273,12 +7392,12 @@ enum class Expiry { never, at, malformed };
 struct Facts {
     Info info{};
     Expiry expiry = Expiry::never;
-    double expires_at = 0;  // unix time
+    double expires_at = 0;                  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::optional<std::uint32_t> crc32c{};
     std::uint64_t part_bytes = 0;  // of an upload in parts whose ETag is made of MD5s; 0: not known
-    std::string parts_etag{};      // that ETag, without quotes, where a copy onto itself has given the entry another one
-    double cost = 0;               // seconds that computing it took; 0: not known
+    std::string parts_etag{};  // that ETag, without quotes, where a copy onto itself has given the entry another one
+    double cost = 0;           // seconds that computing it took; 0: not known
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
 
@@ -7309,7 +7428,8 @@ inline TimePoint to_time_point(double unix_seconds) {
     using Duration = TimePoint::duration;
     const double least = std::chrono::duration<double>((TimePoint::min)().time_since_epoch()).count() / 2;
     const double most = std::chrono::duration<double>((TimePoint::max)().time_since_epoch()).count() / 2;
-    const Seconds bounded((std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
+    const Seconds bounded(
+        (std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
     return TimePoint(std::chrono::duration_cast<Duration>(bounded));
 }
 
@@ -7504,7 +7624,7 @@ struct Core {
     credentials::Provider identity;
     Counters counters;
     std::atomic<std::int64_t> clock_offset_ms{0};
-    std::atomic<bool> bucket_seen{false};  // an answer has shown that the bucket is there
+    std::atomic<bool> bucket_seen{false};   // an answer has shown that the bucket is there
     std::atomic<std::uint64_t> cancels{0};  // how often cancel() was called: a session that sees another number ends
     // What the store does, as far as its answers have shown.
     enum class Trait { unknown, no, yes };
@@ -7646,21 +7766,28 @@ inline constexpr int curl_too_large = 100;
 inline Errc kind_of(CURLcode result, bool overflow) {
     if (static_cast<int>(result) == curl_too_large) return Errc::protocol;
     switch (result) {
-        case CURLE_OPERATION_TIMEDOUT: return Errc::timed_out;
-        case CURLE_SSL_CONNECT_ERROR:
-        case CURLE_SSL_CERTPROBLEM:
-        case CURLE_SSL_CIPHER:
-        case CURLE_PEER_FAILED_VERIFICATION:
-        case CURLE_SSL_CACERT_BADFILE:
-        case CURLE_SSL_ISSUER_ERROR: return Errc::tls;
-        case CURLE_URL_MALFORMAT: return Errc::invalid_argument;
-        case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
-        case CURLE_WRITE_ERROR: return overflow ? Errc::protocol : Errc::network;
-        case CURLE_OUT_OF_MEMORY:  // how libcurl names a header line that is too long for it
-        case CURLE_WEIRD_SERVER_REPLY:
-        case CURLE_BAD_CONTENT_ENCODING: return Errc::protocol;
-        case CURLE_ABORTED_BY_CALLBACK: return Errc::source;
-        default: return Errc::network;
+    case CURLE_OPERATION_TIMEDOUT:
+        return Errc::timed_out;
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+        return Errc::tls;
+    case CURLE_URL_MALFORMAT:
+        return Errc::invalid_argument;
+    case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
+    case CURLE_WRITE_ERROR:
+        return overflow ? Errc::protocol : Errc::network;
+    case CURLE_OUT_OF_MEMORY:  // how libcurl names a header line that is too long for it
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_BAD_CONTENT_ENCODING:
+        return Errc::protocol;
+    case CURLE_ABORTED_BY_CALLBACK:
+        return Errc::source;
+    default:
+        return Errc::network;
     }
 }
 
@@ -7672,11 +7799,16 @@ inline const char* advice(Errc kind, std::string_view code, std::string_view mes
         return "a proxy dropped headers with an underscore: set Config::metadata_names to MetadataNames::hyphen";
     if (code == "RequestTimeTooSkewed") return "this machine's clock is off";
     switch (kind) {
-        case Errc::no_such_bucket: return "create the bucket, or check its name, the region and the endpoint";
-        case Errc::denied: return "these credentials lack the permission, or the bucket is another's";
-        case Errc::tls: return "set Config::ca_bundle to the authority that signed the store's certificate";
-        case Errc::throttled: return "ask less often, or spread the keys over more prefixes";
-        default: return "";
+    case Errc::no_such_bucket:
+        return "create the bucket, or check its name, the region and the endpoint";
+    case Errc::denied:
+        return "these credentials lack the permission, or the bucket is another's";
+    case Errc::tls:
+        return "set Config::ca_bundle to the authority that signed the store's certificate";
+    case Errc::throttled:
+        return "ask less often, or spread the keys over more prefixes";
+    default:
+        return "";
     }
 }
 
@@ -7897,8 +8029,8 @@ inline void Session::add_headers(Call& call, const endpoint::Endpoint& place, st
     out.to_sign.push_back({"host", place.host});
     for (std::size_t i = 0; i < out.header_count(); ++i)
         out.to_sign.push_back({out.header_name(i), out.header_value(i)});
-    const sigv4::Request request{http::name_of(call.method), call.encoded, call.query,
-                                 out.to_sign.data(), out.to_sign.size(), hash};
+    const sigv4::Request request{http::name_of(call.method), call.encoded,       call.query,
+                                 out.to_sign.data(),         out.to_sign.size(), hash};
     out.add_header("authorization", out.signer.sign(request, keys, {amz_date, place.signing_region, "s3"}));
 }
 
@@ -8010,7 +8142,8 @@ inline void Session::read_answer(Call& call) {
         call.fault->code = "InternalError";
         call.fault->message = "the body of the answer is no result";
     }
-    const bool silent = call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
+    const bool silent =
+        call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
     const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
     if (region) {
         if (!call.fault) call.fault.emplace();
@@ -8132,9 +8265,10 @@ inline Error Session::no_answer(const Call& call) const {
     details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
     details.attempts = call.attempts;
     details.retryable = retry::passing(answer.result);
-    std::string text = answer.no_memory  ? "no memory for the answer"
-                       : answer.overflow ? "the answer is larger than any of S3's"
-                                         : printable(bytes::trim(answer.problem));  // older libcurls end it with a newline
+    std::string text = answer.no_memory ? "no memory for the answer"
+                       : answer.overflow
+                           ? "the answer is larger than any of S3's"
+                           : printable(bytes::trim(answer.problem));  // older libcurls end it with a newline
     if (text.empty()) text = curl_easy_strerror(answer.result);
     if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
     text += spent(call.attempts, http::Clock::now() - call.began);
@@ -8216,8 +8350,11 @@ inline credentials::Outcome ask_provider(const Core& core) {
 }
 
 inline Core::Core(Config settings, endpoint::Location where)
-    : config(std::move(settings)), bucket(std::move(where.bucket)), prefix(std::move(where.prefix)),
-      pool(config.connections, config.idle_connections_max), breaker(config.breaker_failures, config.breaker_pause),
+    : config(std::move(settings)),
+      bucket(std::move(where.bucket)),
+      prefix(std::move(where.prefix)),
+      pool(config.connections, config.idle_connections_max),
+      breaker(config.breaker_failures, config.breaker_pause),
       chain(world_for(*this), {config.profile, config.region, config.endpoint}),
       identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
 
@@ -8242,8 +8379,8 @@ inline Result<std::shared_ptr<const Place>> Core::place() {
 }
 
 inline Result<std::shared_ptr<const Place>> Core::settle_place(const std::string& url, const std::string& region) {
-    endpoint::Resolution found = endpoint::resolve(
-        {bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+    endpoint::Resolution found =
+        endpoint::resolve({bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
     if (!found.endpoint) return Error(Errc::invalid_argument, found.problem);
     auto place = std::make_shared<Place>();
     static_cast<endpoint::Endpoint&>(*place) = std::move(*found.endpoint);
@@ -8621,9 +8758,7 @@ private:
     bool rewind();
     void spread();
     void look_at_speed();
-    Error damage(std::string_view text) const {
-        return s3::refusal(Errc::damaged, call.operation, call.key, text);
-    }
+    Error damage(std::string_view text) const { return s3::refusal(Errc::damaged, call.operation, call.key, text); }
 
     s3::Session& session_;
     Open open_;
@@ -8795,7 +8930,8 @@ public:
         if (!level) return;
         if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes)
             crew_.emplace(*level, threads);
-        else deflater_.emplace(*level);
+        else
+            deflater_.emplace(*level);
         raw_.resize(
             static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
@@ -8975,7 +9111,7 @@ private:
     std::uint64_t count_ = 0, stored_bytes_ = 0;
     bool tagged_ = false;     // the metadata tells the size of the parts
     bool encrypted_ = false;  // in a way that makes ETags something else than MD5s, as the store said at the beginning
-    std::string id_;  // of the upload, percent-encoded; empty: none is open
+    std::string id_;          // of the upload, percent-encoded; empty: none is open
 };
 
 inline Result<void> Upload::create() {
@@ -9226,8 +9362,10 @@ inline void Upload::abort() {
     s3::Call call = call_for(target, http::Method::erase, "uploadId=" + id_);
     session_.run(call);
     const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
-    if (is_page) left_over("the answer to the abort is not S3's");
-    else if (!call.ok() && call.status() != 404) left_over(session_.failure(call).what());
+    if (is_page)
+        left_over("the answer to the abort is not S3's");
+    else if (!call.ok() && call.status() != 404)
+        left_over(session_.failure(call).what());
     id_.clear();
 }
 
@@ -9327,9 +9465,10 @@ inline bool Decoder::inflate_pending(std::string& out) {
         const std::uint64_t room = bytes_max_ - used + 1;
         std::size_t grow = static_cast<std::size_t>((std::min)(room, std::uint64_t{inflate_step_bytes}));
         if (used == 0) grow = (std::min)(grow, gzip::claimed_size(pending_) + 1);  // right, if that is all of the body
-        if (out.capacity() - used < grow) out.reserve((std::max)(used + grow, 2 * used));  // doubles: else it is quadratic
+        if (out.capacity() - used < grow)
+            out.reserve((std::max)(used + grow, 2 * used));  // doubles: else it is quadratic
 #if defined(__cpp_lib_string_resize_and_overwrite)
-        gzip::Pulled pulled{};  // C++23 writes without clearing first
+        gzip::Pulled pulled{};                               // C++23 writes without clearing first
         out.resize_and_overwrite(used + grow, [&](char* text, std::size_t size) {
             pulled = inflater_.pull(text + used, size - used);
             return used + pulled.produced;
@@ -9677,7 +9816,8 @@ inline bool remove_if_same(Session& session, std::string_view key, const std::st
 
 // -- touch
 
-inline constexpr int changed_tried_max = 3;  // an entry that is replaced under our hands is looked at again, but not for ever
+inline constexpr int changed_tried_max =
+    3;  // an entry that is replaced under our hands is looked at again, but not for ever
 
 // The headers that a copy onto itself would lose unless they are said again.
 inline std::vector<std::pair<std::string, std::string>> kept_headers(const http::Headers& headers) {
@@ -9775,7 +9915,7 @@ inline void slide(Session& session, std::string_view key, const Info& info) {
 
 // What a get may ask for beside the value.
 struct Ask {
-    Seconds grace{0};            // an entry that has expired no longer than this is returned too
+    Seconds grace{0};  // an entry that has expired no longer than this is returned too
     std::string_view if_none_match{};
     bool leaves_expired = false;  // to be replaced by the caller, or wanted again if that fails
     const ProgressCallback* progress = nullptr;
@@ -9788,9 +9928,12 @@ inline constexpr std::uint64_t gzip_ratio_likely = 6;
 class Fetch {
 public:
     Fetch(Session& session, std::string_view key, const Ask& ask = {})
-        : session_(session), core_(session.core()), ask_(ask),
-          incoming_(session, key, [this](const entry::Facts& facts) { return open(facts); },
-                    [this](const char* data, std::size_t size) { return take(data, size); }) {
+        : session_(session),
+          core_(session.core()),
+          ask_(ask),
+          incoming_(
+              session, key, [this](const entry::Facts& facts) { return open(facts); },
+              [this](const char* data, std::size_t size) { return take(data, size); }) {
         if (!ask.if_none_match.empty()) bytes::add(call().headers, "if-none-match", ask.if_none_match);
         if (ask.progress && *ask.progress) session.on_tick([this] { return tell_progress(); });
     }
@@ -9897,8 +10040,10 @@ inline Result<void> Fetch::take_rest() {
     while (incoming_.limited() && !decoder_->problem()) {
         const Result<std::string_view> data = incoming_.rest();
         if (!data) return data.error();
-        if (!data->empty()) static_cast<void>(decoder_->push(value_, *data));
-        else if (incoming_.limited()) return {};
+        if (!data->empty())
+            static_cast<void>(decoder_->push(value_, *data));
+        else if (incoming_.limited())
+            return {};
         while (!call().done) session_.step(std::chrono::milliseconds(1000));
     }
     return {};
@@ -9945,7 +10090,8 @@ struct Recalled {
 inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask) {
     if (auto flaw = key_flaw(core, "get", key)) return *flaw;
     Session session(core);
-    constexpr int versions_tried_max = 3;  // an object that is replaced while it is read is read again, but not for ever
+    constexpr int versions_tried_max =
+        3;  // an object that is replaced while it is read is read again, but not for ever
     for (int tried = 1;; ++tried) {
         Fetch fetch(session, key, ask);
         fetch.run();
@@ -9955,8 +10101,8 @@ inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask)
         if (out) {
             if (*out && !fetch.stale()) slide(session, key, (*out)->info());
             const entry::Facts& facts = fetch.facts();
-            return Recalled{*std::move(out),  facts.expiry,  facts.expires_at,
-                            facts.cost,       fetch.stale(), fetch.unchanged()};
+            return Recalled{*std::move(out), facts.expiry,  facts.expires_at,
+                            facts.cost,      fetch.stale(), fetch.unchanged()};
         }
         if (out.error().code() != Errc::changed || tried == versions_tried_max) return std::move(out).error();
     }
@@ -10607,10 +10753,11 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
 
 inline Source source_of(std::string_view data) {
     return Source([data](char* buffer, std::size_t capacity) mutable {
-        const std::size_t count = data.copy(buffer, capacity);
-        data.remove_prefix(count);
-        return count;
-    }).sized(data.size());
+               const std::size_t count = data.copy(buffer, capacity);
+               data.remove_prefix(count);
+               return count;
+           })
+        .sized(data.size());
 }
 
 // `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
@@ -10852,7 +10999,8 @@ struct PlainJob {
 };
 
 // A request without a body on one of many entries, whose key is borrowed.
-inline std::unique_ptr<PlainJob> plain_job(const Core& core, const char* operation, std::string_view key, http::Method method) {
+inline std::unique_ptr<PlainJob> plain_job(const Core& core, const char* operation, std::string_view key,
+                                           http::Method method) {
     auto job = std::make_unique<PlainJob>();
     job->running.operation = operation;
     job->running.key = key;
@@ -10950,8 +11098,10 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
     flush();
     remove_singly(session, keys, singly, results);
     for (std::size_t i = 0; i < results.size(); ++i) {
-        if (results[i]) count(core.counters.removes);
-        else results[i] = counted(core, "remove", keys[i], results[i].error());
+        if (results[i])
+            count(core.counters.removes);
+        else
+            results[i] = counted(core, "remove", keys[i], results[i].error());
     }
     return results;
 }
@@ -11288,8 +11438,10 @@ inline Result<void> install_lifecycle(Core& core, const Lifecycle& rules) {
         put.body = {document, {}, document.size()};
         put.payload_hash = session.sha256_text(document);
         bytes::add(put.headers, "content-type", "application/xml");
-        if (md5) bytes::add(put.headers, "content-md5", bytes::base64(digest::as_text(*md5)));
-        else bytes::add(put.headers, "x-amz-checksum-sha256", bytes::base64(digest::as_text(digest::sha256(document))));
+        if (md5)
+            bytes::add(put.headers, "content-md5", bytes::base64(digest::as_text(*md5)));
+        else
+            bytes::add(put.headers, "x-amz-checksum-sha256", bytes::base64(digest::as_text(digest::sha256(document))));
     }
     session.run(put);
     return put.ok() ? Result<void>() : Result<void>(session.failure(put));
@@ -11596,12 +11748,14 @@ inline Result<Value> landing(Core& core, std::string_view key, const std::shared
     core.waiting.emplace_back(std::this_thread::get_id(), flight);
     std::optional<Result<Value>> out;
     while (!out) {
-        if (flight->brought) out = *flight->brought;
+        if (flight->brought)
+            out = *flight->brought;
         else if (meanwhile && (!meanwhile->info().expires_at || *meanwhile->info().expires_at > core.now()))
             out = *meanwhile;
         else if (core.cancels.load() != cancels)
             out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
-        else flight->landed.wait_for(hold, s3::tick);
+        else
+            flight->landed.wait_for(hold, s3::tick);
     }
     forget(core.waiting, std::this_thread::get_id());
     if (flight->brought) count(core.counters.waited);

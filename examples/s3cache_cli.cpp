@@ -71,8 +71,8 @@ char** take_option(Arguments& arguments, char** word, char** end) {
     const bool is_long = text[1] == '-';
     const std::string name = text.substr(0, is_long ? text.find('=') : 2);
     const bool takes_many = listed("--input --env", name);
-    const bool takes_one = listed(
-        "--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
+    const bool takes_one =
+        listed("--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
     std::vector<std::string>& values = arguments.options[name];
     if (name.size() < text.size()) {
         if (!takes_one && !takes_many) throw WrongUsage{"no such option: " + text};
@@ -96,8 +96,10 @@ Arguments parse(char** word, char** end) {
             rest.insert(rest.end(), word + 1, end);
             break;
         }
-        if (text.size() < 2 || text[0] != '-') arguments.words.push_back(text);
-        else word = take_option(arguments, word, end);
+        if (text.size() < 2 || text[0] != '-')
+            arguments.words.push_back(text);
+        else
+            word = take_option(arguments, word, end);
     }
     return arguments;
 }
@@ -1124,8 +1126,8 @@ Outcome try_remove(Scratch& scratch) {
 
 struct Trial {
     std::string_view name;
-    bool is_needed;                // without the others it is still a cache
-    std::string_view permission;   // as AWS's policies name it
+    bool is_needed;               // without the others it is still a cache
+    std::string_view permission;  // as AWS's policies name it
     std::string_view do_without;
     Outcome (*run)(Scratch&);
 };
@@ -1159,16 +1161,24 @@ std::string fix_by_store_code(std::string_view code) {
 std::string fix_by_kind(const s3cache::Error& error, const Trial& trial) {
     using s3cache::Errc;
     switch (error.code()) {
-        case Errc::credentials: return "see the credentials above: mend what is BROKEN, or set AWS_ACCESS_KEY_ID and "
-                                       "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
-        case Errc::denied: return "allow these credentials " + std::string(trial.permission);
-        case Errc::no_such_bucket: return "make the bucket, or correct its name, the region or the endpoint";
-        case Errc::timed_out:
-        case Errc::network: return "is the endpoint right, the server up, no firewall or proxy in the way?";
-        case Errc::tls: return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
-        case Errc::protocol: return "what answers is no S3: check the endpoint and its port";
-        case Errc::invalid_argument: return "correct what it names: an option, a variable or a line of a file";
-        default: return std::string(trial.do_without);
+    case Errc::credentials:
+        return "see the credentials above: mend what is BROKEN, or set AWS_ACCESS_KEY_ID and "
+               "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+    case Errc::denied:
+        return "allow these credentials " + std::string(trial.permission);
+    case Errc::no_such_bucket:
+        return "make the bucket, or correct its name, the region or the endpoint";
+    case Errc::timed_out:
+    case Errc::network:
+        return "is the endpoint right, the server up, no firewall or proxy in the way?";
+    case Errc::tls:
+        return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
+    case Errc::protocol:
+        return "what answers is no S3: check the endpoint and its port";
+    case Errc::invalid_argument:
+        return "correct what it names: an option, a variable or a line of a file";
+    default:
+        return std::string(trial.do_without);
     }
 }
 
@@ -1202,10 +1212,14 @@ std::string cause_of(const Outcome& outcome) {
 const char* verdict_of(const s3cache::Finding& finding) {
     using Verdict = s3cache::Finding::Verdict;
     switch (finding.verdict) {
-        case Verdict::used: return "used";
-        case Verdict::broken: return "BROKEN";
-        case Verdict::not_asked: return "not asked";
-        default: return finding.about.rfind("credentials", 0) == 0 ? "passed over" : "default";
+    case Verdict::used:
+        return "used";
+    case Verdict::broken:
+        return "BROKEN";
+    case Verdict::not_asked:
+        return "not asked";
+    default:
+        return finding.about.rfind("credentials", 0) == 0 ? "passed over" : "default";
     }
 }
 
@@ -1286,8 +1300,10 @@ int run_doctor(Cache& cache, const Arguments& arguments) {
         put(row(finding.about, verdict_of(finding), is_place ? place_before : finding.text));
     }
     put(diagnosis.report + "\nWhat its answers tell\n");
-    if (diagnosis.answered) put_learnt(findings, place_before);
-    else put(row("clock", "not known", "the store did not answer"));
+    if (diagnosis.answered)
+        put_learnt(findings, place_before);
+    else
+        put(row("clock", "not known", "the store did not answer"));
     put(!diagnosis.works     ? "\nThe cache would not work.\n"
         : diagnosis.is_whole ? "\nThe cache would work.\n"
                              : "\nThe cache would work, but for what is marked NO.\n");
@@ -1336,9 +1352,11 @@ std::string usage() {
     return text +
            "\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
            "--json prints one object a line. JSON and text up to 16 MiB are checked before they are stored.\n"
-           "run keeps the output of a COMMAND that succeeds under its words, the contents of each FILE and the value of\n"
+           "run keeps the output of a COMMAND that succeeds under its words, the contents of each FILE and the value "
+           "of\n"
            "each NAME, or under K; a cache that fails does not keep COMMAND from running.\n"
-           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage; run: COMMAND's, or 126, 127.\n";
+           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage; run: COMMAND's, or 126, "
+           "127.\n";
 }
 
 // --- the program -----------------------------------------------------------------------------------------------------

@@ -42,8 +42,12 @@ struct Store {
 };
 
 static const Store stores[] = {
-    {"ceph", "http://HOST:PORT", ceph}, {"minio", "http://HOST:PORT", minio}, {"r2", "ACCOUNT", r2},
-    {"google", "-", google},            {"b2", "REGION", b2},                 {"wasabi", "REGION", wasabi},
+    {"ceph", "http://HOST:PORT", ceph},
+    {"minio", "http://HOST:PORT", minio},
+    {"r2", "ACCOUNT", r2},
+    {"google", "-", google},
+    {"b2", "REGION", b2},
+    {"wasabi", "REGION", wasabi},
 };
 
 static int greet(const Config& config, const std::string& bucket) {

@@ -30,17 +30,20 @@ double stored_expiry(const Answer& answer) {
 
 STORE_TEST("opening a cache sends nothing and refuses what is malformed by name", "[open]") {
     SECTION("bucket") {
-        for (const char* bad : {"", "a b", "a/b?c", "bucket\n", "b\xC3\xBC"
-                                                                                  "cket",
+        for (const char* bad : {"", "a b", "a/b?c", "bucket\n",
+                                "b\xC3\xBC"
+                                "cket",
                                 "s3://", "s3:///prefix", "http://host/bucket", "s3://a b/x"}) {
             CAPTURE(bad);
             CHECK(code_of(Cache::try_open(bad, space.config())) == Errc::invalid_argument);
         }
     }
     SECTION("options in the URL") {
-        for (const char* bad : {"?nonsense=1", "?path_style=perhaps", "?region=us%20east", "?endpoint=ftp%3A%2F%2Fhost", "?region=%"}) {
+        for (const char* bad :
+             {"?nonsense=1", "?path_style=perhaps", "?region=us%20east", "?endpoint=ftp%3A%2F%2Fhost", "?region=%"}) {
             CAPTURE(bad);
-            CHECK(code_of(Cache::try_open("s3://bucket/x" + std::string(bad), space.config())) == Errc::invalid_argument);
+            CHECK(code_of(Cache::try_open("s3://bucket/x" + std::string(bad), space.config())) ==
+                  Errc::invalid_argument);
         }
     }
     SECTION("region") {
@@ -52,8 +55,8 @@ STORE_TEST("opening a cache sends nothing and refuses what is malformed by name"
         }
     }
     SECTION("endpoint") {
-        for (const char* bad : {"host", "ftp://host", "http://", "http://host:99999", "http://ho st", "http://host:12x", "http://[::1",
-                                "http://host/a\r\nb", "http://host?x=1", "//host"}) {
+        for (const char* bad : {"host", "ftp://host", "http://", "http://host:99999", "http://ho st", "http://host:12x",
+                                "http://[::1", "http://host/a\r\nb", "http://host?x=1", "//host"}) {
             CAPTURE(bad);
             Config config = space.config();
             config.endpoint = bad;
@@ -68,9 +71,7 @@ STORE_TEST("opening a cache sends nothing and refuses what is malformed by name"
         CHECK(cache.stats().requests == 0);
         if (space.fake()) CHECK(space.fake()->connection_count() == before);
     }
-    SECTION("the constructor throws what try_open returns") {
-        CHECK_THROWS_AS(Cache("", space.config()), Error);
-    }
+    SECTION("the constructor throws what try_open returns") { CHECK_THROWS_AS(Cache("", space.config()), Error); }
 }
 
 STORE_TEST("region, endpoint, path style and prefix may stand in the URL and go before Config", "[open]") {
@@ -142,7 +143,8 @@ STORE_TEST("a provider of credentials is asked, and what it fails with is the ca
         CHECK(cache.stats().requests == 0);
     }
     SECTION("with keys that have run out") {
-        config.credentials = Credentials{space.store.access(), space.store.secret(), {}, std::chrono::system_clock::now() - 1h, "the vault"};
+        config.credentials = Credentials{
+            space.store.access(), space.store.secret(), {}, std::chrono::system_clock::now() - 1h, "the vault"};
         const Error error = failure(space.cache(config).try_set("k", "v"));
         CHECK(error.code() == Errc::credentials);
         CHECK(store::holds(error.what(), "the vault"));
@@ -157,8 +159,8 @@ STORE_TEST("virtual-host style reaches the same entries", "[open]") {
     config.endpoint = endpoint;
     config.addressing = Addressing::virtual_host;
     // Names below localhost are resolved by newer libcurls only, and by some systems.
-    const std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> here(
-        curl_slist_append(nullptr, "::127.0.0.1:"), &curl_slist_free_all);
+    const std::unique_ptr<curl_slist, decltype(&curl_slist_free_all)> here(curl_slist_append(nullptr, "::127.0.0.1:"),
+                                                                           &curl_slist_free_all);
     if (space.fake()) config.setup_curl = [&](void* easy) { curl_easy_setopt(easy, CURLOPT_CONNECT_TO, here.get()); };
     Cache cache = space.cache(config);
     cache.set("a b/c+d%", "v");
@@ -188,8 +190,10 @@ STORE_TEST("a bucket that is not there is its own error", "[open][errors]") {
     std::istringstream in("v");
     CHECK(code_of(cache.try_set("k", in)) == Errc::no_such_bucket);
     auto listing = cache.try_list();
-    if (listing) CHECK(code_of(listing->try_next()) == Errc::no_such_bucket);
-    else CHECK(code_of(listing) == Errc::no_such_bucket);
+    if (listing)
+        CHECK(code_of(listing->try_next()) == Errc::no_such_bucket);
+    else
+        CHECK(code_of(listing) == Errc::no_such_bucket);
 }
 
 STORE_TEST("wrong keys are denied, and the text says what was tried without the secret", "[open][errors]") {
@@ -205,7 +209,8 @@ STORE_TEST("wrong keys are denied, and the text says what was tried without the 
         CHECK_FALSE(error.retryable());
         CHECK(error.attempts() == 1);
         CHECK_FALSE(error.request_id().empty());
-        for (const std::string& part_of_text : {std::string("there"), std::string("403"), error.s3_code(), error.request_id()}) {
+        for (const std::string& part_of_text :
+             {std::string("there"), std::string("403"), error.s3_code(), error.request_id()}) {
             CAPTURE(error.what(), part_of_text);
             CHECK(store::holds(error.what(), part_of_text));
         }
@@ -275,15 +280,18 @@ STORE_TEST("a value comes back as it was set, with its kind", "[values]") {
             CHECK(raw.body.size() == hit->info().size);
             CHECK(raw.header("etag") == hit->info().etag);
             CHECK(raw.meta("compressed").has_value() == compress);
-            if (compress) CHECK(raw.body.substr(0, 2) == "\x1F\x8B");
-            else CHECK(raw.body == c.payload.view());
+            if (compress)
+                CHECK(raw.body.substr(0, 2) == "\x1F\x8B");
+            else
+                CHECK(raw.body == c.payload.view());
         }
     }
 }
 
 STORE_TEST("a payload that cannot be stored is refused before anything is sent", "[values][refused]") {
     Cache cache = space.cache();
-    for (const char* bad : {"", " ", "{", "[1,]", "01", "{'a':1}", "nul", "\"\xFF\"", "\xEF\xBB\xBF{}", "1 2", "\"a\nb\""}) {
+    for (const char* bad :
+         {"", " ", "{", "[1,]", "01", "{'a':1}", "nul", "\"\xFF\"", "\xEF\xBB\xBF{}", "1 2", "\"a\nb\""}) {
         CAPTURE(bad);
         CHECK(code_of(cache.try_set("k", json(bad))) == Errc::invalid_argument);
     }
@@ -355,10 +363,17 @@ STORE_TEST("entries of other programs are read by the Python rule", "[values][fo
         Kind kind;
     };
     const Case cases[] = {
-        {"json", R"({"a":1})", Kind::json},     {"number", "123", Kind::json},         {"nan", "NaN", Kind::json},
-        {"blanks", " \n[ ]\t", Kind::json},     {"text", "hello", Kind::text},         {"empty", "", Kind::text},
-        {"bom", "\xEF\xBB\xBF{}", Kind::text},  {"broken", "{\"a\":}", Kind::text},    {"bytes", "\xFF\x00\x01", Kind::bytes},
-        {"latin1", "caf\xE9", Kind::bytes},     {"surrogate", "\xED\xA0\x80", Kind::bytes},
+        {"json", R"({"a":1})", Kind::json},
+        {"number", "123", Kind::json},
+        {"nan", "NaN", Kind::json},
+        {"blanks", " \n[ ]\t", Kind::json},
+        {"text", "hello", Kind::text},
+        {"empty", "", Kind::text},
+        {"bom", "\xEF\xBB\xBF{}", Kind::text},
+        {"broken", "{\"a\":}", Kind::text},
+        {"bytes", "\xFF\x00\x01", Kind::bytes},
+        {"latin1", "caf\xE9", Kind::bytes},
+        {"surrogate", "\xED\xA0\x80", Kind::bytes},
     };
     for (const Case& c : cases) {
         CAPTURE(c.name);
@@ -374,7 +389,8 @@ STORE_TEST("entries of other programs are read by the Python rule", "[values][fo
     }
 }
 
-STORE_TEST("gzip of other programs is read as Python's gzip does, and a false flag does no harm", "[values][foreign][gzip]") {
+STORE_TEST("gzip of other programs is read as Python's gzip does, and a false flag does no harm",
+           "[values][foreign][gzip]") {
     Cache cache = space.cache();
     const std::string one = store::text_lines(3000), two = store::random_bytes(2000, 7);
     const std::string both = one + two, zeros(17, '\0');
@@ -507,8 +523,8 @@ STORE_TEST("a TTL counts from now by the store's clock", "[ttl]") {
         Seconds ttl;
         double tolerance;
     };
-    for (const Case& c : {Case{Seconds(0.5), 120}, Case{Seconds(90), 120}, Case{Seconds(1h), 120}, Case{Seconds(1234567.25), 120},
-                          Case{Seconds(4e9), 120}, Case{Seconds(1e12), 1000}}) {
+    for (const Case& c : {Case{Seconds(0.5), 120}, Case{Seconds(90), 120}, Case{Seconds(1h), 120},
+                          Case{Seconds(1234567.25), 120}, Case{Seconds(4e9), 120}, Case{Seconds(1e12), 1000}}) {
         CAPTURE(c.ttl.count());
         cache.set("k", "v", {c.ttl});
         const double wanted = static_cast<double>(std::time(nullptr)) + c.ttl.count();
@@ -567,8 +583,10 @@ STORE_TEST("a TTL that is no time to live is refused", "[ttl][refused]") {
     Config config = space.config();
     config.default_ttl = Seconds(-1);
     auto opened = Cache::try_open(space.where(), config);
-    if (opened) CHECK(code_of(opened->try_set("k", "v")) == Errc::invalid_argument);
-    else CHECK(code_of(opened) == Errc::invalid_argument);
+    if (opened)
+        CHECK(code_of(opened->try_set("k", "v")) == Errc::invalid_argument);
+    else
+        CHECK(code_of(opened) == Errc::invalid_argument);
     CHECK_FALSE(space.has("k"));
 }
 
@@ -601,9 +619,10 @@ STORE_TEST("expires_at is read as Python's float() reads it", "[ttl][foreign]") 
         const char* text;
         bool there;
     };
-    for (const Case& c : {Case{"99999999999", true}, Case{"99999999999.25", true}, Case{"9.9e10", true}, Case{"inf", true},
-                          Case{"Infinity", true}, Case{"1e400", true}, Case{"1_000_000_000_000", true}, Case{"0", false},
-                          Case{"-1", false}, Case{"-inf", false}, Case{"1e-5", false}}) {
+    for (const Case& c :
+         {Case{"99999999999", true}, Case{"99999999999.25", true}, Case{"9.9e10", true}, Case{"inf", true},
+          Case{"Infinity", true}, Case{"1e400", true}, Case{"1_000_000_000_000", true}, Case{"0", false},
+          Case{"-1", false}, Case{"-inf", false}, Case{"1e-5", false}}) {
         CAPTURE(c.text);
         space.put("k", "v", {{"expires_at", c.text}, {"expires-at", c.text}});
         CHECK(cache.contains("k") == c.there);
@@ -644,13 +663,19 @@ STORE_TEST("metadata of the user comes back with every way to read", "[metadata]
     config.metadata = {{"app", "tests"}};
     Cache cache = space.cache(config);
     SetOptions options;
-    options.metadata = {{"owner", "alice"}, {"with-dash", "a b c"}, {"Upper", "MiXed"}, {"punct", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~\"\\"}};
+    options.metadata = {{"owner", "alice"},
+                        {"with-dash", "a b c"},
+                        {"Upper", "MiXed"},
+                        {"punct", "!#$%&'()*+,-./:;<=>?@[]^_`{|}~\"\\"}};
     options.content_type = "text/csv";
     const auto check = [&](const Info& info) {
         Metadata sorted = info.metadata;
         std::sort(sorted.begin(), sorted.end());
-        CHECK(sorted == Metadata{{"app", "tests"}, {"owner", "alice"}, {"punct", options.metadata[3].second},
-                                 {"upper", "MiXed"}, {"with-dash", "a b c"}});
+        CHECK(sorted == Metadata{{"app", "tests"},
+                                 {"owner", "alice"},
+                                 {"punct", options.metadata[3].second},
+                                 {"upper", "MiXed"},
+                                 {"with-dash", "a b c"}});
         CHECK(info.content_type == "text/csv");
     };
     cache.set("k", "1,2", options);
@@ -664,9 +689,9 @@ STORE_TEST("metadata of the user comes back with every way to read", "[metadata]
 
 STORE_TEST("a metadata value is refused or comes back exactly, never changed in silence", "[metadata]") {
     Cache cache = space.cache();
-    for (const std::string& value : {std::string(), std::string(" "), std::string("  lead"), std::string("trail "),
-                                     std::string("two  blanks"), std::string("=?UTF-8?Q?x?="), std::string("\"quoted\""),
-                                     std::string("a,b"), std::string(1500, 'x')}) {
+    for (const std::string& value :
+         {std::string(), std::string(" "), std::string("  lead"), std::string("trail "), std::string("two  blanks"),
+          std::string("=?UTF-8?Q?x?="), std::string("\"quoted\""), std::string("a,b"), std::string(1500, 'x')}) {
         CAPTURE(value);
         SetOptions options;
         options.metadata = {{"owner", value}};
@@ -743,7 +768,8 @@ template <>
 struct s3cache::codec<std::vector<double>> {
     static constexpr Kind kind = Kind::bytes;
     static std::string encode(const std::vector<double>& v) {
-        return v.empty() ? std::string() : std::string(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(double));
+        return v.empty() ? std::string()
+                         : std::string(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(double));
     }
     static std::vector<double> decode(std::string_view data) {
         std::vector<double> v(data.size() / sizeof(double));

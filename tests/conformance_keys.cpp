@@ -15,15 +15,109 @@ namespace {
 const std::vector<std::string>& odd_keys() {
     static const std::vector<std::string> all = [] {
         std::vector<std::string> keys{
-            "plain", "A", "a", "a/b", "a/", "a//", "a//b", "/lead", "//lead2", "/", "//", "trail/", "trail//",
-            ".", "..", "...", "./", "../", "./x", "../x", "x/.", "x/..", "x/./y", "x/../y", ".x", "..x", "x/.../y",
-            " ", "  ", " lead", "trail ", "two words", "two  blanks", "+", "a+b", "%", "%%", "100%", "a%20b", "a%2Fb",
-            "a%2fb", "%2e", "%2E%2E", "%00", "%zz", "a%", "?", "??", "a?b=c", "?uploads", "?delete", "?list-type=2",
-            "#", "a#b", "&", "a=b&c=d", "=", "~", "*", "!", "'", "(x)", "@", "$", ",", ";", ":", "a:b", "[x]", "{x}",
-            "|", "\\", "a\\b", "..\\x", "^", "`", "\"", "<", ">", "<Key>&amp;</Key>", "&#10;", "]]>", "-", "_", "0",
-            "index.html", "soap", "x-amz-meta-x", "s3://bucket/key", "http://host/", "\xC3\xA9", "e\xCC\x81",
-            "\xE6\x97\xA5\xE6\x9C\xAC/\xE8\xAA\x9E", "\xF0\x9F\x98\x80", "\xEF\xBB\xBFx", "\xE2\x80\xA8", "\xC2\x85", "\xC2\xA0",
-            "\xEF\xBF\xBF", "\xEF\xBF\xBD", "\xF4\x8F\xBF\xBF", "\xC3\x85", "\xE2\x84\xAB",
+            "plain",
+            "A",
+            "a",
+            "a/b",
+            "a/",
+            "a//",
+            "a//b",
+            "/lead",
+            "//lead2",
+            "/",
+            "//",
+            "trail/",
+            "trail//",
+            ".",
+            "..",
+            "...",
+            "./",
+            "../",
+            "./x",
+            "../x",
+            "x/.",
+            "x/..",
+            "x/./y",
+            "x/../y",
+            ".x",
+            "..x",
+            "x/.../y",
+            " ",
+            "  ",
+            " lead",
+            "trail ",
+            "two words",
+            "two  blanks",
+            "+",
+            "a+b",
+            "%",
+            "%%",
+            "100%",
+            "a%20b",
+            "a%2Fb",
+            "a%2fb",
+            "%2e",
+            "%2E%2E",
+            "%00",
+            "%zz",
+            "a%",
+            "?",
+            "??",
+            "a?b=c",
+            "?uploads",
+            "?delete",
+            "?list-type=2",
+            "#",
+            "a#b",
+            "&",
+            "a=b&c=d",
+            "=",
+            "~",
+            "*",
+            "!",
+            "'",
+            "(x)",
+            "@",
+            "$",
+            ",",
+            ";",
+            ":",
+            "a:b",
+            "[x]",
+            "{x}",
+            "|",
+            "\\",
+            "a\\b",
+            "..\\x",
+            "^",
+            "`",
+            "\"",
+            "<",
+            ">",
+            "<Key>&amp;</Key>",
+            "&#10;",
+            "]]>",
+            "-",
+            "_",
+            "0",
+            "index.html",
+            "soap",
+            "x-amz-meta-x",
+            "s3://bucket/key",
+            "http://host/",
+            "\xC3\xA9",
+            "e\xCC\x81",
+            "\xE6\x97\xA5\xE6\x9C\xAC/\xE8\xAA\x9E",
+            "\xF0\x9F\x98\x80",
+            "\xEF\xBB\xBFx",
+            "\xE2\x80\xA8",
+            "\xC2\x85",
+            "\xC2\xA0",
+            "\xEF\xBF\xBF",
+            "\xEF\xBF\xBD",
+            "\xF4\x8F\xBF\xBF",
+            "\xC3\x85",
+            "\xE2\x84\xAB",
         };
         std::string wide;
         for (int i = 0; i < 300; ++i) wide += "\xC3\xA9";
@@ -35,12 +129,14 @@ const std::vector<std::string>& odd_keys() {
 
 // A store may refuse these, if its error is readable.
 const std::vector<std::string>& control_keys() {
-    static const std::vector<std::string> all{"\x01",     "a\x1F", "\x7F",   "\t",  "a\tb", "\n",
-                                              "a\r\nb",   "\x0B",  "x\x1By", "\r",  "\xC2\x80"};
+    static const std::vector<std::string> all{"\x01",   "a\x1F", "\x7F",   "\t", "a\tb",    "\n",
+                                              "a\r\nb", "\x0B",  "x\x1By", "\r", "\xC2\x80"};
     return all;
 }
 
-std::string value_of(const std::string& key) { return "value of " + std::to_string(std::hash<std::string>()(key)) + key; }
+std::string value_of(const std::string& key) {
+    return "value of " + std::to_string(std::hash<std::string>()(key)) + key;
+}
 
 std::map<std::string, Info> listed(Cache& cache, std::string_view prefix = {}, Look look = Look::shallow) {
     std::map<std::string, Info> out;
@@ -216,7 +312,8 @@ STORE_TEST("a prefix is a prefix of the key, and what lies beside the cache's ow
 
 STORE_TEST("odd prefixes find the odd keys below them", "[list][keys]") {
     Cache cache = space.cache();
-    for (const std::string prefix : {"a b+", "%2F", "?x=", "#", "//", "../", "\xC3\xA9", "e\xCC\x81", "&<>\"", "+", " "}) {
+    for (const std::string prefix :
+         {"a b+", "%2F", "?x=", "#", "//", "../", "\xC3\xA9", "e\xCC\x81", "&<>\"", "+", " "}) {
         CAPTURE(prefix);
         cache.set(prefix + "1", "v");
         cache.set(prefix + "2", "v");
@@ -349,7 +446,8 @@ STORE_TEST("set_many stores every item that can be, and tells of each", "[many]"
         cache.clear("");
         cache.set("taken", "old");
         std::vector<std::string> values;
-        for (int i = 0; i < 20; ++i) values.push_back("value " + std::to_string(i) + store::text_lines(static_cast<std::size_t>(i) * 100));
+        for (int i = 0; i < 20; ++i)
+            values.push_back("value " + std::to_string(i) + store::text_lines(static_cast<std::size_t>(i) * 100));
         std::vector<Item> items;
         for (int i = 0; i < 20; ++i) {
             items.push_back({"k" + std::to_string(i), values[static_cast<std::size_t>(i)], {1h, i % 2 == 0}});
@@ -396,8 +494,10 @@ STORE_TEST("remove_many removes them all, absent ones included, with a result ea
     REQUIRE(results.size() == keys.size());
     for (std::size_t i = 0; i < keys.size(); ++i) {
         CAPTURE(keys[i]);
-        if (keys[i].empty()) CHECK(code_of(results[i]) == Errc::invalid_argument);
-        else ok(results[i]);
+        if (keys[i].empty())
+            CHECK(code_of(results[i]) == Errc::invalid_argument);
+        else
+            ok(results[i]);
     }
     CHECK(names(listed(cache)) == std::vector<std::string>{"stays"});
     CHECK(cache.remove_many({}).empty());

@@ -130,7 +130,8 @@ STORE_TEST("touch gives a new TTL and keeps everything else", "[touch]") {
     cache.set("json", json("[1, 2]"), options);
     options.kind = Kind::bytes;
     cache.set("large", std::istringstream(large), options);
-    space.put("foreign", "123", {{"owner", "someone"}, {":content-type", "text/x-own"}, {":cache-control", "max-age=5"}});
+    space.put("foreign", "123",
+              {{"owner", "someone"}, {":content-type", "text/x-own"}, {":cache-control", "max-age=5"}});
     for (const char* key : {"json", "large", "foreign"}) {
         CAPTURE(key);
         const auto before = cache.get(key);
@@ -150,7 +151,8 @@ STORE_TEST("touch gives a new TTL and keeps everything else", "[touch]") {
         CHECK(*after->info().expires_at > std::chrono::system_clock::now() + 47h);
         CHECK(*after->info().expires_at < std::chrono::system_clock::now() + 49h);
         const auto now = space.look(key);
-        for (const char* name : {"cache-control", "content-encoding", "content-type"}) CHECK(now.header(name) == headers.header(name));
+        for (const char* name : {"cache-control", "content-encoding", "content-type"})
+            CHECK(now.header(name) == headers.header(name));
         for (const char* name : {"kind", "compressed", "crc32c"}) CHECK(now.meta(name) == headers.meta(name));
         CHECK(cache.touch(key, forever));
         CHECK_FALSE(cache.stat(key)->expires_at);
@@ -207,11 +209,17 @@ STORE_TEST("a producer may return whatever a payload is made from", "[get_or_set
         CHECK(stored->kind() == kind);
     };
     check("literal", cache.get_or_set("literal", [] { return "123"; }), "123", Kind::text);
-    check("string", cache.get_or_set("string", [] { return std::string(100, 'x'); }), std::string(100, 'x'), Kind::text);
+    check("string", cache.get_or_set("string", [] { return std::string(100, 'x'); }), std::string(100, 'x'),
+          Kind::text);
     check("no text", cache.get_or_set("no text", [] { return std::string("\xFF"); }), "\xFF", Kind::bytes);
     check("empty", cache.get_or_set("empty", [] { return ""; }), "", Kind::text);
     check("json", cache.get_or_set("json", [] { return json("{}"); }), "{}", Kind::json);
-    check("bytes", cache.get_or_set("bytes", [] { return std::vector<unsigned char>{'a', 0}; }), std::string_view("a\0", 2), Kind::bytes);
+    check("bytes",
+          cache.get_or_set("bytes",
+                           [] {
+                               return std::vector<unsigned char>{'a', 0};
+                           }),
+          std::string_view("a\0", 2), Kind::bytes);
     check("result", cache.get_or_set("result", [] { return Result<std::string>("r"); }), "r", Kind::text);
     int calls = 0;
     const auto stream = [calls](char* buffer, std::size_t) mutable -> std::size_t {
@@ -227,8 +235,9 @@ STORE_TEST("what a producer throws or returns as an error reaches the caller, an
     const Error thrown = failure(cache.try_get_or_set("k", []() -> std::string { throw Broke("no model"); }));
     CHECK(thrown.code() == Errc::source);
     CHECK(store::holds(thrown.what(), "no model"));
-    CHECK(code_of(cache.try_get_or_set("k", [] { return Result<std::string>(Error(Errc::timed_out, "the model took too long")); })) ==
-          Errc::timed_out);
+    CHECK(code_of(cache.try_get_or_set("k", [] {
+              return Result<std::string>(Error(Errc::timed_out, "the model took too long"));
+          })) == Errc::timed_out);
     CHECK(code_of(cache.try_get_or_set("k", [] { return json("{"); })) == Errc::invalid_argument);
     CHECK(code_of(cache.try_get_or_set("k", [] { return static_cast<const char*>(nullptr); })) == Errc::source);
     CHECK_FALSE(space.has("k"));
@@ -244,8 +253,8 @@ STORE_TEST("a producer that asks for its own key is told so, and may ask for ano
     };
     CHECK(code_of(cache.try_get_or_set("k", recursion)) == Errc::source);
     CHECK_FALSE(space.has("k"));
-    CHECK(cache.get_or_set("k", [&] { return "outer of " + cache.get_or_set("other", [] { return "inner"; }).str(); }).str() ==
-          "outer of inner");
+    CHECK(cache.get_or_set("k", [&] { return "outer of " + cache.get_or_set("other", [] { return "inner"; }).str(); })
+              .str() == "outer of inner");
     CHECK(text_of(cache.get("other")) == "inner");
     // Through a third: a asks b, b asks a.
     const auto ring = [&] {
@@ -283,7 +292,8 @@ STORE_TEST("eight threads that want the same value have it computed once", "[get
     CHECK(text_of(cache.get("k")) == "value");
 }
 
-STORE_TEST("those that wait share the producer's error, and different keys do not wait for each other", "[get_or_set][threads]") {
+STORE_TEST("those that wait share the producer's error, and different keys do not wait for each other",
+           "[get_or_set][threads]") {
     Cache cache = space.cache();
     std::mutex mutex;
     std::condition_variable changed;
@@ -327,7 +337,8 @@ STORE_TEST("those that wait share the producer's error, and different keys do no
 STORE_TEST("sixteen threads on one cache read only what was written whole, under that key", "[threads]") {
     Cache cache = space.cache();
     const auto value = [](std::size_t key, std::size_t version) {
-        return std::to_string(key) + ":" + std::to_string(version) + ":" + std::string(1000 + 500 * version, static_cast<char>('a' + version % 26));
+        return std::to_string(key) + ":" + std::to_string(version) + ":" +
+               std::string(1000 + 500 * version, static_cast<char>('a' + version % 26));
     };
     const auto whole = [&](std::size_t key, std::string_view text) {
         const std::string prefix = std::to_string(key) + ":";
@@ -343,29 +354,33 @@ STORE_TEST("sixteen threads on one cache read only what was written whole, under
             const std::size_t key = random() % 5;
             const std::string name = "key " + std::to_string(key);
             switch (random() % 6) {
-                case 0: expect(cache.set(name, value(key, random() % 20), {1h, random() % 2 == 0}), "not set"); break;
-                case 1: {
-                    std::istringstream in(value(key, random() % 20));
-                    expect(cache.set(name, in, {1h, random() % 2 == 0}), "not set");
-                    break;
-                }
-                case 2:
-                    if (const auto hit = cache.get(name)) whole(key, hit->view());
-                    break;
-                case 3:
-                    if (auto reader = cache.get_stream(name)) whole(key, store::drained(*reader));
-                    break;
-                case 4:
-                    if (random() % 4 == 0) cache.remove(name);
-                    else static_cast<void>(cache.stat(name));
-                    break;
-                default: {
-                    const std::string own = "own " + std::to_string(thread);
-                    cache.set(own, own);
-                    const auto hit = cache.get(own);
-                    expect(hit && hit->str() == own, "lost its own value");
-                    break;
-                }
+            case 0:
+                expect(cache.set(name, value(key, random() % 20), {1h, random() % 2 == 0}), "not set");
+                break;
+            case 1: {
+                std::istringstream in(value(key, random() % 20));
+                expect(cache.set(name, in, {1h, random() % 2 == 0}), "not set");
+                break;
+            }
+            case 2:
+                if (const auto hit = cache.get(name)) whole(key, hit->view());
+                break;
+            case 3:
+                if (auto reader = cache.get_stream(name)) whole(key, store::drained(*reader));
+                break;
+            case 4:
+                if (random() % 4 == 0)
+                    cache.remove(name);
+                else
+                    static_cast<void>(cache.stat(name));
+                break;
+            default: {
+                const std::string own = "own " + std::to_string(thread);
+                cache.set(own, own);
+                const auto hit = cache.get(own);
+                expect(hit && hit->str() == own, "lost its own value");
+                break;
+            }
             }
         }
     });
@@ -435,7 +450,8 @@ STORE_TEST("events tell one outcome per operation, and every attempt", "[events]
     std::vector<Seen> seen;
     Config config = space.config();
     config.on_event = [&](const Event& event) {
-        seen.push_back({std::string(event.operation), std::string(event.key), std::string(event.outcome), event.attempt, event.status});
+        seen.push_back({std::string(event.operation), std::string(event.key), std::string(event.outcome), event.attempt,
+                        event.status});
         store::check_no_secret(event.detail);
     };
     Cache cache = space.cache(config);

@@ -79,7 +79,9 @@ STORE_TEST("every kind of source is stored", "[source]") {
             CHECK(cache.set("kept", Pieces{data}, options));
             check("kept");
             auto owner = std::make_unique<Pieces>(Pieces{data});
-            auto move_only = [owner = std::move(owner)](char* buffer, std::size_t capacity) { return (*owner)(buffer, capacity); };
+            auto move_only = [owner = std::move(owner)](char* buffer, std::size_t capacity) {
+                return (*owner)(buffer, capacity);
+            };
             CHECK(cache.set("move-only", std::move(move_only), options));
             check("move-only");
         }
@@ -134,10 +136,12 @@ STORE_TEST("a source that fails leaves the old value, and nothing behind", "[sou
             CHECK(thrown.code() == Errc::source);
             CHECK(store::holds(thrown.what(), "the pump broke"));
             CHECK(thrown.details().cause);
-            CHECK_THROWS_AS(cache.set("k", after(good, [](char*, std::size_t) -> std::size_t { throw 42; }), options), int);
-            CHECK(code_of(cache.try_set("k", after(good, [](char*, std::size_t) { return source_failed; }), options)) == Errc::source);
-            CHECK(code_of(cache.try_set("k", after(good, [](char*, std::size_t capacity) { return capacity + 1; }), options)) ==
+            CHECK_THROWS_AS(cache.set("k", after(good, [](char*, std::size_t) -> std::size_t { throw 42; }), options),
+                            int);
+            CHECK(code_of(cache.try_set("k", after(good, [](char*, std::size_t) { return source_failed; }), options)) ==
                   Errc::source);
+            CHECK(code_of(cache.try_set("k", after(good, [](char*, std::size_t capacity) { return capacity + 1; }),
+                                        options)) == Errc::source);
             CHECK(code_of(cache.try_set("new", after(good, throws), options)) == Errc::source);
             CHECK(text_of(cache.get("k")) == "old");
             CHECK_FALSE(space.has("new"));
@@ -179,8 +183,9 @@ STORE_TEST("a source that announces one length and gives another stores nothing"
     struct Case {
         std::size_t announced, given;
     };
-    const Case cases[] = {{100, 50},       {100, 150},       {0, 1},           {1, 0},
-                          {part + 1, part}, {part, part + 1}, {3 * part, part}, {3 * part, 2 * part + 5}, {part, 3 * part}};
+    const Case cases[] = {{100, 50},        {100, 150},       {0, 1},           {1, 0},
+                          {part + 1, part}, {part, part + 1}, {3 * part, part}, {3 * part, 2 * part + 5},
+                          {part, 3 * part}};
     for (const bool compress : {false, true}) {
         for (const Case& c : cases) {
             INFO("announced " << c.announced << ", given " << c.given << (compress ? ", gzip" : ""));
@@ -299,7 +304,8 @@ STORE_TEST("a reader gives the same bytes however it is read", "[reader]") {
             {
                 auto reader = cache.get_stream("k");
                 std::string got;
-                for (std::string_view chunk = ok(reader->try_next()); !chunk.empty(); chunk = ok(reader->try_next())) got += chunk;
+                for (std::string_view chunk = ok(reader->try_next()); !chunk.empty(); chunk = ok(reader->try_next()))
+                    got += chunk;
                 CHECK(same(got, data));
             }
             {
@@ -416,8 +422,10 @@ STORE_TEST("an object replaced while it is read is never mixed with its successo
         cache.set("k", new_data);
         Result<std::string_view> chunk = reader->try_next();
         for (; chunk && !chunk->empty(); chunk = reader->try_next()) got += *chunk;
-        if (chunk) CHECK(same(got, old_data));
-        else CHECK(code_of(chunk) == Errc::changed);
+        if (chunk)
+            CHECK(same(got, old_data));
+        else
+            CHECK(code_of(chunk) == Errc::changed);
         CHECK(got.find('n') == std::string::npos);
         CHECK(cache.get("k")->view()[0] == 'n');
     }
@@ -534,7 +542,8 @@ STORE_TEST("a damaged entry is never returned, is told by a reader before the en
     damaged("crc32c", flipped(text, 1000), {{"kind", "text"}, {"crc32c", store::crc32c(text)}});
     damaged("crc32c, cut", text.substr(1), {{"kind", "text"}, {"crc32c", store::crc32c(text)}});
     damaged("crc32c, empty", "", {{"kind", "text"}, {"crc32c", store::crc32c(text)}});
-    damaged("gzip with crc32c", flipped(zipped, zipped.size() / 2), {{"compressed", "true"}, {"crc32c", store::crc32c(zipped)}});
+    damaged("gzip with crc32c", flipped(zipped, zipped.size() / 2),
+            {{"compressed", "true"}, {"crc32c", store::crc32c(zipped)}});
     damaged("gzip body", flipped(zipped, zipped.size() / 2), gz);
     damaged("gzip checksum", flipped(zipped, zipped.size() - 6), gz);
     damaged("gzip length", flipped(zipped, zipped.size() - 2), gz);

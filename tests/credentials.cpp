@@ -921,25 +921,21 @@ TEST_CASE("credentials: hostile answers of the container agent") {
     SECTION("no keys") { body = R"({"Code":"AssumeRoleUnauthorizedAccess","Message":"SECRET-x"})"; }
     SECTION("half") { body = R"({"AccessKeyId":"A","Token":"SECRET-t","Expiration":"2025-01-15T18:00:00Z"})"; }
     SECTION("wrong types") {
-        body =
-            R"({"AccessKeyId":{"a":1},"SecretAccessKey":["SECRET-x"],"Token":null,)"
-            R"("Expiration":"2025-01-15T18:00:00Z"})";
+        body = R"({"AccessKeyId":{"a":1},"SecretAccessKey":["SECRET-x"],"Token":null,)"
+               R"("Expiration":"2025-01-15T18:00:00Z"})";
     }
     SECTION("no expiry") { body = R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t"})"; }
     SECTION("expired") {
-        body =
-            R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t",)"
-            R"("Expiration":"2025-01-15T11:00:00Z"})";
+        body = R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t",)"
+               R"("Expiration":"2025-01-15T11:00:00Z"})";
     }
     SECTION("a header in the token") {
-        body =
-            R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t\r\nX-Evil: 1",)"
-            R"("Expiration":"2025-01-15T18:00:00Z"})";
+        body = R"({"AccessKeyId":"A","SecretAccessKey":"SECRET-x","Token":"SECRET-t\r\nX-Evil: 1",)"
+               R"("Expiration":"2025-01-15T18:00:00Z"})";
     }
     SECTION("NUL in the key") {
-        body =
-            R"({"AccessKeyId":"A\u0000B","SecretAccessKey":"SECRET-x","Token":"t",)"
-            R"("Expiration":"2025-01-15T18:00:00Z"})";
+        body = R"({"AccessKeyId":"A\u0000B","SecretAccessKey":"SECRET-x","Token":"t",)"
+               R"("Expiration":"2025-01-15T18:00:00Z"})";
     }
     SECTION("not UTF-8") {
         body = "{\"AccessKeyId\":\"A\xFF\",\"SecretAccessKey\":\"SECRET-x\",\"Expiration\":\"2025-01-15T18:00:00Z\"}";

@@ -238,7 +238,7 @@ TEST_CASE("dates: the program's locale changes nothing") {
     const bool changed = setlocale(LC_ALL, "de_DE.UTF-8") != nullptr || setlocale(LC_ALL, "fr_FR.UTF-8") != nullptr;
     CHECK(dates::parse_float("1.5") == 1.5);
     CHECK_FALSE(dates::parse_float("1,5"));
-    
+
     setlocale(LC_ALL, before.c_str());
     if (!changed) WARN("no locale with a decimal comma is installed");
 }

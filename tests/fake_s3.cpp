@@ -2352,7 +2352,8 @@ struct FakeS3::Impl {
         });
         const std::lock_guard<std::mutex> lock(peers_mutex);
         for (auto it = peers.begin(); it != peers.end();) {
-            const bool done = *it->done;  // asked once: it may end meanwhile, and a thread must be joined before it goes
+            const bool done =
+                *it->done;  // asked once: it may end meanwhile, and a thread must be joined before it goes
             if (done) it->thread.join();
             it = done ? peers.erase(it) : std::next(it);
         }

@@ -737,7 +737,8 @@ void add_unfit_answers(std::vector<Strike>& out, const Target& on) {
     out.push_back(
         {"half a status line", "before the effect", fake_s3::raw_bytes("HTTP/1.1 2"), Policy::tolerated, not_s3});
     if (on.answer == Target::silent || on.answer == Target::entry) return;
-    Strike cut{"truncated XML", "answer body", fake_s3::truncated_xml(static_cast<std::size_t>(on.brings / 4)), unfit_policy(on), not_s3};
+    Strike cut{"truncated XML", "answer body", fake_s3::truncated_xml(static_cast<std::size_t>(on.brings / 4)),
+               unfit_policy(on), not_s3};
     cut.after = true;
     out.push_back(cut);
 }

@@ -92,8 +92,10 @@ TEST_CASE("an upload in parts sends each part once, all of one size but the last
             CAPTURE(announced);
             world.s3.clear_requests();
             std::istringstream in(data);
-            if (announced) cache.set("k", Source(in).sized(c.size));
-            else cache.set("k", in);
+            if (announced)
+                cache.set("k", Source(in).sized(c.size));
+            else
+                cache.set("k", in);
             CHECK(world.s3.request_count("CreateMultipartUpload") == 1);
             CHECK(world.s3.request_count("UploadPart") == c.parts);
             CHECK(world.s3.request_count("CompleteMultipartUpload") == 1);
@@ -306,7 +308,8 @@ TEST_CASE("encryption, storage class and the hook on libcurl reach every write",
     for (const auto& request : world.s3.requests()) {
         CAPTURE(request.operation);
         CHECK(request.header("user-agent") == std::string("hooked"));
-        const bool creates = request.operation == "PutObject" || request.operation == "CreateMultipartUpload" || request.operation == "CopyObject";
+        const bool creates = request.operation == "PutObject" || request.operation == "CreateMultipartUpload" ||
+                             request.operation == "CopyObject";
         CHECK((request.header("x-amz-server-side-encryption") == std::string("AES256")) == creates);
         CHECK((request.header("x-amz-storage-class") == std::string("STANDARD_IA")) == creates);
     }
@@ -369,7 +372,8 @@ TEST_CASE("an error tells operation, key, status, code, message and request id, 
     CHECK_FALSE(error.request_id().empty());
     CHECK(error.attempts() == 1);
     CHECK_FALSE(error.retryable());
-    for (const std::string& text : {std::string("get"), std::string("a key"), std::string("403"), std::string("AccessDenied"), error.request_id()}) {
+    for (const std::string& text : {std::string("get"), std::string("a key"), std::string("403"),
+                                    std::string("AccessDenied"), error.request_id()}) {
         CAPTURE(error.what(), text);
         CHECK(store::holds(error.what(), text));
     }
@@ -420,9 +424,12 @@ TEST_CASE("a wrong secret, an unknown key and no credentials at all are told apa
 
 TEST_CASE("credentials that the store calls expired are fetched anew, once", "[credentials]") {
     fake_s3::Options options;
-    options.keys = {{"AKIDOLD", "secret 1 of three", {}, true}, {"AKIDOLDER", "secret 2 of three", {}, true}, {"AKIDNEW", "secret 3 of three"}};
+    options.keys = {{"AKIDOLD", "secret 1 of three", {}, true},
+                    {"AKIDOLDER", "secret 2 of three", {}, true},
+                    {"AKIDNEW", "secret 3 of three"}};
     World world(options);
-    for (const char* secret : {"secret 1 of three", "secret 2 of three", "secret 3 of three"}) store::secrets().push_back(secret);
+    for (const char* secret : {"secret 1 of three", "secret 2 of three", "secret 3 of three"})
+        store::secrets().push_back(secret);
     world.put("k", "v");
     Config config = world.config();
     std::vector<std::size_t> order;  // of the keys that the provider hands out
@@ -569,16 +576,20 @@ TEST_CASE("a page of HTML is never taken for an entry or a list", "[hostile]") {
         const auto check = [&](const Error& error) {
             CHECK_FALSE(store::holds(error.what(), "<"));
             CHECK(std::string_view(error.what()).size() < 1000);
-            if (status == 403) CHECK(error.code() == Errc::denied);
-            else CHECK((error.code() == Errc::protocol || error.code() == Errc::store));
+            if (status == 403)
+                CHECK(error.code() == Errc::denied);
+            else
+                CHECK((error.code() == Errc::protocol || error.code() == Errc::store));
         };
         check(failure(cache.try_get("k")));
         check(failure(cache.try_get_stream("k")));
         if (status != 200) check(failure(cache.try_set("k", "w")));
         if (status != 200) check(failure(cache.try_stat("k")));
         auto listing = cache.try_list();
-        if (listing) check(failure(listing->try_next()));
-        else check(failure(listing));
+        if (listing)
+            check(failure(listing->try_next()));
+        else
+            check(failure(listing));
         check(failure(cache.try_clear("")));
         check(failure(cache.try_set("k", std::istringstream(std::string(part + 1, 'x')))));
         world.s3.clear_faults();
@@ -591,14 +602,18 @@ TEST_CASE("bytes that are not HTTP are an error", "[hostile]") {
     World world;
     Cache cache = world.cache();
     world.s3.add_fault(fake_s3::garbage().for_times(fake_s3::forever));
-    for (const Errc code : {code_of(cache.try_get("k")), code_of(cache.try_set("k", "v")), code_of(cache.try_stat("k"))}) {
+    for (const Errc code :
+         {code_of(cache.try_get("k")), code_of(cache.try_set("k", "v")), code_of(cache.try_stat("k"))}) {
         CHECK((code == Errc::network || code == Errc::protocol));
     }
 }
 
 TEST_CASE("lists that are empty, cut, wrong, endless or that lie are errors, not entries", "[hostile][list]") {
-    const std::string head = "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
-    const std::string entry = "<Contents><Key>k</Key><LastModified>2025-01-15T12:00:00.000Z</LastModified><ETag>\"x\"</ETag><Size>1</Size></Contents>";
+    const std::string head =
+        "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+    const std::string entry =
+        "<Contents><Key>k</Key><LastModified>2025-01-15T12:00:00.000Z</LastModified><ETag>\"x\"</ETag><Size>1</Size></"
+        "Contents>";
     struct Case {
         const char* name;
         std::string body;
@@ -614,24 +629,33 @@ TEST_CASE("lists that are empty, cut, wrong, endless or that lie are errors, not
         {"cut in a tag", head + "<IsTr"},
         {"a DTD", "<!DOCTYPE x [<!ENTITY a \"aaaa\">]>" + head + "<IsTruncated>false</IsTruncated></ListBucketResult>"},
         {"deep", head + deep},
-        {"not UTF-8", head + "<IsTruncated>false</IsTruncated><Contents><Key>\xFF</Key><Size>1</Size></Contents></ListBucketResult>"},
+        {"not UTF-8",
+         head +
+             "<IsTruncated>false</IsTruncated><Contents><Key>\xFF</Key><Size>1</Size></Contents></ListBucketResult>"},
         {"truncated without a token", head + "<IsTruncated>true</IsTruncated>" + entry + "</ListBucketResult>"},
-        {"the same token again", head + "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>" + entry + "</ListBucketResult>"},
+        {"the same token again",
+         head + "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>" + entry +
+             "</ListBucketResult>"},
     };
     for (const Case& c : cases) {
         CAPTURE(c.name);
         World world;
         Cache cache = world.cache();
-        world.s3.add_fault(fake_s3::respond(200, c.body, {{"Content-Type", "application/xml"}}).on("ListObjectsV2").for_times(fake_s3::forever));
+        world.s3.add_fault(fake_s3::respond(200, c.body, {{"Content-Type", "application/xml"}})
+                               .on("ListObjectsV2")
+                               .for_times(fake_s3::forever));
         Result<Listing> listing = cache.try_list();
         std::size_t entries = 0;
         std::optional<Error> error;
         if (!listing) error = listing.error();
         while (!error && entries < 100) {
             const auto next = listing->try_next();
-            if (!next) error = next.error();
-            else if (!*next) break;
-            else ++entries;
+            if (!next)
+                error = next.error();
+            else if (!*next)
+                break;
+            else
+                ++entries;
         }
         REQUIRE(error);
         store::checked(*error);
@@ -646,8 +670,10 @@ TEST_CASE("what a list names outside of the prefix is not handed out, and never 
     Cache cache("s3://bucket/mine", world.config());
     world.put("theirs/k", "v");
     world.put("mine/k", "v");
-    const std::string body = "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>theirs/k</Key><Size>1</Size></Contents>"
-                             "<Contents><Key>m</Key><Size>1</Size></Contents><Contents><Key>mine/k</Key><Size>1</Size></Contents></ListBucketResult>";
+    const std::string body =
+        "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>theirs/k</Key><Size>1</Size></Contents>"
+        "<Contents><Key>m</Key><Size>1</Size></Contents><Contents><Key>mine/k</Key><Size>1</Size></Contents></"
+        "ListBucketResult>";
     world.s3.add_fault(fake_s3::respond(200, body).on("ListObjectsV2").for_times(fake_s3::forever));
     Result<Listing> listing = cache.try_list();
     if (listing) {
@@ -669,14 +695,16 @@ TEST_CASE("huge headers, many headers and huge error bodies are bounded", "[host
     const auto large = cache.try_get("k");
     if (!large) CHECK((code_of(large) == Errc::protocol || code_of(large) == Errc::network));
     fake_s3::Edit many;
-    for (int i = 0; i < 5000; ++i) many.add_headers.emplace_back("X-Amz-Meta-N" + std::to_string(i), std::string(50, 'x'));
+    for (int i = 0; i < 5000; ++i)
+        many.add_headers.emplace_back("X-Amz-Meta-N" + std::to_string(i), std::string(50, 'x'));
     world.s3.add_fault(fake_s3::edit_answer(many));
     const auto crowded = cache.try_get("k");
     if (!crowded) CHECK((code_of(crowded) == Errc::protocol || code_of(crowded) == Errc::network));
     for (const int status : {400, 500}) {
         CAPTURE(status);
         world.s3.clear_faults();
-        world.s3.add_fault(fake_s3::respond(status, "<Error><Code>Big</Code><Message>" + std::string(30 << 20, 'x') + "</Message></Error>"));
+        world.s3.add_fault(fake_s3::respond(
+            status, "<Error><Code>Big</Code><Message>" + std::string(30 << 20, 'x') + "</Message></Error>"));
         const Error error = failure(cache.try_get("k"));
         CHECK(std::string_view(error.what()).size() < 5000);
         CHECK(error.s3_message().size() < 100000);
@@ -707,8 +735,10 @@ TEST_CASE("answers in every legal shape are read", "[wire]") {
     // Where the end of the connection is the only end, a cut answer cannot be told from a whole one.
     world.s3.add_fault(fake_s3::no_length().for_times(2));
     const auto endless = cache.try_get("k");
-    if (endless) CHECK(same(text_of(*endless), text));
-    else CHECK(code_of(endless) == Errc::protocol);
+    if (endless)
+        CHECK(same(text_of(*endless), text));
+    else
+        CHECK(code_of(endless) == Errc::protocol);
     world.s3.clear_faults();
     fake_s3::Quirks quirks;
     quirks.chunked_answers = true;
@@ -795,7 +825,8 @@ TEST_CASE("a large object on a slow connection comes in ranges of one version, a
         const std::string newer = store::random_bytes((1 << 20) + 1, 12);
         std::atomic<std::size_t> gets{0};  // of several connections
         world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-            if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == 3) world.put("k", newer);
+            if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == 3)
+                world.put("k", newer);
         });
         CHECK(same(text_of(cache.get("k")), newer));
     }
@@ -809,7 +840,8 @@ TEST_CASE("an answer cut short goes on where it stopped", "[damage][resume]") {
         cache.set("plain", bytes(data.data(), data.size()));
         cache.set("gzip", bytes(data.data(), data.size()), {{}, true});
         for (const char* key : {"plain", "gzip"}) {
-            for (const auto& fault : {fake_s3::close_at(Point::answer_body, 1000000), fake_s3::reset_at(Point::answer_body, 1000000)}) {
+            for (const auto& fault :
+                 {fake_s3::close_at(Point::answer_body, 1000000), fake_s3::reset_at(Point::answer_body, 1000000)}) {
                 CAPTURE(tls, key);
                 world.s3.add_fault(fault.on("GetObject").for_times(2));
                 CHECK(same(text_of(cache.get(key)), data));
@@ -836,11 +868,14 @@ TEST_CASE("an object replaced while a cut answer is resumed is not mixed with it
     world.s3.add_fault(fake_s3::close_at(Point::answer_body, 1000000).on("GetObject"));
     world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
         static std::atomic<int> gets{0};
-        if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect && ++gets == 1) world.put("k", new_data);
+        if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect && ++gets == 1)
+            world.put("k", new_data);
     });
     const auto hit = cache.try_get("k");
-    if (hit) CHECK((*hit)->view() == new_data);
-    else CHECK(code_of(hit) == Errc::changed);
+    if (hit)
+        CHECK((*hit)->view() == new_data);
+    else
+        CHECK(code_of(hit) == Errc::changed);
 }
 
 TEST_CASE("a length that lies is an error, not a value", "[damage]") {
@@ -852,13 +887,18 @@ TEST_CASE("a length that lies is an error, not a value", "[damage]") {
         for (const std::int64_t delta : {std::int64_t{-1}, std::int64_t{1}, std::int64_t{1000}}) {
             CAPTURE(own_checksum, delta);
             if (delta < 0 && !own_checksum) continue;  // nothing can tell
-            Cache cache = world.cache(config);  // bytes too many may still lie on the old one's connection
-            if (own_checksum) cache.set("k", text);
-            else world.put("k", text);
+            Cache cache = world.cache(config);         // bytes too many may still lie on the old one's connection
+            if (own_checksum)
+                cache.set("k", text);
+            else
+                world.put("k", text);
             world.s3.add_fault(fake_s3::wrong_length(delta).on("GetObject").for_times(fake_s3::forever));
             const auto hit = cache.try_get("k");
-            if (hit) CHECK(same((*hit)->view(), text));
-            else CHECK((code_of(hit) == Errc::network || code_of(hit) == Errc::damaged || code_of(hit) == Errc::protocol));
+            if (hit)
+                CHECK(same((*hit)->view(), text));
+            else
+                CHECK(
+                    (code_of(hit) == Errc::network || code_of(hit) == Errc::damaged || code_of(hit) == Errc::protocol));
             world.s3.clear_faults();
         }
     }
@@ -876,8 +916,11 @@ TEST_CASE("stores that ignore ranges, or answer others, do not spoil a large rea
         const auto never_wrong = [&](const char* what) {
             CAPTURE(what);
             const auto hit = cache.try_get("k");
-            if (hit) CHECK(same((*hit)->view(), data));
-            else CHECK((code_of(hit) == Errc::protocol || code_of(hit) == Errc::damaged || code_of(hit) == Errc::network));
+            if (hit)
+                CHECK(same((*hit)->view(), data));
+            else
+                CHECK(
+                    (code_of(hit) == Errc::protocol || code_of(hit) == Errc::damaged || code_of(hit) == Errc::network));
         };
         world.s3.add_fault(fake_s3::other_range(1).on("GetObject").nth_time(2).for_times(fake_s3::forever));
         never_wrong("another range, with its Content-Range");
@@ -896,64 +939,68 @@ TEST_CASE("stores that ignore ranges, or answer others, do not spoil a large rea
 // ---- the clock ------------------------------------------------------------------------------------------------------
 
 TEST_CASE("a machine days off still works, and TTLs are judged by the store's clock", "[clock]") {
-    for (const std::int64_t off : {std::int64_t{3 * 86400}, std::int64_t{-3 * 86400}}) DYNAMIC_SECTION("off by " << off << " s") {
-        World world;
-        world.s3.set_clock_offset(off);
-        const auto cold = [&] { return world.cache(); };
-        const auto stored_ttl = [&](const std::string& key) { return std::stod(world.meta(key, "expires_at")) - static_cast<double>(world.s3.now()); };
-        SECTION("set first") {
-            cold().set("k", "v", {1h});
-            CHECK(std::abs(stored_ttl("k") - 3600) < 120);
-            cold().set("s", std::istringstream("v"), {1h, true});
-            CHECK(std::abs(stored_ttl("s") - 3600) < 120);
-            cold().set("l", std::istringstream(std::string(part + 1, 'x')), {1h});
-            CHECK(std::abs(stored_ttl("l") - 3600) < 120);
-            const Item item{"m", "v", {1h}};
-            CHECK(ok(cold().set_many({item, {"m2", "v", {1h}}})[0]));
-            CHECK(std::abs(stored_ttl("m") - 3600) < 120);
-            CHECK(std::abs(stored_ttl("m2") - 3600) < 120);
+    for (const std::int64_t off : {std::int64_t{3 * 86400}, std::int64_t{-3 * 86400}})
+        DYNAMIC_SECTION("off by " << off << " s") {
+            World world;
+            world.s3.set_clock_offset(off);
+            const auto cold = [&] { return world.cache(); };
+            const auto stored_ttl = [&](const std::string& key) {
+                return std::stod(world.meta(key, "expires_at")) - static_cast<double>(world.s3.now());
+            };
+            SECTION("set first") {
+                cold().set("k", "v", {1h});
+                CHECK(std::abs(stored_ttl("k") - 3600) < 120);
+                cold().set("s", std::istringstream("v"), {1h, true});
+                CHECK(std::abs(stored_ttl("s") - 3600) < 120);
+                cold().set("l", std::istringstream(std::string(part + 1, 'x')), {1h});
+                CHECK(std::abs(stored_ttl("l") - 3600) < 120);
+                const Item item{"m", "v", {1h}};
+                CHECK(ok(cold().set_many({item, {"m2", "v", {1h}}})[0]));
+                CHECK(std::abs(stored_ttl("m") - 3600) < 120);
+                CHECK(std::abs(stored_ttl("m2") - 3600) < 120);
+            }
+            SECTION("reading first") {
+                world.put_expiring("fresh", "v", 300);
+                world.put_expiring("old", "v", -300);
+                CHECK(text_of(cold().get("fresh")) == "v");
+                CHECK(cold().get_stream("fresh"));
+                CHECK(cold().contains("fresh"));
+                CHECK(cold().stat("fresh"));
+                CHECK_FALSE(cold().contains("old"));
+                int hits = 0;
+                cold().get_many({"fresh", "fresh"},
+                                [&](const std::string&, const Result<std::optional<Value>>& r) { hits += r && *r; });
+                CHECK(hits == 2);
+                CHECK_FALSE(cold().get("old"));
+                CHECK_FALSE(world.has("old"));
+                CHECK(world.has("fresh"));
+            }
+            SECTION("others first") {
+                world.put_expiring("fresh", "v", 300);
+                world.put_expiring("old", "v", -300);
+                CHECK(cold().touch("fresh", 1h));
+                CHECK(std::abs(stored_ttl("fresh") - 3600) < 120);
+                std::size_t entries = 0;
+                Cache listing = cold();
+                for (const Entry& entry : listing.list()) entries += !entry.key.empty();
+                CHECK(entries == 2);
+                CHECK(cold().purge_expired() == 1);
+                CHECK_FALSE(world.has("old"));
+                cold().remove("fresh");
+                CHECK_FALSE(world.has("fresh"));
+                CHECK(cold().get_or_set("g", [] { return "v"; }, {1h}).str() == "v");
+                CHECK(std::abs(stored_ttl("g") - 3600) < 120);
+            }
+            SECTION("learnt once") {
+                Cache cache = cold();
+                world.put_expiring("fresh", "v", 300);
+                CHECK(cache.get("fresh"));
+                CHECK(world.requests([&] { CHECK(cache.get("fresh")); }) == 1);
+                CHECK(world.requests([&] { cache.set("k", "v", {1h}); }) == 1);
+                const store::Raw plain(world.s3.endpoint(), "", "", "", "");
+                CHECK(plain.send("GET", cache.presign("fresh", "GET", 10min)).status == 200);
+            }
         }
-        SECTION("reading first") {
-            world.put_expiring("fresh", "v", 300);
-            world.put_expiring("old", "v", -300);
-            CHECK(text_of(cold().get("fresh")) == "v");
-            CHECK(cold().get_stream("fresh"));
-            CHECK(cold().contains("fresh"));
-            CHECK(cold().stat("fresh"));
-            CHECK_FALSE(cold().contains("old"));
-            int hits = 0;
-            cold().get_many({"fresh", "fresh"}, [&](const std::string&, const Result<std::optional<Value>>& r) { hits += r && *r; });
-            CHECK(hits == 2);
-            CHECK_FALSE(cold().get("old"));
-            CHECK_FALSE(world.has("old"));
-            CHECK(world.has("fresh"));
-        }
-        SECTION("others first") {
-            world.put_expiring("fresh", "v", 300);
-            world.put_expiring("old", "v", -300);
-            CHECK(cold().touch("fresh", 1h));
-            CHECK(std::abs(stored_ttl("fresh") - 3600) < 120);
-            std::size_t entries = 0;
-            Cache listing = cold();
-            for (const Entry& entry : listing.list()) entries += !entry.key.empty();
-            CHECK(entries == 2);
-            CHECK(cold().purge_expired() == 1);
-            CHECK_FALSE(world.has("old"));
-            cold().remove("fresh");
-            CHECK_FALSE(world.has("fresh"));
-            CHECK(cold().get_or_set("g", [] { return "v"; }, {1h}).str() == "v");
-            CHECK(std::abs(stored_ttl("g") - 3600) < 120);
-        }
-        SECTION("learnt once") {
-            Cache cache = cold();
-            world.put_expiring("fresh", "v", 300);
-            CHECK(cache.get("fresh"));
-            CHECK(world.requests([&] { CHECK(cache.get("fresh")); }) == 1);
-            CHECK(world.requests([&] { cache.set("k", "v", {1h}); }) == 1);
-            const store::Raw plain(world.s3.endpoint(), "", "", "", "");
-            CHECK(plain.send("GET", cache.presign("fresh", "GET", 10min)).status == 200);
-        }
-    }
 }
 
 TEST_CASE("ten minutes off, which no store minds, do not make an entry expire early or late", "[clock]") {
@@ -1036,7 +1083,8 @@ TEST_CASE("a redirect elsewhere is not followed", "[region][hostile]") {
     for (const int status : {301, 302, 307, 308}) {
         CAPTURE(status);
         Cache cache = world.cache();
-        world.s3.add_fault(fake_s3::respond(status, "", {{"Location", elsewhere.s3.endpoint() + "/bucket/k"}}).for_times(fake_s3::forever));
+        world.s3.add_fault(fake_s3::respond(status, "", {{"Location", elsewhere.s3.endpoint() + "/bucket/k"}})
+                               .for_times(fake_s3::forever));
         CHECK_FALSE(cache.try_get("k"));
         CHECK_FALSE(cache.try_set("k", "v"));
         CHECK(world.s3.request_count() <= 20);
@@ -1044,7 +1092,9 @@ TEST_CASE("a redirect elsewhere is not followed", "[region][hostile]") {
     }
     CHECK(elsewhere.s3.connection_count() == 0);
     Cache cache = world.cache();
-    world.s3.add_fault(fake_s3::respond(301, "<Error><Code>PermanentRedirect</Code></Error>", {{"x-amz-bucket-region", "evil/../region"}}).for_times(fake_s3::forever));
+    world.s3.add_fault(fake_s3::respond(301, "<Error><Code>PermanentRedirect</Code></Error>",
+                                        {{"x-amz-bucket-region", "evil/../region"}})
+                           .for_times(fake_s3::forever));
     CHECK_FALSE(cache.try_get("k"));
 }
 
@@ -1060,11 +1110,15 @@ TEST_CASE("a writer between the read and the removal of an expired entry keeps i
             world.put_expiring("k", "old", -10);
             std::atomic<bool> written{false};
             world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-                if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect && !written.exchange(true)) world.put("k", "new");
+                if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect &&
+                    !written.exchange(true))
+                    world.put("k", "new");
             });
             Cache cache = world.cache();
-            if (stream) CHECK_FALSE(cache.get_stream("k"));
-            else CHECK_FALSE(cache.get("k"));
+            if (stream)
+                CHECK_FALSE(cache.get_stream("k"));
+            else
+                CHECK_FALSE(cache.get("k"));
             CHECK(world.body("k") == "new");
             CHECK(text_of(cache.get("k")) == "new");
         }
@@ -1076,7 +1130,8 @@ TEST_CASE("where the store honours If-Match on DELETE, no window is left at all"
     world.put_expiring("k", "old", -10);
     std::atomic<bool> written{false};
     world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-        if (request.operation == "DeleteObject" && phase == fake_s3::Phase::before_effect && !written.exchange(true)) world.put("k", "new");
+        if (request.operation == "DeleteObject" && phase == fake_s3::Phase::before_effect && !written.exchange(true))
+            world.put("k", "new");
     });
     Cache cache = world.cache();
     CHECK_FALSE(cache.get("k"));
@@ -1099,7 +1154,8 @@ TEST_CASE("a writer that comes while entries are purged or touched keeps its val
     World world;
     std::atomic<bool> written{false};
     world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-        if (request.operation == "HeadObject" && request.key == "k" && phase == fake_s3::Phase::after_effect && !written.exchange(true)) {
+        if (request.operation == "HeadObject" && request.key == "k" && phase == fake_s3::Phase::after_effect &&
+            !written.exchange(true)) {
             world.put("k", "new", {{"kind", "text"}});
         }
     });

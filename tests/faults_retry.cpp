@@ -56,7 +56,8 @@ TEST_CASE("passing trouble is waited out: two failures and a success are three r
     for (const Case& c : cases) {
         for (const char* operation : {"get", "set", "stat", "remove", "stream", "stream set", "list"}) {
             CAPTURE(c.name, operation);
-            if (std::string(operation) == "stat" && c.fault.status == 400) continue;  // the answer to a HEAD cannot say which 400 it is
+            if (std::string(operation) == "stat" && c.fault.status == 400)
+                continue;  // the answer to a HEAD cannot say which 400 it is
             World world;
             world.put("k", "v");
             Cache cache = world.cache();
@@ -74,7 +75,9 @@ TEST_CASE("passing trouble is waited out: two failures and a success are three r
             CHECK(cache.stats().retries == 2);
             CHECK(cache.stats().requests == 3);
             CHECK(cache.stats().errors == 0);
-            CHECK(world.body("k") == (what == "remove" ? "(nothing)" : what == "set" || what == "stream set" ? "w" : "v"));
+            CHECK(world.body("k") == (what == "remove"                        ? "(nothing)"
+                                      : what == "set" || what == "stream set" ? "w"
+                                                                              : "v"));
             CHECK(world.attempts.size() == 3);
         }
     }
@@ -100,8 +103,10 @@ TEST_CASE("waits are random within bounds that double, up to the cap", "[retry]"
                 const auto most = (std::min)(cap, Milliseconds(50 << (i + 1)));
                 CHECK(world.waits[i] >= 0ms);
                 CHECK(world.waits[i] <= most);
-                if (random == 0.0) CHECK(world.waits[i] == 0ms);
-                else CHECK(world.waits[i] > 0ms);
+                if (random == 0.0)
+                    CHECK(world.waits[i] == 0ms);
+                else
+                    CHECK(world.waits[i] > 0ms);
                 if (i > 0 && random > 0) CHECK(world.waits[i] >= world.waits[i - 1]);
             }
             if (random > 0.9 && cap > 1s) CHECK(world.waits[4] > 400ms);
@@ -230,7 +235,8 @@ TEST_CASE("a stalled answer ends with the call's deadline, a stalled upload too"
     stalls(fake_s3::stall_at(Point::answer_head), [&] { return cache.try_get_stream("k"); });
     stalls(fake_s3::stall_at(Point::before_effect), [&] { return cache.try_stat("k"); });
     stalls(fake_s3::stall_at(Point::before_effect), [&] { return cache.try_set("k", "v"); });
-    stalls(fake_s3::stall_at(Point::before_effect), [&] { return cache.try_set("k", std::istringstream(std::string(2 * part, 'x'))); });
+    stalls(fake_s3::stall_at(Point::before_effect),
+           [&] { return cache.try_set("k", std::istringstream(std::string(2 * part, 'x'))); });
     stalls(fake_s3::stall_at(Point::before_effect), [&] { return cache.try_remove("k"); });
     stalls(fake_s3::stall_at(Point::before_effect), [&] { return cache.try_clear(""); });
 }
@@ -251,8 +257,10 @@ TEST_CASE("a stall is noticed without a deadline, and tried again", "[timeout]")
     CHECK(code_of(impatient.try_get("k")) == Errc::timed_out);
     world.s3.release_stalls();
     auto reader = impatient.try_get_stream("k");
-    if (reader && *reader) CHECK(code_of((*reader)->try_next()) == Errc::timed_out);
-    else CHECK(code_of(reader) == Errc::timed_out);
+    if (reader && *reader)
+        CHECK(code_of((*reader)->try_next()) == Errc::timed_out);
+    else
+        CHECK(code_of(reader) == Errc::timed_out);
     world.s3.clear_faults();
     world.s3.release_stalls();
 }
@@ -260,7 +268,8 @@ TEST_CASE("a stall is noticed without a deadline, and tried again", "[timeout]")
 // ---- answers that got lost ------------------------------------------------------------------------------------------
 
 TEST_CASE("a write whose answer got lost has happened, once", "[lost]") {
-    for (const auto& lost : {fake_s3::lost_answer(), fake_s3::reset_at(Point::after_effect), fake_s3::respond(500).placed(Point::after_effect)}) {
+    for (const auto& lost : {fake_s3::lost_answer(), fake_s3::reset_at(Point::after_effect),
+                             fake_s3::respond(500).placed(Point::after_effect)}) {
         World world;
         Cache cache = world.cache();
         world.s3.add_fault(lost.on("PutObject"));
@@ -289,7 +298,9 @@ TEST_CASE("a conditional write that another one won is not taken for one's own",
     // The first attempt has no effect; before the second has, another writer is there.
     world.s3.add_fault(fake_s3::respond(500).on("PutObject"));
     world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-        if (request.operation == "PutObject" && phase == fake_s3::Phase::before_effect && world.s3.fault_hits() == 1 && !world.has("k")) world.put("k", "theirs");
+        if (request.operation == "PutObject" && phase == fake_s3::Phase::before_effect && world.s3.fault_hits() == 1 &&
+            !world.has("k"))
+            world.put("k", "theirs");
     });
     CHECK_FALSE(cache.set("k", "ours", if_absent()));
     CHECK(world.body("k") == "theirs");
@@ -297,9 +308,10 @@ TEST_CASE("a conditional write that another one won is not taken for one's own",
 
 TEST_CASE("a Complete whose answer got lost has happened, and its upload is gone", "[lost][parts]") {
     const std::string data = store::random_bytes(2 * part + 1, 5);
-    for (const auto& lost : {fake_s3::lost_answer(), fake_s3::respond(500).placed(Point::after_effect),
-                             fake_s3::error_in_200().placed(Point::after_effect), fake_s3::respond(200).placed(Point::after_effect),
-                             fake_s3::respond(200, "<CompleteMultipartUploadRes").placed(Point::after_effect)}) {
+    for (const auto& lost :
+         {fake_s3::lost_answer(), fake_s3::respond(500).placed(Point::after_effect),
+          fake_s3::error_in_200().placed(Point::after_effect), fake_s3::respond(200).placed(Point::after_effect),
+          fake_s3::respond(200, "<CompleteMultipartUploadRes").placed(Point::after_effect)}) {
         for (const bool conditional : {false, true}) {
             CAPTURE(conditional, lost.status, lost.body.substr(0, 40));
             World world;
@@ -317,7 +329,8 @@ TEST_CASE("an upload that vanished is an error, not a success", "[lost][parts]")
     World world;
     Cache cache = world.cache();
     world.put("k", "old");
-    world.s3.add_fault(fake_s3::respond_error(404, "NoSuchUpload").on("CompleteMultipartUpload").for_times(fake_s3::forever));
+    world.s3.add_fault(
+        fake_s3::respond_error(404, "NoSuchUpload").on("CompleteMultipartUpload").for_times(fake_s3::forever));
     const auto result = cache.try_set("k", std::istringstream(std::string(part + 1, 'x')));
     CHECK_FALSE(result);
     CHECK(world.body("k") == "old");
@@ -328,8 +341,9 @@ TEST_CASE("an upload that vanished is an error, not a success", "[lost][parts]")
 
 TEST_CASE("a part that fails is sent again, and only that one", "[parts]") {
     const std::string data = store::random_bytes(4 * part + 1, 6);
-    for (const auto& fault : {fake_s3::respond_error(500, "InternalError"), fake_s3::slow_down(), fake_s3::reset_at(Point::request_body, 100000),
-                              fake_s3::lost_answer(), fake_s3::respond_error(400, "BadDigest")}) {
+    for (const auto& fault : {fake_s3::respond_error(500, "InternalError"), fake_s3::slow_down(),
+                              fake_s3::reset_at(Point::request_body, 100000), fake_s3::lost_answer(),
+                              fake_s3::respond_error(400, "BadDigest")}) {
         for (const unsigned connections : {1U, 4U}) {
             CAPTURE(connections);
             World world;
@@ -348,10 +362,12 @@ TEST_CASE("a part that fails is sent again, and only that one", "[parts]") {
 
 TEST_CASE("an upload that fails for good is aborted and leaves the old value", "[parts]") {
     for (const char* operation : {"CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"}) {
-        for (const auto& fault : {fake_s3::respond_error(403, "AccessDenied"), fake_s3::respond_error(500, "InternalError"),
-                                  fake_s3::error_in_200("InternalError"), fake_s3::close_at(Point::before_effect)}) {
+        for (const auto& fault :
+             {fake_s3::respond_error(403, "AccessDenied"), fake_s3::respond_error(500, "InternalError"),
+              fake_s3::error_in_200("InternalError"), fake_s3::close_at(Point::before_effect)}) {
             CAPTURE(operation);
-            if (std::string(operation) == "UploadPart" && fault.status == 200) continue;  // a part's 200 is taken at its word
+            if (std::string(operation) == "UploadPart" && fault.status == 200)
+                continue;  // a part's 200 is taken at its word
             World world;
             Cache cache = world.cache();
             world.put("k", "old");
@@ -377,7 +393,8 @@ TEST_CASE("an abort that fails is tried again, then counted and told", "[parts]"
     CHECK(cache.stats().leftover_uploads == 0);
     world.s3.clear_faults();
     world.s3.add_fault(denied);
-    world.s3.add_fault(fake_s3::respond_error(500, "InternalError").on("AbortMultipartUpload").for_times(fake_s3::forever));
+    world.s3.add_fault(
+        fake_s3::respond_error(500, "InternalError").on("AbortMultipartUpload").for_times(fake_s3::forever));
     CHECK(code_of(cache.try_set("k", std::istringstream(std::string(2 * part, 'x')))) == Errc::denied);
     CHECK(world.s3.open_uploads().size() == 1);
     CHECK(cache.stats().leftover_uploads == 1);
@@ -434,8 +451,10 @@ TEST_CASE("trouble with some of many keys is theirs alone", "[many]") {
     REQUIRE(set.size() == 20);
     for (std::size_t i = 0; i < 20; ++i) {
         CAPTURE(i);
-        if (i == 7) CHECK(code_of(set[i]) == Errc::denied);
-        else CHECK(ok(set[i]));
+        if (i == 7)
+            CHECK(code_of(set[i]) == Errc::denied);
+        else
+            CHECK(ok(set[i]));
     }
     world.s3.add_fault(fake_s3::reset_at(Point::before_effect).for_times(5));
     int hits = 0, errors = 0;
@@ -454,8 +473,10 @@ TEST_CASE("trouble with some of many keys is theirs alone", "[many]") {
     const auto removed = cache.remove_many(keys);
     for (std::size_t i = 0; i < 20; ++i) {
         CAPTURE(i);
-        if (i == 7) CHECK(code_of(removed[i]) == Errc::denied);
-        else ok(removed[i]);
+        if (i == 7)
+            CHECK(code_of(removed[i]) == Errc::denied);
+        else
+            ok(removed[i]);
     }
     CHECK(world.s3.object_count() == 0);
 }
@@ -611,11 +632,13 @@ TEST_CASE("a racing write that the store calls a conflict is settled", "[conditi
 TEST_CASE("a range that fails is asked for again, and only that one", "[ranges]") {
     constexpr std::size_t range = std::size_t{256} << 10;
     const std::string data = store::random_bytes(6 * range + 1, 7);
-    for (const auto& fault : {fake_s3::slow_down(), fake_s3::reset_at(Point::before_effect), fake_s3::close_at(Point::answer_body, 100000)}) {
+    for (const auto& fault : {fake_s3::slow_down(), fake_s3::reset_at(Point::before_effect),
+                              fake_s3::close_at(Point::answer_body, 100000)}) {
         for (const unsigned connections : {1U, 4U}) {
             CAPTURE(connections);
             fake_s3::Options options;
-            if (connections > 1) options.connection_bytes_per_second = 4000000;  // so slow that others help, however busy the machine
+            if (connections > 1)
+                options.connection_bytes_per_second = 4000000;  // so slow that others help, however busy the machine
             World world(options);
             Config config = world.config();
             config.part_bytes = range;
@@ -648,10 +671,13 @@ TEST_CASE("an object replaced between two ranges is never mixed", "[ranges]") {
         world.put("k", old_data);
         std::atomic<int> gets{0};
         world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-            if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect && ++gets == 1) world.put("k", new_data);
+            if (request.operation == "GetObject" && phase == fake_s3::Phase::after_effect && ++gets == 1)
+                world.put("k", new_data);
         });
         const auto hit = cache.try_get("k");
-        if (hit) CHECK((same((*hit)->view(), old_data) || same((*hit)->view(), new_data)));
-        else CHECK(code_of(hit) == Errc::changed);
+        if (hit)
+            CHECK((same((*hit)->view(), old_data) || same((*hit)->view(), new_data)));
+        else
+            CHECK(code_of(hit) == Errc::changed);
     }
 }

@@ -40,9 +40,12 @@ Variables variables_of(const vectors::Case& c) {
 
 std::string error_name(ini::Trouble trouble) {
     switch (trouble) {
-        case ini::Trouble::file: return "ConfigParseError";
-        case ini::Trouble::profile: return "ProfileNotFound";
-        case ini::Trouble::settings: return "InvalidConfigError";
+    case ini::Trouble::file:
+        return "ConfigParseError";
+    case ini::Trouble::profile:
+        return "ProfileNotFound";
+    case ini::Trouble::settings:
+        return "InvalidConfigError";
     }
     return {};
 }

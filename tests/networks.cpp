@@ -125,7 +125,8 @@ private:
                                          : recv(store, buffer, sizeof buffer, 0);
             if (got <= 0) break;
             const auto size = static_cast<std::size_t>(got);
-            if (from_caller) open = send(store, buffer, size, MSG_NOSIGNAL) == got;
+            if (from_caller)
+                open = send(store, buffer, size, MSG_NOSIGNAL) == got;
             else
                 open = (speech ? SSL_write(speech, buffer, static_cast<int>(size))
                                : send(caller, buffer, size, MSG_NOSIGNAL)) == got;

@@ -62,7 +62,8 @@ std::uint64_t sequence_of(const std::string& key, std::string_view value) {
     std::istringstream head{std::string(value.substr(0, value.find('\n')))};
     std::string name;
     std::uint64_t sequence = 0, size = 0;
-    expect(head >> name >> sequence >> size && name == key && value == value_of(key, sequence, static_cast<std::size_t>(size)),
+    expect(head >> name >> sequence >> size && name == key &&
+               value == value_of(key, sequence, static_cast<std::size_t>(size)),
            "a value that nobody wrote");
     return sequence;
 }

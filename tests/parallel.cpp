@@ -50,7 +50,8 @@ struct TempFile {
     TempFile& operator=(const TempFile&) = delete;
     std::vector<std::string> names() const {
         std::vector<std::string> out;
-        for (const auto& entry : std::filesystem::directory_iterator(folder)) out.push_back(entry.path().filename().string());
+        for (const auto& entry : std::filesystem::directory_iterator(folder))
+            out.push_back(entry.path().filename().string());
         return out;
     }
     static std::string make_folder() {
@@ -74,8 +75,18 @@ Source pieces(std::string_view data, std::size_t step, std::function<std::size_t
     };
 }
 
-const std::vector<std::size_t> boundaries{0,        1,        part - 1,     part,         part + 1,    2 * part - 1,
-                                          2 * part, 2 * part + 1, 3 * part - 1, 3 * part, 3 * part + 1, 9 * part + 5};
+const std::vector<std::size_t> boundaries{0,
+                                          1,
+                                          part - 1,
+                                          part,
+                                          part + 1,
+                                          2 * part - 1,
+                                          2 * part,
+                                          2 * part + 1,
+                                          3 * part - 1,
+                                          3 * part,
+                                          3 * part + 1,
+                                          9 * part + 5};
 
 std::size_t ranged(const fake_s3::FakeS3& s3) {
     std::size_t count = 0;
@@ -148,7 +159,8 @@ TEST_CASE("gzip in ranges is inflated as in one piece", "[parallel][ranges][gzip
     CHECK(ranged(world.s3) > 0);
 }
 
-TEST_CASE("no more connections than configured help a download, nor more parts than fit the memory bound", "[parallel][ranges]") {
+TEST_CASE("no more connections than configured help a download, nor more parts than fit the memory bound",
+          "[parallel][ranges]") {
     World world(line(true));
     Config config = parted(world, 6);
     config.transfer_bytes_max = 3 * part;
@@ -247,7 +259,8 @@ TEST_CASE("a source that throws or fails midway leaves nothing behind", "[parall
 TEST_CASE("one part that fails is sent again, and it alone", "[parallel][faults]") {
     using fake_s3::Point;
     const std::string data = store::random_bytes(8 * part, 9);
-    for (const auto& fault : {fake_s3::slow_down(), fake_s3::reset_at(Point::request_body, 1000), fake_s3::lost_answer()}) {
+    for (const auto& fault :
+         {fake_s3::slow_down(), fake_s3::reset_at(Point::request_body, 1000), fake_s3::lost_answer()}) {
         World world(line(false));
         Cache cache = world.cache(parted(world, 4));
         world.s3.add_fault(fault.on("UploadPart").with_query("partNumber=5&"));
@@ -267,7 +280,8 @@ TEST_CASE("an object replaced while it is read in ranges is never mixed", "[para
         world.put("k", older);
         std::atomic<std::size_t> gets{0};
         world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
-            if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == when) world.put("k", newer);
+            if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == when)
+                world.put("k", newer);
         });
         const auto hit = cache.try_get("k");  // read again, where it was replaced under our hands
         REQUIRE(hit);
@@ -279,12 +293,17 @@ TEST_CASE("an object replaced while it is read in ranges is never mixed", "[para
         std::optional<Errc> trouble;
         while (!trouble) {
             const auto chunk = reader->try_next();
-            if (!chunk) trouble = code_of(chunk);
-            else if (chunk->empty()) break;
-            else read += *chunk;
+            if (!chunk)
+                trouble = code_of(chunk);
+            else if (chunk->empty())
+                break;
+            else
+                read += *chunk;
         }
-        if (trouble) CHECK(*trouble == Errc::changed);
-        else CHECK((same(read, older) || same(read, newer)));
+        if (trouble)
+            CHECK(*trouble == Errc::changed);
+        else
+            CHECK((same(read, older) || same(read, newer)));
         CHECK(read.find(read.empty() || read[0] == 'o' ? 'n' : 'o') == std::string::npos);
         TempFile file;
         store::write(file.path, "before");
@@ -292,8 +311,10 @@ TEST_CASE("an object replaced while it is read in ranges is never mixed", "[para
         gets = 0;
         const auto got = cache.try_get_file("k", file.path);
         const std::string now = store::contents(file.path);
-        if (got) CHECK((same(now, older) || same(now, newer)));
-        else CHECK(now == "before");
+        if (got)
+            CHECK((same(now, older) || same(now, newer)));
+        else
+            CHECK(now == "before");
         CHECK(file.names().size() == 1);
     }
 }
@@ -307,10 +328,13 @@ TEST_CASE("a store that ignores ranges, or answers another, never gives wrong by
         World world(options);
         Cache cache = world.cache(parted(world, 4));
         world.put("k", data);
-        if (!ignores) world.s3.add_fault(fake_s3::other_range(1).on("GetObject").nth_time(2).for_times(fake_s3::forever));
+        if (!ignores)
+            world.s3.add_fault(fake_s3::other_range(1).on("GetObject").nth_time(2).for_times(fake_s3::forever));
         const auto hit = cache.try_get("k");
-        if (hit) CHECK(same((*hit)->view(), data));
-        else CHECK(code_of(hit) == Errc::protocol);
+        if (hit)
+            CHECK(same((*hit)->view(), data));
+        else
+            CHECK(code_of(hit) == Errc::protocol);
         CHECK(hit.has_value() == ignores);
         TempFile file;
         const auto got = cache.try_get_file("k", file.path);
@@ -335,8 +359,10 @@ TEST_CASE("an upload cancelled at any request leaves no upload and no entry", "[
         SetOptions options;
         options.progress = [&](const Progress&) { return seen < when; };
         const auto stored = cache.try_set("k", pieces(data, 10000), options);
-        if (stored) CHECK(same(world.body("k"), data));  // it was over before it was asked
-        else CHECK(code_of(stored) == Errc::cancelled);
+        if (stored)
+            CHECK(same(world.body("k"), data));  // it was over before it was asked
+        else
+            CHECK(code_of(stored) == Errc::cancelled);
         CHECK(world.has("k") == stored.has_value());
         CHECK(world.s3.open_uploads().empty());
     }

@@ -85,7 +85,8 @@ std::size_t threads_now() {
 
 // What has been joined may be listed a moment longer.
 bool threads_settled(std::size_t expected) {
-    for (int i = 0; i < 1000 && threads_now() != expected; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    for (int i = 0; i < 1000 && threads_now() != expected; ++i)
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return threads_now() == expected;
 }
 
@@ -93,7 +94,8 @@ bool threads_settled(std::size_t expected) {
 
 TEST_CASE("members compressed in parallel come out whole and in order", "[parallel][gzip]") {
     const std::string text = store::text_lines(3 * member_bytes + 5);
-    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, member_bytes - 1, member_bytes, member_bytes + 1, text.size()}) {
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{1}, member_bytes - 1, member_bytes, member_bytes + 1, text.size()}) {
         for (const unsigned threads : {0U, 1U, 2U, 16U}) {
             CAPTURE(size, threads);
             const std::string_view data = std::string_view(text).substr(0, size);
@@ -192,7 +194,8 @@ TEST_CASE("helper threads run only while there is much to compress", "[parallel]
     CHECK(threads_settled(before));
 }
 
-TEST_CASE("a source that breaks while helpers compress is thrown on, and all is taken back", "[parallel][gzip][source]") {
+TEST_CASE("a source that breaks while helpers compress is thrown on, and all is taken back",
+          "[parallel][gzip][source]") {
     World world;
     Config config = threaded(world, 3);
     config.part_bytes = std::size_t{5} << 20;
@@ -203,8 +206,10 @@ TEST_CASE("a source that breaks while helpers compress is thrown on, and all is 
     for (const std::size_t good : {std::size_t{0}, member_bytes / 2, member_bytes, 12 * member_bytes}) {
         CAPTURE(good);
         const auto throws = [](char*) -> std::size_t { throw SourceBroke("no more"); };
-        CHECK_THROWS_AS(cache.set("k", pieces(std::string_view(noise).substr(0, good), 99999, throws), {{}, true}), SourceBroke);
-        CHECK(code_of(cache.try_set("k", pieces(std::string_view(noise).substr(0, good), 99999).sized(good + 1), {{}, true})) == Errc::source);
+        CHECK_THROWS_AS(cache.set("k", pieces(std::string_view(noise).substr(0, good), 99999, throws), {{}, true}),
+                        SourceBroke);
+        CHECK(code_of(cache.try_set("k", pieces(std::string_view(noise).substr(0, good), 99999).sized(good + 1),
+                                    {{}, true})) == Errc::source);
         CHECK_FALSE(world.has("k"));
         CHECK(world.s3.open_uploads().empty());
     }

@@ -75,7 +75,8 @@ TEST_CASE("parts are equal at first and then double, up to the bound", "[paralle
     CHECK(PartPlan{8, 8}.bytes_of(parts_max) == 8);
 }
 
-TEST_CASE("10,000 parts hold the largest object of S3 where memory allows, and 300 GiB by default", "[parallel][parts]") {
+TEST_CASE("10,000 parts hold the largest object of S3 where memory allows, and 300 GiB by default",
+          "[parallel][parts]") {
     constexpr std::uint64_t gib = std::uint64_t{1} << 30;
     Config config;
     const auto plan = [&](std::optional<std::uint64_t> size, bool compress = false) {
@@ -87,8 +88,8 @@ TEST_CASE("10,000 parts hold the largest object of S3 where memory allows, and 3
     REQUIRE(plan(600 * gib));  // announced: all parts are equal
     CHECK(plan(600 * gib)->first == plan(600 * gib)->most);
     CHECK(capacity_of(*plan(600 * gib)) >= 600 * gib);
-    CHECK_FALSE(plan(1024 * gib));      // it would need parts of 105 MiB
-    REQUIRE(plan(1024 * gib, true));    // gzip may make it fit
+    CHECK_FALSE(plan(1024 * gib));    // it would need parts of 105 MiB
+    REQUIRE(plan(1024 * gib, true));  // gzip may make it fit
     CHECK(plan(1024 * gib, true)->most == config.transfer_bytes_max);
     REQUIRE(plan(60 * gib, true));
     CHECK(plan(60 * gib, true)->most == config.part_bytes);

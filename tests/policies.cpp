@@ -323,7 +323,8 @@ TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and i
     }
 }
 
-TEST_CASE("a store that says that it encrypts with KMS makes no MD5s: no part is sent twice to find that out", "[parts][quirks]") {
+TEST_CASE("a store that says that it encrypts with KMS makes no MD5s: no part is sent twice to find that out",
+          "[parts][quirks]") {
     fake_s3::Quirks quirks;
     quirks.etag_not_md5 = true;
     World world(store::with(quirks));
@@ -397,8 +398,10 @@ TEST_CASE("the store's own checksums are sent and checked where the policy says 
             fake_s3::Edit edit;
             edit.set_headers = {{std::string("x-amz-checksum-") + sum.name, right ? sum.right : sum.wrong}};
             world.s3.add_fault(fake_s3::edit_answer(edit).on("GetObject").for_times(fake_s3::forever));
-            if (right) CHECK(text_of(cache.get("k")) == "hello");
-            else CHECK(code_of(cache.try_get("k")) == Errc::damaged);
+            if (right)
+                CHECK(text_of(cache.get("k")) == "hello");
+            else
+                CHECK(code_of(cache.try_get("k")) == Errc::damaged);
             world.s3.clear_faults();
         }
     }

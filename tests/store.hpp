@@ -63,7 +63,8 @@ inline std::string text_lines(std::size_t size) {
     std::string out;
     out.reserve(size + 64);
     for (std::size_t line = 0; out.size() < size; ++line) {
-        out += "line " + std::to_string(line) + ": the quick brown fox " + std::to_string(line * 2654435761U % 100000U) + "\n";
+        out += "line " + std::to_string(line) + ": the quick brown fox " +
+               std::to_string(line * 2654435761U % 100000U) + "\n";
     }
     out.resize(size);
     return out;
@@ -126,7 +127,7 @@ inline bool holds(std::string_view text, std::string_view part) { return text.fi
 // ---- a client that shares nothing with the cache ---------------------------------------------------------------------
 
 struct Answer {
-    int status = 0;  // 0: no answer
+    int status = 0;     // 0: no answer
     Headers headers{};  // names in lower case
     std::string body{};
 
@@ -151,7 +152,10 @@ struct Answer {
 class Raw {
 public:
     Raw(std::string endpoint, std::string ca, std::string access, std::string secret, std::string region)
-        : endpoint_(std::move(endpoint)), ca_(std::move(ca)), access_(std::move(access)), secret_(std::move(secret)),
+        : endpoint_(std::move(endpoint)),
+          ca_(std::move(ca)),
+          access_(std::move(access)),
+          secret_(std::move(secret)),
           region_(std::move(region)) {}
 
     // `path` is decoded and starts with '/'; the query's names and values are decoded, too.
@@ -257,8 +261,8 @@ private:
     static std::string hmac(std::string_view key, std::string_view data) {
         unsigned char out[32];
         unsigned size = 32;
-        HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), reinterpret_cast<const unsigned char*>(data.data()),
-             data.size(), out, &size);
+        HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
+             reinterpret_cast<const unsigned char*>(data.data()), data.size(), out, &size);
         return {reinterpret_cast<const char*>(out), size};
     }
 
@@ -285,7 +289,8 @@ private:
         const std::string to_sign = "AWS4-HMAC-SHA256\n" + stamp + "\n" + scope + "\n" + sha256(canonical);
         const std::string key = hmac(hmac(hmac(hmac("AWS4" + secret_, day), region_), "s3"), "aws4_request");
         headers.emplace_back("Authorization", "AWS4-HMAC-SHA256 Credential=" + access_ + "/" + scope +
-                                                  ", SignedHeaders=" + names + ", Signature=" + hex(hmac(key, to_sign)));
+                                                  ", SignedHeaders=" + names +
+                                                  ", Signature=" + hex(hmac(key, to_sign)));
     }
 
     std::string endpoint_, ca_, access_, secret_, region_;
@@ -371,8 +376,13 @@ class Store {
 public:
     Store(std::string name, std::string endpoint, std::string ca, std::string access, std::string secret,
           std::string region, fake_s3::FakeS3* fake = nullptr)
-        : raw(endpoint, ca, access, secret, region), name_(std::move(name)), endpoint_(std::move(endpoint)),
-          ca_(std::move(ca)), access_(std::move(access)), secret_(std::move(secret)), region_(std::move(region)),
+        : raw(endpoint, ca, access, secret, region),
+          name_(std::move(name)),
+          endpoint_(std::move(endpoint)),
+          ca_(std::move(ca)),
+          access_(std::move(access)),
+          secret_(std::move(secret)),
+          region_(std::move(region)),
           fake_(fake) {
         secrets().push_back(secret_);
         // Now, so that OpenSSL's own end comes after ours.
@@ -448,14 +458,16 @@ public:
 private:
     static std::vector<std::unique_ptr<Store>> make() {
         std::vector<std::unique_ptr<Store>> out;
-        const std::string endpoint = environment("S3CACHE_TEST_ENDPOINT"), tls = environment("S3CACHE_TEST_TLS_ENDPOINT");
+        const std::string endpoint = environment("S3CACHE_TEST_ENDPOINT"),
+                          tls = environment("S3CACHE_TEST_TLS_ENDPOINT");
         if (!endpoint.empty() || !tls.empty()) {
             for (const std::string& url : {endpoint, tls}) {
                 if (url.empty()) continue;
                 const bool secure = url.compare(0, 6, "https:") == 0;
-                out.push_back(std::make_unique<Store>(url, url, secure ? environment("S3CACHE_TEST_CA") : "",
-                                                      environment("AWS_ACCESS_KEY_ID"), environment("AWS_SECRET_ACCESS_KEY"),
-                                                      environment("AWS_REGION").empty() ? "us-east-1" : environment("AWS_REGION")));
+                out.push_back(std::make_unique<Store>(
+                    url, url, secure ? environment("S3CACHE_TEST_CA") : "", environment("AWS_ACCESS_KEY_ID"),
+                    environment("AWS_SECRET_ACCESS_KEY"),
+                    environment("AWS_REGION").empty() ? "us-east-1" : environment("AWS_REGION")));
             }
             return out;
         }
@@ -465,8 +477,9 @@ private:
             options.tls = secure;
             fakes.push_back(std::make_unique<fake_s3::FakeS3>(options));
             fake_s3::FakeS3& fake = *fakes.back();
-            out.push_back(std::make_unique<Store>(secure ? "the fake, TLS" : "the fake, http", fake.endpoint(), fake.ca_file(),
-                                                  fake.access_key(), fake.secret_key(), fake.region(), &fake));
+            out.push_back(std::make_unique<Store>(secure ? "the fake, TLS" : "the fake, http", fake.endpoint(),
+                                                  fake.ca_file(), fake.access_key(), fake.secret_key(), fake.region(),
+                                                  &fake));
         }
         return out;
     }
@@ -479,7 +492,8 @@ private:
 // A part of a store that one test has to itself.
 class Space {
 public:
-    explicit Space(Store& where) : store(where), bucket_(where.bucket()), prefix_(where.root() + "t" + Store::tag() + "/") {}
+    explicit Space(Store& where)
+        : store(where), bucket_(where.bucket()), prefix_(where.root() + "t" + Store::tag() + "/") {}
     // A bucket of its own, with keys right at its root, if one can be made here.
     struct WholeBucket {};
     Space(Store& where, WholeBucket) : Space(where) {
@@ -491,8 +505,10 @@ public:
     Space(const Space&) = delete;
     Space& operator=(const Space&) = delete;
     ~Space() {
-        if (store.fake()) store.fake()->erase_all();
-        else if (auto opened = s3cache::Cache::try_open(where(), store.config())) static_cast<void>(opened->try_clear(""));
+        if (store.fake())
+            store.fake()->erase_all();
+        else if (auto opened = s3cache::Cache::try_open(where(), store.config()))
+            static_cast<void>(opened->try_clear(""));
     }
 
     std::string where() const { return prefix_.empty() ? bucket_ : "s3://" + bucket_ + "/" + prefix_; }
@@ -509,8 +525,10 @@ public:
     void put(const std::string& key, std::string_view body, const Headers& metadata = {}) const {
         Headers headers;
         for (const auto& [name, value] : metadata) {
-            if (name[0] == ':') headers.emplace_back(name.substr(1), value);
-            else headers.emplace_back("x-amz-meta-" + name, value);
+            if (name[0] == ':')
+                headers.emplace_back(name.substr(1), value);
+            else
+                headers.emplace_back("x-amz-meta-" + name, value);
         }
         const Answer answer = store.raw.request("PUT", path(key), {}, headers, body);
         INFO(answer.body);
@@ -620,7 +638,7 @@ inline void expect(bool truth, const std::string& what) {
 // A test case that runs once for each store, with `space` to itself.
 #define STORE_TEST_JOIN_(a, b) a##b
 #define STORE_TEST_NAME_(a, b) STORE_TEST_JOIN_(a, b)
-#define STORE_TEST(name, tags)                                                               \
-    static void STORE_TEST_NAME_(store_test_, __LINE__)(store::Space & space);               \
+#define STORE_TEST(name, tags)                                                                \
+    static void STORE_TEST_NAME_(store_test_, __LINE__)(store::Space & space);                \
     TEST_CASE(name, tags) { store::on_every_store(STORE_TEST_NAME_(store_test_, __LINE__)); } \
     static void STORE_TEST_NAME_(store_test_, __LINE__)([[maybe_unused]] store::Space & space)

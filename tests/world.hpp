@@ -26,8 +26,10 @@ struct World {
         config.seams.environment = [](const char*) { return std::optional<std::string>(); };
         config.on_event = [this](const s3cache::Event& event) {
             check_no_secret(event.detail);
-            if (event.attempt == 0) outcomes.push_back(std::string(event.operation) + " " + std::string(event.outcome));
-            else attempts.push_back(std::string(event.operation) + " " + std::to_string(event.status));
+            if (event.attempt == 0)
+                outcomes.push_back(std::string(event.operation) + " " + std::string(event.outcome));
+            else
+                attempts.push_back(std::string(event.operation) + " " + std::to_string(event.status));
         };
         return config;
     }

@@ -35,7 +35,8 @@ public:
         if (take('[')) return read_members(']', false);
         Json out;
         out.is_string = !rest_.empty() && rest_.front() == '"';
-        if (out.is_string) out.text = read_string();
+        if (out.is_string)
+            out.text = read_string();
         else
             while (!rest_.empty() && std::string_view(",]} ").find(rest_.front()) == std::string_view::npos)
                 out.text += next();
@@ -102,15 +103,29 @@ private:
 Json json_of(const std::string& text) { return JsonReader(text).read(); }
 
 std::string reason(const std::string& status) {
-    static const std::map<std::string, std::string> reasons{
-        {"200", "OK"},           {"204", "No Content"},        {"206", "Partial Content"},
-        {"301", "Moved Permanently"}, {"304", "Not Modified"}, {"307", "Temporary Redirect"},
-        {"400", "Bad Request"},  {"401", "Unauthorized"},      {"403", "Forbidden"},
-        {"404", "Not Found"},    {"405", "Method Not Allowed"}, {"408", "Request Timeout"},
-        {"409", "Conflict"},     {"411", "Length Required"},   {"412", "Precondition Failed"},
-        {"413", "Request Entity Too Large"}, {"416", "Requested Range Not Satisfiable"}, {"429", "Too Many Requests"},
-        {"500", "Internal Server Error"}, {"501", "Not Implemented"}, {"502", "Bad Gateway"},
-        {"503", "Service Unavailable"}, {"504", "Gateway Timeout"}};
+    static const std::map<std::string, std::string> reasons{{"200", "OK"},
+                                                            {"204", "No Content"},
+                                                            {"206", "Partial Content"},
+                                                            {"301", "Moved Permanently"},
+                                                            {"304", "Not Modified"},
+                                                            {"307", "Temporary Redirect"},
+                                                            {"400", "Bad Request"},
+                                                            {"401", "Unauthorized"},
+                                                            {"403", "Forbidden"},
+                                                            {"404", "Not Found"},
+                                                            {"405", "Method Not Allowed"},
+                                                            {"408", "Request Timeout"},
+                                                            {"409", "Conflict"},
+                                                            {"411", "Length Required"},
+                                                            {"412", "Precondition Failed"},
+                                                            {"413", "Request Entity Too Large"},
+                                                            {"416", "Requested Range Not Satisfiable"},
+                                                            {"429", "Too Many Requests"},
+                                                            {"500", "Internal Server Error"},
+                                                            {"501", "Not Implemented"},
+                                                            {"502", "Bad Gateway"},
+                                                            {"503", "Service Unavailable"},
+                                                            {"504", "Gateway Timeout"}};
     const auto at = reasons.find(status);
     return at == reasons.end() ? std::string() : at->second;
 }
@@ -205,9 +220,7 @@ void check_delete(const vectors::Case& c) {
 void check_fields(const vectors::Case& c) {
     const std::string body = c.get("body_base64");
     std::map<std::string, std::string> found;
-    REQUIRE(xml::walk(body, [&](const xml::Path& path, std::string_view text) {
-        found.emplace(path.leaf(), text);
-    }));
+    REQUIRE(xml::walk(body, [&](const xml::Path& path, std::string_view text) { found.emplace(path.leaf(), text); }));
     for (const auto& [name, value] : json_of(c.get("fields")).members) {
         if (value.is_object) continue;
         INFO(name);
@@ -369,8 +382,9 @@ TEST_CASE("xml: an error body is known by its root alone") {
 }
 
 TEST_CASE("xml: STS wraps its errors") {
-    const auto error = xml::error_body("<ErrorResponse xmlns='x'><Error><Type>Sender</Type><Code>ExpiredToken</Code>"
-                                       "<Message>m</Message></Error><RequestId>q</RequestId></ErrorResponse>");
+    const auto error = xml::error_body(
+        "<ErrorResponse xmlns='x'><Error><Type>Sender</Type><Code>ExpiredToken</Code>"
+        "<Message>m</Message></Error><RequestId>q</RequestId></ErrorResponse>");
     REQUIRE(error);
     CHECK(error->code == "ExpiredToken");
     CHECK(error->message == "m");

@@ -52,17 +52,15 @@ private:
 
 // The headers of an entry as the library stores it, and those of a signature that covers them and `names`: as long as real
 // ones, but always the same. They show what libcurl's writing of headers costs.
-inline std::vector<std::string> stored_lines() {
-    return {"x-amz-meta-kind: bytes", "x-amz-meta-crc32c: AAAAAA=="};
-}
+inline std::vector<std::string> stored_lines() { return {"x-amz-meta-kind: bytes", "x-amz-meta-crc32c: AAAAAA=="}; }
 inline std::vector<std::string> signed_lines(std::string names, std::vector<std::string> lines = {}) {
     names += ";x-amz-content-sha256;x-amz-date";
     for (const std::string& line : lines) names += ";" + line.substr(0, line.find(':'));
     const std::string digits(64, '0');
     lines.push_back("x-amz-content-sha256: " + digits);
     lines.push_back("x-amz-date: 20260101T000000Z");
-    lines.push_back("authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=" + names +
-                    ", Signature=" + digits);
+    lines.push_back("authorization: AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=" +
+                    names + ", Signature=" + digits);
     return lines;
 }
 

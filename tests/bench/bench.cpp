@@ -245,7 +245,8 @@ void hold(const World& world, Table& table, const Contest& contest) {
         row.others = others(world, contest.peer_work, contest.scheme, contest.operations, best.cpu());
     if (contest.floor) {
         const Row floor = ratio_row(contest.work, contest.scheme, contest.target, variants[3], best);
-        row.others = "bare with our headers x" + measure::three_digits(floor.value) + (row.others.empty() ? "" : ", ") + row.others;
+        row.others = "bare with our headers x" + measure::three_digits(floor.value) + (row.others.empty() ? "" : ", ") +
+                     row.others;
     }
     table.add(row);
 }
@@ -273,11 +274,13 @@ void rows_small(const World& world, Table& table, const std::string& scheme) {
         gone.push_back(gone_key(i));
     }
     Pair get(store, Kind::get), put(store, Kind::put_small), remove(store, Kind::remove);
-    using bare::signed_lines;
     using bare::Buffers;
+    using bare::signed_lines;
     const Buffers usual = scheme == "https" ? Buffers::standard : Buffers::large;
-    bare::Handle signed_get(store, Kind::get, usual, signed_lines("host")), signed_remove(store, Kind::remove, usual, signed_lines("host"));
-    bare::Handle signed_put(store, Kind::put_small, Buffers::standard, signed_lines("content-type;host", bare::stored_lines()));
+    bare::Handle signed_get(store, Kind::get, usual, signed_lines("host")),
+        signed_remove(store, Kind::remove, usual, signed_lines("host"));
+    bare::Handle signed_put(store, Kind::put_small, Buffers::standard,
+                            signed_lines("content-type;host", bare::stored_lines()));
     bare::Sha256 sha;
     const std::string data = random_bytes(small_bytes);
 
@@ -429,23 +432,51 @@ void rows_mib(const World& world, Table& table, const std::string& scheme) {
         }
     };
     hold(world, table,
-         {"get 1 MiB, checksum off", scheme, 1.05, count,
-          times([&] { expect_size(checked(unchecked->try_get("mib")).value().view().size(), mib); }), bare_get, renew,
-          "get-mib", {}, new_connections});
+         {"get 1 MiB, checksum off",
+          scheme,
+          1.05,
+          count,
+          times([&] { expect_size(checked(unchecked->try_get("mib")).value().view().size(), mib); }),
+          bare_get,
+          renew,
+          "get-mib",
+          {},
+          new_connections});
     hold(world, table,
-         {"get 1 MiB, checksum on", scheme, 1.15, count,
-          times([&] { expect_size(checked(cache->try_get("mib")).value().view().size(), mib); }), bare_get, renew, {},
-          {}, new_connections});
+         {"get 1 MiB, checksum on",
+          scheme,
+          1.15,
+          count,
+          times([&] { expect_size(checked(cache->try_get("mib")).value().view().size(), mib); }),
+          bare_get,
+          renew,
+          {},
+          {},
+          new_connections});
     if (scheme == "https") {
         hold(world, table,
-             {"set 1 MiB, payload unsigned", scheme, 1.05, count,
+             {"set 1 MiB, payload unsigned",
+              scheme,
+              1.05,
+              count,
               times([&] { checked(unchecked->try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
-              [&](bare::Buffers buffers) { bare_put(buffers, false); }, renew, {}, {}, new_connections});
+              [&](bare::Buffers buffers) { bare_put(buffers, false); },
+              renew,
+              {},
+              {},
+              new_connections});
     }
     hold(world, table,
-         {"set 1 MiB, payload signed (bare: and its SHA-256)", scheme, 1.05, count,
+         {"set 1 MiB, payload signed (bare: and its SHA-256)",
+          scheme,
+          1.05,
+          count,
           times([&] { checked(cache->try_set("put/mib", s3cache::bytes(data.data(), data.size()))); }),
-          [&](bare::Buffers buffers) { bare_put(buffers, true); }, renew, "set-mib", {}, new_connections});
+          [&](bare::Buffers buffers) { bare_put(buffers, true); },
+          renew,
+          "set-mib",
+          {},
+          new_connections});
 }
 
 // Held against zlib alone, in this process and in the same rounds.

@@ -13,7 +13,8 @@ inline void check_percent(std::string_view input) {
         bytes::append_percent(encoded, input, keep_slash);
         encoded.erase(0, 1);
         require(encoded.size() <= input.size() * 3, "three bytes for one at most");
-        for (char c : encoded) require(bytes::is_unreserved(c) || c == '%' || (keep_slash && c == '/'), "safe in a URL");
+        for (char c : encoded)
+            require(bytes::is_unreserved(c) || c == '%' || (keep_slash && c == '/'), "safe in a URL");
         require(bytes::unpercent(encoded, false) == std::string(input), "percent there and back");
         require(bytes::unpercent(encoded, true) == std::string(input), "no plus is left to be a blank");
     }
@@ -31,11 +32,13 @@ inline void check_base64(std::string_view input) {
     const std::string encoded = bytes::base64(input);
     require(encoded.size() == (input.size() + 2) / 3 * 4, "four letters for three bytes");
     require(bytes::unbase64(encoded) == std::string(input), "base64 there and back");
-    if (const auto decoded = bytes::unbase64(input)) require(bytes::base64(*decoded) == input, "one text for the same bytes");
+    if (const auto decoded = bytes::unbase64(input))
+        require(bytes::base64(*decoded) == input, "one text for the same bytes");
     const std::string hex = bytes::hex(input);
     require(hex.size() == input.size() * 2 && hex == bytes::lower(hex), "two lower-case digits a byte");
     for (std::size_t i = 0; i < input.size(); ++i) {
-        require(bytes::hex_value(hex[2 * i]) * 16 + bytes::hex_value(hex[2 * i + 1]) == bytes::octet(input[i]), "hex reads back");
+        require(bytes::hex_value(hex[2 * i]) * 16 + bytes::hex_value(hex[2 * i + 1]) == bytes::octet(input[i]),
+                "hex reads back");
     }
 }
 
@@ -72,7 +75,8 @@ inline void check_query(std::string_view input) {
         const auto raw_name = bytes::unpercent(name, false);
         const auto raw_value = bytes::unpercent(pair.substr(equals + 1), false);
         bool known = false;
-        for (const auto& [given, value] : pairs) known = known || (raw_name == std::string(given) && raw_value == std::string(value));
+        for (const auto& [given, value] : pairs)
+            known = known || (raw_name == std::string(given) && raw_value == std::string(value));
         require(known, "every pair was given");
         ++at;
     }

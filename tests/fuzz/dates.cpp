@@ -55,7 +55,8 @@ inline std::optional<std::int64_t> reference(int year, int month, int day, std::
     return std::int64_t{when} + second;
 }
 
-inline void check_reference(const std::optional<dates::TimePoint>& got, int year, int month, int day, std::string_view clock) {
+inline void check_reference(const std::optional<dates::TimePoint>& got, int year, int month, int day,
+                            std::string_view clock) {
     if (year < plain_year_min || year > plain_year_max) return;
     if (sizeof(std::time_t) < 8 && (year < 1902 || year > 2037)) return;  // C's calendar ends there
     const auto expected = reference(year, month, day, clock);
@@ -64,7 +65,8 @@ inline void check_reference(const std::optional<dates::TimePoint>& got, int year
 }
 
 inline int month_of(std::string_view name) {
-    constexpr std::string_view names[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    constexpr std::string_view names[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                          "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     for (int i = 0; i < 12; ++i) {
         if (name == names[i]) return i + 1;
     }
@@ -73,7 +75,8 @@ inline int month_of(std::string_view name) {
 
 inline void check_plain_forms(std::string_view text) {
     if (looks_like(text, "0000-00-00T00:00:00Z")) {
-        check_reference(dates::iso8601(text), number(text, 0, 4), number(text, 5, 2), number(text, 8, 2), text.substr(11));
+        check_reference(dates::iso8601(text), number(text, 0, 4), number(text, 5, 2), number(text, 8, 2),
+                        text.substr(11));
     }
     if (text.size() != 29 || !bytes::starts_with(text, "Sun, ")) return;
     const int month = month_of(text.substr(8, 3));
@@ -104,7 +107,8 @@ inline void check_usable(dates::TimePoint when) {
 inline void check_times(std::string_view text) {
     for (const auto& when : {dates::iso8601(text), dates::http_date(text)}) {
         if (!when) continue;
-        require(text.find('\0') == std::string_view::npos && bytes::trim(text).size() >= 19, "no text that short is a time");
+        require(text.find('\0') == std::string_view::npos && bytes::trim(text).size() >= 19,
+                "no text that short is a time");
         check_usable(*when);
     }
     const std::string padded = " \t" + std::string(text) + "\r\n";
@@ -150,11 +154,13 @@ inline void check_numbers(std::string_view text) {
     if (plain_decimal(text)) {
         const double expected = std::strtod(std::string(text).c_str(), nullptr);
         require(got && bits_of(*got) == bits_of(expected), "strtod says the same");
-        require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(), "blanks around a number mean nothing");
+        require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(),
+                "blanks around a number mean nothing");
     }
     if (text.empty() || !bytes::is_digit(text[0])) return;
     const std::string rest(text);
-    require(dates::parse_float("1_" + rest) == dates::parse_float("1" + rest), "underscores between digits mean nothing");
+    require(dates::parse_float("1_" + rest) == dates::parse_float("1" + rest),
+            "underscores between digits mean nothing");
 }
 
 FUZZ_TARGET(dates) {

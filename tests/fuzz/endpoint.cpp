@@ -58,7 +58,8 @@ inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Opti
     check_host(found.host, found.scheme);
     check_path(found.base_path);
     require(endpoint::valid_region(found.signing_region), "what is signed is a region");
-    for (char c : found.signing_service) require(bytes::is_alpha(c) || bytes::is_digit(c) || c == '-', "what is signed is a service");
+    for (char c : found.signing_service)
+        require(bytes::is_alpha(c) || bytes::is_digit(c) || c == '-', "what is signed is a service");
     const auto again = endpoint::parse_url(found.url());
     require(again && again->scheme == found.scheme && again->host == found.host, "the URL names the same host");
     // What is no bucket is encoded all the same, but then a slash of its own does not come back as one.
@@ -66,8 +67,8 @@ inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Opti
     if (!options.endpoint_url.empty()) return;
     require(found.host.find(':') == std::string::npos, "AWS has no ports");
     bool known = false;
-    for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".c2s.ic.gov", ".sc2s.sgov.gov", ".cloud.adc-e.uk",
-                                    ".csp.hci.ic.gov", ".amazonaws.eu"}) {
+    for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".c2s.ic.gov", ".sc2s.sgov.gov",
+                                    ".cloud.adc-e.uk", ".csp.hci.ic.gov", ".amazonaws.eu"}) {
         known = known || bytes::ends_with(found.host, suffix);
     }
     require(known, "without an endpoint of one's own, only AWS is asked");
@@ -124,7 +125,8 @@ inline void check_location(std::string_view text) {
     // An ARN that is none, which resolve() refuses, has no end that is sure.
     if (bytes::starts_with(location.bucket, "arn:") && !endpoint::parse_access_point(location.bucket)) return;
     const auto again = endpoint::parse_location(written(location)).location;
-    require(again && again->bucket == location.bucket && again->prefix == location.prefix, "written out it is the same");
+    require(again && again->bucket == location.bucket && again->prefix == location.prefix,
+            "written out it is the same");
     require(again->region == location.region && again->endpoint_url == location.endpoint_url, "with its parameters");
     require(again->path_style == location.path_style, "all of them");
 }

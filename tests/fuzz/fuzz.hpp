@@ -35,9 +35,9 @@ struct Registered {
     Registered(const char* name, Run run) { targets().push_back({name, run}); }
 };
 
-#define FUZZ_TARGET(name)                                                  \
-    static void run_##name(std::string_view input);                        \
-    static const fuzz::Registered registered_##name{#name, run_##name};    \
+#define FUZZ_TARGET(name)                                               \
+    static void run_##name(std::string_view input);                     \
+    static const fuzz::Registered registered_##name{#name, run_##name}; \
     static void run_##name(std::string_view input)
 
 #else
@@ -47,13 +47,13 @@ struct Registered {
     std::abort();
 }
 
-#define FUZZ_TARGET(name)                                                       \
-    static void run_##name(std::string_view input);                             \
-    extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t*, std::size_t);    \
+#define FUZZ_TARGET(name)                                                               \
+    static void run_##name(std::string_view input);                                     \
+    extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t*, std::size_t);            \
     extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) { \
-        run_##name(std::string_view(reinterpret_cast<const char*>(data), size)); \
-        return 0;                                                               \
-    }                                                                           \
+        run_##name(std::string_view(reinterpret_cast<const char*>(data), size));        \
+        return 0;                                                                       \
+    }                                                                                   \
     static void run_##name(std::string_view input)
 
 #endif

@@ -76,7 +76,8 @@ inline Outcome reference(std::string_view data) {
         const std::size_t begin = outcome.out.size();
         if (!reference_header(data) || !reference_body(data, outcome) || data.size() < 8) return outcome;
         const std::string_view member = std::string_view(outcome.out).substr(begin);
-        const unsigned long crc = crc32(0, reinterpret_cast<const Bytef*>(member.data()), static_cast<uInt>(member.size()));
+        const unsigned long crc =
+            crc32(0, reinterpret_cast<const Bytef*>(member.data()), static_cast<uInt>(member.size()));
         if (little_endian(data, 4) != crc || little_endian(data.substr(4), 4) != member.size()) return outcome;
         data.remove_prefix(8);
         while (!data.empty() && data.front() == '\0') data.remove_prefix(1);

@@ -65,7 +65,8 @@ inline void check_facts(const entry::Facts& facts, const Lines& lines) {
         if (facts.expires_at > -bound && facts.expires_at < bound) {
             require(shown > facts.expires_at - 1 && shown < facts.expires_at + 1, "a time as the header says");
         }
-        require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0, "not expired before time");
+        require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0,
+                "not expired before time");
     }
     for (const auto& [name, value] : facts.info.metadata) {
         require(!entry::reserved(name) && name == bytes::lower(name) && !name.empty(), "metadata is the user's own");
@@ -79,7 +80,8 @@ inline void check_facts(const entry::Facts& facts, const Lines& lines) {
         }
     }
     if (facts.crc32c && count_of(lines, "x-amz-meta-crc32c") == 1) {
-        require(entry::crc32c_text(*facts.crc32c) == first_of(lines, "x-amz-meta-crc32c"), "a checksum is the text's own");
+        require(entry::crc32c_text(*facts.crc32c) == first_of(lines, "x-amz-meta-crc32c"),
+                "a checksum is the text's own");
     }
 }
 

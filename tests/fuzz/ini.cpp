@@ -42,7 +42,8 @@ inline bool append_plain(std::string& out, const std::string& name, const ini::E
 inline bool same(const ini::Section& a, const ini::Section& b) {
     if (a.size() != b.size()) return false;
     for (auto x = a.begin(), y = b.begin(); x != a.end(); ++x, ++y) {
-        if (x->first != y->first || x->second.text != y->second.text || x->second.block != y->second.block) return false;
+        if (x->first != y->first || x->second.text != y->second.text || x->second.block != y->second.block)
+            return false;
     }
     return true;
 }
@@ -50,7 +51,8 @@ inline bool same(const ini::Section& a, const ini::Section& b) {
 inline void check_section(const ini::NamedSection& section) {
     require(!section.name.empty() && section.name != "DEFAULT" && utf8::valid(section.name), "a section has a name");
     for (const auto& [name, entry] : section.entries) {
-        require(!name.empty() && bytes::lower(name) == name && ini::strip(name) == name, "names are lower case and stripped");
+        require(!name.empty() && bytes::lower(name) == name && ini::strip(name) == name,
+                "names are lower case and stripped");
         require(name.find_first_of("=:\r\n") == std::string::npos, "a name ends at the delimiter");
         require(ini::strip(entry.text) == entry.text && utf8::valid(entry.text), "values are stripped text");
         require(entry.block.empty() || entry.text.empty(), "a text or a block");
@@ -131,7 +133,8 @@ inline void check_resolve(ini::Inputs inputs) {
     check_message(got.credentials_problem, got);
     require(got.roles.empty() || got.method == ini::Method::role, "roles are assumed, or there are none");
     for (std::size_t i = 0; i < got.roles.size(); ++i) {
-        for (std::size_t j = 0; j + 1 < i; ++j) require(got.roles[i].profile != got.roles[j].profile, "no profile twice");
+        for (std::size_t j = 0; j + 1 < i; ++j)
+            require(got.roles[i].profile != got.roles[j].profile, "no profile twice");
     }
     if (got.method == ini::Method::environment && !got.credentials_problem) {
         require(!got.source.keys.access_key.empty() && !got.source.keys.secret_key.empty(), "both keys or none");

@@ -54,15 +54,23 @@ private:
         blanks();
         Literal unused;
         switch (peek()) {
-            case '{':
-            case '[': return depth < json::depth_levels_max && container(depth, text_[at_++] == '{');
-            case '"': return string(text ? *text : unused);
-            case 't': return word("true");
-            case 'f': return word("false");
-            case 'n': return word("null");
-            case 'N': return word("NaN");
-            case 'I': return word("Infinity");
-            default: return word("-Infinity") || number();
+        case '{':
+        case '[':
+            return depth < json::depth_levels_max && container(depth, text_[at_++] == '{');
+        case '"':
+            return string(text ? *text : unused);
+        case 't':
+            return word("true");
+        case 'f':
+            return word("false");
+        case 'n':
+            return word("null");
+        case 'N':
+            return word("NaN");
+        case 'I':
+            return word("Infinity");
+        default:
+            return word("-Infinity") || number();
         }
     }
 
@@ -134,8 +142,10 @@ private:
             if (high && i + 1 < units.size() && units[i + 1] >= 0xDC00 && units[i + 1] < 0xE000) {
                 code = 0x10000 + (code - 0xD800) * 0x400 + (units[++i] - 0xDC00);
             }
-            if (code >= 0xD800 && code < 0xE000) out.readable = false;
-            else utf8::append(out.text, code);
+            if (code >= 0xD800 && code < 0xE000)
+                out.readable = false;
+            else
+                utf8::append(out.text, code);
         }
         units.clear();
     }

@@ -57,8 +57,9 @@ inline void check_cuts(std::string_view document) {
         document.find("<?") == std::string_view::npos && document.find("/>", last) == std::string_view::npos) {
         require(!look(document.substr(0, last)).whole, "without its last tag it is damaged");
     }
-    require(!seen.whole || look(" \r\n" + std::string(document)) == seen || bytes::starts_with(document, "\xEF\xBB\xBF"),
-            "blanks in front change nothing");
+    require(
+        !seen.whole || look(" \r\n" + std::string(document)) == seen || bytes::starts_with(document, "\xEF\xBB\xBF"),
+        "blanks in front change nothing");
 }
 
 template <class T>
@@ -140,7 +141,8 @@ inline void check_round_trip(std::string_view input) {
 
 FUZZ_TARGET(xml) {
     const bool whole = look(input).whole;
-    require(!whole || (utf8::valid(input) && input.find("<!DOCTYPE") > input.find('<')), "UTF-8 without a DTD in front");
+    require(!whole || (utf8::valid(input) && input.find("<!DOCTYPE") > input.find('<')),
+            "UTF-8 without a DTD in front");
     check_scanner(input);
     check_cuts(input);
     check_error(input, whole);

@@ -12,8 +12,14 @@ constexpr std::uint64_t gib = std::uint64_t{1} << 30;
 constexpr std::uint64_t size = 4 * gib + (std::uint64_t{9} << 20) + 3;
 
 // The offsets of the only bytes that are not zero: around 2 GiB, 4 GiB, the cut, and at both ends.
-constexpr std::uint64_t marks[] = {0,       2 * gib - 1, 2 * gib, 4 * gib - 1, 4 * gib, 4 * gib + (std::uint64_t{1} << 20) - 1,
-                                   4 * gib + (std::uint64_t{1} << 20), size - 1};
+constexpr std::uint64_t marks[] = {0,
+                                   2 * gib - 1,
+                                   2 * gib,
+                                   4 * gib - 1,
+                                   4 * gib,
+                                   4 * gib + (std::uint64_t{1} << 20) - 1,
+                                   4 * gib + (std::uint64_t{1} << 20),
+                                   size - 1};
 constexpr char mark_of(std::size_t index) { return static_cast<char>('A' + index); }
 constexpr std::size_t mark_count = sizeof marks / sizeof *marks;
 

@@ -158,7 +158,8 @@ bool deepest(const char* name, Job job) {
     std::memset(stack, paint, sizeof stack);
     pthread_attr_t attributes;
     pthread_t thread;
-    if (pthread_attr_init(&attributes) != 0 || pthread_attr_setstack(&attributes, stack, stack_bytes) != 0) return false;
+    if (pthread_attr_init(&attributes) != 0 || pthread_attr_setstack(&attributes, stack, stack_bytes) != 0)
+        return false;
     if (pthread_create(&thread, &attributes, run, &job) != 0 || pthread_join(thread, nullptr) != 0) return false;
     std::size_t untouched = 0;
     while (untouched < stack_bytes && stack[untouched] == paint) ++untouched;
@@ -188,7 +189,8 @@ void operator delete[](void* block, std::size_t) noexcept { give(own, block); }
 
 int main() {
     if (CRYPTO_set_mem_functions(for_openssl_malloc, for_openssl_realloc, for_openssl_free) != 1) return 1;
-    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, for_curl_malloc, for_curl_free, for_curl_realloc, for_curl_strdup, for_curl_calloc) != CURLE_OK) {
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, for_curl_malloc, for_curl_free, for_curl_realloc, for_curl_strdup,
+                             for_curl_calloc) != CURLE_OK) {
         return 1;
     }
     const char* endpoint = std::getenv("S3CACHE_TEST_ENDPOINT");

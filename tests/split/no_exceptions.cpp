@@ -73,13 +73,16 @@ void streams(s3cache::Cache& cache) {
 
 void many(s3cache::Cache& cache) {
     check(cache.try_get_or_set("made", [] { return "value"; }).value().str() == "value", "get_or_set");
-    const auto failed = cache.try_get_or_set("failed", [] { return s3cache::Result<std::string>(s3cache::Error(s3cache::Errc::source, "no")); });
+    const auto failed = cache.try_get_or_set(
+        "failed", [] { return s3cache::Result<std::string>(s3cache::Error(s3cache::Errc::source, "no")); });
     check(said(failed, s3cache::Errc::source), "producer that fails");
-    for (const auto& result : cache.try_set_many({{"m1", "1", {}}, {"m2", "2", {}}})) check(result.value_or(false), "set_many");
+    for (const auto& result : cache.try_set_many({{"m1", "1", {}}, {"m2", "2", {}}}))
+        check(result.value_or(false), "set_many");
     int hits = 0;
-    cache.try_get_many({"m1", "m2"}, [&](const std::string&, const s3cache::Result<std::optional<s3cache::Value>>& result) {
-        hits += result && *result;
-    });
+    cache.try_get_many({"m1", "m2"},
+                       [&](const std::string&, const s3cache::Result<std::optional<s3cache::Value>>& result) {
+                           hits += result && *result;
+                       });
     check(hits == 2, "get_many");
     for (const auto& result : cache.try_remove_many({"m1", "m2"})) check(result.has_value(), "remove_many");
     check(cache.try_presign("text", "GET", std::chrono::hours(1)).has_value(), "presign");
