@@ -40,9 +40,9 @@ say = $(if $(V),,@echo '  $(1)  $@';)
 LIBS = -lcurl -lcrypto -lz $(LDLIBS)
 TEST_LIBS = $(CATCH_LIBS) -lssl $(LIBS) -lpthread
 
-TESTS := $(wildcard tests/*.cpp)
-CONFORMANCE := $(wildcard tests/conformance*.cpp)
-UNIT := $(filter-out $(CONFORMANCE) tests/fake_s3_main.cpp,$(TESTS))
+UNIT := $(wildcard tests/unit/*.cpp tests/faults/*.cpp) tests/main.cpp tests/fake_s3.cpp
+CONFORMANCE := $(wildcard tests/conformance/*.cpp)
+TESTS := $(UNIT) $(CONFORMANCE)
 UNIT_OBJ := $(UNIT:tests/%.cpp=$(BUILD)/tests/%.o)
 CONFORMANCE_OBJ := $(CONFORMANCE:tests/%.cpp=$(BUILD)/tests/%.o) $(addprefix $(BUILD)/tests/,main.o fake_s3.o)
 FAKE_OBJ := $(addprefix $(BUILD)/tests/,fake_s3.o fake_s3_main.o)
@@ -60,7 +60,7 @@ FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/*.cpp)))
 # Catch2 and s3cache.hpp are most of what compiling a test costs. Files that must see the header on its own terms do without:
 # those that set a macro before it, those that say `pch: no`, and those that don't include it.
 PCH := $(BUILD)/pch.hpp.$(if $(IS_CLANG),pch,gch)
-NO_PCH := tests/main.cpp $(wildcard tests/fake_s3*.cpp tests/include_*.cpp) \
+NO_PCH := tests/main.cpp $(wildcard tests/fake_s3*.cpp) \
           $(shell grep -lsE 'pch: no|define (S3CACHE_DECLARATIONS_ONLY|S3CACHE_IMPLEMENTATION|S3CACHE_NO_)' $(TESTS) /dev/null)
 PCH_OBJ := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(filter-out $(NO_PCH),$(TESTS)))
 
@@ -76,6 +76,7 @@ $(BUILD)/tests $(BUILD)/fuzz:
 	@mkdir -p $@
 
 $(BUILD)/tests/%.o: tests/%.cpp Makefile | $(BUILD)/tests
+	@mkdir -p $(@D)
 	$(call say,compile)$(COMPILE) $(TEST_OPT) $(USE_PCH) $(CXXFLAGS) -c $< -o $@
 
 $(BUILD)/unit: $(UNIT_OBJ)
@@ -177,4 +178,4 @@ docs:
 clean:
 	rm -rf $(BUILD)
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/fuzz/*.d)
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/*/*.d $(BUILD)/fuzz/*.d)

@@ -337,7 +337,7 @@ other_tls() { # gnutls|nss
     PACKAGES=libcurl4-$name-dev "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$out" &&
         make -C "$root" --no-print-directory BUILD="$build" test-programs || return 1
     base=$out/root/usr/lib/$(gcc -print-multiarch)
-    g++ $(ls "$lib"/conformance*.o) "$lib/main.o" "$lib/fake_s3.o" -L"$base" -Wl,-rpath,"$base" -o "$work/conformance" \
+    g++ $(ls "$lib"/conformance/*.o) "$lib/main.o" "$lib/fake_s3.o" -L"$base" -Wl,-rpath,"$base" -o "$work/conformance" \
         $(make -s -C "$root" BUILD="$build" print-test-libs) && ldd "$work/conformance" | grep "libcurl-$name" &&
         env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA "$work/conformance" "~$alone" &&
         env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA "$work/conformance" "$alone"

@@ -1,5 +1,5 @@
 // What the fuzz targets share. Each target is one function over any bytes: libFuzzer calls it in a program of its own
-// (`make fuzz`), and tests/fuzz_replay.cpp, which includes all of them, calls it with what lies in corpus/NAME.
+// (`make fuzz`), and tests/unit/fuzz_replay.cpp, which includes all of them, calls it with what lies in corpus/NAME.
 #pragma once
 
 #include "s3cache.hpp"
