@@ -544,7 +544,7 @@ struct GetOptions {
 struct ComputeOptions {
     // Over zero: one producer at a time among all processes and machines. A small entry beside the value is held by who
     // computes; it lapses after this long, so that a crash blocks nobody beyond that, and a producer that takes longer
-    // may run twice. Not under some five seconds: clocks are known to within two. Needs the store to honour write
+    // may run twice. Not under some five seconds: the store tells times in whole ones. Needs the store to honour write
     // conditions, or else is a best effort (see Config::conditions).
     Seconds lease{0};
     Seconds lease_wait{0};  // for another's value before it is computed here after all; zero: `lease`
@@ -791,7 +791,7 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
 // A bucket as a cache. Movable; thread-safe; cheap to make: nothing is sent before the first operation. What every
 // operation has in common:
 //   key      1 to 1024 bytes of UTF-8 without NUL, the prefix included; anything else is Errc::invalid_argument
-//   expired  an entry past its `expires_at`, by the store's clock, counts as absent
+//   expired  an entry past its `expires_at`, by the local clock, counts as absent
 //   blocks   until done, or until Config's timeouts and attempts are used up
 //   errors   try_ forms return them, the others throw the same Error (or what the caller's own callback threw)
 class Cache {
@@ -5132,8 +5132,6 @@ struct Transfer {
     bool no_memory = false;  // a sink threw
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    Clock::time_point answered_at{};  // when the status line came
-    std::string date_learned;         // the Date that the clock was last set by
     std::string amz_date;
     std::int64_t amz_date_of = 0;  // the second that it tells
     std::vector<sigv4::Header> to_sign;
@@ -5360,7 +5358,6 @@ inline std::size_t Transfer::on_header(char* data, std::size_t size, std::size_t
         const std::size_t blank = line.find(' ');
         const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
         transfer.status = static_cast<int>(code.value_or(0));
-        transfer.answered_at = Clock::now();
         return line.size();
     }
     transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
@@ -7398,10 +7395,20 @@ struct Facts {
     std::uint64_t part_bytes = 0;  // of an upload in parts whose ETag is made of MD5s; 0: not known
     std::string parts_etag{};  // that ETag, without quotes, where a copy onto itself has given the entry another one
     double cost = 0;           // seconds that computing it took; 0: not known
+    double lease_seconds = 0;  // of a lease: how long it is held; 0: this is none
+    std::optional<TimePoint> answered{};  // the Date of this answer
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
 
-    bool expired(double unix_now) const { return expiry == Expiry::at && expires_at <= unix_now; }
+    bool expired(double unix_now) const {
+        return lease_age() ? *lease_age() >= lease_seconds : expiry == Expiry::at && expires_at <= unix_now;
+    }
+    // By two times of the store's in one answer, because the clocks of machines that share a lease differ. Both are whole
+    // seconds, so a lease may lapse a second early.
+    std::optional<double> lease_age() const {
+        if (lease_seconds <= 0 || !answered || info.last_modified == TimePoint()) return std::nullopt;
+        return retry::seconds_between(info.last_modified, *answered);
+    }
 };
 
 inline std::string_view word(Kind kind) { return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes"; }
@@ -7454,9 +7461,10 @@ inline void read_crc32c(Facts& facts, std::string_view text) {
     facts.crc32c = crc;
 }
 
-inline void read_cost(Facts& facts, std::string_view text) {
+// Zero: that is no length of time.
+inline double read_seconds(std::string_view text) {
     const double seconds = dates::parse_float(text).value_or(0);
-    if (seconds > 0 && seconds < ttl_seconds_max) facts.cost = seconds;
+    return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
@@ -7478,7 +7486,9 @@ inline void read_meta(Facts& facts, std::string name, std::string_view value) {
     } else if (name == "negative") {
         facts.info.negative = bytes::iequal(value, "true");
     } else if (name == "cost") {
-        read_cost(facts, value);
+        facts.cost = read_seconds(value);
+    } else if (name == "lease-seconds") {
+        facts.lease_seconds = read_seconds(value);
     } else {
         bytes::add(facts.info.metadata, name, value);
     }
@@ -7510,6 +7520,8 @@ inline Facts read(const http::Headers& headers) {
             facts.info.content_type = value;
         } else if (bytes::iequal(name, "last-modified")) {
             facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
+        } else if (bytes::iequal(name, "date")) {
+            facts.answered = dates::http_date(value);
         } else if (bytes::iequal(name, "x-amz-version-id")) {
             if (value != "null") facts.info.version_id = value;
         } else {
@@ -7550,7 +7562,7 @@ inline const char* value_flaw(std::string_view value) {
 
 inline bool reserved(std::string_view lower_name) {
     return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id",
-                                      "part-bytes", "parts-etag", "negative", "cost"});
+                                      "part-bytes", "parts-etag", "negative", "cost", "lease-seconds"});
 }
 
 // Why user metadata would be refused, or not come back as it is; empty: it is fine.
@@ -7591,7 +7603,7 @@ struct Core {
     Core(Config settings, endpoint::Location where);
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
-    // The store's time, as far as its answers have told.
+    // The local clock, corrected once the store has refused a signature for its time.
     TimePoint now() const {
         return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
     }
@@ -7600,7 +7612,6 @@ struct Core {
     Result<std::shared_ptr<const Place>> place();
     Result<std::shared_ptr<const Place>> settle_place(const std::string& url, const std::string& region);
     bool sign_for(const std::string& region, const std::string& signed_before);
-    void learn_clock(TimePoint server, TimePoint local);
     void tell(const Event& event) const {
         if (config.on_event) config.on_event(event);
     }
@@ -7658,8 +7669,10 @@ namespace detail::s3 {
 // no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
 inline constexpr std::chrono::milliseconds cleanup_overtime{500};
-// S3 refuses requests that are a quarter of an hour off; a silent refusal is put down to the clock from here on.
-inline constexpr std::chrono::milliseconds skew_min = std::chrono::minutes(5);
+// S3 refuses requests that are a quarter of an hour off; a refusal without a body is put down to the clock from here on.
+inline constexpr double skew_seconds_min = 300;
+// A machine that has lost its clock starts in 1970; a store that is a century off is the wrong one.
+inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
 // How often progress is told and cancellation asked for.
 inline constexpr std::chrono::milliseconds tick{100};
 inline constexpr std::size_t shown_bytes_max = 300;
@@ -7718,7 +7731,7 @@ struct Call {
     std::string encoded{}, signed_for{};  // path, region
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
-    bool skewed = false;  // the last answer showed that the clock had been far off
+    std::optional<std::chrono::milliseconds> guessed_offset{};  // of the clock, to sign with once more
     bool running = false, new_credentials = false, new_clock = false, new_region = false;
     Tie tie{};  // last, so that it goes first
 };
@@ -7876,6 +7889,7 @@ public:
 
     void start(Call& call) {
         call.done = call.cut = call.new_credentials = call.new_clock = call.new_region = false;
+        call.guessed_offset.reset();
         call.attempts = 0;
         call.began = http::Clock::now();
         calls_.push_back(&call);
@@ -7908,9 +7922,6 @@ public:
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
     void hurry() { finished_one_ = true; }
 
-    // Takes from an answer's headers what all calls need to know: the store's clock, and that the bucket is there.
-    void learn(Call& call);
-
     // The answer as an error, for an operation that can make nothing of it.
     Error failure(const Call& call) const;
 
@@ -7923,6 +7934,9 @@ private:
     void read_answer(Call& call);
     void settle(Call& call, retry::Verdict verdict);
     bool correct(Call& call, retry::Verdict verdict);
+    std::optional<double> seconds_off(const Call& call) const;
+    bool corrects_clock(Call& call);
+    void confirm_clock(Call& call);
     bool learns_region(const Call& call);
     bool retry_later(Call& call);
     std::chrono::milliseconds patience(Call& call) const;
@@ -8004,7 +8018,8 @@ inline Result<void> Session::prepare(Call& call) {
     out.url.assign(where.scheme).append("://").append(where.host).append(call.encoded);
     if (!call.query.empty()) out.url.append(1, '?').append(call.query);
 
-    const auto now = std::chrono::duration_cast<std::chrono::seconds>(core_.now().time_since_epoch()).count();
+    const TimePoint time = call.guessed_offset ? core_.local_now() + *call.guessed_offset : core_.now();
+    const auto now = std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count();
     if (out.amz_date.empty() || out.amz_date_of != now) {
         out.amz_date.clear();
         dates::append_amz_date(out.amz_date, now);
@@ -8120,7 +8135,7 @@ inline void Session::finish(Call& call) {
     count(core_.counters.bytes_in, answer.received);
     count(core_.counters.bytes_out, call.body.size);
     if (!answer.reused) count(core_.counters.connections);
-    learn(call);
+    if (answer.status / 100 == 2) core_.bucket_seen.store(true, std::memory_order_relaxed);
     read_answer(call);
     if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
         call.cut = call.done = true;
@@ -8150,26 +8165,40 @@ inline void Session::read_answer(Call& call) {
         call.fault->region = std::string(*region);
         if (silent && (answer.status == 400 || answer.status == 301)) call.fault->code = "PermanentRedirect";
     }
-    if (silent && answer.status == 403 && call.skewed) {
+    if (silent && answer.status == 403 && !call.new_clock &&
+        std::abs(seconds_off(call).value_or(0)) > skew_seconds_min) {
         call.fault.emplace();
         call.fault->code = "RequestTimeTooSkewed";
     }
 }
 
-inline void Session::learn(Call& call) {
-    http::Transfer& answer = *call.answer;
-    if (answer.status == 0) return;
-    const auto date = answer.headers.find("date");
-    // Good answers teach once a second at most, as the date has no finer grain; a refusal may be about this very clock.
-    if (date && (answer.status >= 300 || *date != answer.date_learned)) {
-        answer.date_learned.assign(*date);
-        const auto age = std::chrono::duration_cast<std::chrono::milliseconds>(http::Clock::now() - answer.answered_at);
-        const auto before = core_.clock_offset_ms.load(std::memory_order_relaxed);
-        if (const auto server = dates::http_date(*date)) core_.learn_clock(*server, core_.local_now() - age);
-        const auto change = std::chrono::milliseconds(core_.clock_offset_ms.load(std::memory_order_relaxed) - before);
-        call.skewed = change > skew_min || change < -skew_min;
-    }
-    if (answer.status / 100 == 2) core_.bucket_seen.store(true, std::memory_order_relaxed);
+// How far the local clock is behind the answer's Date.
+inline std::optional<double> Session::seconds_off(const Call& call) const {
+    const auto date = call.answer->headers.find("date");
+    const auto server = date ? dates::http_date(*date) : std::nullopt;
+    if (!server || call.identity->credentials.access_key.empty()) return std::nullopt;
+    return retry::seconds_between(core_.local_now(), *server);
+}
+
+// Only this refusal corrects the clock, because caches, proxies and single nodes send wrong dates with other answers. A
+// HEAD's refusal has no body that would name the reason, so its date is a guess: it signs this one call again.
+inline bool Session::corrects_clock(Call& call) {
+    const std::optional<double> seconds = seconds_off(call);
+    if (call.status() != 403 || !seconds || std::abs(*seconds) > skew_seconds_max) return false;
+    const std::chrono::milliseconds offset(static_cast<std::int64_t>(*seconds * 1000));
+    if (call.method == http::Method::head)
+        call.guessed_offset = offset;
+    else
+        core_.clock_offset_ms.store(offset.count(), std::memory_order_relaxed);
+    return true;
+}
+
+// The guess was right if the store took the signature that was made with it.
+inline void Session::confirm_clock(Call& call) {
+    const int status = call.status();
+    const bool taken = status / 100 == 2 || status == 304 || status == 404 || status == 412;
+    if (call.guessed_offset && taken)
+        core_.clock_offset_ms.store(call.guessed_offset->count(), std::memory_order_relaxed);
 }
 
 inline void Session::settle(Call& call, retry::Verdict verdict) {
@@ -8177,6 +8206,7 @@ inline void Session::settle(Call& call, retry::Verdict verdict) {
     if (verdict == Verdict::answered) {
         core_.quota.succeeded();
         report_health(true);
+        confirm_clock(call);
         call.done = true;
         return tell(call, call.ok() ? "done" : "error");
     }
@@ -8198,6 +8228,7 @@ inline bool Session::correct(Call& call, retry::Verdict verdict) {
     once = true;
     if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation))
         return false;
+    if (verdict == retry::Verdict::new_clock && !corrects_clock(call)) return false;
     if (verdict == retry::Verdict::new_region && !learns_region(call)) return false;
     if (call.again && !call.again(call)) return false;
     call.due = http::Clock::now();
@@ -8399,22 +8430,6 @@ inline bool Core::sign_for(const std::string& region, const std::string& signed_
     place->signing_region = region;
     place_now = std::move(place);
     return true;
-}
-
-// A machine that has lost its clock starts in 1970; nothing honest is a century off.
-inline constexpr double clock_seconds_off_max = 100.0 * 366 * 86400;
-
-// HTTP dates have whole seconds and answers take their time: within that, the local clock is as good and finer.
-inline void Core::learn_clock(TimePoint server, TimePoint local) {
-    using std::chrono::milliseconds;
-    const double seconds = retry::seconds_between(local, server);
-    if (seconds > clock_seconds_off_max || seconds < -clock_seconds_off_max) return;  // the store's is the wrong one
-    const milliseconds ahead(static_cast<std::int64_t>(seconds * 1000));
-    const bool agrees = ahead > milliseconds(-2000) && ahead < milliseconds(1000);
-    const auto offset = agrees ? milliseconds(0) : ahead + milliseconds(500);
-    const auto known = milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
-    if (offset - known > milliseconds(1500) || known - offset > milliseconds(1500) || (agrees && known.count() != 0))
-        clock_offset_ms.store(offset.count(), std::memory_order_relaxed);
 }
 
 }  // namespace detail
@@ -8840,7 +8855,6 @@ inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* d
                                    "the store answered with a range that was not asked for");
             return Took::enough;
         }
-        session_.learn(call);  // the entry's age is judged by the clock of the very store that sends it
         open(from.headers);
     }
     if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
@@ -10579,6 +10593,8 @@ inline Result<bool> send_whole(Session& session, transfer::Target& target, http:
 inline Result<bool> set_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
+    if (target.ttl && is_own_name(target.key))
+        bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::expiry_text(target.ttl->count()));
     const std::uint64_t size = body.size;
     Result<bool> stored = send_whole(session, target, std::move(body), meter);
     if (stored && *stored) meter.finish(size);
@@ -11818,7 +11834,7 @@ inline std::vector<Finding> explain(Core& core) {
         {"requests go to", place ? Verdict::used : Verdict::broken,
          place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
     const auto offset = core.clock_offset_ms.load();
-    std::string text = "as far as is known, agrees with the store's";
+    std::string text = "the local one; the store has not refused it";
     if (offset != 0) {
         text = "this machine's is ";
         bytes::append_number(text, static_cast<std::uint64_t>(offset < 0 ? -offset : offset) / 1000);

@@ -938,7 +938,7 @@ TEST_CASE("stores that ignore ranges, or answer others, do not spoil a large rea
 
 // ---- the clock ------------------------------------------------------------------------------------------------------
 
-TEST_CASE("a machine days off still works, and TTLs are judged by the store's clock", "[clock]") {
+TEST_CASE("a machine days off still works: a refused signature corrects the clock, of TTLs too", "[clock]") {
     for (const std::int64_t off : {std::int64_t{3 * 86400}, std::int64_t{-3 * 86400}})
         DYNAMIC_SECTION("off by " << off << " s") {
             World world;
@@ -1003,22 +1003,107 @@ TEST_CASE("a machine days off still works, and TTLs are judged by the store's cl
         }
 }
 
-TEST_CASE("ten minutes off, which no store minds, do not make an entry expire early or late", "[clock]") {
-    for (const std::int64_t off : {std::int64_t{600}, std::int64_t{-600}}) {
-        CAPTURE(off);
-        World world;
-        world.s3.set_clock_offset(off);
-        world.put_expiring("fresh", "v", 300);
-        world.put_expiring("old", "v", -300);
-        CHECK(world.cache().get("fresh"));
-        CHECK(world.cache().contains("fresh"));
-        CHECK(world.cache().get_stream("fresh"));
-        CHECK_FALSE(world.cache().contains("old"));
-        CHECK_FALSE(world.cache().get("old"));
-        Cache cache = world.cache();
-        CHECK_FALSE(cache.get("nothing"));
-        cache.set("k", "v", {1h});
-        CHECK(std::abs(std::stod(world.meta("k", "expires_at")) - static_cast<double>(world.s3.now()) - 3600) < 120);
+namespace {
+
+std::string date_off_by(std::int64_t seconds) {
+    const std::time_t when = std::time(nullptr) + static_cast<std::time_t>(seconds);
+    std::tm parts{};
+    gmtime_r(&when, &parts);
+    char text[64];
+    std::strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT", &parts);
+    return text;
+}
+
+fake_s3::Fault dated(std::int64_t seconds_off, fake_s3::HeaderList more = {}, std::optional<int> status = {},
+                     std::optional<std::string> body = {}) {
+    fake_s3::Edit edit;
+    edit.status = status;
+    edit.body = std::move(body);
+    edit.set_headers = std::move(more);
+    edit.set_headers.emplace_back("Date", date_off_by(seconds_off));
+    return fake_s3::edit_answer(edit);
+}
+
+// What the cache takes for now, as its entries show.
+void check_clock_is_local(World& world, Cache& cache) {
+    world.s3.clear_faults();
+    world.put_expiring("fresh", "v", 300);
+    world.put_expiring("old", "v", -300);
+    CHECK(text_of(cache.get("fresh")) == "v");
+    CHECK(cache.contains("fresh"));
+    CHECK_FALSE(cache.contains("old"));
+    CHECK_FALSE(cache.get("old"));
+    cache.set("new", "v", {1h});
+    CHECK(std::abs(std::stod(world.meta("new", "expires_at")) - static_cast<double>(std::time(nullptr)) - 3600) < 60);
+}
+
+}  // namespace
+
+TEST_CASE("a wrong date in an answer changes nothing", "[clock]") {
+    World world;
+    world.put_expiring("k", "v", 300);
+    Cache cache = world.cache();
+    SECTION("an answer out of an HTTP cache") {
+        world.s3.add_fault(dated(-3600, {{"Age", "3600"}}).for_times(fake_s3::forever));
+        CHECK(text_of(cache.get("k")) == "v");
+        CHECK(cache.contains("k"));
+    }
+    SECTION("a proxy's page, two hours off") {
+        for (const int off : {7200, -7200}) {
+            world.s3.add_fault(dated(off, {{"Content-Type", "text/html"}}, 503, "<html>busy</html>"));
+            CHECK(text_of(cache.get("k")) == "v");
+        }
+        world.s3.add_fault(dated(7200, {}, 403, "<html>no</html>"));
+        CHECK(code_of(cache.try_get("k")) == Errc::denied);
+        CHECK(world.s3.request_count() == 5);
+    }
+    SECTION("one node, two hours ahead") {
+        for (int i = 0; i < 3; ++i) {
+            world.s3.add_fault(dated(7200));
+            CHECK(text_of(cache.get("k")) == "v");
+            CHECK(cache.contains("k"));
+            world.s3.add_fault(dated(7200).on("PutObject"));
+            CHECK(cache.set("other", "v", {1h}));
+        }
+    }
+    SECTION("a refusal of the store's, for another reason") {
+        world.s3.add_fault(dated(7200, {}, 403, "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"));
+        CHECK(code_of(cache.try_get("k")) == Errc::denied);
+        CHECK(world.s3.request_count() == 1);
+    }
+    SECTION("a refusal of HEAD, which does not say why, is signed once more and no more") {
+        world.s3.add_fault(dated(7200, {}, 403).on("HEAD").for_times(2));
+        CHECK(code_of(cache.try_stat("k")) == Errc::denied);
+        CHECK(world.s3.request_count() == 2);
+    }
+    check_clock_is_local(world, cache);
+    CHECK(cache.explain().back().text == "the local one; the store has not refused it");
+}
+
+TEST_CASE("a signature refused for its time corrects the clock, for signing and for expiry", "[clock]") {
+    for (const std::int64_t off : {std::int64_t{7200}, std::int64_t{-7200}}) {
+        for (const bool head : {false, true}) {
+            CAPTURE(off, head);
+            World world;
+            world.s3.set_clock_offset(off);
+            world.put_expiring("fresh", "v", 300);
+            world.put_expiring("old", "v", -300);
+            Cache cache = world.cache();
+            CHECK(world.requests([&] { CHECK((head ? cache.contains("fresh") : cache.get("fresh").has_value())); }) ==
+                  2);
+            CHECK(world.requests([&] { CHECK_FALSE(cache.contains("old")); }) == 1);
+            CHECK(world.requests([&] { CHECK(cache.get("fresh")); }) == 1);
+            CHECK(store::holds(cache.explain().back().text, off > 0 ? "s behind" : "s ahead"));
+            // Nothing but the next refusal corrects it again.
+            world.s3.add_fault(dated(0));
+            CHECK(cache.contains("fresh"));
+            CHECK(world.requests([&] { cache.set("k", "v", {1h}); }) == 1);
+            CHECK(std::abs(std::stod(world.meta("k", "expires_at")) - static_cast<double>(world.s3.now()) - 3600) < 60);
+            world.s3.set_clock_offset(0);
+            CHECK(world.requests([&] { CHECK(cache.set("k", "v", {1h})); }) == 2);
+            CHECK(std::abs(std::stod(world.meta("k", "expires_at")) - static_cast<double>(std::time(nullptr)) - 3600) <
+                  60);
+        }
     }
 }
 

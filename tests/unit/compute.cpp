@@ -782,23 +782,43 @@ TEST_CASE("clocks a minute apart neither end a lease early nor keep it long", "[
                 expect(waited.wait(), "the other does not wait");
                 return "the owner's";
             },
-            {20s}, leased(20s));
+            {1h}, leased(20s));
         stored.open();
         expect(value.has_value(), "no value");
     });
     REQUIRE(computing.wait());
     CHECK(ahead
               .get_or_set(
-                  "k", [] { return "the other's"; }, {20s}, leased(20s))
+                  "k", [] { return "the other's"; }, {1h}, leased(20s))
               .str() == "the owner's");
     CHECK(crew.join().empty());
     lab.crash_while_computing("k", 20s);
-    lab.pass(23s);  // two for clocks that are read in whole seconds
+    lab.pass(23s);  // the store tells times in whole seconds
     CHECK(ahead
               .get_or_set(
-                  "k", [] { return "the other's"; }, {20s}, leased(20s))
+                  "k", [] { return "the other's"; }, {1h}, leased(20s))
               .str() == "the other's");
     CHECK(pauses == 4);
+}
+
+TEST_CASE("a lease lapses by the store's own times, whatever a machine's clock says of it", "[lease][clock]") {
+    for (const std::chrono::seconds ahead : {-600s, 600s}) {
+        CAPTURE(ahead.count());
+        Lab lab;
+        lab.crash_while_computing("k", 300s);
+        std::int64_t pauses = 0;
+        Cache other = lab.open(
+            [&](std::chrono::milliseconds) {
+                ++pauses;
+                lab.pass(40s);
+            },
+            ahead);
+        CHECK(other
+                  .get_or_set(
+                      "k", [] { return "v"; }, {}, leased(300s))
+                  .str() == "v");
+        CHECK(pauses == 8);  // 280 s are too few, 320 s enough
+    }
 }
 
 TEST_CASE("leases are no entries: lists leave them out, what removes everything does not", "[lease][list]") {
