@@ -514,8 +514,8 @@ enum class Addressing { automatic, path, virtual_host };
 enum class Expired { remove, keep };                    // what get() does with an expired entry it came upon
 enum class MetadataNames { both, underscore, hyphen };  // expires_at, expires-at: see README, "What is stored"
 enum class Conditions { automatic, required, off };     // if_absent and if_match: see Config::conditions
-// own: a CRC-32C in metadata, written and checked; of uploads in parts the MD5s that make up the ETag, where the store's
-// are MD5s. store: that, and the store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
+// own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: that, and the
+// store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
 enum class Checksums { own, store, none };
 
 struct Progress {
@@ -7392,10 +7392,8 @@ struct Facts {
     double expires_at = 0;                  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::optional<std::uint32_t> crc32c{};
-    std::uint64_t part_bytes = 0;  // of an upload in parts whose ETag is made of MD5s; 0: not known
-    std::string parts_etag{};  // that ETag, without quotes, where a copy onto itself has given the entry another one
-    double cost = 0;           // seconds that computing it took; 0: not known
-    double lease_seconds = 0;  // of a lease: how long it is held; 0: this is none
+    double cost = 0;                      // seconds that computing it took; 0: not known
+    double lease_seconds = 0;             // of a lease: how long it is held; 0: this is none
     std::optional<TimePoint> answered{};  // the Date of this answer
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
@@ -7479,10 +7477,8 @@ inline void read_meta(Facts& facts, std::string name, std::string_view value) {
         read_crc32c(facts, value);
     } else if (name == "write-id") {
         facts.write_id = value;
-    } else if (name == "part-bytes") {
-        facts.part_bytes = bytes::to_u64(value).value_or(0);
-    } else if (name == "parts-etag") {
-        facts.parts_etag = value;
+    } else if (name == "part-bytes" || name == "parts-etag") {
+        return;  // of earlier versions
     } else if (name == "negative") {
         facts.info.negative = bytes::iequal(value, "true");
     } else if (name == "cost") {
@@ -7640,7 +7636,6 @@ struct Core {
     // What the store does, as far as its answers have shown.
     enum class Trait { unknown, no, yes };
     std::atomic<Trait> honours_put{Trait::unknown}, honours_delete{Trait::unknown};  // If-Match, If-None-Match
-    std::atomic<Trait> md5_etags{Trait::unknown};
 
     std::mutex place_lock;
     std::shared_ptr<const Place> place_now;
@@ -8615,14 +8610,11 @@ public:
         if (policy == Checksums::none) return;
         crc_wanted_ = facts.crc32c.has_value();
         if (policy == Checksums::store) store_wanted_ = begin_store_sum();
-        // A gzip body brings a sum of its own, which inflating it checks. MD5 takes 1.5 ms a MiB.
-        if (!crc_wanted_ && !store_wanted_ && !facts.info.compressed && has_parts_etag()) md5_.emplace();
     }
 
     void update(const char* data, std::size_t size) {
         if (crc_wanted_) crc_ = digest::crc32c(crc_, data, size);
         if (store_wanted_) update_store_sum(data, size);
-        if (md5_) update_parts(data, size);
     }
     // Why the body is not what was stored; null: it is, as far as can be told.
     const char* flaw() {
@@ -8630,56 +8622,10 @@ public:
             return "the body does not match its CRC-32C: the stored entry is damaged";
         if (store_wanted_ && store_sum() != facts_.store_sum)
             return "the body does not match the store's own checksum of it";
-        if (md5_ && parts_etag() != wanted_etag())
-            return "the body does not match the MD5s of its parts: the stored entry is damaged";
         return nullptr;
     }
 
-    // ETags are opaque but for the quotes that most stores put around them.
-    static std::string_view bare(std::string_view etag) {
-        return etag.size() > 1 && etag.front() == '"' && etag.back() == '"' ? etag.substr(1, etag.size() - 2) : etag;
-    }
-    // What S3 makes of the MD5s of parts.
-    static std::string etag_of_parts(std::string_view md5s, std::uint64_t parts) {
-        const auto sum = digest::md5(md5s);
-        std::string out = sum ? bytes::hex(digest::as_text(*sum)) : std::string();
-        out += '-';
-        bytes::append_number(out, parts);
-        return out;
-    }
-
 private:
-    std::string_view wanted_etag() const {
-        return facts_.parts_etag.empty() ? bare(facts_.info.etag) : std::string_view(facts_.parts_etag);
-    }
-    // An ETag of another form (encrypted with KMS, parts that grew) is nothing to compare with.
-    bool has_parts_etag() const {
-        if (facts_.part_bytes == 0 || !facts_.length) return false;
-        const std::uint64_t parts = *facts_.length / facts_.part_bytes + (*facts_.length % facts_.part_bytes ? 1 : 0);
-        std::string ending = "-";
-        bytes::append_number(ending, parts);
-        const std::string_view etag = wanted_etag();
-        return etag.size() == 32 + ending.size() && bytes::ends_with(etag, ending);
-    }
-    void update_parts(const char* data, std::size_t size) {
-        while (size) {
-            const std::size_t piece =
-                static_cast<std::size_t>((std::min)(std::uint64_t{size}, facts_.part_bytes - in_part_));
-            md5_->update({data, piece});
-            data += piece, size -= piece, in_part_ += piece;
-            if (in_part_ == facts_.part_bytes) end_part();
-        }
-    }
-    void end_part() {
-        const auto sum = md5_->finish();
-        if (!md5_->ok()) return md5_.reset();  // a FIPS build has no MD5
-        md5s_.append(digest::as_text(sum));
-        in_part_ = 0;
-    }
-    std::string parts_etag() {
-        if (in_part_) end_part();
-        return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(wanted_etag());
-    }
     bool begin_store_sum() {
         if (facts_.store_sum_type == "sha256") sha256_.emplace();
         if (facts_.store_sum_type == "sha1") sha1_.emplace();
@@ -8709,11 +8655,9 @@ private:
     const entry::Facts& facts_;
     bool crc_wanted_ = false, store_wanted_ = false;
     std::uint32_t crc_ = 0;
-    std::uint64_t store_crc_ = 0, in_part_ = 0;
-    std::optional<digest::Md5> md5_{};
+    std::uint64_t store_crc_ = 0;
     std::optional<digest::Sha1> sha1_{};
     std::optional<digest::Sha256> sha256_{};
-    std::string md5s_{};
 };
 
 // The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
@@ -8962,13 +8906,6 @@ public:
         return pull(buffer, capacity);
     }
     std::uint64_t taken() const { return taken_; }
-    bool deflates() const {
-#ifndef S3CACHE_NO_GZIP
-        return deflater_ || crew_;
-#else
-        return false;
-#endif
-    }
     // Whether all has been read. Needs to look one byte ahead.
     Result<bool> at_end() {
         if (ahead_) return false;
@@ -9055,7 +8992,6 @@ struct Target {
     std::vector<std::pair<std::string, std::string>> conditions{};  // If-Match, If-None-Match
     std::optional<Seconds> ttl{};
     std::string write_id{};
-    std::uint64_t part_bytes = 0;  // over zero: parts of this size, whose MD5s are to vouch for the whole
 };
 
 inline s3::Call call_for(const Target& target, http::Method method, std::string query) {
@@ -9103,14 +9039,11 @@ public:
 
 private:
     Result<void> create();
-    Result<bool> begin(const Next& next);
-    Result<void> begin_untagged();
     bool has_room() const;
     Result<bool> send(const Next& next, Slot& slot);
     Result<void> collect();
     Result<bool> complete();
     Result<bool> settle(s3::Call& call);
-    Result<bool> vouched(std::string_view etag);
     bool ours();
     void abandon();
     void abort();
@@ -9123,18 +9056,12 @@ private:
     std::vector<Slot> slots_;
     std::vector<std::string> etags_;
     std::uint64_t count_ = 0, stored_bytes_ = 0;
-    bool tagged_ = false;     // the metadata tells the size of the parts
-    bool encrypted_ = false;  // in a way that makes ETags something else than MD5s, as the store said at the beginning
-    std::string id_;          // of the upload, percent-encoded; empty: none is open
+    std::string id_;  // of the upload, percent-encoded; empty: none is open
 };
 
 inline Result<void> Upload::create() {
     s3::Call call = call_for(target_, http::Method::post, "uploads=");
     call.headers = target_.headers;
-    if (tagged_) {
-        bytes::add(call.headers, "x-amz-meta-part-bytes", std::string());
-        bytes::append_number(call.headers.back().second, target_.part_bytes);
-    }
     call.ttl = target_.ttl;
     call.must_finish = call.error_in_200 = true;
     // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
@@ -9151,8 +9078,6 @@ inline Result<void> Upload::create() {
         made = session_.failure(call);
     } else if (const auto id = xml::upload_id(call.answer->text)) {
         bytes::append_percent(id_, *id, false);
-        const std::string_view encryption = call.answer->headers.get("x-amz-server-side-encryption");
-        encrypted_ = bytes::starts_with(encryption, "aws:kms");
     } else {
         made = s3::refusal(Errc::protocol, target_.operation, target_.key,
                            "the store began no upload: its answer is not S3's");
@@ -9204,75 +9129,11 @@ inline Result<void> Upload::collect() {
     return {};
 }
 
-inline std::string md5_text(const http::Body& body) {
-    digest::Md5 md5;
-    std::vector<char> buffer(body.read_at ? piece_bytes : 0);
-    for (std::uint64_t at = 0; at < body.size;) {
-        std::string_view piece = body.memory;
-        if (body.read_at) piece = {buffer.data(), body.read_at(at, buffer.data(), buffer.size())};
-        if (piece.empty()) return {};
-        md5.update(piece.substr(0, static_cast<std::size_t>((std::min)(std::uint64_t{piece.size()}, body.size - at))));
-        at += piece.size();
-    }
-    const auto sum = md5.finish();
-    return md5.ok() ? bytes::hex(digest::as_text(sum)) : std::string();
-}
-
-// Creates the upload. While it is not known whether the store's ETags are MD5s, no lane takes a second part before the
-// answer to the first has told, so that all that was sent can be sent again.
-inline Result<bool> Upload::begin(const Next& next) {
-    auto& trait = session_.core().md5_etags;
-    tagged_ = target_.part_bytes != 0 && trait != Core::Trait::no;
+inline Result<bool> Upload::run(const Next& next) {
     if (Result<void> made = create(); !made) return std::move(made).error();
     if (session_.cancelled())
         return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
-    if (tagged_ && encrypted_) {
-        trait = Core::Trait::no;
-        const Result<void> again = begin_untagged();
-        return again ? Result<bool>(true) : Result<bool>(again.error());
-    }
-    if (!tagged_ || trait == Core::Trait::yes) return true;
-    Result<bool> more = send(next, slots_.front());
-    if (!more || !*more) return more;
-    const s3::Call& first = slots_.front().call;
-    for (std::size_t i = 1; i < slots_.size() && *more && !first.done && has_room(); ++i) {
-        more = send(next, slots_[i]);
-        if (!more) return more;
-    }
-    while (!first.done) session_.step(std::chrono::milliseconds(1000));
-    if (!first.ok()) return session_.failure(first);
-    const std::string_view etag = Verifier::bare(first.answer->headers.get("etag"));
-    if (etag.empty()) return more;  // no answer of a store, for collect() to refuse
-    trait = md5_text(first.body) == etag ? Core::Trait::yes : Core::Trait::no;
-    if (trait == Core::Trait::yes) return more;
-    const Result<void> again = begin_untagged();
-    return again ? more : Result<bool>(again.error());
-}
-
-// The metadata has promised what this store does not keep: the upload begins anew, with the parts that are at hand.
-inline Result<void> Upload::begin_untagged() {
-    for (Slot& slot : slots_) {
-        if (slot.busy) session_.drop(slot.call);
-    }
-    abort();
-    tagged_ = false;
-    if (Result<void> made = create(); !made) return made;
-    for (Slot& slot : slots_) {
-        if (!slot.busy) continue;
-        const http::Body body = slot.call.body;
-        const std::string hash = slot.call.payload_hash;
-        slot.call = call_for(target_, http::Method::put, part_query(slot.number));
-        slot.call.body = body;
-        slot.call.payload_hash = hash;
-        session_.start(slot.call);
-    }
-    return {};
-}
-
-inline Result<bool> Upload::run(const Next& next) {
-    const Result<bool> begun = begin(next);
-    if (!begun) return begun;
-    bool more = *begun;
+    bool more = true;
     for (;;) {
         bool busy = false, sent = false;
         for (Slot& slot : slots_) {
@@ -9318,7 +9179,7 @@ inline Result<bool> Upload::settle(s3::Call& call) {
     const auto completed = call.ok() ? xml::complete_result(call.answer->text) : xml::Answer<std::string>();
     if (completed.result) {
         id_.clear();
-        return vouched(*completed.result);
+        return true;
     }
     const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
     if (unclear && ours()) {
@@ -9330,25 +9191,6 @@ inline Result<bool> Upload::settle(s3::Call& call) {
         return s3::refusal(Errc::protocol, target_.operation, target_.key,
                            "the store's answer does not say that the upload is complete");
     return session_.failure(call);
-}
-
-// The whole is what its parts were: their ETags are MD5s, as the first has shown, and the whole's is made of them.
-inline Result<bool> Upload::vouched(std::string_view etag) {
-    std::string md5s;
-    for (const std::string& part : etags_) {
-        const std::string_view text = Verifier::bare(part);
-        for (std::size_t i = 0; i + 1 < text.size(); i += 2)
-            md5s += static_cast<char>(bytes::hex_value(text[i]) * 16 + bytes::hex_value(text[i + 1]));
-    }
-    const std::string_view bare = Verifier::bare(etag);
-    const std::string expected = Verifier::etag_of_parts(md5s, etags_.size());
-    // An ETag of another form (encrypted with KMS, or none in the answer) says nothing, and is not looked at on reading.
-    if (!tagged_ || bare.size() != expected.size() || bare.find('-') != expected.find('-') || bare == expected)
-        return true;
-    return s3::refusal(
-        Errc::damaged, target_.operation, target_.key,
-        "the store's ETag of the whole is not that of its parts: it lost or mixed some, or makes its ETags "
-        "its own way (then set Config::checksums to Checksums::none)");
 }
 
 inline bool Upload::ours() {
@@ -9884,10 +9726,6 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     bytes::add(copy.headers, "x-amz-copy-source", source);
     bytes::add(copy.headers, "x-amz-copy-source-if-match", facts.info.etag);
     bytes::add(copy.headers, "x-amz-metadata-directive", "REPLACE");
-    // The copy of an upload in parts may get another ETag; the old one goes on to vouch for the bytes, which stay the same.
-    const std::string_view etag = transfer::Verifier::bare(facts.info.etag);
-    if (facts.part_bytes != 0 && facts.parts_etag.empty() && etag.find('-') != std::string_view::npos)
-        bytes::add(copy.headers, "x-amz-meta-parts-etag", etag);
     if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
     session.run(copy);
     Result<std::optional<bool>> out = std::optional<bool>();
@@ -10568,14 +10406,37 @@ inline Result<bool> condition_met(Session& session, transfer::Target& target) {
     return met;
 }
 
-// Parts only from twice a part's size on: one PUT is atomic by itself, cheaper, and carries a CRC-32C.
+// Read once more than sending it takes, because metadata goes up before the first part.
+inline Result<std::uint32_t> crc_of(Session& session, const transfer::Target& target, const http::Body& body) {
+    std::vector<char> buffer(body.read_at ? transfer::piece_bytes : 0);
+    std::uint32_t crc = 0;
+    for (std::uint64_t at = 0; at < body.size;) {
+        const auto wanted = static_cast<std::size_t>((std::min)(std::uint64_t{transfer::piece_bytes}, body.size - at));
+        const std::string_view piece = body.read_at
+                                           ? std::string_view(buffer.data(), body.read_at(at, buffer.data(), wanted))
+                                           : body.memory.substr(static_cast<std::size_t>(at), wanted);
+        if (piece.empty())
+            return refusal(Errc::source, target.operation, target.key, "the file became shorter while it was read");
+        crc = digest::crc32c(crc, piece.data(), piece.size());
+        at += piece.size();
+        if (!session.step(std::chrono::milliseconds(0)))
+            return refusal(Errc::cancelled, target.operation, target.key, "cancelled before the upload began");
+    }
+    return crc;
+}
+
+// Parts only from twice a part's size on: one PUT is atomic by itself, and cheaper.
 inline Result<bool> send_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
     Core& core = session.core();
     const std::uint64_t part = part_bytes_for(core.config, body.size);
     SlicedUpload slices(core, body, part);
     if (body.size > std::uint64_t{2} * core.config.part_bytes) {
         name_write(core, target);
-        if (core.config.checksums != Checksums::none) target.part_bytes = part;
+        if (core.config.checksums != Checksums::none) {
+            const Result<std::uint32_t> crc = crc_of(session, target, body);
+            if (!crc) return crc.error();
+            bytes::add(target.headers, "x-amz-meta-crc32c", entry::crc32c_text(*crc));
+        }
         transfer::Upload upload(session, target, transfer::slots_for(core.config, part));
         for (const auto& slot : upload.lanes()) meter.running.push_back(&slot.call);
         return upload.run([&](transfer::Upload::Slot& slot) {
@@ -10623,8 +10484,6 @@ public:
         if (!all) return about(all.error());
         if (*all) return put(session_, target_, whole({first_.get(), *size}), meter_);
         name_write(core_, target_);
-        // A gzip body carries a checksum of its own.
-        if (core_.config.checksums != Checksums::none && !intake_.deflates()) target_.part_bytes = part;
         transfer::Upload upload(session_, target_, transfer::slots_for(core_.config, part));
         upload.at_once = [this](std::uint64_t number) {
             return transfer::slots_for(core_.config, plan_.bytes_of(number));

@@ -279,18 +279,23 @@ TEST_CASE("a get tells its progress, and is cancelled by it", "[progress]") {
 
 // ---- what a body is checked against ---------------------------------------------------------------------------------
 
-TEST_CASE("damage in an entry that was uploaded in parts is found by the MD5s of its parts", "[damage][parts]") {
+TEST_CASE("damage in memory and files that were uploaded in parts is found by the CRC-32C of the whole",
+          "[damage][parts]") {
     World world;
     Config config = world.config();
     config.connections = 1;  // so that one answer holds the whole, and a bit of it flips where it is meant to
     Cache cache = world.cache(config);
     const std::string body = store::random_bytes(3 * part + 17, 3);
-    REQUIRE(cache.set("stream", std::istringstream(body)));
+    const store::Folder folder;
+    const std::string path = folder / "in";
+    std::ofstream(path, std::ios::binary) << body;
     REQUIRE(cache.set("memory", body));
-    for (const std::string key : {"stream", "memory"}) {
+    REQUIRE(cache.set_file("file", path));
+    for (const std::string key : {"memory", "file"}) {
         CAPTURE(key);
         CHECK(world.s3.object("bucket", key)->parts > 1);
-        CHECK(world.meta(key, "part-bytes") == std::to_string(part));
+        CHECK(world.meta(key, "crc32c") ==
+              detail::entry::crc32c_text(detail::digest::crc32c(0, body.data(), body.size())));
         CHECK(same(text_of(cache.get(key)), body));
         CHECK(same(*read_all(cache, key), body));
         for (const std::size_t at : {std::size_t{0}, part, 3 * part + 16}) {
@@ -298,6 +303,9 @@ TEST_CASE("damage in an entry that was uploaded in parts is found by the MD5s of
             CHECK(code_of(cache.try_get(key)) == Errc::damaged);
             CHECK(code_of(read_all(cache, key)) == Errc::damaged);
         }
+        REQUIRE(cache.touch(key, 1h));  // a copy onto itself keeps the sum
+        world.s3.add_fault(fake_s3::flip_bit(8 * 4321).on("GetObject"));
+        CHECK(code_of(cache.try_get(key)) == Errc::damaged);
         CHECK(same(text_of(cache.get(key)), body));
         config.checksums = Checksums::none;
         Cache trusting = world.cache(config);
@@ -307,43 +315,38 @@ TEST_CASE("damage in an entry that was uploaded in parts is found by the MD5s of
     }
 }
 
-TEST_CASE("a store whose ETags are no MD5s is found out by the first part, and its entries are not taken for damaged",
-          "[parts][quirks]") {
+TEST_CASE("a stream in parts carries no sum, and sends nothing twice to find out about the store", "[parts]") {
     fake_s3::Quirks quirks;
-    quirks.etag_not_md5 = true;
-    World world(store::with(quirks));
-    Cache cache = world.cache();
-    const std::string body = store::random_bytes(2 * part + 17, 4);
-    for (int round = 0; round < 2; ++round) {
-        CHECK(cache.set("k", std::istringstream(body)));
-        CHECK(world.meta("k", "part-bytes").empty());
+    for (const bool odd : {false, true}) {
+        CAPTURE(odd);
+        quirks.etag_not_md5 = odd;
+        World world(store::with(quirks));
+        Cache cache = world.cache();
+        const std::string body = store::random_bytes(2 * part + 17, 4);
+        CHECK(world.requests([&] { CHECK(cache.set("k", std::istringstream(body))); }) == 5);
+        for (const char* name : {"crc32c", "part-bytes", "parts-etag"}) CHECK(world.meta("k", name).empty());
         CHECK(same(text_of(cache.get("k")), body));
-        CHECK(world.s3.request_count("CreateMultipartUpload") == (round == 0 ? 2U : 3U));
+        CHECK(cache.touch("k", 1h));
+        CHECK(same(text_of(cache.get("k")), body));
         CHECK(world.s3.open_uploads().empty());
     }
 }
 
-TEST_CASE("a store that says that it encrypts with KMS makes no MD5s: no part is sent twice to find that out",
-          "[parts][quirks]") {
-    fake_s3::Quirks quirks;
-    quirks.etag_not_md5 = true;
-    World world(store::with(quirks));
-    fake_s3::Edit edit;
-    edit.set_headers = {{"x-amz-server-side-encryption", "aws:kms"}};
-    world.s3.add_fault(fake_s3::edit_answer(edit).on("CreateMultipartUpload").for_times(9));
+TEST_CASE("what earlier versions said of parts is ignored, and no user's metadata", "[parts]") {
+    World world;
     Cache cache = world.cache();
-    const std::string body = store::random_bytes(2 * part + 17, 4);
-    for (unsigned round = 1; round <= 2; ++round) {
-        CHECK(cache.set("k", std::istringstream(body)));
-        CHECK(world.meta("k", "part-bytes").empty());
-        CHECK(same(text_of(cache.get("k")), body));
-        CHECK(world.s3.request_count("UploadPart") == 3 * round);
-        CHECK(world.s3.request_count("CreateMultipartUpload") == 1 + round);
-        CHECK(world.s3.open_uploads().empty());
+    world.put("k", "v", {{"part-bytes", "1"}, {"parts-etag", "00000000000000000000000000000000-1"}, {"who", "me"}});
+    const auto hit = cache.get("k");
+    CHECK(text_of(hit) == "v");
+    CHECK(hit->info().metadata == Metadata{{"who", "me"}});
+    for (const char* name : {"part-bytes", "Parts-ETag"}) {
+        SetOptions options;
+        options.metadata = {{name, "1"}};
+        CHECK(code_of(cache.try_set("other", "v", options)) == Errc::invalid_argument);
     }
 }
 
-TEST_CASE("a first part whose answer has no ETag says nothing about the store's ETags", "[damage][parts]") {
+TEST_CASE("an answer to a part without an ETag is no store's", "[damage][parts]") {
     World world;
     Cache cache = world.cache();
     const std::string body = store::random_bytes(2 * part + 1, 9);
@@ -353,20 +356,16 @@ TEST_CASE("a first part whose answer has no ETag says nothing about the store's 
     CHECK(code_of(cache.try_set("k", std::istringstream(body))) == Errc::protocol);
     CHECK(world.s3.open_uploads().empty());
     CHECK(cache.set("k", std::istringstream(body)));
-    CHECK(world.meta("k", "part-bytes") == std::to_string(part));
 }
 
-TEST_CASE("an entry in parts is read, and checked, after a touch has given it another ETag", "[damage][parts]") {
+TEST_CASE("summing before an upload in parts can be cancelled, and then nothing is sent", "[parts][cancel]") {
     World world;
     Cache cache = world.cache();
-    const std::string body = store::random_bytes(2 * part + 1, 5);
-    REQUIRE(cache.set("k", std::istringstream(body), {1min}));
-    for (int round = 0; round < 2; ++round) {
-        REQUIRE(cache.touch("k", 1h));
-        CHECK(same(text_of(cache.get("k")), body));
-        world.s3.add_fault(fake_s3::flip_bit(8 * 4321).on("GetObject"));
-        CHECK(code_of(cache.try_get("k")) == Errc::damaged);  // and its parts vouch for it still
-    }
+    SetOptions options;
+    options.progress = [](const Progress&) { return false; };
+    CHECK(world.requests([&] {
+        CHECK(code_of(cache.try_set("k", std::string(3 * part, 'x'), options)) == Errc::cancelled);
+    }) == 0);
 }
 
 TEST_CASE("the store's own checksums are sent and checked where the policy says so", "[damage][checksums]") {
