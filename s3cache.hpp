@@ -511,9 +511,9 @@ private:
 inline CredentialsProvider anonymous() { return Credentials{{}, {}, {}, {}, "anonymous"}; }
 
 enum class Addressing { automatic, path, virtual_host };
-enum class Expired { remove, keep };                    // what get() does with an expired entry it came upon
-enum class MetadataNames { both, underscore, hyphen };  // expires_at, expires-at: see README, "What is stored"
-enum class Conditions { automatic, required, off };     // if_absent and if_match: see Config::conditions
+enum class Expired { remove, keep };                 // what get() does with an expired entry it came upon
+enum class MetadataNames { underscore, hyphen };     // expires_at, which Python reads, or expires-at
+enum class Conditions { automatic, required, off };  // if_absent and if_match: see Config::conditions
 // own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: that, and the
 // store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
 enum class Checksums { own, store, none };
@@ -591,9 +591,9 @@ struct Config {
     // what
     std::optional<Seconds> default_ttl{};  // empty: never expires
     Expired expired = Expired::remove;
-    MetadataNames metadata_names = MetadataNames::both;
-    Metadata metadata{};                   // put on every entry
-    std::string server_side_encryption{};  // such as AES256 or aws:kms
+    MetadataNames metadata_names = MetadataNames::underscore;  // hyphen: where a proxy drops names with an underscore
+    Metadata metadata{};                                       // put on every entry
+    std::string server_side_encryption{};                      // such as AES256 or aws:kms
     std::string kms_key_id{};
     std::string storage_class{};
     std::uint64_t value_bytes_max = std::uint64_t{1}
@@ -796,8 +796,8 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
 //   errors   try_ forms return them, the others throw the same Error (or what the caller's own callback threw)
 class Cache {
 public:
-    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true". What the URL says goes before
-    // `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
+    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What the
+    // URL says goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
     static Result<Cache> try_open(std::string_view where, Config config = {});
 
     Cache(Cache&&) noexcept;
@@ -4644,6 +4644,7 @@ struct Location {
     std::optional<std::string> region;
     std::optional<std::string> endpoint_url;
     std::optional<bool> path_style;
+    std::optional<MetadataNames> metadata_names;
 };
 
 // A location, or why it is none.
@@ -4664,8 +4665,12 @@ inline std::string take_parameter(Location& location, std::string_view pair) {
         location.endpoint_url = std::move(*value);
     } else if (name == "path_style" && !location.path_style && (*value == "true" || *value == "false")) {
         location.path_style = *value == "true";
+    } else if (name == "metadata_names" && !location.metadata_names && (*value == "underscore" || *value == "hyphen")) {
+        location.metadata_names = *value == "hyphen" ? MetadataNames::hyphen : MetadataNames::underscore;
     } else {
-        return "'" + name + "' is not region, endpoint or path_style=true|false, or it comes twice";
+        return "'" + name +
+               "' is not region, endpoint, path_style=true|false or metadata_names=underscore|hyphen, or it comes "
+               "twice";
     }
     return {};
 }
@@ -7671,6 +7676,9 @@ inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
 // How often progress is told and cancellation asked for.
 inline constexpr std::chrono::milliseconds tick{100};
 inline constexpr std::size_t shown_bytes_max = 300;
+inline constexpr const char* underscore_advice =
+    "; or a proxy drops or refuses headers with an underscore: set Config::metadata_names to MetadataNames::hyphen, or "
+    "write ?metadata_names=hyphen into the URL";
 
 class Session;
 struct Call;
@@ -7800,11 +7808,9 @@ inline Errc kind_of(CURLcode result, bool overflow) {
 }
 
 // What a person can do about it, where that is not plain from the store's words.
-inline const char* advice(Errc kind, std::string_view code, std::string_view message) {
+inline const char* advice(Errc kind, std::string_view code) {
     if (code == "SignatureDoesNotMatch") return "check the secret key, and that no proxy changes headers";
     if (code == "InvalidAccessKeyId") return "the store does not know this access key: check it, and the endpoint";
-    if (message.find("not signed") != std::string_view::npos)
-        return "a proxy dropped headers with an underscore: set Config::metadata_names to MetadataNames::hyphen";
     if (code == "RequestTimeTooSkewed") return "this machine's clock is off";
     switch (kind) {
     case Errc::no_such_bucket:
@@ -7818,6 +7824,20 @@ inline const char* advice(Errc kind, std::string_view code, std::string_view mes
     default:
         return "";
     }
+}
+
+// A proxy that drops headers with an underscore (nginx does by default) breaks the signature of every write that has one;
+// others refuse such a request themselves.
+inline bool underscore_refused(const Call& call, const Error::Details& why) {
+    if (call.method != http::Method::put && call.method != http::Method::post) return false;
+    const bool signature =
+        why.s3_code == "SignatureDoesNotMatch" || why.s3_message.find("not signed") != std::string::npos;
+    const bool refused = (why.status == 403 && signature) || (why.status == 400 && !call.fault);
+    if (!refused || !call.answer) return false;
+    for (std::size_t i = 0; i < call.answer->header_count(); ++i) {
+        if (call.answer->header_name(i).find('_') != std::string_view::npos) return true;
+    }
+    return false;
 }
 
 inline std::string spent(int attempts, http::Clock::duration time) {
@@ -8046,9 +8066,8 @@ inline void Session::add_headers(Call& call, const endpoint::Endpoint& place, st
 
 inline void Session::add_expiry(Call& call) {
     const std::string text = entry::expiry_text(core_.unix_now() + call.ttl->count());
-    const MetadataNames names = core_.config.metadata_names;
-    if (names != MetadataNames::hyphen) call.answer->add_header("x-amz-meta-expires_at", text);
-    if (names != MetadataNames::underscore) call.answer->add_header("x-amz-meta-expires-at", text);
+    const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
+    call.answer->add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", text);
 }
 
 inline bool Session::step(std::chrono::milliseconds most) {
@@ -8298,7 +8317,7 @@ inline Error Session::no_answer(const Call& call) const {
     if (text.empty()) text = curl_easy_strerror(answer.result);
     if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
     text += spent(call.attempts, http::Clock::now() - call.began);
-    const char* hint = advice(details.code, {}, {});
+    const char* hint = advice(details.code, {});
     if (*hint) text.append("; ").append(hint);
     return Error(std::move(details), about(call.operation, call.key, text));
 }
@@ -8320,8 +8339,9 @@ inline Error Session::failure(const Call& call) const {
     text += spent(call.attempts, http::Clock::now() - call.began);
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
-    const char* hint = advice(details.code, details.s3_code, details.s3_message);
+    const char* hint = advice(details.code, details.s3_code);
     if (*hint) text.append("; ").append(hint);
+    if (underscore_refused(call, details)) text += underscore_advice;
     return Error(std::move(details), about(call.operation, call.key, text));
 }
 
@@ -9615,8 +9635,7 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
         details.status = 404;
         details.s3_code = "NoSuchBucket";
         details.attempts = look.attempts;
-        fine =
-            Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}, {}));
+        fine = Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}));
     } else if (!look.error) {
         core.bucket_seen.store(true, std::memory_order_relaxed);
     }
@@ -11774,6 +11793,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
     if (location.region) config.region = *location.region;
     if (location.endpoint_url) config.endpoint = *location.endpoint_url;
     if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
+    if (location.metadata_names) config.metadata_names = *location.metadata_names;
     const std::string flaw = config_flaw(config);
     if (!flaw.empty()) return refuse(flaw);
     if (config.ca_bundle.empty()) config.ca_bundle = trusted(config);

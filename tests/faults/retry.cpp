@@ -586,15 +586,57 @@ TEST_CASE("everyday work is the same on every store", "[quirks]") {
     }
 }
 
-TEST_CASE("a store that drops names with underscores is served by the hyphen", "[quirks]") {
+TEST_CASE("where a proxy drops names with underscores the error names the hyphen, which works", "[quirks]") {
     fake_s3::Quirks quirks;
     quirks.drop_underscore_headers = true;
     World world(store::with(quirks));
+    Cache cache = world.cache();
+    const std::string large(11 << 20, 'x');
+    for (const bool whole : {true, false}) {
+        CAPTURE(whole);
+        const Error error = failure(cache.try_set("k", whole ? "v" : large, {1h}));
+        CHECK(error.code() == Errc::denied);
+        CHECK(error.s3_code() == "SignatureDoesNotMatch");
+        CHECK(store::holds(error.what(), "MetadataNames::hyphen"));
+        CHECK(store::holds(error.what(), "?metadata_names=hyphen"));
+    }
+    CHECK(cache.set("k", "v"));  // nothing is dropped here
     Config config = world.config();
     config.metadata_names = MetadataNames::hyphen;
-    Cache cache = world.cache(config);
-    cache.set("k", "v", {1h});
-    CHECK(cache.get("k")->info().expires_at);
+    for (const char* where : {"bucket", "bucket?metadata_names=hyphen", "s3://bucket/?metadata_names=hyphen"}) {
+        CAPTURE(where);
+        Cache served(where, where == std::string("bucket") ? config : world.config());
+        CHECK(served.set("k", "v", {1h}));
+        CHECK(served.get("k")->info().expires_at);
+        CHECK(served.touch("k", 2h));
+        CHECK(world.meta("k", "expires_at").empty());
+        CHECK_FALSE(world.meta("k", "expires-at").empty());
+    }
+    CHECK(code_of(Cache::try_open("bucket?metadata_names=both", config)) == Errc::invalid_argument);
+}
+
+TEST_CASE("a wrong secret or a proxy's page is put down to names only where one was sent", "[quirks][errors]") {
+    World world;
+    Config config = world.config();
+    config.credentials = Credentials{world.s3.access_key(), "wrong", {}, {}, "the tests"};
+    Cache stranger = world.cache(config);
+    CHECK(store::holds(failure(stranger.try_set("k", "v", {1h})).what(), "MetadataNames::hyphen"));
+    CHECK_FALSE(store::holds(failure(stranger.try_set("k", "v")).what(), "MetadataNames"));
+    CHECK_FALSE(store::holds(failure(stranger.try_get("k")).what(), "MetadataNames"));
+    Cache cache = world.cache();
+    for (const auto& fault :
+         {fake_s3::respond(400, "<html>a bad header</html>"), fake_s3::respond(400),
+          fake_s3::respond_error(403, "AccessDenied",
+                                 "There were headers present in the request which were not signed")}) {
+        world.s3.add_fault(fault.for_times(3));
+        CHECK(store::holds(failure(cache.try_set("k", "v", {1h})).what(), "MetadataNames::hyphen"));
+        CHECK_FALSE(store::holds(failure(cache.try_set("k", "v")).what(), "MetadataNames"));
+        CHECK_FALSE(store::holds(failure(cache.try_get("k")).what(), "MetadataNames"));
+    }
+    world.s3.add_fault(fake_s3::respond_error(400, "InvalidStorageClass"));
+    CHECK_FALSE(store::holds(failure(cache.try_set("k", "v", {1h})).what(), "MetadataNames"));
+    world.s3.add_fault(fake_s3::respond_error(403, "AccessDenied"));
+    CHECK_FALSE(store::holds(failure(cache.try_set("k", "v", {1h})).what(), "MetadataNames"));
 }
 
 TEST_CASE("write conditions hold also on stores that ignore or refuse them, but for a race", "[quirks][conditions]") {
