@@ -603,10 +603,8 @@ struct Config {
     // key. automatic: a look before the write then has to do, which leaves the time between the two (counted in
     // stats().unconditional); required: such a write is Errc::unsupported; off: only the look, ever.
     Conditions conditions = Conditions::automatic;
-    double ttl_jitter = 0;  // in [0, 1): each TTL is cut by up to this share, so that not all end at once
-    std::optional<Seconds> sliding_ttl{};  // a get that hits gives the entry this long anew, without sending it again …
-    Seconds sliding_interval{60};          // … unless less than this has passed since it last got that
-    bool read_only = false;                // what writes is Errc::read_only; get_or_set computes and does not store
+    double ttl_jitter = 0;   // in [0, 1): each TTL is cut by up to this share, so that not all end at once
+    bool read_only = false;  // what writes is Errc::read_only; get_or_set computes and does not store
     // Errors of get, get_stream, get_file, get_many, stat and contains are told as misses, for callers that rather compute
     // again: counted in stats().tolerated. Wrong arguments and a cancellation stay errors.
     bool errors_are_misses = false;
@@ -9712,9 +9710,8 @@ inline std::vector<std::pair<std::string, std::string>> kept_headers(const http:
     return kept;
 }
 
-// One try; empty: the entry was replaced between the look and the copy. With an ETag: only the entry that has it.
-inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl,
-                                              std::string_view only = {}) {
+// One try; empty: the entry was replaced between the look and the copy.
+inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl) {
     Core& core = session.core();
     Call look_call;
     look_call.operation = "touch";
@@ -9732,7 +9729,6 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
         return refusal(Errc::protocol, "touch", key, "the answer has no ETag: is the endpoint an S3 store?");
     Call copy;
     copy.headers = kept_headers(look_call.answer->headers);
-    if (!only.empty() && only != facts.info.etag) return std::optional<bool>(false);
     if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
 
     copy.operation = "touch";
@@ -9771,17 +9767,6 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     }
     return counted(core, "touch", key,
                    refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
-}
-
-// Sliding expiry: an entry that was read gets its whole time again, at most once an interval. How long ago it last got
-// that is told by the time it has left. A failure is no concern of the reader's, who has the value; it is an event.
-inline void slide(Session& session, std::string_view key, const Info& info) {
-    Core& core = session.core();
-    if (!core.config.sliding_ttl || core.config.read_only || !info.expires_at) return;
-    const Seconds ttl = *core.config.sliding_ttl;
-    if (retry::seconds_between(core.now(), *info.expires_at) > (ttl - core.config.sliding_interval).count()) return;
-    const auto touched = touch_once(session, key, ttl, info.etag);
-    if (!touched) tell(core, "touch", key, "error", touched.error().what());
 }
 
 // What a get may ask for beside the value.
@@ -9970,7 +9955,6 @@ inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask)
         session.drop(fetch.call());
         if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
         if (out) {
-            if (*out && !fetch.stale()) slide(session, key, (*out)->info());
             const entry::Facts& facts = fetch.facts();
             return Recalled{*std::move(out), facts.expiry,  facts.expires_at,
                             facts.cost,      fetch.stale(), fetch.unchanged()};
@@ -10029,12 +10013,6 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     }
     count(core->counters.hits);
     tell(*core, "get", key, "hit");
-    // A copy onto itself changes the ETag of an upload in parts, to which readers of its ranges are pinned.
-    const Info& info = state->incoming.facts().info;
-    if (core->config.sliding_ttl && info.etag.find('-') == std::string::npos) {
-        Session session(*core);
-        slide(session, key, info);
-    }
     return std::optional<Reader>(Reader(std::move(state)));
 }
 
@@ -10832,7 +10810,6 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
     Session session(core);
     std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
     std::vector<std::size_t> changed;
-    std::vector<std::pair<std::size_t, Info>> read;  // for sliding expiry, if that is on
     run_many<Fetch>(
         session, keys.size(), core.config.connections,
         [&](std::size_t i) -> std::unique_ptr<Fetch> {
@@ -10843,11 +10820,9 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
             Result<std::optional<Value>> result = fetch.result();
             if (!fetch.expired_etag().empty()) expired.emplace_back(i, fetch.expired_etag());
             if (!result && result.error().code() == Errc::changed) return changed.push_back(i);
-            if (result && *result && core.config.sliding_ttl) read.emplace_back(i, (*result)->info());
             visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
         });
     for (const std::size_t i : changed) visit(keys[i], get(core, keys[i], {}));
-    for (const auto& [i, info] : read) slide(session, keys[i], info);
     for (const auto& [i, etag] : expired) remove_if_same(session, keys[i], etag);
 }
 
@@ -11734,8 +11709,6 @@ inline std::string config_flaw(const Config& config) {
     if (config.connections < 1 || config.connections > 1000) return "Config::connections is not within 1 and 1000";
     if (config.attempts_max < 1) return "Config::attempts_max is under 1";
     if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return "Config::ttl_jitter is not within 0 and 1";
-    if (config.sliding_ttl && !(config.sliding_ttl->count() > 0)) return "Config::sliding_ttl must be over zero";
-    if (!(config.sliding_interval.count() >= 0)) return "Config::sliding_interval is below zero";
     if (config.buffer_bytes != 0 &&
         (config.buffer_bytes < http::buffer_bytes_min || config.buffer_bytes > http::buffer_bytes_max))
         return "Config::buffer_bytes is not within 16 KiB and 512 KiB";

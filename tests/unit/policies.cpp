@@ -130,7 +130,6 @@ TEST_CASE("a cache for reading only sends nothing that writes", "[read_only]") {
     World world;
     Config config = world.config();
     config.read_only = true;
-    config.sliding_ttl = 1h;
     Cache cache = world.cache(config);
     world.put_expiring("old", "v", -10);
     world.put_expiring("k", "v", 60);

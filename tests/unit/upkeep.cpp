@@ -1,5 +1,5 @@
-// What keeps entries right and a bucket small: revalidation, write conditions as the store has them, sliding and
-// scattered times, removal of what has expired without anybody's loss, and the rules that the store applies by itself.
+// What keeps entries right and a bucket small: revalidation, write conditions as the store has them, scattered times,
+// removal of what has expired without anybody's loss, and the rules that the store applies by itself.
 #include "world.hpp"
 
 using namespace s3cache;
@@ -223,65 +223,6 @@ TEST_CASE("trouble while a store is tried out is an error if conditions are requ
         CHECK(cache.set("another", "v", if_absent()));  // it was not the store's last word
         CHECK(world.s3.object_count() == (required ? 1 : 2));
     }
-}
-
-// ---- more time for what is used -------------------------------------------------------------------------------------
-
-TEST_CASE("a sliding time to live begins anew with a hit, at most once an interval", "[sliding]") {
-    World world;
-    Config config = with_the_stores_clock(world);
-    config.sliding_ttl = 1h;
-    config.sliding_interval = 10min;
-    Cache cache = world.cache(config);
-    SetOptions options{1h, true};
-    options.metadata = {{"who", "me"}};
-    options.content_type = "text/csv";
-    cache.set("k", "a,b", options);
-    CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
-    pass(world, 9min);
-    CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
-    pass(world, 2min);
-    CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 3);  // a look, a copy onto itself
-    CHECK(world.s3.request_count("CopyObject") == 1);
-    CHECK(seconds_left(world, "k") > 3590);
-    CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
-    pass(world, 30min);
-    CHECK(store::drained(cache.get_stream("k").value()) == "a,b");
-    CHECK(seconds_left(world, "k") > 3590);
-    const auto hit = cache.get("k");
-    CHECK(text_of(hit) == "a,b");
-    CHECK(hit->info().compressed);
-    CHECK(hit->info().content_type == "text/csv");
-    CHECK(hit->info().metadata == Metadata{{"who", "me"}});
-    CHECK(hit->kind() == Kind::text);
-    pass(world, 61min);
-    world.s3.clear_requests();
-    CHECK_FALSE(cache.get("k"));
-    CHECK(world.s3.request_count("CopyObject") == 0);
-}
-
-TEST_CASE("nothing slides that never expires, that may not be written, or that another has replaced",
-          "[sliding][race]") {
-    World world;
-    Config config = with_the_stores_clock(world);
-    config.sliding_ttl = 1h;
-    config.sliding_interval = Seconds(0);
-    Cache cache = world.cache(config);
-    cache.set("forever", "v");
-    CHECK(world.requests([&] { CHECK(cache.get("forever")); }) == 1);
-    CHECK(cache.stat("forever")->expires_at == std::nullopt);
-    cache.set("k", "v", {60s});
-    config.read_only = true;
-    Cache reader = world.cache(config);
-    CHECK(world.requests([&] { CHECK(reader.get("k")); }) == 1);
-    once(world, "GetObject", Phase::after_effect, [&] { world.put("k", "another's", {{"kind", "text"}}); });
-    CHECK(text_of(cache.get("k")) == "v");
-    CHECK(world.body("k") == "another's");
-    CHECK(world.meta("k", "expires_at").empty());
-    cache.set("k", "v", {60s});
-    world.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").on("CopyObject"));
-    CHECK(text_of(cache.get("k")) == "v");  // that it could not be given more time is no concern of the reader's
-    CHECK(std::count(world.outcomes.begin(), world.outcomes.end(), "touch error") == 1);
 }
 
 TEST_CASE("times to live are cut by a share, so that not all end at once", "[jitter]") {
