@@ -742,12 +742,6 @@ struct Revalidated {
     std::optional<Value> value{};
 };
 
-// Rules by which the store itself keeps a bucket small, in whole days. Zero: no such rule.
-struct Lifecycle {
-    unsigned abort_uploads_after = 1;  // uploads in parts that nobody completed: what a crash leaves
-    unsigned expire_after = 0;  // entries, counted from when they were written, whatever their TTL: the longest in use
-};
-
 // One line of what Cache::explain() found; never a secret.
 struct Finding {
     enum class Verdict { used, passed_over, broken, not_asked };
@@ -889,11 +883,6 @@ public:
         return std::optional<T>(*std::move(value));
     }
 
-    // The rules as S3's XML, for this cache's bucket and prefix; and the same put into force beside what other rules the
-    // bucket has (needs s3:PutLifecycleConfiguration).
-    std::string lifecycle_xml(const Lifecycle& rules) const;
-    Result<void> try_install_lifecycle(const Lifecycle& rules);
-
     // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open, ends
     // with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later are not
     // concerned. Does not wait.
@@ -963,7 +952,6 @@ public:
                      const ComputeOptions& how = {}) {
         return try_get_or_set(key, std::forward<F>(producer), options, how).value();
     }
-    void install_lifecycle(const Lifecycle& rules) { try_install_lifecycle(rules).value(); }
 #endif
 
 private:
@@ -11222,100 +11210,6 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     return swept;
 }
 
-// -- rules that the store applies by itself
-
-inline constexpr std::string_view lifecycle_id = "s3cache";  // and the prefix: by it our rules are found again
-
-inline void append_rule(std::string& out, const std::string& prefix, std::string_view what, std::string_view action) {
-    out.append("  <Rule>\n    <ID>").append(lifecycle_id).append(" ").append(what).append(" ");
-    xml::escape(out, prefix);
-    out.append("</ID>\n    <Filter><Prefix>");
-    xml::escape(out, prefix);
-    out.append("</Prefix></Filter>\n    <Status>Enabled</Status>\n    ").append(action).append("\n  </Rule>\n");
-}
-
-inline std::string days(unsigned count) {
-    std::string out;
-    bytes::append_number(out, count);
-    return out;
-}
-
-inline std::string lifecycle_rules(const Core& core, const Lifecycle& rules) {
-    std::string out;
-    if (rules.abort_uploads_after != 0) {
-        append_rule(out, core.prefix, "uploads",
-                    "<AbortIncompleteMultipartUpload><DaysAfterInitiation>" + days(rules.abort_uploads_after) +
-                        "</DaysAfterInitiation></AbortIncompleteMultipartUpload>");
-    }
-    if (rules.expire_after != 0)
-        append_rule(out, core.prefix, "entries",
-                    "<Expiration><Days>" + days(rules.expire_after) + "</Days></Expiration>");
-    return out;
-}
-
-inline std::string lifecycle_document(std::string_view rules) {
-    std::string out = "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n";
-    return out.append(rules).append("</LifecycleConfiguration>\n");
-}
-
-// The rules that others have made, as they stand. They go by as text: a rule holds more than we know of. Empty: it is no
-// list of rules.
-inline std::optional<std::string> foreign_rules(const Core& core, std::string_view document) {
-    std::string kept;
-    for (std::size_t at = 0; (at = document.find("<Rule>", at)) != std::string_view::npos;) {
-        const std::size_t end = document.find("</Rule>", at);
-        if (end == std::string_view::npos) return std::nullopt;
-        const std::string_view rule = document.substr(at, end + 7 - at);
-        std::string uploads = "<ID>", entries = "<ID>";
-        xml::escape(uploads, "s3cache uploads " + core.prefix);
-        xml::escape(entries, "s3cache entries " + core.prefix);
-        const bool ours = rule.find(uploads + "</ID>") != std::string_view::npos ||
-                          rule.find(entries + "</ID>") != std::string_view::npos;
-        if (!ours) kept.append("  ").append(rule).append("\n");
-        at = end;
-    }
-    if (kept.empty() && document.find("LifecycleConfiguration") == std::string_view::npos) return std::nullopt;
-    return kept;
-}
-
-inline Call lifecycle_call(http::Method method) {
-    Call call;
-    call.operation = "install_lifecycle";
-    call.method = method;
-    call.query = "lifecycle=";
-    return call;
-}
-
-// S3 replaces all rules of a bucket at once, so the others are read first and go along. Two who do this in the same
-// moment may lose one's: it is a thing for setting up.
-inline Result<void> install_lifecycle(Core& core, const Lifecycle& rules) {
-    if (auto flaw = write_flaw(core, "install_lifecycle", {})) return *flaw;
-    Session session(core);
-    Call there = lifecycle_call(http::Method::get);
-    session.run(there);
-    const bool none = there.status() == 404 && there.code() == "NoSuchLifecycleConfiguration";
-    if (!there.ok() && !none) return session.failure(there);
-    const std::optional<std::string> others = none ? std::string() : foreign_rules(core, there.answer->text);
-    if (!others)
-        return refusal(Errc::protocol, "install_lifecycle", {},
-                       "the store's rules cannot be read, and so are left as they are");
-    const std::string all = *others + lifecycle_rules(core, rules);
-    Call put = lifecycle_call(all.empty() ? http::Method::erase : http::Method::put);
-    const std::string document = lifecycle_document(all);
-    if (!all.empty()) {
-        const auto md5 = digest::md5(document);
-        put.body = {document, {}, document.size()};
-        put.payload_hash = session.sha256_text(document);
-        bytes::add(put.headers, "content-type", "application/xml");
-        if (md5)
-            bytes::add(put.headers, "content-md5", bytes::base64(digest::as_text(*md5)));
-        else
-            bytes::add(put.headers, "x-amz-checksum-sha256", bytes::base64(digest::as_text(digest::sha256(document))));
-    }
-    session.run(put);
-    return put.ok() ? Result<void>() : Result<void>(session.failure(put));
-}
-
 // -- presigned URLs
 
 inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
@@ -11993,13 +11887,6 @@ S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::str
 S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
                                         const SetOptions& options, const ComputeOptions& how) {
     return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options, how); });
-}
-
-S3CACHE_FN std::string Cache::lifecycle_xml(const Lifecycle& rules) const {
-    return detail::ops::lifecycle_document(detail::ops::lifecycle_rules(*core_, rules));
-}
-S3CACHE_FN Result<void> Cache::try_install_lifecycle(const Lifecycle& rules) {
-    return detail::ops::never_throws([&] { return detail::ops::install_lifecycle(*core_, rules); });
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }

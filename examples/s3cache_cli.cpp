@@ -959,42 +959,77 @@ unsigned days(const Arguments& arguments, const std::string& option, unsigned ot
     return static_cast<unsigned>(std::stoul(number));
 }
 
-// What stands between the tags, where there are such; the entities that our own XML holds are resolved.
-std::string element(std::string_view xml, const std::string& name) {
-    const std::string tag = "<" + name + ">";
-    const std::size_t begin = xml.find(tag);
-    if (begin == std::string_view::npos) return {};
-    std::string text(xml.substr(begin + tag.size(), xml.find("</" + name + ">") - begin - tag.size()));
-    const std::pair<const char*, const char*> entities[] = {
-        {"&lt;", "<"}, {"&gt;", ">"}, {"&quot;", "\""}, {"&#13;", "\r"}, {"&amp;", "&"}};
-    for (const auto& [entity, character] : entities) {
-        for (std::size_t at = 0; (at = text.find(entity, at)) != std::string::npos; ++at)
-            text.replace(at, std::strlen(entity), character);
+std::string escaped(std::string_view text) {
+    std::string out;
+    for (const char c : text) {
+        if (c == '&')
+            out += "&amp;";
+        else if (c == '<')
+            out += "&lt;";
+        else if (c == '>')
+            out += "&gt;";
+        else if (c == '\r')
+            out += "&#13;";
+        else
+            out += c;
     }
-    return text;
+    return out;
 }
 
-// The same rules as `aws s3api put-bucket-lifecycle-configuration` takes them.
-std::string lifecycle_json(std::string_view xml) {
-    std::string rules;
-    for (std::size_t at = 0; (at = xml.find("<Rule>", at)) != std::string_view::npos; ++at) {
-        const std::string_view rule = xml.substr(at, xml.find("</Rule>", at) - at);
-        const std::string uploads = element(rule, "DaysAfterInitiation"), entries = element(rule, "Days");
-        rules += (rules.empty() ? "\n" : ",\n") + std::string("  {\"ID\":") + quoted(element(rule, "ID"));
-        rules += ",\"Filter\":{\"Prefix\":" + quoted(element(rule, "Prefix")) + "},\"Status\":\"Enabled\",";
-        rules += uploads.empty() ? "\"Expiration\":{\"Days\":" + entries + "}}"
-                                 : "\"AbortIncompleteMultipartUpload\":{\"DaysAfterInitiation\":" + uploads + "}}";
-    }
-    return "{\"Rules\":[" + rules + "]}\n";
+// A bucket and the prefix that this cache's keys have there, as --bucket or S3CACHE_URL names them.
+std::pair<std::string, std::string> bucket_and_prefix(const Arguments& arguments) {
+    const char* url = std::getenv("S3CACHE_URL");
+    std::string where = arguments.get("--bucket", url ? url : "");
+    where.resize((std::min)(where.find('?'), where.size()));
+    if (where.size() > 5 && where.compare(2, 3, "://") == 0) where.erase(0, 5);
+    const std::size_t slash = (std::min)(where.find('/'), where.size());
+    std::string prefix = where.substr((std::min)(slash + 1, where.size()));
+    if (!prefix.empty() && prefix.back() != '/') prefix += '/';
+    return {where.substr(0, slash), prefix};
 }
 
-int run_lifecycle(Cache& cache, const Arguments& arguments) {
-    s3cache::Lifecycle rules;
-    rules.abort_uploads_after = days(arguments, "--uploads", rules.abort_uploads_after);
-    rules.expire_after = days(arguments, "--expire", rules.expire_after);
-    const std::string xml = cache.lifecycle_xml(rules);
-    if (arguments.has("--install")) cache.install_lifecycle(rules);
-    put(arguments.has("--json") ? lifecycle_json(xml) : xml);
+struct Rule {
+    std::string id, action;  // action: the element that S3's XML has, and what stands in it
+    std::string days_name;
+    unsigned days;
+};
+
+std::string rules_xml(const std::vector<Rule>& rules, const std::string& prefix) {
+    std::string out = "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n";
+    for (const Rule& rule : rules) {
+        out += "  <Rule>\n    <ID>" + escaped(rule.id) + "</ID>\n    <Filter><Prefix>" + escaped(prefix);
+        out += "</Prefix></Filter>\n    <Status>Enabled</Status>\n    <" + rule.action + "><" + rule.days_name + ">";
+        out += std::to_string(rule.days) + "</" + rule.days_name + "></" + rule.action + ">\n  </Rule>\n";
+    }
+    return out + "</LifecycleConfiguration>\n";
+}
+
+// As `aws s3api put-bucket-lifecycle-configuration` takes them.
+std::string rules_json(const std::vector<Rule>& rules, const std::string& prefix) {
+    std::string out;
+    for (const Rule& rule : rules) {
+        out += (out.empty() ? "\n" : ",\n") + std::string("  {\"ID\":") + quoted(rule.id);
+        out += ",\"Filter\":{\"Prefix\":" + quoted(prefix) + "},\"Status\":\"Enabled\",";
+        out += "\"" + rule.action + "\":{\"" + rule.days_name + "\":" + std::to_string(rule.days) + "}}";
+    }
+    return "{\"Rules\":[" + out + "]}\n";
+}
+
+int run_lifecycle(Cache&, const Arguments& arguments) {
+    const auto [bucket, prefix] = bucket_and_prefix(arguments);
+    const unsigned uploads = days(arguments, "--uploads", 1), entries = days(arguments, "--expire", 0);
+    std::vector<Rule> rules;
+    if (uploads != 0)
+        rules.push_back(
+            {"s3cache uploads " + prefix, "AbortIncompleteMultipartUpload", "DaysAfterInitiation", uploads});
+    if (entries != 0) rules.push_back({"s3cache entries " + prefix, "Expiration", "Days", entries});
+    put(arguments.has("--json") ? rules_json(rules, prefix) : rules_xml(rules, prefix));
+    // On standard error, so that standard output is the document alone. S3 replaces all rules of a bucket at once.
+    std::fprintf(stderr,
+                 "to install (it replaces the bucket's other rules): s3cache lifecycle --json ... >rules.json && "
+                 "aws s3api put-bucket-lifecycle-configuration --bucket %s --lifecycle-configuration "
+                 "file://rules.json\n",
+                 bucket.c_str());
     return done;
 }
 
@@ -1337,9 +1372,9 @@ constexpr Command commands[] = {
     {"run", "run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...",
      "print COMMAND's output from the cache; run it if there is none, once however many ask",
      "--ttl --key --input --env --lease", 0, 0, run_run},
-    {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json] [--install]",
-     "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON",
-     "--expire --uploads --json --install", 0, 0, run_lifecycle},
+    {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json]",
+     "rules by which the store itself removes what is old, and the AWS tool's line that installs them",
+     "--expire --uploads --json", 0, 0, run_lifecycle},
     {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
      run_doctor},
 };

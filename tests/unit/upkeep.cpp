@@ -1,5 +1,5 @@
 // What keeps entries right and a bucket small: revalidation, write conditions as the store has them, scattered times,
-// removal of what has expired without anybody's loss, and the rules that the store applies by itself.
+// and removal of what has expired without anybody's loss.
 #include "world.hpp"
 
 using namespace s3cache;
@@ -374,71 +374,4 @@ TEST_CASE("a list that repeats its token ends a purge and a clear with an error,
     CHECK(code_of(cache.try_purge_expired()) == Errc::protocol);
     CHECK(code_of(cache.try_clear("k")) == Errc::protocol);
     CHECK(world.s3.object_count() == 3);
-}
-
-// ---- rules of the store ---------------------------------------------------------------------------------------------
-
-TEST_CASE("the rules are printed for the cache's own prefix, and escaped", "[lifecycle]") {
-    World world;
-    Cache cache("s3://bucket/a&b", world.config());
-    Lifecycle rules;
-    rules.abort_uploads_after = 2;
-    rules.expire_after = 30;
-    const std::string xml = cache.lifecycle_xml(rules);
-    CHECK(store::holds(xml, "<LifecycleConfiguration"));
-    CHECK(store::holds(xml, "<Filter><Prefix>a&amp;b/</Prefix></Filter>"));
-    CHECK(store::holds(xml, "<DaysAfterInitiation>2</DaysAfterInitiation>"));
-    CHECK(store::holds(xml, "<Expiration><Days>30</Days></Expiration>"));
-    rules.abort_uploads_after = rules.expire_after = 0;
-    CHECK_FALSE(store::holds(cache.lifecycle_xml(rules), "<Rule>"));
-    CHECK(world.s3.request_count() == 0);
-}
-
-TEST_CASE("rules are installed beside those of others, and replace only our own", "[lifecycle]") {
-    World world;
-    const std::string theirs =
-        "<Rule><ID>logs</ID><Filter><Prefix>logs/</Prefix></Filter><Status>Enabled</Status><Expiration><Days>7</Days>"
-        "</Expiration></Rule>";
-    const store::Raw raw(world.s3.endpoint(), "", world.s3.access_key(), world.s3.secret_key(), "us-east-1");
-    const auto installed = [&] { return raw.request("GET", "/bucket", {{"lifecycle", ""}}).body; };
-    Cache cache("s3://bucket/cache", world.config()), other("s3://bucket/other", world.config());
-    Lifecycle rules;
-    rules.expire_after = 30;
-    cache.install_lifecycle(rules);  // there are none yet
-    CHECK(store::holds(installed(), "<Days>30</Days>"));
-    other.install_lifecycle(rules);
-    std::string document = installed();
-    document.insert(document.find("<Rule>"), theirs);
-    REQUIRE(raw.request("PUT", "/bucket", {{"lifecycle", ""}}, {}, document).status == 200);
-    rules.expire_after = 31;
-    cache.install_lifecycle(rules);
-    const std::string all = installed();
-    CHECK(store::holds(all, theirs));
-    CHECK(store::holds(all, "<Days>31</Days>"));
-    CHECK(store::holds(all, "<Days>30</Days>"));  // the other cache's
-    const auto count = [&](const std::string& text) {
-        std::size_t found = 0;
-        for (std::size_t at = 0; (at = text.find("<Rule>", at)) != std::string::npos; ++at) ++found;
-        return found;
-    };
-    CHECK(count(all) == 5);
-    rules = Lifecycle{0, 0};
-    cache.install_lifecycle(rules);
-    other.install_lifecycle(rules);
-    CHECK(count(installed()) == 1);
-    CHECK(store::holds(installed(), theirs));
-}
-
-TEST_CASE("rules that cannot be read are left as they are", "[lifecycle][hostile]") {
-    World world;
-    Cache cache = world.cache();
-    for (const char* page : {"<html>a proxy's page</html>", "<LifecycleConfiguration><Rule><ID>cut off", ""}) {
-        world.s3.clear_requests();
-        world.s3.add_fault(fake_s3::respond(200, page).on("GET"));
-        CHECK_FALSE(cache.try_install_lifecycle({}));
-        CHECK(world.s3.request_count("PUT") == 0);
-    }
-    world.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").on("GET").for_times(fake_s3::forever));
-    CHECK(code_of(cache.try_install_lifecycle({})) == Errc::denied);
-    CHECK(world.s3.request_count("PUT") == 0);
 }
