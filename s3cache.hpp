@@ -7387,7 +7387,7 @@ struct Facts {
     double lease_seconds = 0;             // of a lease: how long it is held; 0: this is none
     std::optional<TimePoint> answered{};  // the Date of this answer
     std::string write_id{};
-    std::string store_sum{}, store_sum_type{};  // the strongest x-amz-checksum-* there is, and its name behind that
+    std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-crc* of the whole, and its name behind that
 
     bool expired(double unix_now) const {
         return lease_age() ? *lease_age() >= lease_seconds : expiry == Expiry::at && expires_at <= unix_now;
@@ -7481,15 +7481,13 @@ inline void read_meta(Facts& facts, std::string name, std::string_view value) {
     }
 }
 
-// The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
+// The CRC of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
 // will do.
 inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
     constexpr std::string_view prefix = "x-amz-checksum-";
     if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
     std::string type = bytes::lower(name.substr(prefix.size()));
-    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) ||
-        value.find('-') != std::string_view::npos)
-        return;
+    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme"}) || value.find('-') != std::string_view::npos) return;
     facts.store_sum_type = std::move(type);
     facts.store_sum = value;
 }
@@ -8633,16 +8631,12 @@ public:
 
 private:
     bool begin_store_sum() {
-        if (facts_.store_sum_type == "sha256") sha256_.emplace();
-        if (facts_.store_sum_type == "sha1") sha1_.emplace();
 #ifdef S3CACHE_NO_GZIP
         if (facts_.store_sum_type == "crc32") return false;  // zlib has that one
 #endif
         return !facts_.store_sum_type.empty();
     }
     void update_store_sum(const char* data, std::size_t size) {
-        if (sha256_) return sha256_->update({data, size});
-        if (sha1_) return sha1_->update({data, size});
         if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
         if (facts_.store_sum_type == "crc32c")
             store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
@@ -8652,8 +8646,6 @@ private:
 #endif
     }
     std::string store_sum() {
-        if (sha256_) return bytes::base64(digest::as_text(sha256_->finish()));
-        if (sha1_) return bytes::base64(digest::as_text(sha1_->finish()));
         if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
         return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
     }
@@ -8662,8 +8654,6 @@ private:
     bool crc_wanted_ = false, store_wanted_ = false;
     std::uint32_t crc_ = 0;
     std::uint64_t store_crc_ = 0;
-    std::optional<digest::Sha1> sha1_{};
-    std::optional<digest::Sha256> sha256_{};
 };
 
 // The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
