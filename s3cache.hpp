@@ -29,7 +29,7 @@
 //              S3CACHE_DECLARATIONS_ONLY   define globally (on the command line of every file)
 //              S3CACHE_IMPLEMENTATION      define in one .cpp, before the include: the functions are compiled there
 // Leave out  define globally; a call that needs what was left out returns Errc::unsupported, no type changes:
-//              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN, S3CACHE_NO_MANY_KEYS
+//              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN
 //
 // Contents   public half: version, errors, values, options, Cache
 //            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
@@ -10783,7 +10783,6 @@ void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& 
     }
 }
 
-#ifndef S3CACHE_NO_MANY_KEYS
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
     Session session(core);
     std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
@@ -10838,8 +10837,6 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
     return results;
 }
 
-#endif  // S3CACHE_NO_MANY_KEYS
-
 struct PlainJob {
     Call running;
     Call& call() { return running; }
@@ -10856,7 +10853,6 @@ inline std::unique_ptr<PlainJob> plain_job(const Core& core, const char* operati
     return job;
 }
 
-#ifndef S3CACHE_NO_MANY_KEYS
 // One request a key, for stores without DeleteObjects and for names that XML cannot hold.
 inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
                           std::vector<Result<void>>& results) {
@@ -10952,8 +10948,6 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
     }
     return results;
 }
-
-#endif  // S3CACHE_NO_MANY_KEYS
 
 // -- lists
 
@@ -11052,7 +11046,6 @@ inline Result<std::optional<Entry>> ListingState::next() {
 
 namespace detail::ops {
 
-#ifndef S3CACHE_NO_MANY_KEYS
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (auto flaw = write_flaw(*core, "clear", prefix)) return *flaw;
     ListingState listing(core, prefix, Look::shallow);
@@ -11132,8 +11125,6 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
     }
     return gone;
 }
-
-#endif  // S3CACHE_NO_MANY_KEYS
 
 inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
                                              const xml::UploadsPage& before) {
@@ -11828,29 +11819,6 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
         return Listing(std::move(state));
     });
 }
-#ifdef S3CACHE_NO_MANY_KEYS
-namespace detail {
-inline Error without_many(const char* operation, std::string_view key) {
-    return s3::refusal(Errc::unsupported, operation, key,
-                       "this build is without operations on many keys (S3CACHE_NO_MANY_KEYS)");
-}
-}  // namespace detail
-S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::without_many("clear", prefix);
-}
-S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::without_many("purge_expired", prefix);
-}
-S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    for (const std::string& key : keys) visit(key, detail::without_many("get", key));
-}
-S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) {
-    return std::vector<Result<bool>>(items.size(), detail::without_many("set", {}));
-}
-S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
-    return std::vector<Result<void>>(keys.size(), detail::without_many("remove", {}));
-}
-#else
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
     return detail::ops::never_throws([&] { return detail::ops::clear(core_, prefix); });
 }
@@ -11867,7 +11835,6 @@ S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<st
     detail::s3::Session session(*core_);
     return detail::ops::remove_many(session, keys);
 }
-#endif
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });
 }

@@ -145,7 +145,7 @@ compile_cells() { # LABEL CXX RUN LIB_FLAGS...: standards, modes, what can be le
         done
         cell "compile: $label c++17 $mode -O2" compile_one "$cxx" c++17 -O2 "$mode" "$run" "$@"
     done
-    local less=(-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN -DS3CACHE_NO_MANY_KEYS)
+    local less=(-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN)
     for macro in "${less[@]}" "${less[*]}"; do
         for mode in header-only 'split, no exceptions'; do
             # shellcheck disable=SC2086

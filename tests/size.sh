@@ -95,7 +95,7 @@ program() { # COMPILER FLAG...: examples/minimal.cpp, or what $minimal names, li
 }
 binaries() { # COMPILER
     local cxx=$1 level macro stripped
-    local less=(-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN -DS3CACHE_NO_MANY_KEYS)
+    local less=(-DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN)
     echo "size of examples/minimal.cpp, $cxx"
     for level in -Os -O2; do
         program "$cxx" $level || { over=$((over + 1)); echo "  $level does not build"; tail -n 5 "$work/log"; continue; }
@@ -113,7 +113,7 @@ binaries() { # COMPILER
         for macro in "${less[@]}" "${less[*]}" -flto; do
             # shellcheck disable=SC2086
             if program "$cxx" $level $macro; then stripped=$(kib "$(size_of "$work/minimal")"); else stripped='no linker'; fi
-            case $macro in *' '*) macro='all three' ;; *) macro=${macro#-D} ;; esac
+            case $macro in *' '*) macro='both' ;; *) macro=${macro#-D} ;; esac
             row "$level, stripped, $macro" "$stripped" '' ''
         done
     done

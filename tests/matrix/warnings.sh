@@ -77,8 +77,8 @@ all_cells() { # SOURCE|FLAGS, one a line
         echo "split/a.cpp|-std=$std $bare"
         echo "split/a.cpp|-std=$std $bare $declared"
         echo "split/impl.cpp|-std=$std $bare $declared"
-        for macro in GZIP CREDENTIAL_CHAIN MANY_KEYS; do echo "split/impl.cpp|-std=$std -DS3CACHE_NO_$macro $declared"; done
-        echo "split/impl.cpp|-std=$std -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN -DS3CACHE_NO_MANY_KEYS $declared"
+        for macro in GZIP CREDENTIAL_CHAIN; do echo "split/impl.cpp|-std=$std -DS3CACHE_NO_$macro $declared"; done
+        echo "split/impl.cpp|-std=$std -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN $declared"
     done | sed 's/$/ -fsyntax-only/'
     "$cxx" --version | grep -qi clang || {
         echo "split/impl.cpp|-std=c++17 -O2 $declared -c"
