@@ -18,7 +18,8 @@
 // Stored as  an S3 object named by the key; the TTL lies in its metadata (`expires_at`, unix time in seconds), so that an
 //            entry set here is read by the Python class S3Cache and the other way round.
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
-//            Result<...> and never throws. With -fno-exceptions only the try_ forms exist.
+//            Result<...> and never throws. With -fno-exceptions only the try_ forms exist. Those on many keys come once,
+//            give a Result for each key, and never throw.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
 //            thread at a time. Every operation blocks until it is done. No thread is started, but for
 //            Config::compression_threads if they are asked for.
@@ -785,7 +786,8 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
 //   key      1 to 1024 bytes of UTF-8 without NUL, the prefix included; anything else is Errc::invalid_argument
 //   expired  an entry past its `expires_at`, by the local clock, counts as absent
 //   blocks   until done, or until Config's timeouts and attempts are used up
-//   errors   try_ forms return them, the others throw the same Error (or what the caller's own callback threw)
+//   errors   try_ forms and those on many keys return them, the others throw the same Error (or what the caller's own
+//            callback threw)
 class Cache {
 public:
     // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What the
@@ -833,12 +835,13 @@ public:
     // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
     Result<std::uint64_t> try_sweep_uploads(std::string_view prefix, Seconds older_than);
 
-    // Many keys over Config::connections connections at once, in no order; one result a key. Memory holds no more
-    // values than there are connections; `visit` runs on the calling thread and must not throw.
+    // Many keys over Config::connections connections at once, in no order; one result a key. These never throw, with
+    // exceptions or without. Memory holds no more values than there are connections; `visit` runs on the calling thread
+    // and must not throw.
     using Visit = std::function<void(const std::string& key, Result<std::optional<Value>> result)>;
-    void try_get_many(const std::vector<std::string>& keys, const Visit& visit);
-    std::vector<Result<bool>> try_set_many(const std::vector<Item>& items);  // results in the order of the items
-    std::vector<Result<void>> try_remove_many(const std::vector<std::string>& keys);
+    void get_many(const std::vector<std::string>& keys, const Visit& visit);
+    std::vector<Result<bool>> set_many(const std::vector<Item>& items);  // results in the order of the items
+    std::vector<Result<void>> remove_many(const std::vector<std::string>& keys);
 
     // A URL that lets anyone GET or PUT the key until `lifetime` (1 s to 7 days) is over, or the credentials that
     // signed it are. Sends nothing, except to find credentials. `method`: "GET" or "PUT".
@@ -866,12 +869,6 @@ public:
         Result<std::string> data = detail::encode(value);
         if (!data) return detail::about("set", key, data.error());
         return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
-    }
-    template <class T>
-    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key,
-                                                                        const std::optional<T>& value,
-                                                                        const SetOptions& options = {}) {
-        return value ? try_set(key, *value, options) : try_set(key, nothing(), options);
     }
     template <class T>
     Result<std::optional<T>> try_get(std::string_view key, const GetOptions& options = {}) {
@@ -910,11 +907,6 @@ public:
     bool set_file(std::string_view key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
     }
-    template <class T>
-    std::enable_if_t<detail::has_codec<T>::value, bool> set(std::string_view key, const std::optional<T>& value,
-                                                            const SetOptions& options = {}) {
-        return try_set(key, value, options).value();
-    }
     std::optional<Value> get(std::string_view key, const GetOptions& options = {}) {
         return try_get(key, options).value();
     }
@@ -941,9 +933,6 @@ public:
     std::uint64_t sweep_uploads(std::string_view prefix, Seconds older_than) {
         return try_sweep_uploads(prefix, older_than).value();
     }
-    void get_many(const std::vector<std::string>& keys, const Visit& visit) { try_get_many(keys, visit); }
-    std::vector<Result<bool>> set_many(const std::vector<Item>& items) { return try_set_many(items); }
-    std::vector<Result<void>> remove_many(const std::vector<std::string>& keys) { return try_remove_many(keys); }
     std::string presign(std::string_view key, std::string_view method, Seconds lifetime) {
         return try_presign(key, method, lifetime).value();
     }
@@ -10783,23 +10772,42 @@ void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& 
     }
 }
 
-inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
+// Nothing is thrown out of an operation on many keys: what was, becomes the error of each that had no result yet.
+template <class Work, class Fail>
+void all_told(std::size_t count, Work&& work, Fail&& fail) {
+    std::vector<bool> told;
+    const Result<void> fine = never_throws([&]() -> Result<void> {
+        told.resize(count);
+        work(told);
+        return {};
+    });
+    for (std::size_t i = 0; !fine && i < count; ++i) {
+        if (told.empty() || !told[i]) fail(i, fine.error());
+    }
+}
+
+inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit,
+                     std::vector<bool>& told) {
     Session session(core);
+    const auto tell_result = [&](std::size_t i, Result<std::optional<Value>> result) {
+        told[i] = true;
+        visit(keys[i], std::move(result));
+    };
     std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
     std::vector<std::size_t> changed;
     run_many<Fetch>(
         session, keys.size(), core.config.connections,
         [&](std::size_t i) -> std::unique_ptr<Fetch> {
-            if (auto flaw = key_flaw(core, "get", keys[i])) return visit(keys[i], *flaw), nullptr;
+            if (auto flaw = key_flaw(core, "get", keys[i])) return tell_result(i, *flaw), nullptr;
             return std::make_unique<Fetch>(session, keys[i]);
         },
         [&](std::size_t i, Fetch& fetch) {
             Result<std::optional<Value>> result = fetch.result();
             if (!fetch.expired_etag().empty()) expired.emplace_back(i, fetch.expired_etag());
             if (!result && result.error().code() == Errc::changed) return changed.push_back(i);
-            visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
+            tell_result(i, tolerated(core, "get", keys[i], std::move(result)));
         });
-    for (const std::size_t i : changed) visit(keys[i], get(core, keys[i], {}));
+    for (const std::size_t i : changed) tell_result(i, get(core, keys[i], {}));
     for (const auto& [i, etag] : expired) remove_if_same(session, keys[i], etag);
 }
 
@@ -10809,9 +10817,13 @@ struct PutJob {
     Call& call() { return running; }
 };
 
-inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
+inline void set_many(Core& core, const std::vector<Item>& items, std::vector<Result<bool>>& results,
+                     std::vector<bool>& told) {
     Session session(core);
-    std::vector<Result<bool>> results(items.size(), Result<bool>(false));
+    const auto put_result = [&](std::size_t i, Result<bool> result) {
+        results[i] = std::move(result);
+        told[i] = true;
+    };
     const auto whole = [&](const Item& item) {  // what goes out in one PUT, as it is
         const SetOptions& options = item.options;
         return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
@@ -10821,20 +10833,19 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
         session, items.size(), core.config.connections,
         [&](std::size_t i) -> std::unique_ptr<PutJob> {
             const Item& item = items[i];
-            if (!whole(item)) return results[i] = set(core, item.key, item.payload, item.options), nullptr;
-            if (auto flaw = set_flaw(core, item.key, item.options)) return results[i] = *flaw, nullptr;
+            if (!whole(item)) return put_result(i, set(core, item.key, item.payload, item.options)), nullptr;
+            if (auto flaw = set_flaw(core, item.key, item.options)) return put_result(i, *flaw), nullptr;
             const Result<Kind> kind = payload_kind(item.key, item.payload, item.options);
-            if (!kind) return results[i] = kind.error(), nullptr;
+            if (!kind) return put_result(i, kind.error()), nullptr;
             auto job = std::make_unique<PutJob>();
             job->target = target_for(core, item.key, *kind, false, item.options);
             job->running = put_call(session, job->target, item.payload.view());
             return job;
         },
         [&](std::size_t i, PutJob& job) {
-            results[i] = concluded(core, items[i].key, finish_put(session, job.target, job.running),
-                                   effort_of(job.running, job.running.body.size));
+            put_result(i, concluded(core, items[i].key, finish_put(session, job.target, job.running),
+                                    effort_of(job.running, job.running.body.size)));
         });
-    return results;
 }
 
 struct PlainJob {
@@ -10920,9 +10931,9 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
     return done;
 }
 
-inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
+inline void remove_many(Session& session, const std::vector<std::string>& keys, std::vector<Result<void>>& results,
+                        std::vector<bool>& told) {
     Core& core = session.core();
-    std::vector<Result<void>> results(keys.size());
     std::vector<std::size_t> singly, batch;
     bool bulk = true;
     const auto flush = [&] {
@@ -10945,7 +10956,14 @@ inline std::vector<Result<void>> remove_many(Session& session, const std::vector
             count(core.counters.removes);
         else
             results[i] = counted(core, "remove", keys[i], results[i].error());
+        told[i] = true;
     }
+}
+
+inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
+    std::vector<Result<void>> results(keys.size());
+    std::vector<bool> told(keys.size());
+    remove_many(session, keys, results, told);
     return results;
 }
 
@@ -11825,15 +11843,28 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
     return detail::ops::never_throws([&] { return detail::ops::purge_expired(core_, prefix); });
 }
-S3CACHE_FN void Cache::try_get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    detail::ops::get_many(*core_, keys, visit);
+S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
+    detail::ops::all_told(
+        keys.size(), [&](std::vector<bool>& told) { detail::ops::get_many(*core_, keys, visit, told); },
+        [&](std::size_t i, const Error& error) { visit(keys[i], detail::about("get", keys[i], error)); });
 }
-S3CACHE_FN std::vector<Result<bool>> Cache::try_set_many(const std::vector<Item>& items) {
-    return detail::ops::set_many(*core_, items);
+S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
+    std::vector<Result<bool>> results(items.size(), Result<bool>(false));
+    detail::ops::all_told(
+        items.size(), [&](std::vector<bool>& told) { detail::ops::set_many(*core_, items, results, told); },
+        [&](std::size_t i, const Error& error) { results[i] = detail::about("set", items[i].key, error); });
+    return results;
 }
-S3CACHE_FN std::vector<Result<void>> Cache::try_remove_many(const std::vector<std::string>& keys) {
-    detail::s3::Session session(*core_);
-    return detail::ops::remove_many(session, keys);
+S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
+    std::vector<Result<void>> results(keys.size());
+    detail::ops::all_told(
+        keys.size(),
+        [&](std::vector<bool>& told) {
+            detail::s3::Session session(*core_);
+            detail::ops::remove_many(session, keys, results, told);
+        },
+        [&](std::size_t i, const Error& error) { results[i] = detail::about("remove", keys[i], error); });
+    return results;
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });

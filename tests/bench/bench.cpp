@@ -357,7 +357,7 @@ void rows_many(const World& world, Table& table, const std::string& scheme) {
          {"get_many 4 KiB, 8 connections", scheme, 1.30, count,
           [&] {
               std::size_t bytes = 0;
-              cache.try_get_many(gets, [&](const std::string&, s3cache::Result<std::optional<s3cache::Value>> hit) {
+              cache.get_many(gets, [&](const std::string&, s3cache::Result<std::optional<s3cache::Value>> hit) {
                   bytes += checked(std::move(hit)).value().view().size();
               });
               expect_size(bytes, count * small_bytes);
@@ -373,7 +373,7 @@ void rows_many(const World& world, Table& table, const std::string& scheme) {
     hold(world, table,
          {"set_many 4 KiB, 8 connections (bare: and SHA-256)", scheme, 1.30, count,
           [&] {
-              for (const auto& stored : cache.try_set_many(items)) checked(stored);
+              for (const auto& stored : cache.set_many(items)) checked(stored);
           },
           [&](Buffers buffers) {
               (buffers == Buffers::large ? put_large : put)
@@ -647,7 +647,7 @@ void rows_far(const World& world, Table& table) {
         [&] {
             std::vector<std::string> keys;
             for (std::size_t i = 0; i < world.far_keys; ++i) keys.push_back(small_key(i));
-            cache.try_get_many(keys, [](const std::string&, auto hit) {
+            cache.get_many(keys, [](const std::string&, auto hit) {
                 expect_size(checked(std::move(hit)).value().view().size(), small_bytes);
             });
         },
@@ -663,7 +663,7 @@ void rows_far(const World& world, Table& table) {
             std::vector<s3cache::Item> items;
             for (std::size_t i = 0; i < world.far_keys; ++i)
                 items.push_back({"put/" + std::to_string(i % 512), s3cache::bytes(data.data(), data.size())});
-            for (const auto& stored : cache.try_set_many(items)) checked(stored);
+            for (const auto& stored : cache.set_many(items)) checked(stored);
         },
         [&] {
             put.run(

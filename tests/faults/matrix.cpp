@@ -476,7 +476,7 @@ void add_lists(std::vector<Operation>& all) {
                    put_some,
                    [](Scene& on) {
                        Outcome sum{true};
-                       for (const auto& result : on.cache.try_remove_many(some_keys())) {
+                       for (const auto& result : on.cache.remove_many(some_keys())) {
                            if (!result) sum = {false, {}, result.error()};
                        }
                        return sum;
@@ -530,24 +530,23 @@ void add_many(std::vector<Operation>& all) {
     get.key = put.key = "k2";
     get.follow = put.follow = 1;
     put.sends = 11;
-    all.push_back({"get many",
-                   {get},
-                   put_some,
-                   [](Scene& on) {
-                       Outcome sum;
-                       std::size_t visits = 0;
-                       on.cache.try_get_many(some_keys(),
-                                             [&](const std::string& key, const Result<std::optional<Value>>& result) {
-                                                 ++visits;
-                                                 add(sum, result, [&](const std::optional<Value>& hit) {
-                                                     return hit && hit->view() == "value of " + key;
-                                                 });
-                                             });
-                       if (visits != 3) sum.wrong = "not one result a key";
-                       sum.right = sum.wrong.empty() && !sum.error;
-                       return sum;
-                   },
-                   [](World& world, const Outcome&, bool) { return unchanged(world, "k2", "value of k2"); }});
+    all.push_back(
+        {"get many",
+         {get},
+         put_some,
+         [](Scene& on) {
+             Outcome sum;
+             std::size_t visits = 0;
+             on.cache.get_many(some_keys(), [&](const std::string& key, const Result<std::optional<Value>>& result) {
+                 ++visits;
+                 add(sum, result,
+                     [&](const std::optional<Value>& hit) { return hit && hit->view() == "value of " + key; });
+             });
+             if (visits != 3) sum.wrong = "not one result a key";
+             sum.right = sum.wrong.empty() && !sum.error;
+             return sum;
+         },
+         [](World& world, const Outcome&, bool) { return unchanged(world, "k2", "value of k2"); }});
     all.push_back({"set many",
                    {put},
                    put_nothing,
@@ -557,7 +556,7 @@ void add_many(std::vector<Operation>& all) {
                        for (const std::string& key : some_keys()) values.push_back("value of " + key);
                        std::vector<Item> items;
                        for (std::size_t i = 0; i < values.size(); ++i) items.push_back({some_keys()[i], values[i], {}});
-                       for (const auto& result : on.cache.try_set_many(items))
+                       for (const auto& result : on.cache.set_many(items))
                            add(sum, result, [](bool yes) { return yes; });
                        sum.right = sum.wrong.empty() && !sum.error;
                        return sum;

@@ -76,15 +76,14 @@ void many(s3cache::Cache& cache) {
     const auto failed = cache.try_get_or_set(
         "failed", [] { return s3cache::Result<std::string>(s3cache::Error(s3cache::Errc::source, "no")); });
     check(said(failed, s3cache::Errc::source), "producer that fails");
-    for (const auto& result : cache.try_set_many({{"m1", "1", {}}, {"m2", "2", {}}}))
+    for (const auto& result : cache.set_many({{"m1", "1", {}}, {"m2", "2", {}}}))
         check(result.value_or(false), "set_many");
     int hits = 0;
-    cache.try_get_many({"m1", "m2"},
-                       [&](const std::string&, const s3cache::Result<std::optional<s3cache::Value>>& result) {
-                           hits += result && *result;
-                       });
+    cache.get_many({"m1", "m2"}, [&](const std::string&, const s3cache::Result<std::optional<s3cache::Value>>& result) {
+        hits += result && *result;
+    });
     check(hits == 2, "get_many");
-    for (const auto& result : cache.try_remove_many({"m1", "m2"})) check(result.has_value(), "remove_many");
+    for (const auto& result : cache.remove_many({"m1", "m2"})) check(result.has_value(), "remove_many");
     check(cache.try_presign("text", "GET", std::chrono::hours(1)).has_value(), "presign");
     auto listing = cache.try_list();
     std::size_t entries = 0;

@@ -359,8 +359,8 @@ TEST_CASE("that there is nothing is a value of its own, and no miss", "[compute]
 TEST_CASE("an optional of a type tells a miss from nothing; the plain type refuses nothing", "[negative][codec]") {
     Lab lab;
     Cache cache = lab.open();
-    cache.set("nothing", std::optional<Fraction>());
-    cache.set("half", std::optional<Fraction>(Fraction{1, 2}));
+    cache.set("nothing", nothing());
+    cache.set("half", Fraction{1, 2});
     CHECK(lab.body("half") == "1/2");
     const auto miss = cache.get<std::optional<Fraction>>("miss");
     const auto none = cache.get<std::optional<Fraction>>("nothing");

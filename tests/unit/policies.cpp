@@ -3,6 +3,8 @@
 
 #include "world.hpp"
 
+#include <algorithm>
+#include <stdexcept>
 #include <thread>
 
 using namespace s3cache;
@@ -145,8 +147,8 @@ TEST_CASE("a cache for reading only sends nothing that writes", "[read_only]") {
     CHECK(code_of(cache.try_clear("")) == Errc::read_only);
     CHECK(code_of(cache.try_purge_expired()) == Errc::read_only);
     CHECK(code_of(cache.try_sweep_uploads("", 0s)) == Errc::read_only);
-    CHECK(code_of(cache.try_set_many({{"k", "w"}}).front()) == Errc::read_only);
-    CHECK(code_of(cache.try_remove_many({"k"}).front()) == Errc::read_only);
+    CHECK(code_of(cache.set_many({{"k", "w"}}).front()) == Errc::read_only);
+    CHECK(code_of(cache.remove_many({"k"}).front()) == Errc::read_only);
     CHECK(cache.get_or_set("new", [] { return "made"; }, {}, {1min}).str() == "made");
 
     for (const auto& request : world.s3.requests()) CHECK((request.method == "GET" || request.method == "HEAD"));
@@ -273,6 +275,43 @@ TEST_CASE("a get tells its progress, and is cancelled by it", "[progress]") {
     Result<std::string_view> chunk = reader ? (*reader)->try_next() : Result<std::string_view>(reader.error());
     while (chunk && !chunk->empty()) chunk = (*reader)->try_next();
     CHECK(code_of(chunk) == Errc::cancelled);
+}
+
+TEST_CASE("operations on many keys throw nothing: what was thrown is the error of each key without a result",
+          "[many]") {
+    World world;
+    for (const char* key : {"a", "b", "c"}) world.put(key, "v");
+    Config config = world.config();
+    config.seams.random = []() -> double { throw std::runtime_error("thrown on the way"); };  // before a retry
+    config.connections = 1;
+    Cache cache = world.cache(config);
+    const std::vector<std::string> keys{"a", "b", "c"};
+    std::vector<std::string> told;
+    int hits = 0, errors = 0;
+    world.s3.add_fault(fake_s3::slow_down().on("GetObject").for_key("b"));
+    CHECK_NOTHROW(cache.get_many(keys, [&](const std::string& key, Result<std::optional<Value>> result) {
+        told.push_back(key);
+        hits += result && *result;
+        errors += !result && store::holds(result.error().what(), "get " + key) &&
+                  store::holds(result.error().what(), "thrown on the way");
+    }));
+    std::sort(told.begin(), told.end());
+    CHECK(told == keys);
+    CHECK(hits == 1);
+    CHECK(errors == 2);
+    world.s3.add_fault(fake_s3::slow_down().on("PutObject").for_key("b"));
+    std::vector<Result<bool>> stored;
+    CHECK_NOTHROW(stored = cache.set_many({{"a", "w"}, {"b", "w"}, {"c", "w"}}));
+    REQUIRE(stored.size() == 3);
+    CHECK(store::ok(stored[0]));
+    CHECK(store::holds(failure(stored[1]).what(), "thrown on the way"));
+    CHECK(store::holds(failure(stored[2]).what(), "set c"));
+    world.s3.add_fault(fake_s3::slow_down().on("DeleteObjects"));
+    std::vector<Result<void>> removed;
+    CHECK_NOTHROW(removed = cache.remove_many(keys));
+    REQUIRE(removed.size() == 3);
+    for (const auto& result : removed) CHECK(store::holds(failure(result).what(), "thrown on the way"));
+    CHECK(world.s3.object_count() == 3);
 }
 
 // ---- what a body is checked against ---------------------------------------------------------------------------------
