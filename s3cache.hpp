@@ -631,9 +631,7 @@ struct Config {
     std::size_t transfer_bytes_max = std::size_t{64}
                                      << 20;  // buffers of one transfer: parts in flight times their size
     unsigned connections = 8;                // of one call at once: parts, ranges, many keys
-    unsigned idle_connections_max = 16;      // kept by the Cache between calls
     int compression_level = 6;               // zlib's
-    std::size_t buffer_bytes = 0;            // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
     // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
     // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
     unsigned compression_threads = 0;
@@ -653,12 +651,12 @@ struct Config {
 };
 
 // Settings for a machine with little memory: one connection, small buffers, parts of the least size that S3 takes.
-// About 50 KiB of heap for a small get or set beside TLS's own; a stream takes one part of 5 MiB.
+// About 50 KiB of heap for a small get or set beside TLS's own; a stream takes one part of 5 MiB. The buffers are small
+// wherever `connections` is 1 and `transfer_bytes_max` at most 5 MiB.
 inline Config small_memory() {
     Config config;
     config.part_bytes = config.transfer_bytes_max = std::size_t{5} << 20;
-    config.connections = config.idle_connections_max = 1;
-    config.buffer_bytes = std::size_t{16} << 10;
+    config.connections = 1;
     config.value_bytes_max = std::uint64_t{16} << 20;
     return config;
 }
@@ -4934,17 +4932,22 @@ inline constexpr std::size_t header_lines_max = 256;
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
 // A body up to this is taken in with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
 inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
+inline constexpr unsigned idle_engines = 16;  // kept by a Cache between calls, or Config::connections if that is more
 // The receive buffer: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
-// What Config::buffer_bytes may be: libcurl takes no smaller one for sending, and no larger one before 7.88.
-inline constexpr std::size_t buffer_bytes_min = std::size_t{16} << 10;
-inline constexpr std::size_t buffer_bytes_max = std::size_t{512} << 10;
+// libcurl takes no smaller one for sending.
+inline constexpr long least_buffer_bytes = 16L << 10;
 // Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
 inline constexpr long tls_upload_buffer_bytes = 128L << 10;  // its records are 16 KiB anyway
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
+
+// small_memory(), or what amounts to it: no more than one part of the least size at a time.
+inline bool has_little_memory(const Config& config) {
+    return config.connections == 1 && config.transfer_bytes_max <= std::size_t{5} << 20;
+}
 
 using Clock = std::chrono::steady_clock;
 
@@ -5241,13 +5244,15 @@ inline void Transfer::set_up(const Config& config, CURLSH* share) {
     // libcurl counts whole seconds of a transfer that moves less than a byte a second.
     set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
-    const long chosen = static_cast<long>(config.buffer_bytes);
-    set(CURLOPT_BUFFERSIZE, chosen ? chosen : large ? large_buffer_bytes : small_buffer_bytes);
+    const bool least = has_little_memory(config);
+    set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
     if (share) try_set(CURLOPT_SHARE, share);
 #if LIBCURL_VERSION_NUM >= 0x073e00
     const bool tls = bytes::starts_with(url, "https:");
     if (!shape_.one_send)
-        try_set(CURLOPT_UPLOAD_BUFFERSIZE, chosen ? chosen : tls ? tls_upload_buffer_bytes : upload_buffer_bytes);
+        try_set(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes
+                                           : tls ? tls_upload_buffer_bytes
+                                                 : upload_buffer_bytes);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074000
     try_set(CURLOPT_HTTP09_ALLOWED, 0L);
@@ -5545,8 +5550,10 @@ inline std::uint64_t process_id() {
 // engine used last has the warmest connections.
 class Pool {
 public:
-    Pool(unsigned connections, unsigned idle_max)
-        : connections_(connections), idle_max_(idle_max), owner_(process_id()) {}
+    explicit Pool(const Config& config)
+        : connections_(config.connections),
+          idle_max_(has_little_memory(config) ? 1 : (std::max)(config.connections, idle_engines)),
+          owner_(process_id()) {}
 
     // Also tells the process that takes it, for give_back.
     std::unique_ptr<Engine> take(std::uint64_t& taken_by) {
@@ -8372,7 +8379,7 @@ inline Core::Core(Config settings, endpoint::Location where)
     : config(std::move(settings)),
       bucket(std::move(where.bucket)),
       prefix(std::move(where.prefix)),
-      pool(config.connections, config.idle_connections_max),
+      pool(config),
       breaker(config.breaker_failures, config.breaker_pause),
       chain(world_for(*this), {config.profile, config.region, config.endpoint}),
       identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
@@ -9383,8 +9390,8 @@ private:
 inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
     if (back.size + size > back.capacity) {
         if (back.size) return http::Sink::Took::none_yet;
-        const std::uint64_t most =
-            core->config.buffer_bytes ? core->config.buffer_bytes : transfer::reader_buffer_bytes;
+        const std::uint64_t most = http::has_little_memory(core->config) ? std::uint64_t{http::least_buffer_bytes}
+                                                                         : transfer::reader_buffer_bytes;
         const std::uint64_t expected = incoming.facts().length.value_or(most);
         back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, most)));
         back.data.reset(new char[back.capacity]);
@@ -11602,9 +11609,6 @@ inline std::string config_flaw(const Config& config) {
     if (config.connections < 1 || config.connections > 1000) return "Config::connections is not within 1 and 1000";
     if (config.attempts_max < 1) return "Config::attempts_max is under 1";
     if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return "Config::ttl_jitter is not within 0 and 1";
-    if (config.buffer_bytes != 0 &&
-        (config.buffer_bytes < http::buffer_bytes_min || config.buffer_bytes > http::buffer_bytes_max))
-        return "Config::buffer_bytes is not within 16 KiB and 512 KiB";
     if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
         return "Config::part_bytes and transfer_bytes_max must be over zero";
     if (config.compression_level < 0 || config.compression_level > 9)
