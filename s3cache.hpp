@@ -3162,91 +3162,93 @@ inline bool is_name_char(char c) {
            bytes::octet(c) >= 0x80;
 }
 
-inline bool is_name_start(char c) { return is_name_char(c) && !bytes::is_digit(c) && c != '-' && c != '.'; }
-
 // XML 1.0 knows no control characters but these three, not even as references.
 inline bool is_legal(std::uint32_t code) {
     if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
     return code <= 0x10FFFF && !(code >= 0xD800 && code <= 0xDFFF) && code != 0xFFFE && code != 0xFFFF;
 }
 
-inline void append_utf8(std::string& out, std::uint32_t code) {
-    const auto put = [&out](std::uint32_t byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
-    if (code < 0x80) return put(code);
-    if (code < 0x800) {
-        put(0xC0 | code >> 6);
-    } else if (code < 0x10000) {
-        put(0xE0 | code >> 12);
-        put(0x80 | (code >> 6 & 0x3F));
-    } else {
-        put(0xF0 | code >> 18);
-        put(0x80 | (code >> 12 & 0x3F));
-        put(0x80 | (code >> 6 & 0x3F));
+// A text with bytes that no XML 1.0 document can hold, or that are no UTF-8, is not: such a key can be deleted alone, not
+// in a list.
+inline bool representable(std::string_view text) {
+    for (char c : text) {
+        if (!is_legal(bytes::octet(c))) return false;
     }
-    put(0x80 | (code & 0x3F));
+    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
+           text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The inside of "&#…;" without the hash.
-inline std::optional<std::uint32_t> numeric_reference(std::string_view digits) {
-    const bool is_hex = bytes::starts_with(digits, "x");
-    if (is_hex) digits.remove_prefix(1);
-    if (digits.empty()) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : digits) {
-        if (is_hex ? bytes::hex_value(c) < 0 : !bytes::is_digit(c)) return std::nullopt;
-        code = code * (is_hex ? 16 : 10) + static_cast<std::uint32_t>(bytes::hex_value(c));
-        if (code > 0x10FFFF) return std::nullopt;
-    }
-    return is_legal(code) ? std::optional<std::uint32_t>(code) : std::nullopt;
-}
-
-// The inside of "&…;". Only the five entities that need no DTD exist.
+// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
 inline std::optional<std::uint32_t> reference(std::string_view name) {
-    if (bytes::starts_with(name, "#")) return numeric_reference(name.substr(1));
     if (name == "amp") return '&';
     if (name == "lt") return '<';
     if (name == "gt") return '>';
     if (name == "quot") return '"';
     if (name == "apos") return '\'';
-    return std::nullopt;
+    const int base = bytes::starts_with(name, "#x") ? 16 : 10;
+    if (!bytes::starts_with(name, "#")) return std::nullopt;
+    name.remove_prefix(base == 16 ? 2 : 1);
+    if (name.empty()) return std::nullopt;
+    std::uint32_t code = 0;
+    for (char c : name) {
+        const int digit = bytes::hex_value(c);
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
+    }
+    return code;
 }
 
-enum class Token { open, close, finished, damaged };
+// Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
+// because stores nest keys in elements of their own making.
+struct Field {
+    std::string_view path;  // such as Contents/Key
+    std::string* to;
+    bool exact = false;  // keys and tokens keep blanks at their ends
+};
 
-// Walks the elements of one document. Attributes, comments and processing instructions are stepped over and namespace
-// prefixes dropped: stores disagree on namespaces. A DTD is refused, since XML attacks need entities of their own.
+// Walks the elements of one document and fills its fields. Attributes, comments and processing instructions are stepped
+// over, and namespace prefixes are dropped, because stores disagree on namespaces. A DTD is refused, because attacks by
+// XML need entities of their own.
 class Scanner {
 public:
-    explicit Scanner(std::string_view document) : rest_(document) {
-        if (document.size() > document_bytes_max || !utf8::valid(document)) broken_ = true;
-        if (bytes::starts_with(rest_, "\xEF\xBB\xBF")) rest_.remove_prefix(3);
+    explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    Token next() {
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
+    bool next() {
         if (closing_) leave();
-        while (!broken_) {
-            if (empty_element_) {
-                empty_element_ = false;
-                return close_element();
-            }
-            if (rest_.empty()) return depth_ == 0 && root_seen_ ? Token::finished : fail();
-            if (rest_.front() != '<') {
-                if (!take_text()) return fail();
-            } else if (rest_.size() > 1 && (rest_[1] == '!' || rest_[1] == '?')) {
-                if (!take_aside()) return fail();
-            } else {
-                return rest_.size() > 1 && rest_[1] == '/' ? take_end_tag() : take_start_tag();
-            }
+        while (!closing_ && !damaged_ && !rest_.empty()) {
+            if (rest_.front() != '<')
+                damaged_ = !take_text();
+            else if (bytes::starts_with(rest_, "</"))
+                damaged_ = !(closing_ = take_end_tag());
+            else if (bytes::starts_with(rest_, "<!") || bytes::starts_with(rest_, "<?"))
+                damaged_ = !take_aside();
+            else
+                damaged_ = !take_start_tag();
         }
-        return Token::damaged;
+        if (closing_) fill_field();
+        return closing_;
     }
 
-    // The open elements from the root (0) down, without prefixes; at `close` the closing one is still among them.
-    std::size_t depth() const { return depth_; }
-    std::string_view name(std::size_t level) const { return local(path_[level]); }
+    // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
+    bool finish() {
+        while (next()) {
+        }
+        return whole();
+    }
+    bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // What stood since the last tag, decoded: at the `close` of an element without children, its content.
+    // Whether a character that XML cannot hold is what damaged the document.
+    bool found_illegal() const { return illegal_; }
+
+    std::string_view root() const { return root_; }
+    // The element that ends here, by its path below the root; the root itself has the empty path.
+    std::string_view path() const { return path_; }
+    // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
 private:
@@ -3254,20 +3256,25 @@ private:
         return qualified.substr(qualified.find(':') + 1);  // npos + 1 is 0
     }
 
-    Token fail() {
-        broken_ = true;
-        return Token::damaged;
+    // The first of repeated elements wins: a store that forwards another's error appends its own.
+    void fill_field() {
+        for (const Field& field : fields_) {
+            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        }
     }
 
     void leave() {
         closing_ = false;
         text_.clear();
         --depth_;
+        const std::size_t slash = path_.rfind('/');
+        path_.resize(slash == std::string::npos ? 0 : slash);
     }
 
-    Token close_element() {
-        closing_ = true;
-        return Token::close;
+    bool take(std::string_view wanted) {
+        if (!bytes::starts_with(rest_, wanted)) return false;
+        rest_.remove_prefix(wanted.size());
+        return true;
     }
 
     bool skip_past(std::string_view end) {
@@ -3279,58 +3286,50 @@ private:
 
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
-        if (rest_[1] == '?') return skip_past("?>");
-        if (bytes::starts_with(rest_, "<!--")) {
-            rest_.remove_prefix(4);
-            return skip_past("-->");
-        }
-        constexpr std::string_view cdata = "<![CDATA[";
-        if (depth_ == 0 || !bytes::starts_with(rest_, cdata)) return false;
-        rest_.remove_prefix(cdata.size());
+        if (take("<?")) return skip_past("?>");
+        if (take("<!--")) return skip_past("-->");
+        if (depth_ == 0 || !take("<![CDATA[")) return false;
         const std::string_view content = rest_.substr(0, rest_.find("]]>"));
         return skip_past("]]>") && append_raw(content);
     }
 
     bool take_text() {
-        const std::string_view run = rest_.substr(0, rest_.find('<'));
+        std::string_view run = rest_.substr(0, rest_.find('<'));
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        std::size_t at = 0;
-        while (at < run.size()) {
-            const std::size_t end = (std::min)(run.find('&', at), run.size());
-            if (!append_raw(run.substr(at, end - at))) return false;
-            if (end == run.size()) break;
-            const std::size_t stop = run.substr(0, end + reference_bytes_max).find(';', end);
-            if (stop == std::string_view::npos) return false;
-            const auto code = reference(run.substr(end + 1, stop - end - 1));
+        for (;;) {
+            const std::size_t raw = (std::min)(run.find('&'), run.size());
+            if (!append_raw(run.substr(0, raw))) return false;
+            run.remove_prefix(raw);
+            if (run.empty()) return true;
+            const std::size_t end = run.substr(0, reference_bytes_max).find(';');
+            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(1, end - 1));
             if (!code) return false;
-            append_utf8(text_, *code);
-            at = stop + 1;
+            illegal_ = !is_legal(*code);
+            if (illegal_) return false;
+            utf8::append(text_, *code);
+            run.remove_prefix(end + 1);
         }
-        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
     bool append_raw(std::string_view raw) {
+        illegal_ = !representable(raw);
         for (std::size_t i = 0; i < raw.size(); ++i) {
-            const char c = raw[i];
-            if (c == '\r') {
-                if (i + 1 == raw.size() || raw[i + 1] != '\n') text_ += '\n';
-            } else if (!is_legal(bytes::octet(c))) {
-                return false;
-            } else {
-                text_ += c;
-            }
+            if (raw[i] != '\r')
+                text_ += raw[i];
+            else if (i + 1 == raw.size() || raw[i + 1] != '\n')
+                text_ += '\n';
         }
-        return true;
+        return !illegal_;
     }
 
     std::string_view take_name() {
         std::size_t size = 0;
-        if (rest_.empty() || !is_name_start(rest_.front())) return {};
         while (size < rest_.size() && is_name_char(rest_[size])) ++size;
         const std::string_view name = rest_.substr(0, size);
+        if (name.empty() || bytes::is_digit(name[0]) || name[0] == '-' || name[0] == '.') return {};
         rest_.remove_prefix(size);
         return name;
     }
@@ -3339,15 +3338,18 @@ private:
         while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
     }
 
-    Token take_start_tag() {
+    bool take_start_tag() {
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
-        if (name.empty() || depth_ == depth_max || (depth_ == 0 && root_seen_)) return fail();
-        if (!skip_attributes()) return fail();
-        root_seen_ = true;
+        if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
+        if (!skip_attributes()) return false;
         text_.clear();
-        path_[depth_++] = name;
-        return Token::open;
+        if (depth_ == 0)
+            root_ = local(name);
+        else
+            path_.append(path_.empty() ? "" : "/").append(local(name));
+        open_[depth_++] = name;
+        return true;
     }
 
     // Up to and with the end of the tag.
@@ -3355,11 +3357,8 @@ private:
         for (;;) {
             const std::size_t before = rest_.size();
             skip_blanks();
-            if (bytes::starts_with(rest_, ">") || bytes::starts_with(rest_, "/>")) {
-                empty_element_ = rest_.front() == '/';
-                rest_.remove_prefix(empty_element_ ? 2 : 1);
-                return true;
-            }
+            closing_ = take("/>");
+            if (closing_ || take(">")) return true;
             if (rest_.size() == before || !skip_attribute()) return false;
         }
     }
@@ -3367,109 +3366,50 @@ private:
     bool skip_attribute() {
         if (take_name().empty()) return false;
         skip_blanks();
-        if (!bytes::starts_with(rest_, "=")) return false;
-        rest_.remove_prefix(1);
+        if (!take("=")) return false;
         skip_blanks();
-        if (rest_.empty() || (rest_.front() != '"' && rest_.front() != '\'')) return false;
-        const std::size_t end = rest_.find(rest_.front(), 1);
-        if (end == std::string_view::npos || rest_.substr(1, end - 1).find('<') != std::string_view::npos) return false;
-        rest_.remove_prefix(end + 1);
-        return true;
+        const std::string_view quote = rest_.substr(0, 1);
+        if (!take("\"") && !take("'")) return false;
+        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
     }
 
-    Token take_end_tag() {
+    bool take_end_tag() {
         rest_.remove_prefix(2);
         const std::string_view name = take_name();
         skip_blanks();
-        if (depth_ == 0 || name != path_[depth_ - 1] || !bytes::starts_with(rest_, ">")) return fail();
-        rest_.remove_prefix(1);
-        return close_element();
+        return depth_ > 0 && name == open_[depth_ - 1] && take(">");
     }
 
     std::string_view rest_;
-    std::array<std::string_view, depth_max> path_{};
+    std::vector<Field> fields_;
+    std::array<std::string_view, depth_max>
+        open_{};  // the names of the open elements, with prefixes, from the root down
     std::size_t depth_ = 0;
+    std::string_view root_;
+    std::string path_;
     std::string text_;
-    bool root_seen_ = false;
-    bool empty_element_ = false;
-    bool closing_ = false;
-    bool broken_ = false;
+    bool closing_ = false;  // the innermost open element ends where the scanner stands
+    bool damaged_ = false;
+    bool illegal_ = false;
 };
 
-// What visitors match on: elements by their whole path, never by name alone, since stores nest keys in elements of
-// their own making.
-class Path {
-public:
-    explicit Path(const Scanner& scanner) : scanner_(scanner) {}
-
-    std::string_view root() const { return scanner_.name(0); }
-    std::size_t depth() const { return scanner_.depth(); }
-    std::string_view leaf() const { return scanner_.name(depth() - 1); }
-
-    // Below the root, whatever the root is called.
-    bool is(std::string_view first) const { return depth() == 2 && scanner_.name(1) == first; }
-    bool is(std::string_view first, std::string_view second) const {
-        return depth() == 3 && scanner_.name(1) == first && leaf() == second;
-    }
-    bool is(std::string_view first, std::string_view second, std::string_view third) const {
-        return depth() == 4 && scanner_.name(1) == first && scanner_.name(2) == second && leaf() == third;
-    }
-
-private:
-    const Scanner& scanner_;
-};
-
-// Calls visit(Path, text) at the end of every element, children before parents. False: the document is not well-formed,
-// and nothing that was visited may be believed.
-template <class Visit>
-bool walk(std::string_view document, Visit visit) {
+// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes such
+// keys as they are. It tells a key to be blamed from an answer that is no list at all.
+inline bool has_illegal_character(std::string_view document) {
     Scanner scanner(document);
-    for (;;) {
-        switch (scanner.next()) {
-        case Token::open:
-            break;
-        case Token::close:
-            visit(Path(scanner), std::string_view(scanner.text()));
-            break;
-        case Token::finished:
-            return true;
-        case Token::damaged:
-            return false;
-        }
-    }
-}
-
-// Bytes that no XML 1.0 document can hold, or that are no UTF-8: such a key can be deleted alone, not in a list.
-inline bool representable(std::string_view text) {
-    for (char c : text) {
-        if (!is_legal(bytes::octet(c))) return false;
-    }
-    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
-           text.find("\xEF\xBF\xBF") == std::string_view::npos;
+    return !scanner.finish() && scanner.found_illegal();
 }
 
 // For content and attribute values. A raw carriage return would arrive as a line feed.
 inline void escape(std::string& out, std::string_view text) {
+    constexpr std::string_view special = "&<>\"\r";
+    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
     for (char c : text) {
-        switch (c) {
-        case '&':
-            out += "&amp;";
-            break;
-        case '<':
-            out += "&lt;";
-            break;
-        case '>':
-            out += "&gt;";
-            break;
-        case '"':
-            out += "&quot;";
-            break;
-        case '\r':
-            out += "&#13;";
-            break;
-        default:
+        const std::size_t at = special.find(c);
+        if (at == std::string_view::npos)
             out += c;
-        }
+        else
+            out += escapes[at];
     }
 }
 
@@ -3479,96 +3419,59 @@ struct ErrorBody {
     std::string region;
     std::string request_id;
     std::string host_id;
-    std::string server_time;
-    std::string bucket;
-    std::string endpoint;
+    std::string endpoint;  // where a 301 says that the bucket is
 };
-
-inline std::string* error_field(ErrorBody& body, std::string_view name) {
-    if (name == "Code") return &body.code;
-    if (name == "Message") return &body.message;
-    if (name == "Region") return &body.region;
-    if (name == "RequestId") return &body.request_id;
-    if (name == "HostId") return &body.host_id;
-    if (name == "ServerTime") return &body.server_time;
-    if (name == "BucketName" || name == "Bucket") return &body.bucket;
-    if (name == "Endpoint") return &body.endpoint;
-    return nullptr;
-}
-
-// The first of repeated elements wins: a store that forwards another's error appends its own.
-inline void keep_first(std::string& field, std::string_view text) {
-    if (field.empty()) field.assign(bytes::trim(text));
-}
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
 inline std::optional<ErrorBody> error_body(std::string_view document) {
     ErrorBody body;
-    bool is_error = false;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        const bool wrapped = path.root() == "ErrorResponse";
-        if (path.root() != "Error" && !wrapped) return;
-        is_error = is_error || !wrapped || path.is("Error");
-        if (path.depth() != 2 && !(wrapped && path.is("Error", path.leaf()))) return;
-        if (std::string* field = error_field(body, path.leaf())) keep_first(*field, text);
-    });
-    if (!whole || !is_error) return std::nullopt;
+    Scanner scanner(document, {{"Code", &body.code},
+                               {"Message", &body.message},
+                               {"Region", &body.region},
+                               {"RequestId", &body.request_id},
+                               {"HostId", &body.host_id},
+                               {"Endpoint", &body.endpoint},
+                               {"Error/Code", &body.code},
+                               {"Error/Message", &body.message}});
+    bool wraps_error = false;
+    while (scanner.next()) wraps_error = wraps_error || scanner.path() == "Error";
+    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && wraps_error);
+    if (!scanner.whole() || !is_error) return std::nullopt;
     return body;
 }
 
-// An answer that came with status 200 and may be an error all the same. Neither result nor error: it was cut short, is
-// empty or is no XML, and counts as a 500.
-template <class T>
-struct Answer {
-    std::optional<T> result;
-    std::optional<ErrorBody> error;
-};
-
-// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
-// a proxy must not pass for one.
-inline bool is_result(std::string_view root) { return bytes::ends_with(root, "Result"); }
-
-template <class T, class Visit>
-std::optional<T> result_body(std::string_view document, Visit visit, std::string_view root = {}) {
-    std::optional<T> result(std::in_place);
-    bool fits = true;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.depth() == 1)
-            fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
-        else
-            fits = fits && visit(*result, path, text);
-    });
-    if (!whole || !fits) result.reset();
-    return result;
+// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
+inline std::string_view html_title(std::string_view page) {
+    const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
+    const std::size_t tag = lower.find("<title");
+    const std::size_t begin = lower.find('>', tag);
+    const std::size_t end = lower.find("</title", begin);
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
+    return bytes::trim(page.substr(begin + 1, end - begin - 1));
 }
 
+// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of a
+// proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
+inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes::ends_with(scanner.root(), "Result"); }
+
+// The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
 inline std::optional<std::string> upload_id(std::string_view document) {
-    auto result = result_body<std::string>(document, [](std::string& id, const Path& path, std::string_view text) {
-        if (path.is("UploadId")) id = text;
-        return true;
-    });
-    if (result && result->empty()) result.reset();
-    return result;
+    std::string id;
+    Scanner scanner(document, {{"UploadId", &id, true}});
+    const bool good = scanner.finish() && !id.empty() && !bytes::starts_with(scanner.root(), "Error");
+    return good ? std::optional<std::string>(std::move(id)) : std::nullopt;
 }
 
-// Some stores leave the ETag out; that is no failure.
-inline Answer<std::string> etag_answer(std::string_view document) {
-    Answer<std::string> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
-    answer.result = result_body<std::string>(document, [](std::string& etag, const Path& path, std::string_view text) {
-        if (path.is("ETag")) etag = bytes::trim(text);
-        return true;
-    });
-    return answer;
+// Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
+inline std::optional<std::string> etag_result(std::string_view document) {
+    std::string etag;
+    Scanner scanner(document, {{"ETag", &etag}});
+    return scanner.finish() && is_result(scanner) ? std::optional<std::string>(std::move(etag)) : std::nullopt;
 }
-
-inline Answer<std::string> complete_result(std::string_view document) { return etag_answer(document); }
-inline Answer<std::string> copy_result(std::string_view document) { return etag_answer(document); }
 
 struct DeleteError {
-    std::string key;
+    std::string key;  // empty: the store did not say which
     std::string code;
     std::string message;
 };
@@ -3578,25 +3481,33 @@ struct Deleted {
     std::vector<DeleteError> errors;
 };
 
-inline Answer<Deleted> delete_result(std::string_view document) {
-    Answer<Deleted> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
+inline std::optional<Deleted> delete_result(std::string_view document) {
+    Deleted done;
     DeleteError failed;
-    answer.result = result_body<Deleted>(document, [&](Deleted& done, const Path& path, std::string_view text) {
-        if (path.is("Deleted", "Key"))
-            done.keys.emplace_back(text);
-        else if (path.is("Error", "Key"))
-            failed.key = text;
-        else if (path.is("Error", "Code"))
-            failed.code = bytes::trim(text);
-        else if (path.is("Error", "Message"))
-            failed.message = text;
-        else if (path.is("Error"))
+    Scanner scanner(
+        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
+    while (scanner.next()) {
+        if (scanner.path() == "Deleted/Key")
+            done.keys.push_back(scanner.text());
+        else if (scanner.path() == "Error")
             done.errors.push_back(std::exchange(failed, {}));
-        return true;
-    });
-    return answer;
+    }
+    return is_result(scanner) ? std::optional<Deleted>(std::move(done)) : std::nullopt;
+}
+
+// A list that is taken for complete although it is not would make its reader believe that the rest is not there, so a word
+// that is no boolean spoils the page.
+inline bool read_boolean(std::string_view text, bool& out) {
+    text = bytes::trim(text);
+    out = bytes::iequal(text, "true") || text == "1";
+    return out || bytes::iequal(text, "false") || text == "0";
+}
+
+// Keys are encoded only if the answer says so, whatever was asked for, and '+' is a space then.
+inline bool decode(std::string& text) {
+    auto decoded = bytes::unpercent(text, true);
+    if (decoded) text = std::move(*decoded);
+    return decoded.has_value();
 }
 
 struct ListEntry {
@@ -3613,60 +3524,35 @@ struct ListPage {
     std::string next_token;
 };
 
-// Keys and prefixes are encoded only if the answer says so, whatever was asked for, and '+' is a space then. A key that
-// cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
-inline bool decode_listed(ListPage& page) {
-    for (ListEntry& entry : page.entries) {
-        auto key = bytes::unpercent(entry.key, true);
-        if (!key) return false;
-        entry.key = std::move(*key);
-    }
-    for (std::string& prefix : page.common_prefixes) {
-        auto decoded = bytes::unpercent(prefix, true);
-        if (!decoded) return false;
-        prefix = std::move(*decoded);
-    }
-    return true;
-}
-
-inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_view text) {
-    if (path.is("Contents", "Key"))
-        entry.key = text;
-    else if (path.is("Contents", "ETag"))
-        entry.etag = bytes::trim(text);
-    else if (path.is("Contents", "LastModified"))
-        entry.last_modified = bytes::trim(text);
-    else if (path.is("Contents", "Size")) {
-        const auto size = bytes::to_u64(bytes::trim(text));
-        entry.size = size.value_or(0);
-        return size.has_value();
-    }
-    return true;
-}
-
+// A key that cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
 inline std::optional<ListPage> list_result(std::string_view document) {
+    ListPage page;
     ListEntry entry;
-    bool encoded = false;
-    auto page = result_body<ListPage>(
-        document,
-        [&](ListPage& out, const Path& path, std::string_view text) {
-            if (path.is("IsTruncated"))
-                out.truncated = bytes::trim(text) == "true";
-            else if (path.is("NextContinuationToken"))
-                out.next_token = text;
-            else if (path.is("EncodingType"))
-                encoded = bytes::trim(text) == "url";
-            else if (path.is("CommonPrefixes", "Prefix"))
-                out.common_prefixes.emplace_back(text);
-            else if (path.is("Contents"))
-                out.entries.push_back(std::exchange(entry, {}));
-            else
-                return list_entry_field(entry, path, text);
-            return true;
-        },
-        "ListBucket");
-    if (page && encoded && !decode_listed(*page)) page.reset();
-    return page;
+    std::string encoding;
+    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
+                               {"Contents/ETag", &entry.etag},
+                               {"Contents/LastModified", &entry.last_modified},
+                               {"NextContinuationToken", &page.next_token, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Contents/Size") {
+            const auto size = bytes::to_u64(bytes::trim(scanner.text()));
+            entry.size = size.value_or(0);
+            good = size.has_value();
+        } else if (scanner.path() == "Contents") {
+            page.entries.push_back(std::exchange(entry, {}));
+        } else if (scanner.path() == "CommonPrefixes/Prefix") {
+            page.common_prefixes.push_back(scanner.text());
+        } else if (scanner.path() == "IsTruncated") {
+            good = read_boolean(scanner.text(), page.truncated);
+        }
+    }
+    if (!good || !is_result(scanner) || !bytes::starts_with(scanner.root(), "ListBucket")) return std::nullopt;
+    if (encoding != "url") return page;
+    for (ListEntry& listed : page.entries) good = decode(listed.key) && good;
+    for (std::string& prefix : page.common_prefixes) good = decode(prefix) && good;
+    return good ? std::optional<ListPage>(std::move(page)) : std::nullopt;
 }
 
 struct Upload {
@@ -3682,41 +3568,30 @@ struct UploadsPage {
     std::string next_upload_id_marker;
 };
 
-inline bool decode_uploads(UploadsPage& page) {
-    auto marker = bytes::unpercent(page.next_key_marker, true);
-    if (!marker) return false;
-    page.next_key_marker = std::move(*marker);
-    for (Upload& upload : page.uploads) {
-        auto key = bytes::unpercent(upload.key, true);
-        if (!key) return false;
-        upload.key = std::move(*key);
-    }
-    return true;
-}
-
+// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever it
+// says of them.
 inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
+    UploadsPage page;
     Upload upload;
-    bool encoded = false;
-    auto page = result_body<UploadsPage>(document, [&](UploadsPage& out, const Path& path, std::string_view text) {
-        if (path.is("IsTruncated"))
-            out.truncated = bytes::trim(text) == "true";
-        else if (path.is("NextKeyMarker"))
-            out.next_key_marker = text;
-        else if (path.is("NextUploadIdMarker"))
-            out.next_upload_id_marker = text;
-        else if (path.is("EncodingType"))
-            encoded = bytes::trim(text) == "url";
-        else if (path.is("Upload", "Key"))
-            upload.key = text;
-        else if (path.is("Upload", "UploadId"))
-            upload.id = text;
-        else if (path.is("Upload", "Initiated"))
-            upload.initiated = bytes::trim(text);
-        else if (path.is("Upload"))
-            out.uploads.push_back(std::exchange(upload, {}));
-        return true;
-    });
-    if (page && encoded && !decode_uploads(*page)) page.reset();
+    std::string encoding;
+    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
+                               {"Upload/UploadId", &upload.id, true},
+                               {"Upload/Initiated", &upload.initiated},
+                               {"NextKeyMarker", &page.next_key_marker, true},
+                               {"NextUploadIdMarker", &page.next_upload_id_marker, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Upload")
+            page.uploads.push_back(std::exchange(upload, {}));
+        else if (scanner.path() == "IsTruncated")
+            good = read_boolean(scanner.text(), page.truncated);
+    }
+    if (!good || !is_result(scanner)) return std::nullopt;
+    if (encoding == "url") {
+        decode(page.next_key_marker);
+        for (Upload& listed : page.uploads) decode(listed.key);
+    }
     return page;
 }
 
@@ -3731,22 +3606,16 @@ struct StsCredentials {
 // Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
-    const std::string response = std::string(action) + "Response";
-    const std::string result = std::string(action) + "Result";
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.root() != response || !path.is(result, "Credentials", path.leaf())) return;
-        if (path.leaf() == "AccessKeyId")
-            keep_first(keys.access_key, text);
-        else if (path.leaf() == "SecretAccessKey")
-            keep_first(keys.secret_key, text);
-        else if (path.leaf() == "SessionToken")
-            keep_first(keys.session_token, text);
-        else if (path.leaf() == "Expiration")
-            keep_first(keys.expiration, text);
-    });
-    const bool complete =
-        !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() && !keys.expiration.empty();
-    if (!whole || !complete) return std::nullopt;
+    const std::string in = std::string(action) + "Result/Credentials/";
+    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
+    Scanner scanner(document, {{paths[0], &keys.access_key},
+                               {paths[1], &keys.secret_key},
+                               {paths[2], &keys.session_token},
+                               {paths[3], &keys.expiration}});
+    if (!scanner.finish() || scanner.root() != std::string(action) + "Response") return std::nullopt;
+    for (const std::string* field : {&keys.access_key, &keys.secret_key, &keys.session_token, &keys.expiration}) {
+        if (field->empty()) return std::nullopt;
+    }
     return keys;
 }
 
@@ -8137,7 +8006,7 @@ inline void Session::read_answer(Call& call) {
     if (call.fault && call.fault->code.empty())
         bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
     if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault &&
-        !xml::etag_answer(answer.text).result) {
+        !xml::etag_result(answer.text)) {
         call.fault.emplace();  // empty, cut, or no result at all: as good as a 500
         call.fault->code = "InternalError";
         call.fault->message = "the body of the answer is no result";
@@ -9301,10 +9170,10 @@ inline Result<bool> Upload::complete() {
 // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
 inline Result<bool> Upload::settle(s3::Call& call) {
     const bool unmet = call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey");
-    const auto completed = call.ok() ? xml::complete_result(call.answer->text) : xml::Answer<std::string>();
-    if (completed.result) {
+    const auto completed = call.ok() ? xml::etag_result(call.answer->text) : std::nullopt;
+    if (completed) {
         id_.clear();
-        return vouched(*completed.result);
+        return vouched(*completed);
     }
     const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
     if (unclear && ours()) {
@@ -9878,7 +9747,7 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     session.run(copy);
     Result<std::optional<bool>> out = std::optional<bool>();
     if (copy.ok()) {
-        out = xml::copy_result(copy.answer->text).result
+        out = xml::etag_result(copy.answer->text)
                   ? Result<std::optional<bool>>(true)
                   : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
     } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
@@ -11057,10 +10926,10 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
     std::string list;
     Call call = bulk_call(core, keys, which, list);
     session.run(call);
-    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : xml::Answer<xml::Deleted>();
-    const bool done = answer.result.has_value();
+    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
+    const bool done = answer.has_value();
     if (done) {
-        for (const xml::DeleteError& error : answer.result->errors) {
+        for (const xml::DeleteError& error : answer->errors) {
             for (const std::size_t i : which) {
                 if (core.object(keys[i]) != error.key || error.code == "NoSuchKey") continue;
                 results[i] = Error(s3::kind_of(0, error.code),
