@@ -32,7 +32,7 @@
 //              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN, S3CACHE_NO_MANY_KEYS
 //
 // Contents   public half: version, errors, values, options, Cache
-//            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
+//            then, behind the line: utf8 bytes json dates digest gzip xml ini endpoint sigv4 (pure)
 //            and http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
 //
 // Licence    MIT, see the end of this file.
@@ -1082,7 +1082,7 @@ Result<Produced> produced(R&& result) {
 #include <initializer_list>    // short lists of names
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <cmath>               // ldexp, frexp: exact, and no locale
+#include <cmath>               // floor, ldexp
 #include <map>                 // sections of configuration files
 #include <mutex>               // the pool, credentials, flights
 #include <new>                 // std::nothrow
@@ -1106,12 +1106,78 @@ Result<Produced> produced(R&& result) {
 namespace s3cache {
 inline namespace S3CACHE_ABI {
 
+// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
+
+namespace detail::utf8 {
+
+// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
+inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+
+inline constexpr bool is_continuation(char c) { return (octet(c) & 0xC0) == 0x80; }
+
+// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
+inline constexpr bool second_fits(unsigned char first, char second) {
+    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return octet(second) >= low && octet(second) <= high;
+}
+
+// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
+inline std::size_t sequence(std::string_view text, std::size_t at) {
+    const unsigned char first = octet(text[at]);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
+    if (!second_fits(first, text[at + 1])) return 0;
+    for (std::size_t i = 2; i < length; ++i) {
+        if (!is_continuation(text[at + i])) return 0;
+    }
+    return length;
+}
+
+// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
+inline std::size_t ascii_run(std::string_view text, std::size_t at) {
+    const std::size_t begin = at;
+    while (text.size() - at >= sizeof(std::uint64_t)) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, text.data() + at, sizeof word);
+        if ((word & 0x8080808080808080U) != 0) break;
+        at += sizeof word;
+    }
+    while (at < text.size() && octet(text[at]) < 0x80) ++at;
+    return at - begin;
+}
+
+inline bool valid(std::string_view text) {
+    std::size_t at = ascii_run(text, 0);
+    while (at < text.size()) {
+        const std::size_t length = sequence(text, at);
+        if (length == 0) return false;
+        at += length;
+        if (length == 1) at += ascii_run(text, at);
+    }
+    return true;
+}
+
+// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+inline void append(std::string& out, std::uint32_t code) {
+    if (code < 0x80) {
+        out += static_cast<char>(code);
+        return;
+    }
+    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    out += static_cast<char>(lead[more] | (code >> (6 * more)));
+    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
+}
+
+}  // namespace detail::utf8
+
 // --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
 
 namespace detail::bytes {
 
-// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
-inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -1125,16 +1191,12 @@ inline std::string lower(std::string_view text) {
     return out;
 }
 
-inline bool iequal_chars(const char* a, const char* b, std::size_t size) {
-    for (std::size_t i = 0; i < size; ++i) {
+inline bool iequal(std::string_view a, std::string_view b) {
+    if (a.size() != b.size()) return false;
+    for (std::size_t i = 0; i < a.size(); ++i) {
         if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
     }
     return true;
-}
-
-// Headers are looked for by such comparisons, of which most end at the length: that part is for compilers to inline.
-inline bool iequal(std::string_view a, std::string_view b) {
-    return a.size() == b.size() && iequal_chars(a.data(), b.data(), a.size());
 }
 
 inline bool starts_with(std::string_view text, std::string_view prefix) {
@@ -1189,52 +1251,25 @@ inline std::string hex(std::string_view raw) {
     return out;
 }
 
-inline constexpr std::string_view base64_alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
+// For short texts such as checksums: OpenSSL counts bytes in an int.
 inline std::string base64(std::string_view raw) {
-    std::string out;
-    out.reserve((raw.size() + 2) / 3 * 4);
-    for (std::size_t i = 0; i < raw.size(); i += 3) {
-        const std::size_t left = raw.size() - i;
-        std::uint32_t group = std::uint32_t{octet(raw[i])} << 16;
-        if (left > 1) group |= std::uint32_t{octet(raw[i + 1])} << 8;
-        if (left > 2) group |= std::uint32_t{octet(raw[i + 2])};
-        out += base64_alphabet[group >> 18];
-        out += base64_alphabet[(group >> 12) & 63];
-        out += left > 1 ? base64_alphabet[(group >> 6) & 63] : '=';
-        out += left > 2 ? base64_alphabet[group & 63] : '=';
-    }
+    std::string out((raw.size() + 2) / 3 * 4, '\0');
+    EVP_EncodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(raw.data()),
+                    static_cast<int>(raw.size()));
     return out;
 }
 
-inline constexpr int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (is_digit(c)) return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-// Strict RFC 4648: padding is required, nothing but the alphabet is skipped, and the bits that the padding leaves over
-// must be zero. Two texts never decode to the same bytes, so comparing checksums as text and as bytes agrees.
+// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes whatever
+// bits the padding leaves over. Two texts never decode to the same bytes.
 inline std::optional<std::string> unbase64(std::string_view text) {
-    if (text.size() % 4 != 0) return std::nullopt;
     const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
-    text.remove_suffix(pads);
-    std::string out;
-    out.reserve(text.size() / 4 * 3 + 2);
-    std::uint32_t pending = 0;
-    unsigned pending_bits = 0;
-    for (char c : text) {
-        const int value = base64_value(c);
-        if (value < 0) return std::nullopt;
-        pending = (pending << 6) | static_cast<std::uint32_t>(value);
-        pending_bits += 6;
-        if (pending_bits < 8) continue;
-        pending_bits -= 8;
-        out += static_cast<char>((pending >> pending_bits) & 0xFF);
-        pending &= (std::uint32_t{1} << pending_bits) - 1;
-    }
-    if (pending != 0) return std::nullopt;
+    if (text.size() % 4 != 0) return std::nullopt;
+    std::string out(text.size() / 4 * 3, '\0');
+    if (EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(text.data()),
+                        static_cast<int>(text.size())) < 0)
+        return std::nullopt;
+    out.resize(out.size() - pads);
+    if (base64(out) != text) return std::nullopt;
     return out;
 }
 
@@ -1307,6 +1342,56 @@ inline void append_number(std::string& out, std::uint64_t value) {
     out.append(digits + at, sizeof digits - at);
 }
 
+inline std::string number(std::uint64_t value) {
+    std::string out;
+    append_number(out, value);
+    return out;
+}
+
+// To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user info
+// of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
+// whose port is no number is hidden too.
+inline void hide_user_info(std::string& text) {
+    const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
+    const std::size_t scheme = text.find("://", word);
+    const bool is_url = scheme != std::string::npos;
+    const std::size_t begin = is_url ? text.rfind("://") + 3 : word;
+    const std::size_t colon = text.find(':', begin);
+    const std::size_t slash = text.find('/', begin);
+    const bool has_port = text.find_first_not_of("0123456789", colon + 1) >= slash &&
+                          !ends_with(std::string_view(text).substr(0, begin), "s3://");
+    const bool is_user_info =
+        slash == std::string::npos ? is_url || colon != slash : is_url && colon < slash && !has_port;
+    if (is_user_info) text.replace(begin, std::string::npos, "******");
+}
+
+inline constexpr std::size_t sanitized_bytes_max = 300;
+
+// Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
+// obey or that are no UTF-8 are written as \xNN.
+inline std::string sanitize(std::string_view text) {
+    std::string known;
+    for (char c : text.substr(0, 10 * sanitized_bytes_max)) {  // before it is cut, so that every '@' is seen
+        if (c == '@') hide_user_info(known);
+        known += c;
+    }
+    std::string out;
+    for (std::size_t at = 0; at < known.size();) {
+        const std::size_t length = (std::max)(utf8::sequence(known, at), std::size_t{1});
+        std::string piece = known.substr(at, length);
+        const unsigned char first = octet(piece[0]);
+        const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
+        if (is_control || (length == 1 && first >= 0x80)) {
+            piece = "\\x" + hex(piece.substr(0, 1));
+            if (length == 2) piece += "\\x" + hex(known.substr(at + 1, 1));
+        }
+        if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
+        out += piece;
+        at += length;
+    }
+    return out;
+}
+
 // Overwrites a secret before its memory goes back; a plain loop may be removed as a dead store. The bytes between size
 // and capacity are covered too, since an earlier, longer value may still lie there.
 inline void wipe(std::string& secret) {
@@ -1316,78 +1401,6 @@ inline void wipe(std::string& secret) {
 }
 
 }  // namespace detail::bytes
-
-// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
-
-namespace detail::utf8 {
-
-inline constexpr bool is_continuation(char c) { return (bytes::octet(c) & 0xC0) == 0x80; }
-
-// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
-inline constexpr bool second_fits(unsigned char first, char second) {
-    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return bytes::octet(second) >= low && bytes::octet(second) <= high;
-}
-
-// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
-inline std::size_t sequence(std::string_view text, std::size_t at) {
-    const unsigned char first = bytes::octet(text[at]);
-    if (first < 0x80) return 1;
-    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
-    if (!second_fits(first, text[at + 1])) return 0;
-    for (std::size_t i = 2; i < length; ++i) {
-        if (!is_continuation(text[at + i])) return 0;
-    }
-    return length;
-}
-
-// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
-inline std::size_t ascii_run(std::string_view text, std::size_t at) {
-    const std::size_t begin = at;
-    while (text.size() - at >= sizeof(std::uint64_t)) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, text.data() + at, sizeof word);
-        if ((word & 0x8080808080808080U) != 0) break;
-        at += sizeof word;
-    }
-    while (at < text.size() && bytes::octet(text[at]) < 0x80) ++at;
-    return at - begin;
-}
-
-inline bool valid(std::string_view text) {
-    std::size_t at = ascii_run(text, 0);
-    while (at < text.size()) {
-        const std::size_t length = sequence(text, at);
-        if (length == 0) return false;
-        at += length;
-        if (length == 1) at += ascii_run(text, at);
-    }
-    return true;
-}
-
-// Decodes a sequence whose length `sequence` has found, and so trusts its bytes.
-inline std::uint32_t code_point(std::string_view text, std::size_t at, std::size_t length) {
-    constexpr unsigned char lead_mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
-    std::uint32_t code = bytes::octet(text[at]) & std::uint32_t{lead_mask[length]};
-    for (std::size_t i = 1; i < length; ++i) code = (code << 6) | (bytes::octet(text[at + i]) & 0x3FU);
-    return code;
-}
-
-// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
-inline void append(std::string& out, std::uint32_t code) {
-    if (code < 0x80) {
-        out += static_cast<char>(code);
-        return;
-    }
-    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
-    out += static_cast<char>(lead[more] | (code >> (6 * more)));
-    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
-}
-
-}  // namespace detail::utf8
 
 // --- json: what Python's json.loads would take, and a field of a small answer. No tree is ever built.
 
@@ -1409,6 +1422,7 @@ public:
     std::size_t position() const { return at_; }
     bool at_end() const { return at_ == text_.size(); }
     char peek() const { return at_end() ? '\0' : text_[at_]; }
+    char next() { return at_end() ? '\0' : text_[at_++]; }
 
     void blanks() {
         while (!at_end() && bytes::is_blank(text_[at_])) ++at_;
@@ -1418,6 +1432,21 @@ public:
         if (at_end() || text_[at_] != wanted) return false;
         ++at_;
         return true;
+    }
+
+    // After a backslash: the UTF-16 unit that the escape stands for.
+    std::optional<std::uint32_t> escape() {
+        constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+        const char c = next();
+        const std::size_t letter = letters.find(c);
+        if (letter != std::string_view::npos) return bytes::octet(meanings[letter]);
+        std::uint32_t unit = 0;
+        for (int i = 0; i < 4; ++i) {
+            const int digit = c == 'u' ? bytes::hex_value(next()) : -1;
+            if (digit < 0) return std::nullopt;
+            unit = unit * 16 + static_cast<std::uint32_t>(digit);
+        }
+        return unit;
     }
 
     bool string() {
@@ -1477,32 +1506,17 @@ private:
     }
 
     bool scalar() {
-        switch (peek()) {
-        case '"':
-            return string();
-        case 't':
-            return word("true");
-        case 'f':
-            return word("false");
-        case 'n':
-            return word("null");
-        case 'N':
-            return word("NaN");
-        case 'I':
-            return word("Infinity");
-        default:
-            return number();
+        if (peek() == '"') return string();
+        for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
+            if (peek() != word[0] || !bytes::starts_with(text_.substr(at_), word)) continue;
+            at_ += word.size();
+            return true;
         }
-    }
-
-    bool word(std::string_view wanted) {
-        if (!bytes::starts_with(text_.substr(at_), wanted)) return false;
-        at_ += wanted.size();
-        return true;
+        return number();
     }
 
     bool number() {
-        if (take('-') && peek() == 'I') return word("Infinity");
+        take('-');
         const bool zero = peek() == '0';
         const std::size_t integer = digits();
         if (integer == 0 || (zero && integer > 1)) return false;
@@ -1525,70 +1539,35 @@ private:
         return at_ - begin;
     }
 
-    bool escape() {
-        if (at_end()) return false;
-        const char c = text_[at_++];
-        if (c != 'u') return std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
-        for (int i = 0; i < 4; ++i) {
-            if (at_end() || bytes::hex_value(text_[at_++]) < 0) return false;
-        }
-        return true;
-    }
-
     std::string_view text_;
     std::size_t at_ = 0;
 };
 
-// For text that is already known to be UTF-8; a caller that sniffs a value has asked that question before.
-inline bool valid_text(std::string_view text) {
+inline bool valid(std::string_view text) {
+    if (!utf8::valid(text)) return false;
     Scanner scanner(text);
     if (!scanner.value()) return false;
     scanner.blanks();
     return scanner.at_end();
 }
 
-inline bool valid(std::string_view text) { return utf8::valid(text) && valid_text(text); }
-
-// The four digits at `at`, which the scanner has checked.
-inline std::uint32_t hex4(std::string_view text, std::size_t at) {
-    std::uint32_t code = 0;
-    for (std::size_t i = 0; i < 4; ++i) code = code * 16 + static_cast<std::uint32_t>(bytes::hex_value(text[at + i]));
-    return code;
-}
-
-// `at` is at the first digit of a \u escape. Half of a surrogate pair is no character and UTF-8 cannot carry it, so
-// it is refused; replacing it would quietly change what may be a secret.
-inline bool append_escaped_code(std::string& out, std::string_view text, std::size_t& at) {
-    std::uint32_t code = hex4(text, at);
-    at += 4;
-    if (code >= 0xD800 && code <= 0xDFFF) {
-        if (code > 0xDBFF || text.substr(at, 2) != "\\u") return false;
-        const std::uint32_t low = hex4(text, at + 2);
-        if (low < 0xDC00 || low > 0xDFFF) return false;
-        at += 6;
-        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-    }
-    utf8::append(out, code);
-    return true;
-}
-
-// The inside of a string literal that the scanner has checked.
+// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot carry
+// it, so it is refused; replacing it would quietly change what may be a secret.
 inline std::optional<std::string> unescape(std::string_view inside) {
-    constexpr std::string_view letters = "\"\\/bfnrt";
-    constexpr std::string_view meanings = "\"\\/\b\f\n\r\t";
+    Scanner scanner(inside);
     std::string out;
-    for (std::size_t at = 0; at < inside.size();) {
-        const char c = inside[at++];
-        if (c != '\\') {
-            out += c;
+    while (!scanner.at_end()) {
+        if (!scanner.take('\\')) {
+            out += scanner.next();
             continue;
         }
-        const char letter = inside[at++];
-        if (letter != 'u') {
-            out += meanings[letters.find(letter)];
-        } else if (!append_escaped_code(out, inside, at)) {
-            return std::nullopt;
+        std::uint32_t code = scanner.escape().value_or(0);
+        if (code >= 0xD800 && code <= 0xDFFF) {
+            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
+            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
         }
+        utf8::append(out, code);
     }
     return out;
 }
@@ -1631,38 +1610,6 @@ inline std::optional<std::string> number_field(std::string_view object, std::str
     return std::string(value);
 }
 
-inline void append_escape(std::string& out, char c) {
-    constexpr std::string_view controls = "\"\\\b\f\n\r\t";
-    constexpr std::string_view letters = "\"\\bfnrt";
-    const std::size_t known = controls.find(c);
-    out += '\\';
-    if (known != std::string_view::npos) {
-        out += letters[known];
-    } else {
-        out += "u00";
-        bytes::append_hex(out, std::string_view(&c, 1));
-    }
-}
-
-// A string literal. Bytes that are not UTF-8 become U+FFFD: object keys are bytes, and the output must stay JSON.
-inline std::string quoted(std::string_view text) {
-    std::string out = "\"";
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = utf8::sequence(text, at);
-        const char c = text[at];
-        if (length == 0) {
-            out += "\xEF\xBF\xBD";
-        } else if (length == 1 && (bytes::octet(c) < 0x20 || c == '"' || c == '\\')) {
-            append_escape(out, c);
-        } else {
-            out += text.substr(at, length);
-        }
-        at += length == 0 ? 1 : length;
-    }
-    out += '"';
-    return out;
-}
-
 }  // namespace detail::json
 
 // --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
@@ -1675,58 +1622,51 @@ inline constexpr std::int64_t seconds_per_day = 86400;
 
 // -- calendar
 
-struct Date {
-    std::int64_t year = 1970;  // 1 to 9999
-    unsigned month = 1;
-    unsigned day = 1;
-};
+enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
+inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
 
-struct TimeOfDay {
-    unsigned hour = 0;
-    unsigned minute = 0;
-    unsigned second = 0;
-    std::int64_t nanosecond = 0;
-};
-
-inline constexpr bool is_leap(std::int64_t year) { return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0); }
-
-inline constexpr unsigned days_in_month(std::int64_t year, unsigned month) {
-    if (month == 2) return is_leap(year) ? 29 : 28;
-    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
-}
-
-// 60 is a leap second; it counts as the first second of the next minute, as in POSIX time.
-inline constexpr bool is_real(const Date& date, const TimeOfDay& time) {
-    return date.year >= 1 && date.year <= 9999 && date.month >= 1 && date.month <= 12 && date.day >= 1 &&
-           date.day <= days_in_month(date.year, date.month) && time.hour <= 23 && time.minute <= 59 &&
-           time.second <= 60;
-}
+// In numbers as people write them: 2025, 1, 15, 12, 34, 56, and the offset from UTC.
+using Parts = std::array<std::int64_t, parts>;
 
 // Years are counted from March, so that the leap day is a year's last and months have one simple formula.
 inline constexpr std::int64_t days_from_epoch_to_march_0 = -719468;
 
-inline constexpr std::int64_t days_since_epoch(const Date& date) {
-    const std::int64_t year = date.year - (date.month <= 2 ? 1 : 0);
-    const std::int64_t month = (date.month + 9) % 12;
-    const std::int64_t day_of_year = (153 * month + 2) / 5 + date.day - 1;
-    return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year + days_from_epoch_to_march_0;
+inline constexpr std::int64_t days_since_epoch(std::int64_t of_year, std::int64_t of_month, std::int64_t of_day) {
+    const std::int64_t years = of_year - (of_month <= 2 ? 1 : 0);
+    const std::int64_t day_of_year = (153 * ((of_month + 9) % 12) + 2) / 5 + of_day - 1;
+    return years * 365 + years / 4 - years / 100 + years / 400 + day_of_year + days_from_epoch_to_march_0;
 }
 
-// Inverse of days_since_epoch, for days from year 0 on.
-inline constexpr Date date_of(std::int64_t days) {
+// Inverse of days_since_epoch, with the time of day; for times from year 0 on.
+inline Parts parts_of(std::int64_t unix_seconds) {
     constexpr std::int64_t era = 146097, century = 36524, leap_cycle = 1461;  // days in 400, 100 and 4 years
-    std::int64_t rest = days - days_from_epoch_to_march_0;
-    std::int64_t year = rest / era * 400;
+    std::int64_t rest = unix_seconds / seconds_per_day - days_from_epoch_to_march_0;
+    const std::int64_t in_day = unix_seconds % seconds_per_day;
+    std::int64_t years = rest / era * 400;
     rest %= era;
-    const std::int64_t centuries = rest / century < 3 ? rest / century : 3;  // the era's last day is a century's too
+    const std::int64_t centuries = (std::min)(rest / century, std::int64_t{3});  // an era's last day is a century's too
     rest -= centuries * century;
-    year += centuries * 100 + rest / leap_cycle * 4;
+    years += centuries * 100 + rest / leap_cycle * 4;
     rest %= leap_cycle;
-    const std::int64_t years = rest / 365 < 3 ? rest / 365 : 3;
-    rest -= years * 365;
-    const unsigned month = static_cast<unsigned>((5 * rest + 2) / 153);
-    const unsigned day = static_cast<unsigned>(rest - (153 * std::int64_t{month} + 2) / 5) + 1;
-    return Date{year + years + (month >= 10 ? 1 : 0), month < 10 ? month + 3 : month - 9, day};
+    const std::int64_t single = (std::min)(rest / 365, std::int64_t{3});
+    rest -= single * 365;
+    const std::int64_t months = (5 * rest + 2) / 153;  // since March
+    return {years + single + (months >= 10 ? 1 : 0),
+            months < 10 ? months + 3 : months - 9,
+            rest - (153 * months + 2) / 5 + 1,
+            in_day / 3600,
+            in_day / 60 % 60,
+            in_day % 60};
+}
+
+// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of the
+// next minute, as in POSIX time.
+inline bool is_real(const Parts& time) {
+    if (time[year] < 1 || time[month] < 1 || time[month] > 12 || time[day] < 1 || time[day] > 31) return false;
+    const std::int64_t days = days_since_epoch(time[year], time[month], time[day]);
+    const bool in_month = days_since_epoch(time[year] + (time[month] == 12), time[month] % 12 + 1, 1) > days;
+    return in_month && time[hour] <= 23 && time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 &&
+           time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
@@ -1734,457 +1674,203 @@ inline constexpr Date date_of(std::int64_t days) {
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
     using Duration = TimePoint::duration;
     using Seconds = std::chrono::seconds;
-    constexpr std::int64_t last = std::chrono::duration_cast<Seconds>((Duration::max)()).count() - 1;
-    constexpr std::int64_t first = std::chrono::duration_cast<Seconds>((Duration::min)()).count() + 1;
-    if (seconds > last) return (TimePoint::max)();
-    if (seconds < first) return (TimePoint::min)();
+    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
+    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
     return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
                      std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
 }
 
-inline TimePoint to_time_point(const Date& date, const TimeOfDay& time, std::int64_t offset_seconds) {
-    const std::int64_t in_day = std::int64_t{time.hour} * 3600 + std::int64_t{time.minute} * 60 + time.second;
-    return clamped(days_since_epoch(date) * seconds_per_day + in_day - offset_seconds, time.nanosecond);
+inline TimePoint to_time_point(double unix_seconds) {
+    constexpr double most = 9e18;  // fits in 64 bits, and is past the end of every clock
+    const double bounded = (std::max)(-most, (std::min)(most, unix_seconds));
+    const double whole = std::floor(bounded);
+    return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
+}
+
+inline std::int64_t unix_seconds(TimePoint when) {
+    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
 }
 
 // -- reading
 
 class Scanner {
 public:
-    explicit Scanner(std::string_view text) : rest_(text) {}
+    explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    bool at_end() const { return rest_.empty(); }
-
-    bool take(std::string_view wanted) {
-        if (!bytes::starts_with(rest_, wanted)) return false;
-        rest_.remove_prefix(wanted.size());
-        return true;
-    }
-
-    bool take_any(std::string_view set) {
-        if (rest_.empty() || set.find(rest_.front()) == std::string_view::npos) return false;
-        rest_.remove_prefix(1);
-        return true;
-    }
-
-    template <class Number>
-    bool number(std::size_t digits_min, std::size_t digits_max, Number& out) {
-        std::size_t count = 0;
-        out = 0;
-        for (; count < digits_max && count < rest_.size() && bytes::is_digit(rest_[count]); ++count) {
-            out = out * 10 + static_cast<Number>(rest_[count] - '0');
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are themselves.
+    bool take(std::string_view pattern) {
+        if (rest_.size() < pattern.size()) return false;
+        Parts read = parts_;
+        for (std::size_t i = 0; i < pattern.size(); ++i) {
+            const std::size_t part = part_letters.find(pattern[i]);
+            const bool is_part = part != std::string_view::npos;
+            if (is_part ? !bytes::is_digit(rest_[i]) : rest_[i] != pattern[i]) return false;
+            if (is_part) read[part] = read[part] * 10 + (rest_[i] - '0');
         }
-        rest_.remove_prefix(count);
-        return count >= digits_min;
+        parts_ = read;
+        rest_.remove_prefix(pattern.size());
+        return true;
     }
 
-    bool month(unsigned& out) {
-        constexpr std::string_view names = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        if (rest_.size() < 3) return false;
-        for (std::size_t i = 0; i < names.size(); i += 3) {
-            if (names[i] != rest_[0] || names[i + 1] != rest_[1] || names[i + 2] != rest_[2]) continue;
-            rest_.remove_prefix(3);
-            out = static_cast<unsigned>(i / 3 + 1);
-            return true;
+    bool take_any(std::initializer_list<std::string_view> patterns) {
+        for (std::string_view pattern : patterns) {
+            if (take(pattern)) return true;
         }
         return false;
     }
 
-    bool clock(TimeOfDay& out) {
-        return number(2, 2, out.hour) && take(":") && number(2, 2, out.minute) && take(":") && number(2, 2, out.second);
-    }
-
-    // Digits beyond the ninth are read and dropped: no clock here counts them.
-    bool fraction(TimeOfDay& out) {
-        if (rest_.empty() || !bytes::is_digit(rest_.front())) return false;
-        std::int64_t unit = 100000000;
-        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
-            out.nanosecond += unit * (rest_.front() - '0');
-        }
+    // One of names of three letters each.
+    bool take_name(std::string_view names, std::int64_t& number) {
+        const std::size_t at = names.find(rest_.substr(0, 3));
+        if (rest_.size() < 3 || at == std::string_view::npos || at % 3 != 0) return false;
+        number = static_cast<std::int64_t>(at / 3 + 1);
+        rest_.remove_prefix(3);
         return true;
     }
+    bool take_month() { return take_name("JanFebMarAprMayJunJulAugSepOctNovDec", parts_[month]); }
 
-    // Z, +hh:mm, +hhmm, +hh, or nothing, which is read as UTC since AWS never means a local time.
-    bool offset(std::int64_t& seconds) {
-        seconds = 0;
-        if (at_end() || take_any("Zz")) return true;
-        const bool west = take("-");
-        std::int64_t hours = 0;
-        std::int64_t minutes = 0;
-        if ((!west && !take("+")) || !number(2, 2, hours)) return false;
-        const bool colon = take(":");
-        if ((colon || !at_end()) && !number(2, 2, minutes)) return false;
-        seconds = (west ? -1 : 1) * (hours * 3600 + minutes * 60);
-        return hours <= 23 && minutes <= 59;
+    // Digits beyond the ninth are read and dropped: no clock here counts them.
+    bool take_fraction() {
+        std::int64_t unit = 100000000;
+        const std::size_t before = rest_.size();
+        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
+            nanosecond_ += unit * (rest_.front() - '0');
+        }
+        return rest_.size() < before;
+    }
+
+    // `east` is the offset's sign. Empty: something is left over, or there is no such time.
+    std::optional<TimePoint> time(std::int64_t east) const {
+        if (!rest_.empty() || !is_real(parts_)) return std::nullopt;
+        const std::int64_t minutes = parts_[hour] * 60 + parts_[minute];
+        const std::int64_t offset = parts_[offset_hour] * 60 + parts_[offset_minute];
+        const std::int64_t days = days_since_epoch(parts_[year], parts_[month], parts_[day]);
+        return clamped(days * seconds_per_day + (minutes - east * offset) * 60 + parts_[second], nanosecond_);
     }
 
 private:
     std::string_view rest_;
+    Parts parts_{};
+    std::int64_t nanosecond_ = 0;
 };
 
-// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified.
+// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without either
+// Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    std::int64_t offset = 0;
-    if (!scanner.number(4, 4, date.year) || !scanner.take("-")) return std::nullopt;
-    if (!scanner.number(2, 2, date.month) || !scanner.take("-") || !scanner.number(2, 2, date.day)) return std::nullopt;
-    if (!scanner.take_any("Tt ") || !scanner.clock(time)) return std::nullopt;
-    if (scanner.take_any(".,") && !scanner.fraction(time)) return std::nullopt;
-    if (!scanner.offset(offset) || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, offset);
+    Scanner scanner(text);
+    if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
+        return std::nullopt;
+    if (scanner.take_any({".", ","}) && !scanner.take_fraction()) return std::nullopt;
+    const std::int64_t east = scanner.take("+") ? 1 : scanner.take("-") ? -1 : 0;
+    if (!scanner.take_any({"HH:NN", "HHNN", "HH"}) && east != 0) return std::nullopt;
+    if (east == 0) scanner.take_any({"Z", "z"});
+    return scanner.time(east);
 }
 
-// The day's name, short or long. Whether it is the right one for the date is not checked: it carries no information.
-inline bool take_weekday(Scanner& scanner) {
-    constexpr std::string_view long_names[] = {"Monday", "Tuesday",  "Wednesday", "Thursday",
-                                               "Friday", "Saturday", "Sunday"};
-    for (std::string_view name : long_names) {
-        if (!scanner.take(name.substr(0, 3))) continue;
-        scanner.take(name.substr(3));
-        return true;
-    }
-    return false;
-}
-
-// Sunday, 06-Nov-94: RFC 9110 reads two digits as at most 50 years ahead, which needs a clock. A fixed window that is
-// right until 2076 does here: only servers older than S3 itself write this form.
-inline constexpr std::int64_t short_years_begin = 1976;
-
-inline std::int64_t full_year(std::int64_t two_digits) {
-    const std::int64_t year = short_years_begin / 100 * 100 + two_digits;
-    return year < short_years_begin ? year + 100 : year;
-}
-
-// After "Sun ": Nov  6 08:49:37 1994, the form of C's asctime.
-inline bool asctime_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.month(date.month) || !scanner.take(" ")) return false;
-    scanner.take(" ");
-    return scanner.number(1, 2, date.day) && scanner.take(" ") && scanner.clock(time) && scanner.take(" ") &&
-           scanner.number(4, 4, date.year);
-}
-
-// After "Sun, " or "Sunday, ": 06 Nov 1994 08:49:37 GMT, or 06-Nov-94 08:49:37 GMT. Some servers write UTC.
-inline bool fixdate_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.number(1, 2, date.day)) return false;
-    const bool short_year = scanner.take("-");
-    if (!short_year && !scanner.take(" ")) return false;
-    if (!scanner.month(date.month) || !scanner.take(short_year ? "-" : " ")) return false;
-    if (!scanner.number(short_year ? 2 : 4, short_year ? 2 : 4, date.year)) return false;
-    if (short_year) date.year = full_year(date.year);
-    if (!scanner.take(" ") || !scanner.clock(time) || !scanner.take(" ")) return false;
-    return scanner.take("GMT") || scanner.take("UTC");
-}
-
-// All three forms of RFC 9110, section 5.6.7.
+// Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06. Whether
+// the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    if (!take_weekday(scanner)) return std::nullopt;
-    const bool read =
-        scanner.take(", ") ? fixdate_rest(scanner, date, time) : scanner.take(" ") && asctime_rest(scanner, date, time);
-    if (!read || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, 0);
+    Scanner scanner(text);
+    std::int64_t weekday = 0;
+    const bool read = scanner.take_name("MonTueWedThuFriSatSun", weekday) && scanner.take(", ") &&
+                      scanner.take_any({"dd ", "d "}) && scanner.take_month() && scanner.take(" yyyy hh:mm:ss ") &&
+                      scanner.take_any({"GMT", "UTC"});
+    return read ? scanner.time(0) : std::nullopt;
 }
 
 // -- writing
 
-inline void append_padded(std::string& out, std::int64_t number, int width) {
-    char digits[4] = {'0', '0', '0', '0'};
-    for (int at = 4; number > 0 && at > 0; number /= 10) digits[--at] = static_cast<char>('0' + number % 10);
-    out.append(digits + 4 - width, static_cast<std::size_t>(width));
-}
-
-struct Layout {
-    std::string_view between_date;
-    std::string_view between_time;
-};
-
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, Layout layout) {
-    constexpr std::int64_t last = (days_since_epoch(Date{9999, 12, 31}) + 1) * seconds_per_day - 1;
-    const std::int64_t seconds = (std::max)(std::int64_t{0}, (std::min)(unix_seconds, last));
-    const Date date = date_of(seconds / seconds_per_day);
-    const std::int64_t in_day = seconds % seconds_per_day;
-    append_padded(out, date.year, 4);
-    out += layout.between_date;
-    append_padded(out, date.month, 2);
-    out += layout.between_date;
-    append_padded(out, date.day, 2);
-    out += 'T';
-    append_padded(out, in_day / 3600, 2);
-    out += layout.between_time;
-    append_padded(out, in_day / 60 % 60, 2);
-    out += layout.between_time;
-    append_padded(out, in_day % 60, 2);
-    out += 'Z';
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
+    constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
+    Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
+    std::string text(pattern);
+    for (std::size_t i = text.size(); i-- > 0;) {
+        const std::size_t part = part_letters.find(text[i]);
+        if (part == std::string_view::npos) continue;
+        text[i] = static_cast<char>('0' + time[part] % 10);
+        time[part] /= 10;
+    }
+    out += text;
 }
 
-// YYYYMMDDTHHMMSSZ, the form of x-amz-date.
-inline void append_amz_date(std::string& out, std::int64_t unix_seconds) { append_utc(out, unix_seconds, {"", ""}); }
+// The form of x-amz-date: 20250115T123456Z.
+inline void append_amz_date(std::string& out, std::int64_t unix_seconds) {
+    append_utc(out, unix_seconds, "yyyynnddThhmmssZ");
+}
 
 // 2025-01-15T12:34:56Z
 inline std::string iso8601_text(std::int64_t unix_seconds) {
     std::string out;
-    append_utc(out, unix_seconds, {"-", ":"});
+    append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
     return out;
 }
 
-// -- expires_at: Python's float(text)
-//
-// Both directions are exact integer arithmetic of our own. strtod and printf ask the locale for the decimal point, and
-// from_chars and to_chars for double are missing from many libraries that C++17 programs are built with; one algorithm
-// that is tested everywhere was preferred to two, of which each platform sees one.
+// -- expires_at: Python's float(text), for plain decimal numbers. strtod asks the locale for the decimal point, and
+// from_chars for double is missing from many libraries that C++17 programs are built with.
 
-// Digits of a decimal text beyond these are only asked whether one is not zero: the longest exact tie between two
-// doubles has 767 digits. It also bounds the work that a hostile header can cause.
-inline constexpr std::size_t decimal_digits_max = 800;
-
-// A non-negative integer of up to 4,096 bits: 10^(800 + 326), scaled for the smallest double, needs fewer than 3,800.
-class BigInteger {
-public:
-    static constexpr std::size_t limbs_max = 128;
-
-    explicit BigInteger(std::uint64_t value) {
-        for (; value != 0; value >>= 32) limbs_[size_++] = static_cast<std::uint32_t>(value);
-    }
-
-    // this = this * factor + addend
-    void multiply(std::uint32_t factor, std::uint32_t addend = 0) {
-        std::uint64_t carry = addend;
-        for (std::size_t i = 0; i < size_; ++i) {
-            carry += std::uint64_t{limbs_[i]} * factor;
-            limbs_[i] = static_cast<std::uint32_t>(carry);
-            carry >>= 32;
-        }
-        if (carry != 0 && size_ < limbs_max) limbs_[size_++] = static_cast<std::uint32_t>(carry);
-    }
-
-    void multiply_by_power_of_10(std::size_t exponent) {
-        for (; exponent >= 9; exponent -= 9) multiply(1000000000);
-        for (; exponent > 0; --exponent) multiply(10);
-    }
-
-    void shift_left(std::size_t bits) {
-        const std::size_t limbs = (std::min)(bits / 32, limbs_max - size_);
-        if (size_ != 0 && limbs != 0) {
-            for (std::size_t i = size_; i-- > 0;) limbs_[i + limbs] = limbs_[i];
-            std::fill_n(limbs_.begin(), limbs, 0U);
-            size_ += limbs;
-        }
-        multiply(std::uint32_t{1} << (bits % 32));
-    }
-
-    // The other must not be larger.
-    void subtract(const BigInteger& other) {
-        std::uint64_t borrow = 0;
-        for (std::size_t i = 0; i < size_; ++i) {
-            const std::uint64_t taken = borrow + (i < other.size_ ? other.limbs_[i] : 0);
-            borrow = limbs_[i] < taken ? 1 : 0;
-            limbs_[i] = static_cast<std::uint32_t>(limbs_[i] - taken);
-        }
-        while (size_ != 0 && limbs_[size_ - 1] == 0) --size_;
-    }
-
-    int compare(const BigInteger& other) const {
-        if (size_ != other.size_) return size_ < other.size_ ? -1 : 1;
-        for (std::size_t i = size_; i-- > 0;) {
-            if (limbs_[i] != other.limbs_[i]) return limbs_[i] < other.limbs_[i] ? -1 : 1;
-        }
-        return 0;
-    }
-
-    int bit_length() const {
-        if (size_ == 0) return 0;
-        int bits = static_cast<int>(size_ - 1) * 32;
-        for (std::uint32_t top = limbs_[size_ - 1]; top != 0; top >>= 1) ++bits;
-        return bits;
-    }
-
-private:
-    std::array<std::uint32_t, limbs_max> limbs_{};  // least significant first
-    std::size_t size_ = 0;
-};
-
-// IEEE 754 binary64. Numbers below 2^-1022 keep that exponent and lose leading bits instead.
-inline constexpr int mantissa_bits = 53;
-inline constexpr int exponent_least = -1022;
-static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<double>::digits == mantissa_bits,
-              "expires_at is an IEEE 754 double");
-
-// The double nearest to above / below, ties to even: long division, one bit of the result at a time.
-inline double nearest(BigInteger above, BigInteger below) {
-    int exponent = (std::max)(above.bit_length() - below.bit_length(), exponent_least);
-    if (exponent > 0) below.shift_left(static_cast<std::size_t>(exponent));
-    if (exponent < 0) above.shift_left(static_cast<std::size_t>(-exponent));
-    if (exponent > exponent_least && above.compare(below) < 0) {
-        above.shift_left(1);
-        --exponent;
-    }
-    std::uint64_t mantissa = 0;
-    for (int bit = 0; bit < mantissa_bits; ++bit) {
-        mantissa <<= 1;
-        if (above.compare(below) >= 0) {
-            above.subtract(below);
-            mantissa |= 1;
-        }
-        above.shift_left(1);
-    }
-    const int remainder = above.compare(below);
-    if (remainder > 0 || (remainder == 0 && (mantissa & 1) != 0)) ++mantissa;
-    return std::ldexp(static_cast<double>(mantissa), exponent - mantissa_bits + 1);
-}
-
-// digits * 10^exponent; the digits neither begin nor end with a zero.
-struct Decimal {
-    std::string digits;
-    std::int64_t exponent = 0;
-};
-
-inline double to_double(const Decimal& decimal) {
-    const std::int64_t point = static_cast<std::int64_t>(decimal.digits.size()) + decimal.exponent;
-    if (decimal.digits.empty() || point < -324) return 0.0;  // below half of the smallest double
-    if (point > 309) return std::numeric_limits<double>::infinity();
-    BigInteger above(0);
-    std::size_t used = (std::min)(decimal.digits.size(), decimal_digits_max);
-    for (std::size_t i = 0; i < used; ++i) above.multiply(10, static_cast<std::uint32_t>(decimal.digits[i] - '0'));
-    if (used < decimal.digits.size()) {  // what is dropped is not zero, which one more digit says as well
-        above.multiply(10, 1);
-        ++used;
-    }
-    const std::int64_t exponent = point - static_cast<std::int64_t>(used);
-    BigInteger below(1);
-    if (exponent > 0) above.multiply_by_power_of_10(static_cast<std::size_t>(exponent));
-    if (exponent < 0) below.multiply_by_power_of_10(static_cast<std::size_t>(-exponent));
-    return nearest(above, below);
-}
-
-// Where Unicode's runs of ten decimal digits begin (general category Nd, Unicode 14 as in Python 3.11).
-inline constexpr std::uint32_t digit_runs[] = {
-    0x660,   0x6F0,   0x7C0,   0x966,   0x9E6,   0xA66,   0xAE6,   0xB66,   0xBE6,   0xC66,   0xCE6,   0xD66,   0xDE6,
-    0xE50,   0xED0,   0xF20,   0x1040,  0x1090,  0x17E0,  0x1810,  0x1946,  0x19D0,  0x1A80,  0x1A90,  0x1B50,  0x1BB0,
-    0x1C40,  0x1C50,  0xA620,  0xA8D0,  0xA900,  0xA9D0,  0xA9F0,  0xAA50,  0xABF0,  0xFF10,  0x104A0, 0x10D30, 0x11066,
-    0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50,
-    0x11DA0, 0x16A60, 0x16AC0, 0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
-};
-
-// The blanks that Python strips, those of ASCII left out.
-inline constexpr bool is_wide_blank(std::uint32_t code) {
-    return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
-           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
-// The ASCII character that float() sees in place of a code point; '?' is one that no number has.
-inline char as_ascii(std::uint32_t code) {
-    if (code < 0x80) return static_cast<char>(code);
-    if (is_wide_blank(code)) return ' ';
-    for (std::uint32_t zero : digit_runs) {
-        if (code >= zero && code - zero < 10) return static_cast<char>('0' + (code - zero));
-    }
-    return '?';
-}
-
-// A text that is UTF-8 is read as such. One that is not is read as Latin-1, which is how boto3 hands over header bytes;
-// the two differ only for texts that Python refuses when they come from a header.
-inline std::string to_ascii(std::string_view text) {
-    const bool is_utf8 = utf8::valid(text);
-    std::string out;
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = is_utf8 ? utf8::sequence(text, at) : 1;
-        out += as_ascii(length == 1 ? bytes::octet(text[at]) : utf8::code_point(text, at, length));
-        at += length;
-    }
-    return out;
-}
-
-// float() strips vertical tab and form feed too.
-inline std::string_view strip_blanks(std::string_view text) {
-    constexpr std::string_view blanks = " \t\n\r\v\f";
-    const std::size_t begin = text.find_first_not_of(blanks);
-    if (begin == std::string_view::npos) return {};
-    return text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
-}
-
-// Removes the underscores, each of which must stand between two digits.
-inline std::optional<std::string> without_underscores(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text[i] != '_') {
-            out += text[i];
-        } else if (i == 0 || i + 1 == text.size() || !bytes::is_digit(text[i - 1]) || !bytes::is_digit(text[i + 1])) {
-            return std::nullopt;
-        }
-    }
-    return out;
-}
-
-// Takes the digits at the front of the text, leading zeros of the number left out; returns how many were there.
-inline std::size_t take_digits(std::string_view& text, std::string& digits) {
-    std::size_t count = 0;
-    for (; count < text.size() && bytes::is_digit(text[count]); ++count) {
-        if (!digits.empty() || text[count] != '0') digits += text[count];
-    }
-    text.remove_prefix(count);
-    return count;
-}
-
-// An exponent beyond this decides alone: no header has as many digits to weigh against it.
-inline constexpr std::int64_t exponent_most = 1000000000000;
-
-// e5, E-10: empty if it is anything else. Every text before it has been taken, so it must reach the end.
+// e5, E-10. An exponent that no number of so few digits needs becomes a large one, which decides alone.
 inline std::optional<std::int64_t> read_exponent(std::string_view text) {
+    constexpr std::int64_t most = 1000000;
+    if (text.empty() || bytes::lower(text[0]) != 'e') return std::nullopt;
     text.remove_prefix(1);
-    const bool negative = bytes::starts_with(text, "-");
-    if (negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
     if (text.empty()) return std::nullopt;
     std::int64_t exponent = 0;
     for (char c : text) {
         if (!bytes::is_digit(c)) return std::nullopt;
-        exponent = (std::min)(exponent * 10 + (c - '0'), exponent_most);
+        exponent = (std::min)(exponent * 10 + (c - '0'), most);
     }
-    return negative ? -exponent : exponent;
+    return is_negative ? -exponent : exponent;
 }
 
-inline std::optional<Decimal> read_decimal(std::string_view text) {
-    Decimal out;
-    std::size_t count = take_digits(text, out.digits);
-    if (bytes::starts_with(text, ".")) {
-        text.remove_prefix(1);
-        const std::size_t fraction = take_digits(text, out.digits);
-        out.exponent = -static_cast<std::int64_t>(fraction);
-        count += fraction;
+// Exact where the digits are below 2^53 and the exponent is within 22, since 10^22 is a double and one operation rounds
+// once. Elsewhere the last bits may differ from Python's, which is far below a microsecond for any time near ours.
+inline double scaled(std::uint64_t digits, std::int64_t exponent) {
+    for (; digits != 0 && digits % 10 == 0; digits /= 10) ++exponent;
+    double value = static_cast<double>(digits);
+    for (std::int64_t left = (std::min)(std::abs(exponent), std::int64_t{400}); left > 0; left -= 22) {
+        double power = 1;
+        for (std::int64_t i = (std::min)(left, std::int64_t{22}); i > 0; --i) power *= 10;
+        value = exponent < 0 ? value / power : value * power;
     }
-    if (count == 0) return std::nullopt;
-    if (!text.empty()) {
-        const auto exponent = bytes::lower(text[0]) == 'e' ? read_exponent(text) : std::nullopt;
-        if (!exponent) return std::nullopt;
-        out.exponent += *exponent;
-    }
-    for (; !out.digits.empty() && out.digits.back() == '0'; out.digits.pop_back()) ++out.exponent;
-    return out;
+    return value;
 }
 
 inline std::optional<double> read_magnitude(std::string_view text) {
     if (bytes::iequal(text, "inf") || bytes::iequal(text, "infinity")) return std::numeric_limits<double>::infinity();
     if (bytes::iequal(text, "nan")) return std::numeric_limits<double>::quiet_NaN();
-    const std::optional<Decimal> decimal = read_decimal(text);
-    if (!decimal) return std::nullopt;
-    return to_double(*decimal);
+    constexpr std::uint64_t enough = 100000000000000000;  // digits beyond 18 are below a double's precision
+    std::uint64_t digits = 0;
+    std::int64_t exponent = 0;
+    bool has_digit = false, has_point = false;
+    for (; !text.empty() && (bytes::is_digit(text[0]) || (text[0] == '.' && !has_point)); text.remove_prefix(1)) {
+        if (text[0] == '.') {
+            has_point = true;
+            continue;
+        }
+        has_digit = true;
+        const bool is_kept = digits < enough;
+        if (is_kept) digits = digits * 10 + static_cast<std::uint64_t>(text[0] - '0');
+        exponent += (is_kept ? 0 : 1) - (has_point ? 1 : 0);
+    }
+    const auto more = text.empty() ? std::optional<std::int64_t>(0) : read_exponent(text);
+    if (!has_digit || !more) return std::nullopt;
+    return scaled(digits, exponent + *more);
 }
 
-// What Python's float(text) returns, to the bit; empty where it raises. May be infinite or nan: what those mean for an
-// entry is the caller's to decide.
+// Empty where float() raises, and for its underscores and the digits of other scripts. May be infinite or nan: what those
+// mean for an entry is the caller's to decide.
 inline std::optional<double> parse_float(std::string_view text) {
-    const std::string ascii = to_ascii(text);
-    const std::optional<std::string> plain = without_underscores(strip_blanks(ascii));
-    if (!plain || plain->empty()) return std::nullopt;
-    const char sign = plain->front();
-    const std::size_t skip = sign == '-' || sign == '+' ? 1 : 0;
-    const std::optional<double> magnitude = read_magnitude(std::string_view(*plain).substr(skip));
+    constexpr std::string_view blanks = " \t\n\r\v\f";
+    const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
+    text = text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const auto magnitude = read_magnitude(text);
     if (!magnitude) return std::nullopt;
-    return sign == '-' ? -*magnitude : *magnitude;
+    return is_negative ? -*magnitude : *magnitude;
 }
 
 }  // namespace detail::dates
@@ -7293,15 +6979,6 @@ inline std::string_view content_type(Kind kind) {
     return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
 }
 
-inline TimePoint to_time_point(double unix_seconds) {
-    using Duration = TimePoint::duration;
-    const double least = std::chrono::duration<double>((TimePoint::min)().time_since_epoch()).count() / 2;
-    const double most = std::chrono::duration<double>((TimePoint::max)().time_since_epoch()).count() / 2;
-    const Seconds bounded(
-        (std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
-    return TimePoint(std::chrono::duration_cast<Duration>(bounded));
-}
-
 inline void read_expiry(Facts& facts, std::string_view text) {
     const std::optional<double> seconds = dates::parse_float(text);
     if (!seconds || *seconds != *seconds) {
@@ -7311,7 +6988,7 @@ inline void read_expiry(Facts& facts, std::string_view text) {
     } else {
         facts.expiry = Expiry::at;
         facts.expires_at = *seconds;
-        facts.info.expires_at = to_time_point(*seconds);
+        facts.info.expires_at = dates::to_time_point(*seconds);
     }
 }
 
