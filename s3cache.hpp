@@ -20,8 +20,7 @@
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
 //            Result<...> and never throws. With -fno-exceptions only the try_ forms exist.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
-//            thread at a time. Every operation blocks until it is done. No thread is started, but for
-//            Config::compression_threads if they are asked for.
+//            thread at a time. Every operation blocks until it is done. No thread is ever started.
 // Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
 //            needs an init or shutdown call.
 //
@@ -635,9 +634,6 @@ struct Config {
     unsigned idle_connections_max = 16;      // kept by the Cache between calls
     int compression_level = 6;               // zlib's
     std::size_t buffer_bytes = 0;            // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
-    // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
-    // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
-    unsigned compression_threads = 0;
 
     // the network
     std::string ca_bundle{};  // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
@@ -1896,9 +1892,9 @@ struct FreeContext {
 
 using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
 
-// A digest over pieces. One OpenSSL context serves any number of digests in turn; creating one costs more than
-// hashing a small value. OpenSSL fails only without memory, or when a FIPS build refuses the algorithm: finish() then
-// returns zeros, which match no body and sign no request, and ok() is false from then on.
+// A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
+// hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
+// returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 template <const EVP_MD* (*algorithm)(), std::size_t size_bytes>
 class Hasher {
 public:
@@ -1940,7 +1936,6 @@ private:
 };
 
 using Sha256 = Hasher<EVP_sha256, 32>;
-using Sha1 = Hasher<EVP_sha1, 20>;
 using Md5 = Hasher<EVP_md5, 16>;
 using Sha256Digest = Sha256::Digest;
 
@@ -1950,18 +1945,20 @@ inline Sha256Digest sha256(std::string_view data) {
     return hasher.finish();
 }
 
-template <class Any>
-std::optional<typename Any::Digest> digest_if_allowed(std::string_view data) {
-    Any hasher;
-    hasher.update(data);
-    const typename Any::Digest digest = hasher.finish();
-    if (!hasher.ok()) return std::nullopt;
-    return digest;
+// Whether OpenSSL computes SHA-256 here, without which there is no signature.
+inline bool available() {
+    Sha256 hasher;
+    hasher.finish();
+    return hasher.ok();
 }
 
-// Empty where the build of OpenSSL refuses these two old algorithms; a FIPS one does so for MD5.
-inline std::optional<Md5::Digest> md5(std::string_view data) { return digest_if_allowed<Md5>(data); }
-inline std::optional<Sha1::Digest> sha1(std::string_view data) { return digest_if_allowed<Sha1>(data); }
+// Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
+inline std::optional<Md5::Digest> md5(std::string_view data) {
+    Md5 hasher;
+    hasher.update(data);
+    const Md5::Digest digest = hasher.finish();
+    return hasher.ok() ? std::optional<Md5::Digest>(digest) : std::nullopt;
+}
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
 // for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
@@ -2070,56 +2067,10 @@ inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::s
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// The crc32 instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer
-// lanes would gain little, and small values would not fill them.
-inline constexpr std::size_t crc32c_lane_bytes = 1024;
-
-// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
-// result can be moved past the lane that follows it.
-class LaneShift {
-public:
-    LaneShift() {
-        for (unsigned row = 0; row < 4; ++row) {
-            for (unsigned bit = 0; bit < 8; ++bit) rows_[row][1U << bit] = past_zeros(1U << (8 * row + bit));
-            for (unsigned byte = 1; byte < 256; ++byte) {
-                rows_[row][byte] = rows_[row][byte & (byte - 1)] ^ rows_[row][byte & (~byte + 1)];
-            }
-        }
-    }
-
-    std::uint32_t operator()(std::uint32_t crc) const {
-        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
-    }
-
-private:
-    static std::uint32_t past_zeros(std::uint32_t crc) {
-        const std::array<char, crc32c_lane_bytes> zeros{};
-        return ~crc32c_portable(~crc, zeros.data(), zeros.size());
-    }
-
-    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
-};
-
-// The attribute lets this one function use the instruction without -msse4.2 for the program, which must run elsewhere
-// too.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_t crc, const char* data) {
-    static const LaneShift shift;
-    std::uint64_t first = crc, second = 0, third = 0;
-    for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
-        first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
-        second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
-        third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
-    }
-    const std::uint32_t two = shift(static_cast<std::uint32_t>(first)) ^ static_cast<std::uint32_t>(second);
-    return shift(two) ^ static_cast<std::uint32_t>(third);
-}
-
-// Of the register, as the next one.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint32_t crc, const char* data,
-                                                                       std::size_t size) {
-    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
-        crc = crc32c_lanes(crc, data);
-    }
+// The attribute lets these functions use the instruction without -msse4.2 for the program, which must run elsewhere too.
+// They work on the register itself.
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_serial(std::uint32_t crc, const char* data,
+                                                                     std::size_t size) {
     for (; size >= 8; data += 8, size -= 8) {
         crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
     }
@@ -2127,88 +2078,58 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint
     return crc;
 }
 
-// Processors that multiply polynomials 512 bits wide do it in half the time: the message is folded, 256 bytes onto the
-// 256 that follow, which changes it but not its remainder.
-inline constexpr std::size_t crc32c_fold_bytes = 256;
+// The instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer lanes
+// would gain little, and small values would not fill them.
+inline constexpr std::size_t crc32c_lane_bytes = 1024;
 
-// The bits of x^n mod P in the upper half of a word, reflected: what a product with it moves by n + 1 bits.
-inline long long crc32c_shift_by(unsigned n) {
-    std::uint32_t power = 0x80000000;
-    for (; n > 0; --n) power = (power >> 1) ^ ((power & 1) != 0 ? crc32c_polynomial : 0U);
-    return static_cast<long long>(std::uint64_t{power} << 32);
-}
-
-// Takes twice crc32c_fold_bytes or more, and leaves less than one of them at the end.
-__attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) inline std::uint32_t crc32c_folded(std::uint32_t crc,
-                                                                                               const char*& data,
-                                                                                               std::size_t& size) {
-    using Words = long long __attribute__((vector_size(64)));
-    static const long long first = crc32c_shift_by(8 * crc32c_fold_bytes + 63);  // of each two words
-    static const long long second = crc32c_shift_by(8 * crc32c_fold_bytes - 1);
-    const Words by = {first, second, first, second, first, second, first, second};
-    const auto fold = [by](Words words, const char* onto) __attribute__((target("avx512f,vpclmulqdq"), always_inline)) {
-        Words next;
-        std::memcpy(&next, onto, sizeof next);
-#if defined(__clang__)
-        return __builtin_ia32_pclmulqdq512(words, by, 0x00) ^ __builtin_ia32_pclmulqdq512(words, by, 0x11) ^ next;
-#else
-        return __builtin_ia32_vpclmulqdq_v8di(words, by, 0x00) ^ __builtin_ia32_vpclmulqdq_v8di(words, by, 0x11) ^ next;
-#endif
-    };
-    Words sum[4];
-    std::memcpy(sum, data, sizeof sum);
-    sum[0][0] ^= static_cast<long long>(crc);
-    for (data += sizeof sum, size -= sizeof sum; size >= sizeof sum; data += sizeof sum, size -= sizeof sum) {
-        sum[0] = fold(sum[0], data);
-        sum[1] = fold(sum[1], data + 64);
-        sum[2] = fold(sum[2], data + 128);
-        sum[3] = fold(sum[3], data + 192);
+// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
+// result can be moved past the lane that follows it.
+class LaneShift {
+public:
+    LaneShift() {
+        const std::array<char, crc32c_lane_bytes> zeros{};
+        for (unsigned row = 0; row < 4; ++row) {
+            for (unsigned byte = 1; byte < 256; ++byte) {
+                const unsigned rest = byte & (byte - 1);
+                rows_[row][byte] = rest != 0 ? rows_[row][rest] ^ rows_[row][byte ^ rest]
+                                             : crc32c_serial(byte << (8 * row), zeros.data(), zeros.size());
+            }
+        }
     }
-    char rest[sizeof sum];
-    std::memcpy(rest, sum, sizeof rest);
-    std::uint64_t out = 0;
-    for (std::size_t i = 0; i < sizeof rest; i += 8) out = __builtin_ia32_crc32di(out, load_little_endian(rest + i));
-    return static_cast<std::uint32_t>(out);
-}
 
-// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code;
-// <cpuid.h> of g++ 10 must not be included twice, and a program may include it too.
-struct CrcInstructions {
-    bool crc32 = false, folding = false;
-    CrcInstructions() {
-        constexpr unsigned avx512_registers = 0xE6;
-        const Registers most = cpuid(0), basic = cpuid(1);
-        crc32 = has(basic.c, 20);
-        const bool pclmul = has(basic.c, 1), xgetbv = has(basic.c, 27);
-        if (!crc32 || !pclmul || !xgetbv || most.a < 7) return;
-        unsigned saved = 0, high = 0;
-        __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-        const Registers extended = cpuid(7);
-        const bool instructions = has(extended.b, 16) && has(extended.c, 10);  // avx512f, vpclmulqdq
-        folding = instructions && (saved & avx512_registers) == avx512_registers;
+    std::uint32_t operator()(std::uint64_t crc) const {
+        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
     }
 
 private:
-    struct Registers {
-        unsigned a, b, c, d;
-    };
-    static Registers cpuid(unsigned leaf) {
-        Registers out{leaf, 0, 0, 0};
-        __asm__("cpuid" : "+a"(out.a), "=b"(out.b), "+c"(out.c), "=d"(out.d));
-        return out;
-    }
-    static bool has(unsigned flags, unsigned bit) { return (flags >> bit & 1) != 0; }
+    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
 };
-inline const CrcInstructions& crc_instructions() {
-    static const CrcInstructions instructions;
-    return instructions;
-}
-inline bool has_crc32c_hardware() { return crc_instructions().crc32; }
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+                                                                       std::size_t size) {
+    static const LaneShift shift;
     crc = ~crc;
-    if (crc_instructions().folding && size >= 2 * crc32c_fold_bytes) crc = crc32c_folded(crc, data, size);
-    return ~crc32c_in_lanes(crc, data, size);
+    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
+        std::uint64_t first = crc, second = 0, third = 0;
+        for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
+            first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
+            second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
+            third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
+        }
+        crc = shift(shift(first) ^ second) ^ static_cast<std::uint32_t>(third);
+    }
+    return ~crc32c_serial(crc, data, size);
+}
+
+// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be included
+// twice, and a program may include it too.
+inline bool has_crc32c_hardware() {
+    static const bool has = [] {
+        unsigned a = 1, b = 0, c = 0, d = 0;
+        __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+        return (c >> 20 & 1) != 0;
+    }();
+    return has;
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
@@ -2268,19 +2189,13 @@ std::string big_endian(Word word) {
 }  // namespace detail::digest
 
 #ifndef S3CACHE_NO_GZIP
-// --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
+// --- gzip: inflate and deflate as push-pull filters, on zlib's own gzip mode.
 
 namespace detail::gzip {
-
-// The first buffer of deflate_all, which doubles from there.
-inline constexpr std::size_t first_output_bytes = 16 * 1024;
 
 // One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that
 // is a lie, and must not make us allocate.
 inline constexpr std::size_t expansion_max = 1032;
-
-// zlib counts in 32 bits; longer pieces take several calls.
-inline constexpr std::size_t zlib_call_bytes_max = (std::numeric_limits<uInt>::max)();
 
 enum class Step {
     output,       // the buffer is full: pull again
@@ -2296,483 +2211,6 @@ struct Pulled {
 
 inline bool looks_like_gzip(std::string_view data) { return bytes::starts_with(data, "\x1f\x8b") && data.size() >= 2; }
 
-// zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
-inline Bytef* zlib_input(const char* data) { return const_cast<Bytef*>(reinterpret_cast<const Bytef*>(data)); }
-inline Bytef* zlib_output(char* data) { return reinterpret_cast<Bytef*>(data); }
-inline uInt zlib_count(std::size_t count) { return static_cast<uInt>((std::min)(count, zlib_call_bytes_max)); }
-
-// On the heap because zlib's state points back at its z_stream: one that has moved is refused.
-struct InflateEnd {
-    void operator()(z_stream* stream) const {
-        inflateEnd(stream);
-        delete stream;
-    }
-};
-struct DeflateEnd {
-    void operator()(z_stream* stream) const {
-        deflateEnd(stream);
-        delete stream;
-    }
-};
-
-// zlib's own gzip mode is not used: it stops after one member, does not skip zero padding, checks the header's CRC and
-// refuses reserved flags. Python does the opposite in all four, and values must read the same from both sides.
-class Inflater {
-public:
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && produced < capacity) {
-            if (place_ == Place::body) {
-                const std::size_t count = inflate_some(out + produced, capacity - produced);
-                produced += count;
-                if (count == 0 && place_ == Place::body) break;
-            } else if (!input_.empty()) {
-                take(bytes::octet(input_.front()));
-                input_.remove_prefix(1);
-            } else {
-                break;
-            }
-        }
-        const Step step = produced == capacity ? Step::output : Step::needs_input;
-        return {produced, problem_ != nullptr ? Step::damaged : step};
-    }
-
-    // To be called once pull() has asked for input that does not exist. False: the data ends too early.
-    bool end_of_input() {
-        if (place_ != Place::start && place_ != Place::padding && problem_ == nullptr) problem_ = "cut short";
-        return problem_ == nullptr;
-    }
-
-    // Null while all is well.
-    const char* problem() const { return problem_; }
-
-private:
-    // Where in a member the next byte belongs. Empty input is legal, so `start` and `padding` are the places to end.
-    // clang-format off
-    enum class Place {
-        start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding
-    };
-    // clang-format on
-
-    enum Flag : unsigned { flag_header_crc = 2, flag_extra = 4, flag_name = 8, flag_comment = 16 };
-
-    void take(unsigned char byte) {
-        switch (place_) {
-        case Place::start:
-            return expect(byte == 0x1f, Place::second_magic, "not gzip data");
-        case Place::second_magic:
-            return expect(byte == 0x8b, Place::method, "not gzip data");
-        case Place::method:
-            return expect(byte == 8, Place::flags, "unknown compression method");
-        case Place::flags:
-            flags_ = byte;
-            return skip(6, Place::fixed);  // time, level and system
-        case Place::fixed:
-        case Place::extra:
-        case Place::crc:
-            return count_down();
-        case Place::extra_size:
-            return take_extra_size(byte);
-        case Place::name:
-        case Place::comment:
-            return byte == 0 ? next_field(place_) : void();
-        case Place::trailer:
-            return take_trailer(byte);
-        case Place::padding:
-            return byte == 0 ? void() : restart(byte);
-        case Place::body:
-            return;  // never here: pull() hands these bytes to zlib
-        }
-    }
-
-    void expect(bool met, Place next, const char* otherwise) {
-        if (met)
-            place_ = next;
-        else
-            problem_ = otherwise;
-    }
-
-    void go(Place next) { place_ = next; }
-
-    void skip(std::size_t count, Place place) {
-        place_ = place;
-        left_ = count;
-        if (left_ == 0) next_field(place);
-    }
-
-    void count_down() {
-        if (--left_ == 0) next_field(place_);
-    }
-
-    // The optional fields follow each other in the order of the cases, each there only if its flag is set.
-    void next_field(Place done) {
-        switch (done) {
-        case Place::fixed:
-            if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
-            [[fallthrough]];
-        case Place::extra:
-            if ((flags_ & flag_name) != 0) return go(Place::name);
-            [[fallthrough]];
-        case Place::name:
-            if ((flags_ & flag_comment) != 0) return go(Place::comment);
-            [[fallthrough]];
-        case Place::comment:
-            if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
-            [[fallthrough]];
-        default:
-            return begin_body();
-        }
-    }
-
-    void expect_little_endian(unsigned count, Place place) {
-        place_ = place;
-        number_ = 0;
-        number_bytes_ = 0;
-        left_ = count;
-    }
-
-    // True once the number is whole.
-    bool take_little_endian(unsigned char byte) {
-        number_ |= std::uint64_t{byte} << (8 * number_bytes_++);
-        return number_bytes_ == left_;
-    }
-
-    void take_extra_size(unsigned char byte) {
-        if (take_little_endian(byte)) skip(static_cast<std::size_t>(number_), Place::extra);
-    }
-
-    void begin_body() {
-        place_ = Place::body;
-        crc_ = crc32(0, nullptr, 0);
-        size_ = 0;
-        if (stream_) return expect(inflateReset(stream_.get()) == Z_OK, Place::body, "zlib cannot start again");
-        z_stream* fresh = new (std::nothrow) z_stream();
-        if (fresh == nullptr) return expect(false, Place::body, "out of memory");
-        stream_.reset(fresh);  // inflateEnd of a stream that did not come up is a harmless error
-        expect(inflateInit2(stream_.get(), -MAX_WBITS) == Z_OK, Place::body, "zlib has no memory");
-    }
-
-    // Straight into the caller's buffer. With no input left it still runs, because zlib may hold output back.
-    std::size_t inflate_some(char* out, std::size_t capacity) {
-        stream_->next_in = zlib_input(input_.data());
-        stream_->avail_in = zlib_count(input_.size());
-        stream_->next_out = zlib_output(out);
-        stream_->avail_out = zlib_count(capacity);
-        const std::size_t offered = stream_->avail_in;
-        const std::size_t room = stream_->avail_out;
-        const int result = inflate(stream_.get(), Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream_->avail_in);
-        const std::size_t produced = room - stream_->avail_out;
-        crc_ = crc32(crc_, zlib_output(out), static_cast<uInt>(produced));
-        size_ += static_cast<std::uint32_t>(produced);  // modulo 2^32, which is what the trailer holds
-        if (result == Z_STREAM_END)
-            expect_little_endian(8, Place::trailer);
-        else if (result == Z_MEM_ERROR)
-            problem_ = "zlib has no memory";
-        else if (result != Z_OK && result != Z_BUF_ERROR)
-            problem_ = "compressed data is damaged";
-        return produced;
-    }
-
-    void take_trailer(unsigned char byte) {
-        if (!take_little_endian(byte)) return;
-        place_ = Place::padding;
-        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_))
-            problem_ = "checksum does not match";
-        else if (static_cast<std::uint32_t>(number_ >> 32) != size_)
-            problem_ = "length does not match";
-    }
-
-    void restart(unsigned char byte) {
-        place_ = Place::start;
-        take(byte);
-    }
-
-    std::string_view input_;
-    Place place_ = Place::start;
-    unsigned flags_ = 0;
-    std::size_t left_ = 0;  // bytes of the present field still to come, or bytes of the number being read
-    std::uint64_t number_ = 0;
-    unsigned number_bytes_ = 0;
-    uLong crc_ = 0;
-    std::uint32_t size_ = 0;
-    const char* problem_ = nullptr;
-    std::unique_ptr<z_stream, InflateEnd> stream_;
-};
-
-// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
-class Deflater {
-public:
-    explicit Deflater(int level) : state_(new (std::nothrow) State()), problem_(start(level)) {}
-
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
-
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && !done_ && produced < capacity) {
-            const std::size_t count = deflate_some(out + produced, capacity - produced);
-            produced += count;
-            if (count == 0 && input_.empty() && !done_) break;
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (done_) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
-    const char* problem() const { return problem_; }
-
-private:
-    // zlib keeps a pointer to the header too, so both stay where they are when a Deflater moves.
-    struct State {
-        gz_header header{};
-        std::unique_ptr<z_stream, DeflateEnd> stream;
-    };
-
-    const char* start(int level) {
-        constexpr const char* no_memory = "zlib has no memory, or the level is not one of its own";
-        if (!state_) return no_memory;
-        state_->stream.reset(new (std::nothrow) z_stream());
-        if (!state_->stream) return no_memory;
-        constexpr int gzip_bits = MAX_WBITS + 16;
-        constexpr int memory_level = 8;  // zlib's default
-        z_stream* stream = state_->stream.get();
-        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK)
-            return no_memory;
-        state_->header.os = 255;
-        return deflateSetHeader(stream, &state_->header) == Z_OK ? nullptr : "zlib refuses the header";
-    }
-
-    std::size_t deflate_some(char* out, std::size_t capacity) {
-        z_stream& stream = *state_->stream;
-        stream.next_in = zlib_input(input_.data());
-        stream.avail_in = zlib_count(input_.size());
-        stream.next_out = zlib_output(out);
-        stream.avail_out = zlib_count(capacity);
-        const std::size_t offered = stream.avail_in;
-        const std::size_t room = stream.avail_out;
-        const bool all_offered = offered == input_.size();
-        const int result = deflate(&stream, finishing_ && all_offered ? Z_FINISH : Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream.avail_in);
-        done_ = result == Z_STREAM_END;
-        if (!done_ && result != Z_OK && result != Z_BUF_ERROR) problem_ = "zlib reports an error";
-        return room - stream.avail_out;
-    }
-
-    std::string_view input_;
-    std::unique_ptr<State> state_;
-    const char* problem_;
-    bool finishing_ = false;
-    bool done_ = false;
-};
-
-// What one helper thread compresses at a time: long enough that a member's own head, trailer and empty dictionary don't show.
-inline constexpr std::size_t member_bytes = std::size_t{1} << 20;
-// What waits for a helper, so that none is idle while the caller is busy elsewhere.
-inline constexpr std::size_t members_waiting_max = 2;
-
-// A Deflater that leaves the work to helper threads: it cuts the input into members, which are compressed several at once
-// and given out in their order. Helpers start as members do, and are gone with the object.
-class ParallelDeflater {
-public:
-    ParallelDeflater(int level, unsigned threads) : level_(level), threads_(threads) {}
-    ~ParallelDeflater() {
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            over_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& helper : helpers_) helper.join();
-    }
-    ParallelDeflater(const ParallelDeflater&) = delete;
-    ParallelDeflater& operator=(const ParallelDeflater&) = delete;
-
-    // As Deflater's.
-    void feed(std::string_view input) { input_ = input; }
-    void finish() { finishing_ = true; }
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (produced < capacity && gather() && !members_.empty()) {
-            if (!ready(finishing_ || !input_.empty())) break;
-            produced += give(out + produced, capacity - produced);
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (finishing_ && input_.empty() && members_.empty()) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-    const char* problem() const { return problem_; }
-
-private:
-    struct Member {
-        std::unique_ptr<char[]> input{}, output{};
-        std::size_t filled = 0, produced = 0, given = 0;
-        const char* problem = nullptr;
-        bool done = false;  // under the lock once a helper has it
-    };
-
-    // Makes members of the input, as long as there is room for more. False: problem() says why not.
-    bool gather() {
-        while (problem_ == nullptr && !input_.empty() && members_.size() < threads_ + members_waiting_max) {
-            if (!open_) open_ = fresh();
-            if (!open_) break;
-            const std::size_t count = (std::min)(input_.size(), member_bytes - open_->filled);
-            input_.copy(open_->input.get() + open_->filled, count);
-            input_.remove_prefix(count);
-            open_->filled += count;
-            if (open_->filled == member_bytes) submit();
-        }
-        const bool last = finishing_ && input_.empty() && (open_ || made_ == 0);
-        if (last && !open_) open_ = fresh();
-        if (last && open_) submit();
-        return problem_ == nullptr;
-    }
-
-    std::unique_ptr<Member> fresh() {
-        if (!spare_.empty()) {
-            std::unique_ptr<Member> used = std::move(spare_.back());
-            spare_.pop_back();
-            return used;
-        }
-        auto member = std::make_unique<Member>();
-        member->input.reset(new (std::nothrow) char[member_bytes]);
-        member->output.reset(new (std::nothrow) char[output_bytes()]);
-        if (member->input && member->output) return member;
-        problem_ = "no memory";
-        return nullptr;
-    }
-
-    // Input that is a single short member is not worth a thread.
-    void submit() {
-        Member& member = *open_;
-        members_.push_back(std::move(open_));
-        const bool only = made_++ == 0 && finishing_;
-        if (only || !have_helper()) {
-            compress(member);
-            member.done = true;
-            return;
-        }
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            waiting_.push_back(&member);
-        }
-        wake_.notify_one();
-    }
-
-    bool have_helper() {
-        if (helpers_.size() == threads_) return threads_ > 0;
-#if S3CACHE_EXCEPTIONS
-        try {
-            start_helper();
-        } catch (...) {
-            // No more threads to be had here: those there are, or the caller's own, do the work.
-        }
-#else
-        start_helper();
-#endif
-        return !helpers_.empty();
-    }
-    // Signals stay with the application's own threads.
-    void start_helper() {
-        helpers_.reserve(threads_);
-#if defined(_WIN32)
-        helpers_.emplace_back([this] { help(); });
-#else
-        struct Mask {
-            Mask() {
-                sigset_t all;
-                sigfillset(&all);
-                pthread_sigmask(SIG_SETMASK, &all, &before);
-            }
-            ~Mask() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
-            sigset_t before{};
-        };
-        const Mask mask;
-        helpers_.emplace_back([this] { help(); });
-#endif
-    }
-
-    void help() {
-        std::unique_lock<std::mutex> hold(lock_);
-        for (;;) {
-            wake_.wait(hold, [this] { return over_ || !waiting_.empty(); });
-            if (over_) return;
-            Member& member = *waiting_.front();
-            waiting_.erase(waiting_.begin());
-            hold.unlock();
-            compress(member);
-            hold.lock();
-            member.done = true;
-            done_.notify_one();
-        }
-    }
-
-    // zlib's own bound, and room for gzip's head, which is longer than the one that it counts on.
-    static std::size_t output_bytes() {
-        return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64;
-    }
-
-    void compress(Member& member) const {
-        Deflater deflater(level_);
-        deflater.feed(std::string_view(member.input.get(), member.filled));
-        deflater.finish();
-        const Pulled pulled = deflater.pull(member.output.get(), output_bytes());
-        member.produced = pulled.produced;
-        if (pulled.step == Step::finished) return;
-        member.problem = deflater.problem() ? deflater.problem() : "zlib wrote more than it promised";
-    }
-
-    // Whether the first member can be given out.
-    bool ready(bool wait) {
-        std::unique_lock<std::mutex> hold(lock_);
-        const Member& first = *members_.front();
-        if (wait) done_.wait(hold, [&first] { return first.done; });
-        return first.done;
-    }
-
-    std::size_t give(char* out, std::size_t capacity) {
-        Member& first = *members_.front();
-        problem_ = first.problem;
-        const std::size_t count = (std::min)(capacity, first.produced - first.given);
-        std::memcpy(out, first.output.get() + first.given, count);
-        first.given += count;
-        if (first.given < first.produced) return count;
-        first.filled = first.produced = first.given = 0;
-        first.done = false;
-        spare_.push_back(std::move(members_.front()));
-        members_.erase(members_.begin());
-        return count;
-    }
-
-    const int level_;
-    const std::size_t threads_;
-    std::string_view input_{};
-    bool finishing_ = false;
-    const char* problem_ = nullptr;
-    std::unique_ptr<Member> open_{};                            // being filled
-    std::vector<std::unique_ptr<Member>> members_{}, spare_{};  // in order; to be used again
-    std::size_t made_ = 0;
-
-    std::mutex lock_{};
-    std::condition_variable wake_{}, done_{};
-    std::vector<Member*> waiting_{};
-    bool over_ = false;
-    std::vector<std::thread> helpers_{};
-};
-
-// Doubles, but never past one byte more than the limit: that byte tells "exactly the limit" from "too long".
-inline void grow(std::string& out, std::size_t limit_bytes) {
-    const std::size_t most = limit_bytes < (std::numeric_limits<std::size_t>::max)() ? limit_bytes + 1 : limit_bytes;
-    const std::size_t wanted = out.empty() ? first_output_bytes : out.size() <= most / 2 ? out.size() * 2 : most;
-    out.resize((std::min)(wanted, most));
-}
-
 // What the last member says it holds: with one member, the whole value unless it has 4 GiB. A first guess, no more.
 inline std::size_t claimed_size(std::string_view data) {
     std::uint64_t size = 0;
@@ -2783,48 +2221,135 @@ inline std::size_t claimed_size(std::string_view data) {
     return static_cast<std::size_t>((std::min)(size, most));
 }
 
-// The limit counts output, since four kilobytes of input can stand for four megabytes. `problem` is set on refusal.
-inline std::optional<std::string> inflate_all(std::string_view data, std::size_t limit_bytes, std::string& problem) {
-    Inflater inflater;
-    inflater.feed(data);
-    std::string out((std::min)(claimed_size(data), limit_bytes) + 1, '\0');  // the one more shows that it ended there
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output && used <= limit_bytes) {
-        if (used == out.size()) grow(out, limit_bytes);
-        const Pulled pulled = inflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
-    }
-    if (used > limit_bytes) {
-        problem = "larger than the limit once inflated";
-        return std::nullopt;
-    }
-    if (!inflater.end_of_input()) {
-        problem = inflater.problem();
-        return std::nullopt;
-    }
-    out.resize(used);
-    return out;
-}
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+class Filter {
+public:
+    // Borrowed until pull() answers needs_input.
+    void feed(std::string_view input) { input_ = input; }
 
-// Empty only if zlib has no memory: the shortest gzip member has twenty bytes.
-inline std::string deflate_all(std::string_view data, int level) {
-    Deflater deflater(level);
-    deflater.feed(data);
-    deflater.finish();
-    std::string out;
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output) {
-        if (used == out.size()) grow(out, (std::numeric_limits<std::size_t>::max)());
-        const Pulled pulled = deflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
+    // Null while all is well. A failed allocation is a problem like any other.
+    const char* problem() const { return problem_; }
+
+protected:
+    using Function = int (*)(z_stream*);
+
+    // zlib's state points back at its z_stream, so that one stays where it is when a filter moves.
+    struct End {
+        Function end;
+        void operator()(z_stream* stream) const {
+            end(stream);
+            delete stream;
+        }
+    };
+
+    // Sets problem() if zlib's `begin` does not succeed.
+    template <class Begin>
+    void open(Function end, Begin begin) {
+        stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
+        if (!stream_ || begin(stream_.get()) != Z_OK) problem_ = "zlib has no memory, or does not know the level";
     }
-    out.resize(step == Step::finished ? used : 0);
-    return out;
-}
+
+    // One step of zlib's, from the input straight into the caller's buffer; adds to `produced`. zlib counts in 32 bits, so
+    // that long pieces take several steps.
+    int run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
+        constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
+        // zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
+        stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+        stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+        stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
+        stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+        const std::size_t offered = stream_->avail_in;
+        const std::size_t room = stream_->avail_out;
+        const int result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+        input_.remove_prefix(offered - stream_->avail_in);
+        produced += room - stream_->avail_out;
+        if (result == Z_MEM_ERROR)
+            problem_ = "zlib has no memory";
+        else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
+            problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
+        return result;
+    }
+
+    std::unique_ptr<z_stream, End> stream_{};
+    std::string_view input_{};
+    const char* problem_ = nullptr;
+};
+
+// Members one after the other, with zeros between and behind them, as Python's gzip module takes them.
+class Inflater : public Filter {
+public:
+    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (produced < capacity && begin_member()) {
+            const std::size_t before = produced;
+            in_member_ = run(inflate, Z_NO_FLUSH, out, capacity, produced) != Z_STREAM_END;
+            if (problem_ != nullptr || (produced == before && input_.empty())) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all is
+    // an empty value.
+    bool end_of_input() {
+        if (in_member_ && problem_ == nullptr) problem_ = "cut short";
+        return problem_ == nullptr;
+    }
+
+private:
+    // False: no input is there to begin a member with, or a problem.
+    bool begin_member() {
+        if (in_member_ || problem_ != nullptr) return problem_ == nullptr;
+        if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
+        if (input_.empty()) return false;
+        in_member_ = true;
+        if (!stream_)
+            open(inflateEnd, [](z_stream* stream) { return inflateInit2(stream, 16 + MAX_WBITS); });
+        else if (inflateReset(stream_.get()) != Z_OK)
+            problem_ = "zlib cannot start again";
+        return problem_ == nullptr;
+    }
+
+    bool in_member_ = false;
+};
+
+// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
+class Deflater : public Filter {
+public:
+    explicit Deflater(int level) {
+        static gz_header header = [] {  // which zlib only reads
+            gz_header unknown{};
+            unknown.os = 255;
+            return unknown;
+        }();
+        constexpr int memory_level = 8;  // zlib's default
+        open(deflateEnd, [level](z_stream* stream) {
+            const int result =
+                deflateInit2(stream, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY);
+            return result == Z_OK ? deflateSetHeader(stream, &header) : result;
+        });
+    }
+
+    // No input will follow: pull() until finished.
+    void finish() { finishing_ = true; }
+
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (problem_ == nullptr && !done_ && produced < capacity) {
+            const std::size_t before = produced;
+            done_ = run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced) == Z_STREAM_END;
+            if (produced == before && input_.empty()) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        if (done_) return {produced, Step::finished};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+private:
+    bool finishing_ = false;
+    bool done_ = false;
+};
 
 }  // namespace detail::gzip
 
@@ -7036,9 +6561,7 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
     constexpr std::string_view prefix = "x-amz-checksum-";
     if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
     std::string type = bytes::lower(name.substr(prefix.size()));
-    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) ||
-        value.find('-') != std::string_view::npos)
-        return;
+    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme"}) || value.find('-') != std::string_view::npos) return;
     facts.store_sum_type = std::move(type);
     facts.store_sum = value;
 }
@@ -8212,16 +7735,12 @@ private:
         return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(wanted_etag());
     }
     bool begin_store_sum() {
-        if (facts_.store_sum_type == "sha256") sha256_.emplace();
-        if (facts_.store_sum_type == "sha1") sha1_.emplace();
 #ifdef S3CACHE_NO_GZIP
         if (facts_.store_sum_type == "crc32") return false;  // zlib has that one
 #endif
         return !facts_.store_sum_type.empty();
     }
     void update_store_sum(const char* data, std::size_t size) {
-        if (sha256_) return sha256_->update({data, size});
-        if (sha1_) return sha1_->update({data, size});
         if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
         if (facts_.store_sum_type == "crc32c")
             store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
@@ -8231,8 +7750,6 @@ private:
 #endif
     }
     std::string store_sum() {
-        if (sha256_) return bytes::base64(digest::as_text(sha256_->finish()));
-        if (sha1_) return bytes::base64(digest::as_text(sha1_->finish()));
         if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
         return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
     }
@@ -8242,8 +7759,6 @@ private:
     std::uint32_t crc_ = 0;
     std::uint64_t store_crc_ = 0, in_part_ = 0;
     std::optional<digest::Md5> md5_{};
-    std::optional<digest::Sha1> sha1_{};
-    std::optional<digest::Sha256> sha256_{};
     std::string md5s_{};
 };
 
@@ -8470,14 +7985,10 @@ inline Result<void> Incoming::check_answer() {
 // The bytes that a set() sends: a Source, deflated on the way if asked to.
 class Intake {
 public:
-    Intake(const Source& source, std::optional<int> level, unsigned threads = 0) : source_(source) {
-        static_cast<void>(threads);
+    Intake(const Source& source, std::optional<int> level) : source_(source) {
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
-        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes)
-            crew_.emplace(*level, threads);
-        else
-            deflater_.emplace(*level);
+        deflater_.emplace(*level);
         raw_.resize(
             static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
@@ -8489,14 +8000,13 @@ public:
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
         if (deflater_) return deflate(*deflater_, buffer, capacity);
-        if (crew_) return deflate(*crew_, buffer, capacity);
 #endif
         return pull(buffer, capacity);
     }
     std::uint64_t taken() const { return taken_; }
     bool deflates() const {
 #ifndef S3CACHE_NO_GZIP
-        return deflater_ || crew_;
+        return deflater_.has_value();
 #else
         return false;
 #endif
@@ -8519,10 +8029,8 @@ private:
     bool ended_ = false;
     std::optional<char> ahead_;
 #ifndef S3CACHE_NO_GZIP
-    template <class Deflater>
-    Result<std::size_t> deflate(Deflater& deflater, char* buffer, std::size_t capacity);
+    Result<std::size_t> deflate(gzip::Deflater& deflater, char* buffer, std::size_t capacity);
     std::optional<gzip::Deflater> deflater_;
-    std::optional<gzip::ParallelDeflater> crew_;
     std::string raw_;
 #endif
 };
@@ -8555,8 +8063,7 @@ inline Result<std::size_t> Intake::pull(char* buffer, std::size_t capacity) {
 }
 
 #ifndef S3CACHE_NO_GZIP
-template <class Deflater>
-Result<std::size_t> Intake::deflate(Deflater& deflater, char* buffer, std::size_t capacity) {
+inline Result<std::size_t> Intake::deflate(gzip::Deflater& deflater, char* buffer, std::size_t capacity) {
     std::size_t filled = 0;
     if (ahead_ && capacity) {
         buffer[filled++] = *ahead_;
@@ -10287,8 +9794,8 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     transfer::Target target = target_for(core, key, kind, options.compress, options);
     tell_cost(target, cost);
     Meter meter(session, options.progress, source.size());
-    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt,
-                            core.config.compression_threads);
+    transfer::Intake intake(source,
+                            options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
     StreamUpload upload(session, target, intake, *plan, meter);
@@ -11395,7 +10902,6 @@ inline std::string config_flaw(const Config& config) {
         return "Config::part_bytes and transfer_bytes_max must be over zero";
     if (config.compression_level < 0 || config.compression_level > 9)
         return "Config::compression_level is not within 0 and 9";
-    if (config.compression_threads > 16) return "Config::compression_threads is over 16";
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
