@@ -21,8 +21,7 @@
 //            Result<...> and never throws. With -fno-exceptions only the try_ forms exist. Those on many keys come once,
 //            give a Result for each key, and never throw.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
-//            thread at a time. Every operation blocks until it is done. No thread is started, but for
-//            Config::compression_threads if they are asked for.
+//            thread at a time. Every operation blocks until it is done. No thread is ever started.
 // Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
 //            needs an init or shutdown call.
 //
@@ -33,13 +32,17 @@
 //              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN
 //
 // Contents   public half: version, errors, values, options, Cache
-//            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
+//            then, behind the line: utf8 bytes json dates digest gzip xml ini endpoint sigv4 (pure)
 //            and http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
 //
 // Licence    MIT, see the end of this file.
 
 #ifndef S3CACHE_HPP
 #define S3CACHE_HPP
+
+#if __cplusplus < 201703L && (!defined(_MSVC_LANG) || _MSVC_LANG < 201703L)
+#error "s3cache.hpp needs C++17 or later: compile with -std=c++17"
+#endif
 
 // --- mode, version ---------------------------------------------------------------------------------------------------
 
@@ -52,17 +55,31 @@
 #define S3CACHE_EXCEPTIONS 0
 #endif
 
-// The inline namespace names the version and the mode, so that files compiled differently fail to link instead of
-// sharing a type whose layout differs (Error derives from std::runtime_error only where there are exceptions).
-#if defined(S3CACHE_DECLARATIONS_ONLY) && S3CACHE_EXCEPTIONS
-#define S3CACHE_ABI v0_1_0_split
-#elif defined(S3CACHE_DECLARATIONS_ONLY)
-#define S3CACHE_ABI v0_1_0_split_noexcept
-#elif S3CACHE_EXCEPTIONS
-#define S3CACHE_ABI v0_1_0
+// The inline namespace names the version and everything that is compiled differently, so that files of two kinds fail to
+// link instead of sharing a type whose layout differs, or the functions of whichever comes first.
+#if defined(S3CACHE_DECLARATIONS_ONLY)
+#define S3CACHE_ABI_MODE _split
 #else
-#define S3CACHE_ABI v0_1_0_noexcept
+#define S3CACHE_ABI_MODE
 #endif
+#if S3CACHE_EXCEPTIONS
+#define S3CACHE_ABI_THROWS
+#else
+#define S3CACHE_ABI_THROWS _noexcept
+#endif
+#if defined(S3CACHE_NO_GZIP)
+#define S3CACHE_ABI_GZIP _nogzip
+#else
+#define S3CACHE_ABI_GZIP
+#endif
+#if defined(S3CACHE_NO_CREDENTIAL_CHAIN)
+#define S3CACHE_ABI_CHAIN _nochain
+#else
+#define S3CACHE_ABI_CHAIN
+#endif
+#define S3CACHE_JOIN(a, b, c, d, e) a##b##c##d##e
+#define S3CACHE_NAME(a, b, c, d, e) S3CACHE_JOIN(a, b, c, d, e)
+#define S3CACHE_ABI S3CACHE_NAME(v0_1_0, S3CACHE_ABI_MODE, S3CACHE_ABI_THROWS, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
 
 #if defined(S3CACHE_DECLARATIONS_ONLY)
 #define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
@@ -85,11 +102,6 @@
 #include <type_traits>  // constraints of Payload, Source and codec
 #include <utility>      // std::move
 #include <vector>       // metadata, many keys
-#if defined(__has_include) && __cplusplus >= 202002L
-#if __has_include(<span>)
-#include <span>  // Payload from std::span
-#endif
-#endif
 
 namespace s3cache {
 inline namespace S3CACHE_ABI {
@@ -157,6 +169,9 @@ public:
 #endif
           details_(std::make_shared<const Details>(std::move(details))) {
     }
+
+    Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
+    Error& operator=(const Error&) noexcept = default;
 
     Errc code() const noexcept { return details_->code; }
     int status() const noexcept { return details_->status; }
@@ -297,12 +312,14 @@ struct Info {
 // A whole value in memory, decompressed.
 class Value {
 public:
-    Value(std::string data, Kind kind, Info info) : data_(std::move(data)), kind_(kind), info_(std::move(info)) {}
+    Value(std::string data, Kind kind, Info info = {}) : data_(std::move(data)), kind_(kind), info_(std::move(info)) {}
 
     Kind kind() const noexcept { return kind_; }
     const std::string& str() const& noexcept { return data_; }
     std::string str() && noexcept { return std::move(data_); }
     std::string_view view() const noexcept { return data_; }
+    const std::byte* data() const noexcept { return reinterpret_cast<const std::byte*>(data_.data()); }
+    std::size_t size() const noexcept { return data_.size(); }
     const Info& info() const noexcept { return info_; }
     // The entry says that there is nothing (see nothing()). Its JSON is then `null`, which Python reads as None.
     bool negative() const noexcept { return info_.negative; }
@@ -313,20 +330,37 @@ private:
     Info info_;
 };
 
+namespace detail {
+// Containers of bytes that lie in one piece: vector, array and span of char, unsigned char or std::byte.
+template <class T, class = void>
+struct is_bytes : std::false_type {};
+template <class T>
+struct is_bytes<T, std::void_t<decltype(std::declval<const T&>().data()), decltype(std::declval<const T&>().size())>> {
+    using Byte = std::remove_cv_t<std::remove_pointer_t<decltype(std::declval<const T&>().data())>>;
+    static constexpr bool value =
+        (std::is_same_v<Byte, char> || std::is_same_v<Byte, unsigned char> ||
+         std::is_same_v<Byte, std::byte>)&&!std::is_convertible_v<const T&, std::string_view> &&
+        !std::is_same_v<T, Value>;
+};
+}  // namespace detail
+
+// A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
+struct Nothing {};
+inline Nothing nothing() { return {}; }
+
 // What set() stores. Borrows: the data must live until the call returns; nothing is copied.
 class Payload {
 public:
     Payload(const char* text) : data_(text ? text : ""), present_(text != nullptr) {}
     Payload(const std::string& text) : data_(text) {}
     Payload(std::string_view text) : data_(text) {}
-    Payload(const std::vector<std::byte>& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
-    Payload(const std::vector<unsigned char>& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
-#if defined(__cpp_lib_span)
-    template <class T, std::size_t N, class = std::enable_if_t<sizeof(T) == 1 && std::is_trivially_copyable_v<T>>>
-    Payload(std::span<T, N> bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
-#endif
+    Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
+    template <class Bytes, class = std::enable_if_t<detail::is_bytes<Bytes>::value>>
+    Payload(const Bytes& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
     Payload(const void* data, std::size_t size, Kind kind)
-        : data_(size ? static_cast<const char*>(data) : "", size), kind_(kind), present_(data || !size) {}
+        : data_(size && data ? static_cast<const char*>(data) : "", data ? size : 0),
+          kind_(kind),
+          present_(data || !size) {}
 
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
@@ -334,7 +368,6 @@ public:
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
-    friend Payload nothing();
     std::string_view data_;
     std::optional<Kind> kind_;
     bool present_ = true;
@@ -343,13 +376,8 @@ private:
 
 // JSON text. Refused by set() with Errc::invalid_argument unless Python's json.loads would take it.
 inline Payload json(std::string_view text) { return {text.data(), text.size(), Kind::json}; }
+inline Payload json(const char* text) { return text ? json(std::string_view(text)) : Payload(text); }
 inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
-// A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
-inline Payload nothing() {
-    Payload out("null", 4, Kind::json);
-    out.negative_ = true;
-    return out;
-}
 
 // What a Source's callable returns to say that it failed; the upload is then aborted and nothing is stored.
 inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
@@ -360,7 +388,13 @@ public:
     using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
 
     Source(std::istream& in);
-    Source(std::istream&& in) : Source(in) {}
+    template <class Stream, std::enable_if_t<std::is_base_of_v<std::istream, Stream>, int> = 0>
+    Source(Stream&& in) {  // lvalues match the constructor above
+        auto held = std::make_shared<Stream>(std::move(in));
+        read_ = [held, inner = Source(static_cast<std::istream&>(*held))](char* buffer, std::size_t capacity) {
+            return inner.read(buffer, capacity);
+        };
+    }
     template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Source> &&
                                                 std::is_invocable_r_v<std::size_t, F&, char*, std::size_t>>>
     Source(F&& read) : read_(keep(std::forward<F>(read))) {}
@@ -393,18 +427,61 @@ Source file(const std::string& path);
 // The concatenation of a range of string-likes, which must outlive the call.
 template <class Iterator>
 Source chunks(Iterator first, Iterator last) {
-    return [first, last, rest = std::string_view()](char* buffer, std::size_t capacity) mutable -> std::size_t {
-        while (rest.empty()) {
-            if (first == last) return 0;
-            rest = std::string_view(*first);
-            ++first;
+    static_assert(
+        std::is_reference_v<decltype(*first)> || !std::is_same_v<std::decay_t<decltype(*first)>, std::string>,
+        "chunks(): this iterator makes a new std::string each time, which nobody keeps: keep them in a container");
+    // The iterator moves on only when its piece is used up, since some (istream_iterator) keep the piece themselves.
+    return [first, last, taken = std::size_t{0}](char* buffer, std::size_t capacity) mutable -> std::size_t {
+        for (; first != last; ++first, taken = 0) {
+            const std::string_view piece(*first);
+            const std::size_t count = piece.substr(taken).copy(buffer, capacity);
+            taken += count;
+            if (count) return count;
         }
-        const std::size_t count = rest.size() < capacity ? rest.size() : capacity;
-        rest.copy(buffer, count);
-        rest.remove_prefix(count);
-        return count;
+        return 0;
     };
 }
+
+namespace detail {
+inline bool is_end(std::string_view item) { return item.empty(); }
+template <class T>
+bool is_end(const std::optional<T>& item) {
+    return !item;
+}
+inline const std::string_view& item_in(const std::string_view& item) { return item; }
+template <class T>
+const T& item_in(const std::optional<T>& item) {
+    return *item;
+}
+
+// Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
+template <class Range, class Next>
+class Iterator {
+public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = std::decay_t<decltype(item_in(std::declval<const Next&>()))>;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const value_type*;
+    using reference = const value_type&;
+
+    Iterator() = default;
+    explicit Iterator(Range& range) : range_(&range) { ++*this; }
+    reference operator*() const { return item_in(next_); }
+    pointer operator->() const { return &item_in(next_); }
+    Iterator& operator++() {
+        next_ = range_->try_next().value();
+        if (is_end(next_)) range_ = nullptr;
+        return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& a, const Iterator& b) { return a.range_ == b.range_; }
+    friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
+
+private:
+    Range* range_ = nullptr;
+    Next next_{};
+};
+}  // namespace detail
 
 // An entry as a stream of its decompressed bytes. Pull-based: what is not read is not downloaded, beyond a bounded
 // buffer. Damage is reported before the end is: bytes already read of a damaged entry must not be used. Closing early
@@ -421,32 +498,7 @@ public:
     Result<std::string_view> try_next();
     const Info& info() const noexcept;
 
-    class Iterator {
-    public:
-        using iterator_category = std::input_iterator_tag;
-        using value_type = std::string_view;
-        using difference_type = std::ptrdiff_t;
-        using pointer = const std::string_view*;
-        using reference = const std::string_view&;
-
-        Iterator() = default;
-        explicit Iterator(Reader& reader) : reader_(&reader) { ++*this; }
-        reference operator*() const { return chunk_; }
-        pointer operator->() const { return &chunk_; }
-        Iterator& operator++() {
-            chunk_ = reader_->try_next().value();
-            if (chunk_.empty()) reader_ = nullptr;
-            return *this;
-        }
-        void operator++(int) { ++*this; }
-        friend bool operator==(const Iterator& a, const Iterator& b) { return a.reader_ == b.reader_; }
-        friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
-
-    private:
-        Reader* reader_ = nullptr;
-        std::string_view chunk_;
-    };
-
+    using Iterator = detail::Iterator<Reader, std::string_view>;
 #if S3CACHE_EXCEPTIONS
     std::size_t read(char* buffer, std::size_t capacity) { return try_read(buffer, capacity).value(); }
     Iterator begin() { return Iterator(*this); }
@@ -473,6 +525,13 @@ template <class T, class = void>
 struct has_codec : std::false_type {};
 template <class T>
 struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
+// What set() takes by itself; and what it takes, or refuses, through codec<T>.
+template <class T>
+struct is_plain : std::bool_constant<std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>> {};
+template <class T>
+struct is_storable : std::bool_constant<has_codec<T>::value || is_plain<T>::value> {};
+template <class T>
+struct is_object : std::bool_constant<has_codec<T>::value || !is_plain<T>::value> {};
 }  // namespace detail
 
 // --- options ---------------------------------------------------------------------------------------------------------
@@ -499,7 +558,11 @@ public:
         : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
     // Called from the thread that needs them, one call at a time; again when `expires` draws near.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
-    CredentialsProvider(F get) : get_(std::move(get)) {}
+    CredentialsProvider(F get) : get_(std::move(get)) {
+        // An empty function is a mistake, and must not silently stand for the chain.
+        if (!get_)
+            get_ = [] { return Result<Credentials>(Error(Errc::credentials, "the provider is an empty function")); };
+    }
 
     explicit operator bool() const noexcept { return static_cast<bool>(get_); }
     Result<Credentials> operator()() const { return get_(); }
@@ -535,10 +598,12 @@ struct SetOptions {
     std::string content_type{};    // empty: by kind
     std::optional<Kind> kind{};    // of a Source, whose bytes are taken at the caller's word; empty: bytes
     ProgressCallback progress{};
+    std::optional<std::chrono::milliseconds> timeout{};  // of this call; empty: Config::call_timeout
 };
 
 struct GetOptions {
-    ProgressCallback progress{};  // of a Reader, while it is read
+    ProgressCallback progress{};                         // of a Reader, while it is read
+    std::optional<std::chrono::milliseconds> timeout{};  // of this call; empty: Config::call_timeout
 };
 
 // How get_or_set deals with many callers, failures and the end of an entry's time. All is off by default.
@@ -561,7 +626,7 @@ struct Event {
     std::string_view operation{};  // such as get, set, abort_upload
     std::string_view key{};
     // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: tolerated
-    // (an error told as a miss) unconditional (the store does not honour conditions) stale early computed waited
+    // (an error reported as a miss) unconditional (the store does not honour conditions) stale early computed waited
     std::string_view outcome{};
     int attempt = 0;            // from 1; 0: the operation's outcome
     int status = 0;             // HTTP
@@ -606,7 +671,7 @@ struct Config {
     Conditions conditions = Conditions::automatic;
     double ttl_jitter = 0;   // in [0, 1): each TTL is cut by up to this share, so that not all end at once
     bool read_only = false;  // what writes is Errc::read_only; get_or_set computes and does not store
-    // Errors of get, get_stream, get_file, get_many, stat and contains are told as misses, for callers that rather compute
+    // Errors of get, get_stream, get_file, get_many, stat and contains are reported as misses, for callers that rather compute
     // again: counted in stats().tolerated. Wrong arguments and a cancellation stay errors.
     bool errors_are_misses = false;
     bool unsigned_payload = false;   // over https: bodies are not hashed, which saves 0.6 ms a MiB
@@ -628,21 +693,16 @@ struct Config {
 
     // how much
     std::size_t part_bytes = std::size_t{8} << 20;  // of uploads in parts and ranged downloads; grows when it must
-    std::size_t transfer_bytes_max = std::size_t{64}
-                                     << 20;  // buffers of one transfer: parts in flight times their size
-    unsigned connections = 8;                // of one call at once: parts, ranges, many keys
-    int compression_level = 6;               // zlib's
-    // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
-    // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
-    unsigned compression_threads = 0;
+    std::size_t transfer_bytes_max = std::size_t{64} << 20;  // of one transfer's buffers: parts in flight
+    unsigned connections = 8;                                // of one call at once: parts, ranges, many keys
+    int compression_level = 6;                               // zlib's
 
     // the network
     std::string ca_bundle{};  // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
-    std::string client_certificate{};  // PEM file
-    std::string client_key{};          // PEM file
-    std::string proxy{};               // empty: the environment's, as libcurl reads it
-    std::function<void(void* curl)>
-        setup_curl{};  // on each CURL* after our options, before each request that resets it
+    std::string client_certificate{};              // PEM file
+    std::string client_key{};                      // PEM file
+    std::string proxy{};                           // empty: the environment's, as libcurl reads it
+    std::function<void(void* curl)> setup_curl{};  // on each CURL* after our options, as often as these are set
 
     // seen from outside
     std::function<TimePoint()> clock{};            // local time; empty: std::chrono::system_clock
@@ -664,13 +724,12 @@ inline Config small_memory() {
 struct Stats {
     // Every get that was no hit is a miss; `expired` and `malformed` tell how many of those lay there all the same.
     std::uint64_t hits = 0, misses = 0, expired = 0, malformed = 0, damaged = 0, errors = 0;
-    std::uint64_t unchanged = 0;    // get_if_changed; neither hits nor misses
-    std::uint64_t tolerated = 0;    // errors told as misses: Config::errors_are_misses
-    std::uint64_t unavailable = 0;  // calls that the breaker kept back
-    std::uint64_t computed = 0, waited = 0,
-                  stale = 0;  // of get_or_set: producers run, values of others, expired ones served
-    std::uint64_t sets = 0, removes = 0, refused = 0;  // refused: a write condition was not met
-    std::uint64_t unconditional = 0;                   // conditional writes that the store could not vouch for
+    std::uint64_t unchanged = 0;                        // get_if_changed; neither hits nor misses
+    std::uint64_t tolerated = 0;                        // errors reported as misses: Config::errors_are_misses
+    std::uint64_t unavailable = 0;                      // calls that the breaker kept back
+    std::uint64_t computed = 0, waited = 0, stale = 0;  // get_or_set: producers run, others' values, expired ones
+    std::uint64_t sets = 0, removes = 0, refused = 0;   // refused: a write condition was not met
+    std::uint64_t unconditional = 0;                    // conditional writes that the store could not vouch for
     std::uint64_t requests = 0, retries = 0, connections = 0, leftover_uploads = 0;
     std::uint64_t bytes_in = 0, bytes_out = 0;  // bodies
 };
@@ -693,31 +752,7 @@ public:
 
     Result<std::optional<Entry>> try_next();  // empty: the end
 
-    class Iterator {
-    public:
-        using iterator_category = std::input_iterator_tag;
-        using value_type = Entry;
-        using difference_type = std::ptrdiff_t;
-        using pointer = const Entry*;
-        using reference = const Entry&;
-
-        Iterator() = default;
-        explicit Iterator(Listing& listing) : listing_(&listing) { ++*this; }
-        reference operator*() const { return *entry_; }
-        pointer operator->() const { return &*entry_; }
-        Iterator& operator++() {
-            entry_ = listing_->try_next().value();
-            if (!entry_) listing_ = nullptr;
-            return *this;
-        }
-        void operator++(int) { ++*this; }
-        friend bool operator==(const Iterator& a, const Iterator& b) { return a.listing_ == b.listing_; }
-        friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
-
-    private:
-        Listing* listing_ = nullptr;
-        std::optional<Entry> entry_;
-    };
+    using Iterator = detail::Iterator<Listing, std::optional<Entry>>;
 #if S3CACHE_EXCEPTIONS
     Iterator begin() { return Iterator(*this); }
     Iterator end() { return {}; }
@@ -822,12 +857,15 @@ public:
     Result<std::optional<Info>> try_stat(std::string_view key);
     Result<bool> try_contains(std::string_view key);
     // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
-    // S3 copies an object onto itself for that, which it does up to 5 GiB.
+    // S3 copies an object onto itself for that, which it does up to 5 GiB. Another writer of the very same bytes may be
+    // undone, metadata and TTL, if it writes within the round trip between the look and the copy.
     Result<bool> try_touch(std::string_view key, Seconds ttl);
 
-    // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes.
+    // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An entry
+    // that a deep look cannot look at is an error, one that has gone meanwhile is told as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
-    // Removes all entries under the prefix, or only those that have expired; how many were removed.
+    // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails is
+    // passed over, and is an error in the end.
     Result<std::uint64_t> try_clear(std::string_view prefix);
     Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
     // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
@@ -847,10 +885,11 @@ public:
 
     // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
     // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
-    // processes, and says what becomes of entries near their end. `producer` returns what a Payload is made from, a
-    // Source, a type with a codec, an optional (empty: a negative entry) or a Result of these. A value that cannot be
-    // stored is returned all the same: the failure is counted and an event. A producer that asks for its own key:
-    // Errc::source.
+    // processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a
+    // container of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty: a
+    // negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that
+    // cannot be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
+    // Errc::source. SetOptions::timeout is that of the storing.
     template <class F>
     Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
                                  const ComputeOptions& how = {}) {
@@ -859,14 +898,38 @@ public:
             how);
     }
 
+    template <class T, class F>
+    Result<T> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
+                             const ComputeOptions& how = {}) {
+        Result<Value> value = try_get_or_set(key, std::forward<F>(producer), options, how);
+        if (!value) return std::move(value).error();
+        Result<T> decoded = detail::decoded<T>(*value);
+        return decoded ? std::move(decoded) : Result<T>(detail::about("get_or_set", key, decoded.error()));
+    }
+
+    // A TTL alone may stand for the options, as in set("k", "v", 1h).
+    template <class What, class Rep, class Period>
+    Result<bool> try_set(std::string_view key, What&& what, std::chrono::duration<Rep, Period> ttl) {
+        SetOptions options;
+        options.ttl = ttl;
+        return try_set(key, std::forward<What>(what), options);
+    }
+
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get of
-    // the plain type refuses (Errc::source), lest it be taken for a miss.
+    // the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
     std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const T& value,
                                                                         const SetOptions& options = {}) {
         Result<std::string> data = detail::encode(value);
         if (!data) return detail::about("set", key, data.error());
         return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
+    }
+    template <class T>
+    std::enable_if_t<!detail::is_storable<T>::value, Result<bool>> try_set(std::string_view, const T&,
+                                                                           const SetOptions& = {}) {
+        static_assert(detail::is_storable<T>::value,
+                      "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
+        return false;
     }
     template <class T>
     Result<std::optional<T>> try_get(std::string_view key, const GetOptions& options = {}) {
@@ -898,9 +961,13 @@ public:
         return try_set(key, std::move(source), options).value();
     }
     template <class T>
-    std::enable_if_t<detail::has_codec<T>::value, bool> set(std::string_view key, const T& value,
+    std::enable_if_t<detail::is_object<T>::value, bool> set(std::string_view key, const T& value,
                                                             const SetOptions& options = {}) {
         return try_set(key, value, options).value();
+    }
+    template <class What, class Rep, class Period>
+    bool set(std::string_view key, What&& what, std::chrono::duration<Rep, Period> ttl) {
+        return try_set(key, std::forward<What>(what), ttl).value();
     }
     bool set_file(std::string_view key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
@@ -933,6 +1000,10 @@ public:
     }
     std::string presign(std::string_view key, std::string_view method, Seconds lifetime) {
         return try_presign(key, method, lifetime).value();
+    }
+    template <class T, class F>
+    T get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+        return try_get_or_set<T>(key, std::forward<F>(producer), options, how).value();
     }
     template <class F>
     Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
@@ -990,17 +1061,21 @@ template <class T>
 Result<T> decoded(const Value& value) {
     if constexpr (is_optional<T>::value) {
         if (value.negative()) return T();
-        return decode<typename optional_in<T>::type>(value.view()).transform([](auto&& inner) {
-            return T(std::move(inner));
-        });
+        return decoded<typename optional_in<T>::type>(value).transform(
+            [](auto&& inner) { return T(std::move(inner)); });
     } else {
+        static_assert(has_codec<T>::value || std::is_same_v<T, std::string>,
+                      "get<T>(): specialise s3cache::codec<T> for this type");
         if (value.negative())
             return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
-        return decode<T>(value.view());
+        if constexpr (has_codec<T>::value)
+            return decode<T>(value.view());
+        else
+            return value.str();
     }
 }
 
-Result<Produced> drained(const Source& source);  // the whole source in memory
+Result<Produced> drain(const Source& source);  // the whole source in memory
 
 template <class R>
 Result<Produced> produced(R&& result) {
@@ -1015,12 +1090,18 @@ Result<Produced> produced(R&& result) {
         return Produced{std::forward<R>(result), {}};
     } else if constexpr (has_codec<T>::value) {
         return encode(result).transform([](std::string&& data) { return Produced{std::move(data), codec<T>::kind}; });
+    } else if constexpr (std::is_same_v<T, Value>) {
+        return Produced{std::string(result.view()), result.kind(), result.negative()};
     } else if constexpr (std::is_convertible_v<R, Payload>) {
+        static_assert(
+            !std::is_same_v<T, Payload> && !std::is_same_v<T, std::string_view>,
+            "the producer's json(), bytes() or string_view only borrows data that is gone when it returns: return "
+            "a std::string, a container of bytes, or s3cache::Value(std::string, s3cache::Kind::json)");
         const Payload payload = result;
         if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
         return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
     } else {
-        return drained(Source(std::forward<R>(result)));
+        return drain(Source(std::forward<R>(result)));
     }
 }
 
@@ -1055,9 +1136,8 @@ Result<Produced> produced(R&& result) {
 #include <initializer_list>    // short lists of names
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <cmath>               // ldexp, frexp: exact, and no locale
-#include <map>                 // sections of configuration files
-#include <mutex>               // the pool, credentials, flights
+#include <cmath>               // floor, ldexp
+#include <mutex>               // the pool, credentials, values in flight
 #include <new>                 // std::nothrow
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
@@ -1065,26 +1145,97 @@ Result<Produced> produced(R&& result) {
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
 #if !defined(_WIN32)
-#include <csignal>     // SIGPIPE
-#include <fcntl.h>     // descriptors that a child does not inherit
-#include <poll.h>      // waiting for a child's output
-#include <sys/stat.h>  // whether others may read a credentials file
-#include <sys/wait.h>  // a child's exit status
-#include <unistd.h>    // getpid, fork, exec
-#if defined(__linux__)
-#include <sys/syscall.h>  // close_range, which older C libraries do not wrap
+#include <arpa/inet.h>  // the one way to write an address
+#include <csignal>      // SIGPIPE
+#include <fcntl.h>      // descriptors that a child does not inherit
+#include <poll.h>       // waiting for a child's output
+#include <pwd.h>        // the home directory
+#include <spawn.h>      // credential_process
+#include <sys/stat.h>   // whether others may read a credentials file
+#include <sys/wait.h>   // a child's exit status
+#include <unistd.h>     // getpid, getuid
+#if defined(__APPLE__)
+#include <crt_externs.h>  // the environment, as a library may see it
+#else
+extern char** environ;
 #endif
 #endif
 
 namespace s3cache {
 inline namespace S3CACHE_ABI {
 
+// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
+
+namespace detail::utf8 {
+
+// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
+inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+
+inline constexpr bool is_continuation(char c) { return (octet(c) & 0xC0) == 0x80; }
+
+// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
+inline constexpr bool second_fits(unsigned char first, char second) {
+    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return octet(second) >= low && octet(second) <= high;
+}
+
+// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
+inline std::size_t sequence(std::string_view text, std::size_t at) {
+    const unsigned char first = octet(text[at]);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
+    if (!second_fits(first, text[at + 1])) return 0;
+    for (std::size_t i = 2; i < length; ++i) {
+        if (!is_continuation(text[at + i])) return 0;
+    }
+    return length;
+}
+
+// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
+inline std::size_t ascii_run(std::string_view text, std::size_t at) {
+    const std::size_t begin = at;
+    while (text.size() - at >= sizeof(std::uint64_t)) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, text.data() + at, sizeof word);
+        if ((word & 0x8080808080808080U) != 0) break;
+        at += sizeof word;
+    }
+    while (at < text.size() && octet(text[at]) < 0x80) ++at;
+    return at - begin;
+}
+
+inline bool valid(std::string_view text) {
+    std::size_t at = ascii_run(text, 0);
+    while (at < text.size()) {
+        const std::size_t length = sequence(text, at);
+        if (length == 0) return false;
+        at += length;
+        if (length == 1) at += ascii_run(text, at);
+    }
+    return true;
+}
+
+// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+inline void append(std::string& out, std::uint32_t code) {
+    if (code < 0x80) {
+        out += static_cast<char>(code);
+        return;
+    }
+    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    out += static_cast<char>(lead[more] | (code >> (6 * more)));
+    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
+}
+
+}  // namespace detail::utf8
+
 // --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
 
 namespace detail::bytes {
 
-// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
-inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -1098,16 +1249,12 @@ inline std::string lower(std::string_view text) {
     return out;
 }
 
-inline bool iequal_chars(const char* a, const char* b, std::size_t size) {
-    for (std::size_t i = 0; i < size; ++i) {
+inline bool iequal(std::string_view a, std::string_view b) {
+    if (a.size() != b.size()) return false;
+    for (std::size_t i = 0; i < a.size(); ++i) {
         if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
     }
     return true;
-}
-
-// Headers are looked for by such comparisons, of which most end at the length: that part is for compilers to inline.
-inline bool iequal(std::string_view a, std::string_view b) {
-    return a.size() == b.size() && iequal_chars(a.data(), b.data(), a.size());
 }
 
 inline bool starts_with(std::string_view text, std::string_view prefix) {
@@ -1162,52 +1309,25 @@ inline std::string hex(std::string_view raw) {
     return out;
 }
 
-inline constexpr std::string_view base64_alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
+// For short texts such as checksums: OpenSSL counts bytes in an int.
 inline std::string base64(std::string_view raw) {
-    std::string out;
-    out.reserve((raw.size() + 2) / 3 * 4);
-    for (std::size_t i = 0; i < raw.size(); i += 3) {
-        const std::size_t left = raw.size() - i;
-        std::uint32_t group = std::uint32_t{octet(raw[i])} << 16;
-        if (left > 1) group |= std::uint32_t{octet(raw[i + 1])} << 8;
-        if (left > 2) group |= std::uint32_t{octet(raw[i + 2])};
-        out += base64_alphabet[group >> 18];
-        out += base64_alphabet[(group >> 12) & 63];
-        out += left > 1 ? base64_alphabet[(group >> 6) & 63] : '=';
-        out += left > 2 ? base64_alphabet[group & 63] : '=';
-    }
+    std::string out((raw.size() + 2) / 3 * 4, '\0');
+    EVP_EncodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(raw.data()),
+                    static_cast<int>(raw.size()));
     return out;
 }
 
-inline constexpr int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (is_digit(c)) return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-// Strict RFC 4648: padding is required, nothing but the alphabet is skipped, and the bits that the padding leaves over
-// must be zero. Two texts never decode to the same bytes, so comparing checksums as text and as bytes agrees.
+// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes whatever
+// bits the padding leaves over. Two texts never decode to the same bytes.
 inline std::optional<std::string> unbase64(std::string_view text) {
-    if (text.size() % 4 != 0) return std::nullopt;
     const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
-    text.remove_suffix(pads);
-    std::string out;
-    out.reserve(text.size() / 4 * 3 + 2);
-    std::uint32_t pending = 0;
-    unsigned pending_bits = 0;
-    for (char c : text) {
-        const int value = base64_value(c);
-        if (value < 0) return std::nullopt;
-        pending = (pending << 6) | static_cast<std::uint32_t>(value);
-        pending_bits += 6;
-        if (pending_bits < 8) continue;
-        pending_bits -= 8;
-        out += static_cast<char>((pending >> pending_bits) & 0xFF);
-        pending &= (std::uint32_t{1} << pending_bits) - 1;
-    }
-    if (pending != 0) return std::nullopt;
+    if (text.size() % 4 != 0) return std::nullopt;
+    std::string out(text.size() / 4 * 3, '\0');
+    if (EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(text.data()),
+                        static_cast<int>(text.size())) < 0)
+        return std::nullopt;
+    out.resize(out.size() - pads);
+    if (base64(out) != text) return std::nullopt;
     return out;
 }
 
@@ -1280,6 +1400,56 @@ inline void append_number(std::string& out, std::uint64_t value) {
     out.append(digits + at, sizeof digits - at);
 }
 
+inline std::string number(std::uint64_t value) {
+    std::string out;
+    append_number(out, value);
+    return out;
+}
+
+// To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user info
+// of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
+// whose port is no number is hidden too.
+inline void hide_user_info(std::string& text) {
+    const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
+    const std::size_t scheme = text.find("://", word);
+    const bool is_url = scheme != std::string::npos;
+    const std::size_t begin = is_url ? text.rfind("://") + 3 : word;
+    const std::size_t colon = text.find(':', begin);
+    const std::size_t slash = text.find('/', begin);
+    const bool has_port = text.find_first_not_of("0123456789", colon + 1) >= slash &&
+                          !ends_with(std::string_view(text).substr(0, begin), "s3://");
+    const bool is_user_info =
+        slash == std::string::npos ? is_url || colon != slash : is_url && colon < slash && !has_port;
+    if (is_user_info) text.replace(begin, std::string::npos, "******");
+}
+
+inline constexpr std::size_t sanitized_bytes_max = 300;
+
+// Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
+// obey or that are no UTF-8 are written as \xNN.
+inline std::string sanitize(std::string_view text) {
+    std::string known;
+    for (char c : text.substr(0, 10 * sanitized_bytes_max)) {  // before it is cut, so that every '@' is seen
+        if (c == '@') hide_user_info(known);
+        known += c;
+    }
+    std::string out;
+    for (std::size_t at = 0; at < known.size();) {
+        const std::size_t length = (std::max)(utf8::sequence(known, at), std::size_t{1});
+        std::string piece = known.substr(at, length);
+        const unsigned char first = octet(piece[0]);
+        const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
+        if (is_control || (length == 1 && first >= 0x80)) {
+            piece = "\\x" + hex(piece.substr(0, 1));
+            if (length == 2) piece += "\\x" + hex(known.substr(at + 1, 1));
+        }
+        if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
+        out += piece;
+        at += length;
+    }
+    return out;
+}
+
 // Overwrites a secret before its memory goes back; a plain loop may be removed as a dead store. The bytes between size
 // and capacity are covered too, since an earlier, longer value may still lie there.
 inline void wipe(std::string& secret) {
@@ -1289,78 +1459,6 @@ inline void wipe(std::string& secret) {
 }
 
 }  // namespace detail::bytes
-
-// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
-
-namespace detail::utf8 {
-
-inline constexpr bool is_continuation(char c) { return (bytes::octet(c) & 0xC0) == 0x80; }
-
-// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
-inline constexpr bool second_fits(unsigned char first, char second) {
-    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return bytes::octet(second) >= low && bytes::octet(second) <= high;
-}
-
-// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
-inline std::size_t sequence(std::string_view text, std::size_t at) {
-    const unsigned char first = bytes::octet(text[at]);
-    if (first < 0x80) return 1;
-    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
-    if (!second_fits(first, text[at + 1])) return 0;
-    for (std::size_t i = 2; i < length; ++i) {
-        if (!is_continuation(text[at + i])) return 0;
-    }
-    return length;
-}
-
-// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
-inline std::size_t ascii_run(std::string_view text, std::size_t at) {
-    const std::size_t begin = at;
-    while (text.size() - at >= sizeof(std::uint64_t)) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, text.data() + at, sizeof word);
-        if ((word & 0x8080808080808080U) != 0) break;
-        at += sizeof word;
-    }
-    while (at < text.size() && bytes::octet(text[at]) < 0x80) ++at;
-    return at - begin;
-}
-
-inline bool valid(std::string_view text) {
-    std::size_t at = ascii_run(text, 0);
-    while (at < text.size()) {
-        const std::size_t length = sequence(text, at);
-        if (length == 0) return false;
-        at += length;
-        if (length == 1) at += ascii_run(text, at);
-    }
-    return true;
-}
-
-// Decodes a sequence whose length `sequence` has found, and so trusts its bytes.
-inline std::uint32_t code_point(std::string_view text, std::size_t at, std::size_t length) {
-    constexpr unsigned char lead_mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
-    std::uint32_t code = bytes::octet(text[at]) & std::uint32_t{lead_mask[length]};
-    for (std::size_t i = 1; i < length; ++i) code = (code << 6) | (bytes::octet(text[at + i]) & 0x3FU);
-    return code;
-}
-
-// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
-inline void append(std::string& out, std::uint32_t code) {
-    if (code < 0x80) {
-        out += static_cast<char>(code);
-        return;
-    }
-    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
-    out += static_cast<char>(lead[more] | (code >> (6 * more)));
-    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
-}
-
-}  // namespace detail::utf8
 
 // --- json: what Python's json.loads would take, and a field of a small answer. No tree is ever built.
 
@@ -1382,6 +1480,7 @@ public:
     std::size_t position() const { return at_; }
     bool at_end() const { return at_ == text_.size(); }
     char peek() const { return at_end() ? '\0' : text_[at_]; }
+    char next() { return at_end() ? '\0' : text_[at_++]; }
 
     void blanks() {
         while (!at_end() && bytes::is_blank(text_[at_])) ++at_;
@@ -1391,6 +1490,21 @@ public:
         if (at_end() || text_[at_] != wanted) return false;
         ++at_;
         return true;
+    }
+
+    // After a backslash: the UTF-16 unit that the escape stands for.
+    std::optional<std::uint32_t> escape() {
+        constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+        const char c = next();
+        const std::size_t letter = letters.find(c);
+        if (letter != std::string_view::npos) return bytes::octet(meanings[letter]);
+        std::uint32_t unit = 0;
+        for (int i = 0; i < 4; ++i) {
+            const int digit = c == 'u' ? bytes::hex_value(next()) : -1;
+            if (digit < 0) return std::nullopt;
+            unit = unit * 16 + static_cast<std::uint32_t>(digit);
+        }
+        return unit;
     }
 
     bool string() {
@@ -1450,32 +1564,17 @@ private:
     }
 
     bool scalar() {
-        switch (peek()) {
-        case '"':
-            return string();
-        case 't':
-            return word("true");
-        case 'f':
-            return word("false");
-        case 'n':
-            return word("null");
-        case 'N':
-            return word("NaN");
-        case 'I':
-            return word("Infinity");
-        default:
-            return number();
+        if (peek() == '"') return string();
+        for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
+            if (peek() != word[0] || !bytes::starts_with(text_.substr(at_), word)) continue;
+            at_ += word.size();
+            return true;
         }
-    }
-
-    bool word(std::string_view wanted) {
-        if (!bytes::starts_with(text_.substr(at_), wanted)) return false;
-        at_ += wanted.size();
-        return true;
+        return number();
     }
 
     bool number() {
-        if (take('-') && peek() == 'I') return word("Infinity");
+        take('-');
         const bool zero = peek() == '0';
         const std::size_t integer = digits();
         if (integer == 0 || (zero && integer > 1)) return false;
@@ -1498,70 +1597,35 @@ private:
         return at_ - begin;
     }
 
-    bool escape() {
-        if (at_end()) return false;
-        const char c = text_[at_++];
-        if (c != 'u') return std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
-        for (int i = 0; i < 4; ++i) {
-            if (at_end() || bytes::hex_value(text_[at_++]) < 0) return false;
-        }
-        return true;
-    }
-
     std::string_view text_;
     std::size_t at_ = 0;
 };
 
-// For text that is already known to be UTF-8; a caller that sniffs a value has asked that question before.
-inline bool valid_text(std::string_view text) {
+inline bool valid(std::string_view text) {
+    if (!utf8::valid(text)) return false;
     Scanner scanner(text);
     if (!scanner.value()) return false;
     scanner.blanks();
     return scanner.at_end();
 }
 
-inline bool valid(std::string_view text) { return utf8::valid(text) && valid_text(text); }
-
-// The four digits at `at`, which the scanner has checked.
-inline std::uint32_t hex4(std::string_view text, std::size_t at) {
-    std::uint32_t code = 0;
-    for (std::size_t i = 0; i < 4; ++i) code = code * 16 + static_cast<std::uint32_t>(bytes::hex_value(text[at + i]));
-    return code;
-}
-
-// `at` is at the first digit of a \u escape. Half of a surrogate pair is no character and UTF-8 cannot carry it, so
-// it is refused; replacing it would quietly change what may be a secret.
-inline bool append_escaped_code(std::string& out, std::string_view text, std::size_t& at) {
-    std::uint32_t code = hex4(text, at);
-    at += 4;
-    if (code >= 0xD800 && code <= 0xDFFF) {
-        if (code > 0xDBFF || text.substr(at, 2) != "\\u") return false;
-        const std::uint32_t low = hex4(text, at + 2);
-        if (low < 0xDC00 || low > 0xDFFF) return false;
-        at += 6;
-        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-    }
-    utf8::append(out, code);
-    return true;
-}
-
-// The inside of a string literal that the scanner has checked.
+// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot carry
+// it, so it is refused; replacing it would quietly change what may be a secret.
 inline std::optional<std::string> unescape(std::string_view inside) {
-    constexpr std::string_view letters = "\"\\/bfnrt";
-    constexpr std::string_view meanings = "\"\\/\b\f\n\r\t";
+    Scanner scanner(inside);
     std::string out;
-    for (std::size_t at = 0; at < inside.size();) {
-        const char c = inside[at++];
-        if (c != '\\') {
-            out += c;
+    while (!scanner.at_end()) {
+        if (!scanner.take('\\')) {
+            out += scanner.next();
             continue;
         }
-        const char letter = inside[at++];
-        if (letter != 'u') {
-            out += meanings[letters.find(letter)];
-        } else if (!append_escaped_code(out, inside, at)) {
-            return std::nullopt;
+        std::uint32_t code = scanner.escape().value_or(0);
+        if (code >= 0xD800 && code <= 0xDFFF) {
+            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
+            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
         }
+        utf8::append(out, code);
     }
     return out;
 }
@@ -1604,38 +1668,6 @@ inline std::optional<std::string> number_field(std::string_view object, std::str
     return std::string(value);
 }
 
-inline void append_escape(std::string& out, char c) {
-    constexpr std::string_view controls = "\"\\\b\f\n\r\t";
-    constexpr std::string_view letters = "\"\\bfnrt";
-    const std::size_t known = controls.find(c);
-    out += '\\';
-    if (known != std::string_view::npos) {
-        out += letters[known];
-    } else {
-        out += "u00";
-        bytes::append_hex(out, std::string_view(&c, 1));
-    }
-}
-
-// A string literal. Bytes that are not UTF-8 become U+FFFD: object keys are bytes, and the output must stay JSON.
-inline std::string quoted(std::string_view text) {
-    std::string out = "\"";
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = utf8::sequence(text, at);
-        const char c = text[at];
-        if (length == 0) {
-            out += "\xEF\xBF\xBD";
-        } else if (length == 1 && (bytes::octet(c) < 0x20 || c == '"' || c == '\\')) {
-            append_escape(out, c);
-        } else {
-            out += text.substr(at, length);
-        }
-        at += length == 0 ? 1 : length;
-    }
-    out += '"';
-    return out;
-}
-
 }  // namespace detail::json
 
 // --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
@@ -1648,58 +1680,51 @@ inline constexpr std::int64_t seconds_per_day = 86400;
 
 // -- calendar
 
-struct Date {
-    std::int64_t year = 1970;  // 1 to 9999
-    unsigned month = 1;
-    unsigned day = 1;
-};
+enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
+inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
 
-struct TimeOfDay {
-    unsigned hour = 0;
-    unsigned minute = 0;
-    unsigned second = 0;
-    std::int64_t nanosecond = 0;
-};
-
-inline constexpr bool is_leap(std::int64_t year) { return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0); }
-
-inline constexpr unsigned days_in_month(std::int64_t year, unsigned month) {
-    if (month == 2) return is_leap(year) ? 29 : 28;
-    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
-}
-
-// 60 is a leap second; it counts as the first second of the next minute, as in POSIX time.
-inline constexpr bool is_real(const Date& date, const TimeOfDay& time) {
-    return date.year >= 1 && date.year <= 9999 && date.month >= 1 && date.month <= 12 && date.day >= 1 &&
-           date.day <= days_in_month(date.year, date.month) && time.hour <= 23 && time.minute <= 59 &&
-           time.second <= 60;
-}
+// In numbers as people write them: 2025, 1, 15, 12, 34, 56, and the offset from UTC.
+using Parts = std::array<std::int64_t, parts>;
 
 // Years are counted from March, so that the leap day is a year's last and months have one simple formula.
 inline constexpr std::int64_t days_from_epoch_to_march_0 = -719468;
 
-inline constexpr std::int64_t days_since_epoch(const Date& date) {
-    const std::int64_t year = date.year - (date.month <= 2 ? 1 : 0);
-    const std::int64_t month = (date.month + 9) % 12;
-    const std::int64_t day_of_year = (153 * month + 2) / 5 + date.day - 1;
-    return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year + days_from_epoch_to_march_0;
+inline constexpr std::int64_t days_since_epoch(std::int64_t of_year, std::int64_t of_month, std::int64_t of_day) {
+    const std::int64_t years = of_year - (of_month <= 2 ? 1 : 0);
+    const std::int64_t day_of_year = (153 * ((of_month + 9) % 12) + 2) / 5 + of_day - 1;
+    return years * 365 + years / 4 - years / 100 + years / 400 + day_of_year + days_from_epoch_to_march_0;
 }
 
-// Inverse of days_since_epoch, for days from year 0 on.
-inline constexpr Date date_of(std::int64_t days) {
+// Inverse of days_since_epoch, with the time of day; for times from year 0 on.
+inline Parts parts_of(std::int64_t unix_seconds) {
     constexpr std::int64_t era = 146097, century = 36524, leap_cycle = 1461;  // days in 400, 100 and 4 years
-    std::int64_t rest = days - days_from_epoch_to_march_0;
-    std::int64_t year = rest / era * 400;
+    std::int64_t rest = unix_seconds / seconds_per_day - days_from_epoch_to_march_0;
+    const std::int64_t in_day = unix_seconds % seconds_per_day;
+    std::int64_t years = rest / era * 400;
     rest %= era;
-    const std::int64_t centuries = rest / century < 3 ? rest / century : 3;  // the era's last day is a century's too
+    const std::int64_t centuries = (std::min)(rest / century, std::int64_t{3});  // an era's last day is a century's too
     rest -= centuries * century;
-    year += centuries * 100 + rest / leap_cycle * 4;
+    years += centuries * 100 + rest / leap_cycle * 4;
     rest %= leap_cycle;
-    const std::int64_t years = rest / 365 < 3 ? rest / 365 : 3;
-    rest -= years * 365;
-    const unsigned month = static_cast<unsigned>((5 * rest + 2) / 153);
-    const unsigned day = static_cast<unsigned>(rest - (153 * std::int64_t{month} + 2) / 5) + 1;
-    return Date{year + years + (month >= 10 ? 1 : 0), month < 10 ? month + 3 : month - 9, day};
+    const std::int64_t single = (std::min)(rest / 365, std::int64_t{3});
+    rest -= single * 365;
+    const std::int64_t months = (5 * rest + 2) / 153;  // since March
+    return {years + single + (months >= 10 ? 1 : 0),
+            months < 10 ? months + 3 : months - 9,
+            rest - (153 * months + 2) / 5 + 1,
+            in_day / 3600,
+            in_day / 60 % 60,
+            in_day % 60};
+}
+
+// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of the
+// next minute, as in POSIX time.
+inline bool is_real(const Parts& time) {
+    if (time[year] < 1 || time[month] < 1 || time[month] > 12 || time[day] < 1 || time[day] > 31) return false;
+    const std::int64_t days = days_since_epoch(time[year], time[month], time[day]);
+    const bool in_month = days_since_epoch(time[year] + (time[month] == 12), time[month] % 12 + 1, 1) > days;
+    return in_month && time[hour] <= 23 && time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 &&
+           time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
@@ -1707,457 +1732,203 @@ inline constexpr Date date_of(std::int64_t days) {
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
     using Duration = TimePoint::duration;
     using Seconds = std::chrono::seconds;
-    constexpr std::int64_t last = std::chrono::duration_cast<Seconds>((Duration::max)()).count() - 1;
-    constexpr std::int64_t first = std::chrono::duration_cast<Seconds>((Duration::min)()).count() + 1;
-    if (seconds > last) return (TimePoint::max)();
-    if (seconds < first) return (TimePoint::min)();
+    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
+    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
     return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
                      std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
 }
 
-inline TimePoint to_time_point(const Date& date, const TimeOfDay& time, std::int64_t offset_seconds) {
-    const std::int64_t in_day = std::int64_t{time.hour} * 3600 + std::int64_t{time.minute} * 60 + time.second;
-    return clamped(days_since_epoch(date) * seconds_per_day + in_day - offset_seconds, time.nanosecond);
+inline TimePoint to_time_point(double unix_seconds) {
+    constexpr double most = 9e18;  // fits in 64 bits, and is past the end of every clock
+    const double bounded = (std::max)(-most, (std::min)(most, unix_seconds));
+    const double whole = std::floor(bounded);
+    return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
+}
+
+inline std::int64_t unix_seconds(TimePoint when) {
+    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
 }
 
 // -- reading
 
 class Scanner {
 public:
-    explicit Scanner(std::string_view text) : rest_(text) {}
+    explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    bool at_end() const { return rest_.empty(); }
-
-    bool take(std::string_view wanted) {
-        if (!bytes::starts_with(rest_, wanted)) return false;
-        rest_.remove_prefix(wanted.size());
-        return true;
-    }
-
-    bool take_any(std::string_view set) {
-        if (rest_.empty() || set.find(rest_.front()) == std::string_view::npos) return false;
-        rest_.remove_prefix(1);
-        return true;
-    }
-
-    template <class Number>
-    bool number(std::size_t digits_min, std::size_t digits_max, Number& out) {
-        std::size_t count = 0;
-        out = 0;
-        for (; count < digits_max && count < rest_.size() && bytes::is_digit(rest_[count]); ++count) {
-            out = out * 10 + static_cast<Number>(rest_[count] - '0');
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are themselves.
+    bool take(std::string_view pattern) {
+        if (rest_.size() < pattern.size()) return false;
+        Parts read = parts_;
+        for (std::size_t i = 0; i < pattern.size(); ++i) {
+            const std::size_t part = part_letters.find(pattern[i]);
+            const bool is_part = part != std::string_view::npos;
+            if (is_part ? !bytes::is_digit(rest_[i]) : rest_[i] != pattern[i]) return false;
+            if (is_part) read[part] = read[part] * 10 + (rest_[i] - '0');
         }
-        rest_.remove_prefix(count);
-        return count >= digits_min;
+        parts_ = read;
+        rest_.remove_prefix(pattern.size());
+        return true;
     }
 
-    bool month(unsigned& out) {
-        constexpr std::string_view names = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        if (rest_.size() < 3) return false;
-        for (std::size_t i = 0; i < names.size(); i += 3) {
-            if (names[i] != rest_[0] || names[i + 1] != rest_[1] || names[i + 2] != rest_[2]) continue;
-            rest_.remove_prefix(3);
-            out = static_cast<unsigned>(i / 3 + 1);
-            return true;
+    bool take_any(std::initializer_list<std::string_view> patterns) {
+        for (std::string_view pattern : patterns) {
+            if (take(pattern)) return true;
         }
         return false;
     }
 
-    bool clock(TimeOfDay& out) {
-        return number(2, 2, out.hour) && take(":") && number(2, 2, out.minute) && take(":") && number(2, 2, out.second);
-    }
-
-    // Digits beyond the ninth are read and dropped: no clock here counts them.
-    bool fraction(TimeOfDay& out) {
-        if (rest_.empty() || !bytes::is_digit(rest_.front())) return false;
-        std::int64_t unit = 100000000;
-        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
-            out.nanosecond += unit * (rest_.front() - '0');
-        }
+    // One of names of three letters each.
+    bool take_name(std::string_view names, std::int64_t& number) {
+        const std::size_t at = names.find(rest_.substr(0, 3));
+        if (rest_.size() < 3 || at == std::string_view::npos || at % 3 != 0) return false;
+        number = static_cast<std::int64_t>(at / 3 + 1);
+        rest_.remove_prefix(3);
         return true;
     }
+    bool take_month() { return take_name("JanFebMarAprMayJunJulAugSepOctNovDec", parts_[month]); }
 
-    // Z, +hh:mm, +hhmm, +hh, or nothing, which is read as UTC since AWS never means a local time.
-    bool offset(std::int64_t& seconds) {
-        seconds = 0;
-        if (at_end() || take_any("Zz")) return true;
-        const bool west = take("-");
-        std::int64_t hours = 0;
-        std::int64_t minutes = 0;
-        if ((!west && !take("+")) || !number(2, 2, hours)) return false;
-        const bool colon = take(":");
-        if ((colon || !at_end()) && !number(2, 2, minutes)) return false;
-        seconds = (west ? -1 : 1) * (hours * 3600 + minutes * 60);
-        return hours <= 23 && minutes <= 59;
+    // Digits beyond the ninth are read and dropped: no clock here counts them.
+    bool take_fraction() {
+        std::int64_t unit = 100000000;
+        const std::size_t before = rest_.size();
+        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
+            nanosecond_ += unit * (rest_.front() - '0');
+        }
+        return rest_.size() < before;
+    }
+
+    // `east` is the offset's sign. Empty: something is left over, or there is no such time.
+    std::optional<TimePoint> time(std::int64_t east) const {
+        if (!rest_.empty() || !is_real(parts_)) return std::nullopt;
+        const std::int64_t minutes = parts_[hour] * 60 + parts_[minute];
+        const std::int64_t offset = parts_[offset_hour] * 60 + parts_[offset_minute];
+        const std::int64_t days = days_since_epoch(parts_[year], parts_[month], parts_[day]);
+        return clamped(days * seconds_per_day + (minutes - east * offset) * 60 + parts_[second], nanosecond_);
     }
 
 private:
     std::string_view rest_;
+    Parts parts_{};
+    std::int64_t nanosecond_ = 0;
 };
 
-// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified.
+// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without either
+// Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    std::int64_t offset = 0;
-    if (!scanner.number(4, 4, date.year) || !scanner.take("-")) return std::nullopt;
-    if (!scanner.number(2, 2, date.month) || !scanner.take("-") || !scanner.number(2, 2, date.day)) return std::nullopt;
-    if (!scanner.take_any("Tt ") || !scanner.clock(time)) return std::nullopt;
-    if (scanner.take_any(".,") && !scanner.fraction(time)) return std::nullopt;
-    if (!scanner.offset(offset) || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, offset);
+    Scanner scanner(text);
+    if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
+        return std::nullopt;
+    if (scanner.take_any({".", ","}) && !scanner.take_fraction()) return std::nullopt;
+    const std::int64_t east = scanner.take("+") ? 1 : scanner.take("-") ? -1 : 0;
+    if (!scanner.take_any({"HH:NN", "HHNN", "HH"}) && east != 0) return std::nullopt;
+    if (east == 0) scanner.take_any({"Z", "z"});
+    return scanner.time(east);
 }
 
-// The day's name, short or long. Whether it is the right one for the date is not checked: it carries no information.
-inline bool take_weekday(Scanner& scanner) {
-    constexpr std::string_view long_names[] = {"Monday", "Tuesday",  "Wednesday", "Thursday",
-                                               "Friday", "Saturday", "Sunday"};
-    for (std::string_view name : long_names) {
-        if (!scanner.take(name.substr(0, 3))) continue;
-        scanner.take(name.substr(3));
-        return true;
-    }
-    return false;
-}
-
-// Sunday, 06-Nov-94: RFC 9110 reads two digits as at most 50 years ahead, which needs a clock. A fixed window that is
-// right until 2076 does here: only servers older than S3 itself write this form.
-inline constexpr std::int64_t short_years_begin = 1976;
-
-inline std::int64_t full_year(std::int64_t two_digits) {
-    const std::int64_t year = short_years_begin / 100 * 100 + two_digits;
-    return year < short_years_begin ? year + 100 : year;
-}
-
-// After "Sun ": Nov  6 08:49:37 1994, the form of C's asctime.
-inline bool asctime_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.month(date.month) || !scanner.take(" ")) return false;
-    scanner.take(" ");
-    return scanner.number(1, 2, date.day) && scanner.take(" ") && scanner.clock(time) && scanner.take(" ") &&
-           scanner.number(4, 4, date.year);
-}
-
-// After "Sun, " or "Sunday, ": 06 Nov 1994 08:49:37 GMT, or 06-Nov-94 08:49:37 GMT. Some servers write UTC.
-inline bool fixdate_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.number(1, 2, date.day)) return false;
-    const bool short_year = scanner.take("-");
-    if (!short_year && !scanner.take(" ")) return false;
-    if (!scanner.month(date.month) || !scanner.take(short_year ? "-" : " ")) return false;
-    if (!scanner.number(short_year ? 2 : 4, short_year ? 2 : 4, date.year)) return false;
-    if (short_year) date.year = full_year(date.year);
-    if (!scanner.take(" ") || !scanner.clock(time) || !scanner.take(" ")) return false;
-    return scanner.take("GMT") || scanner.take("UTC");
-}
-
-// All three forms of RFC 9110, section 5.6.7.
+// Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06. Whether
+// the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    if (!take_weekday(scanner)) return std::nullopt;
-    const bool read =
-        scanner.take(", ") ? fixdate_rest(scanner, date, time) : scanner.take(" ") && asctime_rest(scanner, date, time);
-    if (!read || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, 0);
+    Scanner scanner(text);
+    std::int64_t weekday = 0;
+    const bool read = scanner.take_name("MonTueWedThuFriSatSun", weekday) && scanner.take(", ") &&
+                      scanner.take_any({"dd ", "d "}) && scanner.take_month() && scanner.take(" yyyy hh:mm:ss ") &&
+                      scanner.take_any({"GMT", "UTC"});
+    return read ? scanner.time(0) : std::nullopt;
 }
 
 // -- writing
 
-inline void append_padded(std::string& out, std::int64_t number, int width) {
-    char digits[4] = {'0', '0', '0', '0'};
-    for (int at = 4; number > 0 && at > 0; number /= 10) digits[--at] = static_cast<char>('0' + number % 10);
-    out.append(digits + 4 - width, static_cast<std::size_t>(width));
-}
-
-struct Layout {
-    std::string_view between_date;
-    std::string_view between_time;
-};
-
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, Layout layout) {
-    constexpr std::int64_t last = (days_since_epoch(Date{9999, 12, 31}) + 1) * seconds_per_day - 1;
-    const std::int64_t seconds = (std::max)(std::int64_t{0}, (std::min)(unix_seconds, last));
-    const Date date = date_of(seconds / seconds_per_day);
-    const std::int64_t in_day = seconds % seconds_per_day;
-    append_padded(out, date.year, 4);
-    out += layout.between_date;
-    append_padded(out, date.month, 2);
-    out += layout.between_date;
-    append_padded(out, date.day, 2);
-    out += 'T';
-    append_padded(out, in_day / 3600, 2);
-    out += layout.between_time;
-    append_padded(out, in_day / 60 % 60, 2);
-    out += layout.between_time;
-    append_padded(out, in_day % 60, 2);
-    out += 'Z';
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
+    constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
+    Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
+    std::string text(pattern);
+    for (std::size_t i = text.size(); i-- > 0;) {
+        const std::size_t part = part_letters.find(text[i]);
+        if (part == std::string_view::npos) continue;
+        text[i] = static_cast<char>('0' + time[part] % 10);
+        time[part] /= 10;
+    }
+    out += text;
 }
 
-// YYYYMMDDTHHMMSSZ, the form of x-amz-date.
-inline void append_amz_date(std::string& out, std::int64_t unix_seconds) { append_utc(out, unix_seconds, {"", ""}); }
+// The form of x-amz-date: 20250115T123456Z.
+inline void append_amz_date(std::string& out, std::int64_t unix_seconds) {
+    append_utc(out, unix_seconds, "yyyynnddThhmmssZ");
+}
 
 // 2025-01-15T12:34:56Z
 inline std::string iso8601_text(std::int64_t unix_seconds) {
     std::string out;
-    append_utc(out, unix_seconds, {"-", ":"});
+    append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
     return out;
 }
 
-// -- expires_at: Python's float(text)
-//
-// Both directions are exact integer arithmetic of our own. strtod and printf ask the locale for the decimal point, and
-// from_chars and to_chars for double are missing from many libraries that C++17 programs are built with; one algorithm
-// that is tested everywhere was preferred to two, of which each platform sees one.
+// -- expires_at: Python's float(text), for plain decimal numbers. strtod asks the locale for the decimal point, and
+// from_chars for double is missing from many libraries that C++17 programs are built with.
 
-// Digits of a decimal text beyond these are only asked whether one is not zero: the longest exact tie between two
-// doubles has 767 digits. It also bounds the work that a hostile header can cause.
-inline constexpr std::size_t decimal_digits_max = 800;
-
-// A non-negative integer of up to 4,096 bits: 10^(800 + 326), scaled for the smallest double, needs fewer than 3,800.
-class BigInteger {
-public:
-    static constexpr std::size_t limbs_max = 128;
-
-    explicit BigInteger(std::uint64_t value) {
-        for (; value != 0; value >>= 32) limbs_[size_++] = static_cast<std::uint32_t>(value);
-    }
-
-    // this = this * factor + addend
-    void multiply(std::uint32_t factor, std::uint32_t addend = 0) {
-        std::uint64_t carry = addend;
-        for (std::size_t i = 0; i < size_; ++i) {
-            carry += std::uint64_t{limbs_[i]} * factor;
-            limbs_[i] = static_cast<std::uint32_t>(carry);
-            carry >>= 32;
-        }
-        if (carry != 0 && size_ < limbs_max) limbs_[size_++] = static_cast<std::uint32_t>(carry);
-    }
-
-    void multiply_by_power_of_10(std::size_t exponent) {
-        for (; exponent >= 9; exponent -= 9) multiply(1000000000);
-        for (; exponent > 0; --exponent) multiply(10);
-    }
-
-    void shift_left(std::size_t bits) {
-        const std::size_t limbs = (std::min)(bits / 32, limbs_max - size_);
-        if (size_ != 0 && limbs != 0) {
-            for (std::size_t i = size_; i-- > 0;) limbs_[i + limbs] = limbs_[i];
-            std::fill_n(limbs_.begin(), limbs, 0U);
-            size_ += limbs;
-        }
-        multiply(std::uint32_t{1} << (bits % 32));
-    }
-
-    // The other must not be larger.
-    void subtract(const BigInteger& other) {
-        std::uint64_t borrow = 0;
-        for (std::size_t i = 0; i < size_; ++i) {
-            const std::uint64_t taken = borrow + (i < other.size_ ? other.limbs_[i] : 0);
-            borrow = limbs_[i] < taken ? 1 : 0;
-            limbs_[i] = static_cast<std::uint32_t>(limbs_[i] - taken);
-        }
-        while (size_ != 0 && limbs_[size_ - 1] == 0) --size_;
-    }
-
-    int compare(const BigInteger& other) const {
-        if (size_ != other.size_) return size_ < other.size_ ? -1 : 1;
-        for (std::size_t i = size_; i-- > 0;) {
-            if (limbs_[i] != other.limbs_[i]) return limbs_[i] < other.limbs_[i] ? -1 : 1;
-        }
-        return 0;
-    }
-
-    int bit_length() const {
-        if (size_ == 0) return 0;
-        int bits = static_cast<int>(size_ - 1) * 32;
-        for (std::uint32_t top = limbs_[size_ - 1]; top != 0; top >>= 1) ++bits;
-        return bits;
-    }
-
-private:
-    std::array<std::uint32_t, limbs_max> limbs_{};  // least significant first
-    std::size_t size_ = 0;
-};
-
-// IEEE 754 binary64. Numbers below 2^-1022 keep that exponent and lose leading bits instead.
-inline constexpr int mantissa_bits = 53;
-inline constexpr int exponent_least = -1022;
-static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<double>::digits == mantissa_bits,
-              "expires_at is an IEEE 754 double");
-
-// The double nearest to above / below, ties to even: long division, one bit of the result at a time.
-inline double nearest(BigInteger above, BigInteger below) {
-    int exponent = (std::max)(above.bit_length() - below.bit_length(), exponent_least);
-    if (exponent > 0) below.shift_left(static_cast<std::size_t>(exponent));
-    if (exponent < 0) above.shift_left(static_cast<std::size_t>(-exponent));
-    if (exponent > exponent_least && above.compare(below) < 0) {
-        above.shift_left(1);
-        --exponent;
-    }
-    std::uint64_t mantissa = 0;
-    for (int bit = 0; bit < mantissa_bits; ++bit) {
-        mantissa <<= 1;
-        if (above.compare(below) >= 0) {
-            above.subtract(below);
-            mantissa |= 1;
-        }
-        above.shift_left(1);
-    }
-    const int remainder = above.compare(below);
-    if (remainder > 0 || (remainder == 0 && (mantissa & 1) != 0)) ++mantissa;
-    return std::ldexp(static_cast<double>(mantissa), exponent - mantissa_bits + 1);
-}
-
-// digits * 10^exponent; the digits neither begin nor end with a zero.
-struct Decimal {
-    std::string digits;
-    std::int64_t exponent = 0;
-};
-
-inline double to_double(const Decimal& decimal) {
-    const std::int64_t point = static_cast<std::int64_t>(decimal.digits.size()) + decimal.exponent;
-    if (decimal.digits.empty() || point < -324) return 0.0;  // below half of the smallest double
-    if (point > 309) return std::numeric_limits<double>::infinity();
-    BigInteger above(0);
-    std::size_t used = (std::min)(decimal.digits.size(), decimal_digits_max);
-    for (std::size_t i = 0; i < used; ++i) above.multiply(10, static_cast<std::uint32_t>(decimal.digits[i] - '0'));
-    if (used < decimal.digits.size()) {  // what is dropped is not zero, which one more digit says as well
-        above.multiply(10, 1);
-        ++used;
-    }
-    const std::int64_t exponent = point - static_cast<std::int64_t>(used);
-    BigInteger below(1);
-    if (exponent > 0) above.multiply_by_power_of_10(static_cast<std::size_t>(exponent));
-    if (exponent < 0) below.multiply_by_power_of_10(static_cast<std::size_t>(-exponent));
-    return nearest(above, below);
-}
-
-// Where Unicode's runs of ten decimal digits begin (general category Nd, Unicode 14 as in Python 3.11).
-inline constexpr std::uint32_t digit_runs[] = {
-    0x660,   0x6F0,   0x7C0,   0x966,   0x9E6,   0xA66,   0xAE6,   0xB66,   0xBE6,   0xC66,   0xCE6,   0xD66,   0xDE6,
-    0xE50,   0xED0,   0xF20,   0x1040,  0x1090,  0x17E0,  0x1810,  0x1946,  0x19D0,  0x1A80,  0x1A90,  0x1B50,  0x1BB0,
-    0x1C40,  0x1C50,  0xA620,  0xA8D0,  0xA900,  0xA9D0,  0xA9F0,  0xAA50,  0xABF0,  0xFF10,  0x104A0, 0x10D30, 0x11066,
-    0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50,
-    0x11DA0, 0x16A60, 0x16AC0, 0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
-};
-
-// The blanks that Python strips, those of ASCII left out.
-inline constexpr bool is_wide_blank(std::uint32_t code) {
-    return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
-           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
-// The ASCII character that float() sees in place of a code point; '?' is one that no number has.
-inline char as_ascii(std::uint32_t code) {
-    if (code < 0x80) return static_cast<char>(code);
-    if (is_wide_blank(code)) return ' ';
-    for (std::uint32_t zero : digit_runs) {
-        if (code >= zero && code - zero < 10) return static_cast<char>('0' + (code - zero));
-    }
-    return '?';
-}
-
-// A text that is UTF-8 is read as such. One that is not is read as Latin-1, which is how boto3 hands over header bytes;
-// the two differ only for texts that Python refuses when they come from a header.
-inline std::string to_ascii(std::string_view text) {
-    const bool is_utf8 = utf8::valid(text);
-    std::string out;
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = is_utf8 ? utf8::sequence(text, at) : 1;
-        out += as_ascii(length == 1 ? bytes::octet(text[at]) : utf8::code_point(text, at, length));
-        at += length;
-    }
-    return out;
-}
-
-// float() strips vertical tab and form feed too.
-inline std::string_view strip_blanks(std::string_view text) {
-    constexpr std::string_view blanks = " \t\n\r\v\f";
-    const std::size_t begin = text.find_first_not_of(blanks);
-    if (begin == std::string_view::npos) return {};
-    return text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
-}
-
-// Removes the underscores, each of which must stand between two digits.
-inline std::optional<std::string> without_underscores(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text[i] != '_') {
-            out += text[i];
-        } else if (i == 0 || i + 1 == text.size() || !bytes::is_digit(text[i - 1]) || !bytes::is_digit(text[i + 1])) {
-            return std::nullopt;
-        }
-    }
-    return out;
-}
-
-// Takes the digits at the front of the text, leading zeros of the number left out; returns how many were there.
-inline std::size_t take_digits(std::string_view& text, std::string& digits) {
-    std::size_t count = 0;
-    for (; count < text.size() && bytes::is_digit(text[count]); ++count) {
-        if (!digits.empty() || text[count] != '0') digits += text[count];
-    }
-    text.remove_prefix(count);
-    return count;
-}
-
-// An exponent beyond this decides alone: no header has as many digits to weigh against it.
-inline constexpr std::int64_t exponent_most = 1000000000000;
-
-// e5, E-10: empty if it is anything else. Every text before it has been taken, so it must reach the end.
+// e5, E-10. An exponent that no number of so few digits needs becomes a large one, which decides alone.
 inline std::optional<std::int64_t> read_exponent(std::string_view text) {
+    constexpr std::int64_t most = 1000000;
+    if (text.empty() || bytes::lower(text[0]) != 'e') return std::nullopt;
     text.remove_prefix(1);
-    const bool negative = bytes::starts_with(text, "-");
-    if (negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
     if (text.empty()) return std::nullopt;
     std::int64_t exponent = 0;
     for (char c : text) {
         if (!bytes::is_digit(c)) return std::nullopt;
-        exponent = (std::min)(exponent * 10 + (c - '0'), exponent_most);
+        exponent = (std::min)(exponent * 10 + (c - '0'), most);
     }
-    return negative ? -exponent : exponent;
+    return is_negative ? -exponent : exponent;
 }
 
-inline std::optional<Decimal> read_decimal(std::string_view text) {
-    Decimal out;
-    std::size_t count = take_digits(text, out.digits);
-    if (bytes::starts_with(text, ".")) {
-        text.remove_prefix(1);
-        const std::size_t fraction = take_digits(text, out.digits);
-        out.exponent = -static_cast<std::int64_t>(fraction);
-        count += fraction;
+// Exact where the digits are below 2^53 and the exponent is within 22, since 10^22 is a double and one operation rounds
+// once. Elsewhere the last bits may differ from Python's, which is far below a microsecond for any time near ours.
+inline double scaled(std::uint64_t digits, std::int64_t exponent) {
+    for (; digits != 0 && digits % 10 == 0; digits /= 10) ++exponent;
+    double value = static_cast<double>(digits);
+    for (std::int64_t left = (std::min)(std::abs(exponent), std::int64_t{400}); left > 0; left -= 22) {
+        double power = 1;
+        for (std::int64_t i = (std::min)(left, std::int64_t{22}); i > 0; --i) power *= 10;
+        value = exponent < 0 ? value / power : value * power;
     }
-    if (count == 0) return std::nullopt;
-    if (!text.empty()) {
-        const auto exponent = bytes::lower(text[0]) == 'e' ? read_exponent(text) : std::nullopt;
-        if (!exponent) return std::nullopt;
-        out.exponent += *exponent;
-    }
-    for (; !out.digits.empty() && out.digits.back() == '0'; out.digits.pop_back()) ++out.exponent;
-    return out;
+    return value;
 }
 
 inline std::optional<double> read_magnitude(std::string_view text) {
     if (bytes::iequal(text, "inf") || bytes::iequal(text, "infinity")) return std::numeric_limits<double>::infinity();
     if (bytes::iequal(text, "nan")) return std::numeric_limits<double>::quiet_NaN();
-    const std::optional<Decimal> decimal = read_decimal(text);
-    if (!decimal) return std::nullopt;
-    return to_double(*decimal);
+    constexpr std::uint64_t enough = 100000000000000000;  // digits beyond 18 are below a double's precision
+    std::uint64_t digits = 0;
+    std::int64_t exponent = 0;
+    bool has_digit = false, has_point = false;
+    for (; !text.empty() && (bytes::is_digit(text[0]) || (text[0] == '.' && !has_point)); text.remove_prefix(1)) {
+        if (text[0] == '.') {
+            has_point = true;
+            continue;
+        }
+        has_digit = true;
+        const bool is_kept = digits < enough;
+        if (is_kept) digits = digits * 10 + static_cast<std::uint64_t>(text[0] - '0');
+        exponent += (is_kept ? 0 : 1) - (has_point ? 1 : 0);
+    }
+    const auto more = text.empty() ? std::optional<std::int64_t>(0) : read_exponent(text);
+    if (!has_digit || !more) return std::nullopt;
+    return scaled(digits, exponent + *more);
 }
 
-// What Python's float(text) returns, to the bit; empty where it raises. May be infinite or nan: what those mean for an
-// entry is the caller's to decide.
+// Empty where float() raises, and for its underscores and the digits of other scripts. May be infinite or nan: what those
+// mean for an entry is the caller's to decide.
 inline std::optional<double> parse_float(std::string_view text) {
-    const std::string ascii = to_ascii(text);
-    const std::optional<std::string> plain = without_underscores(strip_blanks(ascii));
-    if (!plain || plain->empty()) return std::nullopt;
-    const char sign = plain->front();
-    const std::size_t skip = sign == '-' || sign == '+' ? 1 : 0;
-    const std::optional<double> magnitude = read_magnitude(std::string_view(*plain).substr(skip));
+    constexpr std::string_view blanks = " \t\n\r\v\f";
+    const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
+    text = text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const auto magnitude = read_magnitude(text);
     if (!magnitude) return std::nullopt;
-    return sign == '-' ? -*magnitude : *magnitude;
+    return is_negative ? -*magnitude : *magnitude;
 }
 
 }  // namespace detail::dates
@@ -2183,9 +1954,9 @@ struct FreeContext {
 
 using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
 
-// A digest over pieces. One OpenSSL context serves any number of digests in turn; creating one costs more than
-// hashing a small value. OpenSSL fails only without memory, or when a FIPS build refuses the algorithm: finish() then
-// returns zeros, which match no body and sign no request, and ok() is false from then on.
+// A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
+// hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
+// returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 template <const EVP_MD* (*algorithm)(), std::size_t size_bytes>
 class Hasher {
 public:
@@ -2227,7 +1998,6 @@ private:
 };
 
 using Sha256 = Hasher<EVP_sha256, 32>;
-using Sha1 = Hasher<EVP_sha1, 20>;
 using Md5 = Hasher<EVP_md5, 16>;
 using Sha256Digest = Sha256::Digest;
 
@@ -2237,18 +2007,20 @@ inline Sha256Digest sha256(std::string_view data) {
     return hasher.finish();
 }
 
-template <class Any>
-std::optional<typename Any::Digest> digest_if_allowed(std::string_view data) {
-    Any hasher;
-    hasher.update(data);
-    const typename Any::Digest digest = hasher.finish();
-    if (!hasher.ok()) return std::nullopt;
-    return digest;
+// Whether OpenSSL computes SHA-256 here, without which there is no signature.
+inline bool available() {
+    Sha256 hasher;
+    hasher.finish();
+    return hasher.ok();
 }
 
-// Empty where the build of OpenSSL refuses these two old algorithms; a FIPS one does so for MD5.
-inline std::optional<Md5::Digest> md5(std::string_view data) { return digest_if_allowed<Md5>(data); }
-inline std::optional<Sha1::Digest> sha1(std::string_view data) { return digest_if_allowed<Sha1>(data); }
+// Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
+inline std::optional<Md5::Digest> md5(std::string_view data) {
+    Md5 hasher;
+    hasher.update(data);
+    const Md5::Digest digest = hasher.finish();
+    return hasher.ok() ? std::optional<Md5::Digest>(digest) : std::nullopt;
+}
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
 // for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
@@ -2258,16 +2030,17 @@ public:
 
     // A new key in the same contexts.
     void set(std::string_view key) {
-        std::array<unsigned char, block_bytes> block{};
-        if (key.size() > block.size()) {
-            const Sha256Digest digest = sha256(key);
-            std::copy(digest.begin(), digest.end(), block.begin());
-        } else {
-            for (std::size_t i = 0; i < key.size(); ++i) block[i] = bytes::octet(key[i]);
-        }
-        start(inner_, block, 0x36);
-        start(outer_, block, 0x5C);
-        OPENSSL_cleanse(block.data(), block.size());
+        const bool is_long = key.size() > block_bytes;
+        const Sha256Digest hash = is_long ? sha256(key) : Sha256Digest{};
+        std::string block(is_long ? as_text(hash) : key);
+        block.resize(block_bytes);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        inner_.reset();
+        inner_.update(block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        outer_.reset();
+        outer_.update(block);
+        bytes::wipe(block);
     }
 
     // Zeros after a failure of OpenSSL, as Sha256.
@@ -2282,14 +2055,6 @@ public:
 
 private:
     static constexpr std::size_t block_bytes = 64;
-
-    static void start(Sha256& state, const std::array<unsigned char, block_bytes>& key, unsigned char pad) {
-        std::array<unsigned char, block_bytes> block{};
-        for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<unsigned char>(key[i] ^ pad);
-        state.reset();
-        state.update(as_text(block));
-        OPENSSL_cleanse(block.data(), block.size());
-    }
 
     Sha256 inner_;
     Sha256 outer_;
@@ -2357,56 +2122,10 @@ inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::s
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// The crc32 instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer
-// lanes would gain little, and small values would not fill them.
-inline constexpr std::size_t crc32c_lane_bytes = 1024;
-
-// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
-// result can be moved past the lane that follows it.
-class LaneShift {
-public:
-    LaneShift() {
-        for (unsigned row = 0; row < 4; ++row) {
-            for (unsigned bit = 0; bit < 8; ++bit) rows_[row][1U << bit] = past_zeros(1U << (8 * row + bit));
-            for (unsigned byte = 1; byte < 256; ++byte) {
-                rows_[row][byte] = rows_[row][byte & (byte - 1)] ^ rows_[row][byte & (~byte + 1)];
-            }
-        }
-    }
-
-    std::uint32_t operator()(std::uint32_t crc) const {
-        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
-    }
-
-private:
-    static std::uint32_t past_zeros(std::uint32_t crc) {
-        const std::array<char, crc32c_lane_bytes> zeros{};
-        return ~crc32c_portable(~crc, zeros.data(), zeros.size());
-    }
-
-    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
-};
-
-// The attribute lets this one function use the instruction without -msse4.2 for the program, which must run elsewhere
-// too.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_t crc, const char* data) {
-    static const LaneShift shift;
-    std::uint64_t first = crc, second = 0, third = 0;
-    for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
-        first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
-        second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
-        third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
-    }
-    const std::uint32_t two = shift(static_cast<std::uint32_t>(first)) ^ static_cast<std::uint32_t>(second);
-    return shift(two) ^ static_cast<std::uint32_t>(third);
-}
-
-// Of the register, as the next one.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint32_t crc, const char* data,
-                                                                       std::size_t size) {
-    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
-        crc = crc32c_lanes(crc, data);
-    }
+// The attribute lets these functions use the instruction without -msse4.2 for the program, which must run elsewhere too.
+// They work on the register itself.
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_serial(std::uint32_t crc, const char* data,
+                                                                     std::size_t size) {
     for (; size >= 8; data += 8, size -= 8) {
         crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
     }
@@ -2414,126 +2133,84 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint
     return crc;
 }
 
-// Processors that multiply polynomials 512 bits wide do it in half the time: the message is folded, 256 bytes onto the
-// 256 that follow, which changes it but not its remainder.
-inline constexpr std::size_t crc32c_fold_bytes = 256;
+// The instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer lanes
+// would gain little, and small values would not fill them.
+inline constexpr std::size_t crc32c_lane_bytes = 1024;
 
-// The bits of x^n mod P in the upper half of a word, reflected: what a product with it moves by n + 1 bits.
-inline long long crc32c_shift_by(unsigned n) {
-    std::uint32_t power = 0x80000000;
-    for (; n > 0; --n) power = (power >> 1) ^ ((power & 1) != 0 ? crc32c_polynomial : 0U);
-    return static_cast<long long>(std::uint64_t{power} << 32);
-}
-
-// Takes twice crc32c_fold_bytes or more, and leaves less than one of them at the end.
-__attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) inline std::uint32_t crc32c_folded(std::uint32_t crc,
-                                                                                               const char*& data,
-                                                                                               std::size_t& size) {
-    using Words = long long __attribute__((vector_size(64)));
-    static const long long first = crc32c_shift_by(8 * crc32c_fold_bytes + 63);  // of each two words
-    static const long long second = crc32c_shift_by(8 * crc32c_fold_bytes - 1);
-    const Words by = {first, second, first, second, first, second, first, second};
-    const auto fold = [by](Words words, const char* onto) __attribute__((target("avx512f,vpclmulqdq"), always_inline)) {
-        Words next;
-        std::memcpy(&next, onto, sizeof next);
-#if defined(__clang__)
-        return __builtin_ia32_pclmulqdq512(words, by, 0x00) ^ __builtin_ia32_pclmulqdq512(words, by, 0x11) ^ next;
-#else
-        return __builtin_ia32_vpclmulqdq_v8di(words, by, 0x00) ^ __builtin_ia32_vpclmulqdq_v8di(words, by, 0x11) ^ next;
-#endif
-    };
-    Words sum[4];
-    std::memcpy(sum, data, sizeof sum);
-    sum[0][0] ^= static_cast<long long>(crc);
-    for (data += sizeof sum, size -= sizeof sum; size >= sizeof sum; data += sizeof sum, size -= sizeof sum) {
-        sum[0] = fold(sum[0], data);
-        sum[1] = fold(sum[1], data + 64);
-        sum[2] = fold(sum[2], data + 128);
-        sum[3] = fold(sum[3], data + 192);
+// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
+// result can be moved past the lane that follows it.
+class LaneShift {
+public:
+    LaneShift() {
+        const std::array<char, crc32c_lane_bytes> zeros{};
+        for (unsigned row = 0; row < 4; ++row) {
+            for (unsigned byte = 1; byte < 256; ++byte) {
+                const unsigned rest = byte & (byte - 1);
+                rows_[row][byte] = rest != 0 ? rows_[row][rest] ^ rows_[row][byte ^ rest]
+                                             : crc32c_serial(byte << (8 * row), zeros.data(), zeros.size());
+            }
+        }
     }
-    char rest[sizeof sum];
-    std::memcpy(rest, sum, sizeof rest);
-    std::uint64_t out = 0;
-    for (std::size_t i = 0; i < sizeof rest; i += 8) out = __builtin_ia32_crc32di(out, load_little_endian(rest + i));
-    return static_cast<std::uint32_t>(out);
-}
 
-// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code;
-// <cpuid.h> of g++ 10 must not be included twice, and a program may include it too.
-struct CrcInstructions {
-    bool crc32 = false, folding = false;
-    CrcInstructions() {
-        constexpr unsigned avx512_registers = 0xE6;
-        const Registers most = cpuid(0), basic = cpuid(1);
-        crc32 = has(basic.c, 20);
-        const bool pclmul = has(basic.c, 1), xgetbv = has(basic.c, 27);
-        if (!crc32 || !pclmul || !xgetbv || most.a < 7) return;
-        unsigned saved = 0, high = 0;
-        __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-        const Registers extended = cpuid(7);
-        const bool instructions = has(extended.b, 16) && has(extended.c, 10);  // avx512f, vpclmulqdq
-        folding = instructions && (saved & avx512_registers) == avx512_registers;
+    std::uint32_t operator()(std::uint64_t crc) const {
+        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
     }
 
 private:
-    struct Registers {
-        unsigned a, b, c, d;
-    };
-    static Registers cpuid(unsigned leaf) {
-        Registers out{leaf, 0, 0, 0};
-        __asm__("cpuid" : "+a"(out.a), "=b"(out.b), "+c"(out.c), "=d"(out.d));
-        return out;
-    }
-    static bool has(unsigned flags, unsigned bit) { return (flags >> bit & 1) != 0; }
+    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
 };
-inline const CrcInstructions& crc_instructions() {
-    static const CrcInstructions instructions;
-    return instructions;
-}
-inline bool has_crc32c_hardware() { return crc_instructions().crc32; }
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+                                                                       std::size_t size) {
+    static const LaneShift shift;
     crc = ~crc;
-    if (crc_instructions().folding && size >= 2 * crc32c_fold_bytes) crc = crc32c_folded(crc, data, size);
-    return ~crc32c_in_lanes(crc, data, size);
+    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
+        std::uint64_t first = crc, second = 0, third = 0;
+        for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
+            first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
+            second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
+            third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
+        }
+        crc = shift(shift(first) ^ second) ^ static_cast<std::uint32_t>(third);
+    }
+    return ~crc32c_serial(crc, data, size);
+}
+
+// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be included
+// twice, and a program may include it too.
+inline bool has_crc32c_hardware() {
+    static const bool has = [] {
+        unsigned a = 1, b = 0, c = 0, d = 0;
+        __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+        return (c >> 20 & 1) != 0;
+    }();
+    return has;
+}
+
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     crc = ~crc;
     for (; size >= 8; data += 8, size -= 8) crc = __crc32cd(crc, load_little_endian(data));
     for (; size > 0; ++data, --size) crc = __crc32cb(crc, bytes::octet(*data));
     return ~crc;
 }
 
-inline constexpr bool has_crc32c_hardware() { return true; }
-
 #else
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     return crc32c_portable(crc, data, size);
 }
 
-inline constexpr bool has_crc32c_hardware() { return false; }
-
 #endif
 
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
-}
-
 #ifndef S3CACHE_NO_GZIP
-// zlib's counts bytes in an unsigned int, which a body may exceed.
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
-    while (size > 0) {
-        const std::size_t piece = (std::min)(size, piece_bytes_max);
-        crc = static_cast<std::uint32_t>(::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
-        data += piece;
-        size -= piece;
-    }
-    return crc;
+    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
 }
 #endif
 
@@ -2555,19 +2232,13 @@ std::string big_endian(Word word) {
 }  // namespace detail::digest
 
 #ifndef S3CACHE_NO_GZIP
-// --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
+// --- gzip: inflate and deflate as push-pull filters, on zlib's own gzip mode.
 
 namespace detail::gzip {
-
-// The first buffer of deflate_all, which doubles from there.
-inline constexpr std::size_t first_output_bytes = 16 * 1024;
 
 // One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that
 // is a lie, and must not make us allocate.
 inline constexpr std::size_t expansion_max = 1032;
-
-// zlib counts in 32 bits; longer pieces take several calls.
-inline constexpr std::size_t zlib_call_bytes_max = (std::numeric_limits<uInt>::max)();
 
 enum class Step {
     output,       // the buffer is full: pull again
@@ -2583,483 +2254,6 @@ struct Pulled {
 
 inline bool looks_like_gzip(std::string_view data) { return bytes::starts_with(data, "\x1f\x8b") && data.size() >= 2; }
 
-// zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
-inline Bytef* zlib_input(const char* data) { return const_cast<Bytef*>(reinterpret_cast<const Bytef*>(data)); }
-inline Bytef* zlib_output(char* data) { return reinterpret_cast<Bytef*>(data); }
-inline uInt zlib_count(std::size_t count) { return static_cast<uInt>((std::min)(count, zlib_call_bytes_max)); }
-
-// On the heap because zlib's state points back at its z_stream: one that has moved is refused.
-struct InflateEnd {
-    void operator()(z_stream* stream) const {
-        inflateEnd(stream);
-        delete stream;
-    }
-};
-struct DeflateEnd {
-    void operator()(z_stream* stream) const {
-        deflateEnd(stream);
-        delete stream;
-    }
-};
-
-// zlib's own gzip mode is not used: it stops after one member, does not skip zero padding, checks the header's CRC and
-// refuses reserved flags. Python does the opposite in all four, and values must read the same from both sides.
-class Inflater {
-public:
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && produced < capacity) {
-            if (place_ == Place::body) {
-                const std::size_t count = inflate_some(out + produced, capacity - produced);
-                produced += count;
-                if (count == 0 && place_ == Place::body) break;
-            } else if (!input_.empty()) {
-                take(bytes::octet(input_.front()));
-                input_.remove_prefix(1);
-            } else {
-                break;
-            }
-        }
-        const Step step = produced == capacity ? Step::output : Step::needs_input;
-        return {produced, problem_ != nullptr ? Step::damaged : step};
-    }
-
-    // To be called once pull() has asked for input that does not exist. False: the data ends too early.
-    bool end_of_input() {
-        if (place_ != Place::start && place_ != Place::padding && problem_ == nullptr) problem_ = "cut short";
-        return problem_ == nullptr;
-    }
-
-    // Null while all is well.
-    const char* problem() const { return problem_; }
-
-private:
-    // Where in a member the next byte belongs. Empty input is legal, so `start` and `padding` are the places to end.
-    // clang-format off
-    enum class Place {
-        start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding
-    };
-    // clang-format on
-
-    enum Flag : unsigned { flag_header_crc = 2, flag_extra = 4, flag_name = 8, flag_comment = 16 };
-
-    void take(unsigned char byte) {
-        switch (place_) {
-        case Place::start:
-            return expect(byte == 0x1f, Place::second_magic, "not gzip data");
-        case Place::second_magic:
-            return expect(byte == 0x8b, Place::method, "not gzip data");
-        case Place::method:
-            return expect(byte == 8, Place::flags, "unknown compression method");
-        case Place::flags:
-            flags_ = byte;
-            return skip(6, Place::fixed);  // time, level and system
-        case Place::fixed:
-        case Place::extra:
-        case Place::crc:
-            return count_down();
-        case Place::extra_size:
-            return take_extra_size(byte);
-        case Place::name:
-        case Place::comment:
-            return byte == 0 ? next_field(place_) : void();
-        case Place::trailer:
-            return take_trailer(byte);
-        case Place::padding:
-            return byte == 0 ? void() : restart(byte);
-        case Place::body:
-            return;  // never here: pull() hands these bytes to zlib
-        }
-    }
-
-    void expect(bool met, Place next, const char* otherwise) {
-        if (met)
-            place_ = next;
-        else
-            problem_ = otherwise;
-    }
-
-    void go(Place next) { place_ = next; }
-
-    void skip(std::size_t count, Place place) {
-        place_ = place;
-        left_ = count;
-        if (left_ == 0) next_field(place);
-    }
-
-    void count_down() {
-        if (--left_ == 0) next_field(place_);
-    }
-
-    // The optional fields follow each other in the order of the cases, each there only if its flag is set.
-    void next_field(Place done) {
-        switch (done) {
-        case Place::fixed:
-            if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
-            [[fallthrough]];
-        case Place::extra:
-            if ((flags_ & flag_name) != 0) return go(Place::name);
-            [[fallthrough]];
-        case Place::name:
-            if ((flags_ & flag_comment) != 0) return go(Place::comment);
-            [[fallthrough]];
-        case Place::comment:
-            if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
-            [[fallthrough]];
-        default:
-            return begin_body();
-        }
-    }
-
-    void expect_little_endian(unsigned count, Place place) {
-        place_ = place;
-        number_ = 0;
-        number_bytes_ = 0;
-        left_ = count;
-    }
-
-    // True once the number is whole.
-    bool take_little_endian(unsigned char byte) {
-        number_ |= std::uint64_t{byte} << (8 * number_bytes_++);
-        return number_bytes_ == left_;
-    }
-
-    void take_extra_size(unsigned char byte) {
-        if (take_little_endian(byte)) skip(static_cast<std::size_t>(number_), Place::extra);
-    }
-
-    void begin_body() {
-        place_ = Place::body;
-        crc_ = crc32(0, nullptr, 0);
-        size_ = 0;
-        if (stream_) return expect(inflateReset(stream_.get()) == Z_OK, Place::body, "zlib cannot start again");
-        z_stream* fresh = new (std::nothrow) z_stream();
-        if (fresh == nullptr) return expect(false, Place::body, "out of memory");
-        stream_.reset(fresh);  // inflateEnd of a stream that did not come up is a harmless error
-        expect(inflateInit2(stream_.get(), -MAX_WBITS) == Z_OK, Place::body, "zlib has no memory");
-    }
-
-    // Straight into the caller's buffer. With no input left it still runs, because zlib may hold output back.
-    std::size_t inflate_some(char* out, std::size_t capacity) {
-        stream_->next_in = zlib_input(input_.data());
-        stream_->avail_in = zlib_count(input_.size());
-        stream_->next_out = zlib_output(out);
-        stream_->avail_out = zlib_count(capacity);
-        const std::size_t offered = stream_->avail_in;
-        const std::size_t room = stream_->avail_out;
-        const int result = inflate(stream_.get(), Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream_->avail_in);
-        const std::size_t produced = room - stream_->avail_out;
-        crc_ = crc32(crc_, zlib_output(out), static_cast<uInt>(produced));
-        size_ += static_cast<std::uint32_t>(produced);  // modulo 2^32, which is what the trailer holds
-        if (result == Z_STREAM_END)
-            expect_little_endian(8, Place::trailer);
-        else if (result == Z_MEM_ERROR)
-            problem_ = "zlib has no memory";
-        else if (result != Z_OK && result != Z_BUF_ERROR)
-            problem_ = "compressed data is damaged";
-        return produced;
-    }
-
-    void take_trailer(unsigned char byte) {
-        if (!take_little_endian(byte)) return;
-        place_ = Place::padding;
-        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_))
-            problem_ = "checksum does not match";
-        else if (static_cast<std::uint32_t>(number_ >> 32) != size_)
-            problem_ = "length does not match";
-    }
-
-    void restart(unsigned char byte) {
-        place_ = Place::start;
-        take(byte);
-    }
-
-    std::string_view input_;
-    Place place_ = Place::start;
-    unsigned flags_ = 0;
-    std::size_t left_ = 0;  // bytes of the present field still to come, or bytes of the number being read
-    std::uint64_t number_ = 0;
-    unsigned number_bytes_ = 0;
-    uLong crc_ = 0;
-    std::uint32_t size_ = 0;
-    const char* problem_ = nullptr;
-    std::unique_ptr<z_stream, InflateEnd> stream_;
-};
-
-// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
-class Deflater {
-public:
-    explicit Deflater(int level) : state_(new (std::nothrow) State()), problem_(start(level)) {}
-
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
-
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && !done_ && produced < capacity) {
-            const std::size_t count = deflate_some(out + produced, capacity - produced);
-            produced += count;
-            if (count == 0 && input_.empty() && !done_) break;
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (done_) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
-    const char* problem() const { return problem_; }
-
-private:
-    // zlib keeps a pointer to the header too, so both stay where they are when a Deflater moves.
-    struct State {
-        gz_header header{};
-        std::unique_ptr<z_stream, DeflateEnd> stream;
-    };
-
-    const char* start(int level) {
-        constexpr const char* no_memory = "zlib has no memory, or the level is not one of its own";
-        if (!state_) return no_memory;
-        state_->stream.reset(new (std::nothrow) z_stream());
-        if (!state_->stream) return no_memory;
-        constexpr int gzip_bits = MAX_WBITS + 16;
-        constexpr int memory_level = 8;  // zlib's default
-        z_stream* stream = state_->stream.get();
-        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK)
-            return no_memory;
-        state_->header.os = 255;
-        return deflateSetHeader(stream, &state_->header) == Z_OK ? nullptr : "zlib refuses the header";
-    }
-
-    std::size_t deflate_some(char* out, std::size_t capacity) {
-        z_stream& stream = *state_->stream;
-        stream.next_in = zlib_input(input_.data());
-        stream.avail_in = zlib_count(input_.size());
-        stream.next_out = zlib_output(out);
-        stream.avail_out = zlib_count(capacity);
-        const std::size_t offered = stream.avail_in;
-        const std::size_t room = stream.avail_out;
-        const bool all_offered = offered == input_.size();
-        const int result = deflate(&stream, finishing_ && all_offered ? Z_FINISH : Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream.avail_in);
-        done_ = result == Z_STREAM_END;
-        if (!done_ && result != Z_OK && result != Z_BUF_ERROR) problem_ = "zlib reports an error";
-        return room - stream.avail_out;
-    }
-
-    std::string_view input_;
-    std::unique_ptr<State> state_;
-    const char* problem_;
-    bool finishing_ = false;
-    bool done_ = false;
-};
-
-// What one helper thread compresses at a time: long enough that a member's own head, trailer and empty dictionary don't show.
-inline constexpr std::size_t member_bytes = std::size_t{1} << 20;
-// What waits for a helper, so that none is idle while the caller is busy elsewhere.
-inline constexpr std::size_t members_waiting_max = 2;
-
-// A Deflater that leaves the work to helper threads: it cuts the input into members, which are compressed several at once
-// and given out in their order. Helpers start as members do, and are gone with the object.
-class ParallelDeflater {
-public:
-    ParallelDeflater(int level, unsigned threads) : level_(level), threads_(threads) {}
-    ~ParallelDeflater() {
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            over_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& helper : helpers_) helper.join();
-    }
-    ParallelDeflater(const ParallelDeflater&) = delete;
-    ParallelDeflater& operator=(const ParallelDeflater&) = delete;
-
-    // As Deflater's.
-    void feed(std::string_view input) { input_ = input; }
-    void finish() { finishing_ = true; }
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (produced < capacity && gather() && !members_.empty()) {
-            if (!ready(finishing_ || !input_.empty())) break;
-            produced += give(out + produced, capacity - produced);
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (finishing_ && input_.empty() && members_.empty()) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-    const char* problem() const { return problem_; }
-
-private:
-    struct Member {
-        std::unique_ptr<char[]> input{}, output{};
-        std::size_t filled = 0, produced = 0, given = 0;
-        const char* problem = nullptr;
-        bool done = false;  // under the lock once a helper has it
-    };
-
-    // Makes members of the input, as long as there is room for more. False: problem() says why not.
-    bool gather() {
-        while (problem_ == nullptr && !input_.empty() && members_.size() < threads_ + members_waiting_max) {
-            if (!open_) open_ = fresh();
-            if (!open_) break;
-            const std::size_t count = (std::min)(input_.size(), member_bytes - open_->filled);
-            input_.copy(open_->input.get() + open_->filled, count);
-            input_.remove_prefix(count);
-            open_->filled += count;
-            if (open_->filled == member_bytes) submit();
-        }
-        const bool last = finishing_ && input_.empty() && (open_ || made_ == 0);
-        if (last && !open_) open_ = fresh();
-        if (last && open_) submit();
-        return problem_ == nullptr;
-    }
-
-    std::unique_ptr<Member> fresh() {
-        if (!spare_.empty()) {
-            std::unique_ptr<Member> used = std::move(spare_.back());
-            spare_.pop_back();
-            return used;
-        }
-        auto member = std::make_unique<Member>();
-        member->input.reset(new (std::nothrow) char[member_bytes]);
-        member->output.reset(new (std::nothrow) char[output_bytes()]);
-        if (member->input && member->output) return member;
-        problem_ = "no memory";
-        return nullptr;
-    }
-
-    // Input that is a single short member is not worth a thread.
-    void submit() {
-        Member& member = *open_;
-        members_.push_back(std::move(open_));
-        const bool only = made_++ == 0 && finishing_;
-        if (only || !have_helper()) {
-            compress(member);
-            member.done = true;
-            return;
-        }
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            waiting_.push_back(&member);
-        }
-        wake_.notify_one();
-    }
-
-    bool have_helper() {
-        if (helpers_.size() == threads_) return threads_ > 0;
-#if S3CACHE_EXCEPTIONS
-        try {
-            start_helper();
-        } catch (...) {
-            // No more threads to be had here: those there are, or the caller's own, do the work.
-        }
-#else
-        start_helper();
-#endif
-        return !helpers_.empty();
-    }
-    // Signals stay with the application's own threads.
-    void start_helper() {
-        helpers_.reserve(threads_);
-#if defined(_WIN32)
-        helpers_.emplace_back([this] { help(); });
-#else
-        struct Mask {
-            Mask() {
-                sigset_t all;
-                sigfillset(&all);
-                pthread_sigmask(SIG_SETMASK, &all, &before);
-            }
-            ~Mask() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
-            sigset_t before{};
-        };
-        const Mask mask;
-        helpers_.emplace_back([this] { help(); });
-#endif
-    }
-
-    void help() {
-        std::unique_lock<std::mutex> hold(lock_);
-        for (;;) {
-            wake_.wait(hold, [this] { return over_ || !waiting_.empty(); });
-            if (over_) return;
-            Member& member = *waiting_.front();
-            waiting_.erase(waiting_.begin());
-            hold.unlock();
-            compress(member);
-            hold.lock();
-            member.done = true;
-            done_.notify_one();
-        }
-    }
-
-    // zlib's own bound, and room for gzip's head, which is longer than the one that it counts on.
-    static std::size_t output_bytes() {
-        return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64;
-    }
-
-    void compress(Member& member) const {
-        Deflater deflater(level_);
-        deflater.feed(std::string_view(member.input.get(), member.filled));
-        deflater.finish();
-        const Pulled pulled = deflater.pull(member.output.get(), output_bytes());
-        member.produced = pulled.produced;
-        if (pulled.step == Step::finished) return;
-        member.problem = deflater.problem() ? deflater.problem() : "zlib wrote more than it promised";
-    }
-
-    // Whether the first member can be given out.
-    bool ready(bool wait) {
-        std::unique_lock<std::mutex> hold(lock_);
-        const Member& first = *members_.front();
-        if (wait) done_.wait(hold, [&first] { return first.done; });
-        return first.done;
-    }
-
-    std::size_t give(char* out, std::size_t capacity) {
-        Member& first = *members_.front();
-        problem_ = first.problem;
-        const std::size_t count = (std::min)(capacity, first.produced - first.given);
-        std::memcpy(out, first.output.get() + first.given, count);
-        first.given += count;
-        if (first.given < first.produced) return count;
-        first.filled = first.produced = first.given = 0;
-        first.done = false;
-        spare_.push_back(std::move(members_.front()));
-        members_.erase(members_.begin());
-        return count;
-    }
-
-    const int level_;
-    const std::size_t threads_;
-    std::string_view input_{};
-    bool finishing_ = false;
-    const char* problem_ = nullptr;
-    std::unique_ptr<Member> open_{};                            // being filled
-    std::vector<std::unique_ptr<Member>> members_{}, spare_{};  // in order; to be used again
-    std::size_t made_ = 0;
-
-    std::mutex lock_{};
-    std::condition_variable wake_{}, done_{};
-    std::vector<Member*> waiting_{};
-    bool over_ = false;
-    std::vector<std::thread> helpers_{};
-};
-
-// Doubles, but never past one byte more than the limit: that byte tells "exactly the limit" from "too long".
-inline void grow(std::string& out, std::size_t limit_bytes) {
-    const std::size_t most = limit_bytes < (std::numeric_limits<std::size_t>::max)() ? limit_bytes + 1 : limit_bytes;
-    const std::size_t wanted = out.empty() ? first_output_bytes : out.size() <= most / 2 ? out.size() * 2 : most;
-    out.resize((std::min)(wanted, most));
-}
-
 // What the last member says it holds: with one member, the whole value unless it has 4 GiB. A first guess, no more.
 inline std::size_t claimed_size(std::string_view data) {
     std::uint64_t size = 0;
@@ -3070,48 +2264,135 @@ inline std::size_t claimed_size(std::string_view data) {
     return static_cast<std::size_t>((std::min)(size, most));
 }
 
-// The limit counts output, since four kilobytes of input can stand for four megabytes. `problem` is set on refusal.
-inline std::optional<std::string> inflate_all(std::string_view data, std::size_t limit_bytes, std::string& problem) {
-    Inflater inflater;
-    inflater.feed(data);
-    std::string out((std::min)(claimed_size(data), limit_bytes) + 1, '\0');  // the one more shows that it ended there
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output && used <= limit_bytes) {
-        if (used == out.size()) grow(out, limit_bytes);
-        const Pulled pulled = inflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
-    }
-    if (used > limit_bytes) {
-        problem = "larger than the limit once inflated";
-        return std::nullopt;
-    }
-    if (!inflater.end_of_input()) {
-        problem = inflater.problem();
-        return std::nullopt;
-    }
-    out.resize(used);
-    return out;
-}
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+class Filter {
+public:
+    // Borrowed until pull() answers needs_input.
+    void feed(std::string_view input) { input_ = input; }
 
-// Empty only if zlib has no memory: the shortest gzip member has twenty bytes.
-inline std::string deflate_all(std::string_view data, int level) {
-    Deflater deflater(level);
-    deflater.feed(data);
-    deflater.finish();
-    std::string out;
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output) {
-        if (used == out.size()) grow(out, (std::numeric_limits<std::size_t>::max)());
-        const Pulled pulled = deflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
+    // Null while all is well. A failed allocation is a problem like any other.
+    const char* problem() const { return problem_; }
+
+protected:
+    using Function = int (*)(z_stream*);
+
+    // zlib's state points back at its z_stream, so that one stays where it is when a filter moves.
+    struct End {
+        Function end;
+        void operator()(z_stream* stream) const {
+            end(stream);
+            delete stream;
+        }
+    };
+
+    // Sets problem() if zlib's `begin` does not succeed.
+    template <class Begin>
+    void open(Function end, Begin begin) {
+        stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
+        if (!stream_ || begin(stream_.get()) != Z_OK) problem_ = "zlib has no memory, or does not know the level";
     }
-    out.resize(step == Step::finished ? used : 0);
-    return out;
-}
+
+    // One step of zlib's, from the input straight into the caller's buffer; adds to `produced`. zlib counts in 32 bits, so
+    // that long pieces take several steps.
+    int run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
+        constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
+        // zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
+        stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+        stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+        stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
+        stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+        const std::size_t offered = stream_->avail_in;
+        const std::size_t room = stream_->avail_out;
+        const int result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+        input_.remove_prefix(offered - stream_->avail_in);
+        produced += room - stream_->avail_out;
+        if (result == Z_MEM_ERROR)
+            problem_ = "zlib has no memory";
+        else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
+            problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
+        return result;
+    }
+
+    std::unique_ptr<z_stream, End> stream_{};
+    std::string_view input_{};
+    const char* problem_ = nullptr;
+};
+
+// Members one after the other, with zeros between and behind them, as Python's gzip module takes them.
+class Inflater : public Filter {
+public:
+    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (produced < capacity && begin_member()) {
+            const std::size_t before = produced;
+            in_member_ = run(inflate, Z_NO_FLUSH, out, capacity, produced) != Z_STREAM_END;
+            if (problem_ != nullptr || (produced == before && input_.empty())) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all is
+    // an empty value.
+    bool end_of_input() {
+        if (in_member_ && problem_ == nullptr) problem_ = "cut short";
+        return problem_ == nullptr;
+    }
+
+private:
+    // False: no input is there to begin a member with, or a problem.
+    bool begin_member() {
+        if (in_member_ || problem_ != nullptr) return problem_ == nullptr;
+        if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
+        if (input_.empty()) return false;
+        in_member_ = true;
+        if (!stream_)
+            open(inflateEnd, [](z_stream* stream) { return inflateInit2(stream, 16 + MAX_WBITS); });
+        else if (inflateReset(stream_.get()) != Z_OK)
+            problem_ = "zlib cannot start again";
+        return problem_ == nullptr;
+    }
+
+    bool in_member_ = false;
+};
+
+// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
+class Deflater : public Filter {
+public:
+    explicit Deflater(int level) {
+        static gz_header header = [] {  // which zlib only reads
+            gz_header unknown{};
+            unknown.os = 255;
+            return unknown;
+        }();
+        constexpr int memory_level = 8;  // zlib's default
+        open(deflateEnd, [level](z_stream* stream) {
+            const int result =
+                deflateInit2(stream, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY);
+            return result == Z_OK ? deflateSetHeader(stream, &header) : result;
+        });
+    }
+
+    // No input will follow: pull() until finished.
+    void finish() { finishing_ = true; }
+
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (problem_ == nullptr && !done_ && produced < capacity) {
+            const std::size_t before = produced;
+            done_ = run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced) == Z_STREAM_END;
+            if (produced == before && input_.empty()) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        if (done_) return {produced, Step::finished};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+private:
+    bool finishing_ = false;
+    bool done_ = false;
+};
 
 }  // namespace detail::gzip
 
@@ -3130,96 +2411,92 @@ inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 // "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
 inline constexpr std::size_t reference_bytes_max = 16;
 
-inline bool is_name_char(char c) {
-    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' ||
-           bytes::octet(c) >= 0x80;
-}
-
-inline bool is_name_start(char c) { return is_name_char(c) && !bytes::is_digit(c) && c != '-' && c != '.'; }
-
 // XML 1.0 knows no control characters but these three, not even as references.
 inline bool is_legal(std::uint32_t code) {
     if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
     return code <= 0x10FFFF && !(code >= 0xD800 && code <= 0xDFFF) && code != 0xFFFE && code != 0xFFFF;
 }
 
-inline void append_utf8(std::string& out, std::uint32_t code) {
-    const auto put = [&out](std::uint32_t byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
-    if (code < 0x80) return put(code);
-    if (code < 0x800) {
-        put(0xC0 | code >> 6);
-    } else if (code < 0x10000) {
-        put(0xE0 | code >> 12);
-        put(0x80 | (code >> 6 & 0x3F));
-    } else {
-        put(0xF0 | code >> 18);
-        put(0x80 | (code >> 12 & 0x3F));
-        put(0x80 | (code >> 6 & 0x3F));
+// A text with bytes that no XML 1.0 document can hold, or that are no UTF-8, is not: such a key can be deleted alone, not
+// in a list.
+inline bool representable(std::string_view text) {
+    for (char c : text) {
+        if (!is_legal(bytes::octet(c))) return false;
     }
-    put(0x80 | (code & 0x3F));
+    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
+           text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The inside of "&#…;" without the hash.
-inline std::optional<std::uint32_t> numeric_reference(std::string_view digits) {
-    const bool is_hex = bytes::starts_with(digits, "x");
-    if (is_hex) digits.remove_prefix(1);
-    if (digits.empty()) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : digits) {
-        if (is_hex ? bytes::hex_value(c) < 0 : !bytes::is_digit(c)) return std::nullopt;
-        code = code * (is_hex ? 16 : 10) + static_cast<std::uint32_t>(bytes::hex_value(c));
-        if (code > 0x10FFFF) return std::nullopt;
-    }
-    return is_legal(code) ? std::optional<std::uint32_t>(code) : std::nullopt;
-}
-
-// The inside of "&…;". Only the five entities that need no DTD exist.
+// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
 inline std::optional<std::uint32_t> reference(std::string_view name) {
-    if (bytes::starts_with(name, "#")) return numeric_reference(name.substr(1));
-    if (name == "amp") return '&';
-    if (name == "lt") return '<';
-    if (name == "gt") return '>';
-    if (name == "quot") return '"';
-    if (name == "apos") return '\'';
-    return std::nullopt;
+    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
+    for (std::size_t i = 0; i < 5; ++i) {
+        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+    }
+    const int base = bytes::starts_with(name, "#x") ? 16 : 10;
+    if (!bytes::starts_with(name, "#")) return std::nullopt;
+    name.remove_prefix(base == 16 ? 2 : 1);
+    if (name.empty()) return std::nullopt;
+    std::uint32_t code = 0;
+    for (char c : name) {
+        const int digit = bytes::hex_value(c);
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
+    }
+    return code;
 }
 
-enum class Token { open, close, finished, damaged };
+// Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
+// because stores nest keys in elements of their own making.
+struct Field {
+    std::string_view path;  // such as Contents/Key
+    std::string* to;
+    bool exact = false;  // keys and tokens keep blanks at their ends
+};
 
-// Walks the elements of one document. Attributes, comments and processing instructions are stepped over and namespace
-// prefixes dropped: stores disagree on namespaces. A DTD is refused, since XML attacks need entities of their own.
+// Walks the elements of one document and fills its fields. Attributes, comments and processing instructions are stepped
+// over, and namespace prefixes are dropped, because stores disagree on namespaces. A DTD is refused, because attacks by
+// XML need entities of their own.
 class Scanner {
 public:
-    explicit Scanner(std::string_view document) : rest_(document) {
-        if (document.size() > document_bytes_max || !utf8::valid(document)) broken_ = true;
-        if (bytes::starts_with(rest_, "\xEF\xBB\xBF")) rest_.remove_prefix(3);
+    explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    Token next() {
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
+    bool next() {
         if (closing_) leave();
-        while (!broken_) {
-            if (empty_element_) {
-                empty_element_ = false;
-                return close_element();
-            }
-            if (rest_.empty()) return depth_ == 0 && root_seen_ ? Token::finished : fail();
-            if (rest_.front() != '<') {
-                if (!take_text()) return fail();
-            } else if (rest_.size() > 1 && (rest_[1] == '!' || rest_[1] == '?')) {
-                if (!take_aside()) return fail();
-            } else {
-                return rest_.size() > 1 && rest_[1] == '/' ? take_end_tag() : take_start_tag();
-            }
+        while (!closing_ && !damaged_ && !rest_.empty()) {
+            if (rest_.front() != '<')
+                damaged_ = !take_text();
+            else if (bytes::starts_with(rest_, "</"))
+                damaged_ = !(closing_ = take_end_tag());
+            else if (bytes::starts_with(rest_, "<!") || bytes::starts_with(rest_, "<?"))
+                damaged_ = !take_aside();
+            else
+                damaged_ = !take_start_tag();
         }
-        return Token::damaged;
+        if (closing_) fill_field();
+        return closing_;
     }
 
-    // The open elements from the root (0) down, without prefixes; at `close` the closing one is still among them.
-    std::size_t depth() const { return depth_; }
-    std::string_view name(std::size_t level) const { return local(path_[level]); }
+    // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
+    bool finish() {
+        while (next()) {
+        }
+        return whole();
+    }
+    bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // What stood since the last tag, decoded: at the `close` of an element without children, its content.
+    // Whether a character that XML cannot hold is what damaged the document.
+    bool found_illegal() const { return illegal_; }
+
+    std::string_view root() const { return root_; }
+    // The element that ends here, by its path below the root; the root itself has the empty path.
+    std::string_view path() const { return path_; }
+    // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
 private:
@@ -3227,20 +2504,25 @@ private:
         return qualified.substr(qualified.find(':') + 1);  // npos + 1 is 0
     }
 
-    Token fail() {
-        broken_ = true;
-        return Token::damaged;
+    // The first of repeated elements wins: a store that forwards another's error appends its own.
+    void fill_field() {
+        for (const Field& field : fields_) {
+            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        }
     }
 
     void leave() {
         closing_ = false;
         text_.clear();
         --depth_;
+        const std::size_t slash = path_.rfind('/');
+        path_.resize(slash == std::string::npos ? 0 : slash);
     }
 
-    Token close_element() {
-        closing_ = true;
-        return Token::close;
+    bool take(std::string_view wanted) {
+        if (!bytes::starts_with(rest_, wanted)) return false;
+        rest_.remove_prefix(wanted.size());
+        return true;
     }
 
     bool skip_past(std::string_view end) {
@@ -3252,59 +2534,49 @@ private:
 
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
-        if (rest_[1] == '?') return skip_past("?>");
-        if (bytes::starts_with(rest_, "<!--")) {
-            rest_.remove_prefix(4);
-            return skip_past("-->");
-        }
-        constexpr std::string_view cdata = "<![CDATA[";
-        if (depth_ == 0 || !bytes::starts_with(rest_, cdata)) return false;
-        rest_.remove_prefix(cdata.size());
+        if (take("<?")) return skip_past("?>");
+        if (take("<!--")) return skip_past("-->");
+        if (depth_ == 0 || !take("<![CDATA[")) return false;
         const std::string_view content = rest_.substr(0, rest_.find("]]>"));
         return skip_past("]]>") && append_raw(content);
     }
 
     bool take_text() {
-        const std::string_view run = rest_.substr(0, rest_.find('<'));
+        std::string_view run = rest_.substr(0, rest_.find('<'));
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        std::size_t at = 0;
-        while (at < run.size()) {
-            const std::size_t end = (std::min)(run.find('&', at), run.size());
-            if (!append_raw(run.substr(at, end - at))) return false;
-            if (end == run.size()) break;
-            const std::size_t stop = run.substr(0, end + reference_bytes_max).find(';', end);
-            if (stop == std::string_view::npos) return false;
-            const auto code = reference(run.substr(end + 1, stop - end - 1));
+        for (;;) {
+            const std::size_t raw = (std::min)(run.find('&'), run.size());
+            if (!append_raw(run.substr(0, raw))) return false;
+            run.remove_prefix(raw);
+            if (run.empty()) return true;
+            const std::size_t end = run.substr(0, reference_bytes_max).find(';');
+            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(1, end - 1));
             if (!code) return false;
-            append_utf8(text_, *code);
-            at = stop + 1;
+            illegal_ = !is_legal(*code);
+            if (illegal_) return false;
+            utf8::append(text_, *code);
+            run.remove_prefix(end + 1);
         }
-        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
     bool append_raw(std::string_view raw) {
+        illegal_ = !representable(raw);
         for (std::size_t i = 0; i < raw.size(); ++i) {
-            const char c = raw[i];
-            if (c == '\r') {
-                if (i + 1 == raw.size() || raw[i + 1] != '\n') text_ += '\n';
-            } else if (!is_legal(bytes::octet(c))) {
-                return false;
-            } else {
-                text_ += c;
-            }
+            if (raw[i] != '\r')
+                text_ += raw[i];
+            else if (i + 1 == raw.size() || raw[i + 1] != '\n')
+                text_ += '\n';
         }
-        return true;
+        return !illegal_;
     }
 
     std::string_view take_name() {
-        std::size_t size = 0;
-        if (rest_.empty() || !is_name_start(rest_.front())) return {};
-        while (size < rest_.size() && is_name_char(rest_[size])) ++size;
-        const std::string_view name = rest_.substr(0, size);
-        rest_.remove_prefix(size);
+        const std::string_view name = rest_.substr(0, rest_.find_first_of(" \t\r\n/>=<&;\"'"));
+        if (name.empty() || bytes::is_digit(name[0]) || name[0] == '-' || name[0] == '.') return {};
+        rest_.remove_prefix(name.size());
         return name;
     }
 
@@ -3312,15 +2584,18 @@ private:
         while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
     }
 
-    Token take_start_tag() {
+    bool take_start_tag() {
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
-        if (name.empty() || depth_ == depth_max || (depth_ == 0 && root_seen_)) return fail();
-        if (!skip_attributes()) return fail();
-        root_seen_ = true;
+        if (local(name).empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
+        if (!skip_attributes()) return false;
         text_.clear();
-        path_[depth_++] = name;
-        return Token::open;
+        if (depth_ == 0)
+            root_ = local(name);
+        else
+            path_.append(path_.empty() ? "" : "/").append(local(name));
+        open_[depth_++] = name;
+        return true;
     }
 
     // Up to and with the end of the tag.
@@ -3328,11 +2603,8 @@ private:
         for (;;) {
             const std::size_t before = rest_.size();
             skip_blanks();
-            if (bytes::starts_with(rest_, ">") || bytes::starts_with(rest_, "/>")) {
-                empty_element_ = rest_.front() == '/';
-                rest_.remove_prefix(empty_element_ ? 2 : 1);
-                return true;
-            }
+            closing_ = take("/>");
+            if (closing_ || take(">")) return true;
             if (rest_.size() == before || !skip_attribute()) return false;
         }
     }
@@ -3340,109 +2612,49 @@ private:
     bool skip_attribute() {
         if (take_name().empty()) return false;
         skip_blanks();
-        if (!bytes::starts_with(rest_, "=")) return false;
-        rest_.remove_prefix(1);
+        if (!take("=")) return false;
         skip_blanks();
-        if (rest_.empty() || (rest_.front() != '"' && rest_.front() != '\'')) return false;
-        const std::size_t end = rest_.find(rest_.front(), 1);
-        if (end == std::string_view::npos || rest_.substr(1, end - 1).find('<') != std::string_view::npos) return false;
-        rest_.remove_prefix(end + 1);
-        return true;
+        const std::string_view quote = rest_.substr(0, 1);
+        if (!take("\"") && !take("'")) return false;
+        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
     }
 
-    Token take_end_tag() {
+    bool take_end_tag() {
         rest_.remove_prefix(2);
         const std::string_view name = take_name();
         skip_blanks();
-        if (depth_ == 0 || name != path_[depth_ - 1] || !bytes::starts_with(rest_, ">")) return fail();
-        rest_.remove_prefix(1);
-        return close_element();
+        return depth_ > 0 && name == open_[depth_ - 1] && take(">");
     }
 
     std::string_view rest_;
-    std::array<std::string_view, depth_max> path_{};
+    std::vector<Field> fields_;
+    std::array<std::string_view, depth_max> open_{};  // the open elements from the root down, with prefixes
     std::size_t depth_ = 0;
+    std::string_view root_;
+    std::string path_;
     std::string text_;
-    bool root_seen_ = false;
-    bool empty_element_ = false;
-    bool closing_ = false;
-    bool broken_ = false;
+    bool closing_ = false;  // the innermost open element ends where the scanner stands
+    bool damaged_ = false;
+    bool illegal_ = false;
 };
 
-// What visitors match on: elements by their whole path, never by name alone, since stores nest keys in elements of
-// their own making.
-class Path {
-public:
-    explicit Path(const Scanner& scanner) : scanner_(scanner) {}
-
-    std::string_view root() const { return scanner_.name(0); }
-    std::size_t depth() const { return scanner_.depth(); }
-    std::string_view leaf() const { return scanner_.name(depth() - 1); }
-
-    // Below the root, whatever the root is called.
-    bool is(std::string_view first) const { return depth() == 2 && scanner_.name(1) == first; }
-    bool is(std::string_view first, std::string_view second) const {
-        return depth() == 3 && scanner_.name(1) == first && leaf() == second;
-    }
-    bool is(std::string_view first, std::string_view second, std::string_view third) const {
-        return depth() == 4 && scanner_.name(1) == first && scanner_.name(2) == second && leaf() == third;
-    }
-
-private:
-    const Scanner& scanner_;
-};
-
-// Calls visit(Path, text) at the end of every element, children before parents. False: the document is not well-formed,
-// and nothing that was visited may be believed.
-template <class Visit>
-bool walk(std::string_view document, Visit visit) {
+// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes such
+// keys as they are. It tells a key to be blamed from an answer that is no list at all.
+inline bool has_illegal_character(std::string_view document) {
     Scanner scanner(document);
-    for (;;) {
-        switch (scanner.next()) {
-        case Token::open:
-            break;
-        case Token::close:
-            visit(Path(scanner), std::string_view(scanner.text()));
-            break;
-        case Token::finished:
-            return true;
-        case Token::damaged:
-            return false;
-        }
-    }
-}
-
-// Bytes that no XML 1.0 document can hold, or that are no UTF-8: such a key can be deleted alone, not in a list.
-inline bool representable(std::string_view text) {
-    for (char c : text) {
-        if (!is_legal(bytes::octet(c))) return false;
-    }
-    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
-           text.find("\xEF\xBF\xBF") == std::string_view::npos;
+    return !scanner.finish() && scanner.found_illegal();
 }
 
 // For content and attribute values. A raw carriage return would arrive as a line feed.
 inline void escape(std::string& out, std::string_view text) {
+    constexpr std::string_view special = "&<>\"\r";
+    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
     for (char c : text) {
-        switch (c) {
-        case '&':
-            out += "&amp;";
-            break;
-        case '<':
-            out += "&lt;";
-            break;
-        case '>':
-            out += "&gt;";
-            break;
-        case '"':
-            out += "&quot;";
-            break;
-        case '\r':
-            out += "&#13;";
-            break;
-        default:
+        const std::size_t at = special.find(c);
+        if (at == std::string_view::npos)
             out += c;
-        }
+        else
+            out += escapes[at];
     }
 }
 
@@ -3452,96 +2664,59 @@ struct ErrorBody {
     std::string region;
     std::string request_id;
     std::string host_id;
-    std::string server_time;
-    std::string bucket;
-    std::string endpoint;
+    std::string endpoint;  // where a 301 says that the bucket is
 };
-
-inline std::string* error_field(ErrorBody& body, std::string_view name) {
-    if (name == "Code") return &body.code;
-    if (name == "Message") return &body.message;
-    if (name == "Region") return &body.region;
-    if (name == "RequestId") return &body.request_id;
-    if (name == "HostId") return &body.host_id;
-    if (name == "ServerTime") return &body.server_time;
-    if (name == "BucketName" || name == "Bucket") return &body.bucket;
-    if (name == "Endpoint") return &body.endpoint;
-    return nullptr;
-}
-
-// The first of repeated elements wins: a store that forwards another's error appends its own.
-inline void keep_first(std::string& field, std::string_view text) {
-    if (field.empty()) field.assign(bytes::trim(text));
-}
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
 inline std::optional<ErrorBody> error_body(std::string_view document) {
     ErrorBody body;
-    bool is_error = false;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        const bool wrapped = path.root() == "ErrorResponse";
-        if (path.root() != "Error" && !wrapped) return;
-        is_error = is_error || !wrapped || path.is("Error");
-        if (path.depth() != 2 && !(wrapped && path.is("Error", path.leaf()))) return;
-        if (std::string* field = error_field(body, path.leaf())) keep_first(*field, text);
-    });
-    if (!whole || !is_error) return std::nullopt;
+    Scanner scanner(document, {{"Code", &body.code},
+                               {"Message", &body.message},
+                               {"Region", &body.region},
+                               {"RequestId", &body.request_id},
+                               {"HostId", &body.host_id},
+                               {"Endpoint", &body.endpoint},
+                               {"Error/Code", &body.code},
+                               {"Error/Message", &body.message}});
+    bool wraps_error = false;
+    while (scanner.next()) wraps_error = wraps_error || scanner.path() == "Error";
+    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && wraps_error);
+    if (!scanner.whole() || !is_error) return std::nullopt;
     return body;
 }
 
-// An answer that came with status 200 and may be an error all the same. Neither result nor error: it was cut short, is
-// empty or is no XML, and counts as a 500.
-template <class T>
-struct Answer {
-    std::optional<T> result;
-    std::optional<ErrorBody> error;
-};
-
-// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
-// a proxy must not pass for one.
-inline bool is_result(std::string_view root) { return bytes::ends_with(root, "Result"); }
-
-template <class T, class Visit>
-std::optional<T> result_body(std::string_view document, Visit visit, std::string_view root = {}) {
-    std::optional<T> result(std::in_place);
-    bool fits = true;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.depth() == 1)
-            fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
-        else
-            fits = fits && visit(*result, path, text);
-    });
-    if (!whole || !fits) result.reset();
-    return result;
+// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
+inline std::string_view html_title(std::string_view page) {
+    const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
+    const std::size_t tag = lower.find("<title");
+    const std::size_t begin = lower.find('>', tag);
+    const std::size_t end = lower.find("</title", begin);
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
+    return bytes::trim(page.substr(begin + 1, end - begin - 1));
 }
 
+// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of a
+// proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
+inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes::ends_with(scanner.root(), "Result"); }
+
+// The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
 inline std::optional<std::string> upload_id(std::string_view document) {
-    auto result = result_body<std::string>(document, [](std::string& id, const Path& path, std::string_view text) {
-        if (path.is("UploadId")) id = text;
-        return true;
-    });
-    if (result && result->empty()) result.reset();
-    return result;
+    std::string id;
+    Scanner scanner(document, {{"UploadId", &id, true}});
+    const bool good = scanner.finish() && !id.empty() && !bytes::starts_with(scanner.root(), "Error");
+    return good ? std::optional<std::string>(std::move(id)) : std::nullopt;
 }
 
-// Some stores leave the ETag out; that is no failure.
-inline Answer<std::string> etag_answer(std::string_view document) {
-    Answer<std::string> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
-    answer.result = result_body<std::string>(document, [](std::string& etag, const Path& path, std::string_view text) {
-        if (path.is("ETag")) etag = bytes::trim(text);
-        return true;
-    });
-    return answer;
+// Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
+inline std::optional<std::string> etag_result(std::string_view document) {
+    std::string etag;
+    Scanner scanner(document, {{"ETag", &etag}});
+    return scanner.finish() && is_result(scanner) ? std::optional<std::string>(std::move(etag)) : std::nullopt;
 }
-
-inline Answer<std::string> complete_result(std::string_view document) { return etag_answer(document); }
-inline Answer<std::string> copy_result(std::string_view document) { return etag_answer(document); }
 
 struct DeleteError {
-    std::string key;
+    std::string key;  // empty: the store did not say which
     std::string code;
     std::string message;
 };
@@ -3551,25 +2726,33 @@ struct Deleted {
     std::vector<DeleteError> errors;
 };
 
-inline Answer<Deleted> delete_result(std::string_view document) {
-    Answer<Deleted> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
+inline std::optional<Deleted> delete_result(std::string_view document) {
+    Deleted done;
     DeleteError failed;
-    answer.result = result_body<Deleted>(document, [&](Deleted& done, const Path& path, std::string_view text) {
-        if (path.is("Deleted", "Key"))
-            done.keys.emplace_back(text);
-        else if (path.is("Error", "Key"))
-            failed.key = text;
-        else if (path.is("Error", "Code"))
-            failed.code = bytes::trim(text);
-        else if (path.is("Error", "Message"))
-            failed.message = text;
-        else if (path.is("Error"))
+    Scanner scanner(
+        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
+    while (scanner.next()) {
+        if (scanner.path() == "Deleted/Key")
+            done.keys.push_back(scanner.text());
+        else if (scanner.path() == "Error")
             done.errors.push_back(std::exchange(failed, {}));
-        return true;
-    });
-    return answer;
+    }
+    return is_result(scanner) ? std::optional<Deleted>(std::move(done)) : std::nullopt;
+}
+
+// A list that is taken for complete although it is not would make its reader believe that the rest is not there, so a word
+// that is no boolean spoils the page.
+inline bool read_boolean(std::string_view text, bool& out) {
+    text = bytes::trim(text);
+    out = bytes::iequal(text, "true") || text == "1";
+    return out || bytes::iequal(text, "false") || text == "0";
+}
+
+// Keys are encoded only if the answer says so, whatever was asked for, and '+' is a space then.
+inline bool decode(std::string& text) {
+    auto decoded = bytes::unpercent(text, true);
+    if (decoded) text = std::move(*decoded);
+    return decoded.has_value();
 }
 
 struct ListEntry {
@@ -3586,60 +2769,35 @@ struct ListPage {
     std::string next_token;
 };
 
-// Keys and prefixes are encoded only if the answer says so, whatever was asked for, and '+' is a space then. A key that
-// cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
-inline bool decode_listed(ListPage& page) {
-    for (ListEntry& entry : page.entries) {
-        auto key = bytes::unpercent(entry.key, true);
-        if (!key) return false;
-        entry.key = std::move(*key);
-    }
-    for (std::string& prefix : page.common_prefixes) {
-        auto decoded = bytes::unpercent(prefix, true);
-        if (!decoded) return false;
-        prefix = std::move(*decoded);
-    }
-    return true;
-}
-
-inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_view text) {
-    if (path.is("Contents", "Key"))
-        entry.key = text;
-    else if (path.is("Contents", "ETag"))
-        entry.etag = bytes::trim(text);
-    else if (path.is("Contents", "LastModified"))
-        entry.last_modified = bytes::trim(text);
-    else if (path.is("Contents", "Size")) {
-        const auto size = bytes::to_u64(bytes::trim(text));
-        entry.size = size.value_or(0);
-        return size.has_value();
-    }
-    return true;
-}
-
+// A key that cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
 inline std::optional<ListPage> list_result(std::string_view document) {
+    ListPage page;
     ListEntry entry;
-    bool encoded = false;
-    auto page = result_body<ListPage>(
-        document,
-        [&](ListPage& out, const Path& path, std::string_view text) {
-            if (path.is("IsTruncated"))
-                out.truncated = bytes::trim(text) == "true";
-            else if (path.is("NextContinuationToken"))
-                out.next_token = text;
-            else if (path.is("EncodingType"))
-                encoded = bytes::trim(text) == "url";
-            else if (path.is("CommonPrefixes", "Prefix"))
-                out.common_prefixes.emplace_back(text);
-            else if (path.is("Contents"))
-                out.entries.push_back(std::exchange(entry, {}));
-            else
-                return list_entry_field(entry, path, text);
-            return true;
-        },
-        "ListBucket");
-    if (page && encoded && !decode_listed(*page)) page.reset();
-    return page;
+    std::string encoding;
+    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
+                               {"Contents/ETag", &entry.etag},
+                               {"Contents/LastModified", &entry.last_modified},
+                               {"NextContinuationToken", &page.next_token, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Contents/Size") {
+            const auto size = bytes::to_u64(bytes::trim(scanner.text()));
+            entry.size = size.value_or(0);
+            good = size.has_value();
+        } else if (scanner.path() == "Contents") {
+            page.entries.push_back(std::exchange(entry, {}));
+        } else if (scanner.path() == "CommonPrefixes/Prefix") {
+            page.common_prefixes.push_back(scanner.text());
+        } else if (scanner.path() == "IsTruncated") {
+            good = read_boolean(scanner.text(), page.truncated);
+        }
+    }
+    if (!good || !is_result(scanner) || !bytes::starts_with(scanner.root(), "ListBucket")) return std::nullopt;
+    if (encoding != "url") return page;
+    for (ListEntry& listed : page.entries) good = decode(listed.key) && good;
+    for (std::string& prefix : page.common_prefixes) good = decode(prefix) && good;
+    return good ? std::optional<ListPage>(std::move(page)) : std::nullopt;
 }
 
 struct Upload {
@@ -3655,41 +2813,30 @@ struct UploadsPage {
     std::string next_upload_id_marker;
 };
 
-inline bool decode_uploads(UploadsPage& page) {
-    auto marker = bytes::unpercent(page.next_key_marker, true);
-    if (!marker) return false;
-    page.next_key_marker = std::move(*marker);
-    for (Upload& upload : page.uploads) {
-        auto key = bytes::unpercent(upload.key, true);
-        if (!key) return false;
-        upload.key = std::move(*key);
-    }
-    return true;
-}
-
+// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever it
+// says of them.
 inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
+    UploadsPage page;
     Upload upload;
-    bool encoded = false;
-    auto page = result_body<UploadsPage>(document, [&](UploadsPage& out, const Path& path, std::string_view text) {
-        if (path.is("IsTruncated"))
-            out.truncated = bytes::trim(text) == "true";
-        else if (path.is("NextKeyMarker"))
-            out.next_key_marker = text;
-        else if (path.is("NextUploadIdMarker"))
-            out.next_upload_id_marker = text;
-        else if (path.is("EncodingType"))
-            encoded = bytes::trim(text) == "url";
-        else if (path.is("Upload", "Key"))
-            upload.key = text;
-        else if (path.is("Upload", "UploadId"))
-            upload.id = text;
-        else if (path.is("Upload", "Initiated"))
-            upload.initiated = bytes::trim(text);
-        else if (path.is("Upload"))
-            out.uploads.push_back(std::exchange(upload, {}));
-        return true;
-    });
-    if (page && encoded && !decode_uploads(*page)) page.reset();
+    std::string encoding;
+    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
+                               {"Upload/UploadId", &upload.id, true},
+                               {"Upload/Initiated", &upload.initiated},
+                               {"NextKeyMarker", &page.next_key_marker, true},
+                               {"NextUploadIdMarker", &page.next_upload_id_marker, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Upload")
+            page.uploads.push_back(std::exchange(upload, {}));
+        else if (scanner.path() == "IsTruncated")
+            good = read_boolean(scanner.text(), page.truncated);
+    }
+    if (!good || !is_result(scanner)) return std::nullopt;
+    if (encoding == "url") {
+        decode(page.next_key_marker);
+        for (Upload& listed : page.uploads) decode(listed.key);
+    }
     return page;
 }
 
@@ -3704,72 +2851,51 @@ struct StsCredentials {
 // Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
-    const std::string response = std::string(action) + "Response";
-    const std::string result = std::string(action) + "Result";
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.root() != response || !path.is(result, "Credentials", path.leaf())) return;
-        if (path.leaf() == "AccessKeyId")
-            keep_first(keys.access_key, text);
-        else if (path.leaf() == "SecretAccessKey")
-            keep_first(keys.secret_key, text);
-        else if (path.leaf() == "SessionToken")
-            keep_first(keys.session_token, text);
-        else if (path.leaf() == "Expiration")
-            keep_first(keys.expiration, text);
-    });
-    const bool complete =
-        !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() && !keys.expiration.empty();
-    if (!whole || !complete) return std::nullopt;
+    const std::string in = std::string(action) + "Result/Credentials/";
+    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
+    Scanner scanner(document, {{paths[0], &keys.access_key},
+                               {paths[1], &keys.secret_key},
+                               {paths[2], &keys.session_token},
+                               {paths[3], &keys.expiration}});
+    if (!scanner.finish() || scanner.root() != std::string(action) + "Response") return std::nullopt;
+    for (const std::string* field : {&keys.access_key, &keys.secret_key, &keys.session_token, &keys.expiration}) {
+        if (field->empty()) return std::nullopt;
+    }
     return keys;
 }
 
 }  // namespace detail::xml
 
-// --- ini: the config and credentials files of the AWS tools, and what they and the environment say about profile,
-// region, endpoint and the source of credentials. Texts and lookups come in as arguments: nothing is opened here.
+// --- ini: the config and credentials files of the AWS tools. Text comes in, sections go out: nothing is opened here.
 
 namespace detail::ini {
 
-// A thousand profiles fit. What is larger is not a configuration file, and merging copies it.
+// A thousand profiles fit. Names are looked for one by one, hence the second limit.
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
+inline constexpr std::size_t sections_max = 10000;
 
 // Settings of [DEFAULT] become part of every section, so a file within the limit could fill memory with their copies.
 inline constexpr std::size_t inherited_bytes_max = 16 * 1024 * 1024;
 
-// Settings below a setting: one level, which is all that the AWS tools read. Their names keep their case.
-using Block = std::map<std::string, std::string, std::less<>>;
-
-struct Entry {
-    std::string text;  // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
-    Block block;       // filled in place of text if the value began on the next line
+struct Setting {
+    std::string name;
+    std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
+    bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
     std::size_t line = 0;
 };
 
-using Section = std::map<std::string, Entry, std::less<>>;
-
-inline const std::string* find_text(const Section& section, std::string_view name) {
-    const auto at = section.find(name);
-    return at == section.end() ? nullptr : &at->second.text;
-}
-
-inline std::string text_of(const Section& section, std::string_view name) {
-    const std::string* text = find_text(section, name);
-    return text != nullptr ? *text : std::string();
-}
-
-struct NamedSection {
+struct Section {
     std::string name;
-    Section entries;
+    std::vector<Setting> settings{};
+
+    const Setting* find(std::string_view setting) const {
+        const auto at =
+            std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == setting; });
+        return at == settings.end() ? nullptr : &*at;
+    }
 };
 
-// In the order of the file, because of two sections for one profile the later one counts.
-using File = std::vector<NamedSection>;
-
-struct Parsed {
-    std::optional<File> file;
-    std::size_t line = 0;  // counted from 1
-    std::string message;
-};
+using File = std::vector<Section>;  // in the order of the file
 
 // Python's str.strip() also takes these, and a form feed before a section name is easy to overlook.
 inline bool is_space(char c) { return bytes::is_blank(c) || c == '\v' || c == '\f' || (c >= '\x1c' && c <= '\x1f'); }
@@ -3780,44 +2906,39 @@ inline std::string_view strip(std::string_view text) {
     return text;
 }
 
-// The dialect of Python's RawConfigParser, with its strictness: what boto3 refuses must not silently work here with
-// other settings than the user believes in.
+// The dialect of Python's RawConfigParser, with its strictness, because what boto3 refuses must not silently work here
+// with other settings than the user believes in.
 class Parser {
 public:
-    Parsed parse(std::string_view text) {
-        if (text.size() > file_bytes_max) return refuse("the file is larger than a configuration file can be");
+    Result<File> parse(std::string_view text, const std::string& file_name) {
+        if (text.size() > file_bytes_max) fail("the file is larger than a configuration file can be");
         while (!text.empty() && problem_.empty()) {
             const std::size_t end = (std::min)(text.find_first_of("\r\n"), text.size());
             ++line_;
             take_line(text.substr(0, end));
-            const bool crlf = text.substr(end, 2) == "\r\n";
-            text.remove_prefix((std::min)(end + (crlf ? 2 : 1), text.size()));
+            text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
         if (problem_.empty()) finish();
-        if (!problem_.empty()) return refuse(problem_);
-        Parsed out;
-        out.file = std::move(sections_);
-        return out;
+        if (problem_.empty()) return std::move(sections_);
+        return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
 
 private:
-    Parsed refuse(std::string message) { return {std::nullopt, line_, std::move(message)}; }
-
     void take_line(std::string_view line) {
         if (!utf8::valid(line)) return fail("not UTF-8 text");
         const std::string_view value = strip(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         if (value.empty()) {
-            if (entry_ != nullptr) entry_->text += '\n';  // a blank line inside a value belongs to it
+            if (setting_ != nullptr) setting_->text += '\n';  // a blank line inside a value belongs to it
             return;
         }
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        if (entry_ != nullptr && indent > indent_) {
-            entry_->text.append(1, '\n').append(value);
+        if (setting_ != nullptr && indent > indent_) {
+            setting_->text.append(1, '\n').append(value);
             return;
         }
         indent_ = indent;
-        // As in Python, what follows the last ']' is ignored: a comment may stand there.
+        // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
         if (end != std::string_view::npos && end > 1) return begin_section(value.substr(1, end - 1));
         if (section_ == nullptr) return fail("a setting before the first [section]");
@@ -3825,12 +2946,15 @@ private:
     }
 
     void begin_section(std::string_view name) {
-        entry_ = nullptr;
+        setting_ = nullptr;
         section_ = &defaults_;
         if (name == "DEFAULT") return;  // its settings are part of every section
-        if (!names_.emplace(name, line_).second) return fail("section [" + std::string(name) + "] comes twice");
-        sections_.push_back({std::string(name), {}});
-        section_ = &sections_.back().entries;
+        for (const Section& section : sections_) {
+            if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
+        }
+        if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
+        sections_.push_back({std::string(name)});
+        section_ = &sections_.back();
     }
 
     void take_setting(std::string_view line) {
@@ -3838,47 +2962,42 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(strip(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        const auto [at, is_new] = section_->emplace(name, Entry());
-        if (!is_new) return fail("setting '" + name + "' comes twice in its section");
-        entry_ = &at->second;
-        entry_->text = strip(line.substr(delimiter + 1));
-        entry_->line = line_;
+        if (section_->find(name) != nullptr)
+            return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        section_->settings.push_back({name, std::string(strip(line.substr(delimiter + 1))), {}, line_});
+        setting_ = &section_->settings.back();
     }
 
     void finish() {
         std::size_t inherited_bytes = 0;  // by each section
-        for (const auto& [name, entry] : defaults_) inherited_bytes += name.size() + entry.text.size() + sizeof entry;
-        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1)) {
+        for (const Setting& setting : defaults_.settings)
+            inherited_bytes += setting.name.size() + setting.text.size() + sizeof setting;
+        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1))
             return fail("[DEFAULT] says too much for so many sections");
-        }
-        for (NamedSection& section : sections_) {
-            section.entries.insert(defaults_.begin(), defaults_.end());  // keeps what is there
-            finish_section(section.entries);
-        }
-    }
-
-    void finish_section(Section& section) {
-        for (auto& [name, entry] : section) {
-            while (!entry.text.empty() && is_space(entry.text.back())) entry.text.pop_back();
-            if (bytes::starts_with(entry.text, "\n")) split_block(name, entry);
+        for (Section& section : sections_) {
+            for (const Setting& setting : defaults_.settings) {
+                if (section.find(setting.name) == nullptr) section.settings.push_back(setting);
+            }
+            for (Setting& setting : section.settings) finish_setting(setting);
         }
     }
 
-    void split_block(const std::string& name, Entry& entry) {
-        std::string_view rest = entry.text;
-        while (!rest.empty()) {
+    void finish_setting(Setting& setting) {
+        while (!setting.text.empty() && is_space(setting.text.back())) setting.text.pop_back();
+        if (!bytes::starts_with(setting.text, "\n")) return;
+        for (std::string_view rest = setting.text; !rest.empty();) {
             const std::size_t end = (std::min)(rest.find('\n'), rest.size());
             const std::string_view line = strip(rest.substr(0, end));
             rest.remove_prefix((std::min)(end + 1, rest.size()));
-            if (line.empty()) continue;
             const std::size_t equals = line.find('=');
+            if (line.empty()) continue;
             if (equals == std::string_view::npos) {
-                line_ = entry.line;
-                return fail("a line without '=' in the block under '" + name + "'");
+                line_ = setting.line;
+                return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
-            entry.block[std::string(strip(line.substr(0, equals)))] = strip(line.substr(equals + 1));
+            bytes::add(setting.block, strip(line.substr(0, equals)), strip(line.substr(equals + 1)));
         }
-        entry.text.clear();
+        setting.text.clear();
     }
 
     void fail(std::string problem) {
@@ -3886,16 +3005,18 @@ private:
     }
 
     File sections_;
-    Section defaults_;
-    std::map<std::string, std::size_t, std::less<>> names_;
+    Section defaults_{};
     Section* section_ = nullptr;  // into sections_, and good until the next one is added
-    Entry* entry_ = nullptr;      // the value that an indented line would continue
+    Setting* setting_ = nullptr;  // the value that an indented line would continue
     std::size_t indent_ = 0;
-    std::size_t line_ = 0;
+    std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
 
-inline Parsed parse(std::string_view text) { return Parser().parse(text); }
+// `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
+inline Result<File> parse(std::string_view text, const std::string& file_name) {
+    return Parser().parse(text, file_name);
+}
 
 // Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. Empty:
 // a quote or escape is left open.
@@ -3927,383 +3048,43 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
     return words;
 }
 
-using Sections = std::map<std::string, Section, std::less<>>;
-
-// By name of the profile. Keys are taken from one file or the other, never half from each, so all three are kept.
-struct Profiles {
-    Sections config;
-    Sections credentials;
-    Sections merged;  // settings of the credentials file win
-    Sections services;
-};
-
-// The NAME of [profile NAME] or ["profile" 'a name']. Like botocore, only the start of the first word is looked at.
-inline std::optional<std::string> second_word(std::string_view section, std::string_view first) {
-    if (!bytes::starts_with(section, first)) return std::nullopt;
-    auto words = split_words(section);
-    if (!words || words->size() != 2) return std::nullopt;
-    return std::move((*words)[1]);
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
+// of the first word is looked at, and of two sections for one name the later one counts.
+inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
+    for (auto section = config.rbegin(); section != config.rend(); ++section) {
+        if (kind == "profile" && name == "default" && strip(section->name) == name) return &*section;
+        if (!bytes::starts_with(section->name, kind)) continue;
+        const auto words = split_words(section->name);
+        if (words && words->size() == 2 && (*words)[1] == name) return &*section;
+    }
+    return nullptr;
 }
 
-inline Profiles profiles_of(const File& config, const File& credentials) {
-    Profiles out;
-    for (const NamedSection& section : config) {
-        if (const auto profile = second_word(section.name, "profile"))
-            out.config[*profile] = section.entries;
-        else if (const auto services = second_word(section.name, "services"))
-            out.services[*services] = section.entries;
-        else if (section.name == "default")
-            out.config[section.name] = section.entries;
+// What the two files say about one profile. Settings of the credentials file win; keys are taken from one file or the
+// other, never half from each, so the sections stay apart.
+struct Profile {
+    const Section* credentials = nullptr;
+    const Section* config = nullptr;
+
+    bool exists() const { return credentials != nullptr || config != nullptr; }
+    const Setting* find(std::string_view name) const {
+        const Setting* found = credentials != nullptr ? credentials->find(name) : nullptr;
+        return found == nullptr && config != nullptr ? config->find(name) : found;
     }
-    out.merged = out.config;
-    for (const NamedSection& section : credentials) {
-        out.credentials[section.name] = section.entries;
-        for (const auto& [name, entry] : section.entries) out.merged[section.name][name] = entry;
-        out.merged[section.name];  // a profile without settings is one all the same
+    bool has(std::string_view name) const { return find(name) != nullptr; }
+    std::string get(std::string_view name) const {
+        const Setting* found = find(name);
+        return found != nullptr ? found->text : std::string();
+    }
+};
+
+inline Profile find_profile(const File& config, const File& credentials, std::string_view name) {
+    Profile out;
+    out.config = find_section(config, "profile", name);
+    for (const Section& section : credentials) {  // bare names here
+        if (section.name == name || (name == "default" && strip(section.name) == name)) out.credentials = &section;
     }
     return out;
-}
-
-using Environment = std::function<std::optional<std::string>(const char* name)>;
-
-struct Inputs {
-    std::string_view config;       // empty: there is no such file
-    std::string_view credentials;  // likewise
-    Environment environment;
-    std::string profile;  // named in code: then the environment's keys are not used. Empty: by the environment
-    std::string config_name = "the config file";  // for messages
-    std::string credentials_name = "the credentials file";
-};
-
-enum class Trouble { file, profile, settings };
-
-struct Problem {
-    Trouble trouble;
-    std::string where;  // a file with its line, a profile or a variable
-    std::string message;
-};
-
-enum class Method { nothing, environment, role, web_identity, sso, credentials_file, process, config_file };
-
-// As botocore calls them, so that messages can be looked up.
-inline std::string_view method_name(Method method) {
-    switch (method) {
-    case Method::nothing:
-        return "none";
-    case Method::environment:
-        return "env";
-    case Method::role:
-        return "assume-role";
-    case Method::web_identity:
-        return "assume-role-with-web-identity";
-    case Method::sso:
-        return "sso";
-    case Method::credentials_file:
-        return "shared-credentials-file";
-    case Method::process:
-        return "custom-process";
-    case Method::config_file:
-        return "config-file";
-    }
-    return "none";
-}
-
-// One AssumeRole call.
-struct Role {
-    std::string profile;
-    std::string role_arn;
-    std::string session_name;
-    std::string external_id;
-    std::string mfa_serial;
-    std::string duration_seconds;
-};
-
-struct WebIdentity {
-    std::string role_arn;
-    std::string session_name;
-    std::string token_file;
-};
-
-// What the first keys come from. Static keys are as found: they may be empty where a file says so.
-struct Source {
-    Method method = Method::nothing;
-    Credentials keys;
-    std::string process;
-    WebIdentity web_identity;
-    std::string credential_source;  // Ec2InstanceMetadata or EcsContainer, under a role only
-};
-
-struct Resolved {
-    std::string profile;
-    std::string region;        // empty: nothing said
-    std::string endpoint_url;  // empty: nothing said
-    Method method = Method::nothing;
-    Source source;                               // of the keys themselves, or of those that assume the first role
-    std::vector<Role> roles;                     // in the order in which they are assumed
-    std::optional<Problem> credentials_problem;  // of no matter to someone who brings keys of their own
-    Section settings;                            // everything else that the profile says
-};
-
-struct Outcome {
-    std::optional<Resolved> resolved;
-    std::optional<Problem> problem;
-};
-
-// Empty is unset: containers often declare variables that they leave blank.
-inline std::string variable(const Inputs& in, const char* name) {
-    return in.environment ? in.environment(name).value_or(std::string()) : std::string();
-}
-
-inline std::string first_set(std::string a, std::string b) { return !a.empty() ? std::move(a) : std::move(b); }
-
-struct ProfileName {
-    std::string name;
-    std::string where;  // who chose it; empty: nobody, it is the default
-};
-
-// Set but empty counts here, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
-// the AWS CLI on the same machine.
-inline ProfileName chosen_profile(const Inputs& in) {
-    if (!in.profile.empty()) return {in.profile, "the configured profile"};
-    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-        const auto value = in.environment ? in.environment(name) : std::nullopt;
-        if (value) return {*value, name};
-    }
-    return {"default", {}};
-}
-
-inline const Section& section_or_empty(const Sections& sections, std::string_view name) {
-    static const Section none;
-    const auto at = sections.find(name);
-    return at == sections.end() ? none : at->second;
-}
-
-inline bool has(const Section& section, std::string_view name) { return section.find(name) != section.end(); }
-
-// The older name of the session token comes first, as in botocore.
-inline std::optional<Problem> take_keys(const Section& section, const std::string& where, Credentials& keys) {
-    if (!has(section, "aws_secret_access_key")) {
-        return Problem{Trouble::settings, where, "aws_access_key_id is set but aws_secret_access_key is not"};
-    }
-    keys.access_key = text_of(section, "aws_access_key_id");
-    keys.secret_key = text_of(section, "aws_secret_access_key");
-    keys.session_token =
-        text_of(section, has(section, "aws_security_token") ? "aws_security_token" : "aws_session_token");
-    keys.source = where;
-    return std::nullopt;
-}
-
-inline std::optional<Problem> take_environment(const Inputs& in, Source& source) {
-    Credentials& keys = source.keys;
-    keys.access_key = variable(in, "AWS_ACCESS_KEY_ID");
-    keys.secret_key = variable(in, "AWS_SECRET_ACCESS_KEY");
-    if (keys.access_key.empty()) return std::nullopt;
-    source.method = Method::environment;
-    if (keys.secret_key.empty()) {
-        return Problem{Trouble::settings, "AWS_SECRET_ACCESS_KEY", "is not set although AWS_ACCESS_KEY_ID is"};
-    }
-    keys.session_token = first_set(variable(in, "AWS_SECURITY_TOKEN"), variable(in, "AWS_SESSION_TOKEN"));
-    keys.source = "environment";
-    const std::string expires = variable(in, "AWS_CREDENTIAL_EXPIRATION");
-    if (expires.empty()) return std::nullopt;
-    keys.expires = dates::iso8601(expires);
-    if (keys.expires) return std::nullopt;
-    return Problem{Trouble::settings, "AWS_CREDENTIAL_EXPIRATION", "is not a time such as 2025-01-15T12:34:56Z"};
-}
-
-inline std::string profile_where(const std::string& profile, const std::string& file) {
-    return file + ", profile " + profile;
-}
-
-// True if the source is settled, for good or ill.
-inline bool take_web_identity(const Inputs& in, const Section& section, bool use_environment, Source& source,
-                              std::optional<Problem>& problem) {
-    const auto setting = [&](const char* name, const char* in_environment) {
-        const std::string value = use_environment ? variable(in, in_environment) : std::string();
-        return first_set(value, text_of(section, name));
-    };
-    WebIdentity& web = source.web_identity;
-    web.token_file = setting("web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE");
-    if (web.token_file.empty()) return false;
-    web.role_arn = setting("role_arn", "AWS_ROLE_ARN");
-    web.session_name = setting("role_session_name", "AWS_ROLE_SESSION_NAME");
-    source.method = Method::web_identity;
-    if (web.role_arn.empty())
-        problem = Problem{Trouble::settings, web.token_file, "a web identity token needs a role_arn"};
-    return true;
-}
-
-// botocore's order within one profile. The first that is there wins, even if it then turns out to be broken.
-inline std::optional<Problem> take_profile(const Inputs& in, const Profiles& profiles, const std::string& name,
-                                           bool use_environment, Source& source) {
-    const Section& merged = section_or_empty(profiles.merged, name);
-    const Section& credentials = section_or_empty(profiles.credentials, name);
-    const Section& config = section_or_empty(profiles.config, name);
-    std::optional<Problem> problem;
-    if (take_web_identity(in, merged, use_environment, source, problem)) return problem;
-    if (has(merged, "sso_account_id") || has(merged, "sso_role_name")) {
-        source.method = Method::sso;
-        return Problem{Trouble::settings, "profile " + name,
-                       "uses sso, which needs the AWS CLI: set credential_process to"
-                       " 'aws configure export-credentials --profile NAME'"};
-    }
-    if (has(credentials, "aws_access_key_id")) {
-        source.method = Method::credentials_file;
-        return take_keys(credentials, profile_where(name, in.credentials_name), source.keys);
-    }
-    if (has(merged, "credential_process")) {
-        source.method = Method::process;
-        source.process = text_of(merged, "credential_process");
-    } else if (has(config, "aws_access_key_id")) {
-        source.method = Method::config_file;
-        return take_keys(config, profile_where(name, in.config_name), source.keys);
-    }
-    return std::nullopt;
-}
-
-inline bool assumes_role(const Section& section) {
-    return has(section, "role_arn") && !has(section, "web_identity_token_file");
-}
-
-inline bool has_static_keys(const Section& section) {
-    return has(section, "aws_access_key_id") || has(section, "aws_secret_access_key");
-}
-
-inline Role role_of(const Section& section, const std::string& profile) {
-    return {profile,
-            text_of(section, "role_arn"),
-            text_of(section, "role_session_name"),
-            text_of(section, "external_id"),
-            text_of(section, "mfa_serial"),
-            text_of(section, "duration_seconds")};
-}
-
-inline std::optional<Problem> take_credential_source(const Inputs& in, const std::string& where,
-                                                     const std::string& name, Source& source) {
-    if (name == "Environment") {
-        auto problem = take_environment(in, source);
-        if (problem || source.method == Method::environment) return problem;
-        return Problem{Trouble::settings, where, "credential_source is Environment, but AWS_ACCESS_KEY_ID is not set"};
-    }
-    source.credential_source = name;
-    if (name == "Ec2InstanceMetadata" || name == "EcsContainer") return std::nullopt;
-    return Problem{Trouble::settings, where,
-                   "credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"};
-}
-
-// Why `source` cannot lend its keys to `profile`, or nothing. A profile may name itself if it holds keys.
-inline std::string unfit_source(const Profiles& profiles, const std::vector<std::string>& visited,
-                                const std::string& profile, const std::string& source) {
-    const auto at = profiles.merged.find(source);
-    if (at == profiles.merged.end()) return "source_profile " + source + " does not exist";
-    if (std::find(visited.begin(), visited.end(), source) == visited.end()) return {};
-    if (source == profile && has_static_keys(at->second)) return {};
-    return "source_profile " + source + " leads round in a circle";
-}
-
-// Roles that lead to roles; every one costs a request, and nobody means as many.
-inline constexpr std::size_t roles_max = 100;
-
-// Follows source_profile from profile to profile. It ends, because no profile is entered twice.
-inline std::optional<Problem> take_roles(const Inputs& in, const Profiles& profiles, Resolved& out) {
-    std::vector<std::string> visited{out.profile};
-    for (std::string profile = out.profile;;) {
-        const Section& section = section_or_empty(profiles.merged, profile);
-        const std::string where = "profile " + profile;
-        if (out.roles.size() == roles_max) return Problem{Trouble::settings, where, "comes after too many roles"};
-        out.roles.insert(out.roles.begin(), role_of(section, profile));
-        const bool by_profile = has(section, "source_profile");
-        if (by_profile == has(section, "credential_source")) {
-            return Problem{Trouble::settings, where,
-                           "role_arn needs source_profile or credential_source, and not both"};
-        }
-        if (!by_profile) return take_credential_source(in, where, text_of(section, "credential_source"), out.source);
-        const std::string source = text_of(section, "source_profile");
-        std::string unfit = unfit_source(profiles, visited, profile, source);
-        if (!unfit.empty()) return Problem{Trouble::settings, where, std::move(unfit)};
-        visited.push_back(source);
-        const Section& next = section_or_empty(profiles.merged, source);
-        if (has_static_keys(next) || !assumes_role(next)) {
-            auto problem = take_profile(in, profiles, source, false, out.source);
-            if (problem || out.source.method != Method::nothing) return problem;
-            return Problem{Trouble::settings, where, "source_profile " + source + " has no credentials"};
-        }
-        profile = source;
-    }
-}
-
-// The first source that is there decides. One that is broken is not passed over, lest we act as somebody else.
-inline std::optional<Problem> take_credentials(const Inputs& in, const Profiles& profiles, Resolved& out) {
-    if (in.profile.empty()) {
-        auto problem = take_environment(in, out.source);
-        out.method = out.source.method;
-        if (problem || out.method != Method::nothing) return problem;
-        out.source.keys = {};
-    }
-    if (assumes_role(section_or_empty(profiles.merged, out.profile))) {
-        out.method = Method::role;
-        return take_roles(in, profiles, out);
-    }
-    auto problem = take_profile(in, profiles, out.profile, true, out.source);
-    out.method = out.source.method;
-    return problem;
-}
-
-// A service's own variable, the one for all, the profile's services section, the profile: the first that is set.
-// `service` is lower case: "s3", "sts".
-inline std::string configured_endpoint(const Inputs& in, const Profiles& profiles, const Section& profile,
-                                       std::string_view service) {
-    const std::string ignore = first_set(variable(in, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"),
-                                         text_of(profile, "ignore_configured_endpoint_urls"));
-    if (bytes::iequal(strip(ignore), "true")) return {};
-    std::string own = "AWS_ENDPOINT_URL_";
-    for (char c : service) own += c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-    std::string url = first_set(variable(in, own.c_str()), variable(in, "AWS_ENDPOINT_URL"));
-    if (!url.empty()) return url;
-    const Section& services = section_or_empty(profiles.services, text_of(profile, "services"));
-    const auto entry = services.find(service);
-    if (entry != services.end()) {
-        const auto at = entry->second.block.find("endpoint_url");
-        if (at != entry->second.block.end() && !at->second.empty()) return at->second;
-    }
-    return text_of(profile, "endpoint_url");
-}
-
-inline std::optional<File> parse_named(std::string_view text, const std::string& name,
-                                       std::optional<Problem>& problem) {
-    Parsed parsed = parse(text);
-    if (parsed.file) return std::move(parsed.file);
-    std::string where = name + ":";
-    bytes::append_number(where, parsed.line);
-    problem = Problem{Trouble::file, std::move(where), std::move(parsed.message)};
-    return std::nullopt;
-}
-
-inline Outcome resolve(const Inputs& in) {
-    std::optional<Problem> problem;
-    const auto config = parse_named(in.config, in.config_name, problem);
-    if (!config) return {std::nullopt, std::move(problem)};
-    const auto credentials = parse_named(in.credentials, in.credentials_name, problem);
-    if (!credentials) return {std::nullopt, std::move(problem)};
-    const Profiles profiles = profiles_of(*config, *credentials);
-
-    const ProfileName chosen = chosen_profile(in);
-    if (!chosen.where.empty() && profiles.merged.find(chosen.name) == profiles.merged.end()) {
-        return {std::nullopt, Problem{Trouble::profile, chosen.where, "there is no profile '" + chosen.name + "'"}};
-    }
-    Resolved out;
-    out.profile = chosen.name;
-    out.settings = section_or_empty(profiles.merged, out.profile);
-    const std::string services = text_of(out.settings, "services");
-    if (!services.empty() && profiles.services.find(services) == profiles.services.end()) {
-        return {std::nullopt,
-                Problem{Trouble::settings, "profile " + out.profile, "there is no [services " + services + "]"}};
-    }
-    const std::string region = first_set(variable(in, "AWS_REGION"), variable(in, "AWS_DEFAULT_REGION"));
-    out.region = first_set(region, text_of(out.settings, "region"));
-    out.endpoint_url = configured_endpoint(in, profiles, out.settings, "s3");
-    out.credentials_problem = take_credentials(in, profiles, out);
-    return {std::move(out), std::nullopt};
 }
 
 }  // namespace detail::ini
@@ -4336,19 +3117,12 @@ struct Endpoint {
     std::string host;  // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
     std::string base_path;  // encoded, without a slash at its end: "" or "/bucket" or "/gateway/bucket"
     std::string signing_region;
-    std::string signing_service = "s3";
     bool path_style = false;
 
     std::string url() const { return scheme + "://" + host + base_path; }
 };
 
-// An endpoint, or why there is none.
-struct Resolution {
-    std::optional<Endpoint> endpoint;
-    std::string problem;
-};
-
-inline Resolution refuse(std::string problem) { return {std::nullopt, std::move(problem)}; }
+inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
 inline bool valid_label(std::string_view text) {
     if (text.empty() || text.size() > label_bytes_max || text.front() == '-' || text.back() == '-') return false;
@@ -4356,18 +3130,30 @@ inline bool valid_label(std::string_view text) {
                        [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-'; });
 }
 
-// Any host label will do, for stores have regions of their own ("auto", "garage"). More than that would let a region
+// Any host label will do, because stores have regions of their own ("auto", "garage"). More than that would let a region
 // from the environment choose the host that requests are sent to.
 inline bool valid_region(std::string_view region) { return valid_label(region); }
 
-// What S3 has ever allowed. Access point ARNs pass too; resolve() looks into them.
+// What S3 has ever allowed.
 inline bool valid_bucket(std::string_view bucket) {
-    if (bytes::starts_with(bucket, "arn:")) return !bytes::has_control(bucket);
     const auto allowed = [](char c) {
         return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
     };
     if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
     return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
+}
+
+// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
+inline std::string unsupported_kind(std::string_view bucket) {
+    const auto named = [bucket](std::string_view part) { return bucket.find(part) != std::string_view::npos; };
+    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
+        return "directory buckets (S3 Express) are not supported";
+    if (!bytes::starts_with(bucket, "arn:")) return {};
+    if (named(":s3::")) return "multi-region access points are not supported";
+    const char* kind = named(":s3-outposts:")        ? "access points on Outposts"
+                       : named(":s3-object-lambda:") ? "Object Lambda access points"
+                                                     : "ARNs of access points";
+    return std::string(kind) + " are not supported: use the access point's alias, which is the name of a bucket";
 }
 
 inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
@@ -4390,7 +3176,7 @@ inline bool looks_like_ipv4(std::string_view host) {
     return parts.size() == 4 && std::all_of(parts.begin(), parts.end(), all_digits);
 }
 
-// A bucket whose name can be the first part of a host. Lower case only, since hosts don't tell the difference.
+// A bucket whose name can be the first part of a host. Lower case only, because hosts don't tell the difference.
 inline bool fits_host(std::string_view bucket, bool dots_allowed) {
     if (bucket.size() < bucket_label_bytes_min || looks_like_ipv4(bucket)) return false;
     if (bucket != bytes::lower(bucket)) return false;
@@ -4404,19 +3190,20 @@ struct Partition {
     std::string_view suffix;
 };
 
-// The first entry doubles as the answer for names nobody has heard of yet. Kept short and by prefix: AWS adds regions
-// every year, partitions hardly ever.
+// The first entry doubles as the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
+// regions every year and partitions hardly ever.
+inline constexpr Partition partitions[] = {
+    {"aws", "", "amazonaws.com"},
+    {"aws-cn", "cn-", "amazonaws.com.cn"},
+    {"aws-us-gov", "us-gov-", "amazonaws.com"},
+    {"aws-iso", "us-iso-", "c2s.ic.gov"},
+    {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
+    {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
+    {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
+    {"aws-eusc", "eusc-de-", "amazonaws.eu"},
+};
+
 inline const Partition& partition_of(std::string_view region) {
-    static constexpr Partition partitions[] = {
-        {"aws", "", "amazonaws.com"},
-        {"aws-cn", "cn-", "amazonaws.com.cn"},
-        {"aws-us-gov", "us-gov-", "amazonaws.com"},
-        {"aws-iso", "us-iso-", "c2s.ic.gov"},
-        {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
-        {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
-        {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
-        {"aws-eusc", "eusc-de-", "amazonaws.eu"},
-    };
     for (const Partition& partition : partitions) {
         const bool named = !partition.region_prefix.empty() && bytes::starts_with(region, partition.region_prefix);
         if (!named) continue;
@@ -4427,6 +3214,13 @@ inline const Partition& partition_of(std::string_view region) {
     return partitions[0];
 }
 
+inline bool is_aws_host(std::string_view host) {
+    if (bytes::ends_with(host, ".api.aws")) return true;
+    return std::any_of(std::begin(partitions), std::end(partitions), [host](const Partition& partition) {
+        return bytes::ends_with(host, std::string(".").append(partition.suffix));
+    });
+}
+
 struct Url {
     std::string scheme;
     std::string host;  // lower case, with its port unless that is the scheme's own
@@ -4434,29 +3228,46 @@ struct Url {
     bool is_address = false;
 };
 
-inline bool valid_host(std::string_view host, bool bracketed) {
-    return !host.empty() && std::all_of(host.begin(), host.end(), [bracketed](char c) {
-        if (bracketed) return bytes::hex_value(c) >= 0 || c == ':' || c == '.';
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';  // '_' as in docker names
-    });
+// The one way to write an address, because libcurl rewrites others ("127.1", "[0::1]") before it sends the host, and
+// then it is not the host that was signed. Empty: not an address.
+inline std::string plain_address(int family, const std::string& text) {
+    unsigned char address[16];
+    char plain[64];
+    if (::inet_pton(family, text.c_str(), address) != 1) return {};
+    return ::inet_ntop(family, address, plain, sizeof plain) != nullptr ? plain : "";
+}
+
+// "name", "1.2.3.4" or "[address]", as it is signed and sent. '_' as in the names of Docker.
+inline std::string plain_host(std::string_view host, Url& url) {
+    const std::string lower = bytes::lower(host);
+    if (bytes::starts_with(lower, "[")) {
+        const std::string address = plain_address(AF_INET6, lower.substr(1, lower.size() - 2));
+        url.is_address = true;
+        return address.empty() ? address : '[' + address + ']';
+    }
+    const auto allowed = [](char c) {
+        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';
+    };
+    if (!std::all_of(lower.begin(), lower.end(), allowed)) return {};
+    const std::string_view last = std::string_view(lower).substr(lower.rfind('.') + 1);
+    const bool numeric = all_digits(last) || (bytes::starts_with(last, "0x") &&
+                                              last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos);
+    url.is_address = numeric;
+    return numeric ? plain_address(AF_INET, lower) : lower;
 }
 
 // "host", "host:port" or "[address]:port"; an '@' is refused with every other odd byte, so no password gets into a URL.
 inline bool parse_authority(std::string_view authority, Url& url) {
     const bool bracketed = bytes::starts_with(authority, "[");
-    const std::size_t end = bracketed ? authority.find(']') : authority.find(':');
-    if (bracketed && end == std::string_view::npos) return false;
-    const std::string_view host = bracketed ? authority.substr(1, end - 1) : authority.substr(0, end);
-    if (!valid_host(host, bracketed)) return false;
-    url.is_address = bracketed || looks_like_ipv4(host);
-    url.host = bytes::lower(authority.substr(0, host.size() + (bracketed ? 2 : 0)));
-    std::string_view port = authority.substr(url.host.size());
-    if (port.empty()) return true;
-    if (port.front() != ':') return false;
-    port.remove_prefix(1);
-    if (port.empty()) return true;  // "host:" is legal and means the default
-    const auto number = bytes::to_u64(port);
-    if (!number || *number == 0 || *number > port_max) return false;
+    const std::size_t end = (std::min)(bracketed ? authority.find(']') : authority.find(':'), authority.size());
+    if (bracketed && end == authority.size()) return false;
+    const std::size_t host_bytes = end + (bracketed ? 1 : 0);
+    url.host = plain_host(authority.substr(0, host_bytes), url);
+    std::string_view port = authority.substr(host_bytes);
+    if (url.host.empty()) return false;
+    if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
+    const auto number = bytes::to_u64(port.substr(1));
+    if (port.front() != ':' || !number || *number == 0 || *number > port_max) return false;
     if (*number == (url.scheme == "https" ? 443 : 80)) return true;
     url.host += ':';
     bytes::append_number(url.host, *number);
@@ -4472,7 +3283,7 @@ inline std::optional<Url> parse_url(std::string_view text) {
     text.remove_prefix(colon + 3);
     const std::size_t slash = (std::min)(text.find('/'), text.size());
     if (!parse_authority(text.substr(0, slash), url)) return std::nullopt;
-    // Decoded and encoded again: then URL and canonical path agree on stores that do the same before they verify.
+    // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
     if (!path) return std::nullopt;
     std::string_view kept = *path;
@@ -4481,95 +3292,32 @@ inline std::optional<Url> parse_url(std::string_view text) {
     return url;
 }
 
-// The host of AWS itself: word[-fips][.dualstack].region.suffix
-inline std::string aws_host(std::string_view word, const Options& options, std::string_view region) {
-    std::string host(word);
-    if (options.fips) host += "-fips";
-    if (options.dualstack) host += ".dualstack";
-    return host.append(1, '.').append(region).append(1, '.').append(partition_of(region).suffix);
-}
-
-// Combinations that AWS does not run. Empty: all is well.
-inline std::string conflict(const Options& options) {
+// Combinations that AWS does not run.
+inline Result<void> check_options(const Options& options) {
+    if (options.bucket.empty()) return refuse("no bucket given");
+    const std::string kind = unsupported_kind(options.bucket);
+    if (!kind.empty()) return refuse(kind);
+    if (!valid_region(options.region))
+        return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
     const bool custom = !options.endpoint_url.empty();
-    if (custom && options.dualstack) return "dualstack cannot be combined with a custom endpoint";
-    if (custom && options.fips) return "fips cannot be combined with a custom endpoint";
-    if (custom && options.accelerate) return "accelerate cannot be combined with a custom endpoint";
-    if (options.accelerate && options.fips) return "accelerate cannot be combined with fips";
+    if (custom && options.dualstack) return refuse("dualstack cannot be combined with a custom endpoint");
+    if (custom && options.fips) return refuse("fips cannot be combined with a custom endpoint");
+    if (custom && options.accelerate) return refuse("accelerate cannot be combined with a custom endpoint");
+    if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
     const bool china = partition_of(options.region).name == "aws-cn";
-    if (china && (options.fips || options.accelerate)) return "there is no fips and no accelerate in China";
+    if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
     return {};
 }
 
-struct AccessPoint {
-    std::string_view partition;
-    std::string_view service;
-    std::string_view region;
-    std::string host;  // the part before the service's word
-};
-
-// arn:PARTITION:s3:REGION:ACCOUNT:accesspoint:NAME, with '/' for ':' in the resource; on Outposts the resource is
-// outpost:ID:accesspoint:NAME.
-inline std::optional<AccessPoint> parse_access_point(std::string_view arn) {
-    const auto parts = split(arn, ":/");
-    if (parts.size() < 7) return std::nullopt;
-    AccessPoint point{parts[1], parts[2], parts[3], {}};
-    const bool outposts = point.service == "s3-outposts";
-    const std::size_t at = outposts ? 7 : 5;
-    if (parts.size() != at + 2 || parts[at] != "accesspoint" || (outposts && parts[5] != "outpost"))
-        return std::nullopt;
-    if (!outposts && point.service != "s3" && point.service != "s3-object-lambda") return std::nullopt;
-    const std::string_view account = parts[4];
-    const std::string_view name = parts[at + 1];
-    if (!valid_label(point.region) || !valid_label(account) || !valid_label(name)) return std::nullopt;
-    point.host.append(name).append(1, '-').append(account).append(1, '.');
-    if (outposts && !valid_label(parts[6])) return std::nullopt;
-    if (outposts) point.host.append(parts[6]).append(1, '.');
-    return point;
-}
-
-// Its own region counts, not the one that was configured: that is what the ARN is for.
-inline Resolution resolve_access_point(const Options& options, const std::optional<Url>& custom) {
-    // A multi-region access point has no region and is signed with SigV4a, an elliptic-curve scheme.
-    if (bytes::starts_with(options.bucket, "arn:aws:s3::") || bytes::ends_with(options.bucket, ".mrap")) {
-        return refuse("multi-region access points are not supported: they need SigV4a signatures");
-    }
-    const auto point = parse_access_point(options.bucket);
-    if (!point) return refuse("'" + options.bucket + "' is not the ARN of an access point");
-    if (options.addressing == Addressing::path) return refuse("an access point cannot be addressed by path");
-    if (options.accelerate) return refuse("an access point cannot be accelerated");
-    if (point->service == "s3-outposts" && (options.fips || options.dualstack)) {
-        return refuse("there is no fips and no dualstack on Outposts");
-    }
-    const std::string_view partition = partition_of(options.region).name;
-    if (partition != point->partition || partition_of(point->region).name != point->partition) {
-        return refuse("the access point lies outside the partition of region " + options.region);
-    }
-    if (custom && custom->is_address) return refuse("an access point needs a host name, not an address");
-    Endpoint endpoint;
-    endpoint.scheme = custom ? custom->scheme : "https";
-    const std::string_view word = point->service == "s3" ? "s3-accesspoint" : point->service;
-    endpoint.host = bytes::lower(point->host + (custom ? custom->host : aws_host(word, options, point->region)));
-    endpoint.base_path = custom ? custom->path : "";
-    endpoint.signing_region = point->region;
-    endpoint.signing_service = point->service;
-    return {std::move(endpoint), {}};
-}
-
-// "aws-global" is the name for "no region in the host"; it signs as us-east-1.
-inline Url aws_url(const Options& options, bool& is_global) {
-    is_global = options.region == "aws-global";
-    const std::string region = is_global ? "us-east-1" : options.region;
+// The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
+inline Url aws_url(const Options& options, const std::string& region) {
     Url url;
     url.scheme = "https";
-    if (options.accelerate) {
-        url.host = options.dualstack ? "s3-accelerate.dualstack." : "s3-accelerate.";
-        url.host += partition_of(region).suffix;
-    } else {
-        url.host =
-            is_global && !options.fips && !options.dualstack ? "s3.amazonaws.com" : aws_host("s3", options, region);
-    }
-    url.host = bytes::lower(url.host);
+    url.host = options.accelerate ? "s3-accelerate" : options.fips ? "s3-fips" : "s3";
+    if (options.dualstack) url.host += ".dualstack";
+    const bool global = options.region == "aws-global" && !options.fips && !options.dualstack;
+    if (!options.accelerate && !global) url.host.append(1, '.').append(region);
+    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
     return url;
 }
 
@@ -4580,109 +3328,101 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
     return fits_host(options.bucket, is_custom && base.scheme == "http");
 }
 
-inline Resolution resolve(const Options& options) {
-    if (options.bucket.empty()) return refuse("no bucket given");
-    if (!valid_region(options.region)) return refuse("'" + options.region + "' is not the name of a region");
-    for (std::string_view suffix : {"--x-s3", "--xa-s3"}) {
-        if (bytes::ends_with(options.bucket, suffix)) return refuse("directory buckets (S3 Express) are not supported");
-    }
+inline Result<Endpoint> resolve(const Options& options) {
+    if (auto fine = check_options(options); !fine) return std::move(fine).error();
     const bool is_custom = !options.endpoint_url.empty();
-    std::optional<Url> custom;
-    if (is_custom) custom = parse_url(options.endpoint_url);
-    if (is_custom && !custom) {
-        return refuse("the endpoint is not of the form http[s]://host[:port][/path], without user, query or fragment");
+    const std::string region = options.region == "aws-global" ? "us-east-1" : options.region;
+    const auto base = is_custom ? parse_url(options.endpoint_url) : aws_url(options, region);
+    if (!base) {
+        return refuse(
+            "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 "
+            "address] as host, without user, query or fragment");
     }
-    std::string problem = conflict(options);
-    if (!problem.empty()) return refuse(std::move(problem));
-    if (bytes::starts_with(options.bucket, "arn:")) return resolve_access_point(options, custom);
-
-    bool is_global = false;
-    const Url base = custom ? *custom : aws_url(options, is_global);
     Endpoint endpoint;
-    endpoint.path_style = !use_virtual_host(options, base, is_custom);
+    endpoint.path_style = !use_virtual_host(options, *base, is_custom);
     if (endpoint.path_style && options.accelerate)
         return refuse("accelerate needs a bucket name that fits into a host");
-    endpoint.scheme = base.scheme;
-    endpoint.host = endpoint.path_style ? base.host : options.bucket + '.' + base.host;
-    endpoint.base_path = base.path;
+    endpoint.scheme = base->scheme;
+    endpoint.host = endpoint.path_style ? base->host : options.bucket + '.' + base->host;
+    endpoint.base_path = base->path;
     if (endpoint.path_style) bytes::append_percent(endpoint.base_path += '/', options.bucket, false);
-    endpoint.signing_region = is_global ? "us-east-1" : options.region;
-    return {std::move(endpoint), {}};
+    endpoint.signing_region = region;
+    return endpoint;
 }
 
-// What a user writes to say where a cache lives.
+// What a user writes to say where a cache lives, and how.
 struct Location {
     std::string bucket;
     std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
-    std::optional<std::string> region;
-    std::optional<std::string> endpoint_url;
-    std::optional<bool> path_style;
-    std::optional<MetadataNames> metadata_names;
+    std::optional<std::string> region{};
+    std::optional<std::string> endpoint_url{};
+    std::optional<bool> path_style{};
+    std::optional<Checksums> checksums{};
+    std::optional<MetadataNames> metadata_names{};
+    std::optional<std::uint64_t> part_bytes{};
 };
 
-// A location, or why it is none.
-struct ParsedLocation {
-    std::optional<Location> location;
-    std::string problem;
-};
+// Every name may come once; an unknown one is refused, because a misspelt "endpoint" would send data to AWS instead.
+inline bool take_parameter(Location& to, std::string_view name, std::string value) {
+    const auto is = [&](const char* word) { return value == word; };
+    const auto number = bytes::to_u64(value);
+    if (name == "region" && !to.region)
+        to.region = std::move(value);
+    else if (name == "endpoint" && !to.endpoint_url)
+        to.endpoint_url = std::move(value);
+    else if (name == "path_style" && !to.path_style && (is("true") || is("false")))
+        to.path_style = is("true");
+    else if (name == "checksums" && !to.checksums && (is("own") || is("store") || is("none")))
+        to.checksums = is("own") ? Checksums::own : is("store") ? Checksums::store : Checksums::none;
+    else if (name == "metadata_names" && !to.metadata_names && (is("underscore") || is("hyphen")))
+        to.metadata_names = is("hyphen") ? MetadataNames::hyphen : MetadataNames::underscore;
+    else if (name == "part_bytes" && !to.part_bytes && number)
+        to.part_bytes = number;
+    else
+        return false;
+    return true;
+}
 
-// Every name may come once; an unknown one is refused, since a misspelt "endpoint" would send data to AWS instead.
-inline std::string take_parameter(Location& location, std::string_view pair) {
-    const std::size_t equals = (std::min)(pair.find('='), pair.size());
-    const std::string name(pair.substr(0, equals));
-    auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
-    if (!value || value->empty()) return "the parameter '" + name + "' has no readable value";
-    if (name == "region" && !location.region) {
-        location.region = std::move(*value);
-    } else if (name == "endpoint" && !location.endpoint_url) {
-        location.endpoint_url = std::move(*value);
-    } else if (name == "path_style" && !location.path_style && (*value == "true" || *value == "false")) {
-        location.path_style = *value == "true";
-    } else if (name == "metadata_names" && !location.metadata_names && (*value == "underscore" || *value == "hyphen")) {
-        location.metadata_names = *value == "hyphen" ? MetadataNames::hyphen : MetadataNames::underscore;
-    } else {
-        return "'" + name +
-               "' is not region, endpoint, path_style=true|false or metadata_names=underscore|hyphen, or it comes "
-               "twice";
+inline Result<void> take_parameters(Location& location, std::string_view query) {
+    for (std::string_view pair : split(query, "&")) {
+        const std::size_t equals = (std::min)(pair.find('='), pair.size());
+        const std::string_view name = pair.substr(0, equals);
+        auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
+        if (value && !value->empty() && take_parameter(location, name, *std::move(value))) continue;
+        return refuse("'" + bytes::sanitize(name) +
+                      "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
+                      "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
     }
     return {};
 }
 
-// Where the bucket ends. An ARN holds slashes of its own, "accesspoint/NAME" or "outpost/ID/accesspoint/NAME": what ends
-// it is the first slash behind its last part.
-inline std::size_t bucket_size(std::string_view text) {
-    const auto parts = split(text, ":/");
-    const bool outposts = parts.size() > 2 && parts[2] == "s3-outposts";
-    const std::size_t last = !bytes::starts_with(text, "arn:") ? 0 : outposts ? 8 : 6;
-    const std::size_t from = last < parts.size() ? static_cast<std::size_t>(parts[last].data() - text.data()) : 0;
-    return (std::min)(text.find('/', from), text.size());
-}
-
-// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…&path_style=true" behind it if wanted. The prefix
-// stands for itself, as in the AWS CLI: no %XX is decoded there.
-inline ParsedLocation parse_location(std::string_view text) {
+// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…" behind it if wanted. The prefix stands for itself,
+// as in the AWS CLI: no %XX is decoded there.
+inline Result<Location> parse_location(std::string_view text) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
+    const std::string kind = bytes::starts_with(text, "arn:") ? unsupported_kind(text) : std::string();
+    if (!kind.empty()) return refuse(kind);
     const std::size_t question = (std::min)(text.find('?'), text.size());
-    std::string_view query = text.substr(question);
+    const std::string_view query = text.substr((std::min)(question + 1, text.size()));
     text = text.substr(0, question);
 
     Location location;
-    location.bucket = text.substr(0, bucket_size(text));
+    location.bucket = text.substr(0, text.find('/'));
     std::string_view prefix = text.substr(location.bucket.size());
-    if (!valid_bucket(location.bucket)) return {std::nullopt, "'" + location.bucket + "' is not the name of a bucket"};
-    if (!prefix.empty() && !is_url) return {std::nullopt, "a prefix needs the form s3://bucket/prefix"};
+    // What has these in it is a key and its secret, which must not be printed.
+    if (location.bucket.find_first_of("@:") != std::string::npos)
+        return refuse("a location is s3://bucket/prefix: neither keys nor a host belong into it");
+    if (!valid_bucket(location.bucket))
+        return refuse("'" + bytes::sanitize(location.bucket) + "' is not the name of a bucket");
+    if (!prefix.empty() && !is_url) return refuse("a prefix needs the form s3://bucket/prefix");
     if (!prefix.empty()) prefix.remove_prefix(1);
     location.prefix = prefix;
     if (!prefix.empty() && !bytes::ends_with(prefix, "/")) location.prefix += '/';
-    if (query.size() > 1) {
-        for (std::string_view pair : split(query.substr(1), "&")) {
-            std::string problem = take_parameter(location, pair);
-            if (!problem.empty()) return {std::nullopt, std::move(problem)};
-        }
-    }
-    return {std::move(location), {}};
+    if (query.empty()) return location;
+    if (auto fine = take_parameters(location, query); !fine) return std::move(fine).error();
+    return location;
 }
 
 }  // namespace detail::endpoint
@@ -4921,7 +3661,7 @@ private:
 
 }  // namespace detail::sigv4
 
-// --- http: easy and multi handles, the pool, sinks; the one place that knows libcurl -----------------------------------
+// --- http: easy and multi handles, the pool, sinks; the one place that knows libcurl ---------------------------------
 
 namespace detail::http {
 
@@ -4930,38 +3670,49 @@ inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
 inline constexpr std::size_t header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
-// A body up to this is taken in with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
+// A body up to this goes out with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
 inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
-inline constexpr unsigned idle_engines = 16;  // kept by a Cache between calls, or Config::connections if that is more
-// The receive buffer: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
+// Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS,
+// and the least is what libcurl takes for sending, for programs with little memory.
+inline constexpr long least_buffer_bytes = 16L << 10;
+inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see small_memory()
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
-// libcurl takes no smaller one for sending.
-inline constexpr long least_buffer_bytes = 16L << 10;
 // Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
 inline constexpr long tls_upload_buffer_bytes = 128L << 10;  // its records are 16 KiB anyway
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
-
-// small_memory(), or what amounts to it: no more than one part of the least size at a time.
-inline bool has_little_memory(const Config& config) {
-    return config.connections == 1 && config.transfer_bytes_max <= std::size_t{5} << 20;
-}
+// Connections that a Cache keeps between calls, or Config::connections if that is more.
+inline constexpr unsigned idle_connections_max = 16;
 
 using Clock = std::chrono::steady_clock;
+using Milliseconds = std::chrono::milliseconds;
 
-// What the process knows of its libcurl. Initialised once and never cleaned up: the application may use libcurl too.
+// What the process knows of its libraries. libcurl is initialised once and never cleaned up, because the application may
+// use it too. OpenSSL is asked not to clean up at exit, so that a destructor of a static object may still use a Cache.
 struct Library {
-    Library() : ready(curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK) {
+    Library() {
+        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
+        ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
         if (const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW)) version = info->version_num;
     }
-    bool ready;
+    bool ready = false;
     unsigned version = 0;
 };
 inline const Library& library() {
     static const Library instance;
     return instance;
+}
+// False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
+inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
+
+inline std::uint64_t process_id() {
+#if defined(_WIN32)
+    return 0;  // there is no fork
+#else
+    return static_cast<std::uint64_t>(getpid());
+#endif
 }
 
 // Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
@@ -4974,8 +3725,7 @@ inline constexpr std::array<const char*, 6> ca_bundles = {
     "/etc/ssl/cert.pem"};                                 // OpenBSD, Alpine
 
 // Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
-inline std::string ca_bundle_for(const char* own_file, const char* own_folder,
-                                 const std::function<bool(const char*)>& is_there) {
+inline std::string ca_bundle_for(const char* own_file, const char* own_folder, bool (*is_there)(const char* path)) {
     if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
     if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
     for (const char* path : ca_bundles) {
@@ -5008,7 +3758,7 @@ R shielded(F&& call, R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one answer, in one block of text that is used again.
+// The header lines of one response, in one block of text that is used again.
 class Headers {
 public:
     void clear() {
@@ -5057,72 +3807,56 @@ private:
 enum class Method { get, head, put, post, erase };
 
 inline std::string_view name_of(Method method) {
-    switch (method) {
-    case Method::get:
-        return "GET";
-    case Method::head:
-        return "HEAD";
-    case Method::put:
-        return "PUT";
-    case Method::post:
-        return "POST";
-    case Method::erase:
-        break;
-    }
-    return "DELETE";
+    constexpr std::string_view names[] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
+    return names[static_cast<std::size_t>(method)];
 }
 
-// What is sent: memory, or a function that reads at any offset, so that libcurl can go back and send it again.
-struct Body {
-    using ReadAt = std::function<std::size_t(std::uint64_t offset, char* buffer, std::size_t capacity)>;
-    std::string_view memory{};
-    ReadAt read_at{};
-    std::uint64_t size = 0;
-};
-
-struct Transfer;
-
-// Where the body of a successful answer goes. Two plain pointers: a virtual call would bill every file that includes this.
-struct Sink {
-    enum class Took { all, none_yet, enough };  // none_yet: pause and offer the same again; enough: end the transfer
-    void* self = nullptr;
-    Took (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
-};
+enum class SinkResult { consumed, pause, stop };  // pause: offer the same again; stop: end the transfer
 
 struct Limits {
-    std::chrono::milliseconds connect{0}, stall{0}, total{0};  // zero: none
+    Milliseconds connect{0}, stall{0}, total{0};  // zero: none
 };
 
-// One easy handle with one request and its answer. Its buffers live on from request to request.
-struct Transfer {
+// One easy handle with one request and its response. Its buffers live on from request to request.
+class Transfer {
+public:
+    // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file that
+    // includes this.
+    struct Sink {
+        void* self = nullptr;
+        SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
+    };
+
     // the request
     Method method = Method::get;
-    bool large = false;  // a large answer is likely
+    bool large = false;  // a large response is likely
     bool bypass_proxy = false;
     std::string url;
-    const Body* body = nullptr;
+    std::optional<std::string_view> body;  // borrowed; empty: the method has none
     Sink sink{};
     Limits limits{};
-    // the answer
+    // the response
     CURLcode result = CURLE_OK;
     int status = 0;
     Headers headers;
     std::string text;  // the body, where no sink takes it
     std::uint64_t received = 0, sent = 0;
     bool paused = false;
-    bool reused = false;
+    bool reused = false;     // the connection was
     bool overflow = false;   // more headers or text than we take
     bool no_memory = false;  // a sink threw
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
+    // kept from request to request
     std::string amz_date;
     std::int64_t amz_date_of = 0;  // the second that it tells
     std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
+    CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
+        for (Line& line : lines_) bytes::wipe(line.text);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -5130,274 +3864,261 @@ struct Transfer {
 
     void clear_request() {
         used_ = 0;
-        body = nullptr;
+        body.reset();
         sink = {};
         large = bypass_proxy = false;
     }
 
     // Appends a header exactly as it will be sent; the signer reads it back from here.
     void add_header(std::string_view name, std::string_view value) {
-        if (used_ == lines_.size()) lines_.emplace_back(), names_.push_back(0);
-        names_[used_] = name.size();
-        std::string& line = lines_[used_++];
-        line.assign(name);
+        if (used_ == lines_.size()) lines_.emplace_back();
+        Line& line = lines_[used_++];
+        line.name_size = name.size();
+        line.text.assign(name);
         if (value.empty()) {
-            line += ';';  // libcurl's way to write an empty value; with a colon it would drop the header
+            line.text += ';';  // libcurl's way to write an empty value; with a colon it would drop the header
         } else {
-            line.append(": ").append(value);
+            line.text.append(": ").append(value);
         }
     }
     std::size_t header_count() const { return used_; }
-    std::string_view header_name(std::size_t i) const { return std::string_view(lines_[i]).substr(0, names_[i]); }
+    std::string_view header_name(std::size_t i) const {
+        return std::string_view(lines_[i].text).substr(0, lines_[i].name_size);
+    }
     std::string_view header_value(std::size_t i) const {
-        return std::string_view(lines_[i]).substr((std::min)(lines_[i].size(), names_[i] + 2));
+        const Line& line = lines_[i];
+        return std::string_view(line.text).substr((std::min)(line.text.size(), line.name_size + 2));
     }
 
-    bool prepare(const Config& config, CURLSH* share);
-
-    CURL* easy;
+    // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
+    bool prepare(const Config& config, CURLSH* share) {
+        if (!easy) return false;
+        const Setup wanted{method, body && body->size() <= one_send_bytes_max, large, bypass_proxy, limits};
+        refused_ = false;
+        if (!set_up_ || !(wanted == setup_)) {
+            setup_ = wanted;
+            curl_easy_reset(easy);
+            set_up(config, share);
+            set_up_ = true;
+        }
+        set(CURLOPT_URL, url.c_str());
+        set_headers();
+        set_body();
+        set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
+        result = CURLE_OK;
+        status = 0;
+        headers.clear();
+        text.clear();
+        received = sent = 0;
+        paused = reused = overflow = no_memory = false;
+        problem[0] = '\0';
+        if (refused_) set_up_ = false;
+        return !refused_;
+    }
 
 private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
-    struct Shape {
+    struct Setup {
         Method method = Method::get;
         bool one_send = false, large = false, bypass_proxy = false;
-        std::chrono::milliseconds connect{-1}, stall{-1};
-        bool operator==(const Shape& other) const {
+        Limits limits{};
+        bool operator==(const Setup& other) const {
             return method == other.method && one_send == other.one_send && large == other.large &&
-                   bypass_proxy == other.bypass_proxy && connect == other.connect && stall == other.stall;
+                   bypass_proxy == other.bypass_proxy && limits.connect == other.limits.connect &&
+                   limits.stall == other.limits.stall;
         }
+    };
+    struct Line {
+        std::string text;
+        std::size_t name_size = 0;
     };
     template <class T>
     void set(CURLoption option, T value) {
         if (curl_easy_setopt(easy, option, value) != CURLE_OK) refused_ = true;
     }
-    template <class T>
-    void try_set(CURLoption option, T value) {  // what an older libcurl may lack, or be built without
-        static_cast<void>(curl_easy_setopt(easy, option, value));
+
+    void set_up(const Config& config, CURLSH* share) {
+        set(CURLOPT_PRIVATE, static_cast<void*>(this));
+        set(CURLOPT_ERRORBUFFER, &problem[0]);
+        set(CURLOPT_NOSIGNAL, 1L);
+        set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
+        set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
+        names_itself_ = !config.setup_curl;
+        if (!names_itself_) set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);  // which the hook may replace
+        set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
+        set(CURLOPT_HEADERDATA, static_cast<void*>(this));
+        set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
+        set(CURLOPT_WRITEDATA, static_cast<void*>(this));
+        set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+        set(CURLOPT_TCP_KEEPALIVE, 1L);
+        set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
+        // libcurl counts whole seconds of a transfer that moves less than a byte a second.
+        set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
+        set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
+        if (share) static_cast<void>(curl_easy_setopt(easy, CURLOPT_SHARE, share));
+        set_buffers(config);
+        set_newer_options();
+        set_network(config);
+        set_method();
+        if (config.setup_curl) config.setup_curl(easy);
     }
-    void set_up(const Config& config, CURLSH* share);
-    void set_protocols();
-    void set_network(const Config& config);
-    void set_method();
-    void set_body();
-    void set_headers();
 
-    static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self);
-    static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self);
-    static std::size_t on_read(char* buffer, std::size_t size, std::size_t count, void* self);
-    static int on_seek(void* self, curl_off_t offset, int origin);
-    std::size_t take_body(const char* data, std::size_t size);
+    void set_buffers(const Config& config) {
+        const bool least = config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
+        set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
+#if LIBCURL_VERSION_NUM >= 0x073e00
+        if (setup_.one_send) return;
+        const bool tls = bytes::starts_with(url, "https:");
+        static_cast<void>(curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
+                                           least ? least_buffer_bytes
+                                           : tls ? tls_upload_buffer_bytes
+                                                 : upload_buffer_bytes));
+#endif
+    }
 
-    Shape shape_;
+    // What an older libcurl lacks at compile time, or refuses at run time.
+    void set_newer_options() {
+#if LIBCURL_VERSION_NUM >= 0x074000
+        static_cast<void>(curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L));
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074100
+        static_cast<void>(curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max));
+#endif
+#if LIBCURL_VERSION_NUM >= 0x075500
+        if (library().version >= 0x075500) set(CURLOPT_PROTOCOLS_STR, "http,https");
+#else
+        set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
+#endif
+    }
+
+    void set_network(const Config& config) {
+        set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+        if (!config.ca_bundle.empty()) set(CURLOPT_CAINFO, config.ca_bundle.c_str());
+        if (!config.client_certificate.empty()) set(CURLOPT_SSLCERT, config.client_certificate.c_str());
+        if (!config.client_key.empty()) set(CURLOPT_SSLKEY, config.client_key.c_str());
+        if (bypass_proxy) {
+            set(CURLOPT_NOPROXY, "*");
+        } else if (!config.proxy.empty()) {
+            set(CURLOPT_PROXY, config.proxy.c_str());
+        }
+    }
+
+    void set_method() {
+        switch (method) {
+        case Method::get:
+            return set(CURLOPT_HTTPGET, 1L);
+        case Method::head:
+            return set(CURLOPT_NOBODY, 1L);
+        case Method::post:
+            return set(CURLOPT_POST, 1L);
+        case Method::erase:
+            return set(CURLOPT_CUSTOMREQUEST, "DELETE");
+        case Method::put:
+            break;
+        }
+        if (setup_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
+        set(CURLOPT_UPLOAD, 1L);
+        set(CURLOPT_READFUNCTION, &Transfer::on_read);
+        set(CURLOPT_READDATA, static_cast<void*>(this));
+        set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);  // libcurl starts again on a reused connection that is dead
+        set(CURLOPT_SEEKDATA, static_cast<void*>(this));
+    }
+
+    // The size is always given: without it libcurl would send the body chunked, which S3 refuses.
+    void set_body() {
+        if (!body) return;
+        const auto size = static_cast<curl_off_t>(body->size());
+        if (method == Method::put && !setup_.one_send) return set(CURLOPT_INFILESIZE_LARGE, size);
+        set(CURLOPT_POSTFIELDSIZE_LARGE, size);
+        set(CURLOPT_POSTFIELDS, body->data() ? body->data() : "");
+    }
+
+    void set_headers() {
+        const std::size_t signed_count = used_;
+        const auto leave_out = [this](std::string_view name) {
+            add_header(name, "");
+            lines_[used_ - 1].text.back() = ':';  // libcurl's way to send no such header
+        };
+        if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
+        leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
+        if (names_itself_)
+            add_header("User-Agent", "s3cache/" S3CACHE_VERSION);  // as an option libcurl writes it twice
+        bool typed = false;
+        for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
+        if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
+        list_.resize(used_);
+        for (std::size_t i = 0; i < used_; ++i)
+            list_[i] = {&lines_[i].text[0], i + 1 < used_ ? &list_[i + 1] : nullptr};
+        used_ = signed_count;
+        set(CURLOPT_HTTPHEADER, list_.data());
+    }
+
+    static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
+        Transfer& transfer = *static_cast<Transfer*>(self);
+        const std::string_view line(data, size * count);
+        if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
+            transfer.headers.clear();
+            const std::size_t blank = line.find(' ');
+            const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
+            transfer.status = static_cast<int>(code.value_or(0));
+            return line.size();
+        }
+        transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
+        return transfer.overflow ? 0 : line.size();
+    }
+
+    static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self) {
+        Transfer& transfer = *static_cast<Transfer*>(self);
+        constexpr std::size_t threw = static_cast<std::size_t>(-1);
+        const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
+        transfer.no_memory |= taken == threw;
+        return taken == threw ? 0 : taken;
+    }
+
+    std::size_t take_body(const char* data, std::size_t size) {
+        if (sink.take && (status == 200 || status == 206)) {
+            switch (sink.take(sink.self, *this, data, size)) {
+            case SinkResult::pause:
+                paused = true;
+                return CURL_WRITEFUNC_PAUSE;
+            case SinkResult::stop:
+                return 0;
+            case SinkResult::consumed:
+                break;
+            }
+        } else if (text.size() + size > text_bytes_max) {
+            overflow = true;
+            return 0;
+        } else {
+            text.append(data, size);
+        }
+        received += size;
+        return size;
+    }
+
+    static std::size_t on_read(char* buffer, std::size_t size, std::size_t count, void* self) {
+        Transfer& transfer = *static_cast<Transfer*>(self);
+        const std::string_view left = transfer.body->substr(static_cast<std::size_t>(transfer.sent));
+        const std::size_t taken = left.copy(buffer, size * count);
+        transfer.sent += taken;
+        return taken;
+    }
+
+    static int on_seek(void* self, curl_off_t offset, int origin) {
+        Transfer& transfer = *static_cast<Transfer*>(self);
+        if (origin != SEEK_SET || offset < 0 || static_cast<std::uint64_t>(offset) > transfer.body->size())
+            return CURL_SEEKFUNC_CANTSEEK;
+        transfer.sent = static_cast<std::uint64_t>(offset);
+        return CURL_SEEKFUNC_OK;
+    }
+
+    Setup setup_;
     bool set_up_ = false, refused_ = false, names_itself_ = false;
-    std::vector<std::string> lines_;
-    std::vector<std::size_t> names_;
+    std::vector<Line> lines_;
     std::size_t used_ = 0;
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
-
-// Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
-inline bool Transfer::prepare(const Config& config, CURLSH* share) {
-    if (!easy) return false;
-    Shape wanted{method,         body && body->read_at == nullptr && body->size <= one_send_bytes_max,
-                 large,          bypass_proxy,
-                 limits.connect, limits.stall};
-    refused_ = false;
-    if (!set_up_ || !(wanted == shape_)) {
-        shape_ = wanted;
-        curl_easy_reset(easy);
-        set_up(config, share);
-        set_up_ = true;
-    }
-    set(CURLOPT_URL, url.c_str());
-    set_headers();
-    set_body();
-    set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
-    result = CURLE_OK;
-    status = 0;
-    headers.clear();
-    text.clear();
-    received = sent = 0;
-    paused = reused = overflow = no_memory = false;
-    problem[0] = '\0';
-    if (refused_) set_up_ = false;
-    return !refused_;
-}
-
-inline void Transfer::set_up(const Config& config, CURLSH* share) {
-    set(CURLOPT_PRIVATE, static_cast<void*>(this));
-    set(CURLOPT_ERRORBUFFER, &problem[0]);
-    set(CURLOPT_NOSIGNAL, 1L);
-    set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
-    set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-    names_itself_ = !config.setup_curl;
-    if (!names_itself_) set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);  // which the hook may replace
-    set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
-    set(CURLOPT_HEADERDATA, static_cast<void*>(this));
-    set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
-    set(CURLOPT_WRITEDATA, static_cast<void*>(this));
-    set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-    set(CURLOPT_TCP_KEEPALIVE, 1L);
-    set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
-    // libcurl counts whole seconds of a transfer that moves less than a byte a second.
-    set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
-    set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
-    const bool least = has_little_memory(config);
-    set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
-    if (share) try_set(CURLOPT_SHARE, share);
-#if LIBCURL_VERSION_NUM >= 0x073e00
-    const bool tls = bytes::starts_with(url, "https:");
-    if (!shape_.one_send)
-        try_set(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes
-                                           : tls ? tls_upload_buffer_bytes
-                                                 : upload_buffer_bytes);
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074000
-    try_set(CURLOPT_HTTP09_ALLOWED, 0L);
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074100
-    try_set(CURLOPT_MAXAGE_CONN, idle_seconds_max);
-#endif
-    set_protocols();
-    set_network(config);
-    set_method();
-    if (config.setup_curl) config.setup_curl(easy);
-}
-
-inline void Transfer::set_protocols() {
-#if LIBCURL_VERSION_NUM >= 0x075500
-    if (library().version >= 0x075500) return set(CURLOPT_PROTOCOLS_STR, "http,https");
-#endif
-#if LIBCURL_VERSION_NUM < 0x075500
-    set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-}
-
-inline void Transfer::set_network(const Config& config) {
-    set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
-    if (!config.ca_bundle.empty()) set(CURLOPT_CAINFO, config.ca_bundle.c_str());
-    if (!config.client_certificate.empty()) set(CURLOPT_SSLCERT, config.client_certificate.c_str());
-    if (!config.client_key.empty()) set(CURLOPT_SSLKEY, config.client_key.c_str());
-    if (bypass_proxy) {
-        set(CURLOPT_NOPROXY, "*");
-    } else if (!config.proxy.empty()) {
-        set(CURLOPT_PROXY, config.proxy.c_str());
-    }
-}
-
-inline void Transfer::set_method() {
-    switch (method) {
-    case Method::get:
-        return set(CURLOPT_HTTPGET, 1L);
-    case Method::head:
-        return set(CURLOPT_NOBODY, 1L);
-    case Method::post:
-        return set(CURLOPT_POST, 1L);
-    case Method::erase:
-        return set(CURLOPT_CUSTOMREQUEST, "DELETE");
-    case Method::put:
-        break;
-    }
-    if (shape_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
-    set(CURLOPT_UPLOAD, 1L);
-    set(CURLOPT_READFUNCTION, &Transfer::on_read);
-    set(CURLOPT_READDATA, static_cast<void*>(this));
-    set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);  // a reused connection that turns out dead makes libcurl start again
-    set(CURLOPT_SEEKDATA, static_cast<void*>(this));
-}
-
-// The size is always given: without it libcurl would send the body chunked, which S3 refuses.
-inline void Transfer::set_body() {
-    if (!body) return;
-    const auto size = static_cast<curl_off_t>(body->size);
-    if (method == Method::put && !shape_.one_send) return set(CURLOPT_INFILESIZE_LARGE, size);
-    set(CURLOPT_POSTFIELDSIZE_LARGE, size);
-    set(CURLOPT_POSTFIELDS, body->memory.data() ? body->memory.data() : "");
-}
-
-inline void Transfer::set_headers() {
-    const std::size_t signed_count = used_;
-    const auto leave_out = [this](std::string_view name) {
-        add_header(name, "");
-        lines_[used_ - 1].back() = ':';  // libcurl's way to send no such header
-    };
-    if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
-    leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
-    if (names_itself_) add_header("User-Agent", "s3cache/" S3CACHE_VERSION);  // as an option libcurl writes it twice
-    bool typed = false;
-    for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
-    if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
-    list_.resize(used_);
-    for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-    used_ = signed_count;
-    set(CURLOPT_HTTPHEADER, list_.data());
-}
-
-inline std::size_t Transfer::on_header(char* data, std::size_t size, std::size_t count, void* self) {
-    Transfer& transfer = *static_cast<Transfer*>(self);
-    const std::string_view line(data, size * count);
-    if (bytes::starts_with(line, "HTTP/")) {  // each answer, 100 Continue too, begins anew
-        transfer.headers.clear();
-        const std::size_t blank = line.find(' ');
-        const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
-        transfer.status = static_cast<int>(code.value_or(0));
-        return line.size();
-    }
-    transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
-    return transfer.overflow ? 0 : line.size();
-}
-
-inline std::size_t Transfer::on_body(char* data, std::size_t size, std::size_t count, void* self) {
-    Transfer& transfer = *static_cast<Transfer*>(self);
-    constexpr std::size_t threw = static_cast<std::size_t>(-1);
-    const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
-    transfer.no_memory |= taken == threw;
-    return taken == threw ? 0 : taken;
-}
-
-inline std::size_t Transfer::take_body(const char* data, std::size_t size) {
-    if (sink.take && (status == 200 || status == 206)) {
-        switch (sink.take(sink.self, *this, data, size)) {
-        case Sink::Took::none_yet:
-            paused = true;
-            return CURL_WRITEFUNC_PAUSE;
-        case Sink::Took::enough:
-            return 0;
-        case Sink::Took::all:
-            break;
-        }
-    } else if (text.size() + size > text_bytes_max) {
-        overflow = true;
-        return 0;
-    } else {
-        text.append(data, size);
-    }
-    received += size;
-    return size;
-}
-
-inline std::size_t Transfer::on_read(char* buffer, std::size_t size, std::size_t count, void* self) {
-    Transfer& transfer = *static_cast<Transfer*>(self);
-    const Body& body = *transfer.body;
-    const std::uint64_t left = body.size - (std::min)(body.size, transfer.sent);
-    auto wanted = static_cast<std::size_t>((std::min)(left, std::uint64_t{size} * count));
-    if (wanted && body.read_at) {
-        wanted = shielded([&] { return body.read_at(transfer.sent, buffer, wanted); }, std::size_t{0});
-        if (!wanted) return CURL_READFUNC_ABORT;  // the file became shorter
-    } else if (wanted) {
-        body.memory.copy(buffer, wanted, static_cast<std::size_t>(transfer.sent));
-    }
-    transfer.sent += wanted;
-    return wanted;
-}
-
-inline int Transfer::on_seek(void* self, curl_off_t offset, int origin) {
-    if (origin != SEEK_SET || offset < 0) return CURL_SEEKFUNC_CANTSEEK;
-    static_cast<Transfer*>(self)->sent = static_cast<std::uint64_t>(offset);
-    return CURL_SEEKFUNC_OK;
-}
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect it.
 class SigpipeGuard {
@@ -5407,23 +4128,15 @@ public:
 #else
     SigpipeGuard() : active_(library().version < 0x075700) {
         if (!active_) return;
-        sigset_t pending;
-        sigpending(&pending);
-        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
-        sigset_t pipe;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe, &before_);
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        was_pending_ = is_pending();
+        pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
     }
     ~SigpipeGuard() {
         if (!active_) return;
-        sigset_t pending;
-        sigpending(&pending);
         int taken = 0;
-        sigset_t pipe;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE);
-        if (!was_pending_ && sigismember(&pending, SIGPIPE) == 1) sigwait(&pipe, &taken);
+        if (!was_pending_ && is_pending()) sigwait(&pipe_, &taken);
         pthread_sigmask(SIG_SETMASK, &before_, nullptr);
     }
 #endif
@@ -5432,43 +4145,58 @@ public:
 
 #if !defined(_WIN32)
 private:
+    static bool is_pending() {
+        sigset_t pending;
+        sigpending(&pending);
+        return sigismember(&pending, SIGPIPE) == 1;
+    }
     bool active_ = false, was_pending_ = false;
-    sigset_t before_{};
+    sigset_t pipe_{}, before_{};
 #endif
 };
 
-// A multi handle with the connections it keeps, and idle transfers. One thread at a time.
+// A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process that
+// made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
 class Engine {
 public:
-    explicit Engine(unsigned connections) : multi_(curl_multi_init()) {
+    explicit Engine(unsigned connections) : multi_(curl_multi_init()), process_(process_id()) {
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
+        if (is_of_parent()) {
+            for (auto& transfer : idle_) static_cast<void>(transfer.release());  // leaked on purpose
+            return;
+        }
         idle_.clear();
         if (multi_) curl_multi_cleanup(multi_);
     }
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    Transfer* borrow() {
-        if (idle_.empty()) idle_.push_back(std::make_unique<Transfer>());
-        Transfer* transfer = idle_.back().release();
+    std::uint64_t process() const { return process_; }
+    bool is_of_parent() const { return process_ != process_id(); }
+
+    std::unique_ptr<Transfer> borrow() {
+        if (idle_.empty()) {
+            idle_.reserve(++made_);  // so that giving back needs no memory
+            return std::make_unique<Transfer>();
+        }
+        std::unique_ptr<Transfer> transfer = std::move(idle_.back());
         idle_.pop_back();
         transfer->clear_request();
         return transfer;
     }
-    // Takes the transfer back; one that still runs is cut off, which closes its connection.
-    void give_back(Transfer* transfer, bool running) {
-        std::unique_ptr<Transfer> owned(transfer);
+    // One that still runs is cut off, which closes its connection.
+    void give_back(std::unique_ptr<Transfer> transfer, bool running) noexcept {
+        if (running && is_of_parent()) return static_cast<void>(transfer.release());
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        idle_.push_back(std::move(owned));
+        if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(transfer));
     }
 
     bool start(Transfer& transfer, const Config& config, CURLSH* share) {
         return multi_ && transfer.prepare(config, share) && curl_multi_add_handle(multi_, transfer.easy) == CURLM_OK;
     }
-
     // Takes a transfer out that has failed outside of perform().
     void stop(Transfer& transfer, CURLcode result) {
         curl_multi_remove_handle(multi_, transfer.easy);
@@ -5491,21 +4219,29 @@ public:
             long connects = 0;
             curl_easy_getinfo(transfer.easy, CURLINFO_NUM_CONNECTS, &connects);
             transfer.reused = connects == 0;
-            transfer.result = result;
-            curl_multi_remove_handle(multi_, transfer.easy);
+            stop(transfer, result);
             finished(transfer);
         }
         return true;
     }
 
-    digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
-
-    void wait(std::chrono::milliseconds most) {
-        curl_multi_wait(multi_, nullptr, 0, static_cast<int>(most.count()), nullptr);
+    // Waits for a socket, or for the time to pass: also where there is no socket, which curl_multi_wait does not.
+    void wait(Milliseconds most) {
+#if LIBCURL_VERSION_NUM >= 0x074200
+        curl_multi_poll(multi_, nullptr, 0, static_cast<int>(most.count()), nullptr);
+#else
+        int sockets = 0;
+        curl_multi_wait(multi_, nullptr, 0, static_cast<int>(most.count()), &sockets);
+        if (sockets == 0) std::this_thread::sleep_for((std::min)(most, Milliseconds(10)));
+#endif
     }
+
+    digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
     CURLM* multi_;
+    const std::uint64_t process_;
+    std::size_t made_ = 0;  // transfers
     std::vector<std::unique_ptr<Transfer>> idle_;
 };
 
@@ -5538,60 +4274,42 @@ private:
     CURLSH* share_;
 };
 
-inline std::uint64_t process_id() {
-#if defined(_WIN32)
-    return 0;  // there is no fork
-#else
-    return static_cast<std::uint64_t>(getpid());
-#endif
-}
-
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
 // engine used last has the warmest connections.
 class Pool {
 public:
-    explicit Pool(const Config& config)
-        : connections_(config.connections),
-          idle_max_(has_little_memory(config) ? 1 : (std::max)(config.connections, idle_engines)),
-          owner_(process_id()) {}
+    explicit Pool(unsigned connections) : connections_(connections), process_(process_id()) {
+        idle_.reserve((std::max)(connections, idle_connections_max));  // so that giving back needs no memory
+    }
 
-    // Also tells the process that takes it, for give_back.
-    std::unique_ptr<Engine> take(std::uint64_t& taken_by) {
+    std::unique_ptr<Engine> take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        leave_to_parent();
-        taken_by = owner_;
+        if (process_ != process_id()) {  // after a fork: its engines are the parent's, and let go of unclosed
+            idle_.clear();
+            process_ = process_id();
+        }
         if (idle_.empty()) return std::make_unique<Engine>(connections_);
         std::unique_ptr<Engine> engine = std::move(idle_.back());
         idle_.pop_back();
         return engine;
     }
-    // Asks no process id, a system call: one taken before a fork and given back in the child differs from the pool's
-    // owner, or the owner is still the parent, and then the child's first take() leaves them all to it.
-    void give_back(std::unique_ptr<Engine> engine, std::uint64_t taken_by) {
+    // In a child that has taken none yet this keeps its parent's, which its first take() lets go of.
+    void give_back(std::unique_ptr<Engine> engine) noexcept {
         const std::lock_guard<std::mutex> hold(lock_);
-        if (taken_by != owner_) return static_cast<void>(engine.release());  // made before a fork
-        if (idle_.size() < idle_max_) idle_.push_back(std::move(engine));
+        const bool is_ours = engine->process() == process_;
+        if (is_ours && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
     }
 
 private:
-    // After a fork the connections belong to the parent: using or even closing them here (TLS says goodbye) would break
-    // its requests. They are leaked on purpose.
-    void leave_to_parent() {
-        const std::uint64_t here = process_id();
-        if (owner_ == here) return;
-        for (auto& engine : idle_) static_cast<void>(engine.release());
-        idle_.clear();
-        owner_ = here;
-    }
     std::mutex lock_;
     std::vector<std::unique_ptr<Engine>> idle_;
-    unsigned connections_, idle_max_;
-    std::uint64_t owner_;
+    unsigned connections_;
+    std::uint64_t process_;
 };
 
 }  // namespace detail::http
 
-// --- retry: classify, back off, quota ---------------------------------------------------------------------------------
+// --- retry: what an answer means for the next attempt, waits between attempts, quota, circuit breaker ----------------
 
 namespace detail::retry {
 
@@ -5604,26 +4322,104 @@ inline constexpr double quota_per_retry = 5;
 inline constexpr double quota_per_timeout = 10;
 inline constexpr double quota_per_second = 5;
 
-enum class Verdict {
-    answered,         // an answer for the operation to look at, good or bad
-    again,            // passing trouble
-    new_credentials,  // once, with fresh ones
-    new_clock,        // once, with the store's time
-    new_region,       // once, signed for the region that the store named
-    broken,           // no answer, and another attempt would not help
+enum class Action {
+    accept,               // an answer for the operation to look at, good or bad
+    retry,                // passing trouble
+    refresh_credentials,  // once, with fresh ones
+    correct_clock,        // once, with the store's time
+    correct_region,       // once, signed for the region that the store named
+    give_up,              // no answer, and another attempt would not help
 };
 
-struct Seen {
-    CURLcode result = CURLE_OK;
-    int status = 0;
-    std::string_view code{};  // the S3 code, if there was one
+// What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
+struct Rule {
+    std::string_view code;  // of S3; empty: the row is about the status
+    int status;
+    Action action;
+    Errc kind;
+    const char* advice;
 };
 
-inline bool one_of(std::string_view text, std::initializer_list<std::string_view> list) {
-    return std::find(list.begin(), list.end(), text) != list.end();
+// The one table from answers to actions, kinds of errors and advice. A code counts before the status.
+inline const Rule& rule_for(int status, std::string_view code) {
+    using A = Action;
+    constexpr const char* slower = "ask less often, or spread the keys over more prefixes";
+    constexpr const char* permission = "these credentials lack the permission, or the bucket is another's";
+    constexpr const char* corrected = "the request went to another region's host: check the region and the endpoint";
+    static const Rule rules[] = {
+        {"AccessDenied", 0, A::accept, Errc::denied, permission},
+        {"AuthorizationHeaderMalformed", 0, A::correct_region, Errc::store, corrected},
+        {"BadDigest", 0, A::retry, Errc::network, ""},  // damaged on its way
+        {"BandwidthLimitExceeded", 0, A::retry, Errc::throttled, slower},
+        {"ConditionalRequestConflict", 0, A::retry, Errc::store, ""},
+        {"EntityTooLarge", 0, A::accept, Errc::too_large, ""},
+        {"ExpiredToken", 0, A::refresh_credentials, Errc::credentials, ""},
+        {"ExpiredTokenException", 0, A::refresh_credentials, Errc::credentials, ""},
+        {"IllegalLocationConstraintException", 0, A::correct_region, Errc::store, corrected},
+        {"InternalError", 0, A::retry, Errc::store, ""},
+        {"InternalErrors", 0, A::retry, Errc::store, ""},
+        {"InvalidAccessKeyId", 0, A::refresh_credentials, Errc::denied,
+         "the store does not know this access key: check it, and the endpoint"},
+        {"InvalidObjectState", 0, A::accept, Errc::store,
+         "the object is archived: restore it (aws s3api restore-object), or remove it"},
+        {"InvalidToken", 0, A::refresh_credentials, Errc::credentials, ""},
+        {"KeyTooLongError", 0, A::accept, Errc::too_large, ""},
+        {"MetadataTooLarge", 0, A::accept, Errc::too_large, ""},
+        {"NoSuchBucket", 0, A::accept, Errc::no_such_bucket,
+         "create the bucket, or check its name, the region and the endpoint"},
+        {"NotImplemented", 0, A::accept, Errc::unsupported, ""},
+        {"OperationAborted", 0, A::retry, Errc::store, ""},
+        {"PermanentRedirect", 0, A::correct_region, Errc::store, corrected},
+        {"PriorRequestNotComplete", 0, A::retry, Errc::store, ""},
+        {"QuotaExceeded", 0, A::accept, Errc::store, "the store's quota is used up: remove entries, or raise it"},
+        {"RequestExpired", 0, A::refresh_credentials, Errc::credentials, ""},
+        {"RequestHeaderSectionTooLarge", 0, A::accept, Errc::too_large, ""},
+        {"RequestLimitExceeded", 0, A::retry, Errc::throttled, slower},
+        {"RequestTimeTooSkewed", 0, A::correct_clock, Errc::denied, "this machine's clock is off"},
+        {"RequestTimeout", 0, A::retry, Errc::store, ""},
+        {"ServiceUnavailable", 0, A::retry, Errc::store, ""},
+        {"SignatureDoesNotMatch", 0, A::refresh_credentials, Errc::denied,
+         "check the secret key, and that no proxy changes headers"},
+        {"SlowDown", 0, A::retry, Errc::throttled, slower},
+        {"SlowDownRead", 0, A::retry, Errc::throttled, slower},
+        {"SlowDownWrite", 0, A::retry, Errc::throttled, slower},
+        {"Throttling", 0, A::retry, Errc::throttled, slower},
+        {"ThrottlingException", 0, A::retry, Errc::throttled, slower},
+        {"ThrottledException", 0, A::retry, Errc::throttled, slower},
+        {"TokenRefreshRequired", 0, A::refresh_credentials, Errc::credentials, ""},
+        {"TooManyRequests", 0, A::retry, Errc::throttled, slower},
+        {"XAmzContentSHA256Mismatch", 0, A::retry, Errc::network, ""},  // damaged on its way
+        {"", 301, A::correct_region, Errc::store, corrected},
+        {"", 307, A::correct_region, Errc::store, corrected},
+        {"", 401, A::accept, Errc::denied, permission},
+        {"", 403, A::accept, Errc::denied, permission},
+        {"", 407, A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
+        {"", 408, A::retry, Errc::store, ""},
+        {"", 413, A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
+        {"", 429, A::retry, Errc::throttled, slower},
+        {"", 500, A::retry, Errc::store, ""},
+        {"", 501, A::accept, Errc::unsupported, ""},
+        {"", 502, A::retry, Errc::store, ""},
+        {"", 503, A::retry, Errc::store, ""},
+        {"", 504, A::retry, Errc::store, ""},
+        {"", 509, A::retry, Errc::store, ""},
+        {"", 520, A::retry, Errc::store, ""},  // to 524: of Cloudflare's front, about the store behind it
+        {"", 521, A::retry, Errc::store, ""},
+        {"", 522, A::retry, Errc::store, ""},
+        {"", 523, A::retry, Errc::store, ""},
+        {"", 524, A::retry, Errc::store, ""},
+        {"", 0, A::accept, Errc::store, ""},
+    };
+    const Rule* found = nullptr;
+    for (const Rule& rule : rules) {
+        if (!rule.code.empty() && rule.code == code) return rule;
+        const bool fits = rule.code.empty() && (rule.status == status || rule.status == 0);
+        if (fits && !found) found = &rule;
+    }
+    return *found;
 }
 
-inline bool passing(CURLcode result) {
+inline bool is_passing(CURLcode result) {
     switch (result) {
     case CURLE_COULDNT_RESOLVE_PROXY:
     case CURLE_COULDNT_RESOLVE_HOST:
@@ -5643,41 +4439,12 @@ inline bool passing(CURLcode result) {
     }
 }
 
-inline bool throttling(int status, std::string_view code) {
-    return status == 429 || bytes::starts_with(code, "SlowDown") || bytes::starts_with(code, "Throttl") ||
-           one_of(code, {"RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests"});
-}
-
-inline Verdict classify(const Seen& seen) {
+inline Action action_for(CURLcode result, int status, std::string_view code) {
     // A store may refuse and close while we still send: then the answer counts, not the broken pipe.
-    const bool refused_early =
-        seen.status >= 400 && (seen.result == CURLE_SEND_ERROR || seen.result == CURLE_RECV_ERROR);
-    if (seen.result != CURLE_OK && !refused_early) return passing(seen.result) ? Verdict::again : Verdict::broken;
-    if (seen.status / 100 == 2 && seen.code.empty()) return Verdict::answered;
-    if (one_of(seen.code,
-               {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}))
-        return Verdict::new_credentials;
-    if (seen.code == "RequestTimeTooSkewed") return Verdict::new_clock;
-    if (seen.status == 301 || seen.status == 307 ||
-        one_of(seen.code, {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}))
-        return Verdict::new_region;
-    if (throttling(seen.status, seen.code)) return Verdict::again;
-    if (one_of(seen.code, {"InternalError", "InternalErrors", "ServiceUnavailable", "RequestTimeout",
-                           "PriorRequestNotComplete", "BadDigest", "OperationAborted", "ConditionalRequestConflict"}))
-        return Verdict::again;
-    switch (seen.status) {
-    case 408:
-    case 500:
-    case 502:
-    case 503:
-    case 504:
-    case 509:
-    case 522:
-    case 524:
-        return Verdict::again;
-    default:
-        return Verdict::answered;
-    }
+    const bool refused_early = status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR);
+    if (result != CURLE_OK && !refused_early) return is_passing(result) ? Action::retry : Action::give_up;
+    if (status / 100 == 2 && code.empty()) return Action::accept;
+    return rule_for(status, code).action;
 }
 
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
@@ -5690,22 +4457,18 @@ inline std::chrono::milliseconds backoff(const Config& config, int failures, dou
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
 inline double seconds_between(TimePoint from, TimePoint to) {
-    using Span = std::chrono::duration<double>;
-    return Span(to.time_since_epoch()).count() - Span(from.time_since_epoch()).count();
+    return Seconds(to.time_since_epoch()).count() - Seconds(from.time_since_epoch()).count();
 }
 
-// Retry-After: seconds or an HTTP date.
-inline std::optional<std::chrono::milliseconds> retry_after(std::string_view text, TimePoint now) {
-    std::chrono::milliseconds wait{0};
-    if (const auto seconds = bytes::to_u64(text)) {
-        wait = std::chrono::seconds((std::min)(*seconds, std::uint64_t{3600}));
-    } else if (const auto when = dates::http_date(text)) {
-        const double ahead = (std::min)(seconds_between(now, *when), 3600.0);
-        wait = std::chrono::milliseconds(static_cast<std::int64_t>((std::max)(ahead, 0.0) * 1000));
-    } else {
-        return std::nullopt;
-    }
-    return (std::max)(std::chrono::milliseconds{0}, (std::min)(wait, retry_after_max));
+// Retry-After: seconds or an HTTP date; zero if it is neither.
+inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint now) {
+    const double most = Seconds(retry_after_max).count();
+    double wait = 0;
+    if (const auto seconds = bytes::to_u64(text))
+        wait = static_cast<double>(*seconds);
+    else if (const auto when = dates::http_date(text))
+        wait = seconds_between(now, *when);
+    return std::chrono::milliseconds(static_cast<std::int64_t>((std::max)(0.0, (std::min)(wait, most)) * 1000));
 }
 
 // The token bucket of one cache.
@@ -5713,8 +4476,7 @@ class Quota {
 public:
     bool take(double tokens, http::Clock::time_point now) {
         const std::lock_guard<std::mutex> hold(lock_);
-        const double idle = std::chrono::duration<double>(now - last_).count();
-        tokens_ = (std::min)(quota_tokens, tokens_ + idle * quota_per_second);
+        tokens_ = (std::min)(quota_tokens, tokens_ + Seconds(now - last_).count() * quota_per_second);
         last_ = now;
         if (tokens_ < tokens) return false;
         tokens_ -= tokens;
@@ -5741,7 +4503,7 @@ class Breaker {
 public:
     Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
 
-    bool on() const { return failures_max_ != 0; }
+    bool is_on() const { return failures_max_ != 0; }
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
@@ -5768,449 +4530,328 @@ private:
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
 // files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
 
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-#ifndef _WIN32
-#ifdef __linux__
-#endif
-#endif
-#endif
-
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-#endif
-
 namespace detail::credentials {
 
-using Clock = std::chrono::system_clock;
-using TimePoint = Clock::time_point;
-using Milliseconds = std::chrono::milliseconds;
-using Pairs = std::vector<std::pair<std::string, std::string>>;
+using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
 
-// -- limits: real answers and files are far smaller, so what is larger is not what it claims to be
+// -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
 inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
 inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
-inline constexpr std::size_t url_bytes_max = 2048;          // the longest that HTTP software takes everywhere
-inline constexpr std::size_t quoted_bytes_max = 300;        // of a foreign text inside one of our messages
+inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; HTTP software takes no more everywhere
+inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
-// -- time: a metadata service answers from the same host, STS from the same region
-inline constexpr Milliseconds metadata_timeout{1000};   // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
-inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr int container_attempts = 3;            // the agent may still be starting
-inline constexpr Milliseconds sts_connect_timeout{3000};
-inline constexpr Milliseconds sts_timeout{10000};
-inline constexpr int sts_attempts = 3;
-inline constexpr Milliseconds between_attempts{1000};
-inline constexpr Milliseconds process_timeout{60000};          // a helper may ask a person for a code
-inline constexpr std::chrono::minutes no_metadata_for{10};     // a host that had no metadata service is not asked again
-inline constexpr std::chrono::minutes advisory_window{15};     // one thread renews, the others go on
-inline constexpr std::chrono::minutes mandatory_window{10};    // the others wait for it, unless it has failed before
-inline constexpr std::chrono::minutes metadata_extension{15};  // use of overdue instance credentials in an outage
-inline constexpr std::chrono::seconds retry_first{1};          // after a failed renewal; doubles
-inline constexpr std::chrono::seconds retry_most{60};
-inline constexpr std::chrono::seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr std::chrono::seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
+// -- times: a metadata service answers from the same host, STS from the same region
+inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
+inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr milliseconds sts_connect_timeout{3000};
+inline constexpr milliseconds sts_timeout{10000};
+inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
+inline constexpr milliseconds between_attempts{1000};
+inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
+inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
+inline constexpr seconds imds_absent_first{10};        // a host without the service is left alone so long; doubles
+inline constexpr seconds imds_absent_most{600};
+inline constexpr seconds files_fresh{1};        // one call's looks at the files share one reading of them
+inline constexpr minutes advisory_window{15};   // one thread renews, the others go on
+inline constexpr minutes mandatory_window{10};  // the others wait for it, unless it has failed before
+inline constexpr minutes imds_extension{15};    // use of overdue instance credentials in an outage
+inline constexpr seconds retry_first{1};        // after a failed renewal; doubles
+inline constexpr seconds retry_most{60};
+inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
+inline constexpr seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
 
 // -- the outside
+
+// How long the calling operation may still wait. Every wait of this section ends when that is over.
+struct Limits {
+    std::optional<std::chrono::steady_clock::time_point> deadline{};
+    std::function<bool()> cancelled{};
+
+    bool over() const {
+        return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
+    }
+    // As much of `most` as may be waited for at once, so that a deadline and a cancellation are noticed.
+    milliseconds slice(milliseconds most) const {
+        if (cancelled) most = (std::min)(most, cancel_poll);
+        if (!deadline) return most;
+        const auto left = std::chrono::duration_cast<milliseconds>(*deadline - std::chrono::steady_clock::now());
+        return (std::max)(milliseconds(1), (std::min)(most, left));
+    }
+    // Why a wait ended before its time.
+    Error error(const std::string& during) const {
+        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + during);
+        return Error(Errc::timed_out, "the time of the call was over while " + during);
+    }
+};
+
 struct WebRequest {
-    std::string method;
-    std::string url;
-    Pairs headers;
-    std::string body;
-    Milliseconds connect_timeout{1000};
-    Milliseconds timeout{1000};
+    const char* method = "GET";
+    std::string url{};
+    bytes::Pairs headers{};
+    std::string body{};
+    milliseconds connect_timeout{1000};
+    milliseconds timeout{1000};
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::size_t answer_bytes_max = credentials::answer_bytes_max;
 };
 
 struct WebAnswer {
     int status = 0;  // 0: no answer
-    std::string body;
-    std::string problem;  // why there was none
+    std::string body{};
+    std::string problem{};  // why there was none
 };
 
 enum class FileState { missing, unreadable, text };
 
 struct FileText {
     FileState state = FileState::missing;
-    std::string text;
-    std::string problem;              // why it is unreadable
+    std::string text{};
+    std::string problem{};            // why it is unreadable
     bool readable_by_others = false;  // worth a hint where keys are in it
 };
 
 struct ProcessResult {
     int exit_status = -1;
-    std::string output;
-    std::string problem;  // it did not run to its end
+    std::string output{};
+    std::string problem{};  // it did not run to its end
 };
 
-struct World {
-    std::function<std::optional<std::string>(const char* name)> env;
-    std::function<FileText(const std::string& path)> read_file;
-    std::function<WebAnswer(const WebRequest&)> fetch;
-    std::function<TimePoint()> now;
-    std::function<void(Milliseconds)> sleep;
-    std::function<ProcessResult(const std::vector<std::string>& argv, Milliseconds timeout,
-                                std::size_t output_bytes_max)>
-        run_process;
+struct Environment {
+    std::function<std::optional<std::string>(const char* name)> variable{};
+    std::function<FileText(const std::string& path)> read_file{};
+    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
+    std::function<TimePoint()> now{};
+    std::function<void(milliseconds, const Limits&)> sleep{};
+    std::function<ProcessResult(const std::vector<std::string>& argv, milliseconds timeout,
+                                std::size_t output_bytes_max, const Limits&)>
+        run_process{};
 };
 
-// -- outcomes
-struct Outcome {
-    std::optional<Credentials> found;
-    bool absent = false;  // not configured: the next source is asked
-    std::string error;    // configured but broken: nothing else is asked, lest we act as somebody else
-    std::string note;     // what was seen; like `error`, never a secret
+// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
+struct Settings {
+    std::string profile{};
+    std::string region{};
+    std::string endpoint_url{};
 };
 
-inline Outcome passed_over(std::string why) {
-    Outcome out;
-    out.absent = true;
-    out.note = std::move(why);
-    return out;
-}
-
-inline Outcome broken(std::string what) {
-    Outcome out;
-    out.error = std::move(what);
-    return out;
-}
-
-// A setting that may be unset or broken, and where it came from.
-struct Discovery {
-    std::string value;
-    std::string why;
-    std::string error;
-};
-
-enum class Verdict { used, passed_over, broken, not_asked };
-
-struct Finding {
-    std::string source;
-    Verdict verdict = Verdict::not_asked;
-    std::string text;
-};
-
-struct Setup {
-    std::string profile;       // chosen in code: the variables with keys are then passed over, as in the AWS SDKs
-    std::string region;        // chosen in code; empty: discovered
-    std::string endpoint_url;  // chosen in code; empty: discovered
-    bool allow_process = true;
+// An empty value: nothing is configured, and `why` says where it was looked for.
+struct Setting {
+    std::string value{};
+    std::string why{};
 };
 
 // -- texts
 
-// Foreign text in a message: one line of ASCII, cut, so that it can neither forge a log line nor fill one.
-inline std::string shown(std::string_view text) {
-    std::string out;
-    for (char c : text.substr(0, quoted_bytes_max)) out += c >= ' ' && c <= '~' ? c : '?';
-    if (text.size() > quoted_bytes_max) out += "...";
-    return out;
-}
-
-inline std::string number(std::uint64_t value) {
-    std::string out;
-    bytes::append_number(out, value);
-    return out;
-}
-
-// A service may echo what we sent it, so every secret that went out is taken out of what it says.
-inline std::string scrubbed(std::string text, std::initializer_list<std::string_view> secrets) {
-    for (std::string_view secret : secrets) {
-        if (secret.size() < 4) continue;
-        for (std::size_t at = text.find(secret); at != std::string::npos; at = text.find(secret, at + 6)) {
-            text.replace(at, secret.size(), "******");
-        }
-    }
-    return text;
-}
+inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
 
 // The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string masked(std::string_view access_key) {
-    if (access_key.size() < 12) return "****";
-    return "****" + std::string(access_key.substr(access_key.size() - 4));
+    return access_key.size() < 12 ? "****" : "****" + std::string(access_key.substr(access_key.size() - 4));
 }
 
+// A URL for a message: tokens stand behind the question mark, passwords before the '@'.
+inline std::string shown_url(std::string_view url) { return bytes::sanitize(url.substr(0, url.find('?'))); }
+
 inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
+    return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
 }
 
 inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_seconds(when)); }
 
-inline constexpr const char* expected_time = "expected a time such as 2025-01-15T12:34:56Z";
+inline std::string summary(const Credentials& keys) {
+    const std::string until = keys.expires ? "until " + time_text(*keys.expires) : "no expiry";
+    return keys.source + ": access key " + masked(keys.access_key) + ", " + until;
+}
 
 // -- checks
 
-// Why a value cannot be a key or token, or an empty text. All of them go into header lines or next to them.
-inline std::string flaw(std::string_view value, std::size_t bytes_max, bool blanks_allowed) {
-    if (value.size() > bytes_max) return "is longer than " + number(bytes_max) + " bytes";
+// A value that goes into a header line or next to one; `name` begins the error.
+inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
+                                bool blanks_allowed = false) {
+    if (value.size() > bytes_max) return broken(name + " is longer than " + bytes::number(bytes_max) + " bytes");
     for (char c : value) {
         if (c == '\r' || c == '\n')
-            return "contains a line break (a Windows line end, or a cut and paste of two lines?)";
-        if (c == ' ' && blanks_allowed) continue;
-        if (c == ' ') return "contains a blank";
-        if (c < '!' || c > '~') return "contains a byte that is not printable ASCII";
+            return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
+        if (c == ' ' && !blanks_allowed) return broken(name + " contains a blank");
+        if (c < ' ' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
     }
     return {};
 }
 
+// How a source calls the parts of its keys.
 struct Names {
-    std::string where;  // such as "environment" or "/home/me/.aws/credentials, profile dev"
-    std::string access_key;
-    std::string secret_key;
-    std::string token;
+    const char* access_key;
+    const char* secret_key;
+    const char* token;
 };
 
-inline std::string flaw_in(const Credentials& keys, const Names& names) {
-    if (keys.access_key.empty() != keys.secret_key.empty()) {
-        const bool lacks_secret = keys.secret_key.empty();
-        return names.where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
-               (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither";
+inline constexpr Names variable_names{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
+inline constexpr Names setting_names{"aws_access_key_id", "aws_secret_access_key", "aws_session_token"};
+inline constexpr Names answer_names{"AccessKeyId", "SecretAccessKey", "SessionToken"};
+inline constexpr Names metadata_names{"AccessKeyId", "SecretAccessKey", "Token"};
+inline constexpr Names member_names{"the access key", "the secret key", "the session token"};
+
+// Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
+inline Result<Credentials> check(Credentials keys, const std::string& where, const Names& names, TimePoint now) {
+    const bool lacks_secret = keys.secret_key.empty();
+    if (keys.access_key.empty() != lacks_secret) {
+        return broken(where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
+                      (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither");
     }
-    // Blanks in the secret are let through: it never enters a header, and some stores allow them.
-    const std::string access = flaw(keys.access_key, key_bytes_max, false);
-    if (!access.empty()) return names.where + ": " + names.access_key + " " + access;
-    const std::string secret = flaw(keys.secret_key, key_bytes_max, true);
-    if (!secret.empty()) return names.where + ": " + names.secret_key + " " + secret;
-    const std::string token = flaw(keys.session_token, token_bytes_max, false);
-    if (!token.empty()) return names.where + ": " + names.token + " " + token;
-    return {};
+    const std::string name = where + ": ";
+    // Blanks in the secret are let through, because it never enters a header and some stores allow them.
+    auto fine = check_value(keys.access_key, name + names.access_key, key_bytes_max);
+    if (fine) fine = check_value(keys.secret_key, name + names.secret_key, key_bytes_max, true);
+    if (fine) fine = check_value(keys.session_token, name + names.token, token_bytes_max);
+    if (!fine) return std::move(fine).error();
+    keys.source = where;
+    if (!keys.expires || *keys.expires > now) return keys;
+    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+                  time_text(now) + ": renew them there, or set the clock");
 }
 
-inline std::string overdue(const Credentials& keys, const std::string& where, TimePoint now) {
-    if (!keys.expires || *keys.expires > now) return {};
-    return where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
-           time_text(now) + ": renew them there, or set the clock";
+// `text` as the expiry of keys; empty: none.
+inline Result<std::optional<TimePoint>> check_expiry(const std::string& text, const std::string& name) {
+    const auto time = dates::iso8601(text);
+    if (time || text.empty()) return time;
+    return broken(name + " is '" + bytes::sanitize(text) + "', expected a time such as 2025-01-15T12:34:56Z");
 }
 
-inline Outcome checked(Credentials keys, const Names& names, TimePoint now) {
-    std::string wrong = flaw_in(keys, names);
-    if (wrong.empty()) wrong = overdue(keys, names.where, now);
-    if (!wrong.empty()) return broken(std::move(wrong));
-    Outcome out;
-    keys.source = names.where;
-    out.note = "access key " + masked(keys.access_key);
-    out.note += keys.expires ? ", until " + time_text(*keys.expires) : std::string(", no expiry");
-    out.found = std::move(keys);
-    return out;
+inline Result<Setting> check_region(Setting region, const std::string& name) {
+    if (region.value.empty() || endpoint::valid_region(region.value)) return region;
+    return endpoint::refuse(name + " is '" + bytes::sanitize(region.value) + "', expected a region such as eu-west-1");
 }
 
-// -- environment
-
-// Empty is unset, as everywhere in the AWS tools: containers often declare variables that they leave blank.
-inline std::string variable(const World& world, const char* name) {
-    if (!world.env) return {};
-    return world.env(name).value_or(std::string());
+inline Result<Setting> check_url(Setting url, const std::string& name) {
+    if (url.value.empty()) return url;
+    if (check_value(url.value, {}, text_bytes_max) && endpoint::parse_url(url.value)) return url;
+    return endpoint::refuse(name + " is '" + shown_url(url.value) + "', expected a URL such as https://s3.example.com");
 }
 
-inline bool switched_on(const World& world, const char* name) {
-    return bytes::iequal(bytes::trim(variable(world, name)), "true");
+inline Result<void> check_arn(const std::string& arn, const std::string& name) {
+    if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, text_bytes_max)) return {};
+    return broken(name + " is '" + bytes::sanitize(arn) + "', expected arn:aws:iam::ACCOUNT:role/NAME");
 }
 
-inline Outcome from_environment(const World& world) {
-    const Names names{"environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
-    Credentials keys;
-    keys.access_key = variable(world, "AWS_ACCESS_KEY_ID");
-    keys.secret_key = variable(world, "AWS_SECRET_ACCESS_KEY");
-    if (keys.access_key.empty() && keys.secret_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-    // The older name first, as the AWS CLI does.
-    keys.session_token = variable(world, "AWS_SECURITY_TOKEN");
-    if (keys.session_token.empty()) keys.session_token = variable(world, "AWS_SESSION_TOKEN");
-    const std::string expires = variable(world, "AWS_CREDENTIAL_EXPIRATION");
-    keys.expires = dates::iso8601(expires);
-    if (!keys.expires && !expires.empty()) {
-        return broken("environment: AWS_CREDENTIAL_EXPIRATION is '" + shown(expires) + "', " + expected_time);
-    }
-    return checked(std::move(keys), names, world.now());
-}
+// -- the environment
 
-// -- addresses
-
-// The host in an authority such as [::1]:80, without its brackets and port.
-inline std::string_view host_in(std::string_view authority) {
-    const std::size_t bracket = authority.find(']');
-    return bracket != std::string_view::npos ? authority.substr(1, bracket - 1)
-                                             : authority.substr(0, authority.find(':'));
-}
-
-// -- region and endpoint: from variables here, from files in the chain
-
-inline std::string region_flaw(std::string_view region, const std::string& where) {
-    if (endpoint::valid_region(region)) return {};
-    return where + " is '" + shown(region) + "', expected a region such as eu-west-1";
-}
-
-inline std::optional<Discovery> region_from_environment(const World& world) {
-    for (const char* name : {"AWS_REGION", "AWS_DEFAULT_REGION"}) {
-        Discovery out;
-        out.value = variable(world, name);
-        if (out.value.empty()) continue;
-        out.why = name;
-        out.error = region_flaw(out.value, name);
-        return out;
+// The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
+// declare variables that they leave blank.
+inline Setting first_variable(const Environment& environment, std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+        auto value = environment.variable ? environment.variable(name) : std::nullopt;
+        if (value && !value->empty()) return {*std::move(value), name};
     }
     return {};
 }
 
-// A URL for a message: passwords sit before the @, tokens behind the question mark.
-inline std::string shown_url(std::string_view url) {
-    url = url.substr(0, url.find('?'));
-    const std::size_t at = url.rfind('@');
-    if (at == std::string_view::npos) return shown(url);
-    return "******" + shown(url.substr(at));
+inline std::string variable(const Environment& environment, const char* name) {
+    return first_variable(environment, {name}).value;
 }
 
-inline std::string url_flaw(std::string_view url, const std::string& where) {
-    if (flaw(url, url_bytes_max, false).empty() && endpoint::parse_url(url)) return {};
-    return where + " is '" + shown_url(url) + "', expected a URL such as https://s3.example.com";
-}
-
-inline std::optional<Discovery> endpoint_from_environment(const World& world, const std::string& service) {
-    const std::string named = "AWS_ENDPOINT_URL_" + service;
-    for (const std::string& name : {named, std::string("AWS_ENDPOINT_URL")}) {
-        Discovery out;
-        out.value = variable(world, name.c_str());
-        if (out.value.empty()) continue;
-        out.why = name;
-        out.error = url_flaw(out.value, name);
-        return out;
-    }
-    return {};
-}
+inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
-// -- profiles: read anew for each look, as other programs rewrite the files
+// -- the files
 
-class Files {
-public:
-    Files(const World& world, const std::string& profile) {
-        config_ = open(world, "AWS_CONFIG_FILE", "config");
-        shared_ = open(world, "AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        inputs_.config = config_.content.text;
-        inputs_.credentials = shared_.content.text;
-        inputs_.config_name = shown(config_.path);
-        inputs_.credentials_name = shown(shared_.path);
-        inputs_.environment = [&world](const char* name) { return world.env ? world.env(name) : std::nullopt; };
-        inputs_.profile = profile;
-        profile_ = ini::chosen_profile(inputs_).name;
-        parse();
-    }
-    Files(const Files&) = delete;  // inputs_ points into the texts
+// Both files as one reading found them, and the profile that is selected.
+struct Files {
+    Files() = default;
+    Files(const Files&) = delete;
     Files& operator=(const Files&) = delete;
     ~Files() {
-        bytes::wipe(config_.content.text);
-        bytes::wipe(shared_.content.text);
-    }
-
-    // Why the files cannot be used: unreadable, malformed, or without the profile that was asked for.
-    const std::string& error() const { return error_; }
-    const std::string& profile() const { return profile_; }
-    std::string config_path() const { return shown(config_.path); }
-    bool both_missing() const {
-        return config_.content.state == FileState::missing && shared_.content.state == FileState::missing;
-    }
-
-    // A hint for people if keys lie open, or nothing.
-    std::string hint(ini::Method method) const {
-        const One& file = method == ini::Method::config_file ? config_ : shared_;
-        return file.content.readable_by_others ? "; others may read the file: chmod 600 " + shown(file.path)
-                                               : std::string();
-    }
-
-    std::string value(const std::string& profile, const char* name) const {
-        return ini::text_of(ini::section_or_empty(profiles_.merged, profile), name);
-    }
-
-    // The variables' too, and nothing if configured endpoints are to be ignored.
-    std::string endpoint_url(const std::string& service) const {
-        return ini::configured_endpoint(inputs_, profiles_, ini::section_or_empty(profiles_.merged, profile_), service);
-    }
-
-    // What the selected profile's keys come from; without `error`.
-    const ini::Resolved& resolved() const { return resolved_; }
-
-private:
-    struct One {
-        std::string path;
-        FileText content;
-    };
-
-    static One open(const World& world, const char* name, const char* preset) {
-        One out;
-        out.path = variable(world, name);
-        std::string home = variable(world, "HOME");
-        if (home.empty()) home = variable(world, "USERPROFILE");
-        if (out.path.empty()) out.path = std::string("~/.aws/") + preset;
-        if (bytes::starts_with(out.path, "~/")) out.path = home.empty() ? std::string() : home + out.path.substr(1);
-        if (!out.path.empty() && world.read_file) out.content = world.read_file(out.path);
-        return out;
-    }
-
-    void parse() {
-        for (const One* file : {&config_, &shared_}) {
-            if (file->content.state == FileState::unreadable)
-                error_ = shown(file->path) + " cannot be read: " + file->content.problem;
-        }
-        if (!error_.empty()) return;
-        std::optional<ini::Problem> problem;
-        const auto config = ini::parse_named(inputs_.config, inputs_.config_name, problem);
-        const auto shared = ini::parse_named(inputs_.credentials, inputs_.credentials_name, problem);
-        if (config && shared) {
-            profiles_ = ini::profiles_of(*config, *shared);
-            ini::Outcome outcome = ini::resolve(own_environment_only());
-            problem = std::move(outcome.problem);
-            if (outcome.resolved) resolved_ = std::move(*outcome.resolved);
-        }
-        if (!problem) return;
-        error_ = shown(problem->where + ": " + problem->message);
-        if (problem->trouble == ini::Trouble::profile)
-            error_ += " in " + inputs_.config_name + " or " + inputs_.credentials_name;
-    }
-
-    // The variables of the web identity are a source of their own, which comes before the files.
-    ini::Inputs own_environment_only() const {
-        ini::Inputs in = inputs_;
-        in.environment = [env = inputs_.environment](const char* name) -> std::optional<std::string> {
-            for (std::string_view hidden : {"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"}) {
-                if (name == hidden) return std::nullopt;
+        for (ini::File* file : {&config, &credentials}) {
+            for (ini::Section& section : *file) {
+                for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
             }
-            return env(name);
-        };
-        return in;
+        }
     }
+    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
 
-    One config_, shared_;
-    ini::Inputs inputs_;
-    ini::Profiles profiles_;
-    ini::Resolved resolved_;
-    std::string profile_;
-    std::string error_;
+    ini::File config{}, credentials{};
+    std::string config_path{}, credentials_path{};
+    std::string config_hint{}, credentials_hint{};  // for people, if keys lie open
+    bool any = false;                               // one of the two is there
+    std::string profile{};
+    TimePoint read_at{};
 };
 
-// An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
-inline std::string export_line(const std::string& profile) {
-    const std::string name = profile.find_first_of(" '\"\\") == std::string::npos ? profile : "\"" + profile + "\"";
-    return "credential_process = aws configure export-credentials --profile " + shown(name) + " --format process";
+// As Python's expanduser: HOME, or else what the password database says.
+inline std::string home_directory(const Environment& environment) {
+    const std::string home = first_variable(environment, {"HOME", "USERPROFILE"}).value;
+#ifndef _WIN32
+    std::vector<char> buffer(16384);
+    struct passwd entry {};
+    struct passwd* found = nullptr;
+    if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
+        return found->pw_dir;
+#endif
+    return home;
 }
 
-inline bool signs_in(const Files& files, const std::string& profile) {
-    for (const char* key : {"sso_session", "sso_start_url", "sso_account_id", "sso_role_name", "login_session"}) {
-        if (!files.value(profile, key).empty()) return true;
+// One of the two files. A byte order mark, as Windows editors write it, is no part of the text.
+inline Result<ini::File> read_settings(const Environment& environment, std::string& path, std::string& hint,
+                                       bool& any) {
+    if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
+    FileText file = environment.read_file ? environment.read_file(path) : FileText();
+    path = bytes::sanitize(path);
+    if (file.state == FileState::missing) return ini::File();
+    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
+    any = true;
+    if (file.readable_by_others) hint = "; others may read the file: chmod 600 " + path;
+    std::string_view text = file.text;
+    if (bytes::starts_with(text, "\xEF\xBB\xBF")) text.remove_prefix(3);
+    auto parsed = ini::parse(text, path);
+    bytes::wipe(file.text);
+    return parsed;
+}
+
+// Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
+// and so would the AWS CLI on the same machine.
+inline Setting chosen_profile(const Environment& environment, const Settings& settings) {
+    if (!settings.profile.empty()) return {settings.profile, "the configured profile"};
+    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
+        auto value = environment.variable ? environment.variable(name) : std::nullopt;
+        if (value) return {*std::move(value), name};
     }
-    return false;
+    return {"default", {}};
+}
+
+inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
+    auto out = std::make_shared<Files>();
+    Files& files = *out;
+    files.read_at = environment.now();
+    files.config_path = variable(environment, "AWS_CONFIG_FILE");
+    files.credentials_path = variable(environment, "AWS_SHARED_CREDENTIALS_FILE");
+    if (files.config_path.empty()) files.config_path = "~/.aws/config";
+    if (files.credentials_path.empty()) files.credentials_path = "~/.aws/credentials";
+    auto config = read_settings(environment, files.config_path, files.config_hint, files.any);
+    if (!config) return std::move(config).error();
+    auto credentials = read_settings(environment, files.credentials_path, files.credentials_hint, files.any);
+    if (!credentials) return std::move(credentials).error();
+    files.config = *std::move(config);
+    files.credentials = *std::move(credentials);
+    const Setting chosen = chosen_profile(environment, settings);
+    files.profile = chosen.value;
+    const ini::Profile profile = files.find(files.profile);
+    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
+    if (!chosen.why.empty() && !profile.exists()) {
+        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
+                      files.credentials_path);
+    }
+    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
+        return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
+    return std::shared_ptr<const Files>(std::move(out));
 }
 
 // -- answers of endpoints and processes
 
-struct Shape {
-    std::string where;
-    const char* token = "Token";  // processes say SessionToken
-    bool must_expire = true;
-    bool overdue_too = false;  // instance metadata; it always states an expiry
-};
-
-// Absent and null are empty; a value of another type makes the answer unusable, rather than a token go missing.
+// Absent and null are empty; a value of another type makes the answer unusable, because else a token could go missing.
 inline std::string text_member(std::string_view body, const char* name, std::string& wrong) {
     const std::string_view raw = json::member(body, name);
     if (raw.empty() || raw == "null") return {};
@@ -6219,7 +4860,7 @@ inline std::string text_member(std::string_view body, const char* name, std::str
     return text ? std::move(*text) : std::string();
 }
 
-// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, since it may
+// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, because it may
 // repeat what we sent.
 inline std::string code_in(std::string_view body) {
     for (const char* name : {"Code", "code"}) {
@@ -6230,426 +4871,781 @@ inline std::string code_in(std::string_view body) {
     return {};
 }
 
+inline Result<Credentials> keys_in_json(std::string_view body, const std::string& where, const Names& names) {
+    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
+    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body))
+        return broken(where + ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
+    std::string wrong;
+    Credentials keys;
+    keys.access_key = text_member(body, names.access_key, wrong);
+    keys.secret_key = text_member(body, names.secret_key, wrong);
+    keys.session_token = text_member(body, names.token, wrong);
+    auto expires = check_expiry(text_member(body, "Expiration", wrong).substr(0, 40), where + ": Expiration");
+    if (!wrong.empty()) return broken(where + ": " + wrong);
+    if (keys.access_key.empty() && keys.secret_key.empty())
+        return broken(where + ": the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
+    if (!expires) return std::move(expires).error();
+    keys.expires = *expires;
+    return keys;
+}
+
 // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread keeps a
 // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
 inline TimePoint extended(TimePoint now) {
-    return now + metadata_extension + std::chrono::seconds(now.time_since_epoch().count() / 1000 % 480);
-}
-
-inline Outcome keys_from_json(std::string_view body, const Shape& shape, TimePoint now) {
-    const auto refused = [&shape](const std::string& why) { return broken(shape.where + ": " + why); };
-    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
-    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body)) {
-        return refused("the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
-    }
-    std::string wrong;
-    Credentials keys;
-    keys.access_key = text_member(body, "AccessKeyId", wrong);
-    keys.secret_key = text_member(body, "SecretAccessKey", wrong);
-    keys.session_token = text_member(body, shape.token, wrong);
-    const std::string expiration = text_member(body, "Expiration", wrong);
-    if (!wrong.empty()) return refused(wrong);
-    if (keys.access_key.empty() && keys.secret_key.empty()) {
-        return refused("the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
-    }
-    keys.expires = dates::iso8601(expiration);
-    if (!keys.expires && (shape.must_expire || !expiration.empty())) {
-        return refused("Expiration is '" + shown(expiration.substr(0, 40)) + "', " + expected_time);
-    }
-    if (shape.overdue_too && *keys.expires <= now) keys.expires = extended(now);
-    return checked(std::move(keys), {shape.where, "AccessKeyId", "SecretAccessKey", shape.token}, now);
-}
-
-inline WebAnswer fetch(const World& world, const WebRequest& request) {
-    WebAnswer answer;
-    if (!world.fetch) {
-        answer.problem = "no HTTP client";
-        return answer;
-    }
-    answer = world.fetch(request);
-    if (answer.body.size() <= request.answer_bytes_max) return answer;
-    WebAnswer refused;
-    refused.problem = "an answer longer than " + number(request.answer_bytes_max) + " bytes";
-    return refused;
-}
-
-inline bool worth_another(const WebAnswer& answer) {
-    return answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
-           answer.body.find("IDPCommunicationError") != std::string::npos;
-}
-
-inline WebAnswer fetch_patiently(const World& world, const WebRequest& request, int attempts) {
-    WebAnswer answer = fetch(world, request);
-    for (int tried = 1; tried < attempts && worth_another(answer); ++tried) {
-        world.sleep(between_attempts);
-        answer = fetch(world, request);
-    }
-    return answer;
+    return now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
 }
 
 inline std::string told(const WebAnswer& answer) {
-    if (answer.status != 0) return "HTTP status " + number(static_cast<std::uint64_t>((std::max)(answer.status, 0)));
-    return "no answer" + (answer.problem.empty() ? std::string() : " (" + shown(answer.problem) + ")");
+    if (answer.status > 0) return "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
+    return "no answer" + (answer.problem.empty() ? std::string() : " (" + bytes::sanitize(answer.problem) + ")");
 }
 
-// -- STS
-
-struct Sts {
-    std::string url;     // of the endpoint, without query
-    std::string region;  // to sign for
-};
-
-inline std::string form(const Pairs& fields) {
-    std::string out;
-    for (const auto& field : fields) {
-        if (!out.empty()) out += '&';
-        bytes::append_percent(out, field.first, false);
-        out += '=';
-        bytes::append_percent(out, field.second, false);
-    }
-    return out;
-}
-
-// One call. `keys` signs it; without, the web identity token in it speaks for itself.
-struct StsCall {
-    std::string operation;
-    Pairs fields;
-    const Credentials* keys = nullptr;
-    std::string where;  // for messages
-};
-
-inline void sign_for_sts(WebRequest& request, const endpoint::Url& url, const std::string& region,
-                         const Credentials& keys, TimePoint now) {
-    std::string date;
-    dates::append_amz_date(date, unix_seconds(now));
-    bytes::add(request.headers, "x-amz-date", date);
-    if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
-    std::vector<sigv4::Header> headers{{"host", url.host}};
-    for (const auto& header : request.headers) headers.push_back({header.first, header.second});
-    const auto hash = digest::sha256(request.body);
-    const std::string payload_hash = bytes::hex({reinterpret_cast<const char*>(hash.data()), hash.size()});
-    const std::string path = url.path.empty() ? "/" : url.path;
-    const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), payload_hash};
-    sigv4::Signer signer;
-    bytes::add(request.headers, "Authorization", std::string(signer.sign(to_sign, keys, {date, region, "sts"})));
-}
-
-inline WebRequest sts_request(const Sts& sts, const endpoint::Url& url, const StsCall& call, TimePoint now) {
-    WebRequest request;
-    request.method = "POST";
-    request.url = url.scheme + "://" + url.host + (url.path.empty() ? "/" : url.path);
-    bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
-    request.connect_timeout = sts_connect_timeout;
-    request.timeout = sts_timeout;
-    Pairs fields{{"Action", call.operation}, {"Version", "2011-06-15"}};
-    fields.insert(fields.end(), call.fields.begin(), call.fields.end());
-    request.body = form(fields);
-    if (call.keys) sign_for_sts(request, url, sts.region, *call.keys, now);
-    return request;
-}
-
-// STS wraps its errors in ErrorResponse; what it says about roles and policies is what the reader needs.
-inline std::string sts_complaint(const WebAnswer& answer, const StsCall& call) {
+// What STS says about roles and policies is what the reader needs, but it may repeat the token that it was sent.
+inline std::string sts_complaint(const WebAnswer& answer, const std::string& token) {
     if (answer.status == 200) return "an answer without credentials";
     const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
     if (!error || error->code.empty()) return told(answer);
-    std::string text = error->code + ": " + error->message;
-    if (call.keys) text = scrubbed(std::move(text), {call.keys->secret_key, call.keys->session_token});
-    for (const auto& field : call.fields) {
-        if (field.first == "WebIdentityToken") text = scrubbed(std::move(text), {field.second});
-    }
-    return told(answer) + ", " + shown(text);
+    std::string text = error->message;
+    for (std::size_t at = 0; token.size() >= 4 && (at = text.find(token, at)) != std::string::npos;)
+        text.replace(at, token.size(), "******");
+    return told(answer) + ", " + bytes::sanitize(error->code + ": " + text);
 }
 
-inline Outcome ask_sts(const World& world, const Sts& sts, const StsCall& call) {
-    const auto url = endpoint::parse_url(sts.url);
-    if (!url) return broken(call.where + ": '" + shown_url(sts.url) + "' is no STS endpoint");
-    const WebRequest request = sts_request(sts, *url, call, world.now());
-    const WebAnswer answer = fetch_patiently(world, request, sts_attempts);
-    const std::string asked = call.where + ": " + call.operation + " at " + request.url + ": ";
-    const auto result = answer.status == 200 ? xml::sts_result(answer.body, call.operation) : std::nullopt;
-    if (!result) return broken(asked + sts_complaint(answer, call));
-    Credentials got;
-    got.access_key = result->access_key;
-    got.secret_key = result->secret_key;
-    got.session_token = result->session_token;
-    got.expires = dates::iso8601(result->expiration);
-    if (!got.expires) return broken(asked + "Expiration is '" + shown(result->expiration) + "', " + expected_time);
-    return checked(std::move(got), {call.where, "AccessKeyId", "SecretAccessKey", "SessionToken"}, world.now());
+// -- addresses
+
+// The host in an authority such as [::1]:80, without its brackets and port.
+inline std::string_view host_in(std::string_view authority) {
+    const std::size_t end = authority.find(']');
+    return end != std::string_view::npos ? authority.substr(1, end - 1) : authority.substr(0, authority.find(':'));
 }
-
-inline constexpr const char* expected_arn = "expected arn:aws:iam::ACCOUNT:role/NAME";
-
-inline bool plausible_arn(std::string_view arn) {
-    return bytes::starts_with(arn, "arn:") && flaw(arn, 2048, false).empty();
-}
-
-// -- web identity
-
-struct WebIdentity {
-    std::string token_file;
-    std::string role_arn;
-    std::string session_name;
-    std::string where;       // for messages
-    std::string token_name;  // AWS_WEB_IDENTITY_TOKEN_FILE, or the setting's name in the profile
-};
-
-inline std::string session_name(const std::string& wanted, TimePoint now) {
-    if (!wanted.empty()) return wanted;
-    return "s3cache-" + number(static_cast<std::uint64_t>((std::max)(std::int64_t{0}, unix_seconds(now))));
-}
-
-// The file is read anew each time: Kubernetes and CI systems replace it long before the role's credentials end.
-inline Outcome from_web_identity(const World& world, const Sts& sts, const WebIdentity& who) {
-    if (!plausible_arn(who.role_arn))
-        return broken(who.where + ": '" + shown(who.role_arn) + "' is no role ARN, " + expected_arn);
-    const FileText file = world.read_file(who.token_file);
-    const std::string named = who.where + ": " + who.token_name + " " + shown(who.token_file);
-    if (file.state == FileState::missing)
-        return broken(named + " does not exist, expected a file with a web identity token");
-    if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
-    const std::string token(bytes::trim(file.text));
-    if (token.empty()) return broken(named + " is empty, expected a web identity token");
-    const std::string wrong = flaw(token, jwt_bytes_max, false);
-    if (!wrong.empty()) return broken(named + " " + wrong + ", expected a bare web identity token");
-    StsCall call{"AssumeRoleWithWebIdentity", {}, nullptr, who.where};
-    call.fields = {{"RoleArn", who.role_arn},
-                   {"RoleSessionName", session_name(who.session_name, world.now())},
-                   {"WebIdentityToken", token}};
-    return ask_sts(world, sts, call);
-}
-
-// -- container
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
-inline bool plain_http_allowed(std::string_view host) {
+inline bool plain_http_allowed(const endpoint::Url& url) {
+    const std::string_view host = host_in(url.host);
     for (std::string_view known : {"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1"}) {
         if (host == known) return true;
     }
-    if (!bytes::starts_with(host, "127.")) return false;
-    int parts = 1;
-    for (std::size_t at = 4; at <= host.size(); ++parts) {
-        const std::size_t dot = (std::min)(host.find('.', at), host.size());
-        const auto part = bytes::to_u64(host.substr(at, dot - at));
-        if (!part || *part > 255) return false;
-        at = dot + 1;
-    }
-    return parts == 4;
+    return url.is_address && bytes::starts_with(host, "127.");
 }
 
-struct ContainerAddress {
-    std::string name;  // of the variable
-    std::string url;
-    std::string shown;  // without the path: on ECS that is all it takes to get the keys
-    std::string problem;
+// Strict where parsers differ, because what is checked here must be what the HTTP library connects to. The path is a
+// secret: on ECS it is all that it takes to get the keys.
+inline Result<std::string> container_url(const Setting& set) {
+    const bool relative = bytes::ends_with(set.why, "RELATIVE_URI");
+    const std::string url = (relative ? "http://169.254.170.2" : "") + set.value;
+    const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
+    const bool odd = url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !check_value(url, {}, text_bytes_max);
+    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(url).substr(0, end));
+    if (!base || (relative && set.value[0] != '/'))
+        return broken("container: " + set.why +
+                      (relative ? " is no path such as /v2/credentials/ID"
+                                : " is no URL such as http://169.254.170.23/v1/credentials"));
+    const std::string shown = base->scheme + "://" + base->host;
+    if (base->scheme == "https" || plain_http_allowed(*base))
+        return shown + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
+    return broken("container: " + set.why + " names " + shown +
+                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 and "
+                  "[fd00:ec2::23]; expected one of them, or https");
+}
+
+struct ImdsSettings {
+    std::string base = "http://169.254.169.254";  // no slash at its end
+    milliseconds timeout = imds_timeout;
+    int attempts = 1;
 };
 
-inline ContainerAddress container_address(const World& world) {
-    ContainerAddress out;
-    const std::string relative = variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    out.name = relative.empty() ? "AWS_CONTAINER_CREDENTIALS_FULL_URI" : "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
-    out.url = relative.empty() ? variable(world, out.name.c_str()) : "http://169.254.170.2" + relative;
-    const std::size_t colon = (std::min)(out.url.find("://"), out.url.size());
-    const std::size_t end = (std::min)(out.url.find_first_of("/?", colon + 3), out.url.size());
-    // Strict where parsers differ, since what is checked here must be what the HTTP library connects to.
-    const bool odd =
-        out.url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !flaw(out.url, url_bytes_max, false).empty();
-    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(out.url).substr(0, end));
-    if (!base || (!relative.empty() && relative[0] != '/')) {
-        out.problem = out.name + (relative.empty() ? " is no URL such as http://169.254.170.23/v1/credentials"
-                                                   : " is no path such as /v2/credentials/ID");
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
+
+// -- the chain
+
+// One caller's walk through the sources. Keys are nothing where a source is not configured and the next one is to be
+// asked, and an error where it is configured but broken, because falling through could then use another identity.
+using Found = Result<std::optional<Credentials>>;
+
+struct Look {
+    const Limits& limits;
+    bool for_keys = false;         // then the files are read anew, because other programs rewrite them
+    std::string note{};            // of the last source, for people: why it was passed over, or a hint
+    bool imds_absent = false;      // it did not answer
+    bool imds_left_alone = false;  // because it did not a moment ago
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    std::shared_ptr<const Files> files{};
+#endif
+
+    Found pass_over(std::string why) {
+        note = std::move(why);
+        return std::optional<Credentials>();
+    }
+};
+
+inline Found found(Result<Credentials> keys) {
+    if (!keys) return std::move(keys).error();
+    return std::optional<Credentials>(*std::move(keys));
+}
+
+// The sources in botocore's order. Thread-safe.
+class Chain {
+public:
+    Chain(Environment environment, Settings settings)
+        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+
+    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
+    // turn a person into the instance's role.
+    Result<Credentials> find(const Limits& limits) {
+        Look look{limits, true};
+        look.imds_left_alone = environment_.now() < TimePoint(seconds(imds_absent_until_));
+        const int before = answered_;
+        std::string seen;
+        for (int source = (std::max)(before, 0); source < source_count; ++source) {
+            const char* name = sources[source].name;
+            Found keys = (this->*sources[source].ask)(look);
+            if (look.imds_absent && before < 0) leave_imds_alone();
+            if (!keys) return std::move(keys).error();
+            if (*keys) {
+                answered_ = source;
+                return **std::move(keys);
+            }
+            if (before >= 0) return broken(std::string(name) + ", which gave credentials before: " + look.note);
+            seen += std::string("; ") + name + ": " + look.note;
+        }
+        return broken("no credentials found" + seen + other_sources);
+    }
+
+    // The same walk, told source by source. Changes nothing in what find() does next.
+    std::vector<Finding> explain() {
+        const Limits limits;
+        Look look{limits, true};
+        std::vector<Finding> findings;
+        bool decided = false;
+        for (const Source& source : sources) {
+            findings.push_back({std::string("credentials: ") + source.name, Finding::Verdict::not_asked, {}});
+            if (decided) continue;
+            look.note.clear();
+            const Found keys = (this->*source.ask)(look);
+            decided = !keys || *keys;
+            Finding& finding = findings.back();
+            finding.verdict = !keys   ? Finding::Verdict::broken
+                              : *keys ? Finding::Verdict::used
+                                      : Finding::Verdict::passed_over;
+            finding.text = !keys ? keys.error().what() : *keys ? summary(**keys) + look.note : look.note;
+        }
+        return findings;
+    }
+
+    // Instance metadata is asked only after it gave the credentials, because elsewhere it may be another network's.
+    Result<Setting> region(const Limits& limits) {
+        Look look{limits};
+        auto out = configured_region(look);
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+        if (out && out->value.empty() && answered_ == source_count - 1 && !foreign_endpoint(look))
+            return imds_region(look);
+#endif
         return out;
     }
-    out.shown = base->scheme + "://" + base->host;
-    out.url = out.shown + (out.url.compare(end, 1, "/") == 0 ? "" : "/") + out.url.substr(end);
-    if (base->scheme == "https" || plain_http_allowed(host_in(base->host))) return out;
-    out.problem = out.name + " names " + shown(out.shown) +
-                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], "
-                  "169.254.170.2, 169.254.170.23 and [fd00:ec2::23]; expected one of them, or https";
-    return out;
-}
 
-// Read anew each time, as the agent replaces it. In `value`; empty where none is configured.
-inline Discovery container_token(const World& world) {
-    Discovery out;
-    const std::string path = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-    out.why =
-        path.empty() ? "AWS_CONTAINER_AUTHORIZATION_TOKEN" : "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE " + shown(path);
-    if (path.empty()) {
-        out.value = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
-    } else {
-        FileText file = world.read_file(path);
-        if (file.state == FileState::missing) out.error = out.why + " does not exist";
-        if (file.state == FileState::unreadable) out.error = out.why + " cannot be read: " + file.problem;
-        if (file.state == FileState::text && file.text.empty()) out.error = out.why + " is empty";
-        out.value = std::move(file.text);
+    // An empty value: AWS's own.
+    Result<Setting> endpoint_url() {
+        const Limits limits;
+        Look look{limits};
+        return configured_endpoint(look, "S3");
     }
-    // "Bearer x" has a blank in it, which is fine inside a header.
-    const std::string wrong = flaw(out.value, token_bytes_max, true);
-    if (out.error.empty() && !wrong.empty()) out.error = out.why + " " + wrong + ", expected a bare token";
-    return out;
-}
 
-inline Outcome from_container(const World& world) {
-    if (variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").empty() &&
-        variable(world, "AWS_CONTAINER_CREDENTIALS_FULL_URI").empty()) {
-        return passed_over(
-            "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
+    std::string profile_setting(const char* name) {
+        const Limits limits;
+        Look look{limits};
+        return load(look) ? profile_value(look, name) : std::string();
     }
-    const ContainerAddress address = container_address(world);
-    const Discovery token = container_token(world);
-    if (!address.problem.empty() || !token.error.empty())
-        return broken("container: " + (address.problem.empty() ? token.error : address.problem));
-    WebRequest request;
-    request.method = "GET";
-    request.url = address.url;
-    bytes::add(request.headers, "Accept", "application/json");
-    if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-    request.connect_timeout = request.timeout = container_timeout;
-    request.bypass_proxy = true;
-    const WebAnswer answer = fetch_patiently(world, request, container_attempts);
-    const std::string where = "container (" + address.name + ", " + shown(address.shown) + ")";
-    if (answer.status == 200) return keys_from_json(answer.body, {where, "Token", true, false}, world.now());
-    return broken(where + ": " + told(answer) + ", expected 200 with credentials");
-}
 
-// -- instance metadata, version 2 only: version 1 answers whoever can make the host fetch a URL
+private:
+    struct Source {
+        const char* name;
+        Found (Chain::*ask)(Look&);
+    };
 
-struct Metadata {
-    std::string base;  // http://169.254.169.254, or as configured; no slash at its end
-    Milliseconds timeout = metadata_timeout;
-    int attempts = 1;
-    std::string error;
+    // -- what needs no files
+
+    // As in botocore a secret alone is passed over, and an access key alone is an error.
+    Found environment_keys(Look& look) {
+        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
+        return keys_in_environment(look);
+    }
+
+    Found keys_in_environment(Look& look) {
+        Credentials keys;
+        keys.access_key = variable(environment_, "AWS_ACCESS_KEY_ID");
+        if (keys.access_key.empty()) return look.pass_over("AWS_ACCESS_KEY_ID is not set");
+        keys.secret_key = variable(environment_, "AWS_SECRET_ACCESS_KEY");
+        keys.session_token = first_variable(environment_, {"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
+        auto expires =
+            check_expiry(variable(environment_, "AWS_CREDENTIAL_EXPIRATION"), "environment: AWS_CREDENTIAL_EXPIRATION");
+        if (!expires) return std::move(expires).error();
+        keys.expires = *expires;
+        return found(check(std::move(keys), "environment", variable_names, environment_.now()));
+    }
+
+    // Without asking instance metadata.
+    Result<Setting> configured_region(Look& look) {
+        if (!settings_.region.empty()) return check_region({settings_.region, "set in code"}, "the region");
+        Setting set = first_variable(environment_, {"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (!set.value.empty()) return check_region(set, set.why);
+        if (auto read = load(look); !read) return std::move(read).error();
+        set = {profile_value(look, "region"), selected_text(look)};
+        if (!set.value.empty()) return check_region(set, set.why + ": region");
+        return Setting{{}, "neither AWS_REGION nor the profile sets one"};
+    }
+
+    // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
+    Result<Setting> configured_endpoint(Look& look, const std::string& service) {
+        const std::string own = "AWS_ENDPOINT_URL_" + service;
+        if (service == "S3" && !settings_.endpoint_url.empty())
+            return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
+        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
+            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        if (auto read = load(look); !read) return std::move(read).error();
+        if (switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
+            return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
+        Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
+        if (!set.value.empty()) return check_url(set, set.why);
+        set = {endpoint_in_files(look, bytes::lower(service)), selected_text(look)};
+        if (!set.value.empty()) return check_url(set, set.why + ": endpoint_url");
+        return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
+    }
+
+    // Shortly at first, because a service that is slow once must not cost minutes of credentials.
+    void leave_imds_alone() {
+        const std::int64_t wait = imds_absent_for_;
+        imds_absent_until_ = unix_seconds(environment_.now()) + wait;
+        imds_absent_for_ = (std::min)(2 * wait, std::int64_t{imds_absent_most.count()});
+    }
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    // -- the files
+
+    Result<void> load(Look& look) {
+        if (look.files) return {};
+        const std::lock_guard<std::mutex> lock(files_lock_);
+        const TimePoint now = environment_.now();
+        const bool fresh = files_ && now >= files_->read_at && now - files_->read_at < files_fresh;
+        if (!fresh || (look.for_keys && keys_taken_)) {
+            auto read = read_files(environment_, settings_);
+            if (!read) return std::move(read).error();
+            files_ = *std::move(read);
+            keys_taken_ = false;
+        }
+        keys_taken_ = keys_taken_ || look.for_keys;
+        look.files = files_;
+        return {};
+    }
+
+    static ini::Profile selected(const Look& look) { return look.files->find(look.files->profile); }
+    static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
+    static std::string selected_text(const Look& look) { return profile_text(look.files->profile); }
+    static std::string profile_value(const Look& look, const char* name) { return selected(look).get(name); }
+
+    static std::string endpoint_in_files(const Look& look, const std::string& service) {
+        const ini::Profile profile = selected(look);
+        const ini::Section* services = ini::find_section(look.files->config, "services", profile.get("services"));
+        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
+        std::string url = profile.get("endpoint_url");
+        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
+            if (name == "endpoint_url" && !value.empty()) url = value;
+        }
+        return url;
+    }
+
+    // -- profiles
+
+    // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
+    Found web_identity(Look& look) {
+        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
+        if (variable(environment_, "AWS_WEB_IDENTITY_TOKEN_FILE").empty())
+            return look.pass_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+        if (auto read = load(look); !read) return std::move(read).error();
+        const std::string& name = look.files->profile;
+        if (assumes_role(selected(look))) return look.pass_over(profile_text(name) + " names a role, which goes first");
+        return keys_by_web_identity(look, name, true);
+    }
+
+    Found selected_profile(Look& look) {
+        if (auto read = load(look); !read) return std::move(read).error();
+        std::vector<std::string> visited;
+        return keys_of(look, look.files->profile, visited);
+    }
+
+    static bool assumes_role(const ini::Profile& profile) {
+        return profile.has("role_arn") && !profile.has("web_identity_token_file");
+    }
+    static bool has_static_keys(const ini::Profile& profile) {
+        return profile.has("aws_access_key_id") || profile.has("aws_secret_access_key");
+    }
+
+    // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
+    // broken. `visited` are the profiles whose roles are assumed with these keys; without any it is the selected one.
+    Found keys_of(Look& look, const std::string& name, std::vector<std::string>& visited) {
+        const Files& files = *look.files;
+        const ini::Profile profile = files.find(name);
+        const std::string where = profile_text(name);
+        const bool is_source = !visited.empty();
+        const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
+        if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
+            return assume_role(look, name, profile, visited);
+        if (profile.has("web_identity_token_file"))
+            return keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
+        const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
+        if (in(profile.credentials) && !sso)
+            return static_keys(look, *profile.credentials, files.credentials_path + ", " + where,
+                               files.credentials_hint);
+        if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
+        if (sso || profile.has("login_session")) {
+            return broken(where +
+                          " signs in through a session that only the AWS CLI keeps: add this line to the "
+                          "profile in " +
+                          files.config_path + ": " + export_line(name));
+        }
+        if (in(profile.config))
+            return static_keys(look, *profile.config, files.config_path + ", " + where, files.config_hint);
+        if (!files.any) return look.pass_over(where + ": there are no configuration files");
+        const bool half =
+            profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
+        return look.pass_over(where +
+                              (half ? ": aws_access_key_id or role_arn is not set, although what belongs to it is"
+                                    : " has no credentials"));
+    }
+
+    // The older name of the session token comes first, as in botocore.
+    Found static_keys(Look& look, const ini::Section& section, const std::string& where, const std::string& hint) {
+        ini::Profile only;
+        only.config = &section;
+        Credentials keys;
+        keys.access_key = only.get("aws_access_key_id");
+        keys.secret_key = only.get("aws_secret_access_key");
+        keys.session_token = only.get(only.has("aws_security_token") ? "aws_security_token" : "aws_session_token");
+        if (keys.access_key.empty()) return broken(where + ": aws_access_key_id is empty");
+        look.note = hint;
+        return found(check(std::move(keys), where, setting_names, environment_.now()));
+    }
+
+    // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
+    static std::string export_line(const std::string& profile) {
+        const bool plain = profile.find_first_of(" '\"\\") == std::string::npos;
+        return "credential_process = aws configure export-credentials --profile " +
+               bytes::sanitize(plain ? profile : "\"" + profile + "\"") + " --format process";
+    }
+
+    Found keys_by_process(Look& look, const std::string& command, const std::string& where) {
+        const auto words = ini::split_words(command);
+        if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
+            return broken(where + ": credential_process has an open quote or names no program");
+        if (!environment_.run_process) return broken(where + ": credential_process cannot be run here");
+        // Only the program is named in messages, because its arguments may hold a password.
+        const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
+        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, look.limits);
+        if (!result.problem.empty() && look.limits.over()) return look.limits.error(named + " ran");
+        if (!result.problem.empty()) return broken(named + ": " + result.problem);
+        if (result.exit_status != 0)
+            return broken(named + " ended with exit status " + std::to_string(result.exit_status));
+        if (json::number_field(result.output, "Version") != "1")
+            return broken(named + ": the output is not a JSON object with \"Version\": 1");
+        auto keys = keys_in_json(result.output, named, answer_names);
+        bytes::wipe(result.output);
+        if (!keys) return std::move(keys).error();
+        return found(check(*std::move(keys), named, answer_names, environment_.now()));
+    }
+
+    // -- roles
+
+    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no profile
+    // is visited twice but one that holds keys beside its role.
+    Found assume_role(Look& look, const std::string& name, const ini::Profile& profile,
+                      std::vector<std::string>& visited) {
+        const std::string where = profile_text(name), arn = profile.get("role_arn");
+        if (auto fine = check_role(name, profile); !fine) return std::move(fine).error();
+        if (visited.empty()) visited.push_back(name);
+        Found keys = profile.has("source_profile") ? source_keys(look, name, profile.get("source_profile"), visited)
+                                                   : named_source(look, profile.get("credential_source"), where);
+        if (!keys) return keys;
+        if (!*keys) return broken(where + ": no credentials to assume the role with: " + look.note);
+        bytes::Pairs fields{{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
+        if (profile.has("external_id")) bytes::add(fields, "ExternalId", profile.get("external_id"));
+        if (profile.has("duration_seconds")) bytes::add(fields, "DurationSeconds", profile.get("duration_seconds"));
+        return ask_sts(look, "AssumeRole", fields, &**keys, where + ", role " + bytes::sanitize(arn));
+    }
+
+    static Result<void> check_role(const std::string& name, const ini::Profile& profile) {
+        const std::string where = profile_text(name) + ": ", duration = profile.get("duration_seconds");
+        if (profile.has("source_profile") == profile.has("credential_source"))
+            return broken(where + "role_arn needs source_profile or credential_source, and not both");
+        if (profile.has("mfa_serial")) {
+            return broken(where +
+                          "mfa_serial asks a person for a code, which this library does not do. Use another "
+                          "profile with this line: " +
+                          export_line(name));
+        }
+        const auto lifetime = bytes::to_u64(duration);
+        if (!duration.empty() && !(lifetime && *lifetime >= 900 && *lifetime <= 43200))
+            return broken(where + "duration_seconds is '" + bytes::sanitize(duration) + "', expected 900 to 43200");
+        return check_arn(profile.get("role_arn"), where + "role_arn");
+    }
+
+    Found source_keys(Look& look, const std::string& profile, const std::string& source,
+                      std::vector<std::string>& visited) {
+        const std::string what = profile_text(profile) + ": source_profile " + bytes::sanitize(source);
+        const ini::Profile origin = look.files->find(source);
+        if (!origin.exists()) return broken(what + " does not exist");
+        const bool again = std::find(visited.begin(), visited.end(), source) != visited.end();
+        if (again && !(source == profile && has_static_keys(origin))) return broken(what + " leads round in a circle");
+        if (visited.size() > roles_max) return broken(what + " comes after too many roles");
+        visited.push_back(source);
+        Found keys = keys_of(look, source, visited);
+        return keys && !*keys ? Found(broken(what + " has no credentials")) : keys;
+    }
+
+    Found named_source(Look& look, const std::string& source, const std::string& where) {
+        if (source == "EcsContainer") return container(look);
+        if (source == "Ec2InstanceMetadata") return instance_metadata(look);
+        if (source == "Environment") return keys_in_environment(look);
+        return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+    }
+
+    // -- STS
+
+    std::string session_name(const std::string& wanted) const {
+        return wanted.empty() ? "s3cache-" + std::to_string(unix_seconds(environment_.now())) : wanted;
+    }
+
+    // The file is read anew each time, because Kubernetes and CI systems replace it long before the role's credentials
+    // end. A variable counts even if it is empty, as in botocore.
+    Found keys_by_web_identity(Look& look, const std::string& name, bool use_variables) {
+        const ini::Profile profile = look.files->find(name);
+        const auto setting = [&](const char* in_environment, const char* in_profile) {
+            auto value = use_variables && environment_.variable ? environment_.variable(in_environment) : std::nullopt;
+            return value ? Setting{*std::move(value), in_environment} : Setting{profile.get(in_profile), in_profile};
+        };
+        const Setting path = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
+        const Setting arn = setting("AWS_ROLE_ARN", "role_arn");
+        const bool by_variable = bytes::starts_with(path.why, "AWS_");
+        const std::string where = by_variable ? "web identity" : profile_text(name);
+        if (path.value.empty()) return look.pass_over(where + ": " + path.why + " is empty");
+        if (arn.value.empty()) {
+            return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
+                          " is not: set both or neither");
+        }
+        if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
+        const auto token = token_in(path.value, where + ": " + path.why, jwt_bytes_max, false);
+        if (!token) return token.error();
+        const bytes::Pairs fields{
+            {"RoleArn", arn.value},
+            {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
+            {"WebIdentityToken", *token}};
+        return ask_sts(look, "AssumeRoleWithWebIdentity", fields, nullptr, where);
+    }
+
+    // Of a container's agent, where "Bearer x" has a blank in it, or of a web identity.
+    Result<std::string> token_in(const std::string& path, const std::string& setting, std::size_t bytes_max,
+                                 bool blanks_allowed) const {
+        const std::string named = setting + " " + bytes::sanitize(path);
+        const FileText file = environment_.read_file ? environment_.read_file(path) : FileText();
+        if (file.state == FileState::missing) return broken(named + " does not exist, expected a file with a token");
+        if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
+        std::string token(bytes::trim(file.text));
+        if (token.empty()) return broken(named + " is empty, expected a token");
+        if (auto fine = check_value(token, named, bytes_max, blanks_allowed); !fine) return std::move(fine).error();
+        return token;
+    }
+
+    // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
+    Found ask_sts(Look& look, const char* operation, const bytes::Pairs& fields, const Credentials* keys,
+                  const std::string& where) {
+        const auto region = configured_region(look);
+        if (!region) return region.error();
+        const auto place = configured_endpoint(look, "STS");
+        if (!place) return place.error();
+        // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
+        const bool of_aws = !region->value.empty() && bytes::is_digit(region->value.back());
+        const std::string signing_region = of_aws ? region->value : "us-east-1";
+        std::string base = "https://sts." + signing_region + ".";
+        base.append(endpoint::partition_of(signing_region).suffix);
+        const auto url = endpoint::parse_url(place->value.empty() ? base : place->value);
+        if (!url) return broken(where + ": there is no STS endpoint");
+        WebRequest request;
+        request.method = "POST";
+        request.url = url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path);
+        request.connect_timeout = sts_connect_timeout;
+        request.timeout = sts_timeout;
+        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+        request.body = std::string("Action=") + operation + "&Version=2011-06-15";
+        for (const auto& [name, value] : fields)
+            bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
+        if (keys != nullptr) sign(request, *url, *keys, signing_region);
+        const auto answer = endpoint_request(look, request, attempts_max);
+        if (!answer) return answer.error();
+        return keys_in_xml(*answer, operation, where, request.url,
+                           keys != nullptr ? keys->session_token : fields.back().second);
+    }
+
+    void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
+        std::string date;
+        dates::append_amz_date(date, unix_seconds(environment_.now()));
+        bytes::add(request.headers, "x-amz-date", date);
+        if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
+        std::vector<sigv4::Header> headers{{"host", url.host}};
+        for (const auto& [name, value] : request.headers) headers.push_back({name, value});
+        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
+        const std::string path = url.path.empty() ? "/" : url.path;
+        const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), hash};
+        sigv4::Signer signer;
+        bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
+    }
+
+    Found keys_in_xml(const WebAnswer& answer, const char* operation, const std::string& where, const std::string& url,
+                      const std::string& token) const {
+        const std::string asked = where + ": " + operation + " at " + url + ": ";
+        const auto result = answer.status == 200 ? xml::sts_result(answer.body, operation) : std::nullopt;
+        if (!result) return broken(asked + sts_complaint(answer, token));
+        auto expires = check_expiry(result->expiration, asked + "Expiration");
+        if (!expires) return std::move(expires).error();
+        if (!*expires) return broken(asked + "the keys have no Expiration");
+        Credentials got{result->access_key, result->secret_key, result->session_token, *expires};
+        return found(check(std::move(got), where, answer_names, environment_.now()));
+    }
+
+    // -- container and instance metadata
+
+    Found container(Look& look) {
+        const Setting address = first_variable(
+            environment_, {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        if (address.value.empty())
+            return look.pass_over(
+                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+        const auto url = container_url(address);
+        if (!url) return url.error();
+        const auto token = container_token();
+        if (!token) return token.error();
+        WebRequest request = link_local("GET", *url, container_timeout);
+        bytes::add(request.headers, "Accept", "application/json");
+        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
+        return metadata_keys(look, request, attempts_max, "container (" + address.why + ", " + host_of(*url) + ")",
+                             false);
+    }
+
+    // Read anew each time, because the agent replaces it. Empty where none is configured.
+    Result<std::string> container_token() const {
+        const Setting token = first_variable(
+            environment_, {"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        if (bytes::ends_with(token.why, "_FILE"))
+            return token_in(token.value, "container: " + token.why, token_bytes_max, true);
+        if (auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true); !fine)
+            return std::move(fine).error();
+        return token.value;
+    }
+
+    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
+    // no metadata service. Private endpoints of AWS are AWS.
+    bool foreign_endpoint(Look& look) {
+        const auto set = configured_endpoint(look, "S3");
+        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
+        return !set || (!set->value.empty() && !(url && endpoint::is_aws_host(host_in(url->host))));
+    }
+
+    Found instance(Look& look) {
+        if (foreign_endpoint(look)) return look.pass_over("the endpoint is not one of AWS");
+        return instance_metadata(look);
+    }
+
+    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
+    Found instance_metadata(Look& look) {
+        if (switched_on(variable(environment_, "AWS_EC2_METADATA_DISABLED")))
+            return look.pass_over("AWS_EC2_METADATA_DISABLED is true");
+        if (look.imds_left_alone) return look.pass_over("nothing answered there a moment ago");
+        if (auto read = load(look); !read) return std::move(read).error();
+        const auto place = imds_settings(look);
+        if (!place) return place.error();
+        const auto token = imds_token(look, *place);
+        if (!token) return token.error();
+        if (token->empty()) return look.pass_over(look.note);
+        std::string path = "/latest/meta-data/iam/security-credentials/",
+                    where = "instance metadata (" + shown_url(place->base) + ")";
+        const auto roles = endpoint_request(look, imds_request(*place, *token, path), place->attempts);
+        if (!roles) return roles.error();
+        const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
+        if (roles->status == 404 || (roles->status == 200 && role.empty()))
+            return look.pass_over("the instance has no role attached");
+        if (roles->status != 200) return broken(where + ": " + told(*roles) + " to the question for the role");
+        if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
+            return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
+        bytes::append_percent(path, role, false);
+        return metadata_keys(look, imds_request(*place, *token, path), place->attempts,
+                             where + ", role " + bytes::sanitize(role), true);
+    }
+
+    // The last question to a container's agent or an instance's metadata.
+    Found metadata_keys(Look& look, const WebRequest& request, int attempts, const std::string& where,
+                        bool overdue_too) {
+        const auto answer = endpoint_request(look, request, attempts);
+        if (!answer) return answer.error();
+        if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
+        auto keys = keys_in_json(answer->body, where, metadata_names);
+        if (!keys) return std::move(keys).error();
+        if (!keys->expires) return broken(where + ": the answer has no Expiration");
+        const TimePoint now = environment_.now();
+        if (overdue_too && *keys->expires <= now) keys->expires = extended(now);
+        return found(check(*std::move(keys), where, metadata_names, now));
+    }
+
+    // A variable, or else what the profile says.
+    Setting variable_or_profile(const Look& look, const char* name, const char* in_profile) const {
+        const Setting set = first_variable(environment_, {name});
+        return set.value.empty() ? Setting{selected(look).get(in_profile), in_profile} : set;
+    }
+
+    Result<ImdsSettings> imds_settings(const Look& look) const {
+        const auto wrong = [](const Setting& set, const char* expected) {
+            return broken("instance metadata: " + set.why + " is '" + shown_url(set.value) + "', expected " + expected);
+        };
+        std::uint64_t numbers[2] = {1, 1};
+        for (std::size_t i = 0; i < 2; ++i) {
+            const Setting set = first_variable(
+                environment_, {i == 0 ? "AWS_METADATA_SERVICE_TIMEOUT" : "AWS_METADATA_SERVICE_NUM_ATTEMPTS"});
+            if (!set.value.empty()) numbers[i] = bytes::to_u64(bytes::trim(set.value)).value_or(0);
+            if (numbers[i] < 1 || numbers[i] > 100) return wrong(set, "a whole number from 1 to 100");
+        }
+        ImdsSettings place;
+        place.timeout = imds_timeout * static_cast<int>(numbers[0]);
+        place.attempts = static_cast<int>(numbers[1]);
+        const Setting url =
+            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
+        const Setting mode =
+            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+        const bool ipv6 = bytes::iequal(mode.value, "ipv6");
+        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) return wrong(mode, "IPv4 or IPv6");
+        if (ipv6) place.base = "http://[fd00:ec2::254]";
+        if (!check_url(url, {})) return wrong(url, "a URL such as http://169.254.169.254");
+        if (!url.value.empty()) place.base = url.value.substr(0, url.value.find_last_not_of('/') + 1);
+        return place;
+    }
+
+    // Empty where nothing that speaks version 2 is there.
+    Result<std::string> imds_token(Look& look, const ImdsSettings& place) {
+        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        const auto answer = endpoint_request(look, request, place.attempts);
+        if (!answer) return answer.error();
+        const int status = answer->status;
+        std::string token(bytes::trim(answer->body));
+        if (status == 200 && !token.empty() && check_value(token, {}, text_bytes_max)) return token;
+        look.note = "instance metadata (" + shown_url(place.base) +
+                    "): " + (status == 200 ? "the answer is no session token" : told(*answer));
+        look.imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
+        if (!look.imds_absent) return broken(look.note);
+        // Inside a container the answer dies on its second hop, which looks like a host without the service.
+        if (status == 0) look.note += "; in a container on EC2 the hop limit must be 2";
+        return std::string();
+    }
+
+    Result<Setting> imds_region(Look& look) {
+        const Setting unknown{{}, "instance metadata does not tell one"};
+        const auto place = imds_settings(look);
+        if (!place) return unknown;
+        const auto token = imds_token(look, *place);
+        if (!token) return token.error();
+        if (token->empty()) return unknown;
+        const auto answer =
+            endpoint_request(look, imds_request(*place, *token, "/latest/meta-data/placement/region"), place->attempts);
+        if (!answer) return answer.error();
+        const std::string region(bytes::trim(answer->body));
+        return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
+    }
+
+    // -- HTTP
+
+    static WebRequest link_local(const char* method, const std::string& url, milliseconds timeout) {
+        WebRequest request;
+        request.method = method;
+        request.url = url;
+        request.connect_timeout = request.timeout = timeout;
+        request.bypass_proxy = true;
+        return request;
+    }
+
+    static WebRequest imds_request(const ImdsSettings& place, const std::string& token, const std::string& path) {
+        WebRequest request = link_local("GET", place.base + path, place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
+        return request;
+    }
+
+    static std::string host_of(const std::string& url) { return bytes::sanitize(url.substr(0, url.find('/', 8))); }
+
+    // One question to a credential endpoint, asked again where it had a bad moment. An error only if the time is over.
+    Result<WebAnswer> endpoint_request(const Look& look, const WebRequest& request, int attempts) const {
+        for (int attempt = 1;; ++attempt) {
+            WebAnswer answer{0, {}, "no HTTP client"};
+            if (environment_.fetch && !look.limits.over()) answer = environment_.fetch(request, look.limits);
+            if (answer.body.size() > request.answer_bytes_max)
+                answer = {0, {}, "an answer longer than " + bytes::number(request.answer_bytes_max) + " bytes"};
+            const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
+                               answer.body.find("IDPCommunicationError") != std::string::npos;
+            if (again && attempt < attempts && !look.limits.over()) environment_.sleep(between_attempts, look.limits);
+            if (again && look.limits.over())
+                return look.limits.error(host_of(request.url) + " was asked for credentials");
+            if (!again || attempt >= attempts) return answer;
+        }
+    }
+
+    static constexpr const char* other_sources = "";
+    static constexpr int source_count = 5;
+    static const Source sources[source_count];
+    std::mutex files_lock_;
+    std::shared_ptr<const Files> files_;
+    bool keys_taken_ = false;
+#else
+    static Result<void> load(Look&) { return {}; }
+    static std::string selected_text(const Look&) { return {}; }
+    static std::string profile_value(const Look&, const char*) { return {}; }
+    static std::string endpoint_in_files(const Look&, const std::string&) { return {}; }
+    static constexpr const char* other_sources =
+        "; this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
+    static constexpr int source_count = 1;
+    static const Source sources[source_count];
+#endif
+
+    const Environment environment_;
+    const Settings settings_;
+    std::atomic<int> answered_{-1};                   // the source that answered
+    std::atomic<std::int64_t> imds_absent_until_{0};  // in seconds since 1970
+    std::atomic<std::int64_t> imds_absent_for_{imds_absent_first.count()};
 };
 
-inline std::optional<std::uint64_t> small_number(const World& world, const char* name, std::uint64_t preset,
-                                                 std::string& error) {
-    const std::string text = variable(world, name);
-    if (text.empty()) return preset;
-    const auto value = bytes::to_u64(bytes::trim(text));
-    if (value && *value >= 1 && *value <= 100) return value;
-    error = std::string(name) + " is '" + shown(text) + "', expected a whole number from 1 to 100";
-    return {};
-}
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys},
+                                                           {"web identity", &Chain::web_identity},
+                                                           {"profile", &Chain::selected_profile},
+                                                           {"container", &Chain::container},
+                                                           {"instance metadata", &Chain::instance}};
+#else
+inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys}};
+#endif
 
-// A variable, or else what the profile says.
-inline Discovery variable_or_setting(const World& world, const char* name, const Files& files, const char* in_profile) {
-    const std::string value = variable(world, name);
-    if (!value.empty()) return {value, name, {}};
-    return {files.value(files.profile(), in_profile), in_profile, {}};
-}
+// -- the real outside: the only place here that touches files, processes and variables
 
-inline Metadata metadata_place(const World& world, const Files& files) {
-    Metadata place;
-    const auto seconds = small_number(world, "AWS_METADATA_SERVICE_TIMEOUT", 1, place.error);
-    const auto attempts = small_number(world, "AWS_METADATA_SERVICE_NUM_ATTEMPTS", 1, place.error);
-    const Discovery address =
-        variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT", files, "ec2_metadata_service_endpoint");
-    const Discovery mode = variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", files,
-                                               "ec2_metadata_service_endpoint_mode");
-    if (!seconds || !attempts) return place;
-    place.timeout = Milliseconds(1000 * static_cast<std::int64_t>(*seconds));
-    place.attempts = static_cast<int>(*attempts);
-    const bool six = bytes::iequal(mode.value, "ipv6");
-    place.base = six ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
-    if (!address.value.empty()) {
-        place.error = url_flaw(address.value, address.why);
-        place.base = address.value.substr(0, address.value.find_last_not_of('/') + 1);
-    } else if (!six && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) {
-        place.error = mode.why + " is '" + shown(mode.value) + "', expected IPv4 or IPv6";
-    }
-    return place;
-}
-
-inline WebRequest metadata_request(const Metadata& place, const char* method, const std::string& path) {
-    WebRequest request;
-    request.method = method;
-    request.url = place.base + path;
-    request.connect_timeout = request.timeout = place.timeout;
-    request.bypass_proxy = true;
-    return request;
-}
-
-// A session, or why there is none. `absent`: nothing that speaks version 2 is there.
-struct Session {
-    std::string token;
-    std::string why;
-    bool absent = false;
-};
-
-inline Session metadata_session(const World& world, const Metadata& place) {
-    WebRequest request = metadata_request(place, "PUT", "/latest/api/token");
-    bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-    const WebAnswer answer = fetch_patiently(world, request, place.attempts);
-    Session session;
-    session.token = std::string(bytes::trim(answer.body));
-    if (answer.status == 200 && !session.token.empty() && flaw(session.token, 1024, false).empty()) return session;
-    session.token.clear();
-    session.absent = answer.status == 0 || answer.status == 403 || answer.status == 404 || answer.status == 405;
-    session.why = answer.status == 200 ? "the answer is no session token" : told(answer);
-    // Inside a container the answer dies on its second hop, which looks like a host without the service.
-    if (answer.status == 0) session.why += "; in a container on EC2 the hop limit must be 2";
-    return session;
-}
-
-inline WebAnswer ask_metadata(const World& world, const Metadata& place, const Session& session,
-                              const std::string& path) {
-    WebRequest request = metadata_request(place, "GET", path);
-    bytes::add(request.headers, "x-aws-ec2-metadata-token", session.token);
-    return fetch_patiently(world, request, place.attempts);
-}
-
-inline constexpr const char* roles_path = "/latest/meta-data/iam/security-credentials/";
-
-inline Outcome from_metadata(const World& world, const Metadata& place, const Session& session) {
-    const std::string where = "instance metadata (" + shown_url(place.base) + ")";
-    const WebAnswer roles = ask_metadata(world, place, session, roles_path);
-    const std::string role(bytes::trim(roles.body.substr(0, roles.body.find('\n'))));
-    if (roles.status == 404 || (roles.status == 200 && role.empty()))
-        return passed_over("the instance has no role attached");
-    if (roles.status != 200) return broken(where + ": " + told(roles) + " to the question for the role");
-    if (role.find_first_of("/?#%\\") != std::string::npos || !flaw(role, 128, false).empty()) {
-        return broken(where + ": '" + shown(role) + "' is no role name");
-    }
-    std::string path = roles_path;
-    bytes::append_percent(path, role, false);
-    const WebAnswer keys = ask_metadata(world, place, session, path);
-    if (keys.status != 200)
-        return broken(where + ": " + told(keys) + " to the question for the keys of role " + shown(role));
-    return keys_from_json(keys.body, {where + ", role " + shown(role), "Token", true, true}, world.now());
-}
-
-// -- credential_process
-
-inline Outcome from_process(const World& world, const std::string& command, const std::string& where) {
-    const auto words = ini::split_words(command);
-    if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
-        return broken(where + ": credential_process has an open quote or names no program");
-    if (!world.run_process) return broken(where + ": credential_process cannot be run here");
-    // Only the program is named in messages: its arguments may hold a password.
-    const std::string named = where + ": credential_process " + shown((*words)[0]);
-    ProcessResult result = world.run_process(*words, process_timeout, answer_bytes_max);
-    if (!result.problem.empty()) return broken(named + ": " + result.problem);
-    if (result.exit_status != 0)
-        return broken(named + " ended with exit status " +
-                      number(static_cast<std::uint64_t>((std::max)(result.exit_status, 0))));
-    Outcome out;
-    if (json::number_field(result.output, "Version").value_or(std::string()) != "1") {
-        out = broken(named + ": the output is not a JSON object with \"Version\": 1");
-    } else {
-        out = keys_from_json(result.output, {named, "SessionToken", false, false}, world.now());
-    }
-    bytes::wipe(result.output);
-    return out;
-}
-
-// -- the real outside: the only place here that touches files, processes and the environment
-
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 inline FileText read_file(const std::string& path) {
     FileText out;
+    out.state = FileState::unreadable;
+#ifndef _WIN32
+    struct stat about {};
+    const bool there = ::stat(path.c_str(), &about) == 0;
+    if (there && !S_ISREG(about.st_mode)) {  // opening a FIFO would wait for a writer for ever
+        out.problem = "it is not a regular file";
+        if (path == "/dev/null") out.state = FileState::missing;  // how people say that there is none
+        return out;
+    }
+    out.readable_by_others = there && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
+#endif
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (!file) {
-        out.state = errno == ENOENT || errno == ENOTDIR ? FileState::missing : FileState::unreadable;
+        if (errno == ENOENT || errno == ENOTDIR) out.state = FileState::missing;
         out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
         return out;
     }
@@ -6657,112 +5653,60 @@ inline FileText read_file(const std::string& path) {
     std::size_t got = 0;
     while (out.text.size() <= ini::file_bytes_max && (got = std::fread(buffer, 1, sizeof buffer, file)) > 0)
         out.text.append(buffer, got);
-    out.state = FileState::text;
-    if (std::ferror(file))
-        out.problem = errno == EISDIR ? "it is a directory" : "system error " + std::to_string(errno);
+    if (std::ferror(file)) out.problem = "system error " + std::to_string(errno);
     if (out.text.size() > ini::file_bytes_max)
-        out.problem = "it is longer than " + number(ini::file_bytes_max) + " bytes";
-#ifndef _WIN32
-    struct stat about {};
-    out.readable_by_others = ::fstat(::fileno(file), &about) == 0 && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
-#endif
+        out.problem = "it is longer than " + bytes::number(ini::file_bytes_max) + " bytes";
     std::fclose(file);
-    if (!out.problem.empty()) out.state = FileState::unreadable;
+    if (out.problem.empty()) out.state = FileState::text;
     return out;
 }
 
 #ifdef _WIN32
-inline ProcessResult run_process(const std::vector<std::string>&, Milliseconds, std::size_t) {
-    ProcessResult out;
-    out.problem = "running it is not supported on Windows";
-    return out;
+inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, std::size_t, const Limits&) {
+    return {-1, {}, "running it is not supported on Windows"};
 }
 #else
 
-// Searched by the parent, since between fork and exec little is safe to call and no reason can be told.
-inline std::string find_program(const std::string& name) {
-    if (name.find('/') != std::string::npos) return ::access(name.c_str(), X_OK) == 0 ? name : std::string();
-    const char* path = std::getenv("PATH");
-    const std::string folders = path ? path : "/usr/bin:/bin";
-    for (std::size_t at = 0; at <= folders.size();) {
-        const std::size_t end = (std::min)(folders.find(':', at), folders.size());
-        const std::string candidate = (end > at ? folders.substr(at, end - at) : std::string(".")) + "/" + name;
-        if (::access(candidate.c_str(), X_OK) == 0) return candidate;
-        at = end + 1;
-    }
-    return {};
-}
-
-// A descriptor of ours. Above 2, so that putting it in place of a standard one in the child never collides.
-class Descriptor {
-public:
-    Descriptor() = default;
-    explicit Descriptor(int fd) : fd_(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 3)) {
-        if (fd >= 0) ::close(fd);
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    ~Descriptor() { reset(); }
-    void reset() {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = -1;
-    }
-    int get() const { return fd_; }
-
-private:
-    int fd_ = -1;
-};
-
-// In the child only: none of the program's files and sockets go to the helper, whatever flags they were opened with.
-inline void close_inherited(int most) {
-#if defined(__linux__) && defined(SYS_close_range)
-    if (::syscall(SYS_close_range, 3U, ~0U, 0U) == 0) return;
+// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that. Its
+// standard error stays the program's, because prompts and complaints are for a person, and may hold what our messages
+// must not. Returns an errno.
+inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& child) {
+    std::vector<std::string> words(argv);
+    std::vector<char*> pointers;
+    for (std::string& word : words) pointers.push_back(&word[0]);
+    pointers.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t signals;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, output, 1);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    int flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+#if defined(__APPLE__)
+    posix_spawn_file_actions_addinherit_np(&actions, 2);
+    flags |= POSIX_SPAWN_CLOEXEC_DEFAULT;
+#elif defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    for (int fd = 3; fd < most; ++fd) ::close(fd);
+    posix_spawnattr_init(&attributes);
+    sigemptyset(&signals);  // a macro on some systems, as the next one
+    posix_spawnattr_setsigmask(&attributes, &signals);
+    sigaddset(&signals, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attributes, &signals);
+    posix_spawnattr_setflags(&attributes, static_cast<short>(flags));
+#if defined(__APPLE__)
+    char** environment = *_NSGetEnviron();
+#else
+    char** environment = ::environ;
+#endif
+    const int failed = ::posix_spawnp(&child, pointers[0], &actions, &attributes, pointers.data(), environment);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    return failed;
 }
 
-// Standard error stays the program's, as the helpers' prompts and complaints are meant for a person and may hold what
-// our messages must not. Input is /dev/null: the program's own input is none of the helper's business.
-[[noreturn]] inline void become(const char* program, char* const* argv, int input, int output, int descriptors) {
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::signal(SIGPIPE, SIG_DFL);
-    if (::dup2(input, 0) == 0 && ::dup2(output, 1) == 1) {
-        close_inherited(descriptors);
-        ::execv(program, argv);
-    }
-    ::_exit(127);
-}
-
-using Deadline = std::chrono::steady_clock::time_point;
-
-inline int milliseconds_left(Deadline deadline) {
-    const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-    return static_cast<int>((std::max)(std::int64_t{0}, (std::min)(std::int64_t{left}, std::int64_t{60000})));
-}
-
-inline std::string read_output(int fd, Deadline deadline, std::size_t bytes_max, std::string& output) {
-    char buffer[4096];
-    for (;;) {
-        struct pollfd ready {};
-        ready.fd = fd;
-        ready.events = POLLIN;
-        const int left = milliseconds_left(deadline);
-        const int polled = ::poll(&ready, 1, left);
-        if (polled < 0 && errno != EINTR) return "its output cannot be read";
-        if (polled == 0 && milliseconds_left(deadline) == 0) return "it took too long";
-        if (polled <= 0) continue;
-        const ::ssize_t got = ::read(fd, buffer, sizeof buffer);
-        if (got < 0 && errno != EINTR) return "its output cannot be read";
-        if (got == 0) return {};
-        if (got > 0) output.append(buffer, static_cast<std::size_t>(got));
-        if (output.size() > bytes_max) return "its output is longer than " + number(bytes_max) + " bytes";
-    }
-}
-
-// True once it has ended. A program that ignores SIGCHLD or waits for all children takes the status away from us; what
-// the helper wrote is then all there is to judge by, and it is judged anyway.
+// Waits, with WNOHANG just looks: true once the child has ended. A program that ignores SIGCHLD or waits for all children
+// takes the status away from us; what the helper wrote is then all there is to judge by.
 inline bool reap(::pid_t child, int flags, ProcessResult& result) {
     int status = 0;
     ::pid_t got = 0;
@@ -6770,429 +5714,78 @@ inline bool reap(::pid_t child, int flags, ProcessResult& result) {
         got = ::waitpid(child, &status, flags);
     } while (got < 0 && errno == EINTR);
     if (got == 0) return false;
-    if (got < 0)
-        result.exit_status = 0;
-    else if (WIFEXITED(status))
-        result.exit_status = WEXITSTATUS(status);
-    else if (result.problem.empty())
+    const bool exited = got < 0 || WIFEXITED(status);
+    if (exited) result.exit_status = got < 0 ? 0 : WEXITSTATUS(status);
+    if (!exited && result.problem.empty())
         result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
     return true;
 }
 
-inline void await_end(::pid_t child, Deadline deadline, ProcessResult& result) {
-    while (result.problem.empty()) {
-        if (reap(child, WNOHANG, result)) return;
-        if (milliseconds_left(deadline) == 0) result.problem = "it took too long";
-        ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
-    }
-    ::kill(child, SIGKILL);
-    reap(child, 0, result);
+// False at the end of what the helper writes.
+inline bool read_some(int fd, milliseconds wait, std::size_t bytes_max, ProcessResult& result) {
+    struct pollfd ready = {fd, POLLIN, 0};
+    char buffer[4096];
+    if (::poll(&ready, 1, static_cast<int>(wait.count())) <= 0) return true;
+    const auto got = ::read(fd, buffer, sizeof buffer);
+    if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
+    if (got < 0 && errno != EINTR) result.problem = "its output cannot be read";
+    if (result.output.size() > bytes_max)
+        result.problem = "its output is longer than " + bytes::number(bytes_max) + " bytes";
+    return got != 0;
 }
 
-inline ProcessResult run_process(const std::vector<std::string>& argv, Milliseconds timeout,
-                                 std::size_t output_bytes_max) {
+inline ProcessResult run_process(const std::vector<std::string>& argv, milliseconds timeout,
+                                 std::size_t output_bytes_max, const Limits& limits) {
     ProcessResult result;
-    const std::string program = argv.empty() ? std::string() : find_program(argv[0]);
     int ends[2] = {-1, -1};
-    if (program.empty())
-        result.problem = "there is no such program";
-    else if (::pipe(ends) != 0)
-        result.problem = "no pipe to be had";
-    if (!result.problem.empty()) return result;
-    Descriptor ours(ends[0]);
-    Descriptor theirs(ends[1]);
-    const Descriptor nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    std::vector<std::string> words(argv);
-    std::vector<char*> pointers;
-    for (std::string& word : words) pointers.push_back(&word[0]);
-    pointers.push_back(nullptr);
-    const Deadline deadline = std::chrono::steady_clock::now() + timeout;
-    const long limit = ::sysconf(_SC_OPEN_MAX);
-    const int open_most = limit < 0 || limit > 65536 ? 65536 : static_cast<int>(limit);
-
-    // Not posix_spawn: only the newest C libraries let it close what it was not told of.
-    const ::pid_t child = ::fork();
-    if (child == 0) become(program.c_str(), pointers.data(), nothing.get(), theirs.get(), open_most);
-    theirs.reset();
-    if (child < 0) {
-        result.problem = "no process to be had";
-        return result;
+    ::pid_t child = 0;
+    int failed = ::pipe(ends) != 0 ? errno : 0;
+    for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    if (failed == 0) failed = spawn(argv, ends[1], child);
+    ::close(ends[1]);
+    if (failed != 0)
+        result.problem =
+            failed == ENOENT ? "there is no such program" : "it does not start: system error " + std::to_string(failed);
+    const auto end = std::chrono::steady_clock::now() + timeout;
+    bool ended = failed != 0, open = true;
+    while (!ended && result.problem.empty()) {
+        const auto left = std::chrono::duration_cast<milliseconds>(end - std::chrono::steady_clock::now());
+        if (left.count() <= 0 || limits.over())
+            result.problem = "it took too long";
+        else if (open)
+            open = read_some(ends[0], limits.slice((std::min)(left, milliseconds(1000))), output_bytes_max, result);
+        else if (!(ended = reap(child, WNOHANG, result)))
+            ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
     }
-    result.problem = read_output(ours.get(), deadline, output_bytes_max, result.output);
-    await_end(child, deadline, result);
+    ::close(ends[0]);
+    if (ended) return result;
+    ::kill(child, SIGKILL);
+    reap(child, 0, result);
     return result;
 }
 #endif
-
-// -- the chain
-
-inline bool is_aws_host(std::string_view host) {
-    for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".c2s.ic.gov",
-                                    ".sc2s.sgov.gov", ".csp.hci.ic.gov", ".cloud.adc-e.uk", ".api.aws"}) {
-        if (bytes::ends_with(host, suffix)) return true;
-    }
-    return false;
-}
-
-// The sources in their order. One call at a time but for what the two atomics guard; make it with std::make_shared and
-// give its find() to a Provider.
-class Chain {
-public:
-    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
-
-    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
-    // turn a person into the instance's role.
-    Outcome find() {
-        const int before = answered_;
-        if (before >= 0) {
-            Outcome out = ask(static_cast<std::size_t>(before));
-            if (!out.absent) return out;
-            return broken(std::string(name(static_cast<std::size_t>(before))) +
-                          ", which gave credentials before: " + out.note);
-        }
-        std::string seen;
-        for (std::size_t i = 0; i < sources; ++i) {
-            Outcome out = ask(i);
-            if (out.found) answered_ = static_cast<int>(i);
-            if (!out.absent) return out;
-            seen += (seen.empty() ? "" : "; ") + std::string(name(i)) + ": " + out.note;
-        }
-        return broken("no credentials found. " + seen);
-    }
-
-    // The same walk, told source by source. Changes nothing in what find() does next.
-    std::vector<Finding> explain() {
-        std::vector<Finding> findings;
-        bool decided = false;
-        for (std::size_t i = 0; i < sources; ++i) {
-            Finding finding;
-            finding.source = name(i);
-            if (!decided) {
-                Outcome out = ask(i);
-                finding.verdict = out.found ? Verdict::used : out.absent ? Verdict::passed_over : Verdict::broken;
-                finding.text = out.found ? out.found->source + ": " + out.note : out.absent ? out.note : out.error;
-                decided = !out.absent;
-            }
-            findings.push_back(std::move(finding));
-        }
-        return findings;
-    }
-
-    // Instance metadata is asked only after it gave the credentials: elsewhere it may be another network's.
-    Discovery region() {
-        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
-        const auto set = region_from_environment(world_);
-        if (set) return *set;
-        const Files files(world_, setup_.profile);
-        Discovery out = region_in(files, files.profile());
-        if (!out.value.empty() || !out.error.empty() || answered_ != metadata_source || foreign_endpoint()) return out;
-        return region_from_metadata(files);
-    }
-
-    // In `value`, and nothing for AWS's own endpoint.
-    Discovery endpoint_url() { return endpoint_for("S3", "s3"); }
-
-private:
-    static constexpr std::size_t sources = 5;
-    static constexpr int metadata_source = 4;
-
-    static const char* name(std::size_t source) {
-        constexpr std::array<const char*, sources> names = {"environment", "web identity", "profile", "container",
-                                                            "instance metadata"};
-        return names[source];
-    }
-
-    Outcome ask(std::size_t source) {
-        const bool profile_chosen = !setup_.profile.empty();
-        if (source < 2 && profile_chosen) return passed_over("a profile is chosen in code");
-        switch (source) {
-        case 0:
-            return from_environment(world_);
-        case 1:
-            return web_identity();
-        case 2:
-            return selected_profile();
-        case 3:
-            return from_container(world_);
-        default:
-            return foreign_endpoint() ? passed_over("the endpoint is not one of AWS") : metadata();
-        }
-    }
-
-    Outcome web_identity() {
-        const WebIdentity who{variable(world_, "AWS_WEB_IDENTITY_TOKEN_FILE"), variable(world_, "AWS_ROLE_ARN"),
-                              variable(world_, "AWS_ROLE_SESSION_NAME"), "web identity", "AWS_WEB_IDENTITY_TOKEN_FILE"};
-        if (who.token_file.empty() && who.role_arn.empty())
-            return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
-        if (who.role_arn.empty())
-            return broken(
-                "web identity: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not: set both or neither");
-        if (who.token_file.empty())
-            return broken(
-                "web identity: AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not: set both or neither");
-        const Files files(world_, setup_.profile);
-        return with_sts(files, files.profile(), [&](const Sts& sts) { return from_web_identity(world_, sts, who); });
-    }
-
-    // The keys that the profile leads to, and then the roles that are assumed with them, one with the other's keys.
-    Outcome selected_profile() {
-        const Files files(world_, setup_.profile);
-        if (!files.error().empty()) return broken(files.error());
-        const ini::Resolved& way = files.resolved();
-        const bool direct = way.roles.empty();
-        const std::string holder = direct ? way.profile : files.value(way.roles.front().profile, "source_profile");
-        const bool elsewhere = signs_in(files, holder) &&
-                               (way.source.method == ini::Method::sso || way.source.method == ini::Method::nothing);
-        if (way.credentials_problem && !elsewhere)
-            return broken(shown(way.credentials_problem->where + ": " + way.credentials_problem->message));
-        Outcome keys = elsewhere ? signed_in_elsewhere(files, holder) : first_keys(files, way, holder);
-        for (const ini::Role& role : way.roles) {
-            if (keys.found)
-                keys = assume(files, role, *keys.found);
-            else if (keys.absent)
-                keys =
-                    broken("profile " + shown(role.profile) + ": no credentials to assume the role with: " + keys.note);
-        }
-        return keys;
-    }
-
-    Outcome signed_in_elsewhere(const Files& files, const std::string& profile) {
-        const std::string command = files.value(profile, "credential_process");
-        if (!command.empty()) return process(command, profile);
-        return broken("profile " + shown(profile) +
-                      " signs in through a session that only the AWS CLI keeps: add this line to "
-                      "the profile in " +
-                      files.config_path() + ": " + export_line(profile));
-    }
-
-    Outcome process(const std::string& command, const std::string& profile) {
-        const std::string where = "profile " + shown(profile);
-        if (!setup_.allow_process) return broken(where + ": credential_process is switched off in this program");
-        return from_process(world_, command, where);
-    }
-
-    Outcome first_keys(const Files& files, const ini::Resolved& way, const std::string& holder) {
-        const ini::Source& source = way.source;
-        const std::string where = "profile " + shown(holder);
-        switch (source.method) {
-        case ini::Method::environment:
-            return from_environment(world_);
-        case ini::Method::process:
-            return process(source.process, holder);
-        case ini::Method::web_identity:
-            return with_sts(files, holder, [&](const Sts& sts) {
-                const ini::WebIdentity& web = source.web_identity;
-                return from_web_identity(
-                    world_, sts, {web.token_file, web.role_arn, web.session_name, where, "web_identity_token_file"});
-            });
-        case ini::Method::credentials_file:
-        case ini::Method::config_file: {
-            if (source.keys.access_key.empty() && source.keys.secret_key.empty())
-                return passed_over(where + " has empty keys");
-            const Names names{shown(source.keys.source), "aws_access_key_id", "aws_secret_access_key",
-                              "aws_session_token"};
-            Outcome out = checked(source.keys, names, world_.now());
-            out.note += files.hint(source.method);
-            return out;
-        }
-        default:
-            break;
-        }
-        if (source.credential_source == "EcsContainer") return from_container(world_);
-        if (source.credential_source == "Ec2InstanceMetadata") return metadata();
-        return no_keys(files, where, holder);
-    }
-
-    // What looks like a part of something is an error; an empty profile is not.
-    static Outcome no_keys(const Files& files, const std::string& where, const std::string& profile) {
-        constexpr std::array<std::pair<const char*, const char*>, 3> halves = {
-            {{"aws_secret_access_key", "aws_access_key_id"},
-             {"source_profile", "role_arn"},
-             {"credential_source", "role_arn"}}};
-        for (const auto& half : halves) {
-            if (files.value(profile, half.first).empty()) continue;
-            return broken(where + ": " + half.first + " is set but " + half.second + " is not: set both or neither");
-        }
-        return passed_over(where +
-                           (files.both_missing() ? ": there are no configuration files" : " has no credentials"));
-    }
-
-    Outcome assume(const Files& files, const ini::Role& role, const Credentials& keys) {
-        const std::string where = "profile " + shown(role.profile);
-        const std::string wrong = role_flaw(role);
-        if (!wrong.empty()) return broken(where + ": " + wrong);
-        StsCall call{"AssumeRole", {}, &keys, where + ", role " + shown(role.role_arn)};
-        call.fields = {{"RoleArn", role.role_arn}, {"RoleSessionName", session_name(role.session_name, world_.now())}};
-        if (!role.external_id.empty()) bytes::add(call.fields, "ExternalId", role.external_id);
-        if (!role.duration_seconds.empty()) bytes::add(call.fields, "DurationSeconds", role.duration_seconds);
-        return with_sts(files, role.profile, [&](const Sts& sts) { return ask_sts(world_, sts, call); });
-    }
-
-    static std::string role_flaw(const ini::Role& role) {
-        if (!plausible_arn(role.role_arn)) return "role_arn is '" + shown(role.role_arn) + "', " + expected_arn;
-        if (!role.mfa_serial.empty()) {
-            return "mfa_serial asks a person for a code, which this library does not do. Use another profile with this "
-                   "line: " +
-                   export_line(role.profile);
-        }
-        const auto seconds = bytes::to_u64(role.duration_seconds);
-        if (role.duration_seconds.empty() || (seconds && *seconds >= 900 && *seconds <= 43200)) return {};
-        return "duration_seconds is '" + shown(role.duration_seconds) + "', expected 900 to 43200";
-    }
-
-    Outcome with_sts(const Files& files, const std::string& profile, const std::function<Outcome(const Sts&)>& call) {
-        Discovery region = setup_.region.empty() ? region_from_environment(world_).value_or(Discovery())
-                                                 : Discovery{setup_.region, "", ""};
-        if (region.value.empty() && region.error.empty()) region = region_in(files, profile);
-        const Discovery address = endpoint_for("STS", "sts");
-        if (!region.error.empty() || !address.error.empty())
-            return broken(region.error.empty() ? address.error : region.error);
-        // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
-        if (region.value.empty() || !bytes::is_digit(region.value.back())) region.value = "us-east-1";
-        Sts sts{address.value, region.value};
-        if (sts.url.empty())
-            sts.url =
-                "https://sts." + region.value + "." + std::string(endpoint::partition_of(region.value).suffix) + "/";
-        return call(sts);
-    }
-
-    static Discovery region_in(const Files& files, const std::string& profile) {
-        Discovery out;
-        out.error = files.error();
-        out.why = "neither AWS_REGION nor the profile sets one";
-        if (!out.error.empty()) return out;
-        out.value = files.value(profile, "region");
-        if (out.value.empty()) return out;
-        out.why = "profile " + shown(profile);
-        out.error = region_flaw(out.value, out.why + ": region");
-        return out;
-    }
-
-    Discovery endpoint_for(const std::string& upper, const std::string& service) {
-        if (service == "s3" && !setup_.endpoint_url.empty())
-            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
-        Discovery out;
-        out.why = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true";
-        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")) return out;
-        const Files files(world_, setup_.profile);
-        const std::string configured = files.endpoint_url(service);
-        const auto set = endpoint_from_environment(world_, upper);
-        if (set && set->value == configured) return *set;
-        out.why = set ? "the profile says ignore_configured_endpoint_urls"
-                      : "neither AWS_ENDPOINT_URL_" + upper + ", AWS_ENDPOINT_URL nor the profile sets one";
-        out.error = files.error();
-        if (!out.error.empty() || configured.empty()) return out;
-        out.value = configured;
-        out.why = "profile " + shown(files.profile());
-        out.error = url_flaw(out.value, out.why + ": endpoint_url");
-        return out;
-    }
-
-    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
-    // no metadata service. Private endpoints of AWS are AWS.
-    bool foreign_endpoint() {
-        const std::string text = endpoint_url().value;
-        const auto url = endpoint::parse_url(text);
-        return !text.empty() && !(url && is_aws_host(host_in(url->host)));
-    }
-
-    Outcome metadata() {
-        if (switched_on(world_, "AWS_EC2_METADATA_DISABLED")) return passed_over("AWS_EC2_METADATA_DISABLED is true");
-        if (known_absent()) return passed_over("nothing answered there a few minutes ago");
-        const Files files(world_, setup_.profile);
-        if (!files.error().empty()) return broken(files.error());
-        const Metadata place = metadata_place(world_, files);
-        if (!place.error.empty()) return broken("instance metadata: " + place.error);
-        const Session session = metadata_session(world_, place);
-        if (!session.token.empty()) return from_metadata(world_, place, session);
-        const std::string why = "instance metadata (" + shown_url(place.base) + "): " + session.why;
-        if (!session.absent) return broken(why);
-        if (answered_ < 0) absent_since_ = unix_seconds(world_.now());
-        return passed_over(why);
-    }
-
-    Discovery region_from_metadata(const Files& files) const {
-        Discovery out;
-        const Metadata place = metadata_place(world_, files);
-        const Session session = place.error.empty() ? metadata_session(world_, place) : Session();
-        out.why = "instance metadata does not tell one";
-        if (session.token.empty()) return out;
-        const WebAnswer answer = ask_metadata(world_, place, session, "/latest/meta-data/placement/region");
-        const std::string region(bytes::trim(answer.body));
-        if (answer.status != 200 || !endpoint::valid_region(region)) return out;
-        return {region, "instance metadata", {}};
-    }
-
-    bool known_absent() const {
-        const std::int64_t since = absent_since_;
-        const std::int64_t now = unix_seconds(world_.now());
-        return since >= 0 && now >= since && now - since < std::chrono::seconds(no_metadata_for).count();
-    }
-
-    const World world_;
-    const Setup setup_;
-    std::atomic<int> answered_{-1};               // index of the source that answered
-    std::atomic<std::int64_t> absent_since_{-1};  // in seconds since 1970: no metadata service then
-};
-
-#else  // S3CACHE_NO_CREDENTIAL_CHAIN
-
-// The environment's keys and nothing else.
-class Chain {
-public:
-    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
-
-    Outcome find() {
-        if (!setup_.profile.empty()) return broken("profile " + shown(setup_.profile) + ": " + without);
-        Outcome out = from_environment(world_);
-        return out.absent ? broken("no credentials found. environment: " + out.note + "; " + without) : out;
-    }
-
-    std::vector<Finding> explain() {
-        const Outcome out = find();
-        Finding finding{"environment", out.found ? Verdict::used : Verdict::broken, out.found ? out.note : out.error};
-        return {std::move(finding)};
-    }
-
-    Discovery region() {
-        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
-        return region_from_environment(world_).value_or(Discovery{{}, "AWS_REGION is not set", {}});
-    }
-
-    Discovery endpoint_url() {
-        if (!setup_.endpoint_url.empty())
-            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
-        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
-            return {{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true", {}};
-        return endpoint_from_environment(world_, "S3").value_or(Discovery{{}, "AWS_ENDPOINT_URL is not set", {}});
-    }
-
-private:
-    static constexpr const char* without =
-        "this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
-    const World world_;
-    const Setup setup_;
-};
-
 #endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // The process's own environment, files, clock and children; HTTP is the caller's.
-inline World real_world(std::function<WebAnswer(const WebRequest&)> fetch_web) {
-    World world;
-    world.env = [](const char* name) -> std::optional<std::string> {
+inline Environment real_environment(std::function<WebAnswer(const WebRequest&, const Limits&)> fetch) {
+    Environment out;
+    out.variable = [](const char* name) -> std::optional<std::string> {
         const char* value = std::getenv(name);
         if (!value) return {};
         return std::string(value);
     };
-    world.fetch = std::move(fetch_web);
-    world.now = [] { return Clock::now(); };
-    world.sleep = [](Milliseconds time) { std::this_thread::sleep_for(time); };
+    out.fetch = std::move(fetch);
+    out.now = [] { return std::chrono::system_clock::now(); };
+    out.sleep = [](milliseconds time, const Limits& limits) {
+        const auto end = std::chrono::steady_clock::now() + time;
+        while (std::chrono::steady_clock::now() < end && !limits.over())
+            std::this_thread::sleep_for(limits.slice(time));
+    };
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    world.read_file = read_file;
-    world.run_process = run_process;
+    out.read_file = read_file;
+    out.run_process = run_process;
 #endif
-    return world;
+    return out;
 }
 
 // -- the cache of credentials
@@ -7204,14 +5797,13 @@ struct Snapshot {
 
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
 // go on with what there is. The source is called by one thread at a time and must not use the provider itself.
+//
+//     time ────────────── advisory_at_ ────────────── mandatory_at_ ─────────────── expires
+//     served from memory  one caller renews, the      the others wait for it,       nobody is served
+//                         others are served           unless it has failed before   before it has renewed
 class Provider {
 public:
-    using Source = std::function<Outcome()>;
-
-    struct Answer {
-        std::shared_ptr<const Snapshot> snapshot;  // empty: see `error`
-        std::string error;
-    };
+    using Source = std::function<Result<Credentials>(const Limits&)>;
 
     Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
     Provider(const Provider&) = delete;
@@ -7219,69 +5811,48 @@ public:
 
     // The keys to sign one request with. Blocks only if there are none that are valid, or for the first try to renew
     // those that are in their last minutes.
-    Answer snapshot() {
+    Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        if (current_ && !current_->credentials.expires) return {current_, {}};  // the usual case asks no clock
+        if (current_ && !current_->credentials.expires) return current_;  // the usual case asks no clock
         for (;;) {
             const TimePoint now = now_();
-            switch (plan(now)) {
-            case Plan::serve:
-                return {current_, {}};
-            case Plan::fail:
-                return {nullptr, error_};
-            case Plan::wait:
-                done_.wait(lock, [this] { return !refreshing_; });
-                break;
-            case Plan::refresh:
-                refresh(lock);  // once: keys that expire at once would be fetched for ever
-                if (failures_ > 0 && !valid(now)) return {nullptr, error_};
-                return {current_, {}};
+            const Plan next = plan(now);
+            if (next == Plan::serve) return current_;
+            if (next == Plan::fail) return broken(error_);
+            Result<void> done;
+            if (next == Plan::wait) {
+                if (wait(lock, limits)) continue;
+                done = limits.error("another thread fetched the credentials");
+            } else {
+                done = refresh(lock, limits);  // once, because keys that expire at once would be fetched for ever
             }
+            if (done || valid(now)) return current_;
+            return std::move(done).error();
         }
     }
 
-    // The store refused the keys of this generation as expired. True: there are others now, sign again with them.
-    bool force_refresh(std::uint64_t generation) {
+    // The store refused the keys of this generation. True: there are others now, sign again with them.
+    bool force_refresh(std::uint64_t generation, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return !refreshing_; });
+        if (!wait(lock, limits)) return false;
         if (current_ && current_->generation != generation) return true;
         const TimePoint now = now_();
         const bool again = forced_ == generation && now >= forced_at_ && now - forced_at_ < forced_again_after;
         if (!current_ || again) return false;
         forced_ = generation;
         forced_at_ = now;
-        refresh(lock);
+        static_cast<void>(refresh(lock, limits));
         return current_->generation != generation;
-    }
-
-    // Why the last renewal failed although the old keys still serve; empty if it did not.
-    std::string last_problem() const {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        return error_;
     }
 
 private:
     enum class Plan { serve, fail, wait, refresh };
 
-    // Ends a refresh however the source is left: a user's function may throw.
-    class Flight {
-    public:
-        Flight(Provider& owner, std::unique_lock<std::mutex>& lock) : owner_(owner), lock_(lock) {
-            owner_.refreshing_ = true;
-            lock_.unlock();
-        }
-        Flight(const Flight&) = delete;
-        Flight& operator=(const Flight&) = delete;
-        ~Flight() {
-            lock_.lock();
-            owner_.refreshing_ = false;
-            owner_.done_.notify_all();
-        }
-
-    private:
-        Provider& owner_;
-        std::unique_lock<std::mutex>& lock_;
-    };
+    // False: the caller's time is over first.
+    bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice(std::chrono::seconds(60)));
+        return !refreshing_;
+    }
 
     bool valid(TimePoint now) const {
         return current_ && (!current_->credentials.expires || now < *current_->credentials.expires);
@@ -7297,49 +5868,60 @@ private:
         return Plan::refresh;
     }
 
-    void refresh(std::unique_lock<std::mutex>& lock) {
-        Outcome got;
+    // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
+    // function may throw.
+    Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        struct Refreshing {
+            Provider& owner;
+            std::unique_lock<std::mutex>& lock;
+            ~Refreshing() {
+                lock.lock();
+                owner.refreshing_ = false;
+                owner.done_.notify_all();
+            }
+        };
+        refreshing_ = true;
+        lock.unlock();
+        std::optional<Result<Credentials>> got;
         {
-            const Flight flight(*this, lock);
-            got = source_();
+            const Refreshing guard{*this, lock};
+            got.emplace(source_(limits));
         }
-        settle(std::move(got), now_());  // still under the lock, so nobody sees the flight ended and nothing changed
+        return store_refresh_result(*std::move(got), limits, now_());
     }
 
-    void settle(Outcome got, TimePoint now) {
-        std::string wrong = std::move(got.error);
-        if (got.found)
-            wrong = flaw_of(*got.found, now);
-        else if (wrong.empty())
-            wrong = got.note.empty() ? std::string("no credentials found") : std::move(got.note);
-        if (!wrong.empty()) return fail(std::move(wrong), now);
+    Result<void> store_refresh_result(Result<Credentials> got, const Limits& limits, TimePoint now) {
+        if (got) {
+            const std::string where = got->source.empty() ? std::string("credentials") : got->source;
+            got = check(*std::move(got), where, member_names, now);
+        }
+        // That the caller had no time left says nothing about the source: the next caller asks it.
+        if (!got && limits.over()) return std::move(got).error();
+        if (!got) return fail(got.error().what(), now);
         failures_ = 0;
-        error_.clear();
-        const bool same = current_ && same_keys(current_->credentials, *got.found);
+        const bool same = current_ && same_keys(current_->credentials, *got);
         if (!same) ++generation_;
-        current_ = std::make_shared<const Snapshot>(Snapshot{std::move(*got.found), generation_});
+        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation_});
         if (current_->credentials.expires) plan_renewal(*current_->credentials.expires, now);
+        return {};
     }
 
-    void fail(std::string wrong, TimePoint now) {
+    Error fail(const std::string& problem, TimePoint now) {
         const std::chrono::seconds most = valid(now) ? retry_most : retry_most_unserved;
         const int doublings = (std::min)(failures_, 6);
         retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << doublings));
         failures_ = (std::min)(failures_ + 1, 1000);
-        error_ = std::move(wrong);
+        error_ = problem;
+        return broken(problem);
     }
 
-    // Of credentials that live less than an hour from now the windows are parts, or they would be renewed all the time.
+    // Of credentials that live less than an hour from now the windows are parts, because else they would be renewed all
+    // the time.
     void plan_renewal(TimePoint expires, TimePoint now) {
+        using Duration = TimePoint::duration;
         const auto life = expires - now;
-        advisory_at_ = expires - (std::min)(Clock::duration(advisory_window), Clock::duration(life / 4));
-        mandatory_at_ = expires - (std::min)(Clock::duration(mandatory_window), Clock::duration(life / 6));
-    }
-
-    static std::string flaw_of(const Credentials& keys, TimePoint now) {
-        const std::string where = keys.source.empty() ? std::string("credentials") : keys.source;
-        std::string wrong = flaw_in(keys, {where, "the access key", "the secret key", "the session token"});
-        return wrong.empty() ? overdue(keys, where, now) : wrong;
+        advisory_at_ = expires - (std::min)(Duration(advisory_window), Duration(life / 4));
+        mandatory_at_ = expires - (std::min)(Duration(mandatory_window), Duration(life / 6));
     }
 
     static bool same_keys(const Credentials& a, const Credentials& b) {
@@ -7348,7 +5930,7 @@ private:
 
     const Source source_;
     const std::function<TimePoint()> now_;
-    mutable std::mutex mutex_;
+    std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Snapshot> current_;
     std::uint64_t generation_ = 0;
@@ -7361,14 +5943,19 @@ private:
 
 }  // namespace detail::credentials
 
-// --- entry: what is stored: an object's headers in and out ---------------------------------------------------------------
+// --- entry: what is stored: an object's headers in and out -----------------------------------------------------------
 
 namespace detail::entry {
 
 inline constexpr std::string_view meta_prefix = "x-amz-meta-";
-inline constexpr std::size_t metadata_bytes_max = 2048;  // S3's own bound, names and values together
+inline constexpr std::size_t metadata_bytes_max =
+    2048;  // S3's own bound, names (without the prefix) and values together
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
+
+// What marks a claim: an expiry that no entry has, and for how long the mark counts by the store's own times.
+inline constexpr double claim_expiry = 1;
+inline constexpr double claim_seconds = 60;
 
 enum class Expiry { never, at, malformed };
 
@@ -7379,24 +5966,36 @@ struct Facts {
     double expires_at = 0;                  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::optional<std::uint32_t> crc32c{};
-    double cost = 0;                      // seconds that computing it took; 0: not known
-    double lease_seconds = 0;             // of a lease: how long it is held; 0: this is none
-    std::optional<TimePoint> answered{};  // the Date of this answer
+    double cost = 0;       // seconds that computing it took; 0: not known
+    double lease = 0;      // seconds that a lease lasts; 0: it is none
+    TimePoint answered{};  // by the store's clock
     std::string write_id{};
-    std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-crc* of the whole, and its name behind that
+    std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
+    bool from_s3 = false;                       // there is a header that only a store of this kind sends
 
+    // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
-        return lease_age() ? *lease_age() >= lease_seconds : expiry == Expiry::at && expires_at <= unix_now;
+        if (lease > 0 && answered != TimePoint() && info.last_modified != TimePoint())
+            return retry::seconds_between(info.last_modified, answered) > lease;
+        return expiry == Expiry::at && expires_at <= unix_now;
     }
-    // By two times of the store's in one answer, because the clocks of machines that share a lease differ. Both are whole
-    // seconds, so a lease may lapse a second early.
-    std::optional<double> lease_age() const {
-        if (lease_seconds <= 0 || !answered || info.last_modified == TimePoint()) return std::nullopt;
-        return retry::seconds_between(info.last_modified, *answered);
+    // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on it.
+    bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
+    // Somebody is about to store an entry in the place of an expired one, and has marked it so: see claim_expired.
+    bool is_fresh_claim() const {
+        return expiry == Expiry::at && expires_at == claim_expiry &&
+               retry::seconds_between(info.last_modified, answered) < claim_seconds;
+    }
+    // Whether this is still what was seen before.
+    bool is_same_as(const Facts& seen) const {
+        return info.etag == seen.info.etag && info.last_modified == seen.info.last_modified &&
+               write_id == seen.write_id;
     }
 };
 
-inline std::string_view word(Kind kind) { return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes"; }
+inline std::string_view kind_name(Kind kind) {
+    return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes";
+}
 
 inline std::optional<Kind> kind_of(std::string_view text) {
     if (text == "json") return Kind::json;
@@ -7416,17 +6015,20 @@ inline std::string_view content_type(Kind kind) {
     return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
 }
 
-inline TimePoint to_time_point(double unix_seconds) {
-    using Duration = TimePoint::duration;
-    const double least = std::chrono::duration<double>((TimePoint::min)().time_since_epoch()).count() / 2;
-    const double most = std::chrono::duration<double>((TimePoint::max)().time_since_epoch()).count() / 2;
-    const Seconds bounded(
-        (std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
-    return TimePoint(std::chrono::duration_cast<Duration>(bounded));
+// Some proxies join two headers of one name to "a,a".
+inline std::string_view without_repeats(std::string_view text) {
+    const std::string_view first = bytes::trim(text.substr(0, text.find(',')));
+    for (std::string_view rest = text; first.size() < text.size();) {
+        const std::size_t comma = (std::min)(rest.find(','), rest.size());
+        if (bytes::trim(rest.substr(0, comma)) != first) return text;
+        if (comma == rest.size()) break;
+        rest.remove_prefix(comma + 1);
+    }
+    return first;
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
-    const std::optional<double> seconds = dates::parse_float(text);
+    const std::optional<double> seconds = dates::parse_float(without_repeats(text));
     if (!seconds || *seconds != *seconds) {
         facts.expiry = Expiry::malformed;
     } else if (*seconds > (std::numeric_limits<double>::max)()) {
@@ -7434,176 +6036,231 @@ inline void read_expiry(Facts& facts, std::string_view text) {
     } else {
         facts.expiry = Expiry::at;
         facts.expires_at = *seconds;
-        facts.info.expires_at = to_time_point(*seconds);
+        facts.info.expires_at = dates::to_time_point(*seconds);
     }
 }
 
-inline void read_crc32c(Facts& facts, std::string_view text) {
+inline std::optional<std::uint32_t> read_crc32c(std::string_view text) {
     const auto raw = bytes::unbase64(text);
-    if (!raw || raw->size() != 4) return;  // another program's header of the same name
+    if (!raw || raw->size() != 4) return std::nullopt;  // another program's header of the same name
     std::uint32_t crc = 0;
     for (const char c : *raw) crc = crc << 8 | bytes::octet(c);
-    facts.crc32c = crc;
+    return crc;
 }
 
-// Zero: that is no length of time.
 inline double read_seconds(std::string_view text) {
     const double seconds = dates::parse_float(text).value_or(0);
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
+// What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no meaning.
+inline constexpr std::string_view own_names[] = {"expires_at", "expires-at", "compressed", "kind",
+                                                 "crc32c",     "write-id",   "negative",   "cost",
+                                                 "lease",      "part-bytes", "parts-etag"};
+
+inline bool is_own_name(std::string_view lower_name) {
+    return std::find(std::begin(own_names), std::end(own_names), lower_name) != std::end(own_names);
+}
+
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, std::string name, std::string_view value) {
+inline void read_meta(Facts& facts, const std::string& name, std::string_view value) {
+    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, value);
     if (name == "expires_at" || name == "expires-at") {
         if (facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
     } else if (name == "compressed") {
-        facts.info.compressed = bytes::iequal(value, "true");
+        facts.info.compressed = bytes::iequal(without_repeats(value), "true");
     } else if (name == "kind") {
-        facts.info.kind = kind_of(value);
+        facts.info.kind = kind_of(without_repeats(value));
     } else if (name == "crc32c") {
-        read_crc32c(facts, value);
+        facts.crc32c = read_crc32c(without_repeats(value));
     } else if (name == "write-id") {
         facts.write_id = value;
-    } else if (name == "part-bytes" || name == "parts-etag") {
-        return;  // of earlier versions
     } else if (name == "negative") {
-        facts.info.negative = bytes::iequal(value, "true");
+        facts.info.negative = bytes::iequal(without_repeats(value), "true");
     } else if (name == "cost") {
         facts.cost = read_seconds(value);
-    } else if (name == "lease-seconds") {
-        facts.lease_seconds = read_seconds(value);
-    } else {
-        bytes::add(facts.info.metadata, name, value);
+    } else if (name == "lease") {
+        facts.lease = read_seconds(value);
     }
 }
 
-// The CRC of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
+// The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
 // will do.
 inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
     constexpr std::string_view prefix = "x-amz-checksum-";
-    if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
-    std::string type = bytes::lower(name.substr(prefix.size()));
-    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme"}) || value.find('-') != std::string_view::npos) return;
-    facts.store_sum_type = std::move(type);
-    facts.store_sum = value;
+    if (!bytes::starts_with(name, prefix) || value.find('-') != std::string_view::npos) return;
+    for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
+        if (name.substr(prefix.size()) != type) continue;
+        facts.store_sum_type = type;
+        facts.store_sum = value;
+    }
 }
 
 inline Facts read(const http::Headers& headers) {
     Facts facts;
+    std::string lower;
     headers.each([&](std::string_view name, std::string_view value) {
-        if (name.size() > meta_prefix.size() && bytes::iequal(name.substr(0, meta_prefix.size()), meta_prefix)) {
-            read_meta(facts, bytes::lower(name.substr(meta_prefix.size())), value);
-        } else if (bytes::iequal(name, "etag")) {
+        lower.assign(name);
+        for (char& c : lower) c = bytes::lower(c);
+        if (bytes::starts_with(lower, "x-amz-")) {
+            facts.from_s3 = true;
+            if (bytes::starts_with(lower, meta_prefix))
+                read_meta(facts, lower.substr(meta_prefix.size()), value);
+            else if (lower == "x-amz-version-id" && value != "null")
+                facts.info.version_id = value;
+            else
+                read_store_sum(facts, lower, value);
+        } else if (lower == "etag") {
             if (facts.info.etag.empty()) facts.info.etag = value;  // the first of several, as for all headers
-        } else if (bytes::iequal(name, "content-length")) {
+        } else if (lower == "content-length") {
             if (!facts.length) facts.length = bytes::to_u64(value);
-        } else if (bytes::iequal(name, "content-type")) {
+        } else if (lower == "content-type") {
             facts.info.content_type = value;
-        } else if (bytes::iequal(name, "last-modified")) {
+        } else if (lower == "last-modified") {
             facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
-        } else if (bytes::iequal(name, "date")) {
-            facts.answered = dates::http_date(value);
-        } else if (bytes::iequal(name, "x-amz-version-id")) {
-            if (value != "null") facts.info.version_id = value;
-        } else {
-            read_store_sum(facts, name, value);
+        } else if (lower == "date") {
+            facts.answered = dates::http_date(value).value_or(TimePoint());
         }
     });
+    facts.from_s3 |= !facts.info.etag.empty();
     facts.info.size = facts.length.value_or(0);
     return facts;
 }
 
-inline std::string crc32c_text(std::uint32_t crc) {
-    const char raw[4] = {static_cast<char>(crc >> 24), static_cast<char>(crc >> 16), static_cast<char>(crc >> 8),
-                         static_cast<char>(crc)};
-    return bytes::base64(std::string_view(raw, 4));
-}
+inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
 
 // Milliseconds are enough for a TTL, and exact as decimals.
-inline std::string expiry_text(double unix_seconds) {
-    const auto milliseconds = static_cast<std::uint64_t>((std::max)(unix_seconds, 0.0) * 1000 + 0.5);
-    std::string out;
-    bytes::append_number(out, milliseconds / 1000);
-    const std::uint64_t rest = milliseconds % 1000;
-    const char fraction[4] = {'.', static_cast<char>('0' + rest / 100), static_cast<char>('0' + rest / 10 % 10),
-                              static_cast<char>('0' + rest % 10)};
-    return out.append(fraction, 4);
+inline std::string seconds_text(double seconds) {
+    const auto milliseconds = static_cast<std::uint64_t>((std::max)(seconds, 0.0) * 1000 + 0.5);
+    std::string out = bytes::number(milliseconds / 1000) + ".000";
+    std::uint64_t rest = milliseconds % 1000;
+    for (std::size_t at = out.size(); rest != 0; rest /= 10) out[--at] = static_cast<char>('0' + rest % 10);
+    return out;
 }
 
-// Why a header value would not arrive as it was sent; empty: it will.
-inline const char* value_flaw(std::string_view value) {
-    if (value != bytes::trim(value)) return "has blanks at an end";
+// Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
+inline std::string scratch_name(std::string_view what, std::string_view id) {
+    return std::string(".s3cache/").append(what).append("/").append(id);
+}
+inline bool is_scratch_name(std::string_view key) {
+    const std::size_t begin = scratch_name("lease", {}).size();  // as long as that of "probe"
+    const bool lease = bytes::starts_with(key, scratch_name("lease", {})) && key.size() == begin + 32;
+    const bool probe = bytes::starts_with(key, scratch_name("probe", {})) && key.size() == begin + 16;
+    return (lease || probe) && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
+}
+
+// Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
+inline Result<void> check_value(std::string_view value) {
+    const auto refuse = [](const char* why) { return Error(Errc::invalid_argument, why); };
+    if (value != bytes::trim(value)) return refuse("has blanks at an end");
     for (std::size_t i = 0; i < value.size(); ++i) {
         if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E)
-            return "holds bytes that are not printable ASCII";
-        if (value[i] == ' ' && value[i - 1] == ' ') return "has two blanks in a row, which stores fold";
+            return refuse("holds bytes that are not printable ASCII");
+        if (value[i] == ' ' && value[i - 1] == ' ') return refuse("has two blanks in a row, which stores fold");
     }
-    return "";
+    return {};
 }
 
-inline bool reserved(std::string_view lower_name) {
-    return retry::one_of(lower_name, {"expires_at", "expires-at", "compressed", "kind", "crc32c", "write-id",
-                                      "part-bytes", "parts-etag", "negative", "cost", "lease-seconds"});
-}
-
-// Why user metadata would be refused, or not come back as it is; empty: it is fine.
-inline std::string metadata_flaw(const Metadata& metadata) {
+// Whether user metadata would be taken, and come back as it is.
+inline Result<void> check_metadata(const Metadata& metadata) {
+    const auto refuse = [](const std::string& why) { return Error(Errc::invalid_argument, why); };
     std::size_t total = 0;
     for (const auto& [name, value] : metadata) {
-        const std::string shown = "metadata name '" + name + "'";
-        if (name.empty()) return "a metadata name is empty";
+        const std::string quoted = "metadata name '" + name + "'";
+        if (name.empty()) return refuse("a metadata name is empty");
         for (const char c : name) {
             if (!bytes::is_alpha(c) && !bytes::is_digit(c) && c != '-' && c != '_' && c != '.')
-                return "a metadata name may hold letters, digits, '-', '_' and '.' only";
+                return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
         }
         for (const auto& other : metadata) {
-            if (&other.first != &name && bytes::iequal(other.first, name)) return shown + " is there twice";
+            if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
         }
-        if (reserved(bytes::lower(name))) return shown + " is the cache's own";
-        if (const char* flaw = value_flaw(value); *flaw) return "the value of " + shown + " " + flaw;
-        total += meta_prefix.size() + name.size() + value.size();
+        if (is_own_name(bytes::lower(name))) return refuse(quoted + " is the cache's own");
+        if (const Result<void> fine = check_value(value); !fine)
+            return refuse("the value of " + quoted + " " + fine.error().what());
+        total += name.size() + value.size();
     }
-    if (total > metadata_bytes_max) return "metadata is over 2048 bytes";
+    if (total > metadata_bytes_max) return refuse("metadata is over 2048 bytes");
     return {};
 }
 
 }  // namespace detail::entry
 
-// --- s3: one private execute (Session), one status-to-error map, the state that calls share -----------------------------
-
-namespace detail {
-
-// Where requests go.
-struct Place : endpoint::Endpoint {
-    std::string configured_url;  // empty: AWS
-    bool aws() const { return configured_url.empty(); }
-};
+// --- s3: the state that calls share (Core), the loop that runs requests (Session), errors in the caller's terms ------
 
 // What all copies of a handle, all readers and all threads of one Cache share.
-struct Core {
-    Core(Config settings, endpoint::Location where);
+struct detail::Core {
+    // Where requests go.
+    struct Place : endpoint::Endpoint {
+        std::string configured_url;  // empty: AWS
+        bool is_aws() const { return configured_url.empty(); }
+    };
+
+    Core(Config settings, endpoint::Location where)
+        : config(std::move(settings)),
+          bucket(std::move(where.bucket)),
+          prefix(std::move(where.prefix)),
+          pool(config.connections),
+          breaker(config.breaker_failures, config.breaker_pause),
+          chain(make_environment(), {config.profile, config.region, config.endpoint}),
+          identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
+                   [this] { return now(); }) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
-    // The local clock, corrected once the store has refused a signature for its time.
+    // The local time, corrected once the store has refused a signed request as skewed.
     TimePoint now() const {
         return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
     }
-    double unix_now() const { return std::chrono::duration<double>(now().time_since_epoch()).count(); }
-    double random() const;
-    Result<std::shared_ptr<const Place>> place();
-    Result<std::shared_ptr<const Place>> settle_place(const std::string& url, const std::string& region);
-    bool sign_for(const std::string& region, const std::string& signed_before);
-    void tell(const Event& event) const {
-        if (config.on_event) config.on_event(event);
+    double unix_now() const { return Seconds(now().time_since_epoch()).count(); }
+
+    // OpenSSL's generator: after a fork a child draws other numbers than its parent and its siblings, which ids must.
+    double random() const {
+        if (config.seams.random) return config.seams.random();
+        std::uint64_t bits = 0;
+        if (RAND_bytes(reinterpret_cast<unsigned char*>(&bits), sizeof bits) != 1)
+            bits = static_cast<std::uint64_t>(http::Clock::now().time_since_epoch().count()) * 0x9E3779B97F4A7C15U;
+        return std::ldexp(static_cast<double>(bits >> 11), -53);
+    }
+    std::string random_id() const {
+        std::string id;
+        for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(random() * 16) & 15];
+        return id;
+    }
+    void sleep(std::chrono::milliseconds time) const {
+        if (config.seams.sleep) return config.seams.sleep(time);
+        std::this_thread::sleep_for(time);
+    }
+
+    void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
+        const std::lock_guard<std::mutex> hold(stats_lock);
+        stats.*counter += by;
     }
     // The object's name in the bucket.
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
 
-    struct Counters {
-        std::atomic<std::uint64_t> hits{0}, misses{0}, expired{0}, malformed{0}, damaged{0}, errors{0}, unchanged{0},
-            tolerated{0}, unavailable{0}, computed{0}, waited{0}, stale{0}, sets{0}, removes{0}, refused{0},
-            unconditional{0}, requests{0}, retries{0}, connections{0}, leftover_uploads{0}, bytes_in{0}, bytes_out{0};
-    };
+    // Endpoint and region, found out once; the region may be corrected by an answer later.
+    Result<std::shared_ptr<const Place>> place(const credentials::Limits& limits = {}) {
+        const std::lock_guard<std::mutex> hold(place_lock);
+        if (place_now) return place_now;
+        const auto url = chain.endpoint_url();
+        if (!url) return url.error();
+        const auto region = chain.region(limits);
+        if (!region) return region.error();
+        return resolve_place(url->value, region->value.empty() ? "us-east-1" : region->value);
+    }
+
+    // The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature
+    // changes. False: it is no news.
+    bool correct_region(const std::string& region, const std::string& signed_before) {
+        const std::lock_guard<std::mutex> hold(place_lock);
+        if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
+        if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
+        if (place_now->is_aws()) return resolve_place({}, region).has_value();
+        auto place = std::make_shared<Place>(*place_now);
+        place->signing_region = region;
+        place_now = std::move(place);
+        return true;
+    }
 
     const Config config;
     const std::string bucket;
@@ -7614,94 +6271,163 @@ struct Core {
     retry::Breaker breaker;
     credentials::Chain chain;
     credentials::Provider identity;
-    Counters counters;
+    std::mutex stats_lock;
+    Stats stats;
     std::atomic<std::int64_t> clock_offset_ms{0};
-    std::atomic<bool> bucket_seen{false};   // an answer has shown that the bucket is there
+    std::atomic<bool> store_seen{false};    // an answer has shown that there is an S3 store, and the bucket in it
     std::atomic<std::uint64_t> cancels{0};  // how often cancel() was called: a session that sees another number ends
-    // What the store does, as far as its answers have shown.
     enum class Trait { unknown, no, yes };
-    std::atomic<Trait> honours_put{Trait::unknown}, honours_delete{Trait::unknown};  // If-Match, If-None-Match
+    std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
     std::mutex place_lock;
     std::shared_ptr<const Place> place_now;
 
-    struct Flight {  // a value on its way, see get_or_set
-        std::thread::id pilot = std::this_thread::get_id();
-        std::optional<Value> meanwhile;  // still good while a new one is made
-        std::optional<Result<Value>> brought;
-        std::condition_variable landed;
+    struct InFlight {  // a value that a thread of this process computes, see get_or_set
+        std::thread::id owner = std::this_thread::get_id();
+        std::uint64_t process = http::process_id();
+        std::optional<Value> stale_value;  // still good while a new one is made
+        std::optional<Result<Value>> result;
+        std::size_t waiting = 0;
+        std::condition_variable done;
     };
-    std::mutex flights_lock;
+    std::mutex in_flight_lock;
     // Few at a time: a list of pairs is quicker to search than a map to compile.
-    std::vector<std::pair<std::string, std::shared_ptr<Flight>>> flights;
-    std::vector<std::pair<std::thread::id, std::shared_ptr<Flight>>> waiting;  // for whose landing a thread waits
+    std::vector<std::pair<std::string, std::shared_ptr<InFlight>>> in_flight;
+    std::vector<std::pair<std::thread::id, std::shared_ptr<InFlight>>> waits;  // for what a thread waits
+
+    // Whether a thread of this process is computing that key.
+    bool is_computing(std::string_view key) {
+        const std::lock_guard<std::mutex> hold(in_flight_lock);
+        return std::any_of(in_flight.begin(), in_flight.end(), [key](const auto& entry) { return entry.first == key; });
+    }
+
+private:
+    Result<std::shared_ptr<const Place>> resolve_place(const std::string& url, const std::string& region) {
+        auto found = endpoint::resolve(
+            {bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+        if (!found) return found.error();
+        auto place = std::make_shared<Place>();
+        static_cast<endpoint::Endpoint&>(*place) = *std::move(found);
+        place->configured_url = url;
+        place_now = std::move(place);
+        return place_now;
+    }
+
+    credentials::Environment make_environment() {
+        using namespace credentials;
+        Environment out = real_environment(
+            [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); });
+        if (config.seams.environment) out.variable = config.seams.environment;
+        out.now = [this] { return now(); };
+        return out;
+    }
+
+    // The user's own provider, which may throw, or else the chain.
+    Result<Credentials> find_credentials(const credentials::Limits& limits) {
+        if (!config.credentials) return chain.find(limits);
+        return guarded([&] { return config.credentials(); }, "the credentials provider");
+    }
+
+    // Credential endpoints are asked with the same libcurl, but on a connection of its own.
+    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
+        http::Engine engine(1);
+        std::unique_ptr<http::Transfer> transfer = engine.borrow();
+        const std::string_view method = request.method;
+        transfer->method = method == "GET"   ? http::Method::get
+                           : method == "PUT" ? http::Method::put
+                                             : http::Method::post;
+        transfer->url = request.url;
+        transfer->bypass_proxy = request.bypass_proxy;
+        transfer->limits = {request.connect_timeout, {}, request.timeout};
+        if (transfer->method != http::Method::get) transfer->body = request.body;
+        for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
+        credentials::WebAnswer answer;
+        bool running = engine.start(*transfer, config, nullptr);
+        if (!running) answer.problem = "libcurl refused the request";
+        while (running && !limits.over()) {
+            const bool fine = engine.perform([&](http::Transfer& done) {
+                running = false;
+                answer.status = done.result == CURLE_OK ? done.status : 0;
+                if (answer.status == 0) answer.problem = curl_easy_strerror(done.result);
+                answer.body = done.text.substr(0, request.answer_bytes_max + 1);
+            });
+            if (!fine) running = false, answer.problem = "libcurl gave up on its connections";
+            if (running) engine.wait(std::chrono::milliseconds(50));
+        }
+        if (running) answer.problem = "the caller does not wait any longer";
+        engine.give_back(std::move(transfer), running);
+        return answer;
+    }
 };
-
-inline void count(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) {
-    counter.fetch_add(by, std::memory_order_relaxed);
-}
-
-}  // namespace detail
 
 namespace detail::s3 {
 
+using http::Method;
+using Milliseconds = std::chrono::milliseconds;
+
 // How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller set
 // no deadline; all of it, beyond the caller's deadline, where there is one.
-inline constexpr std::chrono::milliseconds cleanup_timeout{10000};
-inline constexpr std::chrono::milliseconds cleanup_overtime{500};
-// S3 refuses requests that are a quarter of an hour off; a refusal without a body is put down to the clock from here on.
+inline constexpr Milliseconds cleanup_timeout{10000};
+inline constexpr Milliseconds cleanup_overtime{500};
+// S3 refuses requests that are a quarter of an hour off; a silent refusal may be put down to the clock from here on.
 inline constexpr double skew_seconds_min = 300;
-// A machine that has lost its clock starts in 1970; a store that is a century off is the wrong one.
+// A machine that has lost its clock starts in 1970; nothing honest is a century off.
 inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
-// How often progress is told and cancellation asked for.
-inline constexpr std::chrono::milliseconds tick{100};
-inline constexpr std::size_t shown_bytes_max = 300;
-inline constexpr const char* underscore_advice =
-    "; or a proxy drops or refuses headers with an underscore: set Config::metadata_names to MetadataNames::hyphen, or "
-    "write ?metadata_names=hyphen into the URL";
+// How often progress is reported and cancellation looked for.
+inline constexpr Milliseconds tick{100};
+inline constexpr Milliseconds step_most{1000};
 
-class Session;
-struct Call;
-
-// Ties a started call to its session: whichever way the operation is left, the call is dropped with it. A call that has
-// not been started may be moved; one that has must not.
-class Tie {
-public:
-    Tie() = default;
-    Tie(Tie&&) noexcept {}
-    Tie& operator=(Tie&&) noexcept;
-    ~Tie() { cut(); }
-    void bind(Session& session, Call& call) { session_ = &session, call_ = &call; }
-    void unbind() { session_ = nullptr; }
-    void cut();
-
-private:
-    Session* session_ = nullptr;
-    Call* call_ = nullptr;
-};
-
-// One REST request with all its attempts. The operation fills in the first half and reads the second.
-struct Call {
+// What goes out, apart from what differs from attempt to attempt.
+struct Request {
     const char* operation = "";
     std::string_view key{};  // as the caller knows it, for messages
-    http::Method method = http::Method::get;
+    Method method = Method::get;
     std::string object{};  // its name in the bucket; empty: the bucket itself
     std::string query{};   // canonical
-    std::vector<std::pair<std::string, std::string>> headers{};
-    http::Body body{};
+    bytes::Pairs headers{};
+    std::string_view body{};     // borrowed; of PUT and POST
     std::string payload_hash{};  // empty: that of no body
-    http::Sink sink{};
-    std::function<bool(const Call&)> again{};  // undoes what an attempt delivered; false: no other attempt
+    http::Transfer::Sink sink{};
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
-    bool asks_region = false;      // the answer to this very question: it is not asked again
-    bool must_finish = false;      // a cancellation waits for it, since what it makes must be known to be removed
-    std::optional<std::chrono::milliseconds> stall{};
+    bool is_correction = false;    // asked to find out region or clock: these are not asked for again
+    bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
+    std::optional<Milliseconds> stall{};
+
+    Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
+    Request&& header(std::string_view name, std::string_view value) && {
+        return bytes::add(headers, name, value), std::move(*this);
+    }
+};
+
+inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
+    Request out;
+    out.operation = operation;
+    out.method = method;
+    out.key = key;
+    out.object = core.object(key);
+    return out;
+}
+
+inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
+    Request out;
+    out.operation = operation;
+    out.method = method;
+    out.key = key;
+    out.query = std::move(query);
+    return out;
+}
+
+// One request on its way, with all its attempts. Tied to a session by Call.
+struct Exchange {
+    Request request;
+    // Undoes what an attempt delivered before there is another; false: no other attempt.
+    std::function<bool(const Exchange&)> on_retry{};
 
     bool done = false;
-    bool cut = false;  // the sink had enough
-    http::Transfer* answer = nullptr;
+    bool stopped_by_sink = false;
+    std::unique_ptr<http::Transfer> answer{};
     std::optional<Error> error{};  // there is no answer, or none to be understood
     std::optional<xml::ErrorBody> fault{};
     int attempts = 0;
@@ -7709,51 +6435,30 @@ struct Call {
     int status() const { return answer ? answer->status : 0; }
     bool ok() const { return !error && status() / 100 == 2 && !fault; }
     std::string_view code() const { return fault ? std::string_view(fault->code) : std::string_view(); }
+    const http::Headers& headers() const { return answer->headers; }
 
     // For Session.
-    std::string encoded{}, signed_for{};  // path, region
+    std::string path{}, signed_for{};  // encoded; region
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
-    std::optional<std::chrono::milliseconds> guessed_offset{};  // of the clock, to sign with once more
-    bool running = false, new_credentials = false, new_clock = false, new_region = false;
-    Tie tie{};  // last, so that it goes first
+    bool running = false, new_credentials = false, new_clock = false, new_region = false, tried_reused = false;
 };
 
-// Foreign text in a message: one line, and not a long one.
-inline std::string printable(std::string_view text) {
-    const bool cut = text.size() > shown_bytes_max;
-    std::string out;
-    for (const char c : text.substr(0, shown_bytes_max)) {
-        if (bytes::octet(c) < 0x20 || c == 0x7F) {
-            out += "\\x";
-            bytes::append_hex(out, std::string_view(&c, 1));
-        } else {
-            out += c;
-        }
-    }
-    return cut ? out + "..." : out;
+// "get reports/q3: <text>"
+inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
+    std::string out(operation);
+    if (!key.empty()) out.append(" ").append(bytes::sanitize(key));
+    return out.append(": ").append(text);
+}
+inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
+    return Error(kind, about(operation, key, text));
 }
 
-inline std::string request_id(const http::Headers& headers, const std::optional<xml::ErrorBody>& fault) {
-    std::string id = printable(headers.get("x-amz-request-id"));
-    if (id.empty() && fault) id = printable(fault->request_id);
-    const std::string_view second = headers.get("x-amz-id-2");
-    if (!second.empty()) id.append(id.empty() ? "" : " ").append(printable(second));
-    return id;
-}
-
-// The one map from what the store said to what the caller can do about it.
-inline Errc kind_of(int status, std::string_view code) {
-    if (code == "NoSuchBucket") return Errc::no_such_bucket;
-    if (retry::throttling(status, code)) return Errc::throttled;
-    if (retry::one_of(code, {"EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "RequestHeaderSectionTooLarge"}))
-        return Errc::too_large;
-    if (retry::one_of(code, {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}))
-        return Errc::credentials;
-    if (code == "NotImplemented" || status == 501) return Errc::unsupported;
-    if (code == "BadDigest" || code == "XAmzContentSHA256Mismatch") return Errc::network;  // damaged on its way
-    if (status == 401 || status == 403 || code == "AccessDenied") return Errc::denied;
-    return Errc::store;
+inline std::string elapsed_text(int attempts, http::Clock::duration time) {
+    const auto milliseconds = static_cast<std::uint64_t>(std::chrono::duration_cast<Milliseconds>(time).count());
+    std::string out = " after " + bytes::number(static_cast<std::uint64_t>(attempts));
+    out += attempts == 1 ? " attempt in " : " attempts in ";
+    return out + bytes::number(milliseconds / 1000) + "." + bytes::number(milliseconds / 100 % 10) + " s";
 }
 
 // CURLE_TOO_LARGE, since 8.6, which the headers at hand may not know: what was CURLE_OUT_OF_MEMORY before.
@@ -7780,672 +6485,604 @@ inline Errc kind_of(CURLcode result, bool overflow) {
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_BAD_CONTENT_ENCODING:
         return Errc::protocol;
-    case CURLE_ABORTED_BY_CALLBACK:
-        return Errc::source;
     default:
         return Errc::network;
     }
 }
 
-// What a person can do about it, where that is not plain from the store's words.
-inline const char* advice(Errc kind, std::string_view code) {
-    if (code == "SignatureDoesNotMatch") return "check the secret key, and that no proxy changes headers";
-    if (code == "InvalidAccessKeyId") return "the store does not know this access key: check it, and the endpoint";
-    if (code == "RequestTimeTooSkewed") return "this machine's clock is off";
-    switch (kind) {
-    case Errc::no_such_bucket:
-        return "create the bucket, or check its name, the region and the endpoint";
-    case Errc::denied:
-        return "these credentials lack the permission, or the bucket is another's";
-    case Errc::tls:
-        return "set Config::ca_bundle to the authority that signed the store's certificate";
-    case Errc::throttled:
-        return "ask less often, or spread the keys over more prefixes";
-    default:
-        return "";
-    }
+inline bool contains_any(std::string_view text, std::initializer_list<std::string_view> words) {
+    return std::any_of(words.begin(), words.end(),
+                       [text](std::string_view word) { return text.find(word) != std::string_view::npos; });
 }
 
-// A proxy that drops headers with an underscore (nginx does by default) breaks the signature of every write that has one;
-// others refuse such a request themselves.
-inline bool underscore_refused(const Call& call, const Error::Details& why) {
-    if (call.method != http::Method::put && call.method != http::Method::post) return false;
-    const bool signature =
-        why.s3_code == "SignatureDoesNotMatch" || why.s3_message.find("not signed") != std::string::npos;
-    const bool refused = (why.status == 403 && signature) || (why.status == 400 && !call.fault);
-    if (!refused || !call.answer) return false;
-    for (std::size_t i = 0; i < call.answer->header_count(); ++i) {
-        if (call.answer->header_name(i).find('_') != std::string_view::npos) return true;
-    }
-    return false;
+// What a person can do about a connection that failed. libcurl passes on the words of the TLS library.
+inline const char* connection_advice(Errc kind, CURLcode result, std::string_view text, std::string_view url) {
+    const bool tls = bytes::starts_with(url, "https:");
+    if (tls && contains_any(text, {"wrong version number", "packet length", "record layer", "unknown protocol"}))
+        return "something there speaks plain http: try http:// in the endpoint";
+    if (contains_any(text, {"not yet valid", "has expired"})) return "is this machine's clock right?";
+    if (!tls && result == CURLE_GOT_NOTHING) return "perhaps the port wants TLS: try https:// in the endpoint";
+    if (kind == Errc::tls) return "set Config::ca_bundle to the authority that signed the store's certificate";
+    return "";
 }
 
-inline std::string spent(int attempts, http::Clock::duration time) {
-    const auto tenths = std::chrono::duration_cast<std::chrono::milliseconds>(time).count() / 100;
-    std::string out = " after ";
-    bytes::append_number(out, static_cast<std::uint64_t>(attempts));
-    out += attempts == 1 ? " attempt in " : " attempts in ";
-    bytes::append_number(out, static_cast<std::uint64_t>(tenths / 10));
-    out += '.';
-    bytes::append_number(out, static_cast<std::uint64_t>(tenths % 10));
-    return out + " s";
-}
-
-// "get reports/q3: <text>"
-inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
-    std::string out(operation);
-    if (!key.empty()) out.append(" ").append(printable(key));
-    return out.append(": ").append(text);
-}
-inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
-    return Error(kind, about(operation, key, text));
-}
-
-// An engine for as long as one operation lasts, and the calls that run on it: any number at once, on this thread.
+// An engine for as long as one operation lasts, and the exchanges that run on it: any number at once, on this thread.
+// Everything that waits, waits in step().
+//
+//   start ── attempt ──> running ── finish ──> done
+//              ^            │                   (answered, given up, cancelled, out of time)
+//              └── waiting <┘ passing trouble, or a mistake that the answer helps to correct
 class Session {
 public:
     explicit Session(Core& core) : Session(core, core.config.call_timeout) {}
-    Session(Core& core, std::chrono::milliseconds timeout)
-        : core_(core), engine_(core.pool.take(owner_)), cancels_(core.cancels.load(std::memory_order_relaxed)) {
+    Session(Core& core, Milliseconds timeout)
+        : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
         allow(timeout);
     }
-    ~Session() {
-        while (!calls_.empty()) drop(*calls_.back());
-        core_.pool.give_back(std::move(engine_), owner_);
-    }
+    Session(Core& core, std::optional<Milliseconds> timeout)
+        : Session(core, timeout.value_or(core.config.call_timeout)) {}
+    ~Session() { core_.pool.give_back(std::move(engine_)); }
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
 
     Core& core() { return core_; }
-    std::string sha256_text(std::string_view data) {
-        engine_->body_hash.update(data);
-        const digest::Sha256Digest hash = engine_->body_hash.finish();
-        return bytes::hex(digest::as_text(hash));
-    }
-    // `ask` is called some ten times a second; false cancels what runs, and every step() from then on. What was cancelled
-    // before is over: cleaning up comes here first.
-    void on_tick(std::function<bool()> ask) {
-        on_tick_ = std::move(ask);
+    digest::Sha256& body_hash() { return engine_->body_hash; }
+
+    // `report` is called some ten times a second; false cancels what runs, and every step() from then on. What was
+    // cancelled before is over: cleaning up comes here first.
+    void on_progress(std::function<bool()> report) {
+        report_progress_ = std::move(report);
         cancelled_ = false;
         cancels_ = core_.cancels.load(std::memory_order_relaxed);
     }
-    bool cancelled() const { return cancelled_; }
     // A new deadline, counted from now; zero: none.
-    void allow(std::chrono::milliseconds timeout) {
+    void allow(Milliseconds timeout) {
+        timeout_ = timeout;
         deadline_.reset();
         if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
         is_callers_ = deadline_.has_value();
     }
     void allow_cleanup() {
+        on_progress({});
         if (!is_callers_) return void(deadline_ = http::Clock::now() + cleanup_timeout);
         if (!overtime_) overtime_ = (std::max)(*deadline_, http::Clock::now()) + cleanup_overtime;
         deadline_ = overtime_;
     }
+    credentials::Limits limits() const {
+        return {deadline_, [core = &core_, cancels = cancels_] { return core->cancels.load() != cancels; }};
+    }
 
-    void start(Call& call) {
-        call.done = call.cut = call.new_credentials = call.new_clock = call.new_region = false;
-        call.guessed_offset.reset();
-        call.attempts = 0;
-        call.began = http::Clock::now();
-        calls_.push_back(&call);
-        call.tie.bind(*this, call);
-        if (!core_.breaker.on() || core_.breaker.admits(core_.local_now())) return attempt(call, call.began);
-        count(core_.counters.unavailable);
-        call.error = refusal(Errc::unavailable, call.operation, call.key,
-                             "not sent: the last calls failed, and Config::breaker_pause is not over");
-        call.done = finished_one_ = true;
+    // Whether the operation may go on: for work between requests, such as reading a source.
+    Result<void> check_allowed(std::string_view operation, std::string_view key) const {
+        if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
+        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(operation, key, "");
+        return {};
     }
-    // Moves bytes; waits up to `most` if there are none to move. False once the caller's callback has cancelled.
-    bool step(std::chrono::milliseconds most);
-    void run(Call& call) {
-        start(call);
-        while (!call.done) step(std::chrono::milliseconds(1000));
+
+    void start(Exchange& exchange) {
+        exchanges_.push_back(&exchange);
+        exchange.done = exchange.stopped_by_sink = exchange.tried_reused = false;
+        exchange.new_credentials = exchange.new_clock = exchange.new_region = false;
+        exchange.attempts = 0;
+        exchange.began = http::Clock::now();
+        if (cancelled_ && !exchange.request.not_cancellable)
+            return end(exchange,
+                       refusal(Errc::cancelled, exchange.request.operation, exchange.request.key, why_cancelled_));
+        if (!core_.breaker.is_on() || core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
+        core_.count(&Stats::unavailable);
+        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key,
+                              "not sent: the last calls failed, and Config::breaker_pause is not over"));
     }
-    // Forgets the call and its answer; one that still runs is cut off.
-    void drop(Call& call);
-    // Hands what was held back to the sink at once. What the sink says then ends the call here: libcurl would report it to
-    // us alone, and go on with the next bytes as if these had been taken.
-    void resume(Call& call) {
-        if (!call.answer || !call.answer->paused) return;
-        call.answer->paused = false;
-        const CURLcode result = curl_easy_pause(call.answer->easy, CURLPAUSE_CONT);
-        if (result == CURLE_OK || !call.running) return;
-        engine_->stop(*call.answer, result);
-        finish(call);
+
+    // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
+    bool step(Milliseconds most) {
+        woken_ = false;
+        start_due();
+        const bool fine =
+            engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
+        if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
+        if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
+        if (report_progress_) report_progress();
+        if (cancelled_ || woken_ || most.count() == 0) return !cancelled_;
+        for (const Exchange* exchange : exchanges_) {
+            if (exchange->done) continue;
+            if (exchange->answer && exchange->answer->paused) return !cancelled_;
+            if (exchange->running) continue;
+            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
+            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
+        }
+        engine_->wait((std::min)(most, tick));
+        return !cancelled_;
     }
-    void cancel_all(const Error& why);
+    void run(Exchange& exchange) {
+        start(exchange);
+        wait_for(exchange);
+    }
+    void wait_for(const Exchange& exchange) {
+        while (!exchange.done) step(step_most);
+    }
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
-    void hurry() { finished_one_ = true; }
+    void wake() { woken_ = true; }
+
+    // Forgets the exchange and its answer; one that still runs is cut off.
+    void drop(Exchange& exchange) noexcept {
+        exchanges_.erase(std::remove(exchanges_.begin(), exchanges_.end(), &exchange), exchanges_.end());
+        let_go(exchange);
+    }
+    // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would report it
+    // to us alone, and go on with the next bytes as if these had been taken.
+    void resume(Exchange& exchange) {
+        if (!exchange.answer || !exchange.answer->paused) return;
+        exchange.answer->paused = false;
+        const CURLcode result = curl_easy_pause(exchange.answer->easy, CURLPAUSE_CONT);
+        if (result == CURLE_OK || !exchange.running) return;
+        engine_->stop(*exchange.answer, result);
+        finish_attempt(exchange);
+    }
+    // Ends what runs with this error.
+    void end_all(Errc code, const std::string& why) {
+        for (Exchange* exchange : exchanges_) {
+            const Request& request = exchange->request;
+            if (!exchange->done && !request.not_cancellable)
+                end(*exchange, refusal(code, request.operation, request.key, why));
+        }
+    }
+    Error out_of_time(std::string_view operation, std::string_view key, std::string_view after) const {
+        Error::Details details;
+        details.code = Errc::timed_out;
+        details.retryable = true;
+        const std::string limit = bytes::number(static_cast<std::uint64_t>(timeout_.count()));
+        return Error(details, about(operation, key,
+                                    "the call's time (call_timeout, " + limit + " ms) is over" + std::string(after)));
+    }
 
     // The answer as an error, for an operation that can make nothing of it.
-    Error failure(const Call& call) const;
+    Error failure(const Exchange& exchange) const;
 
 private:
-    void attempt(Call& call, http::Clock::time_point now);
-    Result<void> prepare(Call& call);
-    void add_headers(Call& call, const endpoint::Endpoint& place, std::string_view amz_date);
-    void add_expiry(Call& call);
-    void finish(Call& call);
-    void read_answer(Call& call);
-    void settle(Call& call, retry::Verdict verdict);
-    bool correct(Call& call, retry::Verdict verdict);
-    std::optional<double> seconds_off(const Call& call) const;
-    bool corrects_clock(Call& call);
-    void confirm_clock(Call& call);
-    bool learns_region(const Call& call);
-    bool retry_later(Call& call);
-    std::chrono::milliseconds patience(Call& call) const;
-    void ask_leave();
-    void cancel(const char* why);
-    void report_health(bool healthy) {
-        if (core_.breaker.on()) core_.breaker.report(healthy, core_.local_now());
+    void attempt(Exchange& exchange, http::Clock::time_point now) {
+        exchange.attempt_began = now;
+        exchange.fault.reset();
+        exchange.error.reset();
+        exchange.stopped_by_sink = false;
+        if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
+        if (!engine_->start(*exchange.answer, core_.config, core_.share.get()))
+            return end(exchange, refusal(Errc::unsupported, exchange.request.operation, exchange.request.key,
+                                         "libcurl refused the request or has no memory"));
+        exchange.running = true;
+        core_.count(&Stats::requests);
+        if (++exchange.attempts > 1) core_.count(&Stats::retries);
     }
-    void start_due();
-    void tell(const Call& call, std::string_view outcome) const;
-    http::Limits limits(const Call& call) const;
-    Error no_answer(const Call& call) const;
+
+    // The request as it goes out: everything that differs from attempt to attempt is made here.
+    Result<void> prepare(Exchange& exchange) {
+        const Request& request = exchange.request;
+        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(request.operation, request.key, "");
+        auto who = core_.identity.snapshot(limits());
+        if (!who) return Error(who.error().details(), about(request.operation, request.key, who.error().what()));
+        exchange.identity = *std::move(who);
+        const auto place = core_.place(limits());  // the instance that gave credentials may have to say where it is
+        if (!place) return refusal(place.error().code(), request.operation, request.key, place.error().what());
+        if (!exchange.answer) exchange.answer = engine_->borrow();
+        http::Transfer& out = *exchange.answer;
+        const endpoint::Endpoint& where = **place;
+        out.clear_request();
+        out.owner = &exchange;
+        out.method = request.method;
+        out.sink = request.sink;
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
+        if (request.method == Method::put || request.method == Method::post) out.body = request.body;
+        // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
+        out.large = request.large || (request.method == Method::get && where.scheme == "http");
+
+        exchange.signed_for = where.signing_region;
+        exchange.path.assign(where.base_path).append(1, '/');
+        bytes::append_percent(exchange.path, request.object, true);
+        if (request.object.empty() && !where.base_path.empty()) exchange.path.pop_back();
+        out.url.assign(where.scheme).append("://").append(where.host).append(exchange.path);
+        if (!request.query.empty()) out.url.append(1, '?').append(request.query);
+        add_headers(exchange, where);
+        return {};
+    }
+
+    Milliseconds time_left() const {
+        if (!deadline_) return Milliseconds(0);
+        const auto left = std::chrono::duration_cast<Milliseconds>(*deadline_ - http::Clock::now());
+        return (std::max)(left, Milliseconds(1));
+    }
+
+    void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
+        const Request& request = exchange.request;
+        http::Transfer& out = *exchange.answer;
+        for (const auto& [name, value] : request.headers) out.add_header(name, value);
+        if (request.ttl) {
+            const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
+            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at",
+                           entry::seconds_text(core_.unix_now() + request.ttl->count()));
+        }
+        const Credentials& keys = exchange.identity->credentials;
+        if (keys.access_key.empty()) return;  // anonymous
+        const std::int64_t now = dates::unix_seconds(core_.now());
+        if (out.amz_date.empty() || out.amz_date_of != now) {
+            out.amz_date.clear();
+            dates::append_amz_date(out.amz_date, now);
+            out.amz_date_of = now;
+        }
+        const std::string_view hash =
+            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
+        out.add_header("x-amz-content-sha256", hash);
+        out.add_header("x-amz-date", out.amz_date);
+        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
+        out.to_sign.clear();
+        out.to_sign.push_back({"host", place.host});
+        for (std::size_t i = 0; i < out.header_count(); ++i)
+            out.to_sign.push_back({out.header_name(i), out.header_value(i)});
+        const sigv4::Request to_sign{
+            http::name_of(request.method), exchange.path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
+        out.add_header("authorization", out.signer.sign(to_sign, keys, {out.amz_date, place.signing_region, "s3"}));
+    }
+
+    void start_due() {
+        std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
+        for (std::size_t i = 0; i < exchanges_.size(); ++i) {
+            Exchange& exchange = *exchanges_[i];
+            if (exchange.done || exchange.running) continue;
+            if (!now) now = http::Clock::now();
+            if (exchange.due <= *now) attempt(exchange, *now);
+        }
+    }
+
+    void report_progress() {
+        const auto now = http::Clock::now();
+        if (now < next_report_) return;
+        next_report_ = now + tick;
+        if (!report_progress_()) cancel("cancelled by the progress callback");
+    }
+    void cancel(const char* why) {
+        cancelled_ = true;
+        why_cancelled_ = why;
+        end_all(Errc::cancelled, why);
+    }
+
+    void let_go(Exchange& exchange) noexcept {
+        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
+        exchange.running = false;
+        exchange.done = true;
+    }
+    void end(Exchange& exchange, Error why) {
+        exchange.error = std::move(why);
+        let_go(exchange);
+        woken_ = true;
+    }
+
+    void finish_attempt(Exchange& exchange) {
+        exchange.running = false;
+        woken_ = true;
+        const http::Transfer& answer = *exchange.answer;
+        core_.count(&Stats::bytes_in, answer.received);
+        core_.count(&Stats::bytes_out, exchange.request.body.size());
+        if (!answer.reused) core_.count(&Stats::connections);
+        read_answer(exchange);
+        if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
+            exchange.stopped_by_sink = exchange.done = true;
+            report_health(true);
+            return emit_event(exchange, "done");
+        }
+        const retry::Action action = retry::action_for(answer.result, answer.status, exchange.code());
+        if (action == retry::Action::accept && !broke_when_reused(exchange)) {
+            core_.quota.succeeded();
+            report_health(true);
+            exchange.done = true;
+            return emit_event(exchange, exchange.ok() ? "done" : "error");
+        }
+        if (goes_on(exchange, action)) return emit_event(exchange, "retry");
+        report_health(action != retry::Action::retry && action != retry::Action::give_up);
+        exchange.done = true;
+        if (answer.result != CURLE_OK) exchange.error = no_answer(exchange);
+        emit_event(exchange, "error");
+    }
+
+    // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
+    void read_answer(Exchange& exchange) {
+        const http::Transfer& answer = *exchange.answer;
+        const Request& request = exchange.request;
+        std::optional<xml::ErrorBody>& fault = exchange.fault;
+        if (answer.status >= 300 || request.error_in_200) fault = xml::error_body(answer.text);
+        if (fault && fault->code.empty()) fault->code = bytes::number(static_cast<std::uint64_t>(answer.status));
+        if (answer.status / 100 == 2 || (fault && fault->code != "NoSuchBucket"))
+            core_.store_seen.store(true, std::memory_order_relaxed);
+        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !fault &&
+            !xml::etag_result(answer.text) && !xml::upload_id(answer.text)) {
+            fault.emplace();  // empty, cut short, or no result at all: treated as 500 InternalError
+            fault->code = "InternalError";
+            fault->message = "the body of the answer is no result";
+        }
+        const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
+        if (!region) return;
+        if (!fault) fault.emplace();
+        fault->region = std::string(*region);
+        // To a HEAD the store cannot say more than that.
+        if (request.method == Method::head && (answer.status == 400 || answer.status == 301))
+            fault->code = "PermanentRedirect";
+    }
+
+    bool goes_on(Exchange& exchange, retry::Action action) {
+        using retry::Action;
+        switch (action) {
+        case Action::retry:
+            return retry_later(exchange);
+        case Action::refresh_credentials:
+            return once(exchange.new_credentials) &&
+                   core_.identity.force_refresh(exchange.identity->generation, limits()) && again_now(exchange);
+        case Action::correct_clock:
+            return once(exchange.new_clock) && correct_clock(exchange) && again_now(exchange);
+        case Action::correct_region:
+            return once(exchange.new_region) && correct_region(exchange) && again_now(exchange);
+        case Action::accept:
+            return again_now(exchange);  // broke_when_reused
+        case Action::give_up:
+            break;
+        }
+        return broke_when_reused(exchange) && again_now(exchange);
+    }
+    static bool once(bool& done) { return !std::exchange(done, true); }
+
+    // A store that closes an idle connection may answer to it with something that is not about the request: no HTTP at
+    // all, or to a HEAD a bare 400 (RequestTimeout). The same goes for a clock that a bare 403 may be about.
+    bool broke_when_reused(Exchange& exchange) {
+        const http::Transfer& answer = *exchange.answer;
+        const bool bare = exchange.request.method == Method::head && !exchange.fault;
+        if (bare && answer.status == 403 && looks_skewed(answer) && !exchange.request.is_correction)
+            return once(exchange.new_clock) && clock_changes_by_asking(exchange);
+        const bool odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
+                         (bare && answer.status == 400);
+        return odd && answer.reused && once(exchange.tried_reused);
+    }
+    static std::optional<double> skew(const http::Transfer& answer, TimePoint now) {
+        const auto date = dates::http_date(answer.headers.get("date"));
+        if (!date) return std::nullopt;
+        return retry::seconds_between(now, *date);
+    }
+    bool looks_skewed(const http::Transfer& answer) const {
+        const auto off = skew(answer, core_.now());
+        return off && std::fabs(*off) > skew_seconds_min;
+    }
+    // Only a refusal with a body names its reason, so the same is asked in a way that gets one.
+    bool clock_changes_by_asking(const Exchange& exchange) {
+        const std::int64_t before = core_.clock_offset_ms.load();
+        ask_for_correction(exchange, Method::get);
+        return core_.clock_offset_ms.load() != before;
+    }
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says.
+    bool correct_clock(const Exchange& exchange) {
+        const auto off = skew(*exchange.answer, core_.local_now());
+        if (!off || std::fabs(*off) > skew_seconds_max) return false;
+        core_.clock_offset_ms.store(static_cast<std::int64_t>(*off * 1000));
+        return true;
+    }
+    // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
+    bool correct_region(const Exchange& exchange) {
+        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.signed_for)) return true;
+        if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
+        ask_for_correction(exchange, Method::head);
+        const auto place = core_.place(limits());
+        return place && (*place)->signing_region != exchange.signed_for;
+    }
+    void ask_for_correction(const Exchange& about, Method method) {
+        Session other(core_, Milliseconds(0));
+        other.deadline_ = deadline_;
+        Exchange look{bucket_request(about.request.operation, method, {}, about.request.key)};
+        if (method == Method::get) look.request.query = "list-type=2&max-keys=1";
+        look.request.is_correction = true;
+        other.run(look);
+        other.drop(look);
+    }
+
+    bool again_now(Exchange& exchange) {
+        if (exchange.on_retry && !exchange.on_retry(exchange)) return false;
+        exchange.due = http::Clock::now();
+        return true;
+    }
+    bool retry_later(Exchange& exchange) {
+        const auto now = http::Clock::now();
+        const http::Transfer& answer = *exchange.answer;
+        if (exchange.attempts >= core_.config.attempts_max) return false;
+        const auto delay = retry_delay(exchange);
+        if (deadline_ && now + delay >= *deadline_) return false;
+        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        if (!core_.quota.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
+        if (!again_now(exchange)) return false;
+        if (core_.config.seams.sleep)
+            core_.config.seams.sleep(delay);
+        else
+            exchange.due = now + delay;
+        return true;
+    }
+    Milliseconds retry_delay(const Exchange& exchange) const {
+        const Milliseconds delay = retry::backoff(core_.config, exchange.attempts, core_.random());
+        const auto asked = exchange.headers().find("retry-after");
+        return asked ? (std::max)(delay, retry::retry_after(*asked, core_.now())) : delay;
+    }
+
+    void report_health(bool healthy) {
+        if (core_.breaker.is_on()) core_.breaker.report(healthy, core_.local_now());
+    }
+    void emit_event(const Exchange& exchange, std::string_view outcome) const {
+        if (!core_.config.on_event) return;
+        const http::Transfer& answer = *exchange.answer;
+        Event event;
+        event.operation = exchange.request.operation;
+        event.key = exchange.request.key;
+        event.outcome = outcome;
+        event.attempt = exchange.attempts;
+        event.status = answer.status;
+        event.duration = http::Clock::now() - exchange.attempt_began;
+        event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
+        event.reused = answer.reused;
+        const std::string problem = answer.result != CURLE_OK && !exchange.stopped_by_sink
+                                        ? bytes::sanitize(bytes::trim(answer.problem))
+                                        : std::string();
+        event.detail = problem;
+        core_.config.on_event(event);
+    }
+
+    Error no_answer(const Exchange& exchange) const {
+        const http::Transfer& answer = *exchange.answer;
+        const Request& request = exchange.request;
+        const std::string elapsed = elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
+        if (answer.result == CURLE_OPERATION_TIMEDOUT && deadline_ &&
+            http::Clock::now() >= *deadline_ - Milliseconds(5))
+            return with_attempts(out_of_time(request.operation, request.key, elapsed), exchange.attempts);
+        Error::Details details;
+        details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
+        details.attempts = exchange.attempts;
+        details.retryable = retry::is_passing(answer.result);
+        std::string text = answer.no_memory  ? "no memory for the answer"
+                           : answer.overflow ? "the answer is larger than any of S3's"
+                                             : bytes::sanitize(bytes::trim(answer.problem));
+        long system_error = 0;
+        curl_easy_getinfo(answer.easy, CURLINFO_OS_ERRNO, &system_error);
+        if (system_error == EMFILE || system_error == ENFILE) text = "no file descriptor is left (see ulimit -n)";
+        if (text.empty()) text = curl_easy_strerror(answer.result);
+        if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
+        const char* advice = connection_advice(details.code, answer.result, text, answer.url);
+        text += elapsed;
+        if (*advice) text.append("; ").append(advice);
+        return Error(std::move(details), about(request.operation, request.key, text));
+    }
+    static Error with_attempts(const Error& error, int attempts) {
+        Error::Details details = error.details();
+        details.attempts = attempts;
+        return Error(std::move(details), error.what());
+    }
 
     Core& core_;
-    std::uint64_t owner_ = 0;  // before the engine, which is taken with it
     std::unique_ptr<http::Engine> engine_;
-    std::vector<Call*> calls_;
-    std::function<bool()> on_tick_;
-    http::Clock::time_point next_tick_{};
+    std::vector<Exchange*> exchanges_;
+    std::function<bool()> report_progress_;
+    http::Clock::time_point next_report_{};
+    Milliseconds timeout_{0};
     std::optional<http::Clock::time_point> deadline_, overtime_;
     bool is_callers_ = false;  // the deadline: the caller has set it
-    bool finished_one_ = false, cancelled_ = false;
+    bool woken_ = false, cancelled_ = false;
+    const char* why_cancelled_ = "";
     std::uint64_t cancels_;  // of the cache, when this session began
 };
 
-inline void Session::attempt(Call& call, http::Clock::time_point now) {
-    call.attempt_began = now;
-    call.fault.reset();
-    call.error.reset();
-    call.cut = false;
-    const Result<void> ready = prepare(call);
-    if (ready && engine_->start(*call.answer, core_.config, core_.share.get())) {
-        call.running = true;
-        count(core_.counters.requests);
-        if (++call.attempts > 1) count(core_.counters.retries);
-        return;
-    }
-    if (ready) {
-        call.error =
-            refusal(Errc::unsupported, call.operation, call.key, "libcurl refused the request or has no memory");
-    } else {
-        call.error = ready.error();
-    }
-    call.done = finished_one_ = true;
+// What the store said, where it speaks XML, or what else can be made of the body for a person.
+inline std::string words_of(const Exchange& exchange) {
+    if (exchange.fault) return bytes::sanitize(exchange.fault->message);
+    const std::string_view text = exchange.answer ? std::string_view(exchange.answer->text) : std::string_view();
+    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
+    return bytes::sanitize(bytes::trim(xml::html_title(text)));
 }
 
-inline http::Limits Session::limits(const Call& call) const {
-    http::Limits out{core_.config.connect_timeout, call.stall.value_or(core_.config.stall_timeout), {}};
-    if (!deadline_) return out;
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(*deadline_ - http::Clock::now());
-    out.total = (std::max)(left, std::chrono::milliseconds(1));
-    return out;
+inline std::string request_id(const Exchange& exchange) {
+    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
+    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
+    const std::string_view second = exchange.headers().get("x-amz-id-2");
+    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
+    return id;
 }
 
-// The request as it goes out: everything that differs from attempt to attempt is made here.
-inline Result<void> Session::prepare(Call& call) {
-    auto who = core_.identity.snapshot();
-    if (!who.snapshot) return refusal(Errc::credentials, call.operation, call.key, who.error);
-    call.identity = std::move(who.snapshot);
-    auto place = core_.place();  // after the credentials: the instance that gave them may have to say where it is
-    if (!place) return refusal(place.error().code(), call.operation, call.key, place.error().what());
-    if (!call.answer) call.answer = engine_->borrow();
-    http::Transfer& out = *call.answer;
-    out.clear_request();
-    out.owner = &call;
-    out.method = call.method;
-    out.large = call.large;
-    out.sink = call.sink;
-    out.limits = limits(call);
-    if (call.method == http::Method::put || call.method == http::Method::post) out.body = &call.body;
-
-    const endpoint::Endpoint& where = **place;
-    call.signed_for = where.signing_region;
-    // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
-    out.large |= call.method == http::Method::get && where.scheme == "http";
-    call.encoded.assign(where.base_path).append(1, '/');
-    bytes::append_percent(call.encoded, call.object, true);
-    if (call.object.empty() && !where.base_path.empty()) call.encoded.pop_back();
-    out.url.assign(where.scheme).append("://").append(where.host).append(call.encoded);
-    if (!call.query.empty()) out.url.append(1, '?').append(call.query);
-
-    const TimePoint time = call.guessed_offset ? core_.local_now() + *call.guessed_offset : core_.now();
-    const auto now = std::chrono::duration_cast<std::chrono::seconds>(time.time_since_epoch()).count();
-    if (out.amz_date.empty() || out.amz_date_of != now) {
-        out.amz_date.clear();
-        dates::append_amz_date(out.amz_date, now);
-        out.amz_date_of = now;
-    }
-    add_headers(call, where, out.amz_date);
-    return {};
-}
-
-inline void Session::add_headers(Call& call, const endpoint::Endpoint& place, std::string_view amz_date) {
-    http::Transfer& out = *call.answer;
-    for (const auto& [name, value] : call.headers) out.add_header(name, value);
-    if (call.ttl) add_expiry(call);
-    const Credentials& keys = call.identity->credentials;
-    if (keys.access_key.empty()) return;  // anonymous
-    const std::string_view hash =
-        call.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(call.payload_hash);
-    out.add_header("x-amz-content-sha256", hash);
-    out.add_header("x-amz-date", amz_date);
-    if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
-    out.to_sign.clear();
-    out.to_sign.push_back({"host", place.host});
-    for (std::size_t i = 0; i < out.header_count(); ++i)
-        out.to_sign.push_back({out.header_name(i), out.header_value(i)});
-    const sigv4::Request request{http::name_of(call.method), call.encoded,       call.query,
-                                 out.to_sign.data(),         out.to_sign.size(), hash};
-    out.add_header("authorization", out.signer.sign(request, keys, {amz_date, place.signing_region, "s3"}));
-}
-
-inline void Session::add_expiry(Call& call) {
-    const std::string text = entry::expiry_text(core_.unix_now() + call.ttl->count());
-    const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-    call.answer->add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", text);
-}
-
-inline bool Session::step(std::chrono::milliseconds most) {
-    finished_one_ = false;
-    start_due();
-    const bool fine =
-        engine_->perform([this](http::Transfer& transfer) { finish(*static_cast<Call*>(transfer.owner)); });
-    if (!fine) cancel_all(Error(Errc::network, "libcurl gave up on its connections"));
-    if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
-    if (on_tick_) ask_leave();
-    if (cancelled_ || finished_one_ || most.count() == 0) return !cancelled_;
-    for (const Call* call : calls_) {
-        if (call->done) continue;
-        if (call->answer && call->answer->paused) return !cancelled_;
-        if (call->running) continue;
-        const auto until = std::chrono::duration_cast<std::chrono::milliseconds>(call->due - http::Clock::now());
-        most = (std::min)(most, (std::max)(until, std::chrono::milliseconds(0)) + std::chrono::milliseconds(1));
-    }
-    engine_->wait((std::min)(most, tick));
-    return !cancelled_;
-}
-
-inline void Session::ask_leave() {
-    const auto now = http::Clock::now();
-    if (now < next_tick_) return;
-    next_tick_ = now + tick;
-    if (!on_tick_()) cancel("cancelled by the progress callback");
-}
-
-inline void Session::cancel(const char* why) {
-    cancelled_ = true;
-    cancel_all(Error(Errc::cancelled, why));
-}
-
-inline void Session::start_due() {
-    std::optional<http::Clock::time_point> now;  // asked only if a call waits: usually none does
-    for (std::size_t i = 0; i < calls_.size(); ++i) {
-        Call& call = *calls_[i];
-        if (call.done || call.running) continue;
-        if (!now) now = http::Clock::now();
-        if (call.due <= *now) attempt(call, *now);
-    }
-}
-
-inline void Tie::cut() {
-    if (session_) session_->drop(*call_);
-}
-
-inline Tie& Tie::operator=(Tie&&) noexcept {
-    cut();
-    return *this;
-}
-
-inline void Session::drop(Call& call) {
-    call.tie.unbind();
-    calls_.erase(std::remove(calls_.begin(), calls_.end(), &call), calls_.end());
-    if (call.answer) engine_->give_back(call.answer, call.running);
-    call.answer = nullptr;
-    call.running = false;
-    call.done = true;
-}
-
-inline void Session::cancel_all(const Error& why) {
-    for (Call* call : calls_) {
-        if (call->done || call->must_finish) continue;
-        call->error = Error(why.details(), about(call->operation, call->key, why.what()));
-        if (call->answer) engine_->give_back(call->answer, call->running);
-        call->answer = nullptr;
-        call->running = false;
-        call->done = true;
-    }
-    finished_one_ = true;
-}
-
-inline void Session::finish(Call& call) {
-    call.running = false;
-    finished_one_ = true;
-    http::Transfer& answer = *call.answer;
-    count(core_.counters.bytes_in, answer.received);
-    count(core_.counters.bytes_out, call.body.size);
-    if (!answer.reused) count(core_.counters.connections);
-    if (answer.status / 100 == 2) core_.bucket_seen.store(true, std::memory_order_relaxed);
-    read_answer(call);
-    if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
-        call.cut = call.done = true;
-        report_health(true);
-        return tell(call, "done");
-    }
-    settle(call, retry::classify({answer.result, answer.status, call.code()}));
-}
-
-// The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
-inline void Session::read_answer(Call& call) {
-    const http::Transfer& answer = *call.answer;
-    if (answer.status >= 300 || call.error_in_200) call.fault = xml::error_body(answer.text);
-    if (call.fault && call.fault->code.empty())
-        bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
-    if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault &&
-        !xml::etag_answer(answer.text).result) {
-        call.fault.emplace();  // empty, cut, or no result at all: as good as a 500
-        call.fault->code = "InternalError";
-        call.fault->message = "the body of the answer is no result";
-    }
-    const bool silent =
-        call.method == http::Method::head && answer.status >= 300;  // what a body would say is to be guessed
-    const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
-    if (region) {
-        if (!call.fault) call.fault.emplace();
-        call.fault->region = std::string(*region);
-        if (silent && (answer.status == 400 || answer.status == 301)) call.fault->code = "PermanentRedirect";
-    }
-    if (silent && answer.status == 403 && !call.new_clock &&
-        std::abs(seconds_off(call).value_or(0)) > skew_seconds_min) {
-        call.fault.emplace();
-        call.fault->code = "RequestTimeTooSkewed";
-    }
-}
-
-// How far the local clock is behind the answer's Date.
-inline std::optional<double> Session::seconds_off(const Call& call) const {
-    const auto date = call.answer->headers.find("date");
-    const auto server = date ? dates::http_date(*date) : std::nullopt;
-    if (!server || call.identity->credentials.access_key.empty()) return std::nullopt;
-    return retry::seconds_between(core_.local_now(), *server);
-}
-
-// Only this refusal corrects the clock, because caches, proxies and single nodes send wrong dates with other answers. A
-// HEAD's refusal has no body that would name the reason, so its date is a guess: it signs this one call again.
-inline bool Session::corrects_clock(Call& call) {
-    const std::optional<double> seconds = seconds_off(call);
-    if (call.status() != 403 || !seconds || std::abs(*seconds) > skew_seconds_max) return false;
-    const std::chrono::milliseconds offset(static_cast<std::int64_t>(*seconds * 1000));
-    if (call.method == http::Method::head)
-        call.guessed_offset = offset;
-    else
-        core_.clock_offset_ms.store(offset.count(), std::memory_order_relaxed);
-    return true;
-}
-
-// The guess was right if the store took the signature that was made with it.
-inline void Session::confirm_clock(Call& call) {
-    const int status = call.status();
-    const bool taken = status / 100 == 2 || status == 304 || status == 404 || status == 412;
-    if (call.guessed_offset && taken)
-        core_.clock_offset_ms.store(call.guessed_offset->count(), std::memory_order_relaxed);
-}
-
-inline void Session::settle(Call& call, retry::Verdict verdict) {
-    using retry::Verdict;
-    if (verdict == Verdict::answered) {
-        core_.quota.succeeded();
-        report_health(true);
-        confirm_clock(call);
-        call.done = true;
-        return tell(call, call.ok() ? "done" : "error");
-    }
-    const bool goes_on =
-        verdict == Verdict::again ? retry_later(call) : verdict != Verdict::broken && correct(call, verdict);
-    if (goes_on) return tell(call, "retry");
-    report_health(verdict != Verdict::again && verdict != Verdict::broken);
-    call.done = true;
-    if (call.answer->result != CURLE_OK) call.error = no_answer(call);
-    tell(call, "error");
-}
-
-// Three mistakes that the store's answer helps to mend, each once a call and beside the count of attempts.
-inline bool Session::correct(Call& call, retry::Verdict verdict) {
-    bool& once = verdict == retry::Verdict::new_credentials ? call.new_credentials
-                 : verdict == retry::Verdict::new_clock     ? call.new_clock
-                                                            : call.new_region;
-    if (once) return false;
-    once = true;
-    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation))
-        return false;
-    if (verdict == retry::Verdict::new_clock && !corrects_clock(call)) return false;
-    if (verdict == retry::Verdict::new_region && !learns_region(call)) return false;
-    if (call.again && !call.again(call)) return false;
-    call.due = http::Clock::now();
-    return true;
-}
-
-// From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
-inline bool Session::learns_region(const Call& call) {
-    if (call.fault && core_.sign_for(call.fault->region, call.signed_for)) return true;
-    if (call.asks_region || (call.fault && !call.fault->region.empty())) return false;
-    Session other(core_);
-    other.deadline_ = deadline_;
-    Call look;
-    look.operation = call.operation;
-    look.key = call.key;
-    look.method = http::Method::head;
-    look.asks_region = true;
-    other.run(look);
-    const auto place = core_.place();
-    return place && (*place)->signing_region != call.signed_for;
-}
-
-inline bool Session::retry_later(Call& call) {
-    const auto now = http::Clock::now();
-    if (call.attempts >= core_.config.attempts_max) return false;
-    const double price =
-        call.answer->result == CURLE_OPERATION_TIMEDOUT ? retry::quota_per_timeout : retry::quota_per_retry;
-    const auto wait = patience(call);
-    if (deadline_ && now + wait >= *deadline_) return false;
-    if (!core_.quota.take(price, now)) return false;
-    if (call.again && !call.again(call)) return false;
-    call.due = now + wait;
-    if (core_.config.seams.sleep) {
-        core_.config.seams.sleep(wait);
-        call.due = now;
-    }
-    return true;
-}
-
-inline std::chrono::milliseconds Session::patience(Call& call) const {
-    const auto wait = retry::backoff(core_.config, call.attempts, core_.random());
-    const auto asked = call.answer->headers.find("retry-after");
-    if (!asked) return wait;
-    return (std::max)(wait, retry::retry_after(*asked, core_.now()).value_or(std::chrono::milliseconds(0)));
-}
-
-inline void Session::tell(const Call& call, std::string_view outcome) const {
-    if (!core_.config.on_event) return;
-    Event event;
-    event.operation = call.operation;
-    event.key = call.key;
-    event.outcome = outcome;
-    event.attempt = call.attempts;
-    event.status = call.status();
-    event.duration = http::Clock::now() - call.attempt_began;
-    event.bytes = call.method == http::Method::get ? call.answer->received : call.body.size;
-    event.reused = call.answer->reused;
-    if (call.answer->result != CURLE_OK && !call.cut) event.detail = bytes::trim(call.answer->problem);
-    core_.tell(event);
-}
-
-inline Error Session::no_answer(const Call& call) const {
-    const http::Transfer& answer = *call.answer;
+inline Error Session::failure(const Exchange& exchange) const {
+    if (exchange.error) return *exchange.error;
     Error::Details details;
-    details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
-    details.attempts = call.attempts;
-    details.retryable = retry::passing(answer.result);
-    std::string text = answer.no_memory ? "no memory for the answer"
-                       : answer.overflow
-                           ? "the answer is larger than any of S3's"
-                           : printable(bytes::trim(answer.problem));  // older libcurls end it with a newline
-    if (text.empty()) text = curl_easy_strerror(answer.result);
-    if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
-    text += spent(call.attempts, http::Clock::now() - call.began);
-    const char* hint = advice(details.code, {});
-    if (*hint) text.append("; ").append(hint);
-    return Error(std::move(details), about(call.operation, call.key, text));
-}
-
-inline Error Session::failure(const Call& call) const {
-    if (call.error) return *call.error;
-    Error::Details details;
-    details.status = call.status();
-    details.s3_code = printable(call.code());
-    if (details.s3_code.empty()) bytes::append_number(details.s3_code, static_cast<std::uint64_t>(details.status));
-    if (call.fault) details.s3_message = printable(call.fault->message);
-    if (call.answer) details.request_id = request_id(call.answer->headers, call.fault);
-    details.attempts = call.attempts;
-    details.code = kind_of(details.status, details.s3_code);
-    details.retryable = retry::classify({CURLE_OK, details.status, details.s3_code}) == retry::Verdict::again;
-    std::string text;
-    bytes::append_number(text, static_cast<std::uint64_t>(details.status));
-    if (details.s3_code != text) text.append(" ").append(details.s3_code);
-    text += spent(call.attempts, http::Clock::now() - call.began);
+    details.status = exchange.status();
+    const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
+    details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
+    details.s3_message = words_of(exchange);
+    if (exchange.answer) details.request_id = request_id(exchange);
+    details.attempts = exchange.attempts;
+    const retry::Rule& rule = retry::rule_for(details.status, details.s3_code);
+    details.code = rule.kind;
+    details.retryable = rule.action == retry::Action::retry;
+    std::string text = status;
+    if (details.s3_code != status) text.append(" ").append(details.s3_code);
+    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
-    const char* hint = advice(details.code, details.s3_code);
-    if (*hint) text.append("; ").append(hint);
-    if (underscore_refused(call, details)) text += underscore_advice;
-    return Error(std::move(details), about(call.operation, call.key, text));
+    const std::string_view location = exchange.answer ? exchange.headers().get("location") : std::string_view();
+    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
+    const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
+    const bool dropped = underscore && (details.s3_message.find("not signed") != std::string::npos ||
+                                        details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400");
+    const char* advice = rule.advice;
+    if (dropped)
+        advice =
+            "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
+            "MetadataNames::hyphen (?metadata_names=hyphen)";
+    if (details.s3_message.find("HTTPS port") != std::string::npos) advice = "try https:// in the endpoint";
+    if (*advice) text.append("; ").append(advice);
+    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
+}
+
+// An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
+struct Call : Exchange {
+    Call(Session& on, Request what) : Exchange{std::move(what)}, session(on) {}
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+    ~Call() { session.drop(*this); }
+    void run() { session.run(*this); }
+
+    Session& session;
+};
+
+// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
+// `end(i, job)` looks at it once it is done. A job has a call() and a tend(), which is called between steps.
+template <class Begin, class End>
+void run_all(Session& session, std::size_t total, std::size_t at_once, Begin&& begin, End&& end) {
+    using Job = decltype(begin(std::size_t{0}));
+    std::vector<std::pair<std::size_t, Job>> running;
+    for (std::size_t next = 0; next < total || !running.empty();) {
+        while (next < total && running.size() < at_once) {
+            if (Job job = begin(next)) {
+                running.emplace_back(next, std::move(job));
+                session.start(running.back().second->call());
+            }
+            ++next;
+        }
+        if (running.empty()) continue;
+        const bool any_done =
+            std::any_of(running.begin(), running.end(), [](auto& job) { return job.second->call().done; });
+        if (!any_done) session.step(step_most);
+        for (std::size_t i = 0; i < running.size();) {
+            auto& [index, job] = running[i];
+            if (job->tend()) {
+                ++i;
+                continue;
+            }
+            end(index, *job);
+            running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+    }
 }
 
 }  // namespace detail::s3
 
-namespace detail {
-
-// What credential endpoints answer is fetched with the same libcurl, but on a connection of its own.
-inline credentials::WebAnswer fetch_web(const Core& core, const credentials::WebRequest& request) {
-    http::Engine engine(1);
-    http::Transfer& transfer = *engine.borrow();
-    const http::Body body{request.body, {}, request.body.size()};
-    transfer.method = request.method == "GET"   ? http::Method::get
-                      : request.method == "PUT" ? http::Method::put
-                                                : http::Method::post;
-    transfer.url = request.url;
-    transfer.bypass_proxy = request.bypass_proxy;
-    transfer.limits = {request.connect_timeout, {}, request.timeout};
-    if (transfer.method != http::Method::get) transfer.body = &body;
-    for (const auto& [name, value] : request.headers) transfer.add_header(name, value);
-    credentials::WebAnswer answer;
-    bool running = engine.start(transfer, core.config, nullptr);
-    if (!running) answer.problem = "libcurl refused the request";
-    while (running) {
-        const bool fine = engine.perform([&](http::Transfer& done) {
-            running = false;
-            answer.status = done.result == CURLE_OK ? done.status : 0;
-            if (answer.status == 0) answer.problem = curl_easy_strerror(done.result);
-            answer.body = done.text.substr(0, request.answer_bytes_max + 1);
-        });
-        if (!fine) return {0, {}, "libcurl gave up"};
-        if (running) engine.wait(std::chrono::milliseconds(1000));
-    }
-    engine.give_back(&transfer, false);
-    return answer;
-}
-
-inline credentials::World world_for(Core& core) {
-    credentials::World world =
-        credentials::real_world([&core](const credentials::WebRequest& request) { return fetch_web(core, request); });
-    if (core.config.seams.environment) world.env = core.config.seams.environment;
-    world.now = [&core] { return core.now(); };
-    return world;
-}
-
-// The user's own provider, which may throw or return what must not enter a header.
-inline credentials::Outcome ask_provider(const Core& core) {
-    Result<Credentials> got = guarded([&] { return core.config.credentials(); }, "the credentials provider");
-    if (!got) return credentials::broken(got.error().what());
-    const std::string source = got->source.empty() ? "Config::credentials" : got->source;
-    return credentials::checked(*std::move(got), {source, "access_key", "secret_key", "session_token"}, core.now());
-}
-
-inline Core::Core(Config settings, endpoint::Location where)
-    : config(std::move(settings)),
-      bucket(std::move(where.bucket)),
-      prefix(std::move(where.prefix)),
-      pool(config),
-      breaker(config.breaker_failures, config.breaker_pause),
-      chain(world_for(*this), {config.profile, config.region, config.endpoint}),
-      identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
-
-// OpenSSL's generator: after a fork a child draws other numbers than its parent and its siblings, which ids must.
-inline double Core::random() const {
-    if (config.seams.random) return config.seams.random();
-    std::uint64_t bits = 0;
-    if (RAND_bytes(reinterpret_cast<unsigned char*>(&bits), sizeof bits) != 1)
-        bits = static_cast<std::uint64_t>(http::Clock::now().time_since_epoch().count()) * 0x9E3779B97F4A7C15U;
-    return std::ldexp(static_cast<double>(bits >> 11), -53);
-}
-
-// Endpoint and region, found out once; the region may be corrected by an answer later.
-inline Result<std::shared_ptr<const Place>> Core::place() {
-    const std::lock_guard<std::mutex> hold(place_lock);
-    if (place_now) return place_now;
-    const credentials::Discovery url = chain.endpoint_url(), region = chain.region();
-    for (const credentials::Discovery* found : {&url, &region}) {
-        if (!found->error.empty()) return Error(Errc::invalid_argument, found->error);
-    }
-    return settle_place(url.value, region.value.empty() ? "us-east-1" : region.value);
-}
-
-inline Result<std::shared_ptr<const Place>> Core::settle_place(const std::string& url, const std::string& region) {
-    endpoint::Resolution found =
-        endpoint::resolve({bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
-    if (!found.endpoint) return Error(Errc::invalid_argument, found.problem);
-    auto place = std::make_shared<Place>();
-    static_cast<endpoint::Endpoint&>(*place) = std::move(*found.endpoint);
-    place->configured_url = url;
-    place_now = std::move(place);
-    return place_now;
-}
-
-// The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature changes.
-inline bool Core::sign_for(const std::string& region, const std::string& signed_before) {
-    const std::lock_guard<std::mutex> hold(place_lock);
-    if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
-    if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-    if (place_now->aws()) return settle_place({}, region).has_value();
-    auto place = std::make_shared<Place>(*place_now);
-    place->signing_region = region;
-    place_now = std::move(place);
-    return true;
-}
-
-}  // namespace detail
-
-// --- transfer: sources to parts, answers to values and readers --------------------------------------------------------
+// --- transfer: sources to uploads, answers to checked and decoded bytes -----------------------------------------------
 
 namespace detail::transfer {
+
+using http::SinkResult;
+using s3::Call;
+using s3::Exchange;
+using s3::Method;
+using s3::refusal;
+using s3::Session;
 
 // The body of an entry that will not be served (expired) is read to its end up to this, which keeps the connection;
 // a longer one is cut off, since a new connection is cheaper.
 inline constexpr std::uint64_t drained_bytes_max = std::uint64_t{64} << 10;
 // An attempt that moved this much has proved the connection good: the next failure counts as the first.
 inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
-// How much of a source is read between two looks at the network.
-inline constexpr std::size_t piece_bytes = std::size_t{256} << 10;
-inline constexpr std::string_view gzip_magic = "\x1f\x8b";
+// How much of a source is read between two looks at the network; and what is hashed at once, while it is in the cache.
+inline constexpr std::size_t piece_bytes = std::size_t{64} << 10;
 inline constexpr std::size_t reader_buffer_bytes = std::size_t{512} << 10;
 inline constexpr std::uint64_t parts_max = 10000;
 inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both are S3's
-// A stream whose length nobody knows begins with this many equal parts, since some stores take no others (Cloudflare's R2).
-// Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
+// A stream whose length nobody knows begins with this many equal parts, since some stores take no others (Cloudflare's
+// R2). Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
 inline constexpr std::uint64_t equal_parts = 5000;
 inline constexpr std::uint64_t parts_a_size = 500;
 // A connection that brings this much is left alone; a slower one is helped by others. So much of an object, or so long a
@@ -8453,18 +7090,584 @@ inline constexpr std::uint64_t parts_a_size = 500;
 inline constexpr double fast_bytes_per_second = 200e6;
 inline constexpr std::uint64_t sample_bytes = std::uint64_t{1} << 20;
 inline constexpr std::chrono::milliseconds sample_time{20};
+// A source that takes longer for a piece is asked only while nothing is being sent: what is on its way would stall, and
+// stores close such connections.
+inline constexpr std::chrono::milliseconds slow_source_time{50};
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
 // How many parts may be in flight: no more than connections, nor than fit the memory bound.
-inline std::size_t slots_for(const Config& config, std::uint64_t part) {
+inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
     const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
     return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
 }
 
+// The bytes first to last, both inclusive, as a Range header and (but for the first letters) Content-Range have them.
+inline std::string range_text(std::uint64_t first, std::optional<std::uint64_t> last = {}) {
+    return bytes::number(first) + "-" + (last ? bytes::number(*last) : std::string());
+}
+
+// What a body is checked against as it streams by, by what its entry and Config::checksums offer.
+class Verifier {
+public:
+    Verifier(const entry::Facts& facts, Checksums policy) : facts_(facts) {  // borrowed: they must live as long
+        has_crc_ = policy != Checksums::none && facts.crc32c;
+        if (policy == Checksums::store) store_sum_ = sum_function(facts.store_sum_type);
+    }
+
+    void update(std::string_view data) {
+        if (has_crc_) crc_ = digest::crc32c(crc_, data.data(), data.size());
+        if (store_sum_) store_crc_ = store_sum_(store_crc_, data);
+    }
+    // Why the body is not what was stored; null: it is, as far as can be told.
+    const char* mismatch() const {
+        if (has_crc_ && crc_ != *facts_.crc32c)
+            return "the body does not match its CRC-32C: the stored entry is damaged";
+        if (store_sum_ && store_text() != facts_.store_sum)
+            return "the body does not match the store's own checksum of it";
+        return nullptr;
+    }
+
+private:
+    using Sum = std::uint64_t (*)(std::uint64_t crc, std::string_view data);
+    static Sum sum_function(std::string_view type) {
+        if (type == "crc64nvme")
+            return [](std::uint64_t crc, std::string_view data) {
+                return digest::crc64nvme(crc, data.data(), data.size());
+            };
+        if (type == "crc32c")
+            return [](std::uint64_t crc, std::string_view data) {
+                return std::uint64_t{digest::crc32c(static_cast<std::uint32_t>(crc), data.data(), data.size())};
+            };
+#ifndef S3CACHE_NO_GZIP  // zlib has this one
+        if (type == "crc32")
+            return [](std::uint64_t crc, std::string_view data) {
+                return std::uint64_t{digest::crc32(static_cast<std::uint32_t>(crc), data.data(), data.size())};
+            };
+#endif
+        return nullptr;
+    }
+    std::string store_text() const {
+        if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
+        return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
+    }
+
+    const entry::Facts& facts_;
+    bool has_crc_ = false;
+    Sum store_sum_ = nullptr;
+    std::uint32_t crc_ = 0;
+    std::uint64_t store_crc_ = 0;
+};
+
+// The rest of a large object over several connections: ranges of one version (If-Match), each into a buffer of its own,
+// handed out in order. No more than the lanes' buffers is ever held.
+class ParallelDownload {
+public:
+    ParallelDownload(Session& session, const s3::Request& like, const entry::Facts& facts, std::uint64_t from,
+                     std::size_t lanes)
+        : session_(session),
+          like_(like),
+          etag_(facts.info.etag),
+          end_(*facts.length),
+          next_offset_(from),
+          lanes_(lanes) {}
+    ParallelDownload(const ParallelDownload&) = delete;
+    ParallelDownload& operator=(const ParallelDownload&) = delete;
+
+    // Starts as many ranges as may be on their way at once.
+    void fill(std::size_t at_once) {
+        while (ranges_.size() < at_once && next_offset_ < end_) {
+            auto range = std::make_unique<Range>(session_, like_);
+            range->offset = next_offset_;
+            range->size = (std::min)(part_bytes(), end_ - next_offset_);
+            range->buffer = std::move(spare_);
+            if (!range->buffer) range->buffer.reset(new char[static_cast<std::size_t>(part_bytes())]);
+            next_offset_ += range->size;
+            Range* self = range.get();
+            range->call.request.headers = {{"range", self->header()}, {"if-match", etag_}};
+            range->call.request.sink = {self, &Range::take};
+            range->call.request.large = true;
+            range->call.on_retry = [self](const Exchange&) {  // only what is missing is asked for again
+                self->call.request.headers.front().second = self->header();
+                return !self->is_misplaced;
+            };
+            ranges_.push_back(std::move(range));
+            session_.start(self->call);
+        }
+    }
+    // The next range, valid until the next call; empty at the end.
+    Result<std::string_view> next() {
+        if (handed_out_) {
+            spare_ = std::move(ranges_.front()->buffer);
+            ranges_.erase(ranges_.begin());
+        }
+        handed_out_ = false;
+        fill(lanes_);
+        if (ranges_.empty()) return std::string_view();
+        Range& first = *ranges_.front();
+        session_.wait_for(first.call);
+        if (Result<void> fine = check(first); !fine) return std::move(fine).error();
+        handed_out_ = true;
+        return std::string_view(first.buffer.get(), static_cast<std::size_t>(first.size));
+    }
+    // What has come of ranges that were not handed out yet.
+    std::uint64_t waiting_bytes() const {
+        std::uint64_t sum = 0;
+        for (std::size_t i = handed_out_ ? 1 : 0; i < ranges_.size(); ++i) sum += ranges_[i]->received;
+        return sum;
+    }
+
+private:
+    struct Range {
+        Range(Session& session, const s3::Request& like) : call(session, like) {}
+        std::string header() const { return "bytes=" + range_text(offset + received, offset + size - 1); }
+        static SinkResult take(void* self, const http::Transfer& from, const char* data, std::size_t count) {
+            Range& range = *static_cast<Range*>(self);
+            if (from.received == 0) {
+                const std::string expected = "bytes " + range.header().substr(6) + "/";
+                range.is_misplaced =
+                    from.status != 206 || !bytes::starts_with(from.headers.get("content-range"), expected);
+            }
+            if (range.is_misplaced || count > range.size - range.received) return SinkResult::stop;
+            std::memcpy(range.buffer.get() + range.received, data, count);
+            range.received += count;
+            return SinkResult::consumed;
+        }
+        std::unique_ptr<char[]> buffer{};
+        std::uint64_t offset = 0, size = 0, received = 0;
+        bool is_misplaced = false;
+        Call call;
+    };
+
+    std::uint64_t part_bytes() const { return session_.core().config.part_bytes; }
+    Result<void> check(const Range& range) const {
+        const auto refuse = [&](Errc code, std::string_view text) {
+            return refusal(code, like_.operation, like_.key, text);
+        };
+        const int status = range.call.status();
+        if (status == 412 || status == 404) return refuse(Errc::changed, "the object was replaced while it was read");
+        if (range.is_misplaced && status == 200) return refuse(Errc::unsupported, "the store does not answer ranges");
+        if (range.is_misplaced) return refuse(Errc::protocol, "the store answered with another range than asked for");
+        if (!range.call.ok() || range.call.stopped_by_sink) return session_.failure(range.call);
+        if (range.received != range.size) return refuse(Errc::damaged, "a range is shorter than announced");
+        return {};
+    }
+
+    Session& session_;
+    const s3::Request like_;
+    const std::string etag_;
+    const std::uint64_t end_;
+    std::uint64_t next_offset_;
+    const std::size_t lanes_;
+    std::vector<std::unique_ptr<Range>> ranges_;  // on their way, in order
+    std::unique_ptr<char[]> spare_;
+    bool handed_out_ = false;  // the first of them
+};
+
+// The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
+// resumed where it broke, on the same version of the object (If-Match) or not at all.
+//
+//   head ──> one connection ──────────────────────────────> checked end
+//                  │ slow, and the object large                  ^
+//                  └─> its first part, others' ranges behind it ─┘
+class Download {
+public:
+    // Takes what comes. `open` looks at the headers; false: the body is not wanted.
+    struct Consumer {
+        void* self;
+        bool (*open)(void* self, const entry::Facts& facts);
+        SinkResult (*take)(void* self, std::string_view data);
+    };
+
+    Download(Session& session, std::string_view key, Consumer consumer)
+        : call(session, s3::request(session.core(), "get", Method::get, key)), session_(session), consumer_(consumer) {
+        call.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
+                                 return static_cast<Download*>(self)->take(from, {data, size});
+                             }};
+        if (config().checksums == Checksums::store) call.request.header("x-amz-checksum-mode", "ENABLED");
+        call.on_retry = [this](const Exchange&) { return rewind(); };
+    }
+    Download(const Download&) = delete;
+    Download& operator=(const Download&) = delete;
+
+    const entry::Facts& facts() const { return facts_; }
+    Info take_info() { return std::move(facts_.info); }  // at the end: a broken connection is resumed by it
+    std::uint64_t taken() const { return taken_; }
+    // Of the body, as it is stored: what has come in so far.
+    std::uint64_t arrived() const { return taken_ + (parallel_ ? parallel_->waiting_bytes() : 0); }
+
+    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
+    void allow_parallel() { may_be_parallel_ = true; }
+    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile.
+    void tend() {
+        if (first_part_end_ && !parallel_ && !call.done) start_parallel();
+    }
+    // Bytes are waited for from now on: how fast they come is measured by that time alone.
+    void wait_begins() { since_ = http::Clock::now(); }
+
+    // The first connection has brought its part of a large object, for next_range() to go on with.
+    bool first_part_done() const { return first_part_done_; }
+    // The next bytes of the rest, valid until the next call; empty at its end. Empty, too, once the store has turned out
+    // to ignore ranges: then first_part_done() is over, and the call goes on by itself where it was.
+    Result<std::string_view> next_range() {
+        if (!parallel_) start_parallel();
+        session_.drop(call);
+        Result<std::string_view> data = parallel_->next();
+        if (!data && data.error().code() == Errc::unsupported) {
+            parallel_.reset();
+            first_part_done_ = sampling_ = false;
+            first_part_end_ = 0;
+            rewind();
+            session_.start(call);
+            return std::string_view();
+        }
+        if (!data) return data;
+        verifier_->update(*data);
+        taken_ += data->size();
+        return data;
+    }
+
+    // After the call is done: whether what was taken is the whole object.
+    Result<void> check() {
+        const auto refuse = [&](Errc code, std::string_view text) {
+            return refusal(code, "get", call.request.key, text);
+        };
+        if (trouble_) return *trouble_;
+        if (!first_part_done_) {
+            if (Result<void> fine = check_answer(); !fine) return fine;
+        }
+        if (!is_wanted_) return {};
+        if (facts_.length && taken_ != *facts_.length)
+            return refuse(Errc::damaged, "the body is shorter than announced");
+        if (const char* mismatch = verifier_->mismatch()) return refuse(Errc::damaged, mismatch);
+        return {};
+    }
+
+    Call call;
+
+private:
+    const Config& config() const { return session_.core().config; }
+
+    Result<void> check_answer() {
+        const auto refuse = [&](Errc code, std::string_view text) {
+            return refusal(code, "get", call.request.key, text);
+        };
+        if (call.error) return *call.error;
+        if (call.status() == 412 && taken_) return refuse(Errc::changed, "the object was replaced while it was read");
+        if (!call.ok()) return session_.failure(call);
+        if (!is_open_) open(call.headers());
+        if (!is_wanted_) return {};
+        if (!facts_.from_s3) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
+        if (!facts_.length && !call.headers().find("transfer-encoding"))
+            return refuse(Errc::protocol, "the answer does not say how long it is");
+        return {};
+    }
+
+    void open(const http::Headers& headers) {
+        facts_ = entry::read(headers);
+        is_open_ = true;
+        is_wanted_ = consumer_.open(consumer_.self, facts_);
+        verifier_.emplace(facts_, config().checksums);
+        const std::uint64_t part = config().part_bytes;
+        const bool worth_it = lanes_for(config(), part) > 1 && facts_.length.value_or(0) / 2 >= part;
+        sampling_ = may_be_parallel_ && worth_it && facts_.has_strong_etag();
+        sample_least_ = (std::min)(sample_bytes, part);
+        first_part_end_ = 0;
+        if (sampling_) wait_begins();
+    }
+
+    // What one connection brings at this rate, several could not bring much faster: the processor is the limit then. It
+    // is looked at again with each part.
+    void look_at_speed() {
+        const std::uint64_t part = config().part_bytes;
+        waited_ += http::Clock::now() - since_;
+        const std::uint64_t sample = taken_ - sample_start_;
+        if (sample < sample_least_ && waited_ < sample_time) return;
+        const bool is_fast = static_cast<double>(sample) > fast_bytes_per_second * Seconds(waited_).count();
+        const std::uint64_t part_end = (taken_ + part / 2) / part * part + part;
+        sampling_ = is_fast && part_end < *facts_.length;
+        if (!is_fast && part_end < *facts_.length) first_part_end_ = part_end;
+        sample_start_ = taken_;
+        sample_least_ = part;
+        waited_ = {};
+    }
+
+    void start_parallel() {
+        const std::size_t lanes = lanes_for(config(), config().part_bytes);
+        s3::Request like = s3::request(session_.core(), "get", Method::get, call.request.key);
+        parallel_.emplace(session_, like, facts_, first_part_end_, lanes);
+        parallel_->fill(lanes - 1);  // and the first connection
+    }
+
+    SinkResult take(const http::Transfer& from, std::string_view data) {
+        if (!is_open_) {
+            if (from.status != 200)
+                return stop(Errc::protocol, "the store answered with a range that was not asked for");
+            open(from.headers);
+        }
+        if (!is_wanted_)
+            return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? SinkResult::consumed
+                                                                                      : SinkResult::stop;
+        if (!is_joined_) {
+            const SinkResult joined = join(from);
+            if (joined != SinkResult::consumed) return joined;
+        }
+        if (sampling_) look_at_speed();
+        const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
+        std::string_view fresh = data.substr(skipped);
+        if (first_part_end_)
+            fresh = fresh.substr(
+                0, static_cast<std::size_t>((std::min)(std::uint64_t{fresh.size()}, first_part_end_ - taken_)));
+        const SinkResult result = fresh.empty() ? SinkResult::consumed : consumer_.take(consumer_.self, fresh);
+        if (sampling_) wait_begins();  // what was done with the bytes is not the network's time
+        if (result != SinkResult::consumed) return result;
+        skip_ -= skipped;
+        taken_ += fresh.size();
+        verifier_->update(fresh);
+        first_part_done_ = first_part_end_ && taken_ == first_part_end_;
+        return first_part_done_ ? SinkResult::stop : SinkResult::consumed;
+    }
+    SinkResult stop(Errc code, std::string_view why) {
+        trouble_ = refusal(code, "get", call.request.key, why);
+        return SinkResult::stop;
+    }
+
+    // Whether a resumed answer carries on the same object where the last one broke off.
+    SinkResult join(const http::Transfer& from) {
+        is_joined_ = true;
+        skip_ = from.status == 200 ? taken_ : 0;  // a store that ignores ranges sends all of it again
+        if (from.headers.get("etag") != facts_.info.etag)
+            return stop(Errc::changed, "the object was replaced while it was read");
+        if (from.status == 200 || bytes::starts_with(from.headers.get("content-range"), "bytes " + range_text(taken_)))
+            return SinkResult::consumed;
+        return stop(Errc::protocol, "the store answered with another range than asked for");
+    }
+
+    bool rewind() {
+        if (taken_ == 0) {
+            is_open_ = false;
+            return true;
+        }
+        if (!facts_.has_strong_etag()) return false;
+        if (taken_ - attempt_start_ >= progress_bytes_min) call.attempts = 0;
+        attempt_start_ = taken_;
+        is_joined_ = false;
+        call.request.headers = {{"range", "bytes=" + range_text(taken_)}, {"if-match", facts_.info.etag}};
+        return true;
+    }
+
+    Session& session_;
+    const Consumer consumer_;
+    entry::Facts facts_;
+    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
+    std::uint64_t first_part_end_ = 0;  // where the first connection ends and others go on; 0: it brings everything
+    std::optional<Verifier> verifier_;
+    bool is_open_ = false, is_wanted_ = true, is_joined_ = true, first_part_done_ = false, may_be_parallel_ = false;
+    bool sampling_ = false;  // the connection's speed is looked at
+    std::uint64_t sample_start_ = 0, sample_least_ = 0;
+    http::Clock::time_point since_{};
+    http::Clock::duration waited_{};  // for the bytes of the sample
+    std::optional<Error> trouble_;
+    std::optional<ParallelDownload> parallel_;
+};
+
+// Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
+// as compressed that it sends as they are.) feed() and next() until that is empty, in the end finish() and once more.
+class Decoder {
+public:
+    // zlib ends each call with a copy of its window, so `batch` bytes are gathered for one.
+    Decoder(bool compressed, std::size_t batch) : mode_(compressed ? Mode::undecided : Mode::plain), batch_(batch) {}
+
+    void feed(std::string_view data) {
+        if (mode_ == Mode::plain) return void(plain_ = data);
+        pending_.append(data);
+        if (mode_ == Mode::undecided && pending_.size() >= gzip_magic.size()) decide();
+    }
+    void finish() {
+        is_finished_ = true;
+        if (mode_ == Mode::undecided) decide();
+    }
+    // The next bytes of the value, valid until the next call; empty: feed more, or it is the end.
+    Result<std::string_view> next() {
+        if (mode_ == Mode::gzip) return inflate();
+        return std::exchange(plain_, std::string_view());
+    }
+
+private:
+    enum class Mode { undecided, plain, gzip };
+    static constexpr std::string_view gzip_magic = "\x1f\x8b";
+
+    void decide() {
+        mode_ = bytes::starts_with(pending_, gzip_magic) ? Mode::gzip : Mode::plain;
+        if (mode_ == Mode::plain) plain_ = pending_;
+    }
+
+#ifdef S3CACHE_NO_GZIP
+    Result<std::string_view> inflate() {
+        return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
+    }
+#else
+    Result<std::string_view> inflate() {
+        if (!out_) out_.reset(new char[piece_bytes]);
+        for (;;) {
+            if (!is_fed_ && (pending_.empty() || (pending_.size() < batch_ && !is_finished_))) break;
+            if (!is_fed_) inflater_.feed(pending_);
+            is_fed_ = true;
+            const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
+            if (pulled.step == gzip::Step::damaged) return damage();
+            if (pulled.step == gzip::Step::needs_input) {
+                is_fed_ = false;
+                pending_.clear();
+            }
+            if (pulled.produced) return std::string_view(out_.get(), pulled.produced);
+        }
+        if (is_finished_ && !inflater_.end_of_input()) return damage();
+        return std::string_view();
+    }
+    Error damage() const {
+        return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
+    }
+
+    gzip::Inflater inflater_;
+    std::unique_ptr<char[]> out_;
+    bool is_fed_ = false;  // what is pending, and not all of it inflated
+#endif
+
+    Mode mode_;
+    const std::size_t batch_;
+    bool is_finished_ = false;
+    std::string_view plain_;
+    std::string pending_;
+};
+
+// The bytes that a set() sends: a Source, deflated on the way if asked to.
+class UploadSource {
+public:
+    UploadSource(const Source& source, std::optional<int> level) : source_(source) {
+#ifndef S3CACHE_NO_GZIP
+        if (!level) return;
+        deflater_.emplace(*level);
+        const std::uint64_t expected = source.size().value_or(piece_bytes);
+        raw_.resize(static_cast<std::size_t>((std::min)(expected, std::uint64_t{piece_bytes})) + 1);
+#else
+        static_cast<void>(level);
+#endif
+    }
+
+    // Fills the buffer unless the end comes first; the count.
+    Result<std::size_t> read(char* buffer, std::size_t capacity) {
+        std::size_t filled = 0;
+        if (ahead_ && capacity) buffer[filled++] = *std::exchange(ahead_, std::nullopt);
+        while (filled < capacity && !is_at_end_) {
+            const Result<std::size_t> count = some(buffer + filled, capacity - filled);
+            if (!count) return count;
+            filled += *count;
+        }
+        return filled;
+    }
+    std::uint64_t taken() const { return taken_; }
+    bool is_deflated() const {
+#ifndef S3CACHE_NO_GZIP
+        return deflater_.has_value();
+#else
+        return false;
+#endif
+    }
+    // Whether all has been read. Needs to look one byte ahead.
+    Result<bool> at_end() {
+        char next = 0;
+        if (ahead_) return false;
+        const Result<std::size_t> count = read(&next, 1);
+        if (!count) return count.error();
+        if (*count) ahead_ = next;
+        return *count == 0;
+    }
+
+private:
+    // One call of the user's function, which may do anything.
+    Result<std::size_t> ask(char* buffer, std::size_t capacity) {
+        auto count = guarded([&]() -> Result<std::size_t> { return source_.read(buffer, capacity); }, "the source");
+        if (!count) return count;
+        if (*count == source_failed) return Error(Errc::source, "the source failed");
+        if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
+        taken_ += *count;
+        if (source_.size() && (taken_ > *source_.size() || (*count == 0 && taken_ < *source_.size())))
+            return Error(Errc::source, "the source is not as long as it announced");
+        return count;
+    }
+
+    // Some bytes, or none: more are to come unless is_at_end_.
+    Result<std::size_t> some(char* buffer, std::size_t capacity) {
+#ifndef S3CACHE_NO_GZIP
+        if (deflater_) {
+            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
+            if (pulled.step == gzip::Step::damaged)
+                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = pulled.step == gzip::Step::finished;
+            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const Result<std::size_t> count = ask(&raw_[0], raw_.size());
+            if (!count) return count;
+            deflater_->feed(std::string_view(raw_).substr(0, *count));
+            if (*count == 0) deflater_->finish();
+            return pulled.produced;
+        }
+#endif
+        Result<std::size_t> count = ask(buffer, capacity);
+        is_at_end_ = count && *count == 0;
+        return count;
+    }
+
+    const Source& source_;
+    std::uint64_t taken_ = 0;
+    bool is_at_end_ = false;
+    std::optional<char> ahead_;
+#ifndef S3CACHE_NO_GZIP
+    std::optional<gzip::Deflater> deflater_;
+    std::string raw_;
+#endif
+};
+
+// Calls the progress callback of a transfer; installed in the session.
+class ProgressMeter {
+public:
+    ProgressMeter(Session& session, const ProgressCallback& callback, std::optional<std::uint64_t> total)
+        : callback_(callback), total_(total) {
+        if (callback_) session.on_progress([this] { return report(); });
+    }
+    std::uint64_t done = 0;  // without what is on its way
+    std::vector<const Exchange*> running{};
+
+    // All is stored; what the callback says no longer matters.
+    void finish(std::uint64_t bytes) {
+        if (callback_) callback_({bytes, total_});
+    }
+
+private:
+    bool report() {
+        std::uint64_t sum = done;
+        for (const Exchange* exchange : running)
+            sum += exchange->answer && !exchange->done ? exchange->answer->sent : 0;
+        most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
+        return callback_({most_, total_});
+    }
+    const ProgressCallback& callback_;
+    std::optional<std::uint64_t> total_;
+    std::uint64_t most_ = 0;
+};
+
+// What goes up, apart from its bytes.
+struct Target {
+    const char* operation = "set";
+    std::string_view key{};
+    bytes::Pairs headers{};                                          // of the entry: type, metadata, encryption
+    std::optional<std::pair<std::string, std::string>> condition{};  // If-Match or If-None-Match
+    std::optional<Seconds> ttl{};
+    std::string write_id{};  // names this very write, so that an answer that got lost can be made up for
+};
+
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
 struct PartPlan {
-    std::uint64_t first = 0, most = 0, parts = parts_max;
+    std::uint64_t first = 0, most = 0;
 
     std::uint64_t bytes_of(std::uint64_t number) const {
         std::uint64_t size = first;
@@ -8475,2084 +7678,1351 @@ struct PartPlan {
     }
 };
 
-// The rest of a large object over several connections: ranges of one version (If-Match), each into a buffer of its own,
-// handed out in order. No more than the lanes' buffers is ever held.
-class Window {
+// Equal parts where the length is known, at most 10,000. Where it isn't, or the plan would need more memory than is
+// allowed, parts grow to what the memory bound takes, one at a time then.
+inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size, bool compress) {
+    constexpr std::uint64_t round = std::uint64_t{1} << 20;
+    const std::uint64_t first = config.part_bytes;
+    const std::uint64_t most = (std::max)(first, (std::min)(std::uint64_t{config.transfer_bytes_max}, part_bytes_max));
+    if (!size) return PartPlan{first, most};
+    // What gzip makes of bytes that it can't make smaller: five bytes more for each block, and head and trailer.
+    const std::uint64_t bound = compress ? *size + *size / 1024 + (std::uint64_t{64} << 10) : *size;
+    const std::uint64_t equal = bound / parts_max < first ? first : (bound / parts_max / round + 1) * round;
+    if (equal <= most) return PartPlan{equal, equal};
+    if (compress) return PartPlan{most, most};  // it will hardly be as long
+    return Error(Errc::too_large, "a part of this stream is over Config::transfer_bytes_max: raise it");
+}
+
+// SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
+class BodySum {
 public:
-    Window(s3::Session& session, const s3::Call& like, const entry::Facts& facts, std::uint64_t from,
-           std::uint64_t part, std::size_t lanes)
-        : session_(session),
-          like_(like),
-          etag_(facts.info.etag),
-          end_(*facts.length),
-          asked_(from),
-          part_(part),
-          slots_(lanes) {}
-    Window(const Window&) = delete;
-    Window& operator=(const Window&) = delete;
-
-    // Starts as many ranges as may be on their way at once.
-    void fill(std::size_t at_once);
-    // The next range, valid until the next call; empty at the end.
-    Result<std::string_view> next();
-    // What has come of ranges that were not handed out yet.
-    std::uint64_t waiting_bytes() const;
-
-private:
-    struct Slot {
-        std::unique_ptr<char[]> buffer{};
-        s3::Call call{};
-        std::uint64_t offset = 0, size = 0, received = 0;
-        bool busy = false, misplaced = false;
-    };
-    static http::Sink::Took take(void* self, const http::Transfer& from, const char* data, std::size_t size);
-    static std::string range(const Slot& slot);
-    void start(Slot& slot);
-    Result<void> check(const Slot& slot) const;
-
-    s3::Session& session_;
-    const s3::Call& like_;
-    const std::string etag_;
-    const std::uint64_t end_;
-    std::uint64_t asked_, part_, next_ = 0, given_ = 0;  // next_ and given_ count ranges: lanes are used in turn
-    std::vector<Slot> slots_;
-};
-
-inline std::string Window::range(const Slot& slot) {
-    std::string text = "bytes=";
-    bytes::append_number(text, slot.offset + slot.received);
-    text += '-';
-    bytes::append_number(text, slot.offset + slot.size - 1);
-    return text;
-}
-
-inline void Window::start(Slot& slot) {
-    slot.offset = asked_;
-    slot.size = (std::min)(part_, end_ - asked_);
-    slot.received = 0;
-    slot.busy = true;
-    slot.misplaced = false;
-    asked_ += slot.size;
-    if (!slot.buffer) slot.buffer.reset(new char[static_cast<std::size_t>(part_)]);
-    s3::Call& call = slot.call;
-    call.operation = like_.operation;
-    call.key = like_.key;
-    call.object = like_.object;
-    call.headers = {{"range", range(slot)}, {"if-match", etag_}};
-    call.sink = {&slot, &Window::take};
-    call.large = true;
-    call.again = [&slot](const s3::Call&) {  // only what is missing is asked for again
-        slot.call.headers.front().second = range(slot);
-        return !slot.misplaced;
-    };
-    session_.start(call);
-}
-
-inline http::Sink::Took Window::take(void* self, const http::Transfer& from, const char* data, std::size_t size) {
-    Slot& slot = *static_cast<Slot*>(self);
-    if (from.received == 0) {
-        std::string expected = range(slot);
-        expected[5] = ' ';
-        slot.misplaced = from.status != 206 || !bytes::starts_with(from.headers.get("content-range"), expected + '/');
-    }
-    if (slot.misplaced || size > slot.size - slot.received) return http::Sink::Took::enough;
-    std::memcpy(slot.buffer.get() + slot.received, data, size);
-    slot.received += size;
-    return http::Sink::Took::all;
-}
-
-inline Result<void> Window::check(const Slot& slot) const {
-    const auto refuse = [&](Errc code, std::string_view text) {
-        return s3::refusal(code, like_.operation, like_.key, text);
-    };
-    if (slot.call.status() == 412 || slot.call.status() == 404)
-        return refuse(Errc::changed, "the object was replaced while it was read");
-    if (slot.misplaced && slot.call.status() == 200)
-        return refuse(Errc::unsupported, "the store does not answer ranges");
-    if (slot.misplaced) return refuse(Errc::protocol, "the store answered with another range than asked for");
-    if (!slot.call.ok() || slot.call.cut) return session_.failure(slot.call);
-    if (slot.received != slot.size) return refuse(Errc::damaged, "a range is shorter than announced");
-    return {};
-}
-
-inline void Window::fill(std::size_t at_once) {
-    for (std::size_t i = 0; i < at_once && i < slots_.size() && asked_ < end_; ++i) {
-        Slot& slot = slots_[static_cast<std::size_t>((next_ + i) % slots_.size())];
-        if (!slot.busy) start(slot);
-    }
-}
-
-inline std::uint64_t Window::waiting_bytes() const {
-    std::uint64_t sum = 0;
-    for (std::uint64_t i = next_; i < next_ + slots_.size(); ++i) {
-        const Slot& slot = slots_[static_cast<std::size_t>(i % slots_.size())];
-        if (slot.busy && !(given_ != next_ && i % slots_.size() == given_ % slots_.size())) sum += slot.received;
-    }
-    return sum;
-}
-
-inline Result<std::string_view> Window::next() {
-    if (given_ != next_) slots_[static_cast<std::size_t>(given_++ % slots_.size())].busy = false;
-    fill(slots_.size());
-    Slot& slot = slots_[static_cast<std::size_t>(next_ % slots_.size())];
-    if (!slot.busy) return std::string_view();
-    while (!slot.call.done) session_.step(std::chrono::milliseconds(1000));
-    if (Result<void> fine = check(slot); !fine) return std::move(fine).error();
-    session_.drop(slot.call);
-    ++next_;
-    return std::string_view(slot.buffer.get(), static_cast<std::size_t>(slot.size));
-}
-
-// What a body is checked against as it streams by, by what its entry and Config::checksums offer.
-class Verifier {
-public:
-    Verifier(const entry::Facts& facts, Checksums policy) : facts_(facts) {  // borrowed: they must live as long
-        if (policy == Checksums::none) return;
-        crc_wanted_ = facts.crc32c.has_value();
-        if (policy == Checksums::store) store_wanted_ = begin_store_sum();
-    }
-
-    void update(const char* data, std::size_t size) {
-        if (crc_wanted_) crc_ = digest::crc32c(crc_, data, size);
-        if (store_wanted_) update_store_sum(data, size);
-    }
-    // Why the body is not what was stored; null: it is, as far as can be told.
-    const char* flaw() {
-        if (crc_wanted_ && crc_ != *facts_.crc32c)
-            return "the body does not match its CRC-32C: the stored entry is damaged";
-        if (store_wanted_ && store_sum() != facts_.store_sum)
-            return "the body does not match the store's own checksum of it";
-        return nullptr;
-    }
-
-private:
-    bool begin_store_sum() {
-#ifdef S3CACHE_NO_GZIP
-        if (facts_.store_sum_type == "crc32") return false;  // zlib has that one
-#endif
-        return !facts_.store_sum_type.empty();
-    }
-    void update_store_sum(const char* data, std::size_t size) {
-        if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
-        if (facts_.store_sum_type == "crc32c")
-            store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
-#ifndef S3CACHE_NO_GZIP
-        if (facts_.store_sum_type == "crc32")
-            store_crc_ = digest::crc32(static_cast<std::uint32_t>(store_crc_), data, size);
-#endif
-    }
-    std::string store_sum() {
-        if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
-        return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
-    }
-
-    const entry::Facts& facts_;
-    bool crc_wanted_ = false, store_wanted_ = false;
-    std::uint32_t crc_ = 0;
-    std::uint64_t store_crc_ = 0;
-};
-
-// The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
-// resumed where it broke, on the same version of the object (If-Match) or not at all.
-class Incoming {
-public:
-    using Take = std::function<http::Sink::Took(const char* data, std::size_t size)>;
-    // Looks at the headers once they are there; false: the body is not wanted.
-    using Open = std::function<bool(const entry::Facts&)>;
-
-    Incoming(s3::Session& session, std::string_view key, Open open, Take take)
-        : session_(session), open_(std::move(open)), take_(std::move(take)) {
-        call.operation = "get";
-        call.key = key;
-        call.object = session.core().object(key);
-        call.sink = {this, &Incoming::on_data};
-        if (session.core().config.checksums == Checksums::store)
-            bytes::add(call.headers, "x-amz-checksum-mode", "ENABLED");
-        call.again = [this](const s3::Call&) { return rewind(); };
-    }
-    Incoming(const Incoming&) = delete;
-    Incoming& operator=(const Incoming&) = delete;
-
-    // After the call is done: whether what was taken is the whole object. A status that is no success is not looked at.
-    Result<void> check();
-    Result<void> check_answer();
-    const entry::Facts& facts() const { return facts_; }
-    Info take_info() { return std::move(facts_.info); }  // at the end: until then a broken connection is resumed by it
-    std::uint64_t taken() const { return taken_; }
-
-    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
-    void allow_spreading() { may_spread_ = true; }
-    // Starts those, once it has shown that they would help. The first one goes on to the end of its part meanwhile.
-    void tend() {
-        if (limit_ && !window_ && !call.done) spread();
-    }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
-    // Of the body, as it is stored: what has come in so far.
-    std::uint64_t arrived() const { return taken_ + (window_ ? window_->waiting_bytes() : 0); }
-
-    // The first connection has brought its part of a large object, for rest() to go on with.
-    bool limited() const { return limited_; }
-    // The next bytes of the rest, valid until the next call; empty at its end. Empty, too, once the store has turned out
-    // to ignore ranges: then limited() is over, and the call goes on by itself where it was.
-    Result<std::string_view> rest();
-
-    s3::Call call;
-
-private:
-    static http::Sink::Took on_data(void* self, const http::Transfer& from, const char* data, std::size_t size) {
-        return static_cast<Incoming*>(self)->take(from, data, size);
-    }
-    http::Sink::Took take(const http::Transfer& from, const char* data, std::size_t size);
-    void open(const http::Headers& headers);
-    bool continues(const http::Transfer& from);
-    bool rewind();
-    void spread();
-    void look_at_speed();
-    Error damage(std::string_view text) const { return s3::refusal(Errc::damaged, call.operation, call.key, text); }
-
-    s3::Session& session_;
-    Open open_;
-    Take take_;
-    entry::Facts facts_;
-    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
-    std::uint64_t limit_ = 0;  // where the first connection ends and others go on; 0: it brings everything
-    std::optional<Verifier> verifier_;
-    bool opened_ = false, wanted_ = true, joined_ = true, limited_ = false, may_spread_ = false;
-    bool sampling_ = false;  // the connection's speed is looked at
-    std::uint64_t sample_start_ = 0, sample_least_ = 0;
-    http::Clock::time_point since_{};
-    http::Clock::duration waited_{};  // for the bytes of the sample
-    std::optional<Error> trouble_;
-    std::optional<Window> window_;
-};
-
-inline void Incoming::open(const http::Headers& headers) {
-    facts_ = entry::read(headers);
-    opened_ = true;
-    wanted_ = open_(facts_);
-    const Config& config = session_.core().config;
-    verifier_.emplace(facts_, config.checksums);
-    const bool worth_it =
-        slots_for(config, config.part_bytes) > 1 && facts_.length.value_or(0) / 2 >= config.part_bytes;
-    sampling_ = may_spread_ && worth_it && !facts_.info.etag.empty();
-    sample_least_ = (std::min)(sample_bytes, std::uint64_t{config.part_bytes});
-    limit_ = 0;
-    if (sampling_) wait_begins();
-}
-
-// What one connection brings at this rate, several could not bring much faster: the processor is the limit then. It is
-// looked at again with each part.
-inline void Incoming::look_at_speed() {
-    const std::uint64_t part = session_.core().config.part_bytes;
-    waited_ += http::Clock::now() - since_;
-    const std::uint64_t sample = taken_ - sample_start_;
-    if (sample < sample_least_ && waited_ < sample_time) return;
-    const bool fast =
-        static_cast<double>(sample) > fast_bytes_per_second * std::chrono::duration<double>(waited_).count();
-    const std::uint64_t limit = (taken_ + part / 2) / part * part + part;
-    sampling_ = fast && limit < *facts_.length;
-    if (!fast && limit < *facts_.length) limit_ = limit;
-    sample_start_ = taken_;
-    sample_least_ = part;
-    waited_ = {};
-}
-
-inline void Incoming::spread() {
-    const Config& config = session_.core().config;
-    const std::size_t lanes = slots_for(config, config.part_bytes);
-    window_.emplace(session_, call, facts_, limit_, config.part_bytes, lanes);
-    window_->fill(lanes - 1);  // and the first connection
-}
-
-inline Result<std::string_view> Incoming::rest() {
-    if (!window_) spread();
-    session_.drop(call);
-    Result<std::string_view> data = window_->next();
-    if (!data && data.error().code() == Errc::unsupported) {
-        window_.reset();
-        limited_ = sampling_ = false;
-        limit_ = 0;
-        rewind();
-        session_.start(call);
-        return std::string_view();
-    }
-    if (!data) return data;
-    verifier_->update(data->data(), data->size());
-    taken_ += data->size();
-    return data;
-}
-
-inline http::Sink::Took Incoming::take(const http::Transfer& from, const char* data, std::size_t size) {
-    using Took = http::Sink::Took;
-    if (!opened_) {
-        if (from.status != 200) {  // a part of the object, which nobody asked for
-            trouble_ = s3::refusal(Errc::protocol, call.operation, call.key,
-                                   "the store answered with a range that was not asked for");
-            return Took::enough;
+    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {}
+    void update(std::string_view data) {
+        for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
+            const std::string_view piece = data.substr(0, piece_bytes);
+            if (hashes_) hash_.update(piece);
+            crc_ = digest::crc32c(crc_, piece.data(), piece.size());
         }
-        open(from.headers);
     }
-    if (!wanted_) return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? Took::all : Took::enough;
-    if (!joined_ && !continues(from)) return Took::enough;
-    if (sampling_) look_at_speed();
-    const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{size}));
-    std::size_t fresh = size - skipped;
-    if (limit_) fresh = static_cast<std::size_t>((std::min)(std::uint64_t{fresh}, limit_ - taken_));
-    const Took took = fresh ? take_(data + skipped, fresh) : Took::all;
-    if (sampling_) wait_begins();  // what was done with the bytes is not the network's time
-    if (took != Took::all) return took;
-    skip_ -= skipped;
-    taken_ += fresh;
-    verifier_->update(data + skipped, fresh);
-    limited_ = limit_ && taken_ == limit_;
-    return limited_ ? Took::enough : Took::all;
-}
-
-// Whether a resumed answer carries on the same object where the last one broke off.
-inline bool Incoming::continues(const http::Transfer& from) {
-    joined_ = true;
-    skip_ = 0;
-    if (from.headers.get("etag") != facts_.info.etag) {
-        trouble_ = s3::refusal(Errc::changed, call.operation, call.key, "the object was replaced while it was read");
-        return false;
-    }
-    if (from.status == 200) {  // the store ignores ranges
-        skip_ = taken_;
-        return true;
-    }
-    std::string expected = "bytes ";
-    bytes::append_number(expected, taken_);
-    expected += '-';
-    if (bytes::starts_with(from.headers.get("content-range"), expected)) return true;
-    trouble_ =
-        s3::refusal(Errc::protocol, call.operation, call.key, "the store answered with another range than asked for");
-    return false;
-}
-
-inline bool Incoming::rewind() {
-    if (taken_ == 0) {
-        opened_ = false;
-        return true;
-    }
-    if (facts_.info.etag.empty()) return false;
-    if (taken_ - attempt_start_ >= progress_bytes_min) call.attempts = 0;
-    attempt_start_ = taken_;
-    joined_ = false;
-    std::string range = "bytes=";
-    bytes::append_number(range, taken_);
-    call.headers = {{"range", range + "-"}, {"if-match", facts_.info.etag}};
-    return true;
-}
-
-inline Result<void> Incoming::check() {
-    if (trouble_) return *trouble_;
-    if (!limited_) {
-        if (Result<void> fine = check_answer(); !fine) return fine;
-    }
-    if (!wanted_) return {};
-    if (facts_.length && taken_ != *facts_.length) return damage("the body is shorter than announced");
-    if (const char* flaw = verifier_->flaw()) return damage(flaw);
-    return {};
-}
-
-inline Result<void> Incoming::check_answer() {
-    const auto refuse = [&](Errc code, std::string_view text) {
-        return s3::refusal(code, call.operation, call.key, text);
-    };
-    if (call.error) return *call.error;
-    if (call.status() == 412 && taken_) return refuse(Errc::changed, "the object was replaced while it was read");
-    if (!call.ok()) return session_.failure(call);
-    if (!opened_) open(call.answer->headers);
-    if (!wanted_) return {};
-    if (facts_.info.etag.empty()) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
-    if (!facts_.length && !call.answer->headers.find("transfer-encoding"))
-        return refuse(Errc::protocol, "the answer does not say how long it is");
-    return {};
-}
-
-// The bytes that a set() sends: a Source, deflated on the way if asked to.
-class Intake {
-public:
-    Intake(const Source& source, std::optional<int> level, unsigned threads = 0) : source_(source) {
-        static_cast<void>(threads);
-#ifndef S3CACHE_NO_GZIP
-        if (!level) return;
-        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes)
-            crew_.emplace(*level, threads);
-        else
-            deflater_.emplace(*level);
-        raw_.resize(
-            static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
-#else
-        static_cast<void>(level);
-#endif
-    }
-
-    // Fills the buffer unless the end comes first; the count.
-    Result<std::size_t> read(char* buffer, std::size_t capacity) {
-#ifndef S3CACHE_NO_GZIP
-        if (deflater_) return deflate(*deflater_, buffer, capacity);
-        if (crew_) return deflate(*crew_, buffer, capacity);
-#endif
-        return pull(buffer, capacity);
-    }
-    std::uint64_t taken() const { return taken_; }
-    // Whether all has been read. Needs to look one byte ahead.
-    Result<bool> at_end() {
-        if (ahead_) return false;
-        char next = 0;
-        const Result<std::size_t> count = read(&next, 1);
-        if (!count) return count.error();
-        if (*count) ahead_ = next;
-        return *count == 0;
+    // Of what came since the last finish().
+    std::uint32_t crc() const { return crc_; }
+    std::string finish() {
+        crc_ = 0;
+        if (!hashes_) return std::string(sigv4::unsigned_payload);
+        const digest::Sha256Digest hash = hash_.finish();
+        return bytes::hex(digest::as_text(hash));
     }
 
 private:
-    Result<std::size_t> pull(char* buffer, std::size_t capacity);
-    Result<std::size_t> ask(char* buffer, std::size_t capacity);
-    const Source& source_;
-    std::uint64_t taken_ = 0;
-    bool ended_ = false;
-    std::optional<char> ahead_;
-#ifndef S3CACHE_NO_GZIP
-    template <class Deflater>
-    Result<std::size_t> deflate(Deflater& deflater, char* buffer, std::size_t capacity);
-    std::optional<gzip::Deflater> deflater_;
-    std::optional<gzip::ParallelDeflater> crew_;
-    std::string raw_;
-#endif
+    digest::Sha256& hash_;
+    const bool hashes_;
+    std::uint32_t crc_ = 0;
 };
 
-// One call of the user's function, which may do anything.
-inline Result<std::size_t> Intake::ask(char* buffer, std::size_t capacity) {
-    auto count = guarded([&]() -> Result<std::size_t> { return source_.read(buffer, capacity); }, "the source");
-    if (!count) return count;
-    if (*count == source_failed) return Error(Errc::source, "the source failed");
-    if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
-    taken_ += *count;
-    if (source_.size() && (taken_ > *source_.size() || (*count == 0 && taken_ < *source_.size())))
-        return Error(Errc::source, "the source is not as long as it announced");
-    return count;
+// Whether a write condition was what kept the write from happening.
+inline bool is_unmet(const Target& target, const Exchange& call) {
+    return target.condition && !call.error &&
+           (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
 }
 
-inline Result<std::size_t> Intake::pull(char* buffer, std::size_t capacity) {
-    std::size_t filled = 0;
-    if (ahead_ && capacity) {
-        buffer[filled++] = *ahead_;
-        ahead_.reset();
-    }
-    while (filled < capacity && !ended_) {
-        const Result<std::size_t> count = ask(buffer + filled, capacity - filled);
-        if (!count) return count;
-        ended_ = *count == 0;
-        filled += *count;
-    }
-    return filled;
+// Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
+inline bool is_stored_by_us(Session& session, const Target& target) {
+    if (target.write_id.empty()) return false;
+    session.allow_cleanup();
+    Call look(session, s3::request(session.core(), target.operation, Method::head, target.key));
+    look.run();
+    return look.ok() && entry::read(look.headers()).write_id == target.write_id;
 }
 
-#ifndef S3CACHE_NO_GZIP
-template <class Deflater>
-Result<std::size_t> Intake::deflate(Deflater& deflater, char* buffer, std::size_t capacity) {
-    std::size_t filled = 0;
-    if (ahead_ && capacity) {
-        buffer[filled++] = *ahead_;
-        ahead_.reset();
-    }
-    while (filled < capacity) {
-        const gzip::Pulled pulled = deflater.pull(buffer + filled, capacity - filled);
-        filled += pulled.produced;
-        if (pulled.step == gzip::Step::damaged)
-            return Error(Errc::too_large, std::string("gzip: ") + deflater.problem());
-        if (pulled.step == gzip::Step::finished) break;
-        if (pulled.step == gzip::Step::output) continue;
-        const Result<std::size_t> count = ask(&raw_[0], raw_.size());
-        if (!count) return count;
-        deflater.feed(std::string_view(raw_).substr(0, *count));
-        if (*count == 0) deflater.finish();
-    }
-    return filled;
-}
-#endif
+// One PUT of bytes that are all there; by itself, or among many.
+class Put {
+public:
+    // `sum` has seen the body, and nothing else since its last finish().
+    Put(Session& session, const Target& target, std::string_view body, BodySum& sum)
+        : session_(session), target_(target), call_(session, request(session.core(), target, body, sum)) {}
 
-// What goes up, apart from its bytes.
-struct Target {
-    const char* operation = "set";
-    std::string_view key{};
-    std::string object{};
-    std::vector<std::pair<std::string, std::string>> headers{};     // of the entry: type, metadata, encryption
-    std::vector<std::pair<std::string, std::string>> conditions{};  // If-Match, If-None-Match
-    std::optional<Seconds> ttl{};
-    std::string write_id{};
+    Call& call() { return call_; }
+    // To be called when the call is done; true: it goes on, in a form that this store takes.
+    bool tend() {
+        if (!call_.done) return true;
+        if (!target_.condition || fell_back_) return false;
+        std::string& condition = call_.request.headers.back().second;
+        if (!call_.ok() && retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported && !call_.error) {
+            call_.request.headers.pop_back();  // Swift, B2: the look before has to do
+        } else if (is_unmet(target_, call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
+            condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
+        } else {
+            return false;
+        }
+        fell_back_ = true;
+        session_.drop(call_);
+        session_.start(call_);
+        return true;
+    }
+    // True: stored; false: the write condition was not met.
+    Result<bool> result() {
+        if (call_.ok()) {
+            // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags.
+            const bool has_etag = call_.status() != 200 || !call_.headers().get("etag").empty();
+            // OpenStack Swift answers with a page to one of two who write a key at once: the object itself tells.
+            if ((call_.answer->text.empty() && has_etag) || is_stored_by_us(session_, target_)) return true;
+            return refusal(Errc::protocol, target_.operation, target_.key,
+                           "the answer is not that to a PUT: is the endpoint an S3 store?");
+        }
+        // Our own write may be what is there, if its answer was lost and it was sent again.
+        if (is_unmet(target_, call_)) return is_stored_by_us(session_, target_);
+        return session_.failure(call_);
+    }
+    Result<bool> run() {
+        session_.start(call_);
+        while (tend()) session_.step(s3::step_most);
+        return result();
+    }
+
+private:
+    static s3::Request request(Core& core, const Target& target, std::string_view body, BodySum& sum) {
+        s3::Request out = s3::request(core, target.operation, Method::put, target.key);
+        out.headers = target.headers;
+        out.body = body;
+        out.ttl = target.ttl;
+        const std::string crc = entry::crc32c_text(sum.crc());
+        if (core.config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
+        if (core.config.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
+        if (target.condition) out.header(target.condition->first, target.condition->second);
+        out.payload_hash = sum.finish();
+        return out;
+    }
+    bool is_still_there() {
+        Call look(session_, s3::request(session_.core(), target_.operation, Method::head, target_.key));
+        look.run();
+        return look.ok() && look.headers().get("etag") == target_.condition->second;
+    }
+
+    Session& session_;
+    const Target& target_;
+    bool fell_back_ = false;
+    Call call_;
 };
 
-inline s3::Call call_for(const Target& target, http::Method method, std::string query) {
-    s3::Call call;
-    call.operation = target.operation;
-    call.key = target.key;
-    call.object = target.object;
-    call.method = method;
-    call.query = std::move(query);
-    return call;
-}
-
-inline std::string hash_text(const digest::Sha256Digest& hash) {
-    return bytes::hex(std::string_view(reinterpret_cast<const char*>(hash.data()), hash.size()));
-}
-
-// Parts in parallel over one session. Each slot owns one part's bytes (or a view of them) until the store has it.
+// One way up for memory, files and streams, each through gzip or not: a single PUT if it fits, or else
+//
+//   create ──> parts, several in flight while the next is gathered ──> complete ──> stored
+//     └───────────────┴─ error, cancellation, out of time ─────────────────┴──────> abort
+//
+// A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
 class Upload {
 public:
-    struct Slot {
-        std::unique_ptr<char[]> buffer;  // left uninitialised: pages that a short part does not use are never touched
-        std::size_t capacity = 0;
-        s3::Call call;
-        std::uint64_t number = 0;
-        bool busy = false;
-    };
-    // Puts the next part into the slot's body and payload_hash; false: there are no more.
-    using Next = std::function<Result<bool>(Slot&)>;
-
-    Upload(s3::Session& session, const Target& target, std::size_t lanes)
-        : session_(session), target_(target), slots_(lanes) {}
+    Upload(Session& session, Target& target, ProgressMeter& meter, PartPlan plan, bool hashes)
+        : session_(session),
+          core_(session.core()),
+          target_(target),
+          meter_(meter),
+          plan_(plan),
+          sum_(session, hashes) {}
     ~Upload() {
-        if (!id_.empty()) static_cast<void>(http::shielded([this] { return abandon(), true; }, false));
+        if (is_begun_) static_cast<void>(http::shielded([this] { return abandon(), true; }, false));
     }
     Upload(const Upload&) = delete;
     Upload& operator=(const Upload&) = delete;
 
-    std::vector<Slot>& lanes() { return slots_; }
-    std::uint64_t stored_bytes() const { return stored_bytes_; }
-    // How many parts may be in flight together with the one of this number; empty: as many as there are lanes.
-    std::function<std::size_t(std::uint64_t number)> at_once{};
-    std::uint64_t parts_most = parts_max;
     // True: stored; false: a write condition was not met, nothing was stored.
-    Result<bool> run(const Next& next);
+    // Bytes in memory: nothing is copied. Parts only from twice a part's size on: one PUT is atomic and cheaper.
+    Result<bool> run(std::string_view data) {
+        memory_ = data;
+        if (data.size() <= std::uint64_t{2} * core_.config.part_bytes) {
+            sum_.update(data);
+            return put(data);
+        }
+        whole_crc_ = digest::crc32c(0, data.data(), data.size());
+        return run_parts();
+    }
+    // A source. `whole_crc`: of all its bytes, where they could be read before; it must be what is then sent.
+    Result<bool> run(UploadSource& source, std::optional<std::uint32_t> whole_crc) {
+        source_ = &source;
+        whole_crc_ = whole_crc;
+        auto first = std::make_unique<Part>(session_, request(Method::put, {}));
+        const Result<bool> more = gather(*first);
+        if (!more) return more.error();
+        const Result<bool> at_end = source.at_end();
+        if (!at_end) return about(target_.operation, target_.key, at_end.error());
+        if (*at_end) return put(first->body());
+        gathered_ = std::move(first);
+        return run_parts();
+    }
 
 private:
-    Result<void> create();
-    bool has_room() const;
-    Result<bool> send(const Next& next, Slot& slot);
-    Result<void> collect();
-    Result<bool> complete();
-    Result<bool> settle(s3::Call& call);
-    bool ours();
-    void abandon();
-    void abort();
-    void left_over(std::string_view why);
-    void tell_leftover(std::string_view why);
-    std::string part_query(std::uint64_t number) const;
-
-    s3::Session& session_;
-    const Target& target_;
-    std::vector<Slot> slots_;
-    std::vector<std::string> etags_;
-    std::uint64_t count_ = 0, stored_bytes_ = 0;
-    std::string id_;  // of the upload, percent-encoded; empty: none is open
-};
-
-inline Result<void> Upload::create() {
-    s3::Call call = call_for(target_, http::Method::post, "uploads=");
-    call.headers = target_.headers;
-    call.ttl = target_.ttl;
-    call.must_finish = call.error_in_200 = true;
-    // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
-    call.again = [this](const s3::Call& lost) {
-        const CURLcode result = lost.answer->result;
-        const bool sent = result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST;
-        if (sent)
-            tell_leftover("the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
-        return true;
+    struct Buffer {
+        std::unique_ptr<char[]> data{};  // left uninitialised: pages that a short part does not use are never touched
+        std::size_t capacity = 0;
     };
-    session_.run(call);
-    Result<void> made;
-    if (!call.ok()) {
-        made = session_.failure(call);
-    } else if (const auto id = xml::upload_id(call.answer->text)) {
-        bytes::append_percent(id_, *id, false);
-    } else {
-        made = s3::refusal(Errc::protocol, target_.operation, target_.key,
-                           "the store began no upload: its answer is not S3's");
+    struct Part {
+        Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
+        std::string_view body() const { return memory.data() ? memory : std::string_view(buffer.data.get(), filled); }
+        Buffer buffer{};
+        std::size_t filled = 0;
+        std::string_view memory{};  // instead of the buffer
+        std::uint64_t number = 0;
+        std::uint32_t crc = 0;
+        Call call;
+    };
+    struct Stored {
+        std::string etag;
+        std::uint32_t crc = 0;
+    };
+
+    Result<bool> put(std::string_view body) {
+        Put put(session_, target_, body, sum_);
+        meter_.running = {&put.call()};
+        Result<bool> stored = put.run();
+        meter_.running.clear();
+        return stored;
     }
-    return made;
-}
+    bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
+    Error refuse(Errc code, std::string_view text) const { return refusal(code, target_.operation, target_.key, text); }
 
-inline std::string Upload::part_query(std::uint64_t number) const {
-    std::string query = "partNumber=";
-    bytes::append_number(query, number);
-    return query.append("&uploadId=").append(id_);
-}
-
-inline bool Upload::has_room() const {
-    if (!at_once) return true;
-    const auto busy = std::count_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return slot.busy; });
-    return static_cast<std::size_t>(busy) < at_once(count_ + 1);
-}
-
-inline Result<bool> Upload::send(const Next& next, Slot& slot) {
-    slot.call = call_for(target_, http::Method::put, {});
-    const Result<bool> more = next(slot);
-    if (!more || !*more) return more;
-    if (count_ == parts_most)
-        return s3::refusal(Errc::too_large, target_.operation, target_.key,
-                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
-                           "transfer_bytes_max");
-    slot.number = ++count_;
-    slot.call.query = part_query(slot.number);
-    slot.busy = true;
-    session_.start(slot.call);
-    return true;
-}
-
-// Takes in the parts that are done.
-inline Result<void> Upload::collect() {
-    for (Slot& slot : slots_) {
-        if (!slot.busy || !slot.call.done) continue;
-        slot.busy = false;
-        if (!slot.call.ok()) return session_.failure(slot.call);
-        if (slot.call.answer->headers.get("etag").empty())
-            return s3::refusal(Errc::protocol, target_.operation, target_.key,
-                               "the answer to a part has no ETag: is the endpoint an S3 store?");
-        stored_bytes_ += slot.call.body.size;
-        etags_.resize((std::max)(etags_.size(), static_cast<std::size_t>(slot.number)));
-        etags_[static_cast<std::size_t>(slot.number - 1)] = std::string(slot.call.answer->headers.get("etag"));
-        session_.drop(slot.call);
+    s3::Request request(Method method, std::string query) const {
+        s3::Request out = s3::request(core_, target_.operation, method, target_.key);
+        out.query = std::move(query);
+        return out;
     }
-    return {};
-}
 
-inline Result<bool> Upload::run(const Next& next) {
-    if (Result<void> made = create(); !made) return std::move(made).error();
-    if (session_.cancelled())
-        return s3::refusal(Errc::cancelled, target_.operation, target_.key, "cancelled while the upload began");
-    bool more = true;
-    for (;;) {
-        bool busy = false, sent = false;
-        for (Slot& slot : slots_) {
-            if (more && !slot.busy && has_room()) {
-                const Result<bool> started = send(next, slot);
+    // -- parts
+
+    Result<bool> run_parts() {
+        if (Result<void> made = create(); !made) return std::move(made).error();
+        bool more = true;
+        while (more || !parts_.empty()) {
+            if (more && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1))) {
+                const Result<bool> started = start_next();
                 if (!started) return started;
-                more = sent = *started;
+                more = *started;
             }
-            busy |= slot.busy;
+            const bool may_start = more && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1));
+            if (!parts_.empty()) session_.step(may_start ? s3::Milliseconds(0) : s3::step_most);
+            if (Result<void> fine = collect(); !fine) return std::move(fine).error();
         }
-        if (!busy) break;
-        session_.step(std::chrono::milliseconds(sent ? 0 : 1000));
-        if (Result<void> fine = collect(); !fine) return std::move(fine).error();
+        if (source_ && whole_crc_ && source_crc_ != *whole_crc_)
+            return refuse(Errc::source, "the file changed while it was read: nothing was stored");
+        return complete();
     }
-    return complete();
-}
 
-inline Result<bool> Upload::complete() {
-    std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
-    for (std::size_t i = 0; i < etags_.size(); ++i) {
-        list += "<Part><PartNumber>";
-        bytes::append_number(list, i + 1);
-        list += "</PartNumber><ETag>";
-        xml::escape(list, etags_[i]);
-        list += "</ETag></Part>";
-    }
-    list += "</CompleteMultipartUpload>";
-    s3::Call call = call_for(target_, http::Method::post, "uploadId=" + id_);
-    call.headers = target_.conditions;
-    bytes::add(call.headers, "content-type", "application/xml");
-    call.body = {list, {}, list.size()};
-    call.payload_hash = hash_text(digest::sha256(list));
-    call.stall = complete_stall;
-    call.error_in_200 = true;
-    session_.run(call);
-    Result<bool> stored = settle(call);
-    return stored;
-}
-
-// An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
-inline Result<bool> Upload::settle(s3::Call& call) {
-    const bool unmet = call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey");
-    const auto completed = call.ok() ? xml::complete_result(call.answer->text) : xml::Answer<std::string>();
-    if (completed.result) {
-        id_.clear();
-        return true;
-    }
-    const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-    if (unclear && ours()) {
-        id_.clear();
-        return true;
-    }
-    if (unmet && !target_.conditions.empty()) return false;
-    if (call.ok())
-        return s3::refusal(Errc::protocol, target_.operation, target_.key,
-                           "the store's answer does not say that the upload is complete");
-    return session_.failure(call);
-}
-
-inline bool Upload::ours() {
-    session_.allow_cleanup();
-    s3::Call look = call_for(target_, http::Method::head, {});
-    session_.run(look);
-    const bool same = look.ok() && entry::read(look.answer->headers).write_id == target_.write_id;
-    return same && !target_.write_id.empty();
-}
-
-// Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
-inline void Upload::abandon() {
-    for (Slot& slot : slots_) {
-        if (slot.busy) session_.drop(slot.call);
-        slot.busy = false;
-    }
-    session_.on_tick({});
-    session_.allow_cleanup();
-    abort();
-}
-
-inline void Upload::abort() {
-    Target target = target_;
-    target.operation = "abort_upload";
-    s3::Call call = call_for(target, http::Method::erase, "uploadId=" + id_);
-    session_.run(call);
-    const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
-    if (is_page)
-        left_over("the answer to the abort is not S3's");
-    else if (!call.ok() && call.status() != 404)
-        left_over(session_.failure(call).what());
-    id_.clear();
-}
-
-inline void Upload::left_over(std::string_view why) {
-    count(session_.core().counters.leftover_uploads);
-    tell_leftover(why);
-}
-
-inline void Upload::tell_leftover(std::string_view why) {
-    Event event;
-    event.operation = "abort_upload";
-    event.key = target_.key;
-    event.outcome = "leftover";
-    event.detail = why;
-    session_.core().tell(event);
-}
-
-}  // namespace detail::transfer
-
-namespace detail::transfer {
-
-// Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
-// as compressed that it sends as they are.)
-class Decoder {
-public:
-    Decoder(bool compressed, std::uint64_t bytes_max)
-        : mode_(compressed ? Mode::sniff : Mode::plain), bytes_max_(bytes_max) {}
-
-    // Appends what becomes of the data; false: problem() says why not.
-    bool push(std::string& out, std::string_view data) {
-        if (mode_ == Mode::sniff) {
-            head_.append(data);
-            if (head_.size() < 2) return true;
-            mode_ = bytes::starts_with(head_, gzip_magic) ? Mode::gzip : Mode::plain;
-            const std::string head = std::move(head_);
-            return push(out, head);
+    Result<void> create() {
+        s3::Request out = request(Method::post, "uploads=");
+        out.headers = target_.headers;
+        if (whole_crc_ && core_.config.checksums != Checksums::none)
+            out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
+        if (has_store_sums()) out.header("x-amz-checksum-algorithm", "CRC32C");
+        out.ttl = target_.ttl;
+        out.not_cancellable = out.error_in_200 = true;
+        Call call(session_, std::move(out));
+        // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
+        call.on_retry = [this](const Exchange& lost) {
+            const CURLcode result = lost.answer->result;
+            if (result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST)
+                emit_leftover(
+                    "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
+            return true;
+        };
+        call.run();
+        if (!call.ok()) return session_.failure(call);
+        is_begun_ = true;
+        const auto id = xml::upload_id(call.answer->text);
+        if (!id) {
+            is_begun_ = false;
+            return refuse(Errc::protocol, "the store began no upload: its answer is not S3's");
         }
-        if (mode_ == Mode::gzip) return inflate(out, data);
-        if (data.size() > bytes_max_ - (std::min)(bytes_max_, std::uint64_t{out.size()}))
-            return fails("too large", true);
-        out.append(data);
+        std::string encoded;
+        bytes::append_percent(encoded, *id, false);
+        id_ = std::move(encoded);
+        return session_.check_allowed(target_.operation, target_.key);
+    }
+
+    // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
+    bool reports_taken() const { return source_ && source_->is_deflated(); }
+
+    // Gathers the next part and sends it on its way; false: there are no more.
+    Result<bool> start_next() {
+        std::unique_ptr<Part> part = std::move(gathered_);
+        if (!part) {
+            part = std::make_unique<Part>(session_, request(Method::put, {}));
+            part->buffer = std::exchange(spare_, {});
+            const Result<bool> more = gather(*part);
+            if (!more || !*more) return more;
+        }
+        if (begun_ == parts_max)
+            return refuse(Errc::too_large,
+                          "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
+                          "transfer_bytes_max");
+        part->number = ++begun_;
+        s3::Request& out = part->call.request;
+        out.query = "partNumber=" + bytes::number(part->number) + "&uploadId=" + id_;
+        out.body = part->body();
+        out.payload_hash = sum_.finish();
+        if (has_store_sums()) out.header("x-amz-checksum-crc32c", entry::crc32c_text(part->crc));
+        if (!reports_taken()) meter_.running.push_back(&part->call);
+        parts_.push_back(std::move(part));
+        session_.start(parts_.back()->call);
         return true;
     }
-    bool finish(std::string& out) {
-        if (mode_ == Mode::sniff) mode_ = Mode::plain, out.append(head_);
-#ifndef S3CACHE_NO_GZIP
-        if (mode_ == Mode::gzip && !inflate_pending(out)) return false;
-        if (mode_ == Mode::gzip && !inflater_.end_of_input()) return fails(inflater_.problem(), false);
-#endif
-        return true;
-    }
-    const char* problem() const { return problem_; }
-    bool too_large() const { return too_large_; }
 
-private:
-    enum class Mode { sniff, plain, gzip };
-    bool fails(const char* why, bool too_large) {
-        problem_ = why;
-        too_large_ = too_large;
-        return false;
+    // Fills a part, sums it, and lets the network have its turns meanwhile. False: there are no more bytes.
+    Result<bool> gather(Part& part) {
+        const auto size = static_cast<std::size_t>(plan_.bytes_of(begun_ + 1));
+        if (!source_) {
+            part.memory = memory_.substr((std::min)(memory_at_, memory_.size()), size);
+            memory_at_ += part.memory.size();
+            sum_.update(part.memory);
+        } else if (const Result<void> filled = fill(part, size); !filled) {
+            return filled.error();
+        }
+        part.crc = sum_.crc();
+        return !part.body().empty();
     }
-    bool inflate(std::string& out, std::string_view data);
+    Result<void> fill(Part& part, std::size_t size) {
+        if (part.buffer.capacity < size) {
+            part.buffer = {};  // before there is another
+            part.buffer = {std::unique_ptr<char[]>(new char[size]), size};
+        }
+        while (part.filled < size) {
+            const std::size_t wanted = (std::min)(size - part.filled, piece_bytes);
+            if (is_source_slow_) wait_for_parts();
+            const auto began = http::Clock::now();
+            const Result<std::size_t> count = source_->read(part.buffer.data.get() + part.filled, wanted);
+            is_source_slow_ = http::Clock::now() - began > slow_source_time;
+            if (!count) return about(target_.operation, target_.key, count.error());
+            const std::string_view piece(part.buffer.data.get() + part.filled, *count);
+            sum_.update(piece);
+            if (whole_crc_) source_crc_ = digest::crc32c(source_crc_, piece.data(), piece.size());
+            part.filled += *count;
+            if (reports_taken()) meter_.done = source_->taken();
+            session_.step(s3::Milliseconds(0));
+            if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed) return allowed;
+            if (*count < wanted) break;
+        }
+        return {};
+    }
+    void wait_for_parts() {
+        for (const auto& part : parts_) session_.wait_for(part->call);
+    }
 
-    Mode mode_;
-    std::uint64_t bytes_max_;
-    std::string head_;
-    const char* problem_ = nullptr;
-    bool too_large_ = false;
-#ifndef S3CACHE_NO_GZIP
-    bool inflate_pending(std::string& out);
-    gzip::Inflater inflater_;
-    std::string pending_;  // not inflated yet
-#endif
+    // Takes in the parts that are done.
+    Result<void> collect() {
+        for (std::size_t i = 0; i < parts_.size();) {
+            Part& part = *parts_[i];
+            if (!part.call.done) {
+                ++i;
+                continue;
+            }
+            if (!part.call.ok()) return session_.failure(part.call);
+            const std::string_view etag = part.call.headers().get("etag");
+            if (etag.empty())
+                return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
+            stored_.resize((std::max)(stored_.size(), static_cast<std::size_t>(part.number)));
+            stored_[static_cast<std::size_t>(part.number - 1)] = {std::string(etag), part.crc};
+            if (!reports_taken()) {
+                meter_.done += part.body().size();
+                meter_.running.erase(std::find(meter_.running.begin(), meter_.running.end(), &part.call));
+            }
+            spare_ = std::move(part.buffer);
+            parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+        return {};
+    }
+
+    Result<bool> complete() {
+        std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+        for (std::size_t i = 0; i < stored_.size(); ++i) {
+            list += "<Part><PartNumber>" + bytes::number(i + 1) + "</PartNumber><ETag>";
+            xml::escape(list, stored_[i].etag);
+            list += "</ETag>";
+            if (has_store_sums()) list += "<ChecksumCRC32C>" + entry::crc32c_text(stored_[i].crc) + "</ChecksumCRC32C>";
+            list += "</Part>";
+        }
+        list += "</CompleteMultipartUpload>";
+        s3::Request out = request(Method::post, "uploadId=" + id_);
+        if (target_.condition) out.header(target_.condition->first, target_.condition->second);
+        out.header("content-type", "application/xml");
+        out.body = list;
+        out.payload_hash = bytes::hex(digest::as_text(digest::sha256(list)));
+        out.stall = complete_stall;
+        out.error_in_200 = true;
+        Call call(session_, std::move(out));
+        call.run();
+        return interpret_completion(call);
+    }
+
+    // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
+    Result<bool> interpret_completion(Call& call) {
+        if (call.ok()) {
+            if (!xml::etag_result(call.answer->text))
+                return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
+            is_begun_ = false;
+            return true;
+        }
+        const bool unmet = is_unmet(target_, call);
+        const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
+        if (unclear && is_stored_by_us(session_, target_)) {
+            is_begun_ = false;
+            return true;
+        }
+        if (unmet) return false;
+        return session_.failure(call);
+    }
+
+    // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
+    void abandon() {
+        parts_.clear();
+        meter_.running.clear();
+        if (id_.empty()) return report_leftover("there was no memory to take in its id");
+        session_.allow_cleanup();
+        s3::Request out = request(Method::erase, "uploadId=" + id_);
+        out.operation = "abort_upload";
+        Call call(session_, std::move(out));
+        call.run();
+        const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
+        if (is_page)
+            report_leftover("the answer to the abort is not S3's");
+        else if (!call.ok() && call.status() != 404)
+            report_leftover(session_.failure(call).what());
+    }
+    void report_leftover(std::string_view why) {
+        core_.count(&Stats::leftover_uploads);
+        emit_leftover(why);
+    }
+    void emit_leftover(std::string_view why) {
+        if (!core_.config.on_event) return;
+        Event event;
+        event.operation = "abort_upload";
+        event.key = target_.key;
+        event.outcome = "leftover";
+        event.detail = why;
+        core_.config.on_event(event);
+    }
+
+    Session& session_;
+    Core& core_;
+    Target& target_;
+    ProgressMeter& meter_;
+    const PartPlan plan_;
+    BodySum sum_;
+    std::string_view memory_;
+    std::size_t memory_at_ = 0;
+    UploadSource* source_ = nullptr;
+    bool is_source_slow_ = false;
+    std::optional<std::uint32_t> whole_crc_;
+    std::uint32_t source_crc_ = 0;
+    std::unique_ptr<Part> gathered_;            // the first part, read before it was known that there would be others
+    std::vector<std::unique_ptr<Part>> parts_;  // in flight
+    Buffer spare_;
+    std::vector<Stored> stored_;
+    std::uint64_t begun_ = 0;
+    bool is_begun_ = false;  // an upload may be open at the store
+    std::string id_;         // of the upload, percent-encoded
 };
 
-#ifdef S3CACHE_NO_GZIP
-inline bool Decoder::inflate(std::string&, std::string_view) {
-    return fails("this build has no gzip (S3CACHE_NO_GZIP)", false);
-}
-#else
-// Each call of zlib ends with a copy of its window, so it is called for more than the 16 KiB that libcurl brings at a time.
-inline constexpr std::size_t inflate_input_bytes = std::size_t{64} << 10;
-// What is cleared before zlib writes over it: so much that it is called seldom, so little that it stays in the cache.
-inline constexpr std::size_t inflate_step_bytes = std::size_t{256} << 10;
-
-inline bool Decoder::inflate(std::string& out, std::string_view data) {
-    pending_.append(data);
-    return pending_.size() < inflate_input_bytes || inflate_pending(out);
-}
-
-// Straight into the value. It grows by doubling: a gzip body does not say at its front how long it will be.
-inline bool Decoder::inflate_pending(std::string& out) {
-    inflater_.feed(pending_);
-    for (;;) {
-        const std::size_t used = out.size();
-        if (used > bytes_max_) return fails("too large", true);
-        const std::uint64_t room = bytes_max_ - used + 1;
-        std::size_t grow = static_cast<std::size_t>((std::min)(room, std::uint64_t{inflate_step_bytes}));
-        if (used == 0) grow = (std::min)(grow, gzip::claimed_size(pending_) + 1);  // right, if that is all of the body
-        if (out.capacity() - used < grow)
-            out.reserve((std::max)(used + grow, 2 * used));  // doubles: else it is quadratic
-#if defined(__cpp_lib_string_resize_and_overwrite)
-        gzip::Pulled pulled{};                               // C++23 writes without clearing first
-        out.resize_and_overwrite(used + grow, [&](char* text, std::size_t size) {
-            pulled = inflater_.pull(text + used, size - used);
-            return used + pulled.produced;
-        });
-#else
-        out.resize(used + grow);
-        const gzip::Pulled pulled = inflater_.pull(&out[used], out.size() - used);
-        out.resize(used + pulled.produced);
-#endif
-        if (pulled.step == gzip::Step::damaged) return fails(inflater_.problem(), false);
-        if (out.size() > bytes_max_) return fails("too large", true);
-        if (pulled.step == gzip::Step::needs_input) break;
-    }
-    pending_.clear();
-    return true;
-}
-#endif
-
 }  // namespace detail::transfer
-
-namespace detail {
 
 // A Reader's insides. Two buffers: the caller looks at the front one while the network may fill the back one up to its
 // size; then the transfer pauses, and TCP tells the store to wait.
-struct ReaderState {
-    ReaderState(std::shared_ptr<Core> shared, std::string_view name, transfer::Incoming::Open open)
+struct detail::ReaderState {
+    ReaderState(std::shared_ptr<Core> shared, std::string_view name)
         : core(std::move(shared)),
           key(name),
           session(*core, std::chrono::milliseconds(0)),
-          incoming(session, key, std::move(open),
-                   [this](const char* data, std::size_t size) { return keep(data, size); }) {
-        incoming.call.large = true;
-        incoming.allow_spreading();
+          download(session, key,
+                   {this, [](void*, const entry::Facts&) { return true; },
+                    [](void* self, std::string_view data) { return static_cast<ReaderState*>(self)->keep(data); }}) {
+        download.call.request.large = true;
+        download.allow_parallel();
     }
     ReaderState(const ReaderState&) = delete;
     ReaderState& operator=(const ReaderState&) = delete;
 
-    bool begun() const { return incoming.call.done || back.size > 0; }
-    Result<std::string_view> next();
+    bool has_begun() const { return download.call.done || back.size > 0; }
+    // The next bytes of the value, valid until the next call; empty at the checked end.
+    Result<std::string_view> next() {
+        if (trouble) return *trouble;
+        if (!decoder) decoder.emplace(download.facts().info.compressed, 0);
+        Result<std::string_view> chunk = decoder->next();
+        while (chunk && chunk->empty() && !has_ended) {
+            const Result<std::string_view> data = stored_bytes();
+            if (!data) return fail(data.error());
+            has_ended = data->empty();
+            if (has_ended)
+                decoder->finish();
+            else
+                decoder->feed(*data);
+            chunk = decoder->next();
+        }
+        if (!chunk) return fail(about("get", key, chunk.error()));
+        return chunk;
+    }
+
+#if S3CACHE_EXCEPTIONS
+    // Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
+    class StreamBuffer : public std::streambuf {
+    public:
+        explicit StreamBuffer(ReaderState& state) : state_(state) {}
+
+    protected:
+        int_type underflow() override {
+            const std::string_view chunk = state_.next().value();
+            if (chunk.empty()) return traits_type::eof();
+            char* data =
+                const_cast<char*>(chunk.data());  // never written to: there is no overflow() and no pbackfail()
+            setg(data, data, data + chunk.size());
+            return traits_type::to_int_type(*data);
+        }
+
+    private:
+        ReaderState& state_;
+    };
+#endif
 
     std::shared_ptr<Core> core;
     std::string key;
     s3::Session session;
-    transfer::Incoming incoming;
+    transfer::Download download;
     std::string_view rest{};  // of the chunk that try_read is cutting up
-    std::unique_ptr<std::istream> stream{};
     std::unique_ptr<std::streambuf> stream_buffer{};
+    std::unique_ptr<std::istream> stream{};
 
 private:
     struct Buffer {
         std::unique_ptr<char[]> data{};
         std::size_t size = 0, capacity = 0;
     };
-    http::Sink::Took keep(const char* data, std::size_t size);
-    Result<std::string_view> raw();
-    Result<std::string_view> decoded();
-    Result<std::string_view> failed(Error why) {
-        trouble = std::move(why);
-        return *trouble;
+    Error fail(Error why) {
+        if (why.code() == Errc::damaged) core->count(&Stats::damaged);
+        trouble = why;
+        return why;
     }
+    http::SinkResult keep(std::string_view data) {
+        if (back.size + data.size() > back.capacity) {
+            if (back.size) return http::SinkResult::pause;
+            const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
+                                                  std::uint64_t{core->config.transfer_bytes_max} / 8);
+            const std::uint64_t expected = (std::min)(download.facts().length.value_or(most), most);
+            back.capacity = (std::max)(data.size(), static_cast<std::size_t>(expected));
+            back.data.reset(new char[back.capacity]);
+        }
+        std::memcpy(back.data.get() + back.size, data.data(), data.size());
+        back.size += data.size();
+        session.wake();
+        return http::SinkResult::consumed;
+    }
+    // The stored bytes as they come; empty at the checked end.
+    Result<std::string_view> stored_bytes() {
+        front.size = 0;
+        download.wait_begins();
+        session.resume(download.call);
+        while (back.size == 0 && !download.call.done) {
+            session.step(s3::step_most);
+            download.tend();
+        }
+        std::swap(front, back);
+        if (front.size) return std::string_view(front.data.get(), front.size);
+        if (download.first_part_done()) {
+            front = {}, back = {};  // the ranges have buffers of their own
+            Result<std::string_view> range = download.next_range();
+            if (!range || !range->empty()) return range;
+            if (!download.first_part_done()) return stored_bytes();
+        }
+        if (Result<void> whole = download.check(); !whole) return std::move(whole).error();
+        return std::string_view();
+    }
+
     Buffer front{}, back{};
-    bool ended = false;
+    bool has_ended = false;
+    std::optional<transfer::Decoder> decoder{};
     std::optional<Error> trouble{};
-#ifndef S3CACHE_NO_GZIP
-    gzip::Inflater inflater{};
-    bool sniffed = false, gzipped = false, inflating = false;
-    std::unique_ptr<char[]> out{};
-#endif
 };
-
-inline http::Sink::Took ReaderState::keep(const char* data, std::size_t size) {
-    if (back.size + size > back.capacity) {
-        if (back.size) return http::Sink::Took::none_yet;
-        const std::uint64_t most = http::has_little_memory(core->config) ? std::uint64_t{http::least_buffer_bytes}
-                                                                         : transfer::reader_buffer_bytes;
-        const std::uint64_t expected = incoming.facts().length.value_or(most);
-        back.capacity = (std::max)(size, static_cast<std::size_t>((std::min)(expected, most)));
-        back.data.reset(new char[back.capacity]);
-    }
-    std::memcpy(back.data.get() + back.size, data, size);
-    back.size += size;
-    session.hurry();
-    return http::Sink::Took::all;
-}
-
-// The stored bytes as they come; empty at the checked end.
-inline Result<std::string_view> ReaderState::raw() {
-    front.size = 0;
-    incoming.wait_begins();
-    session.resume(incoming.call);
-    while (back.size == 0 && !incoming.call.done) {
-        session.step(std::chrono::milliseconds(1000));
-        incoming.tend();
-    }
-    std::swap(front, back);
-    if (front.size) return std::string_view(front.data.get(), front.size);
-    if (incoming.limited()) {
-        front = Buffer(), back = Buffer();  // the ranges have buffers of their own
-        Result<std::string_view> ranged = incoming.rest();
-        if (!ranged || !ranged->empty()) return ranged;
-        if (!incoming.limited()) return raw();
-    }
-    if (Result<void> whole = incoming.check(); !whole) return std::move(whole).error();
-    return std::string_view();
-}
-
-inline Result<std::string_view> ReaderState::next() {
-    if (trouble) return *trouble;
-    if (ended) return std::string_view();
-    Result<std::string_view> chunk = incoming.facts().info.compressed ? decoded() : raw();
-    if (!chunk) {
-        if (chunk.error().code() == Errc::damaged) count(core->counters.damaged);
-        return failed(std::move(chunk).error());
-    }
-    ended = chunk->empty();
-    return chunk;
-}
-
-#ifdef S3CACHE_NO_GZIP
-inline Result<std::string_view> ReaderState::decoded() {
-    return s3::refusal(Errc::unsupported, "get", key,
-                       "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
-}
-#else
-inline Result<std::string_view> ReaderState::decoded() {
-    if (!sniffed) {
-        Result<std::string_view> first = raw();
-        if (!first) return first;
-        while (first->size() == 1 && !incoming.call.done && back.size == 0)
-            session.step(std::chrono::milliseconds(1000));
-        if (first->size() == 1 && back.size) {  // a first chunk of one byte: put it before the next
-            Buffer joined{std::unique_ptr<char[]>(new char[back.size + 1]), back.size + 1, back.size + 1};
-            joined.data[0] = first->front();
-            std::memcpy(joined.data.get() + 1, back.data.get(), back.size);
-            back.size = 0;
-            front = std::move(joined);
-            first = std::string_view(front.data.get(), front.size);
-        }
-        sniffed = true;
-        gzipped = bytes::starts_with(*first, transfer::gzip_magic);
-        if (!gzipped) return first;
-        out.reset(new char[transfer::piece_bytes]);
-        inflater.feed(*first);
-        inflating = true;
-    }
-    if (!gzipped) return raw();
-    for (;;) {
-        if (!inflating) {
-            const Result<std::string_view> more = raw();
-            if (!more) return more;
-            if (more->empty() && !inflater.end_of_input())
-                return s3::refusal(Errc::damaged, "get", key,
-                                   std::string("the gzip body is damaged: ") + inflater.problem());
-            if (more->empty()) return more;
-            inflater.feed(*more);
-        }
-        const gzip::Pulled pulled = inflater.pull(out.get(), transfer::piece_bytes);
-        inflating = pulled.step == gzip::Step::output;
-        if (pulled.step == gzip::Step::damaged)
-            return s3::refusal(Errc::damaged, "get", key,
-                               std::string("the gzip body is damaged: ") + inflater.problem());
-        if (pulled.produced) return std::string_view(out.get(), pulled.produced);
-    }
-}
-#endif
-
-}  // namespace detail
 
 // --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do --------------------------------
 
-namespace detail::ops {
+// A Listing's insides.
+struct detail::ListingState {
+    ListingState(std::shared_ptr<Core> shared, std::string_view below, Look how)
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
+
+    Result<std::optional<Entry>> next() {
+        if (trouble) return *trouble;
+        while (at == page.size()) {
+            if (is_last) return std::optional<Entry>();
+            if (Result<void> fine = next_page(); !fine) {
+                trouble = std::move(fine).error();
+                return *trouble;
+            }
+        }
+        return std::optional<Entry>(std::move(page[at++]));
+    }
+
+    Result<void> next_page() {
+        session.allow(core->config.call_timeout);
+        Result<xml::ListPage> got = fetch_page();
+        if (!got) return std::move(got).error();
+        page.clear();
+        at = 0;
+        if (Result<void> forward = check_forward(*got); !forward) return forward;
+        for (xml::ListEntry& listed : got->entries) {
+            if (!bytes::starts_with(listed.key, prefix)) return refuse("the store listed a key outside the prefix");
+            Entry entry;
+            entry.key = listed.key.substr(core->prefix.size());
+            entry.info.size = listed.size;
+            entry.info.etag = std::move(listed.etag);
+            entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
+            if (!entry.key.empty() && !(hides_scratch && entry::is_scratch_name(entry.key)))
+                page.push_back(std::move(entry));
+        }
+        token = std::move(got->next_token);
+        is_last = !got->truncated;
+        return look == Look::deep ? look_deeper() : Result<void>();
+    }
+    // From the first page again.
+    void rewind() {
+        token.clear();
+        page.clear();
+        at = pages = 0;
+        is_last = false;
+    }
+
+    std::shared_ptr<Core> core;
+    s3::Session session;
+    std::string prefix, token{};
+    Look look;
+    std::vector<Entry> page{};
+    std::size_t at = 0;
+    std::uint64_t pages = 0;
+    bool is_last = false, hides_scratch = true;
+    std::optional<Error> trouble{};
+
+private:
+    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
+
+    Error refuse(std::string_view text) const { return s3::refusal(Errc::protocol, "list", prefix, text); }
+
+    Result<xml::ListPage> fetch_page() {
+        bytes::Pairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
+        if (!prefix.empty()) bytes::add(query, "prefix", prefix);
+        if (!token.empty()) bytes::add(query, "continuation-token", token);
+        s3::Call call(session, s3::bucket_request("list", s3::Method::get, sigv4::canonical_query(query), prefix));
+        call.run();
+        if (!call.ok()) return session.failure(call);
+        std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
+        if (!got && xml::has_illegal_character(call.answer->text))
+            return refuse(
+                "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
+        if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
+        if (got->truncated && (got->next_token.empty() || got->next_token == token))
+            return refuse("the store says there is more, but not how to go on");
+        return *std::move(got);
+    }
+
+    // A store that ignores the token sends the same pages for ever. Each page's first key is compared with that of an
+    // earlier page, which is moved on at each power of two: so any circle is found, in whatever order a store sorts.
+    Result<void> check_forward(const xml::ListPage& got) {
+        if (got.entries.empty()) {
+            if (++empty_pages > empty_pages_max) return refuse("the store sends empty pages without end");
+            return {};
+        }
+        empty_pages = 0;
+        const std::string& first = got.entries.front().key;
+        if (pages != 0 && first == remembered) return refuse("the store sends the same page again instead of the next");
+        if ((pages & (pages + 1)) == 0) remembered = first;
+        ++pages;
+        return {};
+    }
+
+    struct Look_ {
+        s3::Call looked;
+        Look_(s3::Session& session, s3::Request request) : looked(session, std::move(request)) {}
+        s3::Call& call() { return looked; }
+        bool tend() const { return !looked.done; }
+    };
+    // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
+    Result<void> look_deeper() {
+        Result<void> out;
+        s3::run_all(
+            session, page.size(), core->config.connections,
+            [&](std::size_t i) {
+                return std::make_unique<Look_>(session, s3::request(*core, "stat", s3::Method::head, page[i].key));
+            },
+            [&](std::size_t i, Look_& job) {
+                if (job.looked.ok())
+                    page[i].info = entry::read(job.looked.headers()).info;
+                else if ((job.looked.error || job.looked.status() != 404) && out)
+                    out = session.failure(job.looked);
+            });
+        return out;
+    }
+
+    std::string remembered{};
+    unsigned empty_pages = 0;
+};
+
+namespace detail::cache {
+
+using http::Method;
+using s3::Call;
+using s3::Exchange;
+using s3::refusal;
+using s3::request;
+using s3::Session;
+using transfer::Target;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
+// An entry that is replaced under our hands is read or touched again, but not for ever.
+inline constexpr int versions_tried_max = 3;
 
-using s3::Call;
-using s3::refusal;
-using s3::Session;
+// -- checks before anything is sent
 
-// Everything that public operations check before anything is sent.
-inline std::optional<Error> key_flaw(const Core& core, const char* operation, std::string_view key) {
-    const char* flaw = key.empty() ? "the key is empty"
-                       : core.prefix.size() + key.size() > key_bytes_max
-                           ? "the key, with its prefix, is over 1024 bytes"
-                       : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
-                       : !utf8::valid(key)                        ? "the key is not UTF-8"
-                                                                  : nullptr;
-    if (!flaw) return std::nullopt;
-    return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), flaw);
+inline Result<void> check_key(const Core& core, const char* operation, std::string_view key) {
+    const char* wrong = key.empty() ? "the key is empty"
+                        : core.prefix.size() + key.size() > key_bytes_max
+                            ? "the key, with its prefix, is over 1024 bytes"
+                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
+                        : !utf8::valid(key)                        ? "the key is not UTF-8"
+                                                                   : nullptr;
+    if (wrong) return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), wrong);
+    if (!http::can_still_run())
+        return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
+    return {};
 }
 
-inline std::string random_id(const Core& core) {
-    std::string id;
-    for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(core.random() * 16) & 15];
-    return id;
-}
-
-inline std::optional<Error> write_flaw(const Core& core, const char* operation, std::string_view key) {
-    if (!core.config.read_only) return std::nullopt;
+inline Result<void> check_writable(const Core& core, const char* operation, std::string_view key) {
+    if (!core.config.read_only) return {};
     return refusal(Errc::read_only, operation, key, "this cache is for reading only (Config::read_only)");
 }
 
-inline std::optional<Error> removal_flaw(const Core& core, std::string_view key) {
-    auto flaw = key_flaw(core, "remove", key);
-    return flaw ? flaw : write_flaw(core, "remove", key);
+inline Result<void> check_key_to_write(const Core& core, const char* operation, std::string_view key) {
+    Result<void> fine = check_key(core, operation, key);
+    return fine ? check_writable(core, operation, key) : fine;
 }
 
-// A try_ form never throws: what the standard library may throw (no memory) becomes an Error.
+// A try_ form never throws: what the standard library may throw (no memory) becomes an Error, which is made ahead.
+inline const Error& out_of_memory() {
+    static const Error& error = *new Error(Errc::too_large, "out of memory");  // never destroyed: statics may call us
+    return error;
+}
 template <class F>
-auto never_throws(F&& call) -> decltype(call()) {
+auto never_throws(F&& call) noexcept -> decltype(call()) {
 #if S3CACHE_EXCEPTIONS
     try {
         return call();
-    } catch (const std::exception& error) {
-        return Error(Errc::too_large, std::string("out of memory? ") + error.what());
+    } catch (...) {
+        return out_of_memory();
     }
 #else
     return call();
 #endif
 }
 
-// -- reading
+// -- outcomes: what an operation came to, as an event and in the counters
 
-inline bool absent(const Core& core, const Call& call) {
-    if (call.error) return false;
-    if (call.status() == 404) return call.code() != "NoSuchBucket";
-    return call.status() == 403 && core.config.forbidden_is_miss;
-}
+struct Outcome {
+    const char* name;
+    std::uint64_t Stats::*counter = nullptr;
+    std::uint64_t Stats::*also = nullptr;
+};
+namespace outcomes {
+inline constexpr Outcome hit{"hit", &Stats::hits}, miss{"miss", &Stats::misses};
+inline constexpr Outcome expired{"expired", &Stats::expired, &Stats::misses};
+inline constexpr Outcome malformed{"malformed", &Stats::malformed, &Stats::misses};
+inline constexpr Outcome unchanged{"unchanged", &Stats::unchanged}, tolerated{"tolerated", &Stats::tolerated};
+inline constexpr Outcome stored{"done", &Stats::sets}, removed{"done", &Stats::removes};
+inline constexpr Outcome refused{"refused", &Stats::refused}, unconditional{"unconditional", &Stats::unconditional};
+inline constexpr Outcome error{"error", &Stats::errors}, damaged{"damaged", &Stats::damaged};
+inline constexpr Outcome failed_aside{"error"};  // of something beside the operation, which goes on
+inline constexpr Outcome early{"early"}, computed{"computed", &Stats::computed}, waited{"waited", &Stats::waited};
+inline constexpr Outcome stale{"stale", &Stats::stale};
+}  // namespace outcomes
 
-// What an operation moved and how long it took, for its outcome's event.
-struct Effort {
-    http::Clock::time_point began{};  // empty: not to be told
+// What an operation moved and how long it took.
+struct Timing {
+    http::Clock::time_point began{};  // empty: not to be reported
     std::uint64_t bytes = 0;
     int status = 0;
 };
+inline Timing timing_of(const Exchange& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
-inline Effort effort_of(const Call& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
-
-inline void tell(const Core& core, const char* operation, std::string_view key, std::string_view outcome,
-                 std::string_view detail = {}, const Effort& effort = {}) {
+inline void record(Core& core, const char* operation, std::string_view key, const Outcome& outcome,
+                   std::string_view detail = {}, const Timing& timing = {}) {
+    if (outcome.counter) core.count(outcome.counter);
+    if (outcome.also) core.count(outcome.also);
     if (!core.config.on_event) return;
     Event event;
     event.operation = operation;
     event.key = key;
-    event.outcome = outcome;
+    event.outcome = outcome.name;
     event.detail = detail;
-    event.bytes = effort.bytes;
-    event.status = effort.status;
-    if (effort.began != http::Clock::time_point()) event.duration = http::Clock::now() - effort.began;
-    core.tell(event);
+    event.bytes = timing.bytes;
+    event.status = timing.status;
+    if (timing.began != http::Clock::time_point()) event.duration = http::Clock::now() - timing.began;
+    core.config.on_event(event);
 }
 
-// Counts what a read came to, and says whether the entry is to be served.
-inline bool servable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
-    if (facts.expiry == entry::Expiry::malformed) {
-        count(core.counters.malformed);
-        count(core.counters.misses);
-        tell(core, operation, key, "malformed", "its expires_at is not a number");
-        return false;
-    }
-    if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now())) return true;
-    count(core.counters.expired);
-    count(core.counters.misses);
-    tell(core, operation, key, "expired");
-    return false;
-}
-
-inline Error counted(Core& core, const char* operation, std::string_view key, Error error, Effort effort = {}) {
-    count(error.code() == Errc::damaged ? core.counters.damaged : core.counters.errors);
-    effort.status = error.status();
-    tell(core, operation, key, error.code() == Errc::damaged ? "damaged" : "error", error.what(), effort);
+inline Error record_error(Core& core, const char* operation, std::string_view key, Error error, Timing timing = {}) {
+    timing.status = error.status();
+    record(core, operation, key, error.code() == Errc::damaged ? outcomes::damaged : outcomes::error, error.what(),
+           timing);
     return error;
 }
 
-// A HEAD's 404 has no body and may mean that the bucket is not there. Asked once, while nothing has shown that it is.
-inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
-    Core& core = session.core();
-    if (core.bucket_seen.load(std::memory_order_relaxed)) return {};
-    Call look;
-    look.operation = operation;
-    look.key = key;
-    look.method = http::Method::head;
-    session.run(look);
-    Result<void> fine;
-    if (look.error) fine = *look.error;
-    if (look.status() == 404) {
-        Error::Details details;
-        details.code = Errc::no_such_bucket;
-        details.status = 404;
-        details.s3_code = "NoSuchBucket";
-        details.attempts = look.attempts;
-        fine = Error(details, s3::about(operation, key, "404 NoSuchBucket; ") + s3::advice(Errc::no_such_bucket, {}));
-    } else if (!look.error) {
-        core.bucket_seen.store(true, std::memory_order_relaxed);
-    }
-    return fine;
-}
-
-// The headers of an entry, expired or not; empty: there is none.
-inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
-    Call call;
-    call.operation = operation;
-    call.key = key;
-    call.object = session.core().object(key);
-    call.method = http::Method::head;
-    session.run(call);
-    Result<std::optional<entry::Facts>> out = std::optional<entry::Facts>();
-    if (call.ok() && call.answer->headers.get("etag").empty()) {
-        out = refusal(Errc::protocol, operation, key, "the answer has no ETag: is the endpoint an S3 store?");
-    } else if (call.ok()) {
-        out = std::optional<entry::Facts>(entry::read(call.answer->headers));
-    } else if (!absent(session.core(), call)) {
-        out = session.failure(call);
-    } else if (call.status() == 404) {
-        if (Result<void> fine = check_bucket(session, operation, key); !fine) return std::move(fine).error();
-        return out;
-    }
-    return out;
-}
-
-// Leaves it to the store to see whether the entry is still the one with this ETag.
-inline bool erase_if_same(Session& session, std::string_view key, const std::string& etag) {
-    Call call;
-    call.operation = "expire";
-    call.key = key;
-    call.object = session.core().object(key);
-    call.method = http::Method::erase;
-    call.headers = {{"if-match", etag}};
-    session.run(call);
-    return call.ok() && call.answer->text.empty();
-}
-
-// Removes the entry only if it is still the one with this ETag, and still expired: the same bytes, stored anew, have the
-// same ETag. Some stores ignore If-Match on DELETE and would remove what another writer has just put there. So it is
-// looked at first, which leaves a window of one round trip, and on stores that honour If-Match only for equal bytes.
-// True: it was removed. A failure is no concern of the caller: the entry is expired and will be met again.
-inline bool remove_if_same(Session& session, std::string_view key, const std::string& etag) {
-    Core& core = session.core();
-    if (etag.empty()) return false;
-    const auto now_there = look(session, "expire", key);
-    if (!now_there || !*now_there || (*now_there)->info.etag != etag || !(*now_there)->expired(core.unix_now()))
+// Says whether the entry is to be served, and records why not.
+inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
+    if (facts.expiry == entry::Expiry::malformed) {
+        record(core, operation, key, outcomes::malformed, "its expires_at is not a number");
         return false;
-    return erase_if_same(session, key, etag);
+    }
+    if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now())) return true;
+    record(core, operation, key, outcomes::expired);
+    return false;
 }
 
-// -- touch
-
-inline constexpr int changed_tried_max =
-    3;  // an entry that is replaced under our hands is looked at again, but not for ever
-
-// The headers that a copy onto itself would lose unless they are said again.
-inline std::vector<std::pair<std::string, std::string>> kept_headers(const http::Headers& headers) {
-    std::vector<std::pair<std::string, std::string>> kept;
-    headers.each([&](std::string_view name, std::string_view value) {
-        const std::string lower = bytes::lower(name);
-        const bool meta = bytes::starts_with(lower, entry::meta_prefix);
-        const std::string_view own =
-            meta ? std::string_view(lower).substr(entry::meta_prefix.size()) : std::string_view();
-        if (meta && (own == "expires_at" || own == "expires-at")) return;
-        if (meta ||
-            retry::one_of(lower, {"content-type", "cache-control", "content-disposition", "content-encoding",
-                                  "content-language", "expires", "x-amz-storage-class", "x-amz-server-side-encryption",
-                                  "x-amz-server-side-encryption-aws-kms-key-id", "x-amz-website-redirect-location"}))
-            bytes::add(kept, lower, value);
-    });
-    return kept;
-}
-
-// One try; empty: the entry was replaced between the look and the copy.
-inline Result<std::optional<bool>> touch_once(Session& session, std::string_view key, Seconds ttl) {
-    Core& core = session.core();
-    Call look_call;
-    look_call.operation = "touch";
-    look_call.key = key;
-    look_call.object = core.object(key);
-    look_call.method = http::Method::head;
-    session.run(look_call);
-    if (absent(core, look_call)) {
-        if (Result<void> fine = check_bucket(session, "touch", key); !fine) return std::move(fine).error();
-        return std::optional<bool>(false);
-    }
-    if (!look_call.ok()) return session.failure(look_call);
-    const entry::Facts facts = entry::read(look_call.answer->headers);
-    if (facts.info.etag.empty())
-        return refusal(Errc::protocol, "touch", key, "the answer has no ETag: is the endpoint an S3 store?");
-    Call copy;
-    copy.headers = kept_headers(look_call.answer->headers);
-    if (!servable(core, "touch", key, facts)) return std::optional<bool>(false);
-
-    copy.operation = "touch";
-    copy.key = key;
-    copy.object = core.object(key);
-    copy.method = http::Method::put;
-    copy.error_in_200 = true;
-    std::string source = "/" + core.bucket + "/";
-    bytes::append_percent(source, copy.object, true);
-    bytes::add(copy.headers, "x-amz-copy-source", source);
-    bytes::add(copy.headers, "x-amz-copy-source-if-match", facts.info.etag);
-    bytes::add(copy.headers, "x-amz-metadata-directive", "REPLACE");
-    if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
-    session.run(copy);
-    Result<std::optional<bool>> out = std::optional<bool>();
-    if (copy.ok()) {
-        out = xml::copy_result(copy.answer->text).result
-                  ? Result<std::optional<bool>>(true)
-                  : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
-    } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
-        out = session.failure(copy);
-    }
-    return out;
-}
-
-inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (auto flaw = key_flaw(core, "touch", key)) return *flaw;
-    if (!(ttl.count() > 0))
-        return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
-    if (auto flaw = write_flaw(core, "touch", key)) return *flaw;
-    Session session(core);
-    for (int tried = 0; tried < changed_tried_max; ++tried) {
-        const Result<std::optional<bool>> touched = touch_once(session, key, ttl);
-        if (!touched) return counted(core, "touch", key, touched.error());
-        if (*touched) return **touched;
-    }
-    return counted(core, "touch", key,
-                   refusal(Errc::changed, "touch", key, "the entry is being replaced again and again"));
-}
-
-// What a get may ask for beside the value.
-struct Ask {
-    Seconds grace{0};  // an entry that has expired no longer than this is returned too
-    std::string_view if_none_match{};
-    bool leaves_expired = false;  // to be replaced by the caller, or wanted again if that fails
-    const ProgressCallback* progress = nullptr;
-};
-
-// Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
-inline constexpr std::uint64_t gzip_ratio_likely = 6;
-
-// One get of a whole value; started by itself or among many.
-class Fetch {
-public:
-    Fetch(Session& session, std::string_view key, const Ask& ask = {})
-        : session_(session),
-          core_(session.core()),
-          ask_(ask),
-          incoming_(
-              session, key, [this](const entry::Facts& facts) { return open(facts); },
-              [this](const char* data, std::size_t size) { return take(data, size); }) {
-        if (!ask.if_none_match.empty()) bytes::add(call().headers, "if-none-match", ask.if_none_match);
-        if (ask.progress && *ask.progress) session.on_tick([this] { return tell_progress(); });
-    }
-    Fetch(const Fetch&) = delete;
-    Fetch& operator=(const Fetch&) = delete;
-    ~Fetch() {
-        if (ask_.progress && *ask_.progress) session_.on_tick({});
-    }
-
-    Call& call() { return incoming_.call; }
-    // By itself, not among others: with as many connections as help.
-    void run() {
-        incoming_.allow_spreading();
-        session_.start(call());
-        while (!call().done) {
-            session_.step(std::chrono::milliseconds(1000));
-            incoming_.tend();
-        }
-    }
-    // Once the call is done.
-    Result<std::optional<Value>> result();
-    // The ETag of an expired entry that the policy wants removed; empty: there is none.
-    const std::string& expired_etag() const { return expired_etag_; }
-    const entry::Facts& facts() const { return incoming_.facts(); }  // without its info once there is a result()
-    bool stale() const { return stale_; }
-    bool unchanged() const { return unchanged_; }
-
-private:
-    bool open(const entry::Facts& facts) {
-        value_.clear();
-        const double now = core_.unix_now();
-        stale_ = facts.expired(now) && !facts.expired(now - ask_.grace.count());
-        if (!stale_ && !servable(core_, "get", call().key, facts)) {
-            refused_ = true;
-            const bool expired = facts.expiry == entry::Expiry::at;
-            const bool removes =
-                core_.config.expired == Expired::remove && !core_.config.read_only && !ask_.leaves_expired;
-            if (expired && removes) expired_etag_ = facts.info.etag;
-            return false;
-        }
-        too_large_ = !facts.info.compressed && facts.length.value_or(0) > core_.config.value_bytes_max;
-        if (too_large_) return false;
-        decoder_.emplace(facts.info.compressed, core_.config.value_bytes_max);
-        const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
-        value_.reserve(static_cast<std::size_t>((std::min)(likely, core_.config.value_bytes_max)));
-        return true;
-    }
-    http::Sink::Took take(const char* data, std::size_t size) {
-        return decoder_->push(value_, {data, size}) ? http::Sink::Took::all : http::Sink::Took::enough;
-    }
-    Error trouble(Errc code, std::string_view text) const { return refusal(code, "get", incoming_.call.key, text); }
-    Result<std::optional<Value>> value();
-    Result<std::optional<Value>> settle_unchanged();
-    Result<void> take_rest();
-    bool tell_progress() const { return (*ask_.progress)({incoming_.arrived(), incoming_.facts().length}); }
-
-    Session& session_;
-    Core& core_;
-    const Ask ask_;
-    std::optional<transfer::Decoder> decoder_;
-    std::string value_, expired_etag_;
-    bool refused_ = false, too_large_ = false, stale_ = false, unchanged_ = false;
-    transfer::Incoming incoming_;
-};
-
-inline Result<std::optional<Value>> Fetch::result() {
-    if (absent(core_, call())) {
-        count(core_.counters.misses);
-        tell(core_, "get", call().key, "miss", {}, effort_of(call(), 0));
-        return std::optional<Value>();
-    }
-    if (call().status() == 304 && !call().error && !ask_.if_none_match.empty()) return settle_unchanged();
-    Result<std::optional<Value>> out = value();
-    const Effort effort = effort_of(call(), incoming_.taken());
-    if (!out) return counted(core_, "get", call().key, out.error(), effort);
-    if (*out && ask_.progress && *ask_.progress) static_cast<void>(tell_progress());
-    if (*out && stale_) {
-        count(core_.counters.expired);
-        count(core_.counters.misses);
-        tell(core_, "get", call().key, "expired", {}, effort);
-    } else if (*out) {
-        count(core_.counters.hits);
-        tell(core_, "get", call().key, "hit", {}, effort);
-    }
-    return out;
-}
-
-// Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
-inline Result<std::optional<Value>> Fetch::settle_unchanged() {
-    const auto there = look(session_, "get", call().key);
-    if (!there) return counted(core_, "get", call().key, there.error());
-    if (!*there) {
-        count(core_.counters.misses);
-        tell(core_, "get", call().key, "miss");
-    } else if (servable(core_, "get", call().key, **there)) {
-        unchanged_ = true;
-        count(core_.counters.unchanged);
-        tell(core_, "get", call().key, "unchanged");
-    }
-    return std::optional<Value>();
-}
-
-inline Result<void> Fetch::take_rest() {
-    while (incoming_.limited() && !decoder_->problem()) {
-        const Result<std::string_view> data = incoming_.rest();
-        if (!data) return data.error();
-        if (!data->empty())
-            static_cast<void>(decoder_->push(value_, *data));
-        else if (incoming_.limited())
-            return {};
-        while (!call().done) session_.step(std::chrono::milliseconds(1000));
-    }
-    return {};
-}
-
-inline Result<std::optional<Value>> Fetch::value() {
-    if (Result<void> rest = take_rest(); !rest) return std::move(rest).error();
-    if (refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
-    const bool gzip_trouble = decoder_ && decoder_->problem();
-    if (!gzip_trouble) {
-        if (Result<void> whole = incoming_.check(); !whole) return std::move(whole).error();
-    }
-    const bool whole = !too_large_ && !gzip_trouble && decoder_->finish(value_);
-    if (too_large_ || decoder_->too_large())
-        return trouble(Errc::too_large,
-                       "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
-    if (!whole) return trouble(Errc::damaged, std::string("the gzip body is damaged: ") + decoder_->problem());
-    Info info = incoming_.take_info();
-    const Kind kind = info.kind ? *info.kind : entry::classify(value_);
-    info.kind = kind;
-    return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
-}
-
-// Errors of reading told as misses, where that is the policy. What is wrong with the call itself stays an error.
+// Errors of reading reported as misses, where that is the policy. What is wrong with the call itself stays an error.
 template <class T>
 Result<std::optional<T>> tolerated(Core& core, const char* operation, std::string_view key,
                                    Result<std::optional<T>> result) {
     if (result || !core.config.errors_are_misses) return result;
     const Errc code = result.error().code();
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
-    count(core.counters.tolerated);
-    tell(core, operation, key, "tolerated", result.error().what());
+    record(core, operation, key, outcomes::tolerated, result.error().what());
     return std::optional<T>();
 }
 
+// -- absence
+
+// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
+// while nothing has shown otherwise.
+inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
+    Core& core = session.core();
+    if (core.store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(operation, Method::head, {}, key));
+    look.run();
+    if (look.error) return *look.error;
+    if (look.status() != 404) {
+        core.store_seen.store(true, std::memory_order_relaxed);
+        return {};
+    }
+    look.fault.emplace();
+    look.fault->code = "NoSuchBucket";
+    return session.failure(look);
+}
+
+// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only once a
+// good answer has shown that this is an S3 store: a wrong endpoint would turn every get into a miss.
+inline bool is_absent(const Core& core, const Exchange& call) {
+    if (call.error || call.ok()) return false;
+    const std::string_view code = call.code();
+    if (call.status() == 404)
+        return code != "NoSuchBucket" &&
+               (call.fault || call.request.method == Method::head || core.store_seen.load(std::memory_order_relaxed));
+    const bool is_forbidden =
+        call.status() == 403 && (code == "AccessDenied" || (code.empty() && call.answer->text.empty()));
+    return is_forbidden && core.config.forbidden_is_miss;
+}
+
+// The headers of an entry, expired or not; empty: there is none.
+inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
+    const char* operation = call.request.operation;
+    if (call.ok()) {
+        entry::Facts facts = entry::read(call.headers());
+        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
+        return refusal(Errc::protocol, operation, call.request.key,
+                       "the answer has no ETag: is the endpoint an S3 store?");
+    }
+    if (!is_absent(session.core(), call)) return session.failure(call);
+    if (call.status() == 404) {
+        if (Result<void> fine = check_bucket(session, operation, call.request.key); !fine)
+            return std::move(fine).error();
+    }
+    return std::optional<entry::Facts>();
+}
+inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
+    Call call(session, request(session.core(), operation, Method::head, key));
+    call.run();
+    return interpret_look(session, call);
+}
+
+// -- removing
+
+inline Result<void> interpret_removal(Session& session, const Exchange& call) {
+    if (is_absent(session.core(), call) && call.status() == 404) return {};
+    if (!call.ok()) return session.failure(call);
+    if (call.answer->text.empty()) return {};
+    return refusal(Errc::protocol, "remove", call.request.key,
+                   "the answer to a DELETE has a body: is the endpoint an S3 store?");
+}
+
+// A request without a body on one of many entries.
+struct PlainJob {
+    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
+    Call& call() { return plain; }
+    bool tend() const { return !plain.done; }
+    Call plain;
+};
+
+// Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match then
+// keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags, and for
+// stores that ignore If-Match on DELETE: there a window of one round trip is left.
+class ExpiredRemoval {
+public:
+    ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
+        : session_(session),
+          seen_(std::move(seen)),
+          look_(session, request(session.core(), operation, Method::head, key)),
+          erase_(session, request(session.core(), operation, Method::erase, key)) {}
+
+    Call& call() { return is_looked_at_ ? erase_ : look_; }
+    bool tend() {
+        if (!call().done) return true;
+        if (!is_looked_at_) return should_erase() && begin_erase();
+        const bool refused = !erase_.error && erase_.status() == 501 && !erase_.request.headers.empty();
+        if (!refused) return false;
+        erase_.request.headers.clear();  // a store that has no conditional DELETE
+        return begin_erase();
+    }
+    // Whether it was removed. An error: it could not be looked at or removed.
+    Result<bool> result() {
+        if (trouble_) return *trouble_;
+        if (!is_looked_at_) return false;
+        if (!erase_.error && erase_.status() == 412) return false;
+        const Result<void> removed = interpret_removal(session_, erase_);
+        if (!removed) return removed.error();
+        return true;
+    }
+
+private:
+    bool should_erase() {
+        const auto found = interpret_look(session_, look_);
+        if (!found) trouble_ = found.error();
+        if (!found || !*found || (seen_ && !(*found)->is_same_as(*seen_))) return false;
+        if (!(*found)->expired(session_.core().unix_now()) || (*found)->is_fresh_claim()) return false;
+        if ((*found)->has_strong_etag()) erase_.request.header("if-match", (*found)->info.etag);
+        return true;
+    }
+    bool begin_erase() {
+        is_looked_at_ = true;
+        session_.drop(erase_);
+        session_.start(erase_);
+        return true;
+    }
+
+    Session& session_;
+    const std::optional<entry::Facts> seen_;
+    bool is_looked_at_ = false;
+    std::optional<Error> trouble_;
+    Call look_, erase_;
+};
+
+// -- reading
+
+// What a get may ask for beside the value.
+struct GetRequest {
+    Seconds grace{0};  // an entry that has expired no longer than this is returned too
+    std::string_view if_none_match{};
+    bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
+    const ProgressCallback* progress = nullptr;
+    std::optional<std::chrono::milliseconds> timeout{};
+};
+
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
-struct Recalled {
+struct GetResult {
     std::optional<Value> value{};
     entry::Expiry expiry = entry::Expiry::never;
     double expires_at = 0, cost = 0;  // as in entry::Facts
-    bool stale = false, unchanged = false;
+    bool is_stale = false, is_unchanged = false;
 };
 
-inline Result<Recalled> recall(Core& core, std::string_view key, const Ask& ask) {
-    if (auto flaw = key_flaw(core, "get", key)) return *flaw;
-    Session session(core);
-    constexpr int versions_tried_max =
-        3;  // an object that is replaced while it is read is read again, but not for ever
-    for (int tried = 1;; ++tried) {
-        Fetch fetch(session, key, ask);
-        fetch.run();
-        Result<std::optional<Value>> out = fetch.result();
-        session.drop(fetch.call());
-        if (!fetch.expired_etag().empty()) remove_if_same(session, key, fetch.expired_etag());
-        if (out) {
-            const entry::Facts& facts = fetch.facts();
-            return Recalled{*std::move(out), facts.expiry,  facts.expires_at,
-                            facts.cost,      fetch.stale(), fetch.unchanged()};
-        }
-        if (out.error().code() != Errc::changed || tried == versions_tried_max) return std::move(out).error();
-    }
-}
+// Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
+inline constexpr std::uint64_t gzip_ratio_likely = 6;
+inline constexpr std::size_t inflate_batch_bytes = std::size_t{64} << 10;
 
-inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    Ask ask;
-    ask.progress = &options.progress;
-    return tolerated(core, "get", key,
-                     recall(core, key, ask).transform([](Recalled&& found) { return std::move(found.value); }));
-}
-
-// `limited_whole`: Config::call_timeout covers the reading too, and not the opening alone.
-inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
-                                                 const GetOptions& options, bool limited_whole = false) {
-    if (auto flaw = key_flaw(*core, "get", key)) return *flaw;
-    bool serve = true;
-    auto state = std::make_unique<ReaderState>(core, key, [&core, &serve, key](const entry::Facts& facts) {
-        return serve = servable(*core, "get", key, facts);
-    });
-    Call& call = state->incoming.call;
-    const auto limit = core->config.call_timeout;
-    const auto deadline = http::Clock::now() + limit;
-    Error::Details late;
-    late.code = Errc::timed_out;
-    late.retryable = true;
-    if (options.progress) {
-        state->session.on_tick([reader = state.get(), progress = options.progress] {
-            return progress({reader->incoming.arrived(), reader->incoming.facts().length});
-        });
-    }
-    if (limited_whole) state->session.allow(limit);
-    state->session.start(call);
-    while (!state->begun()) {
-        state->session.step(limit.count() ? (std::min)(limit, s3::tick) : std::chrono::milliseconds(1000));
-        if (limit.count() && !state->begun() && http::Clock::now() > deadline)
-            state->session.cancel_all(Error(late, "no answer within Config::call_timeout"));
-    }
-    if (absent(*core, call)) {
-        count(core->counters.misses);
-        tell(*core, "get", key, "miss");
-        return std::optional<Reader>();
-    }
-    if (call.done && !state->incoming.limited()) {  // it was short enough to be here already, or it failed
-        if (Result<void> whole = state->incoming.check(); !whole) return counted(*core, "get", key, whole.error());
-    }
-    if (!serve) {
-        const entry::Facts facts = state->incoming.facts();
-        state->session.drop(call);
-        if (facts.expiry == entry::Expiry::at && core->config.expired == Expired::remove && !core->config.read_only)
-            remove_if_same(state->session, key, facts.info.etag);
-        return std::optional<Reader>();
-    }
-    count(core->counters.hits);
-    tell(*core, "get", key, "hit");
-    return std::optional<Reader>(Reader(std::move(state)));
-}
-
-inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key,
-                                                const GetOptions& options) {
-    return tolerated(*core, "get", key, open_stream(core, key, options));
-}
-
-inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
-    if (auto flaw = key_flaw(core, "stat", key)) return *flaw;
-    Session session(core);
-    auto facts = look(session, "stat", key);
-    if (!facts)
-        return tolerated(core, "stat", key, Result<std::optional<Info>>(counted(core, "stat", key, facts.error())));
-    if (!*facts || !servable(core, "stat", key, **facts)) return std::optional<Info>();
-    return std::optional<Info>(std::move((*facts)->info));
-}
-
-inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
-    if (etag.empty() || *entry::value_flaw(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    Ask ask;
-    ask.if_none_match = etag;
-    return recall(core, key, ask).transform([&](Recalled&& found) {
-        // A store that ignores the header sends the value again, which is the same one.
-        const bool same = found.unchanged || (found.value && found.value->info().etag == etag);
-        return same ? Revalidated{true, {}} : Revalidated{false, std::move(found.value)};
-    });
-}
-
-// -- writing
-
-inline Result<void> removed(Session& session, const Call& call) {
-    const bool is_done = call.ok() || (!call.error && call.status() == 404 && call.code() != "NoSuchBucket");
-    if (!is_done) return session.failure(call);
-    if (call.ok() && !call.answer->text.empty())
-        return refusal(Errc::protocol, "remove", call.key,
-                       "the answer to a DELETE has a body: is the endpoint an S3 store?");
-    return {};
-}
-
-inline Result<void> remove(Core& core, Session& session, std::string_view key) {
-    Call call;
-    call.operation = "remove";
-    call.key = key;
-    call.object = core.object(key);
-    call.method = http::Method::erase;
-    session.run(call);
-    Result<void> out = removed(session, call);
-    if (!out) {
-        out = counted(core, "remove", key, out.error(), effort_of(call, 0));
-    } else {
-        count(core.counters.removes);
-        tell(core, "remove", key, "done", {}, effort_of(call, 0));
-    }
-    return out;
-}
-
-inline std::optional<Error> options_flaw(const Core& core, std::string_view key, const SetOptions& options) {
-    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
-    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
-    if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
-    if (*entry::value_flaw(options.if_match)) return refuse("if_match is no ETag");
-    if (*entry::value_flaw(options.content_type))
-        return refuse("content_type holds bytes that are not printable ASCII");
-    Metadata all = core.config.metadata;
-    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
-    const std::string flaw = entry::metadata_flaw(all);
-    if (!flaw.empty()) return refuse(flaw);
-    return std::nullopt;
-}
-
-inline transfer::Target target_for(const Core& core, std::string_view key, Kind kind, bool compressed,
-                                   const SetOptions& options) {
-    transfer::Target out;
-    out.key = key;
-    out.object = core.object(key);
-    auto& headers = out.headers;
-    bytes::add(headers, "content-type",
-               options.content_type.empty() ? std::string(entry::content_type(kind)) : options.content_type);
-    bytes::add(headers, "x-amz-meta-kind", entry::word(kind));
-    if (compressed) bytes::add(headers, "x-amz-meta-compressed", "true");
-    for (const Metadata* metadata : {&core.config.metadata, &options.metadata}) {
-        for (const auto& [name, value] : *metadata)
-            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
-    }
-    const Config& config = core.config;
-    if (!config.server_side_encryption.empty())
-        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
-    if (!config.kms_key_id.empty())
-        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
-    if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
-    if (options.if_absent) bytes::add(out.conditions, "if-none-match", "*");
-    if (!options.if_match.empty()) bytes::add(out.conditions, "if-match", options.if_match);
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
-    if (ttl && ttl->count() < entry::ttl_seconds_max)
-        out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
-    return out;
-}
-
-inline void name_write(const Core& core, transfer::Target& target) {
-    target.write_id = random_id(core);
-    bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
-}
-
-// Whether bodies are hashed for the signature.
-inline bool hashes(Core& core) {
-    if (!core.config.unsigned_payload) return true;
-    const auto place = core.place();
-    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
-}
-
-// Calls the progress callback of a transfer; installed as the session's tick.
-class Meter {
+// One get of a whole value; by itself or among many.
+class GetOperation {
 public:
-    Meter(Session& session, const ProgressCallback& callback, std::optional<std::uint64_t> total)
-        : callback_(callback), total_(total) {
-        if (callback_) session.on_tick([this] { return tell(); });
-    }
-    std::uint64_t done = 0;
-    std::vector<const Call*> running{};
-
-    bool tell() {
-        std::uint64_t sum = done;
-        for (const Call* call : running) sum += call->answer && !call->done ? call->answer->sent : 0;
-        most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
-        return callback_({most_, total_});
-    }
-    // All is stored; what the callback says no longer matters.
-    void finish(std::uint64_t bytes) {
-        if (callback_) callback_({bytes, total_});
-    }
-
-private:
-    const ProgressCallback& callback_;
-    std::optional<std::uint64_t> total_;
-    std::uint64_t most_ = 0;
-};
-
-// Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
-inline bool is_ours(Session& session, const transfer::Target& target) {
-    const auto facts = look(session, target.operation, target.key);
-    return facts && *facts && !target.write_id.empty() && (*facts)->write_id == target.write_id;
-}
-
-inline Result<bool> finish_put(Session& session, const transfer::Target& target, const Call& call) {
-    if (call.ok()) {
-        // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags.
-        const bool is_put =
-            call.answer->text.empty() && (call.status() != 200 || !call.answer->headers.get("etag").empty());
-        if (is_put) return true;
-        return refusal(Errc::protocol, target.operation, target.key,
-                       "the answer is not that to a PUT: is the endpoint an S3 store?");
-    }
-    const bool unmet = !call.error && (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
-    if (!unmet || target.conditions.empty()) return session.failure(call);
-    return is_ours(session, target);  // our own write, if its answer was lost and libcurl or we sent it again
-}
-
-// The PUT of bytes that are all there, ready to run by itself or among many.
-inline Call put_call(Core& core, transfer::Target& target, http::Body body, std::uint32_t crc, std::string hash) {
-    if (core.config.checksums != Checksums::none)
-        bytes::add(target.headers, "x-amz-meta-crc32c", entry::crc32c_text(crc));
-    if (core.config.checksums == Checksums::store)
-        bytes::add(target.headers, "x-amz-checksum-crc32c", entry::crc32c_text(crc));
-    if (!target.conditions.empty() && target.write_id.empty()) name_write(core, target);
-    Call call = transfer::call_for(target, http::Method::put, {});
-    call.headers = target.headers;
-    call.headers.insert(call.headers.end(), target.conditions.begin(), target.conditions.end());
-    call.body = std::move(body);
-    call.payload_hash = std::move(hash);
-    call.ttl = target.ttl;
-    return call;
-}
-
-inline Call put_call(Session& session, transfer::Target& target, std::string_view data) {
-    Core& core = session.core();
-    const std::uint32_t crc =
-        core.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
-    std::string hash(sigv4::unsigned_payload);
-    if (hashes(core)) hash = session.sha256_text(data);
-    return put_call(core, target, {data, {}, data.size()}, crc, std::move(hash));
-}
-
-inline std::string bare_etag(std::string_view etag) {
-    if (etag.size() > 1 && etag.front() == '"' && etag.back() == '"') etag = etag.substr(1, etag.size() - 2);
-    return std::string(etag);
-}
-
-// Ceph before 2025 compares If-Match with the ETag without its quotes, and so refuses every one that has them.
-inline bool bare_etag_helps(Session& session, const transfer::Target& target) {
-    if (target.conditions.empty() || target.conditions.front().first != "if-match") return false;
-    const auto there = look(session, target.operation, target.key);
-    return there && *there && (*there)->info.etag == target.conditions.front().second;
-}
-
-inline Result<bool> send_put(Session& session, const transfer::Target& target, Call& call, Meter& meter) {
-    meter.running = {&call};
-    session.run(call);
-    Result<bool> stored = finish_put(session, target, call);
-    session.drop(call);
-    meter.running.clear();
-    return stored;
-}
-
-inline Result<bool> put(Session& session, const transfer::Target& target, Call call, Meter& meter) {
-    Result<bool> stored = send_put(session, target, call, meter);
-    if (target.conditions.empty()) return stored;
-    if (!stored && stored.error().code() == Errc::unsupported) {  // Swift, B2: the look before has to do
-        call.headers.pop_back();
-    } else if (stored && !*stored && bare_etag_helps(session, target)) {
-        call.headers.back().second = bare_etag(call.headers.back().second);
-    } else {
-        return stored;
-    }
-    return send_put(session, target, call, meter);
-}
-
-// All parts equal, at most 10,000 of them.
-inline std::uint64_t part_bytes_for(const Config& config, std::optional<std::uint64_t> size) {
-    constexpr std::uint64_t round = std::uint64_t{1} << 20;
-    if (!size || *size / transfer::parts_max < config.part_bytes) return config.part_bytes;
-    return (*size / transfer::parts_max / round + 1) * round;
-}
-
-// What gzip makes of bytes that it can't make smaller: five bytes more for each block, and the members' heads and trailers.
-inline constexpr std::uint64_t gzip_expansion_part = 1024;
-inline constexpr std::uint64_t gzip_expansion_bytes = std::uint64_t{64} << 10;
-
-// Equal parts where the length is known. Where it isn't, or the plan would need more memory than is allowed, parts grow to
-// what the memory bound takes, one at a time then. Empty: that is known to be too little.
-inline std::optional<transfer::PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size,
-                                                    bool compress) {
-    const std::uint64_t first = config.part_bytes;
-    const std::uint64_t most =
-        (std::max)(first, (std::min)(std::uint64_t{config.transfer_bytes_max}, transfer::part_bytes_max));
-    if (!size) return transfer::PartPlan{first, most};
-    const std::uint64_t bound = compress ? *size + *size / gzip_expansion_part + gzip_expansion_bytes : *size;
-    const std::uint64_t equal = part_bytes_for(config, bound);
-    if (equal <= most) return transfer::PartPlan{equal, equal};
-    if (compress) return transfer::PartPlan{most, most};  // it will hardly be as long
-    return std::nullopt;
-}
-
-// A body that can be read at any place (memory, a file), cut into parts without holding a copy.
-class SlicedUpload {
-public:
-    SlicedUpload(Core& core, http::Body whole, std::uint64_t part)
-        : whole_(std::move(whole)), part_(part), hashes_(hashes(core)) {}
-
-    Result<bool> next(transfer::Upload::Slot& slot) {
-        if (at_ >= whole_.size) return false;
-        const std::uint64_t offset = at_;
-        http::Body& body = slot.call.body;
-        body.size = (std::min)(part_, whole_.size - at_);
-        at_ += body.size;
-        if (whole_.read_at) {
-            body.read_at = [this, offset](std::uint64_t at, char* buffer, std::size_t capacity) {
-                return whole_.read_at(offset + at, buffer, capacity);
-            };
-        } else {
-            body.memory = whole_.memory.substr(static_cast<std::size_t>(offset), static_cast<std::size_t>(body.size));
-        }
-        return sum(body, slot.call.payload_hash, nullptr);
-    }
-
-    // Hash and CRC of a body. They go out before it, so a file is read twice: it need not fit in memory.
-    Result<bool> sum(const http::Body& body, std::string& hash, std::uint32_t* crc) {
-        if (hashes_ && !hash_) hash_.emplace();
-        std::vector<char> buffer(body.read_at ? transfer::piece_bytes : 0);
-        for (std::uint64_t at = 0; at < body.size && (hashes_ || crc);) {
-            std::string_view piece = body.memory;
-            if (body.read_at) {
-                const auto wanted = static_cast<std::size_t>((std::min)(std::uint64_t{buffer.size()}, body.size - at));
-                piece = {buffer.data(), body.read_at(at, buffer.data(), wanted)};
-                if (piece.empty()) return Error(Errc::source, "the file became shorter while it was read");
-            }
-            if (hashes_) hash_->update(piece);
-            if (crc) *crc = digest::crc32c(*crc, piece.data(), piece.size());
-            at += piece.size();
-        }
-        hash = hashes_ ? transfer::hash_text(hash_->finish()) : std::string(sigv4::unsigned_payload);
-        return true;
-    }
-
-private:
-    http::Body whole_;
-    std::uint64_t part_, at_ = 0;
-    const bool hashes_;
-    std::optional<digest::Sha256> hash_{};  // made for the first part: one PUT of memory does without
-};
-
-// -- what the store makes of write conditions: found out once a cache, by doing it
-
-inline std::string own_name(const char* what, std::string_view id) {
-    return std::string(".s3cache/") + what + "/" + std::string(id);
-}
-
-// Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
-inline bool is_own_name(std::string_view key) {
-    const bool lease = bytes::starts_with(key, ".s3cache/lease/") && key.size() == own_name("lease", {}).size() + 32;
-    const bool probe = bytes::starts_with(key, ".s3cache/probe/") && key.size() == own_name("probe", {}).size() + 16;
-    return (lease || probe) &&
-           key.find_first_not_of("0123456789abcdef", own_name("lease", {}).size()) == std::string_view::npos;
-}
-
-// They have a time to live in case that they cannot be removed.
-inline constexpr Seconds scratch_ttl{600};
-
-// One request on the scratch object; its status, or why there is none worth that name.
-inline Result<int> try_scratch(Session& session, const std::string& key, http::Method method, const char* condition,
-                               const char* value) {
-    constexpr std::string_view text = "a scratch object: may be removed";
-    Call call;
-    call.operation = "probe";
-    call.key = key;
-    call.object = session.core().object(key);
-    call.method = method;
-    if (condition) bytes::add(call.headers, condition, value);
-    if (method == http::Method::put) {
-        call.ttl = scratch_ttl;
-        call.body = {text, {}, text.size()};
-        call.payload_hash = session.sha256_text(text);
-    }
-    session.run(call);
-    const bool told = call.ok() || call.status() == 412 || call.status() == 409 || call.status() == 501;
-    Result<int> out = call.status();
-    if (!told) out = session.failure(call);
-    return out;
-}
-
-// Whether conditions on PUT are honoured, and on DELETE on the way. An error: it could not be found out, this time.
-inline Result<bool> honours_conditions(Session& session) {
-    Core& core = session.core();
-    using Trait = Core::Trait;
-    const auto place = core.place();
-    if (place && (*place)->aws()) return true;
-    if (core.honours_put != Trait::unknown) return core.honours_put == Trait::yes;
-    constexpr const char* wrong_etag = "\"00000000000000000000000000000000\"";
-    const std::string key = own_name("probe", random_id(core));
-    const Result<int> first = try_scratch(session, key, http::Method::put, "if-none-match", "*");
-    if (!first) return first.error();
-    if (*first / 100 != 2) return core.honours_put = Trait::no, false;  // refused as such: nothing is there
-    const Result<int> second = try_scratch(session, key, http::Method::put, "if-none-match", "*");
-    const Result<int> third = try_scratch(session, key, http::Method::put, "if-match", wrong_etag);
-    const Result<int> fourth = try_scratch(session, key, http::Method::erase, "if-match", wrong_etag);
-    if (!fourth || *fourth / 100 != 2)
-        static_cast<void>(try_scratch(session, key, http::Method::erase, nullptr, nullptr));
-    for (const Result<int>* answer : {&second, &third}) {
-        if (!*answer) return answer->error();
-    }
-    const bool honours = *second / 100 != 2 && *third / 100 != 2;
-    if (fourth) core.honours_delete = *fourth == 412 ? Trait::yes : Trait::no;
-    core.honours_put = honours ? Trait::yes : Trait::no;
-    return honours;
-}
-
-// What the policy says of a conditional write: it goes ahead, or an error. Takes the headers away where they are not to be sent.
-inline Result<void> condition_policy(Session& session, const transfer::Target& target) {
-    Core& core = session.core();
-    if (core.config.conditions == Conditions::off) return {};
-    const Result<bool> honours = honours_conditions(session);
-    if (honours && *honours) return {};
-    if (core.config.conditions == Conditions::required) {
-        if (!honours) return about(target.operation, target.key, honours.error());
-        return refusal(Errc::unsupported, target.operation, target.key,
-                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
-                       "requires it");
-    }
-    count(core.counters.unconditional);
-    tell(core, target.operation, target.key, "unconditional");
-    return {};
-}
-
-// Looks before a conditional write: an entry that is in the way is found without sending the body, an expired one is
-// not in the way but must be the one that is replaced, and a store that ignores conditions is kept from the plain
-// mistakes. The headers of the write itself then settle what happens in between.
-inline Result<bool> condition_met(Session& session, transfer::Target& target) {
-    if (target.conditions.empty()) return true;
-    if (Result<void> allowed = condition_policy(session, target); !allowed) return std::move(allowed).error();
-    const auto there = look(session, target.operation, target.key);
-    if (!there) return there.error();
-    auto& [name, value] = target.conditions.front();
-    const bool expired = *there && (*there)->expired(session.core().unix_now());
-    const bool met = name == "if-match" ? *there && (*there)->info.etag == value : !*there || expired;
-    if (met && name == "if-none-match" && expired) target.conditions.front() = {"if-match", (*there)->info.etag};
-    if (session.core().config.conditions == Conditions::off) target.conditions.clear();
-    return met;
-}
-
-// Read once more than sending it takes, because metadata goes up before the first part.
-inline Result<std::uint32_t> crc_of(Session& session, const transfer::Target& target, const http::Body& body) {
-    std::vector<char> buffer(body.read_at ? transfer::piece_bytes : 0);
-    std::uint32_t crc = 0;
-    for (std::uint64_t at = 0; at < body.size;) {
-        const auto wanted = static_cast<std::size_t>((std::min)(std::uint64_t{transfer::piece_bytes}, body.size - at));
-        const std::string_view piece = body.read_at
-                                           ? std::string_view(buffer.data(), body.read_at(at, buffer.data(), wanted))
-                                           : body.memory.substr(static_cast<std::size_t>(at), wanted);
-        if (piece.empty())
-            return refusal(Errc::source, target.operation, target.key, "the file became shorter while it was read");
-        crc = digest::crc32c(crc, piece.data(), piece.size());
-        at += piece.size();
-        if (!session.step(std::chrono::milliseconds(0)))
-            return refusal(Errc::cancelled, target.operation, target.key, "cancelled before the upload began");
-    }
-    return crc;
-}
-
-// Parts only from twice a part's size on: one PUT is atomic by itself, and cheaper.
-inline Result<bool> send_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
-    Core& core = session.core();
-    const std::uint64_t part = part_bytes_for(core.config, body.size);
-    SlicedUpload slices(core, body, part);
-    if (body.size > std::uint64_t{2} * core.config.part_bytes) {
-        name_write(core, target);
-        if (core.config.checksums != Checksums::none) {
-            const Result<std::uint32_t> crc = crc_of(session, target, body);
-            if (!crc) return crc.error();
-            bytes::add(target.headers, "x-amz-meta-crc32c", entry::crc32c_text(*crc));
-        }
-        transfer::Upload upload(session, target, transfer::slots_for(core.config, part));
-        for (const auto& slot : upload.lanes()) meter.running.push_back(&slot.call);
-        return upload.run([&](transfer::Upload::Slot& slot) {
-            meter.done = upload.stored_bytes();
-            return slices.next(slot);
-        });
-    }
-    if (!body.read_at) return put(session, target, put_call(session, target, body.memory), meter);
-    std::uint32_t crc = 0;
-    std::string hash;
-    if (const Result<bool> summed = slices.sum(body, hash, &crc); !summed) return summed;
-    return put(session, target, put_call(core, target, std::move(body), crc, std::move(hash)), meter);
-}
-
-inline Result<bool> set_whole(Session& session, transfer::Target& target, http::Body body, Meter& meter) {
-    Result<bool> allowed = condition_met(session, target);
-    if (!allowed || !*allowed) return allowed;
-    if (target.ttl && is_own_name(target.key))
-        bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::expiry_text(target.ttl->count()));
-    const std::uint64_t size = body.size;
-    Result<bool> stored = send_whole(session, target, std::move(body), meter);
-    if (stored && *stored) meter.finish(size);
-    return stored;
-}
-
-// A stream: its parts are gathered into the lanes' buffers while the parts before them are on their way.
-class StreamUpload {
-public:
-    StreamUpload(Session& session, transfer::Target& target, transfer::Intake& intake, transfer::PartPlan plan,
-                 Meter& meter)
+    GetOperation(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
         : session_(session),
           core_(session.core()),
-          target_(target),
-          intake_(intake),
-          plan_(plan),
-          hashes_(hashes(core_)),
-          meter_(meter) {}
-
-    Result<bool> run() {
-        const std::size_t part = bytes_of(1);
-        first_.reset(new char[part]);
-        const Result<std::size_t> size = gather(first_.get(), part);
-        if (!size) return about(size.error());
-        const Result<bool> all = *size < part ? Result<bool>(true) : intake_.at_end();
-        if (!all) return about(all.error());
-        if (*all) return put(session_, target_, whole({first_.get(), *size}), meter_);
-        name_write(core_, target_);
-        transfer::Upload upload(session_, target_, transfer::slots_for(core_.config, part));
-        upload.at_once = [this](std::uint64_t number) {
-            return transfer::slots_for(core_.config, plan_.bytes_of(number));
-        };
-        upload.parts_most = plan_.parts;
-        first_size_ = *size;
-        return upload.run([&](transfer::Upload::Slot& slot) { return next(upload.lanes(), slot); });
+          wanted_(wanted),
+          key_(key),
+          download_(
+              session, key,
+              {this,
+               [](void* self, const entry::Facts& facts) { return static_cast<GetOperation*>(self)->open(facts); },
+               [](void* self, std::string_view data) { return static_cast<GetOperation*>(self)->take(data); }}) {
+        if (!wanted.if_none_match.empty()) call().request.header("if-none-match", wanted.if_none_match);
+        if (is_alone) download_.allow_parallel();  // with as many connections as help
+        if (wanted.progress && *wanted.progress) session.on_progress([this] { return report_progress(); });
     }
+    GetOperation(const GetOperation&) = delete;
+    GetOperation& operator=(const GetOperation&) = delete;
+    ~GetOperation() {
+        if (wanted_.progress && *wanted_.progress) session_.on_progress({});
+    }
+
+    Call& call() { return download_.call; }
+    bool tend() {
+        download_.tend();
+        return !download_.call.done;
+    }
+    // Once the call is done.
+    Result<GetResult> result() {
+        if (is_absent(core_, call())) {
+            record(core_, "get", key_, outcomes::miss, {}, timing_of(call(), 0));
+            return GetResult();
+        }
+        if (call().status() == 304 && !call().error && !wanted_.if_none_match.empty()) return interpret_unchanged();
+        Result<std::optional<Value>> got = value();
+        const Timing timing = timing_of(call(), download_.taken());
+        if (!got) return record_error(core_, "get", key_, got.error(), timing);
+        const bool has_value = got->has_value();
+        if (has_value && wanted_.progress && *wanted_.progress) static_cast<void>(report_progress());
+        if (has_value) record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
+        const entry::Facts& facts = download_.facts();
+        return GetResult{*std::move(got), facts.expiry, facts.expires_at, facts.cost, is_stale_, false};
+    }
+    // What was found expired and is to be removed.
+    const std::optional<entry::Facts>& expired() const { return expired_; }
 
 private:
-    Error about(const Error& error) const { return detail::about(target_.operation, target_.key, error); }
-
-    std::string payload_hash() {
-        return hashes_ ? transfer::hash_text(hash_.finish()) : std::string(sigv4::unsigned_payload);
-    }
-
-    Call whole(std::string_view data) {
-        const std::uint32_t crc =
-            core_.config.checksums == Checksums::none ? 0 : digest::crc32c(0, data.data(), data.size());
-        return put_call(core_, target_, {data, {}, data.size()}, crc, payload_hash());
-    }
-
-    std::size_t bytes_of(std::uint64_t number) const { return static_cast<std::size_t>(plan_.bytes_of(number)); }
-
-    // Lanes that rest lend a buffer that is large enough, and give up their smaller ones before a new one is made: so all
-    // buffers there are keep within the bound.
-    static void make_room(std::vector<transfer::Upload::Slot>& lanes, transfer::Upload::Slot& slot, std::size_t size) {
-        for (auto& lane : lanes) {
-            if (slot.capacity >= size) return;
-            if (lane.busy) continue;
-            std::swap(lane.buffer, slot.buffer);
-            std::swap(lane.capacity, slot.capacity);
+    bool open(const entry::Facts& facts) {
+        value_.clear();
+        const double now = core_.unix_now();
+        is_stale_ = facts.expired(now) && !facts.expired(now - wanted_.grace.count());
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts);
+        if (is_refused_) {
+            const bool removes =
+                core_.config.expired == Expired::remove && !core_.config.read_only && !wanted_.keeps_expired;
+            if (removes && facts.expiry == entry::Expiry::at) expired_ = facts;
+            return false;
         }
-        if (slot.capacity >= size) return;
-        for (auto& lane : lanes) {
-            if (!lane.busy) lane.buffer.reset(), lane.capacity = 0;
-        }
-        slot.buffer.reset(new char[size]);
-        slot.capacity = size;
-    }
-
-    Result<bool> next(std::vector<transfer::Upload::Slot>& lanes, transfer::Upload::Slot& slot) {
-        std::size_t size = first_size_;
-        const std::size_t part = bytes_of(++begun_);
-        if (first_) {  // what was read before it was known that there would be parts
-            slot.buffer = std::move(first_);
-            slot.capacity = part;
-        } else {
-            make_room(lanes, slot, part);
-            const Result<std::size_t> gathered = gather(slot.buffer.get(), part);
-            if (!gathered) return about(gathered.error());
-            size = *gathered;
-        }
-        if (size == 0) return false;
-        slot.call.body = {std::string_view(slot.buffer.get(), size), {}, size};
-        slot.call.payload_hash = payload_hash();
+        const std::uint64_t most = core_.config.value_bytes_max;
+        is_too_large_ = !facts.info.compressed && facts.length.value_or(0) > most;
+        if (is_too_large_) return false;
+        decoder_.emplace(facts.info.compressed, inflate_batch_bytes);
+        const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
+        value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
         return true;
     }
-
-    // Reading, hashing and sending overlap: after each piece the network gets its turn.
-    Result<std::size_t> gather(char* buffer, std::size_t part) {
-        std::size_t filled = 0;
-        while (filled < part) {
-            const std::size_t wanted = (std::min)(part - filled, transfer::piece_bytes);
-            const Result<std::size_t> count = intake_.read(buffer + filled, wanted);
-            if (!count) return count;
-            if (hashes_) hash_.update(std::string_view(buffer + filled, *count));
-            filled += *count;
-            meter_.done = intake_.taken();
-            if (!session_.step(std::chrono::milliseconds(0)))
-                return Error(Errc::cancelled, "cancelled by the progress callback");
-            if (*count < wanted) break;
+    http::SinkResult take(std::string_view data) {
+        decoder_->feed(data);
+        return drain_decoder() ? http::SinkResult::consumed : http::SinkResult::stop;
+    }
+    bool drain_decoder() {
+        for (;;) {
+            const Result<std::string_view> chunk = decoder_->next();
+            if (!chunk) return decoding_error_ = chunk.error(), false;
+            if (chunk->empty()) return true;
+            is_too_large_ = chunk->size() > core_.config.value_bytes_max - value_.size();
+            if (is_too_large_) return false;
+            value_.append(*chunk);
         }
-        return filled;
+    }
+    bool report_progress() const { return (*wanted_.progress)({download_.arrived(), download_.facts().length}); }
+    bool is_broken() const { return is_too_large_ || decoding_error_; }
+
+    Result<std::optional<Value>> value() {
+        if (Result<void> rest = take_ranges(); !rest) return std::move(rest).error();
+        if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
+        if (!is_broken()) {
+            if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
+            if (is_refused_) return std::optional<Value>();  // an empty body is opened by its check
+            decoder_->finish();
+            static_cast<void>(drain_decoder());
+        }
+        if (is_too_large_)
+            return refusal(Errc::too_large, "get", key_,
+                           "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
+        if (decoding_error_) return about("get", key_, *decoding_error_);
+        Info info = download_.take_info();
+        const Kind kind = info.kind ? *info.kind : entry::classify(value_);
+        info.kind = kind;
+        return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
+    }
+    Result<void> take_ranges() {
+        while (download_.first_part_done() && !is_broken()) {
+            const Result<std::string_view> data = download_.next_range();
+            if (!data) return data.error();
+            if (!data->empty())
+                static_cast<void>(take(*data));
+            else if (download_.first_part_done())
+                return {};
+            if (!download_.first_part_done()) session_.wait_for(call());
+        }
+        return {};
+    }
+
+    // Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
+    Result<GetResult> interpret_unchanged() {
+        const auto there = look(session_, "get", key_);
+        if (!there) return record_error(core_, "get", key_, there.error());
+        GetResult out;
+        if (!*there) {
+            record(core_, "get", key_, outcomes::miss);
+        } else if (is_usable(core_, "get", key_, **there)) {
+            out.is_unchanged = true;
+            record(core_, "get", key_, outcomes::unchanged);
+        }
+        return out;
     }
 
     Session& session_;
     Core& core_;
-    transfer::Target& target_;
-    transfer::Intake& intake_;
-    const transfer::PartPlan plan_;
-    const bool hashes_;
-    Meter& meter_;
-    digest::Sha256 hash_{};
-    std::unique_ptr<char[]> first_{};
-    std::size_t first_size_ = 0;
-    std::uint64_t begun_ = 0;  // parts
+    const GetRequest wanted_;
+    const std::string_view key_;
+    std::optional<transfer::Decoder> decoder_;
+    std::string value_;
+    std::optional<entry::Facts> expired_;
+    std::optional<Error> decoding_error_;
+    bool is_refused_ = false, is_too_large_ = false, is_stale_ = false;
+    transfer::Download download_;
 };
 
-inline Result<bool> concluded(Core& core, std::string_view key, Result<bool> stored, const Effort& effort) {
-    if (!stored) return counted(core, "set", key, std::move(stored).error(), effort);
-    count(*stored ? core.counters.sets : core.counters.refused);
-    tell(core, "set", key, *stored ? "done" : "refused", {}, effort);
-    return stored;
+using GotOne = std::function<void(std::size_t index, Result<GetResult> result)>;
+
+// One get or many: a single one is a run of one. Expired entries are removed after the reading is done.
+inline void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted,
+                    const GotOne& visit) {
+    Session session(core, wanted.timeout);
+    std::vector<std::size_t> todo, changed;
+    std::vector<std::pair<std::size_t, entry::Facts>> expired;
+    for (std::size_t i = 0; i < keys.size(); ++i) todo.push_back(i);
+    for (int tried = 1; !todo.empty(); ++tried) {
+        s3::run_all(
+            session, todo.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<GetOperation> {
+                const std::string_view key = keys[todo[i]];
+                if (const Result<void> fine = check_key(core, "get", key); !fine)
+                    return visit(todo[i], fine.error()), nullptr;
+                return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
+            },
+            [&](std::size_t i, GetOperation& get) {
+                Result<GetResult> result = get.result();
+                if (get.expired()) expired.emplace_back(todo[i], *get.expired());
+                const bool was_replaced = !result && result.error().code() == Errc::changed;
+                if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
+                visit(todo[i], std::move(result));
+            });
+        todo = std::exchange(changed, {});
+    }
+    s3::run_all(
+        session, expired.size(), core.config.connections,
+        [&](std::size_t i) -> std::unique_ptr<ExpiredRemoval> {
+            const std::string_view key = keys[expired[i].first];
+            if (core.is_computing(key)) return nullptr;
+            return std::make_unique<ExpiredRemoval>(session, "expire", key, expired[i].second);
+        },
+        [](std::size_t, ExpiredRemoval&) {});  // a failure is no concern of the reader's: the entry will be met again
+}
+
+inline Result<GetResult> get_one(Core& core, std::string_view key, const GetRequest& wanted) {
+    Result<GetResult> out = GetResult();
+    get_all(core, {key}, wanted, [&](std::size_t, Result<GetResult> got) { out = std::move(got); });
+    return out;
+}
+
+inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
+    GetRequest wanted;
+    wanted.progress = &options.progress;
+    wanted.timeout = options.timeout;
+    return tolerated(core, "get", key,
+                     get_one(core, key, wanted).transform([](GetResult&& got) { return std::move(got.value); }));
+}
+
+inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
+    std::vector<bool> is_visited(keys.size());
+    const auto tell = [&](std::size_t i, Result<std::optional<Value>> result) {
+        is_visited[i] = true;
+        visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
+    };
+    const Result<void> ran = never_throws([&]() -> Result<void> {
+        const std::vector<std::string_view> views(keys.begin(), keys.end());
+        get_all(core, views, {}, [&](std::size_t i, Result<GetResult> got) {
+            tell(i, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
+        });
+        return {};
+    });
+    for (std::size_t i = 0; !ran && i < keys.size(); ++i) {
+        if (!is_visited[i]) tell(i, ran.error());
+    }
+}
+
+inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
+    if (etag.empty() || !entry::check_value(etag))
+        return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+    GetRequest wanted;
+    wanted.if_none_match = etag;
+    return get_one(core, key, wanted).transform([&](GetResult&& got) {
+        // A store that ignores the header sends the value again, which is the same one.
+        const bool is_same = got.is_unchanged || (got.value && got.value->info().etag == etag);
+        return is_same ? Revalidated{true, {}} : Revalidated{false, std::move(got.value)};
+    });
+}
+
+// The limit covers the reading too with `whole`, and otherwise the opening alone.
+inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
+                                                 const GetOptions& options, bool whole = false) {
+    if (Result<void> fine = check_key(*core, "get", key); !fine) return std::move(fine).error();
+    auto state = std::make_unique<ReaderState>(core, key);
+    Session& session = state->session;
+    Call& call = state->download.call;
+    const auto limit = options.timeout.value_or(core->config.call_timeout);
+    const auto deadline = http::Clock::now() + limit;
+    if (options.progress) {
+        session.on_progress([reader = state.get(), progress = options.progress] {
+            return progress({reader->download.arrived(), reader->download.facts().length});
+        });
+    }
+    if (whole) session.allow(limit);
+    session.start(call);
+    while (!state->has_begun()) {
+        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::step_most);
+        if (limit.count() && !state->has_begun() && http::Clock::now() > deadline)
+            session.end_all(Errc::timed_out, "no answer within call_timeout");
+    }
+    if (is_absent(*core, call)) {
+        record(*core, "get", key, outcomes::miss);
+        return std::optional<Reader>();
+    }
+    if (call.done && !state->download.first_part_done()) {  // it was short enough to be here already, or it failed
+        if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
+    }
+    const entry::Facts facts = state->download.facts();
+    if (!is_usable(*core, "get", key, facts)) {
+        session.drop(call);
+        const bool removes = core->config.expired == Expired::remove && !core->config.read_only;
+        if (removes && facts.expiry == entry::Expiry::at && !core->is_computing(key)) {
+            s3::run_all(
+                session, 1, 1,
+                [&](std::size_t) { return std::make_unique<ExpiredRemoval>(session, "expire", key, facts); },
+                [](std::size_t, ExpiredRemoval&) {});
+        }
+        return std::optional<Reader>();
+    }
+    record(*core, "get", key, outcomes::hit);
+    return std::optional<Reader>(Reader(std::move(state)));
+}
+
+// Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
+inline std::uint64_t size_by_range(Session& session, std::string_view key) {
+    Call call(session, request(session.core(), "stat", Method::get, key).header("range", "bytes=0-0"));
+    call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
+        return http::SinkResult::stop;
+    };
+    call.run();
+    const std::string_view range = call.answer ? call.headers().get("content-range") : std::string_view();
+    const std::string_view length = call.answer ? call.headers().get("content-length") : std::string_view();
+    return bytes::to_u64(range.empty() ? length : range.substr(range.find('/') + 1)).value_or(0);
+}
+
+inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
+    if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
+    Session session(core);
+    auto facts = look(session, "stat", key);
+    if (!facts)
+        return tolerated(core, "stat", key,
+                         Result<std::optional<Info>>(record_error(core, "stat", key, facts.error())));
+    if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
+    if (!(*facts)->length) (*facts)->info.size = size_by_range(session, key);
+    return std::optional<Info>(std::move((*facts)->info));
+}
+
+// -- touch
+
+// The headers that a copy onto itself would lose unless they are said again.
+inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
+    static constexpr std::string_view kept[] = {"content-type",
+                                                "cache-control",
+                                                "content-disposition",
+                                                "content-encoding",
+                                                "content-language",
+                                                "expires",
+                                                "x-amz-storage-class",
+                                                "x-amz-server-side-encryption",
+                                                "x-amz-server-side-encryption-aws-kms-key-id",
+                                                "x-amz-website-redirect-location"};
+    headers.each([&](std::string_view name, std::string_view value) {
+        const std::string lower = bytes::lower(name);
+        if (lower == "x-amz-meta-expires_at" || lower == "x-amz-meta-expires-at") return;
+        if (bytes::starts_with(lower, entry::meta_prefix) ||
+            std::find(std::begin(kept), std::end(kept), lower) != std::end(kept))
+            copy.header(lower, value);
+    });
+}
+
+inline constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
+
+// S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone,
+// but for one of the same bytes that came in the round trip between the look and the copy: it has the same ETag.
+inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
+    Session session(core);
+    std::string refused_etag;
+    for (int tried = 0; tried < versions_tried_max; ++tried) {
+        Call there(session, request(core, "touch", Method::head, key));
+        there.run();
+        const auto found = interpret_look(session, there);
+        if (!found) return found.error();
+        if (!*found) return false;
+        const entry::Facts& facts = **found;
+        if (!is_usable(core, "touch", key, facts)) return false;
+        if (facts.info.size > copy_bytes_max)
+            return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
+        s3::Request copy = request(core, "touch", Method::put, key);
+        keep_headers(copy, there.headers());
+        std::string source = "/" + core.bucket + "/";
+        bytes::append_percent(source, copy.object, true);
+        copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
+        // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
+        if (facts.has_strong_etag() && facts.info.etag != refused_etag)
+            copy.header("x-amz-copy-source-if-match", facts.info.etag);
+        if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
+        copy.error_in_200 = true;
+        Call copied(session, std::move(copy));
+        copied.run();
+        if (copied.ok()) return true;
+        const bool was_replaced = copied.status() == 412 || (copied.status() == 404 && copied.code() != "NoSuchBucket");
+        if (!was_replaced) return session.failure(copied);
+        refused_etag = facts.info.etag;
+    }
+    return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
+}
+
+inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
+    if (Result<void> fine = check_key_to_write(core, "touch", key); !fine) return std::move(fine).error();
+    if (!(ttl.count() > 0))
+        return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
+    Result<bool> touched = touch_unrecorded(core, key, ttl);
+    if (!touched) return record_error(core, "touch", key, touched.error());
+    return touched;
+}
+
+// -- writing
+
+inline Result<void> check_options(const Core& core, std::string_view key, const SetOptions& options) {
+    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
+    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
+    if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
+    if (!entry::check_value(options.if_match)) return refuse("if_match is no ETag");
+    if (!entry::check_value(options.content_type))
+        return refuse("content_type holds bytes that are not printable ASCII");
+    Metadata all = core.config.metadata;
+    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
+    if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
+    return {};
+}
+
+inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
+    if (Result<void> fine = check_key_to_write(core, "set", key); !fine) return fine;
+#ifdef S3CACHE_NO_GZIP
+    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
+#endif
+    return check_options(core, key, options);
 }
 
 // The kind under which a payload is stored, which must be what it says; an error before anything is sent.
-inline Result<Kind> payload_kind(std::string_view key, const Payload& payload, const SetOptions& options) {
+inline Result<Kind> check_kind(std::string_view key, const Payload& payload, const SetOptions& options) {
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
     if (!payload.present()) return refuse("the payload is a null pointer");
     const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
@@ -10564,76 +9034,288 @@ inline Result<Kind> payload_kind(std::string_view key, const Payload& payload, c
     return is_text ? Kind::text : Kind::bytes;
 }
 
-inline std::optional<Error> set_flaw(const Core& core, std::string_view key, const SetOptions& options) {
-    if (auto flaw = key_flaw(core, "set", key)) return flaw;
-#ifdef S3CACHE_NO_GZIP
-    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
-#endif
-    if (auto flaw = write_flaw(core, "set", key)) return flaw;
-    return options_flaw(core, key, options);
+// What every object of ours must carry, scratch objects too: a bucket's policy may refuse those without.
+inline void add_store_headers(const Config& config, bytes::Pairs& headers) {
+    if (!config.server_side_encryption.empty())
+        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
+    if (!config.kms_key_id.empty())
+        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
+    if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
 }
 
-inline void tell_cost(transfer::Target& target, double seconds) {
-    if (seconds > 0) bytes::add(target.headers, "x-amz-meta-cost", entry::expiry_text(seconds));
+inline void name_write(const Core& core, Target& target) {
+    target.write_id = core.random_id();
+    bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
 }
 
-inline Result<bool> stream(Core& core, std::string_view key, const Source& source, Kind kind, const SetOptions& options,
-                           double cost = 0) {
-    const std::optional<transfer::PartPlan> plan = plan_parts(core.config, source.size(), options.compress);
-    if (!plan)
-        return refusal(Errc::too_large, "set", key,
-                       "a part of this stream is over Config::transfer_bytes_max: raise it");
-    Session session(core);
-    transfer::Target target = target_for(core, key, kind, options.compress, options);
-    tell_cost(target, cost);
-    Meter meter(session, options.progress, source.size());
-    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt,
-                            core.config.compression_threads);
-    Result<bool> allowed = condition_met(session, target);
-    if (!allowed || !*allowed) return allowed;
-    StreamUpload upload(session, target, intake, *plan, meter);
-    Result<bool> stored = upload.run();
-    if (stored && *stored) meter.finish(intake.taken());
+inline Target target_for(const Core& core, std::string_view key, Kind kind, const SetOptions& options,
+                         double cost = 0) {
+    const Config& config = core.config;
+    Target out;
+    out.key = key;
+    bytes::Pairs& headers = out.headers;
+    bytes::add(headers, "content-type",
+               options.content_type.empty() ? entry::content_type(kind) : options.content_type);
+    bytes::add(headers, "x-amz-meta-kind", entry::kind_name(kind));
+    if (options.compress) bytes::add(headers, "x-amz-meta-compressed", "true");
+    if (cost > 0) bytes::add(headers, "x-amz-meta-cost", entry::seconds_text(cost));
+    for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
+        for (const auto& [name, value] : *metadata)
+            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
+    }
+    add_store_headers(config, headers);
+    if (options.if_absent) out.condition.emplace("if-none-match", "*");
+    if (!options.if_match.empty()) out.condition.emplace("if-match", options.if_match);
+    if (out.condition) name_write(core, out);
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
+    if (ttl && ttl->count() < entry::ttl_seconds_max)
+        out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
+    return out;
+}
+
+// Whether bodies are hashed for the signature.
+inline bool hashes_bodies(Core& core) {
+    if (!core.config.unsigned_payload) return true;
+    const auto place = core.place();
+    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
+}
+
+inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
+    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
+    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
     return stored;
 }
 
-inline Source source_of(std::string_view data) {
-    return Source([data](char* buffer, std::size_t capacity) mutable {
-               const std::size_t count = data.copy(buffer, capacity);
-               data.remove_prefix(count);
-               return count;
-           })
-        .sized(data.size());
+// -- write conditions: what the store makes of them is found out once a cache, by trying
+
+// A scratch object has a time to live in case that it cannot be removed.
+inline constexpr Seconds scratch_ttl{600};
+
+// One request on a scratch object; its status, or why there is none that tells anything.
+inline Result<int> try_scratch(Session& session, std::string_view key, Method method,
+                               std::optional<std::pair<std::string, std::string>> condition) {
+    constexpr std::string_view text = "a scratch object: may be removed";
+    Core& core = session.core();
+    s3::Request out = request(core, "probe", method, key);
+    if (method == Method::put) {
+        add_store_headers(core.config, out.headers);
+        if (core.config.checksums == Checksums::store)
+            out.header("x-amz-checksum-crc32c", entry::crc32c_text(digest::crc32c(0, text.data(), text.size())));
+        out.ttl = scratch_ttl;
+        out.body = text;
+        out.payload_hash = bytes::hex(digest::as_text(digest::sha256(text)));
+    }
+    if (condition) out.header(condition->first, condition->second);
+    Call call(session, std::move(out));
+    call.run();
+    const int status = call.status();
+    if (call.ok() || (!call.error && (status == 412 || status == 409 || status == 501))) return status;
+    return session.failure(call);
+}
+
+// Whether conditions on PUT are honoured. An error: it could not be found out, this time.
+inline Result<bool> honours_conditions(Session& session) {
+    Core& core = session.core();
+    using Trait = Core::Trait;
+    const auto place = core.place();
+    if (place && (*place)->is_aws()) return true;
+    if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
+    const std::pair<std::string, std::string> none_there("if-none-match", "*");
+    const std::pair<std::string, std::string> wrong_etag("if-match", "\"00000000000000000000000000000000\"");
+    const std::string key = entry::scratch_name("probe", core.random_id());
+    const Result<int> first = try_scratch(session, key, Method::put, none_there);
+    if (!first) return first.error();
+    if (*first / 100 != 2) return core.honours_conditions = Trait::no, false;  // refused as such: nothing is there
+    const Result<int> second = try_scratch(session, key, Method::put, none_there);
+    const Result<int> third = try_scratch(session, key, Method::put, wrong_etag);
+    static_cast<void>(try_scratch(session, key, Method::erase, {}));
+    if (!second) return second.error();
+    if (!third) return third.error();
+    const bool honours = *second / 100 != 2 && *third / 100 != 2;
+    core.honours_conditions = honours ? Trait::yes : Trait::no;
+    return honours;
+}
+
+// What the policy says of a conditional write: it goes ahead, or an error.
+inline Result<void> check_condition_policy(Session& session, const Target& target) {
+    Core& core = session.core();
+    if (core.config.conditions == Conditions::off) return {};
+    const Result<bool> honours = honours_conditions(session);
+    if (honours && *honours) return {};
+    if (core.config.conditions == Conditions::required) {
+        if (!honours) return about(target.operation, target.key, honours.error());
+        return refusal(Errc::unsupported, target.operation, target.key,
+                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
+                       "requires it");
+    }
+    record(core, target.operation, target.key, outcomes::unconditional);
+    return {};
+}
+
+// An expired entry is in nobody's way, but two may want its place, with the same bytes as it and each other has: then
+// If-Match on its ETag lets both pass. So it is first replaced by a mark that is unique (and expired, too, for readers);
+// its ETag is what the write itself then has for a condition. False: another was first.
+inline Result<bool> claim_expired(Session& session, Target& target, const entry::Facts& expired) {
+    Core& core = session.core();
+    const std::string id = core.random_id();
+    Target claim;
+    claim.operation = target.operation;
+    claim.key = target.key;
+    claim.condition.emplace("if-match", expired.info.etag);
+    name_write(core, claim);
+    bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
+    add_store_headers(core.config, claim.headers);
+    transfer::BodySum sum(session, hashes_bodies(core));
+    sum.update(id);
+    transfer::Put put(session, claim, id, sum);
+    const Result<bool> claimed = put.run();
+    if (!claimed || !*claimed) return claimed;
+    const std::string_view etag = put.call().answer ? put.call().headers().get("etag") : std::string_view();
+    if (!etag.empty()) target.condition.emplace("if-match", std::string(etag));
+    return true;
+}
+
+// Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
+// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
+inline Result<bool> is_condition_met(Session& session, Target& target) {
+    if (!target.condition) return true;
+    if (Result<void> allowed = check_condition_policy(session, target); !allowed) return std::move(allowed).error();
+    const auto there = look(session, target.operation, target.key);
+    if (!there) return there.error();
+    Core& core = session.core();
+    const bool wants_match = target.condition->first == "if-match";
+    const bool is_expired = *there && (*there)->expired(core.unix_now());
+    const bool is_met = wants_match ? *there && (*there)->info.etag == target.condition->second : !*there || is_expired;
+    if (!is_met) return false;
+    // A weak ETag holds for no server, so the look has to do, as where conditions are off.
+    if (core.config.conditions == Conditions::off || (*there && !(*there)->has_strong_etag()))
+        target.condition.reset();
+    else if (!wants_match && is_expired)
+        return claim_expired(session, target, **there);
+    return true;
+}
+
+inline Result<bool> set_source(Session& session, Target& target, const Source& source, const SetOptions& options,
+                               std::optional<std::uint32_t> whole_crc = {}) {
+    Core& core = session.core();
+    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, source.size(), options.compress);
+    if (!plan) return about("set", target.key, plan.error());
+    transfer::ProgressMeter meter(session, options.progress, source.size());
+    Result<bool> is_met = is_condition_met(session, target);
+    if (!is_met || !*is_met) return is_met;
+    if (target.write_id.empty()) name_write(core, target);
+    transfer::UploadSource reading(source,
+                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
+    Result<bool> stored = upload.run(reading, whole_crc);
+    if (stored && *stored) meter.finish(reading.taken());
+    return stored;
+}
+
+inline Result<bool> set_memory(Session& session, Target& target, std::string_view data, const SetOptions& options) {
+    Core& core = session.core();
+    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, data.size(), false);
+    if (!plan) return about("set", target.key, plan.error());
+    transfer::ProgressMeter meter(session, options.progress, data.size());
+    Result<bool> is_met = is_condition_met(session, target);
+    if (!is_met || !*is_met) return is_met;
+    const bool in_parts = data.size() > std::uint64_t{2} * core.config.part_bytes;
+    if (in_parts && target.write_id.empty()) name_write(core, target);
+    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
+    Result<bool> stored = upload.run(data);
+    if (stored && *stored) meter.finish(data.size());
+    return stored;
 }
 
 // `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
 inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
                         double cost = 0) {
-    if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    const Result<Kind> kind = payload_kind(key, payload, options);
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const Result<Kind> kind = check_kind(key, payload, options);
     if (!kind) return kind.error();
-    const Effort effort{http::Clock::now(), payload.view().size()};
-    if (options.compress && !payload.negative()) {
-        return concluded(core, key, stream(core, key, source_of(payload.view()), *kind, options, cost), effort);
-    }
-    Session session(core);
-    transfer::Target target = target_for(core, key, *kind, false, options);
+    std::string_view data = payload.view();
+    const Timing timing{http::Clock::now(), data.size()};
+    Session session(core, options.timeout);
+    SetOptions how = options;
+    how.compress = options.compress && !payload.negative();
+    Target target = target_for(core, key, *kind, how, cost);
     if (payload.negative()) bytes::add(target.headers, "x-amz-meta-negative", "true");
-    tell_cost(target, cost);
-    Meter meter(session, options.progress, payload.view().size());
-    return concluded(core, key, set_whole(session, target, {payload.view(), {}, payload.view().size()}, meter), effort);
+    if (!how.compress) return record_set(core, key, set_memory(session, target, data, how), timing);
+    const Source source = Source([&data](char* buffer, std::size_t capacity) {
+                              const std::size_t count = data.copy(buffer, capacity);
+                              data.remove_prefix(count);
+                              return count;
+                          }).sized(data.size());
+    return record_set(core, key, set_source(session, target, source, how), timing);
 }
 
 inline Result<bool> set(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
-    if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    const Effort effort{http::Clock::now(), source.size().value_or(0)};
-    return concluded(core, key, stream(core, key, source, options.kind.value_or(Kind::bytes), options), effort);
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const Timing timing{http::Clock::now(), source.size().value_or(0)};
+    Session session(core, options.timeout);
+    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
+    return record_set(core, key, set_source(session, target, source, options), timing);
+}
+
+// One of many that goes out in one PUT, as it is.
+struct PutOperation {
+    PutOperation(Session& session, const Item& item, Kind kind)
+        : target(target_for(session.core(), item.key, kind, item.options)),
+          put(session, target, item.payload.view(), sum_of(session, item.payload.view())) {
+        if (item.payload.negative()) call().request.header("x-amz-meta-negative", "true");
+    }
+    Call& call() { return put.call(); }
+    bool tend() { return put.tend(); }
+
+    Target target;
+    std::optional<transfer::BodySum> sum{};
+    transfer::Put put;
+
+private:
+    transfer::BodySum& sum_of(Session& session, std::string_view data) {
+        sum.emplace(session, hashes_bodies(session.core()));
+        sum->update(data);
+        return *sum;
+    }
+};
+
+inline bool fits_one_put(const Config& config, const Item& item) {
+    const SetOptions& options = item.options;
+    return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
+           !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
+}
+
+inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
+    std::vector<Result<bool>> results(items.size(), out_of_memory());
+    static_cast<void>(never_throws([&]() -> Result<void> {
+        Session session(core);
+        s3::run_all(
+            session, items.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<PutOperation> {
+                const Item& item = items[i];
+                if (const Result<void> allowed = session.check_allowed("set", item.key); !allowed)
+                    return results[i] = allowed.error(), nullptr;
+                if (!fits_one_put(core.config, item))
+                    return results[i] = set(core, item.key, item.payload, item.options), nullptr;
+                if (const Result<void> fine = check_set(core, item.key, item.options); !fine)
+                    return results[i] = fine.error(), nullptr;
+                const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
+                if (!kind) return results[i] = kind.error(), nullptr;
+                return std::make_unique<PutOperation>(session, item, *kind);
+            },
+            [&](std::size_t i, PutOperation& one) {
+                results[i] = record_set(core, items[i].key, one.put.result(),
+                                        timing_of(one.call(), items[i].payload.view().size()));
+            });
+        return {};
+    }));
+    return results;
 }
 
 // -- files
 
-// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included before
-// it), the plain names refuse files over 2 GiB. std::fopen elsewhere.
+// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
+// before it), the plain names refuse files over 2 GiB. std::fopen elsewhere.
 inline std::FILE* open_file(const std::string& path, const char* mode) {
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
     return fopen64(path.c_str(), mode);
@@ -10642,31 +9324,27 @@ inline std::FILE* open_file(const std::string& path, const char* mode) {
 #endif
 }
 
-inline bool seek(std::FILE* file, std::uint64_t offset) {
-#if defined(_WIN32)
-    return _fseeki64(file, static_cast<long long>(offset), SEEK_SET) == 0;
-#elif defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-    return fseeko64(file, static_cast<off64_t>(offset), SEEK_SET) == 0;
-#else
-    return fseeko(file, static_cast<off_t>(offset), SEEK_SET) == 0;
+#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+using FileStat = struct stat64;
+inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
+#elif !defined(_WIN32)
+using FileStat = struct stat;
+inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
 #endif
-}
 
 inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe, a device, or a file without a length
 #if defined(_WIN32)
     if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
     const long long size = _ftelli64(file);
+    std::rewind(file);
 #else
-#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-    struct stat64 seen;
-    if (fstat64(fileno(file), &seen) != 0 || !S_ISREG(seen.st_mode)) return std::nullopt;
-#else
-    struct stat seen;
-    if (fstat(fileno(file), &seen) != 0 || !S_ISREG(seen.st_mode)) return std::nullopt;
-#endif
+    FileStat seen;
+    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode)) return std::nullopt;
     const auto size = seen.st_size;
 #endif
-    if (size <= 0 || !seek(file, 0)) return std::nullopt;  // files of /proc say 0 and hold something
+    if (size <= 0) return std::nullopt;  // files of /proc say 0 and hold something
     return static_cast<std::uint64_t>(size);
 }
 
@@ -10675,570 +9353,385 @@ struct FileCloser {
 };
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
+inline Source source_of(std::FILE* in) {
+    Source source([in](char* buffer, std::size_t capacity) {
+        const std::size_t count = std::fread(buffer, 1, capacity, in);
+        return count == 0 && std::ferror(in) ? source_failed : count;
+    });
+    const auto size = size_of(in);
+    return size ? std::move(source).sized(*size) : source;
+}
+
 inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
-inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
-    if (auto flaw = set_flaw(core, key, options)) return *flaw;
-    const File opened(open_file(path, "rb"));
-    if (!opened) return counted(core, "set", key, file_error("set", key, path, "cannot open"));
-    std::FILE* in = opened.get();
-    const std::optional<std::uint64_t> size = size_of(in);
-    const Kind kind = options.kind.value_or(Kind::bytes);
-    const Effort effort{http::Clock::now(), size.value_or(0)};
-    if (options.compress || !size) {
-        Source source([in](char* buffer, std::size_t capacity) {
-            const std::size_t count = std::fread(buffer, 1, capacity, in);
-            return count == 0 && std::ferror(in) ? source_failed : count;
-        });
-        if (size) source = std::move(source).sized(*size);
-        Result<bool> stored = stream(core, key, source, kind, options);
-        if (!stored && std::ferror(in)) stored = file_error("set", key, path, "cannot read");
-        return concluded(core, key, std::move(stored), effort);
+// Of a whole file that will go up in parts: what is sent must then have the same sum.
+inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
+    std::vector<char> piece(transfer::piece_bytes);
+    std::uint32_t crc = 0;
+    while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), in)) {
+        crc = digest::crc32c(crc, piece.data(), count);
+        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
     }
-    Session session(core);
-    transfer::Target target = target_for(core, key, kind, false, options);
-    Meter meter(session, options.progress, size);
-    const auto read_at = [in](std::uint64_t offset, char* buffer, std::size_t capacity) {
-        return seek(in, offset) ? std::fread(buffer, 1, capacity, in) : 0;
-    };
-    return concluded(core, key, set_whole(session, target, {{}, read_at, *size}, meter), effort);
+    std::rewind(in);
+    return crc;
 }
 
-// Written beside the target and renamed onto it, so that nobody ever sees half a file.
-inline Result<void> write_file(Reader& reader, const std::string& path, const std::string& beside,
-                               std::string_view key) {
-    File out(open_file(beside, "wbx"));
-    if (!out) return file_error("get", key, beside, "cannot create");
+inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const File opened(open_file(path, "rb"));
+    if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
+    const Source source = source_of(opened.get());
+    const Timing timing{http::Clock::now(), source.size().value_or(0)};
+    Session session(core, options.timeout);
+    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
+    std::optional<std::uint32_t> whole_crc;
+    if (source.size().value_or(0) > core.config.part_bytes && !options.compress &&
+        core.config.checksums != Checksums::none) {
+        const Result<std::uint32_t> summed = sum_file(session, key, opened.get());
+        if (!summed) return record_set(core, key, summed.error(), timing);
+        whole_crc = *summed;
+    }
+    Result<bool> stored = set_source(session, target, source, options, whole_crc);
+    if (!stored && std::ferror(opened.get())) stored = file_error("set", key, path, "cannot read");
+    return record_set(core, key, std::move(stored), timing);
+}
+
+inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
         const Result<std::string_view> chunk = reader.try_next();
         if (!chunk) return chunk.error();
-        if (chunk->empty()) break;
-        if (std::fwrite(chunk->data(), 1, chunk->size(), out.get()) != chunk->size())
-            return file_error("get", key, beside, "cannot write");
+        if (chunk->empty()) return {};
+        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
+            return file_error("get", key, path, "cannot write");
     }
-    if (std::fclose(out.release()) != 0) return file_error("get", key, beside, "cannot write");
-#if defined(_WIN32)
-    std::remove(path.c_str());  // rename replaces nothing there
+}
+
+// Where a file is written before it is renamed onto its target: in the same folder, under a short name of its own, since
+// the target's may be as long as names can be.
+inline std::string beside(const Core& core, const std::string& path) {
+    const std::size_t slash = path.find_last_of("/\\");
+    return path.substr(0, slash == std::string::npos ? 0 : slash + 1) + ".s3cache-" + core.random_id();
+}
+
+// What a path means for writing: links are followed, and what is no plain file (a device, a pipe) is written through.
+struct FileTarget {
+    std::string path;
+    bool is_written_through = false;
+#if !defined(_WIN32)
+    std::optional<::mode_t> mode{};  // of the file that will be replaced
 #endif
-    if (std::rename(beside.c_str(), path.c_str()) != 0) return file_error("get", key, path, "cannot replace");
-    return {};
+};
+inline FileTarget file_target(const std::string& path) {
+    FileTarget out{path};
+#if !defined(_WIN32)
+    const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr), std::free);
+    if (resolved) out.path = resolved.get();
+    FileStat seen;
+    if (!stat_file(out.path, seen)) return out;
+    out.is_written_through = !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
+    out.mode = seen.st_mode & 07777;
+#endif
+    return out;
+}
+
+inline bool replace_file(const std::string& from, const std::string& to) {
+#if defined(_WIN32)
+    std::remove(to.c_str());  // rename replaces nothing there
+#endif
+    return std::rename(from.c_str(), to.c_str()) == 0;
+}
+
+// Written beside the target and renamed onto it, so that nobody ever sees half a file.
+inline Result<void> write_file(const Core& core, Reader& reader, const FileTarget& target, std::string_view key) {
+    const std::string path = target.is_written_through ? target.path : beside(core, target.path);
+    File out(open_file(path, target.is_written_through ? "wb" : "wbx"));
+    if (!out) return file_error("get", key, path, "cannot create");
+#if !defined(_WIN32)
+    if (target.mode && !target.is_written_through) static_cast<void>(::fchmod(fileno(out.get()), *target.mode));
+#endif
+    Result<void> written = copy_to(reader, out.get(), key, path);
+    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
+    if (target.is_written_through) return written;
+    if (written && !replace_file(path, target.path)) written = file_error("get", key, target.path, "cannot replace");
+    if (!written) static_cast<void>(std::remove(path.c_str()));
+    return written;
 }
 
 inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key,
                                             const std::string& path, const GetOptions& options) {
-    Result<std::optional<Reader>> reader = tolerated(*core, "get", key, open_stream(core, key, options, true));
-    if (!reader) return std::move(reader).error();
+    Result<std::optional<Reader>> reader = open_stream(core, key, options, true);
+    if (!reader) return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(reader).error()));
     if (!*reader) return std::optional<Info>();
-    const std::string beside = path + ".s3cache-" + random_id(*core);
-    if (Result<void> written = write_file(**reader, path, beside, key); !written) {
-        static_cast<void>(std::remove(beside.c_str()));
-        return std::move(written).error();
-    }
+    if (Result<void> written = write_file(*core, **reader, file_target(path), key); !written)
+        return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(written).error()));
     if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
     return std::optional<Info>((*reader)->info());
 }
 
-}  // namespace detail::ops
-
-namespace detail::ops {
-
-// -- many keys
-
-// Runs any number of calls over a bounded number of connections: `begin(i)` gives the i-th call to start, `end(i)` looks
-// at it once it is done and lets go of it.
-template <class Job, class Begin, class End>
-void run_many(Session& session, std::size_t total, std::size_t at_once, Begin&& begin, End&& end) {
-    struct Running {
-        std::size_t index;
-        std::unique_ptr<Job> job;
-    };
-    std::vector<Running> running;
-    std::size_t next = 0;
-    while (next < total || !running.empty()) {
-        while (next < total && running.size() < at_once) {
-            std::unique_ptr<Job> job = begin(next);
-            if (job) {
-                session.start(job->call());
-                running.push_back({next, std::move(job)});
-            }
-            ++next;
-        }
-        if (running.empty()) continue;
-        session.step(std::chrono::milliseconds(1000));
-        for (std::size_t i = 0; i < running.size();) {
-            if (!running[i].job->call().done) {
-                ++i;
-                continue;
-            }
-            end(running[i].index, *running[i].job);
-            running[i] = std::move(running.back());
-            running.pop_back();
-        }
-    }
-}
-
-// Nothing is thrown out of an operation on many keys: what was, becomes the error of each that had no result yet.
-template <class Work, class Fail>
-void all_told(std::size_t count, Work&& work, Fail&& fail) {
-    std::vector<bool> told;
-    const Result<void> fine = never_throws([&]() -> Result<void> {
-        told.resize(count);
-        work(told);
-        return {};
-    });
-    for (std::size_t i = 0; !fine && i < count; ++i) {
-        if (told.empty() || !told[i]) fail(i, fine.error());
-    }
-}
-
-inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit,
-                     std::vector<bool>& told) {
-    Session session(core);
-    const auto tell_result = [&](std::size_t i, Result<std::optional<Value>> result) {
-        told[i] = true;
-        visit(keys[i], std::move(result));
-    };
-    std::vector<std::pair<std::size_t, std::string>> expired;  // removed after the reading is done
-    std::vector<std::size_t> changed;
-    run_many<Fetch>(
-        session, keys.size(), core.config.connections,
-        [&](std::size_t i) -> std::unique_ptr<Fetch> {
-            if (auto flaw = key_flaw(core, "get", keys[i])) return tell_result(i, *flaw), nullptr;
-            return std::make_unique<Fetch>(session, keys[i]);
-        },
-        [&](std::size_t i, Fetch& fetch) {
-            Result<std::optional<Value>> result = fetch.result();
-            if (!fetch.expired_etag().empty()) expired.emplace_back(i, fetch.expired_etag());
-            if (!result && result.error().code() == Errc::changed) return changed.push_back(i);
-            tell_result(i, tolerated(core, "get", keys[i], std::move(result)));
-        });
-    for (const std::size_t i : changed) tell_result(i, get(core, keys[i], {}));
-    for (const auto& [i, etag] : expired) remove_if_same(session, keys[i], etag);
-}
-
-struct PutJob {
-    transfer::Target target;
-    Call running;
-    Call& call() { return running; }
-};
-
-inline void set_many(Core& core, const std::vector<Item>& items, std::vector<Result<bool>>& results,
-                     std::vector<bool>& told) {
-    Session session(core);
-    const auto put_result = [&](std::size_t i, Result<bool> result) {
-        results[i] = std::move(result);
-        told[i] = true;
-    };
-    const auto whole = [&](const Item& item) {  // what goes out in one PUT, as it is
-        const SetOptions& options = item.options;
-        return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-               item.payload.view().size() <= 2 * core.config.part_bytes;
-    };
-    run_many<PutJob>(
-        session, items.size(), core.config.connections,
-        [&](std::size_t i) -> std::unique_ptr<PutJob> {
-            const Item& item = items[i];
-            if (!whole(item)) return put_result(i, set(core, item.key, item.payload, item.options)), nullptr;
-            if (auto flaw = set_flaw(core, item.key, item.options)) return put_result(i, *flaw), nullptr;
-            const Result<Kind> kind = payload_kind(item.key, item.payload, item.options);
-            if (!kind) return put_result(i, kind.error()), nullptr;
-            auto job = std::make_unique<PutJob>();
-            job->target = target_for(core, item.key, *kind, false, item.options);
-            job->running = put_call(session, job->target, item.payload.view());
-            return job;
-        },
-        [&](std::size_t i, PutJob& job) {
-            put_result(i, concluded(core, items[i].key, finish_put(session, job.target, job.running),
-                                    effort_of(job.running, job.running.body.size)));
-        });
-}
-
-struct PlainJob {
-    Call running;
-    Call& call() { return running; }
-};
-
-// A request without a body on one of many entries, whose key is borrowed.
-inline std::unique_ptr<PlainJob> plain_job(const Core& core, const char* operation, std::string_view key,
-                                           http::Method method) {
-    auto job = std::make_unique<PlainJob>();
-    job->running.operation = operation;
-    job->running.key = key;
-    job->running.object = core.object(key);
-    job->running.method = method;
-    return job;
-}
-
-// One request a key, for stores without DeleteObjects and for names that XML cannot hold.
-inline void remove_singly(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
-                          std::vector<Result<void>>& results) {
-    Core& core = session.core();
-    run_many<PlainJob>(
-        session, which.size(), core.config.connections,
-        [&](std::size_t i) { return plain_job(core, "remove", keys[which[i]], http::Method::erase); },
-        [&](std::size_t i, PlainJob& job) { results[which[i]] = removed(session, job.running); });
-}
+// -- removing many
 
 inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
-inline Call bulk_call(const Core& core, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
-                      std::string& list) {
-    list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
-    for (const std::size_t i : which) {
-        list += "<Object><Key>";
-        xml::escape(list, core.object(keys[i]));
-        list += "</Key></Object>";
-    }
-    list += "</Delete>";
-    Call call;
-    call.operation = "remove_many";
-    call.method = http::Method::post;
-    call.query = "delete=";
-    call.body = {list, {}, list.size()};
-    call.payload_hash = transfer::hash_text(digest::sha256(list));
-    call.error_in_200 = true;
-    bytes::add(call.headers, "content-type", "application/xml");
-    if (const auto md5 = digest::md5(list)) {  // old stores want it; a FIPS build of OpenSSL has none
-        bytes::add(call.headers, "content-md5",
-                   bytes::base64(std::string_view(reinterpret_cast<const char*>(md5->data()), md5->size())));
-    } else {
-        const auto sha = digest::sha256(list);
-        bytes::add(call.headers, "x-amz-checksum-sha256",
-                   bytes::base64(std::string_view(reinterpret_cast<const char*>(sha.data()), sha.size())));
-    }
-    return call;
-}
+// Removal of many keys: in bulk where the store does that, else one request a key.
+class Removal {
+public:
+    Removal(Session& session, const std::vector<std::string>& keys)
+        : session_(session), core_(session.core()), keys_(keys), results_(keys.size(), out_of_memory()) {}
 
-// False: the store does not do this; nothing is known of any key.
-inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, const std::vector<std::size_t>& which,
-                        std::vector<Result<void>>& results) {
-    Core& core = session.core();
-    std::string list;
-    Call call = bulk_call(core, keys, which, list);
-    session.run(call);
-    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : xml::Answer<xml::Deleted>();
-    const bool done = answer.result.has_value();
-    if (done) {
-        for (const xml::DeleteError& error : answer.result->errors) {
-            for (const std::size_t i : which) {
-                if (core.object(keys[i]) != error.key || error.code == "NoSuchKey") continue;
-                results[i] = Error(s3::kind_of(0, error.code),
-                                   s3::about("remove", keys[i], error.code + ": " + s3::printable(error.message)));
+    void run() {
+        std::vector<std::size_t> batch;
+        for (std::size_t i = 0; i < keys_.size(); ++i) {
+            if (const Result<void> fine = check_key_to_write(core_, "remove", keys_[i]); !fine) {
+                results_[i] = fine;
+                continue;
             }
+            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
+            if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
-    } else if (call.error || call.code() == "NoSuchBucket" || call.status() == 403 ||
-               retry::throttling(call.status(), call.code()) ||
-               (call.status() >= 500 && call.status() != 501)) {  // an outage is not multiplied by the number of keys
-        const Error why = session.failure(call);
-        for (const std::size_t i : which) results[i] = why;
-        return true;
+        remove_in_bulk(batch);
+        s3::run_all(
+            session_, singly_.size(), core_.config.connections,
+            [&](std::size_t i) {
+                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
+            },
+            [&](std::size_t i, PlainJob& job) {
+                record_removal(singly_[i], interpret_removal(session_, job.plain), timing_of(job.plain, 0));
+            });
     }
-    return done;
-}
-
-inline void remove_many(Session& session, const std::vector<std::string>& keys, std::vector<Result<void>>& results,
-                        std::vector<bool>& told) {
-    Core& core = session.core();
-    std::vector<std::size_t> singly, batch;
-    bool bulk = true;
-    const auto flush = [&] {
-        if (batch.size() < 2 || !bulk || !(bulk = remove_bulk(session, keys, batch, results)))
-            singly.insert(singly.end(), batch.begin(), batch.end());
-        batch.clear();
-    };
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (auto flaw = removal_flaw(core, keys[i])) {
-            results[i] = *flaw;
-            continue;
-        }
-        (xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
-        if (batch.size() == bulk_keys_max) flush();
-    }
-    flush();
-    remove_singly(session, keys, singly, results);
-    for (std::size_t i = 0; i < results.size(); ++i) {
-        if (results[i])
-            count(core.counters.removes);
-        else
-            results[i] = counted(core, "remove", keys[i], results[i].error());
-        told[i] = true;
-    }
-}
-
-inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
-    std::vector<Result<void>> results(keys.size());
-    std::vector<bool> told(keys.size());
-    remove_many(session, keys, results, told);
-    return results;
-}
-
-// -- lists
-
-inline Result<xml::ListPage> list_page(Session& session, const std::string& prefix, const std::string& token) {
-    sigv4::QueryPairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
-    if (!prefix.empty()) bytes::add(query, "prefix", prefix);
-    if (!token.empty()) bytes::add(query, "continuation-token", token);
-    Call call;
-    call.operation = "list";
-    call.key = prefix;
-    call.query = sigv4::canonical_query(query);
-    session.run(call);
-    Result<xml::ListPage> out = xml::ListPage();
-    std::optional<xml::ListPage> page;
-    if (!call.ok()) {
-        out = session.failure(call);
-    } else if (!(page = xml::list_result(call.answer->text))) {
-        out = refusal(Errc::protocol, "list", prefix, "the answer is no list: is the endpoint an S3 store?");
-    } else if (page->truncated && (page->next_token.empty() || page->next_token == token)) {
-        out = refusal(Errc::protocol, "list", prefix, "the store says there is more, but not how to go on");
-    } else {
-        out = std::move(*page);
-    }
-    return out;
-}
-
-}  // namespace detail::ops
-
-namespace detail {
-
-struct ListingState {
-    ListingState(std::shared_ptr<Core> shared, std::string_view below, Look how)
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
-
-    Result<void> next_page();
-    Result<std::optional<Entry>> next();
-
-    std::shared_ptr<Core> core;
-    s3::Session session;
-    std::string prefix, token{};
-    Look look;
-    std::vector<Entry> page{};
-    std::size_t at = 0;
-    bool last = false, hides_own = true;
-    std::optional<Error> trouble{};
+    std::vector<Result<void>> results() && { return std::move(results_); }
 
 private:
-    void look_deeper();
+    void record_removal(std::size_t i, Result<void> removed, const Timing& timing) {
+        if (removed)
+            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
+        else
+            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
+        results_[i] = std::move(removed);
+    }
+
+    // Keys of which the answer says nothing certain are asked for again one by one: that repeats what is worth repeating.
+    void remove_in_bulk(const std::vector<std::size_t>& batch) {
+        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
+        std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
+        for (const std::size_t i : batch) {
+            list += "<Object><Key>";
+            xml::escape(list, core_.object(keys_[i]));
+            list += "</Key></Object>";
+        }
+        list += "</Delete>";
+        Call call(session_, bulk_request(list));
+        call.run();
+        const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
+        if (deleted) return take_in(batch, *deleted, timing_of(call, 0));
+        const Error why = session_.failure(call);
+        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
+                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
+        if (!is_outage) {  // the store does not do this, and nothing is known of any key
+            bulk_works_ = false;
+            return ask_singly(batch);
+        }
+        // An outage is not multiplied by the number of keys.
+        for (const std::size_t i : batch) record_removal(i, why, timing_of(call, 0));
+    }
+    void ask_singly(const std::vector<std::size_t>& which) {
+        singly_.insert(singly_.end(), which.begin(), which.end());
+    }
+
+    static s3::Request bulk_request(const std::string& list) {
+        s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
+        out.body = list;
+        out.error_in_200 = false;
+        const auto sha = digest::sha256(list);
+        out.payload_hash = bytes::hex(digest::as_text(sha));
+        out.header("content-type", "application/xml");
+        // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
+        if (const auto md5 = digest::md5(list))
+            out.header("content-md5", bytes::base64(digest::as_text(*md5)));
+        else
+            out.header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
+        return out;
+    }
+
+    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
+        const bool is_certain = std::none_of(deleted.errors.begin(), deleted.errors.end(),
+                                             [](const xml::DeleteError& error) { return error.key.empty(); });
+        if (!is_certain) return ask_singly(batch);
+        for (const std::size_t i : batch) {
+            const std::string object = core_.object(keys_[i]);
+            const auto error =
+                std::find_if(deleted.errors.begin(), deleted.errors.end(),
+                             [&](const xml::DeleteError& one) { return one.key == object && one.code != "NoSuchKey"; });
+            if (error == deleted.errors.end()) {
+                record_removal(i, {}, timing);
+            } else if (const retry::Rule& rule = retry::rule_for(0, error->code); rule.action == retry::Action::retry) {
+                singly_.push_back(i);
+            } else {
+                Error::Details details;
+                details.code = rule.kind;
+                details.s3_code = bytes::sanitize(error->code);
+                details.s3_message = bytes::sanitize(error->message);
+                record_removal(
+                    i, Error(details, s3::about("remove", keys_[i], details.s3_code + ": " + details.s3_message)),
+                    timing);
+            }
+        }
+    }
+
+    Session& session_;
+    Core& core_;
+    const std::vector<std::string>& keys_;
+    std::vector<Result<void>> results_;
+    std::vector<std::size_t> singly_;
+    bool bulk_works_ = true;
 };
 
-inline Result<void> ListingState::next_page() {
-    session.allow(core->config.call_timeout);
-    Result<xml::ListPage> got = ops::list_page(session, prefix, token);
-    if (!got) return std::move(got).error();
-    page.clear();
-    at = 0;
-    for (xml::ListEntry& listed : got->entries) {
-        if (!bytes::starts_with(listed.key, prefix))
-            return s3::refusal(Errc::protocol, "list", prefix, "the store listed a key outside the prefix");
-        Entry entry;
-        entry.key = listed.key.substr(core->prefix.size());
-        entry.info.size = listed.size;
-        entry.info.etag = std::move(listed.etag);
-        entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
-        if (!entry.key.empty() && !(hides_own && ops::is_own_name(entry.key))) page.push_back(std::move(entry));
+inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
+    Removal removal(session, keys);
+    removal.run();
+    return std::move(removal).results();
+}
+
+// What could be done is done, whatever fails; the first failure is what is returned in the end.
+struct Tally {
+    std::uint64_t done = 0, failed = 0;
+    std::optional<Error> first{};
+
+    void add(const Result<void>& result) {
+        ++(result ? done : failed);
+        if (!result && !first) first = result.error();
     }
-    token = std::move(got->next_token);
-    last = !got->truncated;
-    if (look == Look::deep) look_deeper();
-    return {};
-}
-
-// An entry that has gone since it was listed, or cannot be looked at, stays as the list told it.
-inline void ListingState::look_deeper() {
-    ops::run_many<ops::PlainJob>(
-        session, page.size(), core->config.connections,
-        [&](std::size_t i) { return ops::plain_job(*core, "stat", page[i].key, http::Method::head); },
-        [&](std::size_t i, ops::PlainJob& job) {
-            if (job.running.ok()) page[i].info = entry::read(job.running.answer->headers).info;
-        });
-}
-
-inline Result<std::optional<Entry>> ListingState::next() {
-    if (trouble) return *trouble;
-    while (at == page.size()) {
-        if (last) return std::optional<Entry>();
-        if (Result<void> fine = next_page(); !fine) {
-            trouble = std::move(fine).error();
-            return *trouble;
-        }
+    Result<std::uint64_t> result(const char* what) const {
+        if (!first) return done;
+        return Error(first->details(), std::string(what) + ": " + bytes::number(done) + " removed, " +
+                                           bytes::number(failed) + " failed, the first with: " + first->what());
     }
-    return std::optional<Entry>(std::move(page[at++]));
-}
+};
 
-}  // namespace detail
-
-namespace detail::ops {
+// More than one page is gone through again until nothing is found, because a store may skip keys when what lies before
+// them goes; but not for ever, since others may be writing.
+inline constexpr int clear_rounds_max = 3;
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (auto flaw = write_flaw(*core, "clear", prefix)) return *flaw;
+    if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
     ListingState listing(core, prefix, Look::shallow);
-    listing.hides_own = false;
-    std::uint64_t gone = 0;
-    while (!listing.last) {
-        if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
-        std::vector<std::string> keys;
-        for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
-        for (const Result<void>& result : remove_many(listing.session, keys)) {
-            if (!result) return result.error();
-            ++gone;
+    listing.hides_scratch = false;
+    Tally tally;
+    for (int round = 0; round < clear_rounds_max; ++round, listing.rewind()) {
+        const std::uint64_t before = tally.done;
+        while (!listing.is_last) {
+            if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+            std::vector<std::string> keys;
+            for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
+            for (const Result<void>& result : remove_many(listing.session, keys)) tally.add(result);
         }
+        if (tally.first || tally.done == before || listing.pages < 2) break;
     }
-    return gone;
-}
-
-// Looks at each of these entries over several connections and keeps those that are still what they were and have expired.
-inline std::vector<Entry> still_expired(Session& session, std::vector<Entry> entries) {
-    Core& core = session.core();
-    std::vector<Entry> kept;
-    run_many<PlainJob>(
-        session, entries.size(), core.config.connections,
-        [&](std::size_t i) { return plain_job(core, "purge", entries[i].key, http::Method::head); },
-        [&](std::size_t i, PlainJob& job) {
-            if (!job.running.ok()) return;
-            const entry::Facts facts = entry::read(job.running.answer->headers);
-            if (facts.info.etag == entries[i].info.etag && facts.expired(core.unix_now()))
-                kept.push_back(std::move(entries[i]));
-        });
-    return kept;
-}
-
-// One request an entry, each with If-Match, where the store honours that.
-inline std::uint64_t remove_conditionally(Session& session, const std::vector<Entry>& entries) {
-    Core& core = session.core();
-    std::uint64_t gone = 0;
-    run_many<PlainJob>(
-        session, entries.size(), core.config.connections,
-        [&](std::size_t i) {
-            auto job = plain_job(core, "purge", entries[i].key, http::Method::erase);
-            job->running.headers = {{"if-match", entries[i].info.etag}};
-            return job;
-        },
-        [&](std::size_t, PlainJob& job) { gone += job.running.ok() ? 1U : 0U; });
-    return gone;
-}
-
-// Elsewhere one request for all.
-inline std::uint64_t remove_in_bulk(Session& session, std::vector<Entry> entries) {
-    std::vector<std::string> keys;
-    for (Entry& entry : entries) keys.push_back(std::move(entry.key));
-    std::uint64_t gone = 0;
-    for (const Result<void>& result : remove_many(session, keys)) gone += result ? 1U : 0U;
-    return gone;
+    return tally.result("clear");
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (auto flaw = write_flaw(*core, "purge_expired", prefix)) return *flaw;
-    ListingState listing(core, prefix, Look::deep);
-    listing.hides_own = false;
-    const auto place = core->place();
-    const bool honoured = core->honours_delete == Core::Trait::yes || (place && (*place)->aws());
-    std::uint64_t gone = 0;
-    while (!listing.last) {
+    if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
+    ListingState listing(core, prefix, Look::shallow);
+    listing.hides_scratch = false;
+    Tally tally;
+    while (!listing.is_last) {
         if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
-        std::vector<Entry> expired;
-        for (Entry& entry : listing.page) {
-            const bool over =
-                entry.info.expires_at && *entry.info.expires_at <= core->now() && !entry.info.etag.empty();
-            if (over) expired.push_back(std::move(entry));
-        }
-        // The page's looks may lie back a while: a second one, over many connections at once, narrows the window.
-        expired = still_expired(listing.session, std::move(expired));
-        gone += honoured ? remove_conditionally(listing.session, expired)
-                         : remove_in_bulk(listing.session, std::move(expired));
+        s3::run_all(
+            listing.session, listing.page.size(), core->config.connections,
+            [&](std::size_t i) {
+                return std::make_unique<ExpiredRemoval>(listing.session, "purge", listing.page[i].key);
+            },
+            [&](std::size_t, ExpiredRemoval& job) {
+                const Result<bool> removed = job.result();
+                if (!removed)
+                    tally.add(removed.error());
+                else if (*removed)
+                    tally.add({});
+            });
     }
-    return gone;
+    return tally.result("purge_expired");
 }
 
 inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
                                              const xml::UploadsPage& before) {
-    sigv4::QueryPairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
+    bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
         bytes::add(query, "upload-id-marker", before.next_upload_id_marker);
     }
-    Call call;
-    call.operation = "sweep_uploads";
-    call.key = prefix;
-    call.query = sigv4::canonical_query(query);
-    session.run(call);
-    Result<xml::UploadsPage> out = xml::UploadsPage();
-    std::optional<xml::UploadsPage> page;
-    if (!call.ok()) {
-        out = session.failure(call);
-    } else if (!(page = xml::list_uploads_result(call.answer->text)) ||
-               (page->truncated && page->next_key_marker == before.next_key_marker &&
-                page->next_upload_id_marker == before.next_upload_id_marker)) {
-        out = refusal(Errc::protocol, "sweep_uploads", prefix, "the answer is no list of uploads, or leads nowhere");
-    } else {
-        out = std::move(*page);
-    }
-    return out;
+    Call call(session, s3::bucket_request("sweep_uploads", Method::get, sigv4::canonical_query(query), prefix));
+    call.run();
+    if (!call.ok()) return session.failure(call);
+    std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
+    const bool leads_on = page && (!page->truncated || page->next_key_marker > before.next_key_marker ||
+                                   (page->next_key_marker == before.next_key_marker &&
+                                    page->next_upload_id_marker != before.next_upload_id_marker));
+    if (leads_on) return *std::move(page);
+    return refusal(Errc::protocol, "sweep_uploads", prefix, "the answer is no list of uploads, or leads nowhere");
 }
 
-// The status of the answer; 0: none, or none of S3's.
-inline int abort_upload(Session& session, const std::string& object, const std::string& id) {
-    Call call;
-    call.operation = "sweep_uploads";
-    call.key = object;
-    call.object = object;
-    call.method = http::Method::erase;
-    call.query = sigv4::canonical_query({{"uploadId", id}});
-    session.run(call);
-    return call.ok() && !call.answer->text.empty() ? 0 : call.status();
+// Whether it is gone by this. Empty: there is no such upload.
+inline std::optional<Result<void>> abort_upload(Session& session, const std::string& object, const std::string& id) {
+    s3::Request out =
+        s3::bucket_request("sweep_uploads", Method::erase, sigv4::canonical_query({{"uploadId", id}}), object);
+    out.object = object;
+    Call call(session, std::move(out));
+    call.run();
+    if (call.status() == 404 && !call.error) return std::nullopt;
+    if (!call.ok()) return session.failure(call);
+    if (call.answer->text.empty()) return Result<void>();
+    return refusal(Errc::protocol, "sweep_uploads", object, "the answer to the abort is not S3's");
 }
 
 inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
-    if (auto flaw = write_flaw(core, "sweep_uploads", prefix)) return *flaw;
+    if (Result<void> fine = check_writable(core, "sweep_uploads", prefix); !fine) return std::move(fine).error();
     Session session(core);
     const std::string below = core.object(prefix);
-    std::uint64_t swept = 0;
+    Tally tally;
     xml::UploadsPage page;
     do {
         Result<xml::UploadsPage> got = uploads_page(session, below, page);
         if (!got) return std::move(got).error();
         page = *std::move(got);
         for (const xml::Upload& upload : page.uploads) {
-            const auto began = dates::iso8601(upload.initiated);
             // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
-            if (upload.key.empty() || upload.id.empty()) continue;
-            if (!began || !bytes::starts_with(upload.key, below) ||
-                retry::seconds_between(*began, core.now()) < older_than.count())
-                continue;
+            if (upload.key.empty() || upload.id.empty() || !bytes::starts_with(upload.key, below)) continue;
+            const auto began = dates::iso8601(upload.initiated);
+            if (!began || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
-            int status = abort_upload(session, upload.key, upload.id);
-            if (status == 404 && decoded && *decoded != upload.key) status = abort_upload(session, *decoded, upload.id);
-            if (status / 100 == 2) ++swept;
+            auto aborted = abort_upload(session, upload.key, upload.id);
+            if (!aborted && decoded && *decoded != upload.key) aborted = abort_upload(session, *decoded, upload.id);
+            if (aborted) tally.add(*aborted);
         }
     } while (page.truncated);
-    return swept;
+    return tally.result("sweep_uploads");
 }
 
 // -- presigned URLs
 
 inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
-    if (auto flaw = key_flaw(core, "presign", key)) return *flaw;
+    if (Result<void> fine = check_key(core, "presign", key); !fine) return std::move(fine).error();
     const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
     if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
     if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
         return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-    const auto who = core.identity.snapshot();
-    if (!who.snapshot) return refuse(Errc::credentials, who.error);
-    const Credentials& keys = who.snapshot->credentials;
+    const auto who = core.identity.snapshot({});
+    if (!who) return about("presign", key, who.error());
+    const Credentials& keys = (*who)->credentials;
     if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
     const auto place = core.place();
-    if (!place) return place.error();
+    if (!place) return about("presign", key, place.error());
     std::string path = (*place)->base_path + "/", date;
     bytes::append_percent(path, core.object(key), true);
-    dates::append_amz_date(date,
-                           std::chrono::duration_cast<std::chrono::seconds>(core.now().time_since_epoch()).count());
+    dates::append_amz_date(date, dates::unix_seconds(core.now()));
     const sigv4::Header host{"host", (*place)->host};
-    const sigv4::Request request{method, path, {}, &host, 1, sigv4::unsigned_payload};
+    const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
     sigv4::Signer signer;
     return (*place)->scheme + "://" + (*place)->host + path + "?" +
-           signer.presign(request, {}, keys, {date, (*place)->signing_region, "s3"},
+           signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
                           static_cast<std::uint32_t>(lifetime.count()));
 }
 
@@ -11251,17 +9744,12 @@ inline constexpr std::chrono::milliseconds lease_poll_most{1000};
 // at once the others' writes, which began before ours was to be seen, have had this time to arrive.
 inline constexpr std::chrono::milliseconds lease_settles{300};
 
-inline void pause(const Core& core, std::chrono::milliseconds time) {
-    if (core.config.seams.sleep) return core.config.seams.sleep(time);
-    std::this_thread::sleep_for(time);
-}
-
 // The right to compute a key, for a time: an entry beside the value, made only if there is none that has not lapsed.
 class Lease {
 public:
     Lease(Core& core, std::string_view key, Seconds time)
         : core_(core),
-          name_(own_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))),
+          name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))),
           time_(time) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
@@ -11269,13 +9757,51 @@ public:
         static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
     }
 
-    enum class Held { ours, others, unknown };  // unknown: the store did not say, and computing must not wait for that
+    enum class Held {
+        by_us,
+        by_others,
+        unknown
+    };  // unknown: the store did not say, and computing must not wait for that
     // An error only where Config::conditions requires what the store does not do.
-    Result<Held> take();
-    void release();
+    Result<Held> take() {
+        Session session(core_);
+        SetOptions options;
+        options.ttl = time_;
+        options.if_absent = true;
+        Target target = target_for(core_, name_, Kind::text, options);
+        target.operation = "lease";
+        if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
+        if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease", entry::seconds_text(time_.count()));
+        const std::string owner = core_.random_id();
+        const Result<bool> stored = set_memory(session, target, owner, options);
+        const bool required = core_.config.conditions == Conditions::required;
+        if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
+        if (!stored) return Held::unknown;
+        if (!*stored) return Held::by_others;
+        write_id_ = target.write_id;
+        const bool in_doubt = core_.honours_conditions == Core::Trait::no || core_.config.conditions == Conditions::off;
+        if (!in_doubt || has_settled(session)) return Held::by_us;
+        write_id_.clear();
+        return Held::by_others;
+    }
+
+    void release() {
+        if (write_id_.empty()) return;
+        Session session(core_);
+        const auto there = look(session, "lease", name_);
+        const bool is_ours = there && *there && (*there)->write_id == write_id_;
+        write_id_.clear();
+        if (!is_ours) return;
+        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", (*there)->info.etag));
+        erase.run();
+    }
 
 private:
-    bool settled(Session& session) const;
+    bool has_settled(Session& session) const {
+        core_.sleep(lease_settles);
+        const auto there = look(session, "lease", name_);
+        return there && *there && (*there)->write_id == write_id_;
+    }
 
     Core& core_;
     const std::string name_;
@@ -11283,348 +9809,297 @@ private:
     std::string write_id_;  // not empty: ours
 };
 
-inline Result<Lease::Held> Lease::take() {
-    Session session(core_);
-    SetOptions options;
-    options.ttl = time_;
-    options.if_absent = true;
-    transfer::Target target = target_for(core_, name_, Kind::text, false, options);
-    target.operation = "lease";
-    if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
-    const ProgressCallback silent{};
-    Meter meter(session, silent, std::nullopt);
-    const std::string owner = random_id(core_);
-    name_write(core_, target);
-    const Result<bool> stored = set_whole(session, target, {owner, {}, owner.size()}, meter);
-    const bool required = core_.config.conditions == Conditions::required;
-    if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
-    if (!stored) return Held::unknown;
-    if (!*stored) return Held::others;
-    write_id_ = target.write_id;
-    const bool in_doubt = core_.honours_put == Core::Trait::no || core_.config.conditions == Conditions::off;
-    if (in_doubt && !settled(session)) {
-        write_id_.clear();
-        return Held::others;
-    }
-    return Held::ours;
-}
-
-inline bool Lease::settled(Session& session) const {
-    pause(core_, lease_settles);
-    const auto there = look(session, "lease", name_);
-    return there && *there && (*there)->write_id == write_id_;
-}
-
-inline void Lease::release() {
-    if (write_id_.empty()) return;
-    Session session(core_);
-    const auto there = look(session, "lease", name_);
-    if (there && *there && (*there)->write_id == write_id_) erase_if_same(session, name_, (*there)->info.etag);
-    write_id_.clear();
-}
-
 // One computation of a key's value by this process, with what was there before.
 class Computation {
 public:
     using Producer = std::function<Result<Produced>()>;
-    // Told of a value that is still good while a new one is made.
-    using Meanwhile = std::function<void(const Value&)>;
 
     Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options,
-                const ComputeOptions& how)
-        : core_(core), key_(key), producer_(producer), options_(options), how_(how) {}
+                const ComputeOptions& how, std::shared_ptr<Core::InFlight> in_flight)
+        : core_(core), key_(key), producer_(producer), options_(options), how_(how), in_flight_(std::move(in_flight)) {}
 
-    Result<Value> run(const Meanwhile& meanwhile);
+    Result<Value> run() {
+        Result<GetResult> found = recall();
+        if (!found && !may_compute_after(found.error())) return std::move(found).error();
+        if (found) before_ = *std::move(found);
+        is_early_ = is_due_early();
+        if (is_fresh(before_) && !is_early_) return *std::move(before_.value);
+        if (is_early_) {
+            record(core_, "get_or_set", key_, outcomes::early);
+            const std::lock_guard<std::mutex> hold(core_.in_flight_lock);
+            in_flight_->stale_value = before_.value;  // for those who ask meanwhile
+            in_flight_->done.notify_all();
+        }
+        if (!(how_.lease.count() > 0) || core_.config.read_only) return made_or_old();
+        Lease lease(core_, key_, how_.lease);
+        Result<std::optional<Value>> others = wait_for_turn(lease);
+        if (!others) return std::move(others).error();
+        return *others ? Result<Value>(**std::move(others)) : made_or_old();
+    }
 
 private:
-    Result<Recalled> recalled() const;
-    bool fresh(const Recalled& found) const { return found.value && !found.stale; }
-    bool due_early() const;
-    Result<std::optional<Value>> turn(Lease& lease);
-    std::optional<Value> of_another(const Result<Recalled>& found) const;
-    Result<Value> made();
-    Result<Value> made_or_old();
-    void store(const Produced& made, double seconds);
+    static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
+
+    Result<GetResult> recall() const {
+        GetRequest wanted;
+        wanted.grace = how_.stale_if_error;
+        wanted.keeps_expired = true;
+        return get_one(core_, key_, wanted);
+    }
+    // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
+    // is computed will replace it. The error has been counted, and was an event.
+    bool may_compute_after(const Error& error) const {
+        const Errc code = error.code();
+        const bool is_passing = code == Errc::network || code == Errc::timed_out || code == Errc::throttled ||
+                                code == Errc::unavailable || error.status() >= 500;
+        if (code == Errc::damaged || is_passing) return true;
+        return static_cast<bool>(tolerated(core_, "get", key_, Result<std::optional<Value>>(error)));
+    }
+    // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
+    bool is_due_early() const {
+        if (!(how_.early_refresh > 0) || before_.expiry != entry::Expiry::at || !is_fresh(before_)) return false;
+        const double ahead = before_.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
+        return core_.unix_now() + ahead >= before_.expires_at;
+    }
+
+    // A value that came from another while we asked for the lease; none that we know already.
+    std::optional<Value> others_value() const {
+        Result<GetResult> found = recall();
+        if (!found || !is_fresh(*found)) return std::nullopt;
+        const bool is_known = is_early_ && found->value->info().etag == before_.value->info().etag &&
+                              found->expires_at <= before_.expires_at;
+        return is_known ? std::nullopt : std::move(found->value);
+    }
+
+    // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
+    Result<std::optional<Value>> wait_for_turn(Lease& lease) {
+        const Seconds most = how_.lease_wait.count() > 0 ? how_.lease_wait : how_.lease;
+        const auto cancels = core_.cancels.load();
+        Seconds waited{0};
+        for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
+            // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
+            std::optional<Value> value = waited.count() > 0 ? others_value() : std::nullopt;
+            Lease::Held held = Lease::Held::by_others;
+            if (!value) {
+                const Result<Lease::Held> took = lease.take();
+                if (!took) return took.error();
+                held = *took;
+                if (held == Lease::Held::unknown) return std::optional<Value>();
+                // Also before computing: the one before us may have stored its value between our look and our lease.
+                if (held == Lease::Held::by_us || waited.count() == 0) value = others_value();
+            }
+            if (value && (held == Lease::Held::by_others || waited.count() > 0))
+                record(core_, "get_or_set", key_, outcomes::waited);
+            if (value || held == Lease::Held::by_us) return value;
+            if (is_early_) return before_.value;  // somebody is at it
+            if (waited >= most) return std::optional<Value>();
+            if (core_.cancels.load() != cancels)
+                return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
+            const auto time = std::chrono::milliseconds(
+                static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
+            core_.sleep(time);
+            waited += time;
+        }
+    }
+
+    // If the producer fails, what was there before may do.
+    Result<Value> made_or_old() {
+        Result<Value> value = made();
+        if (value || !before_.value) return value;
+        record(core_, "get_or_set", key_, before_.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
+        return *std::move(before_.value);
+    }
+    Result<Value> made() {
+        const TimePoint began = core_.local_now();
+        Result<Produced> made = producer_();
+        core_.count(&Stats::computed);
+        if (!made) return about("get_or_set", key_, made.error());
+        const double seconds = retry::seconds_between(began, core_.local_now());
+        record(core_, "get_or_set", key_, Outcome{"computed"});
+        const Result<Kind> kind = check_kind(key_, payload_of(*made), options_);
+        if (!kind) return kind.error();
+        store(*made, seconds);
+        Info info;
+        info.size = made->data.size();
+        info.negative = made->negative;
+        info.kind = *kind;
+        info.metadata = options_.metadata;
+        return Value(std::move(made->data), *kind, std::move(info));
+    }
+    static Payload payload_of(const Produced& made) {
+        if (made.negative) return nothing();
+        return made.kind ? Payload(made.data.data(), made.data.size(), *made.kind) : Payload(made.data);
+    }
+    // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
+    void store(const Produced& made, double seconds) {
+        if (core_.config.read_only) return;
+        SetOptions options = options_;
+        if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
+        static_cast<void>(
+            set(core_, key_, payload_of(made), options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
+    }
 
     Core& core_;
     const std::string_view key_;
     const Producer& producer_;
     const SetOptions& options_;
     const ComputeOptions& how_;
-    Recalled before_{};
-    bool early_ = false;
+    const std::shared_ptr<Core::InFlight> in_flight_;
+    GetResult before_{};
+    bool is_early_ = false;
 };
 
-inline Result<Recalled> Computation::recalled() const {
-    Ask ask;
-    ask.grace = how_.stale_if_error;
-    ask.leaves_expired = true;
-    Result<Recalled> found = recall(core_, key_, ask);
-    if (!found && found.error().code() == Errc::damaged) return Recalled();  // to be replaced by what is computed
-    if (found || !core_.config.errors_are_misses) return found;
-    if (!tolerated(core_, "get", key_, Result<std::optional<Value>>(found.error()))) return found;
-    return Recalled();
-}
-
-// XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
-inline bool Computation::due_early() const {
-    if (!(how_.early_refresh > 0) || before_.expiry != entry::Expiry::at || !fresh(before_)) return false;
-    const double ahead = before_.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
-    return core_.unix_now() + ahead >= before_.expires_at;
-}
-
-inline Result<Value> Computation::run(const Meanwhile& meanwhile) {
-    Result<Recalled> found = recalled();
-    if (!found) return std::move(found).error();
-    before_ = *std::move(found);
-    early_ = due_early();
-    if (fresh(before_) && !early_) return *std::move(before_.value);
-    if (early_) {
-        tell(core_, "get_or_set", key_, "early");
-        meanwhile(*before_.value);
-    }
-    if (!(how_.lease.count() > 0) || core_.config.read_only) return made_or_old();
-    Lease lease(core_, key_, how_.lease);
-    Result<std::optional<Value>> others = turn(lease);
-    if (!others) return std::move(others).error();
-    return *others ? Result<Value>(**std::move(others)) : made_or_old();
-}
-
-// A value that came from another while we asked for the lease; none that we know already.
-inline std::optional<Value> Computation::of_another(const Result<Recalled>& found) const {
-    if (!found || !fresh(*found)) return std::nullopt;
-    if (early_ && found->value->info().etag == before_.value->info().etag && found->expires_at <= before_.expires_at)
-        return std::nullopt;
-    return found->value;
-}
-
-// Waits until computing is ours (empty) or another's value is there. Patience ends, and then it is ours all the same.
-inline Result<std::optional<Value>> Computation::turn(Lease& lease) {
-    const Seconds patience = how_.lease_wait.count() > 0 ? how_.lease_wait : how_.lease;
-    const auto cancels = core_.cancels.load();
-    Seconds waited{0};
-    for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-        // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
-        std::optional<Value> value = waited.count() > 0 ? of_another(recalled()) : std::nullopt;
-        Lease::Held held = Lease::Held::others;
-        if (!value) {
-            const Result<Lease::Held> took = lease.take();
-            if (!took) return took.error();
-            held = *took;
-            if (held == Lease::Held::unknown) return std::optional<Value>();
-            // Also before computing: the one before us may have stored its value between our look and our lease.
-            if (held == Lease::Held::ours || waited.count() == 0) value = of_another(recalled());
-        }
-        if (value && (held == Lease::Held::others || waited.count() > 0)) {
-            count(core_.counters.waited);
-            tell(core_, "get_or_set", key_, "waited");
-        }
-        if (value || held == Lease::Held::ours) return value;
-        if (early_) return before_.value;  // somebody is at it
-        if (waited >= patience) return std::optional<Value>();
-        if (core_.cancels.load() != cancels)
-            return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
-        const auto time = std::chrono::milliseconds(
-            static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
-        pause(core_, time);
-        waited += time;
-    }
-}
-
-// If the producer fails, what was there before may do.
-inline Result<Value> Computation::made_or_old() {
-    Result<Value> value = made();
-    if (value || !before_.value) return value;
-    tell(core_, "get_or_set", key_, "stale", value.error().what());
-    if (before_.stale) count(core_.counters.stale);
-    return *std::move(before_.value);
-}
-
-inline Result<Value> Computation::made() {
-    const TimePoint began = core_.local_now();
-    count(core_.counters.computed);
-    Result<Produced> made = producer_();
-    if (!made) return about("get_or_set", key_, made.error());
-    const double seconds = retry::seconds_between(began, core_.local_now());
-    tell(core_, "get_or_set", key_, "computed");
-    Payload payload(made->data);
-    if (made->kind) payload = Payload(made->data.data(), made->data.size(), *made->kind);
-    const Result<Kind> kind = payload_kind(key_, payload, options_);
-    if (!kind) return kind.error();
-    store(*made, seconds);
-    Info info;
-    info.size = made->data.size();
-    info.negative = made->negative;
-    info.kind = *kind;
-    info.metadata = options_.metadata;
-    return Value(std::move(made->data), *kind, std::move(info));
-}
-
-// The value is there, whatever becomes of storing it: a failure is counted and told as an event, not returned.
-inline void Computation::store(const Produced& made, double seconds) {
-    if (core_.config.read_only) return;
-    SetOptions options = options_;
-    if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
-    Payload payload(made.data);
-    if (made.kind) payload = Payload(made.data.data(), made.data.size(), *made.kind);
-    if (made.negative) payload = nothing();
-    static_cast<void>(set(core_, key_, payload, options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
-}
-
-inline std::optional<Error> compute_flaw(const Core& core, std::string_view key, const SetOptions& options,
-                                         const ComputeOptions& how) {
-    if (auto flaw = key_flaw(core, "get_or_set", key)) return flaw;
+inline Result<void> check_compute(const Core& core, std::string_view key, const SetOptions& options,
+                                  const ComputeOptions& how) {
+    if (Result<void> fine = check_key(core, "get_or_set", key); !fine) return fine;
     if (!core.config.read_only) {
-        if (auto flaw = set_flaw(core, key, options)) return flaw;
+        if (Result<void> fine = check_set(core, key, options); !fine) return fine;
     }
     const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
                       how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (fine) return std::nullopt;
+    if (fine) return {};
     return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
 }
 
-using FlightLock = std::unique_lock<std::mutex>;
+using InFlight = Core::InFlight;
+using InFlightLock = std::unique_lock<std::mutex>;
 
 template <class List, class Key>
-auto found(const List& list, const Key& key) -> decltype(&list.front().second) {
+auto find_in(const List& list, const Key& key) -> decltype(list.front().second) {
     for (const auto& entry : list) {
-        if (entry.first == key) return &entry.second;
+        if (entry.first == key) return entry.second;
     }
     return nullptr;
 }
 template <class List, class Key>
-void forget(List& list, const Key& key) {
+void erase_from(List& list, const Key& key) noexcept {
     for (auto entry = list.begin(); entry != list.end(); ++entry) {
         if (entry->first == key) return static_cast<void>(list.erase(entry));
     }
 }
 
-// Whether the flight waits, through others perhaps, for one that this thread is to bring: nobody would ever land.
-inline bool waits_for_us(const Core& core, const Core::Flight* flight) {
-    while (flight->pilot != std::this_thread::get_id()) {
-        const std::shared_ptr<Core::Flight>* next = found(core.waiting, flight->pilot);
-        if (!next || (*next)->brought) return false;  // landed: that thread is about to go on
-        flight = next->get();
+// Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
+inline bool waits_for_us(const Core& core, const InFlight* in_flight) {
+    while (in_flight->owner != std::this_thread::get_id()) {
+        const std::shared_ptr<InFlight> next = find_in(core.waits, in_flight->owner);
+        if (!next || next->result) return false;  // done: that thread is about to go on
+        in_flight = next.get();
     }
     return true;
 }
 
 // Another thread is at it: what it brings, or what is still good meanwhile.
-inline Result<Value> landing(Core& core, std::string_view key, const std::shared_ptr<Core::Flight>& flight,
-                             FlightLock& hold) {
+inline Result<Value> wait_for(Core& core, std::string_view key, const std::shared_ptr<InFlight>& in_flight,
+                              InFlightLock& hold) {
     const auto cancels = core.cancels.load();
-    const auto& meanwhile = flight->meanwhile;
-    core.waiting.emplace_back(std::this_thread::get_id(), flight);
-    std::optional<Result<Value>> out;
-    while (!out) {
-        if (flight->brought)
-            out = *flight->brought;
-        else if (meanwhile && (!meanwhile->info().expires_at || *meanwhile->info().expires_at > core.now()))
-            out = *meanwhile;
-        else if (core.cancels.load() != cancels)
-            out = refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
-        else
-            flight->landed.wait_for(hold, s3::tick);
-    }
-    forget(core.waiting, std::this_thread::get_id());
-    if (flight->brought) count(core.counters.waited);
-    return *std::move(out);
+    const auto& stale = in_flight->stale_value;
+    core.waits.emplace_back(std::this_thread::get_id(), in_flight);
+    ++in_flight->waiting;
+    const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
+    while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
+    erase_from(core.waits, std::this_thread::get_id());
+    --in_flight->waiting;
+    if (!in_flight->result && !is_good())
+        return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+    const bool is_brought = in_flight->result.has_value();
+    hold.unlock();  // what is brought does not change any more, and copying it takes a while
+    if (is_brought) core.count(&Stats::waited);
+    return is_brought ? *in_flight->result : Result<Value>(*stale);
 }
 
-// The first who asks for a key flies; whoever asks meanwhile waits for what it brings.
-inline Result<Value> compute(Core& core, std::string_view key, const std::function<Result<Produced>()>& producer,
+// The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
+inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
                              const SetOptions& options, const ComputeOptions& how) {
-    if (auto flaw = compute_flaw(core, key, options, how)) return *flaw;
-    FlightLock hold(core.flights_lock);
-    if (const std::shared_ptr<Core::Flight>* others = found(core.flights, key)) {
-        if (waits_for_us(core, others->get()))
-            return refusal(Errc::source, "get_or_set", key,
-                           "the producer asks, itself or through others that wait, for what it is to produce");
-        return landing(core, key, std::shared_ptr<Core::Flight>(*others), hold);
+    if (Result<void> fine = check_compute(core, key, options, how); !fine) return std::move(fine).error();
+    InFlightLock hold(core.in_flight_lock);
+    std::shared_ptr<InFlight> others = find_in(core.in_flight, key);
+    if (others && others->process != http::process_id()) {  // of the parent: no thread of it is here
+        core.in_flight.clear();
+        others.reset();
     }
-    const std::shared_ptr<Core::Flight> flight = std::make_shared<Core::Flight>();
-    core.flights.emplace_back(std::string(key), flight);
+    if (others && waits_for_us(core, others.get()))
+        return refusal(Errc::source, "get_or_set", key,
+                       "the producer asks, itself or through others that wait, for what it is to produce");
+    if (others) return wait_for(core, key, others, hold);
+    const auto in_flight = std::make_shared<InFlight>();
+    core.in_flight.emplace_back(std::string(key), in_flight);
     hold.unlock();
-    Result<Value> brought = never_throws([&] {
-        return Computation(core, key, producer, options, how).run([&](const Value& meanwhile) {
-            const FlightLock again(core.flights_lock);
-            flight->meanwhile = meanwhile;
-            flight->landed.notify_all();
-        });
-    });
+    Result<Value> result =
+        never_throws([&] { return Computation(core, key, producer, options, how, in_flight).run(); });
     hold.lock();
-    flight->brought = brought;
-    forget(core.flights, key);
-    flight->landed.notify_all();
-    return brought;
+    erase_from(core.in_flight, key);
+    if (in_flight->waiting == 0) return result;
+    in_flight->result = never_throws([&]() -> Result<Value> { return result; });
+    in_flight->done.notify_all();
+    return result;
 }
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const credentials::Discovery& found, std::string_view otherwise) {
+inline Finding finding_of(const char* about, const Result<credentials::Setting>& found, std::string_view otherwise) {
     using Verdict = Finding::Verdict;
-    if (!found.error.empty()) return {about, Verdict::broken, found.error};
-    if (found.value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
-    return {about, Verdict::used, found.value + " (" + found.why + ")"};
+    if (!found) return {about, Verdict::broken, found.error().what()};
+    if (found->value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
+    return {about, Verdict::used, found->value + " (" + found->why + ")"};
 }
 
 inline std::vector<Finding> explain(Core& core) {
     using Verdict = Finding::Verdict;
     std::vector<Finding> out;
     if (core.config.credentials) {
-        const credentials::Outcome got = ask_provider(core);
-        out.push_back(
-            {"credentials: in code", got.found ? Verdict::used : Verdict::broken, got.found ? got.note : got.error});
+        const auto got = core.identity.snapshot({});
+        out.push_back({"credentials: in code", got ? Verdict::used : Verdict::broken,
+                       got ? credentials::summary((*got)->credentials) : std::string(got.error().what())});
     } else {
-        for (credentials::Finding& finding : core.chain.explain())
-            out.push_back(
-                {"credentials: " + finding.source, static_cast<Verdict>(finding.verdict), std::move(finding.text)});
+        out = core.chain.explain();
     }
-    out.push_back(finding_of("region", core.chain.region(), "us-east-1 (none is configured)"));
+    out.push_back(finding_of("region", core.chain.region({}), "us-east-1 (none is configured)"));
     out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
     const auto place = core.place();
     out.push_back(
         {"requests go to", place ? Verdict::used : Verdict::broken,
          place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
-    const auto offset = core.clock_offset_ms.load();
-    std::string text = "the local one; the store has not refused it";
-    if (offset != 0) {
-        text = "this machine's is ";
-        bytes::append_number(text, static_cast<std::uint64_t>(offset < 0 ? -offset : offset) / 1000);
-        text += offset < 0 ? " s ahead of the store's" : " s behind the store's";
-    }
+    const std::int64_t offset = core.clock_offset_ms.load() / 1000;
+    std::string text = "this machine's, which no store has refused";
+    if (offset != 0)
+        text = "corrected: this machine's is " +
+               bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset)) +
+               (offset < 0 ? " s ahead of the store's" : " s behind the store's");
     out.push_back({"clock", Verdict::used, std::move(text)});
     return out;
 }
 
 // -- opening
 
-inline std::string config_flaw(const Config& config) {
-    if (bytes::has_control(config.endpoint)) return "the endpoint holds control characters";
-    const std::string metadata = entry::metadata_flaw(config.metadata);
-    if (!metadata.empty()) return "Config::metadata: " + metadata;
+inline Result<void> check_config(const Config& config) {
+    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, text); };
+    if (bytes::has_control(config.endpoint)) return refuse("the endpoint holds control characters");
+    if (const Result<void> fine = entry::check_metadata(config.metadata); !fine)
+        return refuse(std::string("Config::metadata: ") + fine.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
-        if (*entry::value_flaw(*value)) return "'" + s3::printable(*value) + "' " + entry::value_flaw(*value);
+        if (const Result<void> fine = entry::check_value(*value); !fine)
+            return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
     }
-    if (config.connections < 1 || config.connections > 1000) return "Config::connections is not within 1 and 1000";
-    if (config.attempts_max < 1) return "Config::attempts_max is under 1";
-    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return "Config::ttl_jitter is not within 0 and 1";
+    if (config.connections < 1 || config.connections > 1000)
+        return refuse("Config::connections is not within 1 and 1000");
+    if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
+    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
     if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
-        return "Config::part_bytes and transfer_bytes_max must be over zero";
+        return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
     if (config.compression_level < 0 || config.compression_level > 9)
-        return "Config::compression_level is not within 0 and 9";
-    if (config.compression_threads > 16) return "Config::compression_threads is over 16";
-    if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
+        return refuse("Config::compression_level is not within 0 and 9");
+    if (config.default_ttl && !(config.default_ttl->count() > 0))
+        return refuse("Config::default_ttl must be over zero");
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20))
-            return "a timeout of Config is negative or over 20 days";
+            return refuse("a timeout of Config is negative or over 20 days");
     }
     return {};
 }
 
 // S3's own rule for the ends and the length; what is between them older buckets and other stores take more freely.
-inline bool plausible_bucket(std::string_view name) {
+inline bool is_plausible_bucket(std::string_view name) {
     const auto fine = [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c); };
     return name.size() >= 3 && fine(name.front()) && fine(name.back());
 }
@@ -11636,106 +10111,91 @@ inline std::string environment(const Config& config, const char* name) {
 }
 
 // The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
-inline std::string trusted(const Config& config) {
+inline std::string find_trusted(const Config& config) {
     std::string path = environment(config, "AWS_CA_BUNDLE");
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    if (path.empty()) {  // a broken file is reported by who needs its keys
-        credentials::World world = credentials::real_world({});
-        if (config.seams.environment) world.env = config.seams.environment;
-        const credentials::Files files(world, config.profile);
-        if (files.error().empty()) path = files.value(files.profile(), "ca_bundle");
+    if (path.empty()) {
+        credentials::Environment outside = credentials::real_environment({});
+        if (config.seams.environment) outside.variable = config.seams.environment;
+        path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
     }
-#endif
     if (path.empty()) path = environment(config, "SSL_CERT_FILE");
     return path.empty() ? http::find_ca_bundle() : path;
 }
 
-inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
-    const auto refuse = [](const std::string& text) {
-        return Error(Errc::invalid_argument, "open: " + s3::printable(text));
-    };
-    endpoint::ParsedLocation parsed = endpoint::parse_location(where);
-    if (!parsed.location) return refuse(parsed.problem);
-    endpoint::Location& location = *parsed.location;
-    if (!plausible_bucket(location.bucket)) return refuse("'" + location.bucket + "' is not the name of a bucket");
-    if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos)
-        return refuse("the prefix is not UTF-8");
+// What the location says goes before the configuration.
+inline void apply_location(Config& config, const endpoint::Location& location) {
     if (location.region) config.region = *location.region;
     if (location.endpoint_url) config.endpoint = *location.endpoint_url;
     if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
+    if (location.checksums) config.checksums = *location.checksums;
     if (location.metadata_names) config.metadata_names = *location.metadata_names;
-    const std::string flaw = config_flaw(config);
-    if (!flaw.empty()) return refuse(flaw);
-    if (config.ca_bundle.empty()) config.ca_bundle = trusted(config);
-    const endpoint::Resolution place =
-        endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
-                           config.addressing, config.dual_stack, config.fips, config.accelerate});
-    if (!place.endpoint) return refuse(place.problem);
-    if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
-    return std::make_shared<Core>(std::move(config), std::move(location));
+    if (location.part_bytes) config.part_bytes = static_cast<std::size_t>(*location.part_bytes);
 }
 
-}  // namespace detail::ops
+inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
+    const auto refuse = [](std::string_view text) {
+        return Error(Errc::invalid_argument, "open: " + bytes::sanitize(text));
+    };
+    Result<endpoint::Location> location = endpoint::parse_location(where);
+    if (!location) return refuse(location.error().what());
+    if (!is_plausible_bucket(location->bucket)) return refuse("'" + location->bucket + "' is not the name of a bucket");
+    if (!utf8::valid(location->prefix) || location->prefix.find('\0') != std::string::npos)
+        return refuse("the prefix is not UTF-8");
+    apply_location(config, *location);
+    if (const Result<void> fine = check_config(config); !fine) return refuse(fine.error().what());
+    if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
+    const auto place =
+        endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
+                           config.addressing, config.dual_stack, config.fips, config.accelerate});
+    if (!place) return refuse(place.error().what());
+    if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
+    if (!digest::available())
+        return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
+    static_cast<void>(out_of_memory());
+    return std::make_shared<Core>(std::move(config), *std::move(location));
+}
 
-// --- the members declared above
+}  // namespace detail::cache
 
-namespace detail {
+// --- the members declared above --------------------------------------------------------------------------------------
 
-S3CACHE_FN Error about(const char* operation, std::string_view key, const Error& error) {
+S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
 
-S3CACHE_FN Result<Produced> drained(const Source& source) {
+S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
     std::vector<char> piece(transfer::piece_bytes);
-    transfer::Intake intake(source, std::nullopt);
+    transfer::UploadSource reading(source, std::nullopt);
     for (;;) {
-        const Result<std::size_t> count = intake.read(piece.data(), piece.size());
+        const Result<std::size_t> count = reading.read(piece.data(), piece.size());
         if (!count) return count.error();
         if (*count == 0) return out;
         out.data.append(piece.data(), *count);
     }
 }
 
-#if S3CACHE_EXCEPTIONS
-// Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
-class ReaderBuffer : public std::streambuf {
-public:
-    explicit ReaderBuffer(ReaderState& state) : state_(state) {}
-
-protected:
-    int_type underflow() override {
-        const std::string_view chunk = state_.next().value();
-        if (chunk.empty()) return traits_type::eof();
-        char* data = const_cast<char*>(chunk.data());  // never written to: there is no overflow() and no pbackfail()
-        setg(data, data, data + chunk.size());
-        return traits_type::to_int_type(*data);
-    }
-
-private:
-    ReaderState& state_;
-};
-#endif
-
-}  // namespace detail
-
+// An istream that throws at its end (exceptions(failbit)) must not: the end of a source is no error.
 S3CACHE_FN Source::Source(std::istream& in)
     : read_([&in](char* buffer, std::size_t capacity) {
+          const std::ios_base::iostate throwing = in.exceptions();
+          in.exceptions(std::ios_base::goodbit);
           in.read(buffer, static_cast<std::streamsize>(capacity));
           const auto count = static_cast<std::size_t>(in.gcount());
-          return count == 0 && (in.bad() || !in.eof()) ? source_failed : count;
+          const bool failed = count == 0 && (in.bad() || !in.eof());
+          if (in.eof() && !in.bad()) in.clear(std::ios_base::eofbit);
+          if (!failed) in.exceptions(throwing & ~std::ios_base::eofbit);
+          return failed ? source_failed : count;
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened(detail::ops::open_file(path, "rb"), [](std::FILE* file) {
+    const std::shared_ptr<std::FILE> opened(detail::cache::open_file(path, "rb"), [](std::FILE* file) {
         if (file) static_cast<void>(std::fclose(file));
     });
-    Source source([opened](char* buffer, std::size_t capacity) {
-        if (!opened) return source_failed;
-        const std::size_t count = std::fread(buffer, 1, capacity, opened.get());
-        return count == 0 && std::ferror(opened.get()) ? source_failed : count;
-    });
-    const auto size = opened ? detail::ops::size_of(opened.get()) : std::nullopt;
+    if (!opened) return Source([](char*, std::size_t) { return source_failed; });
+    Source inner = detail::cache::source_of(opened.get());
+    const auto size = inner.size();
+    Source source([opened, inner](char* buffer, std::size_t capacity) { return inner.read(buffer, capacity); });
     return size ? std::move(source).sized(*size) : source;
 }
 
@@ -11748,10 +10208,10 @@ S3CACHE_FN Reader::Reader(std::unique_ptr<detail::ReaderState> state) noexcept :
 S3CACHE_FN Reader::Reader(Reader&&) noexcept = default;
 S3CACHE_FN Reader& Reader::operator=(Reader&&) noexcept = default;
 S3CACHE_FN Reader::~Reader() = default;
-S3CACHE_FN const Info& Reader::info() const noexcept { return state_->incoming.facts().info; }
+S3CACHE_FN const Info& Reader::info() const noexcept { return state_->download.facts().info; }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
-    return detail::ops::never_throws([&]() -> Result<std::string_view> {
+    return detail::cache::never_throws([&]() -> Result<std::string_view> {
         if (!state_->rest.empty()) return std::exchange(state_->rest, std::string_view());
         return state_->next();
     });
@@ -11769,7 +10229,7 @@ S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capaci
 #if S3CACHE_EXCEPTIONS
 S3CACHE_FN std::istream& Reader::istream() {
     if (!state_->stream) {
-        state_->stream_buffer = std::make_unique<detail::ReaderBuffer>(*state_);
+        state_->stream_buffer = std::make_unique<detail::ReaderState::StreamBuffer>(*state_);
         state_->stream = std::make_unique<std::istream>(state_->stream_buffer.get());
     }
     return *state_->stream;
@@ -11781,7 +10241,7 @@ S3CACHE_FN Listing::Listing(Listing&&) noexcept = default;
 S3CACHE_FN Listing& Listing::operator=(Listing&&) noexcept = default;
 S3CACHE_FN Listing::~Listing() = default;
 S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
-    return detail::ops::never_throws([&] { return state_->next(); });
+    return detail::cache::never_throws([&] { return state_->next(); });
 }
 
 S3CACHE_FN Cache::Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
@@ -11790,128 +10250,95 @@ S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
 S3CACHE_FN Cache::~Cache() = default;
 
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    return detail::ops::never_throws([&]() -> Result<Cache> {
-        Result<std::shared_ptr<detail::Core>> core = detail::ops::open(where, std::move(config));
+    return detail::cache::never_throws([&]() -> Result<Cache> {
+        Result<std::shared_ptr<detail::Core>> core = detail::cache::open(where, std::move(config));
         if (!core) return std::move(core).error();
         return Cache(*std::move(core));
     });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::set(*core_, key, payload, options); });
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, payload, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::set(*core_, key, source, options); });
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, source, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::set_file(*core_, key, path, options); });
+    return detail::cache::never_throws([&] { return detail::cache::set_file(*core_, key, path, options); });
 }
 S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::get(*core_, key, options); });
+    return detail::cache::never_throws([&] { return detail::cache::get(*core_, key, options); });
 }
 S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
-    return detail::ops::never_throws([&] { return detail::ops::get_if_changed(*core_, key, etag); });
+    return detail::cache::never_throws([&] { return detail::cache::get_if_changed(*core_, key, etag); });
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::get_stream(core_, key, options); });
+    return detail::cache::never_throws(
+        [&] { return detail::cache::tolerated(*core_, "get", key, detail::cache::open_stream(core_, key, options)); });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
                                                            const GetOptions& options) {
-    return detail::ops::never_throws([&] { return detail::ops::get_file(core_, key, path, options); });
+    return detail::cache::never_throws([&] { return detail::cache::get_file(core_, key, path, options); });
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
-    return detail::ops::never_throws([&]() -> Result<void> {
-        if (auto flaw = detail::ops::removal_flaw(*core_, key)) return *flaw;
+    return detail::cache::never_throws([&]() -> Result<void> {
         detail::s3::Session session(*core_);
-        return detail::ops::remove(*core_, session, key);
+        return detail::cache::remove_many(session, {std::string(key)}).front();
     });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
-    return detail::ops::never_throws([&] { return detail::ops::stat(*core_, key); });
+    return detail::cache::never_throws([&] { return detail::cache::stat(*core_, key); });
 }
 S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
     return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
-    return detail::ops::never_throws([&] { return detail::ops::touch(*core_, key, ttl); });
+    return detail::cache::never_throws([&] { return detail::cache::touch(*core_, key, ttl); });
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
-    return detail::ops::never_throws([&]() -> Result<Listing> {
+    return detail::cache::never_throws([&]() -> Result<Listing> {
         auto state = std::make_unique<detail::ListingState>(core_, prefix, look);
         if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
         return Listing(std::move(state));
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::ops::never_throws([&] { return detail::ops::clear(core_, prefix); });
+    return detail::cache::never_throws([&] { return detail::cache::clear(core_, prefix); });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::ops::never_throws([&] { return detail::ops::purge_expired(core_, prefix); });
+    return detail::cache::never_throws([&] { return detail::cache::purge_expired(core_, prefix); });
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    detail::ops::all_told(
-        keys.size(), [&](std::vector<bool>& told) { detail::ops::get_many(*core_, keys, visit, told); },
-        [&](std::size_t i, const Error& error) { visit(keys[i], detail::about("get", keys[i], error)); });
+    detail::cache::get_many(*core_, keys, visit);
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
-    std::vector<Result<bool>> results(items.size(), Result<bool>(false));
-    detail::ops::all_told(
-        items.size(), [&](std::vector<bool>& told) { detail::ops::set_many(*core_, items, results, told); },
-        [&](std::size_t i, const Error& error) { results[i] = detail::about("set", items[i].key, error); });
-    return results;
+    return detail::cache::set_many(*core_, items);
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
-    std::vector<Result<void>> results(keys.size());
-    detail::ops::all_told(
-        keys.size(),
-        [&](std::vector<bool>& told) {
-            detail::s3::Session session(*core_);
-            detail::ops::remove_many(session, keys, results, told);
-        },
-        [&](std::size_t i, const Error& error) { results[i] = detail::about("remove", keys[i], error); });
-    return results;
+    std::vector<Result<void>> failed(keys.size(), detail::cache::out_of_memory());
+    auto removed = detail::cache::never_throws([&]() -> Result<std::vector<Result<void>>> {
+        detail::s3::Session session(*core_);
+        return detail::cache::remove_many(session, keys);
+    });
+    return removed ? *std::move(removed) : std::move(failed);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::ops::never_throws([&] { return detail::ops::sweep_uploads(*core_, prefix, older_than); });
+    return detail::cache::never_throws([&] { return detail::cache::sweep_uploads(*core_, prefix, older_than); });
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
-    return detail::ops::never_throws([&] { return detail::ops::presign(*core_, key, method, lifetime); });
+    return detail::cache::never_throws([&] { return detail::cache::presign(*core_, key, method, lifetime); });
 }
 S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
                                         const SetOptions& options, const ComputeOptions& how) {
-    return detail::ops::never_throws([&] { return detail::ops::compute(*core_, key, producer, options, how); });
+    return detail::cache::never_throws([&] { return detail::cache::compute(*core_, key, producer, options, how); });
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }
 
-S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::ops::explain(*core_); }
+S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::cache::explain(*core_); }
 
 S3CACHE_FN Stats Cache::stats() const {
-    const detail::Core::Counters& from = core_->counters;
-    const auto read = [](const std::atomic<std::uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
-    Stats out;
-    out.hits = read(from.hits);
-    out.misses = read(from.misses);
-    out.expired = read(from.expired);
-    out.malformed = read(from.malformed);
-    out.damaged = read(from.damaged);
-    out.errors = read(from.errors);
-    out.unchanged = read(from.unchanged);
-    out.tolerated = read(from.tolerated);
-    out.unavailable = read(from.unavailable);
-    out.computed = read(from.computed);
-    out.waited = read(from.waited);
-    out.stale = read(from.stale);
-    out.unconditional = read(from.unconditional);
-    out.sets = read(from.sets);
-    out.removes = read(from.removes);
-    out.refused = read(from.refused);
-    out.requests = read(from.requests);
-    out.retries = read(from.retries);
-    out.connections = read(from.connections);
-    out.leftover_uploads = read(from.leftover_uploads);
-    out.bytes_in = read(from.bytes_in);
-    out.bytes_out = read(from.bytes_out);
-    return out;
+    const std::lock_guard<std::mutex> hold(core_->stats_lock);
+    return core_->stats;
 }
 
 }  // namespace S3CACHE_ABI
