@@ -103,6 +103,8 @@ for cxx in ${CXX_ALL:-g++ clang++}; do
     check 'among hostile macros' program -- hostile.cpp
     check 'among hostile macros, declarations' program $declared -- hostile.cpp impl.cpp
     check 'a static Cache' program -- static_cache.cpp
+    check 'a static object that uses a Cache when it is destroyed' program -- static_destructor.cpp
+    check 'the same, functions in one file' program $declared -- static_destructor.cpp impl.cpp
     check 'without gzip, credential chain and many keys' program -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN \
         -DS3CACHE_NO_MANY_KEYS -- include_only.cpp
     for std in c++20 c++23 c++2b; do
