@@ -232,10 +232,10 @@ TEST_CASE("call_timeout and cancel() end a request for credentials that is not a
 }
 
 TEST_CASE("call_timeout ends gzip of a source that never ends, and a source that dawdles", "[waiting][timeout]") {
-    World world;
     for (const bool compress : {true, false}) {
         for (const bool dawdles : {true, false}) {
             CAPTURE(compress, dawdles);
+            World world;
             Config config = limited(world);
             config.transfer_bytes_max = part;
             Cache cache = world.cache(config);
@@ -314,10 +314,10 @@ TEST_CASE("the other limits are named, too, by what they end", "[waiting][timeou
 // ---- cancel() reaches everything ------------------------------------------------------------------------------------
 
 TEST_CASE("cancel() ends gzip of a source that never ends, also when the source itself calls it", "[waiting][cancel]") {
-    World world;
     for (const bool compress : {true, false}) {
         for (const bool itself : {true, false}) {
             CAPTURE(compress, itself);
+            World world;
             Config config = waiting(world);
             config.transfer_bytes_max = part;
             Cache cache = world.cache(config);
