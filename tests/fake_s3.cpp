@@ -51,6 +51,14 @@ std::string lower(std::string_view text) {
     return out;
 }
 
+std::string upper(std::string_view text) {
+    std::string out(text);
+    for (char& c : out) {
+        if (c >= 'a' && c <= 'z') c = static_cast<char>(c - 'a' + 'A');
+    }
+    return out;
+}
+
 bool starts(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
 
 bool ends(std::string_view text, std::string_view with) {
@@ -1055,6 +1063,8 @@ struct Upload {
     std::string bucket, key;
     HeaderList metadata, headers;
     std::int64_t initiated = 0;
+    std::string algorithm{};  // of the parts' checksums; empty: none was announced, and none may come
+    bool composite = true;
     std::map<int, Part> parts;
 };
 
@@ -1070,8 +1080,8 @@ struct Answer {
     Body stored;             // instead of own_body
     std::size_t offset = 0;  // into `stored`
     std::size_t length = 0;
-    bool no_length = false;  // HEAD errors, 204, 304: neither body nor Content-Length
-    bool bodiless = false;   // HEAD: Content-Length of what GET would send
+    bool no_length = false;       // HEAD errors, 204, 304: neither body nor Content-Length
+    bool without_length = false;  // there is a body, and nobody says how long
     std::string_view body() const {
         return stored ? std::string_view(*stored).substr(offset, length) : std::string_view(own_body);
     }
@@ -1082,6 +1092,12 @@ std::string quoted(std::string_view etag) { return "\"" + std::string(etag) + "\
 bool same_etag(std::string_view given, const std::string& stored) {
     const std::string_view bare = trim(given);
     return bare == "*" || bare == stored || quoted(bare) == stored;
+}
+
+// If-None-Match compares weakly: W/ does not count.
+bool weakly(std::string_view given, const std::string& stored) {
+    if (starts(given, "W/")) given.remove_prefix(2);
+    return same_etag(given, stored);
 }
 
 bool any_etag(const std::string& list, const std::string& stored) {
@@ -1144,6 +1160,13 @@ public:
     std::map<std::string, Upload> uploads;
     std::set<std::string> denied_keys;
     std::map<std::string, std::string> tokens;
+    struct Refusal {
+        std::string code;
+        std::size_t times;
+        bool named;
+    };
+    std::map<std::string, Refusal> bulk_refusals;
+    HeaderList demands;  // operation, and how a header's name must begin
     std::size_t list_pages = 0;
     std::size_t writes = 0;
 
@@ -1171,6 +1194,12 @@ public:
         }
         bucket = &found->second;
         if (!request.key.empty() && !key_allowed()) return {};
+        for (const Header& demand : store.demands) {
+            const auto begins = [&](const Header& header) { return starts(lower(header.first), demand.second); };
+            if (demand.first == request.operation &&
+                std::none_of(request.headers.begin(), request.headers.end(), begins))
+                return fail(denied("The bucket's policy demands the header " + demand.second));
+        }
         static const std::map<std::string_view, Answer (Operation::*)()> table{
             {"HeadBucket", &Operation::head_bucket},
             {"DeleteBucket", &Operation::delete_bucket},
@@ -1306,7 +1335,8 @@ private:
     // ---- lists
 
     bool url_encoded() const {
-        return request.parameter("encoding-type") == "url" && !options.quirks.ignore_encoding_type;
+        return request.parameter("encoding-type") == "url" && !options.quirks.ignore_encoding_type &&
+               !options.quirks.raw_controls;
     }
 
     std::string listed(const std::string& key) const {
@@ -1338,10 +1368,26 @@ private:
             const auto known = store.tokens.find(request.parameter("continuation-token"));
             if (known == store.tokens.end())
                 return fail({400, "InvalidArgument", "The continuation token provided is incorrect"});
-            after = known->second;
+            after = options.quirks.endless_lists ? "" : known->second;
         }
         if (v2 && options.quirks.empty_list_pages && store.list_pages++ % 2 == 0) return list_page(v2, 0, after, true);
         return list_page(v2, most, after, false);
+    }
+
+    using Order = std::vector<const std::pair<const std::string, Entry>*>;
+
+    Order order(const std::string& prefix, const std::string& from) const {
+        Order out;
+        for (auto at = bucket->objects.lower_bound((std::max)(prefix, from)); at != bucket->objects.end(); ++at) {
+            if (!starts(at->first, prefix)) break;
+            out.push_back(&*at);
+        }
+        if (options.quirks.reversed_lists) std::reverse(out.begin(), out.end());
+        return out;
+    }
+
+    std::string truncated(bool more) const {
+        return element("IsTruncated", !more ? "false" : options.quirks.capital_true ? "True" : "true");
     }
 
     Answer list_page(bool v2, std::size_t most, std::string after, bool empty) {
@@ -1350,12 +1396,11 @@ private:
         std::string contents;
         std::string groups;
         std::size_t count = 0;
-        bool more = empty;
-        for (auto at = bucket->objects.lower_bound((std::max)(prefix, after)); at != bucket->objects.end() && !empty;
-             ++at) {
-            const std::string& key = at->first;
-            if (!starts(key, prefix)) break;
-            if (key <= after && !after.empty()) continue;
+        bool more = empty || options.quirks.endless_lists;
+        const bool reversed = options.quirks.reversed_lists;
+        for (const auto* entry : empty ? Order() : order(prefix, reversed ? "" : after)) {
+            const std::string& key = entry->first;
+            if (!after.empty() && (reversed ? key >= after : key <= after)) continue;
             const auto cut = delimiter.empty() ? std::string::npos : key.find(delimiter, prefix.size());
             const std::string group = cut == std::string::npos ? "" : key.substr(0, cut + delimiter.size());
             if (!group.empty() && starts(after, group)) continue;
@@ -1364,7 +1409,7 @@ private:
                 break;
             }
             if (group.empty())
-                contents += content(key, at->second, v2);
+                contents += content(key, entry->second, v2);
             else
                 groups += "<CommonPrefixes>" + element("Prefix", listed(group)) + "</CommonPrefixes>";
             after = group.empty() ? key : group;
@@ -1386,12 +1431,13 @@ private:
             std::to_string(request.asks("max-keys") ? number(request.parameter("max-keys")).value_or(0) : 1000));
         if (!delimiter.empty()) out += element("Delimiter", listed(delimiter));
         if (url_encoded()) out += element("EncodingType", "url");
-        out += element("IsTruncated", more ? "true" : "false") + contents + groups;
+        out += truncated(more) + contents + groups;
         return xml_answer(root("ListBucketResult", out));
     }
 
     std::string content(const std::string& key, const Entry& entry, bool v2) const {
-        std::string out = "<Contents>" + element("Key", listed(key)) +
+        const bool raw = options.quirks.raw_controls;
+        std::string out = "<Contents>" + (raw ? "<Key>" + key + "</Key>" : element("Key", listed(key))) +
                           element("LastModified", iso_date(entry.modified)) + element("ETag", entry.etag) +
                           element("Size", std::to_string(entry.body->size())) + element("StorageClass", "STANDARD");
         if (!v2) out += "<Owner><ID>fake</ID></Owner>";
@@ -1400,8 +1446,9 @@ private:
 
     Answer list_uploads() {
         const std::string prefix = request.parameter("prefix");
-        const std::string key_marker = request.parameter("key-marker");
-        const std::string id_marker = request.parameter("upload-id-marker");
+        const bool endless = options.quirks.endless_lists;
+        const std::string key_marker = endless ? "" : request.parameter("key-marker");
+        const std::string id_marker = endless ? "" : request.parameter("upload-id-marker");
         const std::size_t asked = static_cast<std::size_t>(number(request.parameter("max-uploads")).value_or(1000));
         const std::size_t most = (std::min)({asked, std::size_t{1000}, options.list_page_max});
         std::vector<std::pair<std::string, std::string>> order;  // key, id
@@ -1414,15 +1461,17 @@ private:
             if (past) order.emplace_back(upload.key, pair.first);
         }
         std::sort(order.begin(), order.end());
-        const bool more = order.size() > most && most > 0;
+        const bool more = (order.size() > most && most > 0) || (endless && !order.empty());
         if (order.size() > most) order.resize(most);
         std::string out = element("Bucket", request.bucket) + element("KeyMarker", listed(key_marker)) +
                           element("UploadIdMarker", id_marker) + element("Prefix", listed(prefix));
-        if (more)
-            out += element("NextKeyMarker", listed(order.back().first)) +
-                   element("NextUploadIdMarker", order.back().second);
+        if (more) {
+            const std::string& last = order.back().first;
+            out += element("NextKeyMarker", options.quirks.raw_markers ? last : listed(last)) +
+                   element("NextUploadIdMarker", endless ? hex(random_bytes(8)) : order.back().second);
+        }
         if (url_encoded()) out += element("EncodingType", "url");
-        out += element("MaxUploads", std::to_string(most)) + element("IsTruncated", more ? "true" : "false");
+        out += element("MaxUploads", std::to_string(most)) + truncated(more);
         for (const auto& pair : order) {
             out += "<Upload>" + element("Key", listed(pair.first)) + element("UploadId", pair.second) +
                    "<Initiator><ID>fake</ID></Initiator><Owner><ID>fake</ID></Owner>" +
@@ -1443,6 +1492,7 @@ private:
         if (!conditions_hold(*entry, out)) return out;
         out.stored = entry->body;
         out.length = entry->body->size();
+        out.without_length = request.method == "HEAD" && options.quirks.head_without_length;
         const auto asked = request.header("range");
         if (!asked || options.quirks.ignore_range) return out;
         bool bad = false;
@@ -1476,7 +1526,8 @@ private:
     }
 
     void describe(Answer& out, const Entry& entry) const {
-        out.headers = {{"Last-Modified", http_date(entry.modified)}, {"ETag", entry.etag}, {"Accept-Ranges", "bytes"}};
+        out.headers = {{"Last-Modified", http_date(entry.modified)}, {"Accept-Ranges", "bytes"}};
+        if (!entry.etag.empty()) out.headers.emplace_back("ETag", (options.quirks.weak_etags ? "W/" : "") + entry.etag);
         for (const Header& header : entry.headers) out.headers.emplace_back(answer_name(header.first), header.second);
         for (const Header& meta : entry.metadata) {
             std::string name = "x-amz-meta-" + meta.first;
@@ -1511,7 +1562,8 @@ private:
         const auto until = parse_http_date(request.header_or("if-unmodified-since"));
         if (match && !any_etag(*match, entry.etag)) return fail(precondition("If-Match")), false;
         if (!match && until && entry.modified > *until) return fail(precondition("If-Unmodified-Since")), false;
-        const bool unchanged = none ? any_etag(*none, entry.etag) : since && entry.modified <= *since;
+        const bool unchanged =
+            none ? any_etag(*none, entry.etag) || weakly(*none, entry.etag) : since && entry.modified <= *since;
         if (!unchanged) return true;
         out.status = 304;
         out.no_length = true;
@@ -1571,10 +1623,11 @@ private:
     }
 
     void take_metadata(HeaderList& metadata, std::string name, const std::string& value) const {
-        if (options.quirks.metadata_dashes) std::replace(name.begin(), name.end(), '_', '-');
+        const bool join = options.quirks.join_metadata;
+        if (options.quirks.metadata_dashes || join) std::replace(name.begin(), name.end(), '_', '-');
         for (Header& header : metadata) {
             if (header.first != name) continue;
-            if (!options.quirks.metadata_dashes) header.second += "," + value;
+            if (!options.quirks.metadata_dashes || join) header.second += "," + value;
             return;
         }
         metadata.emplace_back(name, value);
@@ -1660,7 +1713,11 @@ private:
         if (!find_source(entry, from_bucket, from_key)) return {};
         const auto match = request.header("x-amz-copy-source-if-match");
         const auto none = request.header("x-amz-copy-source-if-none-match");
-        if (match && !any_etag(*match, entry.etag)) return fail(precondition("x-amz-copy-source-If-Match"));
+        const bool refused = match && (options.quirks.refuse_copy_condition || !any_etag(*match, entry.etag));
+        if (refused) return fail(precondition("x-amz-copy-source-If-Match"));
+        const auto until = parse_http_date(request.header_or("x-amz-copy-source-if-unmodified-since"));
+        if (until && entry.modified > *until && (!match || options.quirks.all_copy_conditions))
+            return fail(precondition("x-amz-copy-source-If-Unmodified-Since"));
         if (none && any_etag(*none, entry.etag)) return fail(precondition("x-amz-copy-source-If-None-Match"));
         const std::string directive = request.header_or("x-amz-metadata-directive", "COPY");
         if (directive != "COPY" && directive != "REPLACE")
@@ -1678,9 +1735,11 @@ private:
             if (!take_headers(entry.metadata, entry.headers)) return {};
         }
         entry.etag = etag_for(*entry.body);  // a copy is written whole: a multipart source's ETag changes
+        if (options.quirks.copy_without_etag) entry.etag.clear();
         entry.parts = 0;
         entry.modified = now;
-        const std::string out = element("LastModified", iso_date(now)) + element("ETag", entry.etag);
+        const std::string etag = entry.etag.empty() ? "" : element("ETag", entry.etag);
+        const std::string out = element("LastModified", iso_date(now)) + etag;
         bucket->objects[request.key] = std::move(entry);
         return xml_answer(root("CopyObjectResult", out));
     }
@@ -1724,6 +1783,13 @@ private:
         const auto error = [&](const char* code, const char* message) {
             out += "<Error>" + element("Key", key) + element("Code", code) + element("Message", message) + "</Error>";
         };
+        const auto refusal = store.bulk_refusals.find(key);
+        if (refusal != store.bulk_refusals.end() && refusal->second.times > 0) {
+            --refusal->second.times;
+            out += "<Error>" + (refusal->second.named ? element("Key", key) : "") +
+                   element("Code", refusal->second.code) + element("Message", "scripted") + "</Error>";
+            return;
+        }
         const Entry* entry = find(key);
         const bool conditional = node.has("ETag") && !options.quirks.ignore_conditional_delete;
         if (store.denied_keys.count(key) != 0) return error("AccessDenied", "Access Denied");
@@ -1743,10 +1809,12 @@ private:
         upload.bucket = request.bucket;
         upload.key = request.key;
         upload.initiated = now;
+        upload.algorithm = lower(request.header_or("x-amz-checksum-algorithm"));
+        upload.composite = request.header_or("x-amz-checksum-type", "COMPOSITE") == "COMPOSITE";
         const std::string id = "2~" + base64(random_bytes(22)) + "+/&=";  // what must be encoded in a query
         store.uploads[id] = std::move(upload);
         return xml_answer(
-            root("InitiateMultipartUploadResult",
+            root(options.quirks.other_create_root ? "InitiateMultipartUpload" : "InitiateMultipartUploadResult",
                  element("Bucket", request.bucket) + element("Key", request.key) + element("UploadId", id)));
     }
 
@@ -1775,6 +1843,13 @@ private:
         Answer out;
         out.headers = {{"ETag", part.etag}};
         const HeaderList sums = given_checksums();
+        const std::string sum = sums.empty() ? "" : sums[0].first.substr(15);
+        if (sum != upload->algorithm) {
+            return fail({400, "InvalidRequest",
+                         "Checksum Type mismatch occurred, expected checksum Type: " +
+                             (upload->algorithm.empty() ? "null" : upload->algorithm) +
+                             ", actual checksum Type: " + (sum.empty() ? "null" : sum)});
+        }
         out.headers.insert(out.headers.end(), sums.begin(), sums.end());
         upload->parts[static_cast<int>(*part_number)] = std::move(part);
         return out;
@@ -1797,6 +1872,15 @@ private:
                              "uploaded, or "
                              "the specified entity tag may not match the part's entity tag.",
                              {{"PartNumber", std::to_string(at)}, {"ETag", node.child("ETag")}}}),
+                       false;
+            }
+            const std::string sum = "Checksum" + upper(upload.algorithm);
+            if (!upload.algorithm.empty() && upload.composite && !node.has(sum)) {
+                return fail({400, "InvalidRequest",
+                             "The upload was created using a " + upload.algorithm +
+                                 " checksum. The complete request must include the checksum for each part. It was "
+                                 "missing for part " +
+                                 std::to_string(at) + " in the request."}),
                        false;
             }
             parts.push_back(&found->second);
@@ -2103,11 +2187,11 @@ void extend(X509* certificate, int kind, const std::string& value) {
     X509_EXTENSION_free(extension);
 }
 
-Owned<X509> new_certificate(EVP_PKEY* key, const std::vector<std::string>& buckets) {
+Owned<X509> new_certificate(EVP_PKEY* key, const Options& options) {
     Owned<X509> out(X509_new());
     X509_set_version(out.get(), 2);
     ASN1_INTEGER_set(X509_get_serialNumber(out.get()), static_cast<unsigned char>(random_bytes(1)[0]) + 1L);
-    X509_gmtime_adj(X509_getm_notBefore(out.get()), -86400L * 30);
+    X509_gmtime_adj(X509_getm_notBefore(out.get()), 3600L * static_cast<long>(options.certificate_from.count()));
     X509_gmtime_adj(X509_getm_notAfter(out.get()), 86400L * 365);
     X509_set_pubkey(out.get(), key);
     X509_NAME* name = X509_get_subject_name(out.get());
@@ -2116,7 +2200,7 @@ Owned<X509> new_certificate(EVP_PKEY* key, const std::vector<std::string>& bucke
     X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, bytes.data(), static_cast<int>(bytes.size()), -1, 0);
     X509_set_issuer_name(out.get(), name);
     std::string names = "DNS:localhost,IP:127.0.0.1,IP:::1";
-    for (const std::string& bucket : buckets)
+    for (const std::string& bucket : options.buckets)
         names += ",DNS:" + bucket + ".localhost";  // "*.localhost" is too wide for verifiers
     extend(out.get(), NID_subject_alt_name, names);
     extend(out.get(), NID_basic_constraints, "critical,CA:TRUE");
@@ -2256,7 +2340,7 @@ struct FakeS3::Impl {
 
     std::string new_tls() {  // the path of its certificate
         const auto key = new_key();
-        const auto certificate = new_certificate(key.get(), options.buckets);
+        const auto certificate = new_certificate(key.get(), options);
         std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_server_method()), SslDeleter());
         SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
         if (SSL_CTX_use_certificate(context.get(), certificate.get()) != 1 ||
@@ -2598,6 +2682,14 @@ struct FakeS3::Impl {
         body.reserve(static_cast<std::size_t>((std::min)(length, std::uint64_t{1} << 26)));
         for (std::size_t i = 0; i < stops.size(); ++i) {
             while (body.size() < stops[i].offset) {
+                const milliseconds idle = turn.options.body_idle_limit;
+                if (idle.count() > 0 && !turn.wire.readable(idle)) {
+                    turn.keep = false;
+                    send_answer(turn, failed(turn, {400, "RequestTimeout",
+                                                    "Your socket connection to the server was not read from or written "
+                                                    "to within the timeout period."}));
+                    return Next::ended;
+                }
                 const bool more = turn.wire.read(body, static_cast<std::size_t>(stops[i].offset) - body.size());
                 note_body(turn, body.size());
                 if (!more) return Next::ended;
@@ -2715,7 +2807,10 @@ struct FakeS3::Impl {
             id = request_id(++request_numbers);
         }
         HeaderList first = {{"x-amz-id-2", "ZmFrZSBob3N0IGlk/+="}, {"x-amz-request-id", id}};
-        if (!turn.options.quirks.no_date) first.emplace_back("Date", http_date(now()));
+        std::int64_t shift = 0;
+        for (const Fault& fault : turn.plan) shift += fault.edit.date_shift;
+        if (!turn.options.quirks.no_date) first.emplace_back("Date", http_date(now() + shift));
+        if (shift < 0) first.emplace_back("Age", std::to_string(-shift));
         headers.insert(headers.begin(), first.begin(), first.end());
         set_header(headers, "Server", "FakeS3");
         return id;
@@ -2791,7 +2886,8 @@ struct FakeS3::Impl {
             std::snprintf(size.data(), size.size(), "%zx\r\n", body.size());
             other = size.data() + std::string(body) + "\r\n0\r\n\r\n";
             body = other;
-        } else if (!answer.no_length && framing.length && find_header(answer.headers, "content-length") == nullptr) {
+        } else if (!answer.no_length && !answer.without_length && framing.length &&
+                   find_header(answer.headers, "content-length") == nullptr) {
             const std::int64_t length = static_cast<std::int64_t>(body.size()) + framing.delta;
             answer.headers.emplace_back("Content-Length", std::to_string(length));
         }
@@ -2950,6 +3046,16 @@ void FakeS3::deny_key(const std::string& key, bool is_denied) {
         impl->store.denied_keys.erase(key);
 }
 
+void FakeS3::refuse_in_bulk(const std::string& key, const std::string& code, std::size_t times, bool named) {
+    const std::lock_guard<std::mutex> lock(impl->mutex);
+    impl->store.bulk_refusals[key] = {code, times, named};
+}
+
+void FakeS3::demand_header(const std::string& operation, const std::string& name_begins) {
+    const std::lock_guard<std::mutex> lock(impl->mutex);
+    impl->store.demands.emplace_back(operation, name_begins);
+}
+
 std::vector<Recorded> FakeS3::requests() const {
     const std::lock_guard<std::mutex> lock(impl->mutex);
     std::vector<Recorded> out;
@@ -3089,6 +3195,18 @@ const std::vector<std::pair<std::string, bool Quirks::*>>& quirk_table() {
         {"refuse-aws-chunked", &Quirks::refuse_aws_chunked},
         {"chunked-answers", &Quirks::chunked_answers},
         {"empty-list-pages", &Quirks::empty_list_pages},
+        {"endless-lists", &Quirks::endless_lists},
+        {"reversed-lists", &Quirks::reversed_lists},
+        {"capital-true", &Quirks::capital_true},
+        {"raw-controls", &Quirks::raw_controls},
+        {"raw-markers", &Quirks::raw_markers},
+        {"weak-etags", &Quirks::weak_etags},
+        {"head-without-length", &Quirks::head_without_length},
+        {"copy-without-etag", &Quirks::copy_without_etag},
+        {"refuse-copy-condition", &Quirks::refuse_copy_condition},
+        {"all-copy-conditions", &Quirks::all_copy_conditions},
+        {"join-metadata", &Quirks::join_metadata},
+        {"other-create-root", &Quirks::other_create_root},
     };
     return table;
 }
@@ -3099,7 +3217,7 @@ std::vector<std::string> quirk_names() {
     std::vector<std::string> out;
     for (const auto& pair : quirk_table()) out.push_back(pair.first);
     for (const char* name : {"anonymous", "unsigned-payload", "region=NAME", "page=KEYS", "delay=MS", "bandwidth=BYTES",
-                             "part-min=BYTES", "idle-close=MS"}) {
+                             "part-min=BYTES", "idle-close=MS", "body-idle=MS"}) {
         out.emplace_back(name);
     }
     return out;
@@ -3132,6 +3250,8 @@ bool apply_quirk(Options& options, std::string_view name) {
         options.part_bytes_min = *value;
     else if (wanted == "idle-close")
         options.idle_close = time;
+    else if (wanted == "body-idle")
+        options.body_idle_limit = time;
     else
         return false;
     return true;
@@ -3281,6 +3401,12 @@ Fault wrong_content_range(std::string value) {
 Fault other_range(std::int64_t shift) {
     Edit edit;
     edit.range_shift = shift;
+    return edit_answer(std::move(edit));
+}
+
+Fault other_date(std::int64_t seconds_off) {
+    Edit edit;
+    edit.date_shift = seconds_off;
     return edit_answer(std::move(edit));
 }
 

@@ -52,6 +52,18 @@ struct Quirks {
     bool refuse_aws_chunked = false;           // 501 for STREAMING-* payloads
     bool chunked_answers = false;              // answers with a body use Transfer-Encoding: chunked, as AWS's XML does
     bool empty_list_pages = false;             // every second list page is empty, with a token
+    bool endless_lists = false;                // the token is ignored: the first page each time, with a fresh token
+    bool reversed_lists = false;               // sorted from the last key to the first
+    bool capital_true = false;                 // <IsTruncated>True</IsTruncated>
+    bool raw_controls = false;                 // s3rver: a key's control characters stand in lists as they are
+    bool raw_markers = false;                  // Swift: NextKeyMarker is not encoded though the keys are
+    bool weak_etags = false;             // a proxy that compresses: W/"..." to GET and HEAD, and no If-Match holds
+    bool head_without_length = false;    // HEAD answers without Content-Length
+    bool copy_without_etag = false;      // a copy's answer has no ETag, and its object none afterwards
+    bool refuse_copy_condition = false;  // Swift, of entries in parts: 412 to the very ETag that HEAD gave
+    bool all_copy_conditions = false;    // each condition of a copy counts; on AWS If-Match beats unmodified-since
+    bool join_metadata = false;          // names that differ in - and _ alone are one, their values joined `a,b`
+    bool other_create_root = false;      // gofakes3: <InitiateMultipartUpload>
 };
 
 struct Key {
@@ -78,12 +90,14 @@ struct Options {
     std::chrono::milliseconds answer_delay{0};
     std::uint64_t connection_bytes_per_second = 0;  // 0: as fast as it goes; both directions
     std::chrono::milliseconds idle_close{0};        // > 0: an idle connection is closed, as S3 does after some seconds
+    std::chrono::milliseconds body_idle_limit{0};   // > 0: 400 RequestTimeout and the end, if a body pauses longer
     int receive_buffer_bytes = 0;                   // > 0: SO_RCVBUF, so that a stalled upload is felt soon
+    std::chrono::hours certificate_from{-720};      // from now: since when it is valid
     Quirks quirks{};
 };
 
 // Names as in Quirks with '-' or '_' ("close-each"), and "page=N", "delay=MS", "bandwidth=BYTES", "part-min=BYTES",
-// "idle-close=MS", "region=NAME", "anonymous", "unsigned-payload". False: no such name.
+// "idle-close=MS", "body-idle=MS", "region=NAME", "anonymous", "unsigned-payload". False: no such name.
 bool apply_quirk(Options& options, std::string_view name);
 std::vector<std::string> quirk_names();
 
@@ -149,6 +163,7 @@ struct Edit {
     std::int64_t content_length_delta = 0;  // Content-Length lies by this
     bool omit_content_length = false;       // the end of the connection ends the body
     std::int64_t range_shift = 0;           // serves another range than asked, with the Content-Range of what it serves
+    std::int64_t date_shift = 0;            // Date is so many seconds off
     bool bare_lf = false;                   // lines of the head end in LF alone
     std::optional<std::size_t> continues;   // how many 100 Continue are sent; asked for or not
     std::size_t drip_bytes = 0;             // body (with Point::answer_head: head too) in pieces of so many bytes …
@@ -205,6 +220,7 @@ Fault wrong_length(std::int64_t delta);
 Fault no_length();  // no Content-Length, then close
 Fault wrong_content_range(std::string value);
 Fault other_range(std::int64_t shift);
+Fault other_date(std::int64_t seconds_off);  // in the past with the Age that an HTTP cache would tell
 Fault duplicate_header(std::string name, std::string value);
 Fault huge_header(std::size_t bytes);
 Fault bare_lf();
@@ -239,6 +255,10 @@ public:
     std::size_t object_count(const std::string& bucket = {}) const;  // empty: all buckets
     std::vector<OpenUpload> open_uploads() const;
     void deny_key(const std::string& key, bool denied = true);  // every operation on it: 403 AccessDenied
+    // Within DeleteObjects alone, so many times: an <Error> for this key. Not `named`: it has no <Key>.
+    void refuse_in_bulk(const std::string& key, const std::string& code, std::size_t times, bool named = true);
+    // A bucket policy: that operation without a header whose name begins so is 403 AccessDenied.
+    void demand_header(const std::string& operation, const std::string& name_begins);
 
     // The log of requests whose head arrived whole.
     std::vector<Recorded> requests() const;

@@ -55,6 +55,18 @@ struct World {
         const auto object = s3.object("bucket", key);
         return object ? object->body : "(nothing)";
     }
+    // That fault strikes every request of that operation.
+    void always(const fake_s3::Fault& fault, const std::string& operation = {}) {
+        s3.add_fault(fault.on(operation).for_times(fake_s3::forever));
+    }
+    // Once, when a request of that operation reaches that phase.
+    template <class F>
+    void once(const std::string& operation, fake_s3::Phase when, F work) {
+        auto done = std::make_shared<std::atomic<bool>>(false);
+        s3.on_request([=](const fake_s3::Recorded& request, fake_s3::Phase phase) {
+            if (request.operation == operation && phase == when && !done->exchange(true)) work();
+        });
+    }
     bool has(const std::string& key) { return s3.object("bucket", key).has_value(); }
     std::string meta(const std::string& key, const std::string& name) {
         const auto object = s3.object("bucket", key);
