@@ -498,7 +498,11 @@ public:
         : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
     // Called from the thread that needs them, one call at a time; again when `expires` draws near.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
-    CredentialsProvider(F get) : get_(std::move(get)) {}
+    CredentialsProvider(F get) : get_(std::move(get)) {
+        // An empty function is a mistake, and must not silently stand for the chain.
+        if (!get_)
+            get_ = [] { return Result<Credentials>(Error(Errc::credentials, "the provider is an empty function")); };
+    }
 
     explicit operator bool() const noexcept { return static_cast<bool>(get_); }
     Result<Credentials> operator()() const { return get_(); }
@@ -1092,14 +1096,19 @@ Result<Produced> produced(R&& result) {
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
 #if !defined(_WIN32)
-#include <csignal>     // SIGPIPE
-#include <fcntl.h>     // descriptors that a child does not inherit
-#include <poll.h>      // waiting for a child's output
-#include <sys/stat.h>  // whether others may read a credentials file
-#include <sys/wait.h>  // a child's exit status
-#include <unistd.h>    // getpid, fork, exec
-#if defined(__linux__)
-#include <sys/syscall.h>  // close_range, which older C libraries do not wrap
+#include <arpa/inet.h>  // the one way to write an address
+#include <csignal>      // SIGPIPE
+#include <fcntl.h>      // descriptors that a child does not inherit
+#include <poll.h>       // waiting for a child's output
+#include <pwd.h>        // the home directory
+#include <spawn.h>      // credential_process
+#include <sys/stat.h>   // whether others may read a credentials file
+#include <sys/wait.h>   // a child's exit status
+#include <unistd.h>     // getpid, getuid
+#if defined(__APPLE__)
+#include <crt_externs.h>  // the environment, as a library may see it
+#else
+extern char** environ;
 #endif
 #endif
 
@@ -1109,6 +1118,28 @@ inline namespace S3CACHE_ABI {
 // --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
 
 namespace detail::bytes {
+
+// stand-in
+inline std::string number(std::uint64_t value) { return std::to_string(value); }
+// stand-in
+inline std::string sanitize(std::string_view text) {
+    std::string out;
+    for (char c : text.substr(0, 300)) {
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
+            const char* digits = "0123456789ABCDEF";
+            out.append("\\x").append(1, digits[static_cast<unsigned char>(c) >> 4]).append(1, digits[c & 15]);
+        } else {
+            out += c;
+        }
+    }
+    if (text.size() > 300) out += "...";
+    for (std::size_t at = out.find("://"); at != std::string::npos; at = out.find("://", at + 3)) {
+        const std::size_t end = (std::min)(out.find_first_of("/?#'\" ", at + 3), out.size());
+        const std::size_t user = out.rfind('@', end);
+        if (user != std::string::npos && user > at) out.replace(at + 3, user - at - 3, "******");
+    }
+    return out;
+}
 
 // A char may be signed, and a negative one must never index a table or be compared with 0x7F.
 inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
@@ -3752,51 +3783,36 @@ inline std::optional<StsCredentials> sts_result(std::string_view document, std::
 
 }  // namespace detail::xml
 
-// --- ini: the config and credentials files of the AWS tools, and what they and the environment say about profile,
-// region, endpoint and the source of credentials. Texts and lookups come in as arguments: nothing is opened here.
+// --- ini: the config and credentials files of the AWS tools. Text comes in, sections go out: nothing is opened here.
 
 namespace detail::ini {
 
-// A thousand profiles fit. What is larger is not a configuration file, and merging copies it.
+// A thousand profiles fit. Names are looked for one by one, hence the second limit.
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
+inline constexpr std::size_t sections_max = 10000;
 
 // Settings of [DEFAULT] become part of every section, so a file within the limit could fill memory with their copies.
 inline constexpr std::size_t inherited_bytes_max = 16 * 1024 * 1024;
 
-// Settings below a setting: one level, which is all that the AWS tools read. Their names keep their case.
-using Block = std::map<std::string, std::string, std::less<>>;
-
-struct Entry {
-    std::string text;  // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
-    Block block;       // filled in place of text if the value began on the next line
+struct Setting {
+    std::string name;
+    std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
+    bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
     std::size_t line = 0;
 };
 
-using Section = std::map<std::string, Entry, std::less<>>;
-
-inline const std::string* find_text(const Section& section, std::string_view name) {
-    const auto at = section.find(name);
-    return at == section.end() ? nullptr : &at->second.text;
-}
-
-inline std::string text_of(const Section& section, std::string_view name) {
-    const std::string* text = find_text(section, name);
-    return text != nullptr ? *text : std::string();
-}
-
-struct NamedSection {
+struct Section {
     std::string name;
-    Section entries;
+    std::vector<Setting> settings{};
+
+    const Setting* find(std::string_view setting) const {
+        const auto at =
+            std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == setting; });
+        return at == settings.end() ? nullptr : &*at;
+    }
 };
 
-// In the order of the file, because of two sections for one profile the later one counts.
-using File = std::vector<NamedSection>;
-
-struct Parsed {
-    std::optional<File> file;
-    std::size_t line = 0;  // counted from 1
-    std::string message;
-};
+using File = std::vector<Section>;  // in the order of the file
 
 // Python's str.strip() also takes these, and a form feed before a section name is easy to overlook.
 inline bool is_space(char c) { return bytes::is_blank(c) || c == '\v' || c == '\f' || (c >= '\x1c' && c <= '\x1f'); }
@@ -3807,44 +3823,39 @@ inline std::string_view strip(std::string_view text) {
     return text;
 }
 
-// The dialect of Python's RawConfigParser, with its strictness: what boto3 refuses must not silently work here with
-// other settings than the user believes in.
+// The dialect of Python's RawConfigParser, with its strictness, because what boto3 refuses must not silently work here
+// with other settings than the user believes in.
 class Parser {
 public:
-    Parsed parse(std::string_view text) {
-        if (text.size() > file_bytes_max) return refuse("the file is larger than a configuration file can be");
+    Result<File> parse(std::string_view text, const std::string& file_name) {
+        if (text.size() > file_bytes_max) fail("the file is larger than a configuration file can be");
         while (!text.empty() && problem_.empty()) {
             const std::size_t end = (std::min)(text.find_first_of("\r\n"), text.size());
             ++line_;
             take_line(text.substr(0, end));
-            const bool crlf = text.substr(end, 2) == "\r\n";
-            text.remove_prefix((std::min)(end + (crlf ? 2 : 1), text.size()));
+            text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
         if (problem_.empty()) finish();
-        if (!problem_.empty()) return refuse(problem_);
-        Parsed out;
-        out.file = std::move(sections_);
-        return out;
+        if (problem_.empty()) return std::move(sections_);
+        return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
 
 private:
-    Parsed refuse(std::string message) { return {std::nullopt, line_, std::move(message)}; }
-
     void take_line(std::string_view line) {
         if (!utf8::valid(line)) return fail("not UTF-8 text");
         const std::string_view value = strip(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         if (value.empty()) {
-            if (entry_ != nullptr) entry_->text += '\n';  // a blank line inside a value belongs to it
+            if (setting_ != nullptr) setting_->text += '\n';  // a blank line inside a value belongs to it
             return;
         }
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        if (entry_ != nullptr && indent > indent_) {
-            entry_->text.append(1, '\n').append(value);
+        if (setting_ != nullptr && indent > indent_) {
+            setting_->text.append(1, '\n').append(value);
             return;
         }
         indent_ = indent;
-        // As in Python, what follows the last ']' is ignored: a comment may stand there.
+        // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
         if (end != std::string_view::npos && end > 1) return begin_section(value.substr(1, end - 1));
         if (section_ == nullptr) return fail("a setting before the first [section]");
@@ -3852,12 +3863,15 @@ private:
     }
 
     void begin_section(std::string_view name) {
-        entry_ = nullptr;
+        setting_ = nullptr;
         section_ = &defaults_;
         if (name == "DEFAULT") return;  // its settings are part of every section
-        if (!names_.emplace(name, line_).second) return fail("section [" + std::string(name) + "] comes twice");
-        sections_.push_back({std::string(name), {}});
-        section_ = &sections_.back().entries;
+        for (const Section& section : sections_) {
+            if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
+        }
+        if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
+        sections_.push_back({std::string(name)});
+        section_ = &sections_.back();
     }
 
     void take_setting(std::string_view line) {
@@ -3865,47 +3879,42 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(strip(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        const auto [at, is_new] = section_->emplace(name, Entry());
-        if (!is_new) return fail("setting '" + name + "' comes twice in its section");
-        entry_ = &at->second;
-        entry_->text = strip(line.substr(delimiter + 1));
-        entry_->line = line_;
+        if (section_->find(name) != nullptr)
+            return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        section_->settings.push_back({name, std::string(strip(line.substr(delimiter + 1))), {}, line_});
+        setting_ = &section_->settings.back();
     }
 
     void finish() {
         std::size_t inherited_bytes = 0;  // by each section
-        for (const auto& [name, entry] : defaults_) inherited_bytes += name.size() + entry.text.size() + sizeof entry;
-        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1)) {
+        for (const Setting& setting : defaults_.settings)
+            inherited_bytes += setting.name.size() + setting.text.size() + sizeof setting;
+        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1))
             return fail("[DEFAULT] says too much for so many sections");
-        }
-        for (NamedSection& section : sections_) {
-            section.entries.insert(defaults_.begin(), defaults_.end());  // keeps what is there
-            finish_section(section.entries);
-        }
-    }
-
-    void finish_section(Section& section) {
-        for (auto& [name, entry] : section) {
-            while (!entry.text.empty() && is_space(entry.text.back())) entry.text.pop_back();
-            if (bytes::starts_with(entry.text, "\n")) split_block(name, entry);
+        for (Section& section : sections_) {
+            for (const Setting& setting : defaults_.settings) {
+                if (section.find(setting.name) == nullptr) section.settings.push_back(setting);
+            }
+            for (Setting& setting : section.settings) finish_setting(setting);
         }
     }
 
-    void split_block(const std::string& name, Entry& entry) {
-        std::string_view rest = entry.text;
-        while (!rest.empty()) {
+    void finish_setting(Setting& setting) {
+        while (!setting.text.empty() && is_space(setting.text.back())) setting.text.pop_back();
+        if (!bytes::starts_with(setting.text, "\n")) return;
+        for (std::string_view rest = setting.text; !rest.empty();) {
             const std::size_t end = (std::min)(rest.find('\n'), rest.size());
             const std::string_view line = strip(rest.substr(0, end));
             rest.remove_prefix((std::min)(end + 1, rest.size()));
-            if (line.empty()) continue;
             const std::size_t equals = line.find('=');
+            if (line.empty()) continue;
             if (equals == std::string_view::npos) {
-                line_ = entry.line;
-                return fail("a line without '=' in the block under '" + name + "'");
+                line_ = setting.line;
+                return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
-            entry.block[std::string(strip(line.substr(0, equals)))] = strip(line.substr(equals + 1));
+            bytes::add(setting.block, strip(line.substr(0, equals)), strip(line.substr(equals + 1)));
         }
-        entry.text.clear();
+        setting.text.clear();
     }
 
     void fail(std::string problem) {
@@ -3913,16 +3922,18 @@ private:
     }
 
     File sections_;
-    Section defaults_;
-    std::map<std::string, std::size_t, std::less<>> names_;
+    Section defaults_{};
     Section* section_ = nullptr;  // into sections_, and good until the next one is added
-    Entry* entry_ = nullptr;      // the value that an indented line would continue
+    Setting* setting_ = nullptr;  // the value that an indented line would continue
     std::size_t indent_ = 0;
-    std::size_t line_ = 0;
+    std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
 
-inline Parsed parse(std::string_view text) { return Parser().parse(text); }
+// `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
+inline Result<File> parse(std::string_view text, const std::string& file_name) {
+    return Parser().parse(text, file_name);
+}
 
 // Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. Empty:
 // a quote or escape is left open.
@@ -3954,383 +3965,43 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
     return words;
 }
 
-using Sections = std::map<std::string, Section, std::less<>>;
-
-// By name of the profile. Keys are taken from one file or the other, never half from each, so all three are kept.
-struct Profiles {
-    Sections config;
-    Sections credentials;
-    Sections merged;  // settings of the credentials file win
-    Sections services;
-};
-
-// The NAME of [profile NAME] or ["profile" 'a name']. Like botocore, only the start of the first word is looked at.
-inline std::optional<std::string> second_word(std::string_view section, std::string_view first) {
-    if (!bytes::starts_with(section, first)) return std::nullopt;
-    auto words = split_words(section);
-    if (!words || words->size() != 2) return std::nullopt;
-    return std::move((*words)[1]);
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
+// of the first word is looked at, and of two sections for one name the later one counts.
+inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
+    for (auto section = config.rbegin(); section != config.rend(); ++section) {
+        if (kind == "profile" && name == "default" && strip(section->name) == name) return &*section;
+        if (!bytes::starts_with(section->name, kind)) continue;
+        const auto words = split_words(section->name);
+        if (words && words->size() == 2 && (*words)[1] == name) return &*section;
+    }
+    return nullptr;
 }
 
-inline Profiles profiles_of(const File& config, const File& credentials) {
-    Profiles out;
-    for (const NamedSection& section : config) {
-        if (const auto profile = second_word(section.name, "profile"))
-            out.config[*profile] = section.entries;
-        else if (const auto services = second_word(section.name, "services"))
-            out.services[*services] = section.entries;
-        else if (section.name == "default")
-            out.config[section.name] = section.entries;
+// What the two files say about one profile. Settings of the credentials file win; keys are taken from one file or the
+// other, never half from each, so the sections stay apart.
+struct Profile {
+    const Section* credentials = nullptr;
+    const Section* config = nullptr;
+
+    bool exists() const { return credentials != nullptr || config != nullptr; }
+    const Setting* find(std::string_view name) const {
+        const Setting* found = credentials != nullptr ? credentials->find(name) : nullptr;
+        return found == nullptr && config != nullptr ? config->find(name) : found;
     }
-    out.merged = out.config;
-    for (const NamedSection& section : credentials) {
-        out.credentials[section.name] = section.entries;
-        for (const auto& [name, entry] : section.entries) out.merged[section.name][name] = entry;
-        out.merged[section.name];  // a profile without settings is one all the same
+    bool has(std::string_view name) const { return find(name) != nullptr; }
+    std::string get(std::string_view name) const {
+        const Setting* found = find(name);
+        return found != nullptr ? found->text : std::string();
+    }
+};
+
+inline Profile find_profile(const File& config, const File& credentials, std::string_view name) {
+    Profile out;
+    out.config = find_section(config, "profile", name);
+    for (const Section& section : credentials) {  // bare names here
+        if (section.name == name || (name == "default" && strip(section.name) == name)) out.credentials = &section;
     }
     return out;
-}
-
-using Environment = std::function<std::optional<std::string>(const char* name)>;
-
-struct Inputs {
-    std::string_view config;       // empty: there is no such file
-    std::string_view credentials;  // likewise
-    Environment environment;
-    std::string profile;  // named in code: then the environment's keys are not used. Empty: by the environment
-    std::string config_name = "the config file";  // for messages
-    std::string credentials_name = "the credentials file";
-};
-
-enum class Trouble { file, profile, settings };
-
-struct Problem {
-    Trouble trouble;
-    std::string where;  // a file with its line, a profile or a variable
-    std::string message;
-};
-
-enum class Method { nothing, environment, role, web_identity, sso, credentials_file, process, config_file };
-
-// As botocore calls them, so that messages can be looked up.
-inline std::string_view method_name(Method method) {
-    switch (method) {
-    case Method::nothing:
-        return "none";
-    case Method::environment:
-        return "env";
-    case Method::role:
-        return "assume-role";
-    case Method::web_identity:
-        return "assume-role-with-web-identity";
-    case Method::sso:
-        return "sso";
-    case Method::credentials_file:
-        return "shared-credentials-file";
-    case Method::process:
-        return "custom-process";
-    case Method::config_file:
-        return "config-file";
-    }
-    return "none";
-}
-
-// One AssumeRole call.
-struct Role {
-    std::string profile;
-    std::string role_arn;
-    std::string session_name;
-    std::string external_id;
-    std::string mfa_serial;
-    std::string duration_seconds;
-};
-
-struct WebIdentity {
-    std::string role_arn;
-    std::string session_name;
-    std::string token_file;
-};
-
-// What the first keys come from. Static keys are as found: they may be empty where a file says so.
-struct Source {
-    Method method = Method::nothing;
-    Credentials keys;
-    std::string process;
-    WebIdentity web_identity;
-    std::string credential_source;  // Ec2InstanceMetadata or EcsContainer, under a role only
-};
-
-struct Resolved {
-    std::string profile;
-    std::string region;        // empty: nothing said
-    std::string endpoint_url;  // empty: nothing said
-    Method method = Method::nothing;
-    Source source;                               // of the keys themselves, or of those that assume the first role
-    std::vector<Role> roles;                     // in the order in which they are assumed
-    std::optional<Problem> credentials_problem;  // of no matter to someone who brings keys of their own
-    Section settings;                            // everything else that the profile says
-};
-
-struct Outcome {
-    std::optional<Resolved> resolved;
-    std::optional<Problem> problem;
-};
-
-// Empty is unset: containers often declare variables that they leave blank.
-inline std::string variable(const Inputs& in, const char* name) {
-    return in.environment ? in.environment(name).value_or(std::string()) : std::string();
-}
-
-inline std::string first_set(std::string a, std::string b) { return !a.empty() ? std::move(a) : std::move(b); }
-
-struct ProfileName {
-    std::string name;
-    std::string where;  // who chose it; empty: nobody, it is the default
-};
-
-// Set but empty counts here, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
-// the AWS CLI on the same machine.
-inline ProfileName chosen_profile(const Inputs& in) {
-    if (!in.profile.empty()) return {in.profile, "the configured profile"};
-    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-        const auto value = in.environment ? in.environment(name) : std::nullopt;
-        if (value) return {*value, name};
-    }
-    return {"default", {}};
-}
-
-inline const Section& section_or_empty(const Sections& sections, std::string_view name) {
-    static const Section none;
-    const auto at = sections.find(name);
-    return at == sections.end() ? none : at->second;
-}
-
-inline bool has(const Section& section, std::string_view name) { return section.find(name) != section.end(); }
-
-// The older name of the session token comes first, as in botocore.
-inline std::optional<Problem> take_keys(const Section& section, const std::string& where, Credentials& keys) {
-    if (!has(section, "aws_secret_access_key")) {
-        return Problem{Trouble::settings, where, "aws_access_key_id is set but aws_secret_access_key is not"};
-    }
-    keys.access_key = text_of(section, "aws_access_key_id");
-    keys.secret_key = text_of(section, "aws_secret_access_key");
-    keys.session_token =
-        text_of(section, has(section, "aws_security_token") ? "aws_security_token" : "aws_session_token");
-    keys.source = where;
-    return std::nullopt;
-}
-
-inline std::optional<Problem> take_environment(const Inputs& in, Source& source) {
-    Credentials& keys = source.keys;
-    keys.access_key = variable(in, "AWS_ACCESS_KEY_ID");
-    keys.secret_key = variable(in, "AWS_SECRET_ACCESS_KEY");
-    if (keys.access_key.empty()) return std::nullopt;
-    source.method = Method::environment;
-    if (keys.secret_key.empty()) {
-        return Problem{Trouble::settings, "AWS_SECRET_ACCESS_KEY", "is not set although AWS_ACCESS_KEY_ID is"};
-    }
-    keys.session_token = first_set(variable(in, "AWS_SECURITY_TOKEN"), variable(in, "AWS_SESSION_TOKEN"));
-    keys.source = "environment";
-    const std::string expires = variable(in, "AWS_CREDENTIAL_EXPIRATION");
-    if (expires.empty()) return std::nullopt;
-    keys.expires = dates::iso8601(expires);
-    if (keys.expires) return std::nullopt;
-    return Problem{Trouble::settings, "AWS_CREDENTIAL_EXPIRATION", "is not a time such as 2025-01-15T12:34:56Z"};
-}
-
-inline std::string profile_where(const std::string& profile, const std::string& file) {
-    return file + ", profile " + profile;
-}
-
-// True if the source is settled, for good or ill.
-inline bool take_web_identity(const Inputs& in, const Section& section, bool use_environment, Source& source,
-                              std::optional<Problem>& problem) {
-    const auto setting = [&](const char* name, const char* in_environment) {
-        const std::string value = use_environment ? variable(in, in_environment) : std::string();
-        return first_set(value, text_of(section, name));
-    };
-    WebIdentity& web = source.web_identity;
-    web.token_file = setting("web_identity_token_file", "AWS_WEB_IDENTITY_TOKEN_FILE");
-    if (web.token_file.empty()) return false;
-    web.role_arn = setting("role_arn", "AWS_ROLE_ARN");
-    web.session_name = setting("role_session_name", "AWS_ROLE_SESSION_NAME");
-    source.method = Method::web_identity;
-    if (web.role_arn.empty())
-        problem = Problem{Trouble::settings, web.token_file, "a web identity token needs a role_arn"};
-    return true;
-}
-
-// botocore's order within one profile. The first that is there wins, even if it then turns out to be broken.
-inline std::optional<Problem> take_profile(const Inputs& in, const Profiles& profiles, const std::string& name,
-                                           bool use_environment, Source& source) {
-    const Section& merged = section_or_empty(profiles.merged, name);
-    const Section& credentials = section_or_empty(profiles.credentials, name);
-    const Section& config = section_or_empty(profiles.config, name);
-    std::optional<Problem> problem;
-    if (take_web_identity(in, merged, use_environment, source, problem)) return problem;
-    if (has(merged, "sso_account_id") || has(merged, "sso_role_name")) {
-        source.method = Method::sso;
-        return Problem{Trouble::settings, "profile " + name,
-                       "uses sso, which needs the AWS CLI: set credential_process to"
-                       " 'aws configure export-credentials --profile NAME'"};
-    }
-    if (has(credentials, "aws_access_key_id")) {
-        source.method = Method::credentials_file;
-        return take_keys(credentials, profile_where(name, in.credentials_name), source.keys);
-    }
-    if (has(merged, "credential_process")) {
-        source.method = Method::process;
-        source.process = text_of(merged, "credential_process");
-    } else if (has(config, "aws_access_key_id")) {
-        source.method = Method::config_file;
-        return take_keys(config, profile_where(name, in.config_name), source.keys);
-    }
-    return std::nullopt;
-}
-
-inline bool assumes_role(const Section& section) {
-    return has(section, "role_arn") && !has(section, "web_identity_token_file");
-}
-
-inline bool has_static_keys(const Section& section) {
-    return has(section, "aws_access_key_id") || has(section, "aws_secret_access_key");
-}
-
-inline Role role_of(const Section& section, const std::string& profile) {
-    return {profile,
-            text_of(section, "role_arn"),
-            text_of(section, "role_session_name"),
-            text_of(section, "external_id"),
-            text_of(section, "mfa_serial"),
-            text_of(section, "duration_seconds")};
-}
-
-inline std::optional<Problem> take_credential_source(const Inputs& in, const std::string& where,
-                                                     const std::string& name, Source& source) {
-    if (name == "Environment") {
-        auto problem = take_environment(in, source);
-        if (problem || source.method == Method::environment) return problem;
-        return Problem{Trouble::settings, where, "credential_source is Environment, but AWS_ACCESS_KEY_ID is not set"};
-    }
-    source.credential_source = name;
-    if (name == "Ec2InstanceMetadata" || name == "EcsContainer") return std::nullopt;
-    return Problem{Trouble::settings, where,
-                   "credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"};
-}
-
-// Why `source` cannot lend its keys to `profile`, or nothing. A profile may name itself if it holds keys.
-inline std::string unfit_source(const Profiles& profiles, const std::vector<std::string>& visited,
-                                const std::string& profile, const std::string& source) {
-    const auto at = profiles.merged.find(source);
-    if (at == profiles.merged.end()) return "source_profile " + source + " does not exist";
-    if (std::find(visited.begin(), visited.end(), source) == visited.end()) return {};
-    if (source == profile && has_static_keys(at->second)) return {};
-    return "source_profile " + source + " leads round in a circle";
-}
-
-// Roles that lead to roles; every one costs a request, and nobody means as many.
-inline constexpr std::size_t roles_max = 100;
-
-// Follows source_profile from profile to profile. It ends, because no profile is entered twice.
-inline std::optional<Problem> take_roles(const Inputs& in, const Profiles& profiles, Resolved& out) {
-    std::vector<std::string> visited{out.profile};
-    for (std::string profile = out.profile;;) {
-        const Section& section = section_or_empty(profiles.merged, profile);
-        const std::string where = "profile " + profile;
-        if (out.roles.size() == roles_max) return Problem{Trouble::settings, where, "comes after too many roles"};
-        out.roles.insert(out.roles.begin(), role_of(section, profile));
-        const bool by_profile = has(section, "source_profile");
-        if (by_profile == has(section, "credential_source")) {
-            return Problem{Trouble::settings, where,
-                           "role_arn needs source_profile or credential_source, and not both"};
-        }
-        if (!by_profile) return take_credential_source(in, where, text_of(section, "credential_source"), out.source);
-        const std::string source = text_of(section, "source_profile");
-        std::string unfit = unfit_source(profiles, visited, profile, source);
-        if (!unfit.empty()) return Problem{Trouble::settings, where, std::move(unfit)};
-        visited.push_back(source);
-        const Section& next = section_or_empty(profiles.merged, source);
-        if (has_static_keys(next) || !assumes_role(next)) {
-            auto problem = take_profile(in, profiles, source, false, out.source);
-            if (problem || out.source.method != Method::nothing) return problem;
-            return Problem{Trouble::settings, where, "source_profile " + source + " has no credentials"};
-        }
-        profile = source;
-    }
-}
-
-// The first source that is there decides. One that is broken is not passed over, lest we act as somebody else.
-inline std::optional<Problem> take_credentials(const Inputs& in, const Profiles& profiles, Resolved& out) {
-    if (in.profile.empty()) {
-        auto problem = take_environment(in, out.source);
-        out.method = out.source.method;
-        if (problem || out.method != Method::nothing) return problem;
-        out.source.keys = {};
-    }
-    if (assumes_role(section_or_empty(profiles.merged, out.profile))) {
-        out.method = Method::role;
-        return take_roles(in, profiles, out);
-    }
-    auto problem = take_profile(in, profiles, out.profile, true, out.source);
-    out.method = out.source.method;
-    return problem;
-}
-
-// A service's own variable, the one for all, the profile's services section, the profile: the first that is set.
-// `service` is lower case: "s3", "sts".
-inline std::string configured_endpoint(const Inputs& in, const Profiles& profiles, const Section& profile,
-                                       std::string_view service) {
-    const std::string ignore = first_set(variable(in, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"),
-                                         text_of(profile, "ignore_configured_endpoint_urls"));
-    if (bytes::iequal(strip(ignore), "true")) return {};
-    std::string own = "AWS_ENDPOINT_URL_";
-    for (char c : service) own += c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-    std::string url = first_set(variable(in, own.c_str()), variable(in, "AWS_ENDPOINT_URL"));
-    if (!url.empty()) return url;
-    const Section& services = section_or_empty(profiles.services, text_of(profile, "services"));
-    const auto entry = services.find(service);
-    if (entry != services.end()) {
-        const auto at = entry->second.block.find("endpoint_url");
-        if (at != entry->second.block.end() && !at->second.empty()) return at->second;
-    }
-    return text_of(profile, "endpoint_url");
-}
-
-inline std::optional<File> parse_named(std::string_view text, const std::string& name,
-                                       std::optional<Problem>& problem) {
-    Parsed parsed = parse(text);
-    if (parsed.file) return std::move(parsed.file);
-    std::string where = name + ":";
-    bytes::append_number(where, parsed.line);
-    problem = Problem{Trouble::file, std::move(where), std::move(parsed.message)};
-    return std::nullopt;
-}
-
-inline Outcome resolve(const Inputs& in) {
-    std::optional<Problem> problem;
-    const auto config = parse_named(in.config, in.config_name, problem);
-    if (!config) return {std::nullopt, std::move(problem)};
-    const auto credentials = parse_named(in.credentials, in.credentials_name, problem);
-    if (!credentials) return {std::nullopt, std::move(problem)};
-    const Profiles profiles = profiles_of(*config, *credentials);
-
-    const ProfileName chosen = chosen_profile(in);
-    if (!chosen.where.empty() && profiles.merged.find(chosen.name) == profiles.merged.end()) {
-        return {std::nullopt, Problem{Trouble::profile, chosen.where, "there is no profile '" + chosen.name + "'"}};
-    }
-    Resolved out;
-    out.profile = chosen.name;
-    out.settings = section_or_empty(profiles.merged, out.profile);
-    const std::string services = text_of(out.settings, "services");
-    if (!services.empty() && profiles.services.find(services) == profiles.services.end()) {
-        return {std::nullopt,
-                Problem{Trouble::settings, "profile " + out.profile, "there is no [services " + services + "]"}};
-    }
-    const std::string region = first_set(variable(in, "AWS_REGION"), variable(in, "AWS_DEFAULT_REGION"));
-    out.region = first_set(region, text_of(out.settings, "region"));
-    out.endpoint_url = configured_endpoint(in, profiles, out.settings, "s3");
-    out.credentials_problem = take_credentials(in, profiles, out);
-    return {std::move(out), std::nullopt};
 }
 
 }  // namespace detail::ini
@@ -4363,19 +4034,12 @@ struct Endpoint {
     std::string host;  // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
     std::string base_path;  // encoded, without a slash at its end: "" or "/bucket" or "/gateway/bucket"
     std::string signing_region;
-    std::string signing_service = "s3";
     bool path_style = false;
 
     std::string url() const { return scheme + "://" + host + base_path; }
 };
 
-// An endpoint, or why there is none.
-struct Resolution {
-    std::optional<Endpoint> endpoint;
-    std::string problem;
-};
-
-inline Resolution refuse(std::string problem) { return {std::nullopt, std::move(problem)}; }
+inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
 inline bool valid_label(std::string_view text) {
     if (text.empty() || text.size() > label_bytes_max || text.front() == '-' || text.back() == '-') return false;
@@ -4383,18 +4047,30 @@ inline bool valid_label(std::string_view text) {
                        [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-'; });
 }
 
-// Any host label will do, for stores have regions of their own ("auto", "garage"). More than that would let a region
+// Any host label will do, because stores have regions of their own ("auto", "garage"). More than that would let a region
 // from the environment choose the host that requests are sent to.
 inline bool valid_region(std::string_view region) { return valid_label(region); }
 
-// What S3 has ever allowed. Access point ARNs pass too; resolve() looks into them.
+// What S3 has ever allowed.
 inline bool valid_bucket(std::string_view bucket) {
-    if (bytes::starts_with(bucket, "arn:")) return !bytes::has_control(bucket);
     const auto allowed = [](char c) {
         return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
     };
     if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
     return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
+}
+
+// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
+inline std::string unsupported_kind(std::string_view bucket) {
+    const auto named = [bucket](std::string_view part) { return bucket.find(part) != std::string_view::npos; };
+    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
+        return "directory buckets (S3 Express) are not supported";
+    if (!bytes::starts_with(bucket, "arn:")) return {};
+    if (named(":s3::")) return "multi-region access points are not supported";
+    const char* kind = named(":s3-outposts:")        ? "access points on Outposts"
+                       : named(":s3-object-lambda:") ? "Object Lambda access points"
+                                                     : "ARNs of access points";
+    return std::string(kind) + " are not supported: use the access point's alias, which is the name of a bucket";
 }
 
 inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
@@ -4417,7 +4093,7 @@ inline bool looks_like_ipv4(std::string_view host) {
     return parts.size() == 4 && std::all_of(parts.begin(), parts.end(), all_digits);
 }
 
-// A bucket whose name can be the first part of a host. Lower case only, since hosts don't tell the difference.
+// A bucket whose name can be the first part of a host. Lower case only, because hosts don't tell the difference.
 inline bool fits_host(std::string_view bucket, bool dots_allowed) {
     if (bucket.size() < bucket_label_bytes_min || looks_like_ipv4(bucket)) return false;
     if (bucket != bytes::lower(bucket)) return false;
@@ -4431,19 +4107,20 @@ struct Partition {
     std::string_view suffix;
 };
 
-// The first entry doubles as the answer for names nobody has heard of yet. Kept short and by prefix: AWS adds regions
-// every year, partitions hardly ever.
+// The first entry doubles as the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
+// regions every year and partitions hardly ever.
+inline constexpr Partition partitions[] = {
+    {"aws", "", "amazonaws.com"},
+    {"aws-cn", "cn-", "amazonaws.com.cn"},
+    {"aws-us-gov", "us-gov-", "amazonaws.com"},
+    {"aws-iso", "us-iso-", "c2s.ic.gov"},
+    {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
+    {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
+    {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
+    {"aws-eusc", "eusc-de-", "amazonaws.eu"},
+};
+
 inline const Partition& partition_of(std::string_view region) {
-    static constexpr Partition partitions[] = {
-        {"aws", "", "amazonaws.com"},
-        {"aws-cn", "cn-", "amazonaws.com.cn"},
-        {"aws-us-gov", "us-gov-", "amazonaws.com"},
-        {"aws-iso", "us-iso-", "c2s.ic.gov"},
-        {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
-        {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
-        {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
-        {"aws-eusc", "eusc-de-", "amazonaws.eu"},
-    };
     for (const Partition& partition : partitions) {
         const bool named = !partition.region_prefix.empty() && bytes::starts_with(region, partition.region_prefix);
         if (!named) continue;
@@ -4454,6 +4131,13 @@ inline const Partition& partition_of(std::string_view region) {
     return partitions[0];
 }
 
+inline bool is_aws_host(std::string_view host) {
+    if (bytes::ends_with(host, ".api.aws")) return true;
+    return std::any_of(std::begin(partitions), std::end(partitions), [host](const Partition& partition) {
+        return bytes::ends_with(host, std::string(".").append(partition.suffix));
+    });
+}
+
 struct Url {
     std::string scheme;
     std::string host;  // lower case, with its port unless that is the scheme's own
@@ -4461,29 +4145,46 @@ struct Url {
     bool is_address = false;
 };
 
-inline bool valid_host(std::string_view host, bool bracketed) {
-    return !host.empty() && std::all_of(host.begin(), host.end(), [bracketed](char c) {
-        if (bracketed) return bytes::hex_value(c) >= 0 || c == ':' || c == '.';
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';  // '_' as in docker names
-    });
+// The one way to write an address, because libcurl rewrites others ("127.1", "[0::1]") before it sends the host, and
+// then it is not the host that was signed. Empty: not an address.
+inline std::string plain_address(int family, const std::string& text) {
+    unsigned char address[16];
+    char plain[64];
+    if (::inet_pton(family, text.c_str(), address) != 1) return {};
+    return ::inet_ntop(family, address, plain, sizeof plain) != nullptr ? plain : "";
+}
+
+// "name", "1.2.3.4" or "[address]", as it is signed and sent. '_' as in the names of Docker.
+inline std::string plain_host(std::string_view host, Url& url) {
+    const std::string lower = bytes::lower(host);
+    if (bytes::starts_with(lower, "[")) {
+        const std::string address = plain_address(AF_INET6, lower.substr(1, lower.size() - 2));
+        url.is_address = true;
+        return address.empty() ? address : '[' + address + ']';
+    }
+    const auto allowed = [](char c) {
+        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';
+    };
+    if (!std::all_of(lower.begin(), lower.end(), allowed)) return {};
+    const std::string_view last = std::string_view(lower).substr(lower.rfind('.') + 1);
+    const bool numeric = all_digits(last) || (bytes::starts_with(last, "0x") &&
+                                              last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos);
+    url.is_address = numeric;
+    return numeric ? plain_address(AF_INET, lower) : lower;
 }
 
 // "host", "host:port" or "[address]:port"; an '@' is refused with every other odd byte, so no password gets into a URL.
 inline bool parse_authority(std::string_view authority, Url& url) {
     const bool bracketed = bytes::starts_with(authority, "[");
-    const std::size_t end = bracketed ? authority.find(']') : authority.find(':');
-    if (bracketed && end == std::string_view::npos) return false;
-    const std::string_view host = bracketed ? authority.substr(1, end - 1) : authority.substr(0, end);
-    if (!valid_host(host, bracketed)) return false;
-    url.is_address = bracketed || looks_like_ipv4(host);
-    url.host = bytes::lower(authority.substr(0, host.size() + (bracketed ? 2 : 0)));
-    std::string_view port = authority.substr(url.host.size());
-    if (port.empty()) return true;
-    if (port.front() != ':') return false;
-    port.remove_prefix(1);
-    if (port.empty()) return true;  // "host:" is legal and means the default
-    const auto number = bytes::to_u64(port);
-    if (!number || *number == 0 || *number > port_max) return false;
+    const std::size_t end = (std::min)(bracketed ? authority.find(']') : authority.find(':'), authority.size());
+    if (bracketed && end == authority.size()) return false;
+    const std::size_t host_bytes = end + (bracketed ? 1 : 0);
+    url.host = plain_host(authority.substr(0, host_bytes), url);
+    std::string_view port = authority.substr(host_bytes);
+    if (url.host.empty()) return false;
+    if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
+    const auto number = bytes::to_u64(port.substr(1));
+    if (port.front() != ':' || !number || *number == 0 || *number > port_max) return false;
     if (*number == (url.scheme == "https" ? 443 : 80)) return true;
     url.host += ':';
     bytes::append_number(url.host, *number);
@@ -4499,7 +4200,7 @@ inline std::optional<Url> parse_url(std::string_view text) {
     text.remove_prefix(colon + 3);
     const std::size_t slash = (std::min)(text.find('/'), text.size());
     if (!parse_authority(text.substr(0, slash), url)) return std::nullopt;
-    // Decoded and encoded again: then URL and canonical path agree on stores that do the same before they verify.
+    // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
     if (!path) return std::nullopt;
     std::string_view kept = *path;
@@ -4508,95 +4209,32 @@ inline std::optional<Url> parse_url(std::string_view text) {
     return url;
 }
 
-// The host of AWS itself: word[-fips][.dualstack].region.suffix
-inline std::string aws_host(std::string_view word, const Options& options, std::string_view region) {
-    std::string host(word);
-    if (options.fips) host += "-fips";
-    if (options.dualstack) host += ".dualstack";
-    return host.append(1, '.').append(region).append(1, '.').append(partition_of(region).suffix);
-}
-
-// Combinations that AWS does not run. Empty: all is well.
-inline std::string conflict(const Options& options) {
+// Combinations that AWS does not run.
+inline Result<void> check_options(const Options& options) {
+    if (options.bucket.empty()) return refuse("no bucket given");
+    const std::string kind = unsupported_kind(options.bucket);
+    if (!kind.empty()) return refuse(kind);
+    if (!valid_region(options.region))
+        return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
     const bool custom = !options.endpoint_url.empty();
-    if (custom && options.dualstack) return "dualstack cannot be combined with a custom endpoint";
-    if (custom && options.fips) return "fips cannot be combined with a custom endpoint";
-    if (custom && options.accelerate) return "accelerate cannot be combined with a custom endpoint";
-    if (options.accelerate && options.fips) return "accelerate cannot be combined with fips";
+    if (custom && options.dualstack) return refuse("dualstack cannot be combined with a custom endpoint");
+    if (custom && options.fips) return refuse("fips cannot be combined with a custom endpoint");
+    if (custom && options.accelerate) return refuse("accelerate cannot be combined with a custom endpoint");
+    if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
     const bool china = partition_of(options.region).name == "aws-cn";
-    if (china && (options.fips || options.accelerate)) return "there is no fips and no accelerate in China";
+    if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
     return {};
 }
 
-struct AccessPoint {
-    std::string_view partition;
-    std::string_view service;
-    std::string_view region;
-    std::string host;  // the part before the service's word
-};
-
-// arn:PARTITION:s3:REGION:ACCOUNT:accesspoint:NAME, with '/' for ':' in the resource; on Outposts the resource is
-// outpost:ID:accesspoint:NAME.
-inline std::optional<AccessPoint> parse_access_point(std::string_view arn) {
-    const auto parts = split(arn, ":/");
-    if (parts.size() < 7) return std::nullopt;
-    AccessPoint point{parts[1], parts[2], parts[3], {}};
-    const bool outposts = point.service == "s3-outposts";
-    const std::size_t at = outposts ? 7 : 5;
-    if (parts.size() != at + 2 || parts[at] != "accesspoint" || (outposts && parts[5] != "outpost"))
-        return std::nullopt;
-    if (!outposts && point.service != "s3" && point.service != "s3-object-lambda") return std::nullopt;
-    const std::string_view account = parts[4];
-    const std::string_view name = parts[at + 1];
-    if (!valid_label(point.region) || !valid_label(account) || !valid_label(name)) return std::nullopt;
-    point.host.append(name).append(1, '-').append(account).append(1, '.');
-    if (outposts && !valid_label(parts[6])) return std::nullopt;
-    if (outposts) point.host.append(parts[6]).append(1, '.');
-    return point;
-}
-
-// Its own region counts, not the one that was configured: that is what the ARN is for.
-inline Resolution resolve_access_point(const Options& options, const std::optional<Url>& custom) {
-    // A multi-region access point has no region and is signed with SigV4a, an elliptic-curve scheme.
-    if (bytes::starts_with(options.bucket, "arn:aws:s3::") || bytes::ends_with(options.bucket, ".mrap")) {
-        return refuse("multi-region access points are not supported: they need SigV4a signatures");
-    }
-    const auto point = parse_access_point(options.bucket);
-    if (!point) return refuse("'" + options.bucket + "' is not the ARN of an access point");
-    if (options.addressing == Addressing::path) return refuse("an access point cannot be addressed by path");
-    if (options.accelerate) return refuse("an access point cannot be accelerated");
-    if (point->service == "s3-outposts" && (options.fips || options.dualstack)) {
-        return refuse("there is no fips and no dualstack on Outposts");
-    }
-    const std::string_view partition = partition_of(options.region).name;
-    if (partition != point->partition || partition_of(point->region).name != point->partition) {
-        return refuse("the access point lies outside the partition of region " + options.region);
-    }
-    if (custom && custom->is_address) return refuse("an access point needs a host name, not an address");
-    Endpoint endpoint;
-    endpoint.scheme = custom ? custom->scheme : "https";
-    const std::string_view word = point->service == "s3" ? "s3-accesspoint" : point->service;
-    endpoint.host = bytes::lower(point->host + (custom ? custom->host : aws_host(word, options, point->region)));
-    endpoint.base_path = custom ? custom->path : "";
-    endpoint.signing_region = point->region;
-    endpoint.signing_service = point->service;
-    return {std::move(endpoint), {}};
-}
-
-// "aws-global" is the name for "no region in the host"; it signs as us-east-1.
-inline Url aws_url(const Options& options, bool& is_global) {
-    is_global = options.region == "aws-global";
-    const std::string region = is_global ? "us-east-1" : options.region;
+// The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
+inline Url aws_url(const Options& options, const std::string& region) {
     Url url;
     url.scheme = "https";
-    if (options.accelerate) {
-        url.host = options.dualstack ? "s3-accelerate.dualstack." : "s3-accelerate.";
-        url.host += partition_of(region).suffix;
-    } else {
-        url.host =
-            is_global && !options.fips && !options.dualstack ? "s3.amazonaws.com" : aws_host("s3", options, region);
-    }
-    url.host = bytes::lower(url.host);
+    url.host = options.accelerate ? "s3-accelerate" : options.fips ? "s3-fips" : "s3";
+    if (options.dualstack) url.host += ".dualstack";
+    const bool global = options.region == "aws-global" && !options.fips && !options.dualstack;
+    if (!options.accelerate && !global) url.host.append(1, '.').append(region);
+    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
     return url;
 }
 
@@ -4607,104 +4245,101 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
     return fits_host(options.bucket, is_custom && base.scheme == "http");
 }
 
-inline Resolution resolve(const Options& options) {
-    if (options.bucket.empty()) return refuse("no bucket given");
-    if (!valid_region(options.region)) return refuse("'" + options.region + "' is not the name of a region");
-    for (std::string_view suffix : {"--x-s3", "--xa-s3"}) {
-        if (bytes::ends_with(options.bucket, suffix)) return refuse("directory buckets (S3 Express) are not supported");
-    }
+inline Result<Endpoint> resolve(const Options& options) {
+    if (auto fine = check_options(options); !fine) return std::move(fine).error();
     const bool is_custom = !options.endpoint_url.empty();
-    std::optional<Url> custom;
-    if (is_custom) custom = parse_url(options.endpoint_url);
-    if (is_custom && !custom) {
-        return refuse("the endpoint is not of the form http[s]://host[:port][/path], without user, query or fragment");
+    const std::string region = options.region == "aws-global" ? "us-east-1" : options.region;
+    const auto base = is_custom ? parse_url(options.endpoint_url) : aws_url(options, region);
+    if (!base) {
+        return refuse(
+            "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 "
+            "address] as host, without user, query or fragment");
     }
-    std::string problem = conflict(options);
-    if (!problem.empty()) return refuse(std::move(problem));
-    if (bytes::starts_with(options.bucket, "arn:")) return resolve_access_point(options, custom);
-
-    bool is_global = false;
-    const Url base = custom ? *custom : aws_url(options, is_global);
     Endpoint endpoint;
-    endpoint.path_style = !use_virtual_host(options, base, is_custom);
+    endpoint.path_style = !use_virtual_host(options, *base, is_custom);
     if (endpoint.path_style && options.accelerate)
         return refuse("accelerate needs a bucket name that fits into a host");
-    endpoint.scheme = base.scheme;
-    endpoint.host = endpoint.path_style ? base.host : options.bucket + '.' + base.host;
-    endpoint.base_path = base.path;
+    endpoint.scheme = base->scheme;
+    endpoint.host = endpoint.path_style ? base->host : options.bucket + '.' + base->host;
+    endpoint.base_path = base->path;
     if (endpoint.path_style) bytes::append_percent(endpoint.base_path += '/', options.bucket, false);
-    endpoint.signing_region = is_global ? "us-east-1" : options.region;
-    return {std::move(endpoint), {}};
+    endpoint.signing_region = region;
+    return endpoint;
 }
 
-// What a user writes to say where a cache lives.
+// What a user writes to say where a cache lives, and how.
 struct Location {
     std::string bucket;
     std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
-    std::optional<std::string> region;
-    std::optional<std::string> endpoint_url;
-    std::optional<bool> path_style;
+    std::optional<std::string> region{};
+    std::optional<std::string> endpoint_url{};
+    std::optional<bool> path_style{};
+    std::optional<Checksums> checksums{};
+    std::optional<MetadataNames> metadata_names{};
+    std::optional<std::uint64_t> part_bytes{};
 };
 
-// A location, or why it is none.
-struct ParsedLocation {
-    std::optional<Location> location;
-    std::string problem;
-};
+// Every name may come once; an unknown one is refused, because a misspelt "endpoint" would send data to AWS instead.
+inline bool take_parameter(Location& to, std::string_view name, std::string value) {
+    const auto is = [&](const char* word) { return value == word; };
+    const auto number = bytes::to_u64(value);
+    if (name == "region" && !to.region)
+        to.region = std::move(value);
+    else if (name == "endpoint" && !to.endpoint_url)
+        to.endpoint_url = std::move(value);
+    else if (name == "path_style" && !to.path_style && (is("true") || is("false")))
+        to.path_style = is("true");
+    else if (name == "checksums" && !to.checksums && (is("own") || is("store") || is("none")))
+        to.checksums = is("own") ? Checksums::own : is("store") ? Checksums::store : Checksums::none;
+    else if (name == "metadata_names" && !to.metadata_names && (is("underscore") || is("hyphen")))
+        to.metadata_names = is("hyphen") ? MetadataNames::hyphen : MetadataNames::underscore;
+    else if (name == "part_bytes" && !to.part_bytes && number)
+        to.part_bytes = number;
+    else
+        return false;
+    return true;
+}
 
-// Every name may come once; an unknown one is refused, since a misspelt "endpoint" would send data to AWS instead.
-inline std::string take_parameter(Location& location, std::string_view pair) {
-    const std::size_t equals = (std::min)(pair.find('='), pair.size());
-    const std::string name(pair.substr(0, equals));
-    auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
-    if (!value || value->empty()) return "the parameter '" + name + "' has no readable value";
-    if (name == "region" && !location.region) {
-        location.region = std::move(*value);
-    } else if (name == "endpoint" && !location.endpoint_url) {
-        location.endpoint_url = std::move(*value);
-    } else if (name == "path_style" && !location.path_style && (*value == "true" || *value == "false")) {
-        location.path_style = *value == "true";
-    } else {
-        return "'" + name + "' is not region, endpoint or path_style=true|false, or it comes twice";
+inline Result<void> take_parameters(Location& location, std::string_view query) {
+    for (std::string_view pair : split(query, "&")) {
+        const std::size_t equals = (std::min)(pair.find('='), pair.size());
+        const std::string_view name = pair.substr(0, equals);
+        auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
+        if (value && !value->empty() && take_parameter(location, name, *std::move(value))) continue;
+        return refuse("'" + bytes::sanitize(name) +
+                      "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
+                      "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
     }
     return {};
 }
 
-// Where the bucket ends. An ARN holds slashes of its own, "accesspoint/NAME" or "outpost/ID/accesspoint/NAME": what ends
-// it is the first slash behind its last part.
-inline std::size_t bucket_size(std::string_view text) {
-    const auto parts = split(text, ":/");
-    const bool outposts = parts.size() > 2 && parts[2] == "s3-outposts";
-    const std::size_t last = !bytes::starts_with(text, "arn:") ? 0 : outposts ? 8 : 6;
-    const std::size_t from = last < parts.size() ? static_cast<std::size_t>(parts[last].data() - text.data()) : 0;
-    return (std::min)(text.find('/', from), text.size());
-}
-
-// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…&path_style=true" behind it if wanted. The prefix
-// stands for itself, as in the AWS CLI: no %XX is decoded there.
-inline ParsedLocation parse_location(std::string_view text) {
+// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…" behind it if wanted. The prefix stands for itself,
+// as in the AWS CLI: no %XX is decoded there.
+inline Result<Location> parse_location(std::string_view text) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
+    const std::string kind = bytes::starts_with(text, "arn:") ? unsupported_kind(text) : std::string();
+    if (!kind.empty()) return refuse(kind);
     const std::size_t question = (std::min)(text.find('?'), text.size());
-    std::string_view query = text.substr(question);
+    const std::string_view query = text.substr((std::min)(question + 1, text.size()));
     text = text.substr(0, question);
 
     Location location;
-    location.bucket = text.substr(0, bucket_size(text));
+    location.bucket = text.substr(0, text.find('/'));
     std::string_view prefix = text.substr(location.bucket.size());
-    if (!valid_bucket(location.bucket)) return {std::nullopt, "'" + location.bucket + "' is not the name of a bucket"};
-    if (!prefix.empty() && !is_url) return {std::nullopt, "a prefix needs the form s3://bucket/prefix"};
+    // What has these in it is a key and its secret, which must not be printed.
+    if (location.bucket.find_first_of("@:") != std::string::npos)
+        return refuse("a location is s3://bucket/prefix: neither keys nor a host belong into it");
+    if (!valid_bucket(location.bucket))
+        return refuse("'" + bytes::sanitize(location.bucket) + "' is not the name of a bucket");
+    if (!prefix.empty() && !is_url) return refuse("a prefix needs the form s3://bucket/prefix");
     if (!prefix.empty()) prefix.remove_prefix(1);
     location.prefix = prefix;
     if (!prefix.empty() && !bytes::ends_with(prefix, "/")) location.prefix += '/';
-    if (query.size() > 1) {
-        for (std::string_view pair : split(query.substr(1), "&")) {
-            std::string problem = take_parameter(location, pair);
-            if (!problem.empty()) return {std::nullopt, std::move(problem)};
-        }
-    }
-    return {std::move(location), {}};
+    if (query.empty()) return location;
+    if (auto fine = take_parameters(location, query); !fine) return std::move(fine).error();
+    return location;
 }
 
 }  // namespace detail::endpoint
@@ -5784,151 +5419,131 @@ private:
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
 // files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
 
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-#ifndef _WIN32
-#ifdef __linux__
-#endif
-#endif
-#endif
-
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-#endif
-
 namespace detail::credentials {
 
-using Clock = std::chrono::system_clock;
-using TimePoint = Clock::time_point;
-using Milliseconds = std::chrono::milliseconds;
-using Pairs = std::vector<std::pair<std::string, std::string>>;
+using std::chrono::milliseconds;
 
-// -- limits: real answers and files are far smaller, so what is larger is not what it claims to be
+// -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
 inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
 inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
 inline constexpr std::size_t url_bytes_max = 2048;          // the longest that HTTP software takes everywhere
-inline constexpr std::size_t quoted_bytes_max = 300;        // of a foreign text inside one of our messages
+inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
-// -- time: a metadata service answers from the same host, STS from the same region
-inline constexpr Milliseconds metadata_timeout{1000};   // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
-inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
+// -- times: a metadata service answers from the same host, STS from the same region
+inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
+inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
 inline constexpr int container_attempts = 3;            // the agent may still be starting
-inline constexpr Milliseconds sts_connect_timeout{3000};
-inline constexpr Milliseconds sts_timeout{10000};
+inline constexpr milliseconds sts_connect_timeout{3000};
+inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int sts_attempts = 3;
-inline constexpr Milliseconds between_attempts{1000};
-inline constexpr Milliseconds process_timeout{60000};          // a helper may ask a person for a code
-inline constexpr std::chrono::minutes no_metadata_for{10};     // a host that had no metadata service is not asked again
-inline constexpr std::chrono::minutes advisory_window{15};     // one thread renews, the others go on
-inline constexpr std::chrono::minutes mandatory_window{10};    // the others wait for it, unless it has failed before
-inline constexpr std::chrono::minutes metadata_extension{15};  // use of overdue instance credentials in an outage
-inline constexpr std::chrono::seconds retry_first{1};          // after a failed renewal; doubles
+inline constexpr milliseconds between_attempts{1000};
+inline constexpr milliseconds process_timeout{60000};         // a helper may ask a person for a code
+inline constexpr milliseconds cancel_poll{50};                // how often a wait looks for a cancellation
+inline constexpr std::chrono::seconds imds_absent_first{10};  // a host without the service is left alone; doubles
+inline constexpr std::chrono::seconds imds_absent_most{600};
+inline constexpr std::chrono::seconds files_fresh{1};        // one call's looks at the files share one reading of them
+inline constexpr std::chrono::minutes advisory_window{15};   // one thread renews, the others go on
+inline constexpr std::chrono::minutes mandatory_window{10};  // the others wait for it, unless it has failed before
+inline constexpr std::chrono::minutes imds_extension{15};    // use of overdue instance credentials in an outage
+inline constexpr std::chrono::seconds retry_first{1};        // after a failed renewal; doubles
 inline constexpr std::chrono::seconds retry_most{60};
 inline constexpr std::chrono::seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
 inline constexpr std::chrono::seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
 
 // -- the outside
+
+// How long the calling operation may still wait. Every wait of this section ends when that is over.
+struct Limits {
+    std::optional<std::chrono::steady_clock::time_point> deadline{};
+    std::function<bool()> cancelled{};
+
+    bool over() const {
+        return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
+    }
+    // As much of `most` as may be waited for at once, so that a deadline and a cancellation are noticed.
+    milliseconds slice(milliseconds most) const {
+        if (cancelled) most = (std::min)(most, cancel_poll);
+        if (!deadline) return most;
+        const auto left = std::chrono::duration_cast<milliseconds>(*deadline - std::chrono::steady_clock::now());
+        return (std::max)(milliseconds(1), (std::min)(most, left));
+    }
+    // Why a wait ended before its time.
+    Error error(const std::string& waiting_for) const {
+        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + waiting_for);
+        return Error(Errc::timed_out, "the time of the call was over while " + waiting_for);
+    }
+};
+
 struct WebRequest {
-    std::string method;
-    std::string url;
-    Pairs headers;
-    std::string body;
-    Milliseconds connect_timeout{1000};
-    Milliseconds timeout{1000};
+    const char* method = "GET";
+    std::string url{};
+    bytes::Pairs headers{};
+    std::string body{};
+    milliseconds connect_timeout{1000};
+    milliseconds timeout{1000};
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::size_t answer_bytes_max = credentials::answer_bytes_max;
 };
 
 struct WebAnswer {
     int status = 0;  // 0: no answer
-    std::string body;
-    std::string problem;  // why there was none
+    std::string body{};
+    std::string problem{};  // why there was none
 };
 
 enum class FileState { missing, unreadable, text };
 
 struct FileText {
     FileState state = FileState::missing;
-    std::string text;
-    std::string problem;              // why it is unreadable
+    std::string text{};
+    std::string problem{};            // why it is unreadable
     bool readable_by_others = false;  // worth a hint where keys are in it
 };
 
 struct ProcessResult {
     int exit_status = -1;
-    std::string output;
-    std::string problem;  // it did not run to its end
+    std::string output{};
+    std::string problem{};  // it did not run to its end
 };
 
-struct World {
-    std::function<std::optional<std::string>(const char* name)> env;
-    std::function<FileText(const std::string& path)> read_file;
-    std::function<WebAnswer(const WebRequest&)> fetch;
-    std::function<TimePoint()> now;
-    std::function<void(Milliseconds)> sleep;
-    std::function<ProcessResult(const std::vector<std::string>& argv, Milliseconds timeout,
-                                std::size_t output_bytes_max)>
-        run_process;
+struct Environment {
+    std::function<std::optional<std::string>(const char* name)> variable{};
+    std::function<FileText(const std::string& path)> read_file{};
+    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
+    std::function<TimePoint()> now{};
+    std::function<void(milliseconds, const Limits&)> sleep{};
+    std::function<ProcessResult(const std::vector<std::string>& argv, milliseconds timeout,
+                                std::size_t output_bytes_max, const Limits&)>
+        run_process{};
 };
 
-// -- outcomes
-struct Outcome {
-    std::optional<Credentials> found;
-    bool absent = false;  // not configured: the next source is asked
-    std::string error;    // configured but broken: nothing else is asked, lest we act as somebody else
-    std::string note;     // what was seen; like `error`, never a secret
+// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
+struct Settings {
+    std::string profile{};
+    std::string region{};
+    std::string endpoint_url{};
 };
 
-inline Outcome passed_over(std::string why) {
-    Outcome out;
-    out.absent = true;
-    out.note = std::move(why);
-    return out;
+// A setting and where it came from. An empty value: nothing is configured, and `why` says where it was looked for.
+struct Setting {
+    std::string value{};
+    std::string why{};
+};
+
+// Keys; or nothing, where the source is not configured and the next one is to be asked; or an error where it is
+// configured but broken, because falling through could then use another identity.
+using Found = Result<std::optional<Credentials>>;
+
+inline Found found(Result<Credentials> keys) {
+    if (!keys) return std::move(keys).error();
+    return std::optional<Credentials>(*std::move(keys));
 }
-
-inline Outcome broken(std::string what) {
-    Outcome out;
-    out.error = std::move(what);
-    return out;
-}
-
-// A setting that may be unset or broken, and where it came from.
-struct Discovery {
-    std::string value;
-    std::string why;
-    std::string error;
-};
-
-enum class Verdict { used, passed_over, broken, not_asked };
-
-struct Finding {
-    std::string source;
-    Verdict verdict = Verdict::not_asked;
-    std::string text;
-};
-
-struct Setup {
-    std::string profile;       // chosen in code: the variables with keys are then passed over, as in the AWS SDKs
-    std::string region;        // chosen in code; empty: discovered
-    std::string endpoint_url;  // chosen in code; empty: discovered
-    bool allow_process = true;
-};
 
 // -- texts
 
-// Foreign text in a message: one line of ASCII, cut, so that it can neither forge a log line nor fill one.
-inline std::string shown(std::string_view text) {
-    std::string out;
-    for (char c : text.substr(0, quoted_bytes_max)) out += c >= ' ' && c <= '~' ? c : '?';
-    if (text.size() > quoted_bytes_max) out += "...";
-    return out;
-}
-
-inline std::string number(std::uint64_t value) {
-    std::string out;
-    bytes::append_number(out, value);
-    return out;
-}
+inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
 
 // A service may echo what we sent it, so every secret that went out is taken out of what it says.
 inline std::string scrubbed(std::string text, std::initializer_list<std::string_view> secrets) {
@@ -5943,9 +5558,11 @@ inline std::string scrubbed(std::string text, std::initializer_list<std::string_
 
 // The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string masked(std::string_view access_key) {
-    if (access_key.size() < 12) return "****";
-    return "****" + std::string(access_key.substr(access_key.size() - 4));
+    return access_key.size() < 12 ? "****" : "****" + std::string(access_key.substr(access_key.size() - 4));
 }
+
+// A URL for a message: tokens stand behind the question mark, passwords before the '@'.
+inline std::string shown_url(std::string_view url) { return bytes::sanitize(url.substr(0, url.find('?'))); }
 
 inline std::int64_t unix_seconds(TimePoint when) {
     return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
@@ -5955,278 +5572,248 @@ inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_s
 
 inline constexpr const char* expected_time = "expected a time such as 2025-01-15T12:34:56Z";
 
+inline std::string summary(const Credentials& keys) {
+    return keys.source + ": access key " + masked(keys.access_key) +
+           (keys.expires ? ", until " + time_text(*keys.expires) : std::string(", no expiry"));
+}
+
 // -- checks
 
-// Why a value cannot be a key or token, or an empty text. All of them go into header lines or next to them.
-inline std::string flaw(std::string_view value, std::size_t bytes_max, bool blanks_allowed) {
-    if (value.size() > bytes_max) return "is longer than " + number(bytes_max) + " bytes";
+// A value that goes into a header line or next to one; `name` begins the error.
+inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
+                                bool blanks_allowed = false) {
+    if (value.size() > bytes_max) return broken(name + " is longer than " + bytes::number(bytes_max) + " bytes");
     for (char c : value) {
         if (c == '\r' || c == '\n')
-            return "contains a line break (a Windows line end, or a cut and paste of two lines?)";
+            return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
         if (c == ' ' && blanks_allowed) continue;
-        if (c == ' ') return "contains a blank";
-        if (c < '!' || c > '~') return "contains a byte that is not printable ASCII";
+        if (c == ' ') return broken(name + " contains a blank");
+        if (c < '!' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
     }
     return {};
 }
 
+// How a source calls the parts of its keys.
 struct Names {
-    std::string where;  // such as "environment" or "/home/me/.aws/credentials, profile dev"
-    std::string access_key;
-    std::string secret_key;
-    std::string token;
+    const char* access_key;
+    const char* secret_key;
+    const char* token;
 };
 
-inline std::string flaw_in(const Credentials& keys, const Names& names) {
+inline constexpr Names variable_names{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
+inline constexpr Names setting_names{"aws_access_key_id", "aws_secret_access_key", "aws_session_token"};
+inline constexpr Names field_names{"AccessKeyId", "SecretAccessKey", "SessionToken"};
+inline constexpr Names member_names{"the access key", "the secret key", "the session token"};
+
+// Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
+inline Result<Credentials> check(Credentials keys, const std::string& where, const Names& names, TimePoint now) {
     if (keys.access_key.empty() != keys.secret_key.empty()) {
-        const bool lacks_secret = keys.secret_key.empty();
-        return names.where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
-               (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither";
+        const char* given = keys.secret_key.empty() ? names.access_key : names.secret_key;
+        const char* lacking = keys.secret_key.empty() ? names.secret_key : names.access_key;
+        return broken(where + ": " + given + " is set but " + lacking + " is not: set both or neither");
     }
-    // Blanks in the secret are let through: it never enters a header, and some stores allow them.
-    const std::string access = flaw(keys.access_key, key_bytes_max, false);
-    if (!access.empty()) return names.where + ": " + names.access_key + " " + access;
-    const std::string secret = flaw(keys.secret_key, key_bytes_max, true);
-    if (!secret.empty()) return names.where + ": " + names.secret_key + " " + secret;
-    const std::string token = flaw(keys.session_token, token_bytes_max, false);
-    if (!token.empty()) return names.where + ": " + names.token + " " + token;
+    const std::string name = where + ": ";
+    // Blanks in the secret are let through, because it never enters a header and some stores allow them.
+    auto fine = check_value(keys.access_key, name + names.access_key, key_bytes_max);
+    if (fine) fine = check_value(keys.secret_key, name + names.secret_key, key_bytes_max, true);
+    if (fine) fine = check_value(keys.session_token, name + names.token, token_bytes_max);
+    if (!fine) return std::move(fine).error();
+    if (keys.expires && *keys.expires <= now) {
+        return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+                      time_text(now) + ": renew them there, or set the clock");
+    }
+    keys.source = where;
+    return keys;
+}
+
+inline Result<Setting> check_region(Setting region, const std::string& name) {
+    if (endpoint::valid_region(region.value)) return region;
+    return endpoint::refuse(name + " is '" + bytes::sanitize(region.value) + "', expected a region such as eu-west-1");
+}
+
+inline Result<Setting> check_url(Setting url, const std::string& name) {
+    if (check_value(url.value, {}, url_bytes_max) && endpoint::parse_url(url.value)) return url;
+    return endpoint::refuse(name + " is '" + shown_url(url.value) + "', expected a URL such as https://s3.example.com");
+}
+
+// -- the environment
+
+// Empty is unset, as everywhere in the AWS tools, because containers often declare variables that they leave blank.
+inline std::string variable(const Environment& environment, const char* name) {
+    return environment.variable ? environment.variable(name).value_or(std::string()) : std::string();
+}
+
+// The first of the variables that is set; empty: none is.
+inline Setting first_variable(const Environment& environment, std::initializer_list<const char*> names) {
+    for (const char* name : names) {
+        std::string value = variable(environment, name);
+        if (!value.empty()) return {std::move(value), name};
+    }
     return {};
 }
 
-inline std::string overdue(const Credentials& keys, const std::string& where, TimePoint now) {
-    if (!keys.expires || *keys.expires > now) return {};
-    return where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
-           time_text(now) + ": renew them there, or set the clock";
-}
+inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
 
-inline Outcome checked(Credentials keys, const Names& names, TimePoint now) {
-    std::string wrong = flaw_in(keys, names);
-    if (wrong.empty()) wrong = overdue(keys, names.where, now);
-    if (!wrong.empty()) return broken(std::move(wrong));
-    Outcome out;
-    keys.source = names.where;
-    out.note = "access key " + masked(keys.access_key);
-    out.note += keys.expires ? ", until " + time_text(*keys.expires) : std::string(", no expiry");
-    out.found = std::move(keys);
-    return out;
-}
-
-// -- environment
-
-// Empty is unset, as everywhere in the AWS tools: containers often declare variables that they leave blank.
-inline std::string variable(const World& world, const char* name) {
-    if (!world.env) return {};
-    return world.env(name).value_or(std::string());
-}
-
-inline bool switched_on(const World& world, const char* name) {
-    return bytes::iequal(bytes::trim(variable(world, name)), "true");
-}
-
-inline Outcome from_environment(const World& world) {
-    const Names names{"environment", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
+// As in botocore a secret alone is passed over, and an access key alone is an error.
+inline Found keys_in_environment(const Environment& environment) {
     Credentials keys;
-    keys.access_key = variable(world, "AWS_ACCESS_KEY_ID");
-    keys.secret_key = variable(world, "AWS_SECRET_ACCESS_KEY");
-    if (keys.access_key.empty() && keys.secret_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-    // The older name first, as the AWS CLI does.
-    keys.session_token = variable(world, "AWS_SECURITY_TOKEN");
-    if (keys.session_token.empty()) keys.session_token = variable(world, "AWS_SESSION_TOKEN");
-    const std::string expires = variable(world, "AWS_CREDENTIAL_EXPIRATION");
+    keys.access_key = variable(environment, "AWS_ACCESS_KEY_ID");
+    if (keys.access_key.empty()) return std::optional<Credentials>();
+    keys.secret_key = variable(environment, "AWS_SECRET_ACCESS_KEY");
+    keys.session_token = first_variable(environment, {"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
+    const std::string expires = variable(environment, "AWS_CREDENTIAL_EXPIRATION");
     keys.expires = dates::iso8601(expires);
     if (!keys.expires && !expires.empty()) {
-        return broken("environment: AWS_CREDENTIAL_EXPIRATION is '" + shown(expires) + "', " + expected_time);
+        return broken("environment: AWS_CREDENTIAL_EXPIRATION is '" + bytes::sanitize(expires) + "', " + expected_time);
     }
-    return checked(std::move(keys), names, world.now());
+    return found(check(std::move(keys), "environment", variable_names, environment.now()));
 }
 
-// -- addresses
-
-// The host in an authority such as [::1]:80, without its brackets and port.
-inline std::string_view host_in(std::string_view authority) {
-    const std::size_t bracket = authority.find(']');
-    return bracket != std::string_view::npos ? authority.substr(1, bracket - 1)
-                                             : authority.substr(0, authority.find(':'));
-}
-
-// -- region and endpoint: from variables here, from files in the chain
-
-inline std::string region_flaw(std::string_view region, const std::string& where) {
-    if (endpoint::valid_region(region)) return {};
-    return where + " is '" + shown(region) + "', expected a region such as eu-west-1";
-}
-
-inline std::optional<Discovery> region_from_environment(const World& world) {
-    for (const char* name : {"AWS_REGION", "AWS_DEFAULT_REGION"}) {
-        Discovery out;
-        out.value = variable(world, name);
-        if (out.value.empty()) continue;
-        out.why = name;
-        out.error = region_flaw(out.value, name);
-        return out;
-    }
-    return {};
-}
-
-// A URL for a message: passwords sit before the @, tokens behind the question mark.
-inline std::string shown_url(std::string_view url) {
-    url = url.substr(0, url.find('?'));
-    const std::size_t at = url.rfind('@');
-    if (at == std::string_view::npos) return shown(url);
-    return "******" + shown(url.substr(at));
-}
-
-inline std::string url_flaw(std::string_view url, const std::string& where) {
-    if (flaw(url, url_bytes_max, false).empty() && endpoint::parse_url(url)) return {};
-    return where + " is '" + shown_url(url) + "', expected a URL such as https://s3.example.com";
-}
-
-inline std::optional<Discovery> endpoint_from_environment(const World& world, const std::string& service) {
-    const std::string named = "AWS_ENDPOINT_URL_" + service;
-    for (const std::string& name : {named, std::string("AWS_ENDPOINT_URL")}) {
-        Discovery out;
-        out.value = variable(world, name.c_str());
-        if (out.value.empty()) continue;
-        out.why = name;
-        out.error = url_flaw(out.value, name);
-        return out;
-    }
-    return {};
+// What code or a variable says; an empty value: nothing.
+inline Result<Setting> region_in_environment(const Environment& environment, const Settings& settings) {
+    if (!settings.region.empty()) return check_region({settings.region, "set in code"}, "the region");
+    const Setting set = first_variable(environment, {"AWS_REGION", "AWS_DEFAULT_REGION"});
+    if (set.value.empty()) return Setting{{}, "neither AWS_REGION nor the profile sets one"};
+    return check_region(set, set.why);
 }
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
-// -- profiles: read anew for each look, as other programs rewrite the files
+// -- the files
 
-class Files {
-public:
-    Files(const World& world, const std::string& profile) {
-        config_ = open(world, "AWS_CONFIG_FILE", "config");
-        shared_ = open(world, "AWS_SHARED_CREDENTIALS_FILE", "credentials");
-        inputs_.config = config_.content.text;
-        inputs_.credentials = shared_.content.text;
-        inputs_.config_name = shown(config_.path);
-        inputs_.credentials_name = shown(shared_.path);
-        inputs_.environment = [&world](const char* name) { return world.env ? world.env(name) : std::nullopt; };
-        inputs_.profile = profile;
-        profile_ = ini::chosen_profile(inputs_).name;
-        parse();
-    }
-    Files(const Files&) = delete;  // inputs_ points into the texts
+// Both files as one reading found them, and the profile that is selected.
+struct Files {
+    Files() = default;
+    Files(const Files&) = delete;
     Files& operator=(const Files&) = delete;
     ~Files() {
-        bytes::wipe(config_.content.text);
-        bytes::wipe(shared_.content.text);
-    }
-
-    // Why the files cannot be used: unreadable, malformed, or without the profile that was asked for.
-    const std::string& error() const { return error_; }
-    const std::string& profile() const { return profile_; }
-    std::string config_path() const { return shown(config_.path); }
-    bool both_missing() const {
-        return config_.content.state == FileState::missing && shared_.content.state == FileState::missing;
-    }
-
-    // A hint for people if keys lie open, or nothing.
-    std::string hint(ini::Method method) const {
-        const One& file = method == ini::Method::config_file ? config_ : shared_;
-        return file.content.readable_by_others ? "; others may read the file: chmod 600 " + shown(file.path)
-                                               : std::string();
-    }
-
-    std::string value(const std::string& profile, const char* name) const {
-        return ini::text_of(ini::section_or_empty(profiles_.merged, profile), name);
-    }
-
-    // The variables' too, and nothing if configured endpoints are to be ignored.
-    std::string endpoint_url(const std::string& service) const {
-        return ini::configured_endpoint(inputs_, profiles_, ini::section_or_empty(profiles_.merged, profile_), service);
-    }
-
-    // What the selected profile's keys come from; without `error`.
-    const ini::Resolved& resolved() const { return resolved_; }
-
-private:
-    struct One {
-        std::string path;
-        FileText content;
-    };
-
-    static One open(const World& world, const char* name, const char* preset) {
-        One out;
-        out.path = variable(world, name);
-        std::string home = variable(world, "HOME");
-        if (home.empty()) home = variable(world, "USERPROFILE");
-        if (out.path.empty()) out.path = std::string("~/.aws/") + preset;
-        if (bytes::starts_with(out.path, "~/")) out.path = home.empty() ? std::string() : home + out.path.substr(1);
-        if (!out.path.empty() && world.read_file) out.content = world.read_file(out.path);
-        return out;
-    }
-
-    void parse() {
-        for (const One* file : {&config_, &shared_}) {
-            if (file->content.state == FileState::unreadable)
-                error_ = shown(file->path) + " cannot be read: " + file->content.problem;
-        }
-        if (!error_.empty()) return;
-        std::optional<ini::Problem> problem;
-        const auto config = ini::parse_named(inputs_.config, inputs_.config_name, problem);
-        const auto shared = ini::parse_named(inputs_.credentials, inputs_.credentials_name, problem);
-        if (config && shared) {
-            profiles_ = ini::profiles_of(*config, *shared);
-            ini::Outcome outcome = ini::resolve(own_environment_only());
-            problem = std::move(outcome.problem);
-            if (outcome.resolved) resolved_ = std::move(*outcome.resolved);
-        }
-        if (!problem) return;
-        error_ = shown(problem->where + ": " + problem->message);
-        if (problem->trouble == ini::Trouble::profile)
-            error_ += " in " + inputs_.config_name + " or " + inputs_.credentials_name;
-    }
-
-    // The variables of the web identity are a source of their own, which comes before the files.
-    ini::Inputs own_environment_only() const {
-        ini::Inputs in = inputs_;
-        in.environment = [env = inputs_.environment](const char* name) -> std::optional<std::string> {
-            for (std::string_view hidden : {"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"}) {
-                if (name == hidden) return std::nullopt;
+        for (ini::File* file : {&config, &credentials}) {
+            for (ini::Section& section : *file) {
+                for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
             }
-            return env(name);
-        };
-        return in;
+        }
     }
+    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
+    ini::Profile selected() const { return find(profile); }
 
-    One config_, shared_;
-    ini::Inputs inputs_;
-    ini::Profiles profiles_;
-    ini::Resolved resolved_;
-    std::string profile_;
-    std::string error_;
+    ini::File config{}, credentials{};
+    std::string config_path{}, credentials_path{}, profile{};
+    std::string config_hint{}, credentials_hint{};  // for people, if keys lie open
+    bool any = false;                               // one of the two is there
+    TimePoint read_at{};
 };
 
-// An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
-inline std::string export_line(const std::string& profile) {
-    const std::string name = profile.find_first_of(" '\"\\") == std::string::npos ? profile : "\"" + profile + "\"";
-    return "credential_process = aws configure export-credentials --profile " + shown(name) + " --format process";
+// As Python's expanduser: HOME, or else what the password database says.
+inline std::string home_directory(const Environment& environment) {
+    std::string home = first_variable(environment, {"HOME", "USERPROFILE"}).value;
+#ifndef _WIN32
+    std::vector<char> buffer(16384);
+    struct passwd entry {};
+    struct passwd* found = nullptr;
+    if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found != nullptr)
+        home = found->pw_dir;
+#endif
+    return home;
 }
 
-inline bool signs_in(const Files& files, const std::string& profile) {
-    for (const char* key : {"sso_session", "sso_start_url", "sso_account_id", "sso_role_name", "login_session"}) {
-        if (!files.value(profile, key).empty()) return true;
-    }
-    return false;
+// One of the two files. A byte order mark, as Windows editors write it, is no part of the text.
+inline Result<ini::File> read_settings(const Environment& environment, std::string& path, std::string& hint,
+                                       bool& any) {
+    if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
+    FileText file = environment.read_file ? environment.read_file(path) : FileText();
+    path = bytes::sanitize(path);
+    if (file.state == FileState::missing) return ini::File();
+    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
+    any = true;
+    if (file.readable_by_others) hint = "; others may read the file: chmod 600 " + path;
+    std::string_view text = file.text;
+    if (bytes::starts_with(text, "\xEF\xBB\xBF")) text.remove_prefix(3);
+    auto parsed = ini::parse(text, path);
+    bytes::wipe(file.text);
+    return parsed;
 }
+
+// Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
+// and so would the AWS CLI on the same machine.
+inline Setting chosen_profile(const Environment& environment, const Settings& settings) {
+    if (!settings.profile.empty()) return {settings.profile, "the configured profile"};
+    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
+        auto value = environment.variable ? environment.variable(name) : std::nullopt;
+        if (value) return {*std::move(value), name};
+    }
+    return {"default", {}};
+}
+
+inline std::string no_profile(const Files& files, const std::string& chosen_by) {
+    std::string text = chosen_by + ": there is no profile '" + bytes::sanitize(files.profile) + "' in " +
+                       files.config_path + " or " + files.credentials_path;
+    for (const ini::File* file : {&files.config, &files.credentials}) {
+        for (const ini::Section& section : *file) {
+            const std::string_view bare = ini::strip(section.name);
+            if (bare.size() != section.name.size() && bytes::ends_with(bare, files.profile))
+                return text + ", where blanks inside the brackets of a [section] are part of its name";
+        }
+    }
+    return text;
+}
+
+inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
+    auto files = std::make_shared<Files>();
+    const Setting config = first_variable(environment, {"AWS_CONFIG_FILE"});
+    const Setting credentials = first_variable(environment, {"AWS_SHARED_CREDENTIALS_FILE"});
+    files->read_at = environment.now();
+    files->config_path = config.value.empty() ? "~/.aws/config" : config.value;
+    files->credentials_path = credentials.value.empty() ? "~/.aws/credentials" : credentials.value;
+    auto parsed = read_settings(environment, files->config_path, files->config_hint, files->any);
+    if (!parsed) return std::move(parsed).error();
+    files->config = *std::move(parsed);
+    parsed = read_settings(environment, files->credentials_path, files->credentials_hint, files->any);
+    if (!parsed) return std::move(parsed).error();
+    files->credentials = *std::move(parsed);
+    const Setting chosen = chosen_profile(environment, settings);
+    files->profile = chosen.value;
+    const ini::Profile profile = files->selected();
+    if (!chosen.why.empty() && !profile.exists()) return broken(no_profile(*files, chosen.why));
+    const std::string services = profile.get("services");
+    if (!services.empty() && ini::find_section(files->config, "services", services) == nullptr)
+        return broken("profile " + bytes::sanitize(chosen.value) + ": there is no [services " +
+                      bytes::sanitize(services) + "]");
+    return std::shared_ptr<const Files>(std::move(files));
+}
+
+// The looks of one call share one reading; a look for new keys reads anew, because other programs rewrite the files.
+class FileCache {
+public:
+    Result<std::shared_ptr<const Files>> get(const Environment& environment, const Settings& settings, bool for_keys) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const TimePoint now = environment.now();
+        const bool fresh = files_ && now >= files_->read_at && now - files_->read_at < files_fresh;
+        if (!fresh || (for_keys && keys_taken_)) {
+            auto read = read_files(environment, settings);
+            if (!read) return read;
+            files_ = *std::move(read);
+            keys_taken_ = false;
+        }
+        keys_taken_ = keys_taken_ || for_keys;
+        return files_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::shared_ptr<const Files> files_;
+    bool keys_taken_ = false;
+};
 
 // -- answers of endpoints and processes
 
 struct Shape {
     std::string where;
-    const char* token = "Token";  // processes say SessionToken
+    Names names;
     bool must_expire = true;
-    bool overdue_too = false;  // instance metadata; it always states an expiry
+    bool overdue_too = false;  // instance metadata, which always states an expiry
 };
 
-// Absent and null are empty; a value of another type makes the answer unusable, rather than a token go missing.
+// Absent and null are empty; a value of another type makes the answer unusable, because else a token could go missing.
 inline std::string text_member(std::string_view body, const char* name, std::string& wrong) {
     const std::string_view raw = json::member(body, name);
     if (raw.empty() || raw == "null") return {};
@@ -6235,7 +5822,7 @@ inline std::string text_member(std::string_view body, const char* name, std::str
     return text ? std::move(*text) : std::string();
 }
 
-// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, since it may
+// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, because it may
 // repeat what we sent.
 inline std::string code_in(std::string_view body) {
     for (const char* name : {"Code", "code"}) {
@@ -6249,122 +5836,100 @@ inline std::string code_in(std::string_view body) {
 // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread keeps a
 // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
 inline TimePoint extended(TimePoint now) {
-    return now + metadata_extension + std::chrono::seconds(now.time_since_epoch().count() / 1000 % 480);
+    return now + imds_extension + std::chrono::seconds(now.time_since_epoch().count() / 1000 % 480);
 }
 
-inline Outcome keys_from_json(std::string_view body, const Shape& shape, TimePoint now) {
-    const auto refused = [&shape](const std::string& why) { return broken(shape.where + ": " + why); };
+inline Result<Credentials> keys_from_json(std::string_view body, const Shape& shape, TimePoint now) {
     const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
     if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body)) {
-        return refused("the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
+        return broken(shape.where +
+                      ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
     }
     std::string wrong;
     Credentials keys;
     keys.access_key = text_member(body, "AccessKeyId", wrong);
     keys.secret_key = text_member(body, "SecretAccessKey", wrong);
-    keys.session_token = text_member(body, shape.token, wrong);
+    keys.session_token = text_member(body, shape.names.token, wrong);
     const std::string expiration = text_member(body, "Expiration", wrong);
-    if (!wrong.empty()) return refused(wrong);
-    if (keys.access_key.empty() && keys.secret_key.empty()) {
-        return refused("the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
-    }
+    if (!wrong.empty()) return broken(shape.where + ": " + wrong);
+    if (keys.access_key.empty() && keys.secret_key.empty())
+        return broken(shape.where + ": the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
     keys.expires = dates::iso8601(expiration);
     if (!keys.expires && (shape.must_expire || !expiration.empty())) {
-        return refused("Expiration is '" + shown(expiration.substr(0, 40)) + "', " + expected_time);
+        return broken(shape.where + ": Expiration is '" + bytes::sanitize(expiration.substr(0, 40)) + "', " +
+                      expected_time);
     }
     if (shape.overdue_too && *keys.expires <= now) keys.expires = extended(now);
-    return checked(std::move(keys), {shape.where, "AccessKeyId", "SecretAccessKey", shape.token}, now);
-}
-
-inline WebAnswer fetch(const World& world, const WebRequest& request) {
-    WebAnswer answer;
-    if (!world.fetch) {
-        answer.problem = "no HTTP client";
-        return answer;
-    }
-    answer = world.fetch(request);
-    if (answer.body.size() <= request.answer_bytes_max) return answer;
-    WebAnswer refused;
-    refused.problem = "an answer longer than " + number(request.answer_bytes_max) + " bytes";
-    return refused;
-}
-
-inline bool worth_another(const WebAnswer& answer) {
-    return answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
-           answer.body.find("IDPCommunicationError") != std::string::npos;
-}
-
-inline WebAnswer fetch_patiently(const World& world, const WebRequest& request, int attempts) {
-    WebAnswer answer = fetch(world, request);
-    for (int tried = 1; tried < attempts && worth_another(answer); ++tried) {
-        world.sleep(between_attempts);
-        answer = fetch(world, request);
-    }
-    return answer;
+    return check(std::move(keys), shape.where, shape.names, now);
 }
 
 inline std::string told(const WebAnswer& answer) {
-    if (answer.status != 0) return "HTTP status " + number(static_cast<std::uint64_t>((std::max)(answer.status, 0)));
-    return "no answer" + (answer.problem.empty() ? std::string() : " (" + shown(answer.problem) + ")");
+    if (answer.status > 0) return "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
+    return "no answer" + (answer.problem.empty() ? std::string() : " (" + bytes::sanitize(answer.problem) + ")");
 }
 
-// -- STS
+// -- addresses
 
-struct Sts {
-    std::string url;     // of the endpoint, without query
-    std::string region;  // to sign for
-};
+// The host in an authority such as [::1]:80, without its brackets and port.
+inline std::string_view host_in(std::string_view authority) {
+    const std::size_t bracket = authority.find(']');
+    return bracket != std::string_view::npos ? authority.substr(1, bracket - 1)
+                                             : authority.substr(0, authority.find(':'));
+}
 
-inline std::string form(const Pairs& fields) {
-    std::string out;
-    for (const auto& field : fields) {
-        if (!out.empty()) out += '&';
-        bytes::append_percent(out, field.first, false);
-        out += '=';
-        bytes::append_percent(out, field.second, false);
+// Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
+inline bool plain_http_allowed(const endpoint::Url& url) {
+    const std::string_view host = host_in(url.host);
+    for (std::string_view known : {"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1"}) {
+        if (host == known) return true;
     }
-    return out;
+    return url.is_address && bytes::starts_with(host, "127.");
 }
 
-// One call. `keys` signs it; without, the web identity token in it speaks for itself.
-struct StsCall {
-    std::string operation;
-    Pairs fields;
-    const Credentials* keys = nullptr;
-    std::string where;  // for messages
+struct ContainerAddress {
+    std::string variable;
+    std::string url;
+    std::string shown;  // without the path: on ECS that is all it takes to get the keys
 };
 
-inline void sign_for_sts(WebRequest& request, const endpoint::Url& url, const std::string& region,
-                         const Credentials& keys, TimePoint now) {
-    std::string date;
-    dates::append_amz_date(date, unix_seconds(now));
-    bytes::add(request.headers, "x-amz-date", date);
-    if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
-    std::vector<sigv4::Header> headers{{"host", url.host}};
-    for (const auto& header : request.headers) headers.push_back({header.first, header.second});
-    const auto hash = digest::sha256(request.body);
-    const std::string payload_hash = bytes::hex({reinterpret_cast<const char*>(hash.data()), hash.size()});
-    const std::string path = url.path.empty() ? "/" : url.path;
-    const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), payload_hash};
-    sigv4::Signer signer;
-    bytes::add(request.headers, "Authorization", std::string(signer.sign(to_sign, keys, {date, region, "sts"})));
+// Strict where parsers differ, because what is checked here must be what the HTTP library connects to.
+inline Result<ContainerAddress> container_address(const Environment& environment) {
+    const std::string relative = variable(environment, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
+    ContainerAddress out;
+    out.variable = std::string("AWS_CONTAINER_CREDENTIALS_") + (relative.empty() ? "FULL_URI" : "RELATIVE_URI");
+    out.url = relative.empty() ? variable(environment, out.variable.c_str()) : "http://169.254.170.2" + relative;
+    const std::size_t colon = (std::min)(out.url.find("://"), out.url.size());
+    const std::size_t end = (std::min)(out.url.find_first_of("/?", colon + 3), out.url.size());
+    const bool odd =
+        out.url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !check_value(out.url, {}, url_bytes_max);
+    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(out.url).substr(0, end));
+    if (!base || (!relative.empty() && relative[0] != '/')) {
+        return broken("container: " + out.variable +
+                      (relative.empty() ? " is no URL such as http://169.254.170.23/v1/credentials"
+                                        : " is no path such as /v2/credentials/ID"));
+    }
+    out.shown = base->scheme + "://" + base->host;
+    out.url = out.shown + (out.url.compare(end, 1, "/") == 0 ? "" : "/") + out.url.substr(end);
+    if (base->scheme == "https" || plain_http_allowed(*base)) return out;
+    return broken("container: " + out.variable + " names " + bytes::sanitize(out.shown) +
+                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 and "
+                  "[fd00:ec2::23]; expected one of them, or https");
 }
 
-inline WebRequest sts_request(const Sts& sts, const endpoint::Url& url, const StsCall& call, TimePoint now) {
-    WebRequest request;
-    request.method = "POST";
-    request.url = url.scheme + "://" + url.host + (url.path.empty() ? "/" : url.path);
-    bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
-    request.connect_timeout = sts_connect_timeout;
-    request.timeout = sts_timeout;
-    Pairs fields{{"Action", call.operation}, {"Version", "2011-06-15"}};
-    fields.insert(fields.end(), call.fields.begin(), call.fields.end());
-    request.body = form(fields);
-    if (call.keys) sign_for_sts(request, url, sts.region, *call.keys, now);
-    return request;
-}
+struct ImdsSettings {
+    std::string base = "http://169.254.169.254";  // no slash at its end
+    milliseconds timeout = imds_timeout;
+    int attempts = 1;
+};
 
-// STS wraps its errors in ErrorResponse; what it says about roles and policies is what the reader needs.
+struct StsCall {
+    const char* operation;
+    bytes::Pairs fields;
+    const Credentials* keys;  // sign it; none: the web identity token in it speaks for itself
+    std::string where;        // for messages
+};
+
+// What STS is sent and complains with must not be shown.
 inline std::string sts_complaint(const WebAnswer& answer, const StsCall& call) {
     if (answer.status == 200) return "an answer without credentials";
     const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
@@ -6374,298 +5939,665 @@ inline std::string sts_complaint(const WebAnswer& answer, const StsCall& call) {
     for (const auto& field : call.fields) {
         if (field.first == "WebIdentityToken") text = scrubbed(std::move(text), {field.second});
     }
-    return told(answer) + ", " + shown(text);
+    return told(answer) + ", " + bytes::sanitize(text);
 }
 
-inline Outcome ask_sts(const World& world, const Sts& sts, const StsCall& call) {
-    const auto url = endpoint::parse_url(sts.url);
-    if (!url) return broken(call.where + ": '" + shown_url(sts.url) + "' is no STS endpoint");
-    const WebRequest request = sts_request(sts, *url, call, world.now());
-    const WebAnswer answer = fetch_patiently(world, request, sts_attempts);
-    const std::string asked = call.where + ": " + call.operation + " at " + request.url + ": ";
-    const auto result = answer.status == 200 ? xml::sts_result(answer.body, call.operation) : std::nullopt;
-    if (!result) return broken(asked + sts_complaint(answer, call));
-    Credentials got;
-    got.access_key = result->access_key;
-    got.secret_key = result->secret_key;
-    got.session_token = result->session_token;
-    got.expires = dates::iso8601(result->expiration);
-    if (!got.expires) return broken(asked + "Expiration is '" + shown(result->expiration) + "', " + expected_time);
-    return checked(std::move(got), {call.where, "AccessKeyId", "SecretAccessKey", "SessionToken"}, world.now());
-}
+// -- one look
 
-inline constexpr const char* expected_arn = "expected arn:aws:iam::ACCOUNT:role/NAME";
+// The places that keys come from, asked for one caller: the files are read at most once, every wait obeys `limits`.
+// Whoever answers leaves in `note` what a person would want to know.
+class Search {
+public:
+    Search(const Environment& environment, const Settings& settings, FileCache& cache, bool for_keys,
+           const Limits& limits)
+        : environment_(environment), settings_(settings), cache_(cache), for_keys_(for_keys), limits_(limits) {}
 
-inline bool plausible_arn(std::string_view arn) {
-    return bytes::starts_with(arn, "arn:") && flaw(arn, 2048, false).empty();
-}
+    std::string note{};
+    bool imds_left_alone = false;  // it did not answer a moment ago
+    bool imds_absent = false;      // it did not answer now
 
-// -- web identity
+    // -- region and endpoint
 
-struct WebIdentity {
-    std::string token_file;
-    std::string role_arn;
-    std::string session_name;
-    std::string where;       // for messages
-    std::string token_name;  // AWS_WEB_IDENTITY_TOKEN_FILE, or the setting's name in the profile
-};
-
-inline std::string session_name(const std::string& wanted, TimePoint now) {
-    if (!wanted.empty()) return wanted;
-    return "s3cache-" + number(static_cast<std::uint64_t>((std::max)(std::int64_t{0}, unix_seconds(now))));
-}
-
-// The file is read anew each time: Kubernetes and CI systems replace it long before the role's credentials end.
-inline Outcome from_web_identity(const World& world, const Sts& sts, const WebIdentity& who) {
-    if (!plausible_arn(who.role_arn))
-        return broken(who.where + ": '" + shown(who.role_arn) + "' is no role ARN, " + expected_arn);
-    const FileText file = world.read_file(who.token_file);
-    const std::string named = who.where + ": " + who.token_name + " " + shown(who.token_file);
-    if (file.state == FileState::missing)
-        return broken(named + " does not exist, expected a file with a web identity token");
-    if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
-    const std::string token(bytes::trim(file.text));
-    if (token.empty()) return broken(named + " is empty, expected a web identity token");
-    const std::string wrong = flaw(token, jwt_bytes_max, false);
-    if (!wrong.empty()) return broken(named + " " + wrong + ", expected a bare web identity token");
-    StsCall call{"AssumeRoleWithWebIdentity", {}, nullptr, who.where};
-    call.fields = {{"RoleArn", who.role_arn},
-                   {"RoleSessionName", session_name(who.session_name, world.now())},
-                   {"WebIdentityToken", token}};
-    return ask_sts(world, sts, call);
-}
-
-// -- container
-
-// Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
-inline bool plain_http_allowed(std::string_view host) {
-    for (std::string_view known : {"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1"}) {
-        if (host == known) return true;
+    // Without asking instance metadata.
+    Result<Setting> region() {
+        auto set = region_in_environment(environment_, settings_);
+        if (!set || !set->value.empty()) return set;
+        Setting out;
+        if (auto read = load(); !read) return std::move(read).error();
+        out.value = files_->selected().get("region");
+        if (out.value.empty()) return set;
+        out.why = profile_text(files_->profile);
+        return check_region(out, out.why + ": region");
     }
-    if (!bytes::starts_with(host, "127.")) return false;
-    int parts = 1;
-    for (std::size_t at = 4; at <= host.size(); ++parts) {
-        const std::size_t dot = (std::min)(host.find('.', at), host.size());
-        const auto part = bytes::to_u64(host.substr(at, dot - at));
-        if (!part || *part > 255) return false;
-        at = dot + 1;
+
+    // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
+    Result<Setting> endpoint_url(const std::string& service) {
+        if (service == "S3" && !settings_.endpoint_url.empty())
+            return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
+        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
+            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        if (auto read = load(); !read) return std::move(read).error();
+        const ini::Profile profile = files_->selected();
+        if (switched_on(profile.get("ignore_configured_endpoint_urls")))
+            return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
+        const std::string own = "AWS_ENDPOINT_URL_" + service;
+        const Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
+        if (!set.value.empty()) return check_url(set, set.why);
+        std::string url = profile.get("endpoint_url");
+        const ini::Section* services = ini::find_section(files_->config, "services", profile.get("services"));
+        if (const ini::Setting* block = services != nullptr ? services->find(bytes::lower(service)) : nullptr) {
+            for (const auto& [name, value] : block->block) {
+                if (name == "endpoint_url" && !value.empty()) url = value;
+            }
+        }
+        if (url.empty()) return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
+        const std::string where = profile_text(files_->profile);
+        return check_url({url, where}, where + ": endpoint_url");
     }
-    return parts == 4;
-}
 
-struct ContainerAddress {
-    std::string name;  // of the variable
-    std::string url;
-    std::string shown;  // without the path: on ECS that is all it takes to get the keys
-    std::string problem;
-};
+    // Instance metadata's, where it gave the credentials.
+    Result<Setting> imds_region() {
+        const Setting unknown{{}, "instance metadata does not tell one"};
+        const auto place = imds_settings();
+        if (!place) return unknown;
+        const auto token = imds_token(*place);
+        if (!token) return token.error();
+        if (token->empty()) return unknown;
+        const auto answer = ask_imds(*place, *token, "/latest/meta-data/placement/region");
+        if (!answer) return answer.error();
+        const std::string region(bytes::trim(answer->body));
+        return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
+    }
 
-inline ContainerAddress container_address(const World& world) {
-    ContainerAddress out;
-    const std::string relative = variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    out.name = relative.empty() ? "AWS_CONTAINER_CREDENTIALS_FULL_URI" : "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI";
-    out.url = relative.empty() ? variable(world, out.name.c_str()) : "http://169.254.170.2" + relative;
-    const std::size_t colon = (std::min)(out.url.find("://"), out.url.size());
-    const std::size_t end = (std::min)(out.url.find_first_of("/?", colon + 3), out.url.size());
-    // Strict where parsers differ, since what is checked here must be what the HTTP library connects to.
-    const bool odd =
-        out.url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !flaw(out.url, url_bytes_max, false).empty();
-    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(out.url).substr(0, end));
-    if (!base || (!relative.empty() && relative[0] != '/')) {
-        out.problem = out.name + (relative.empty() ? " is no URL such as http://169.254.170.23/v1/credentials"
-                                                   : " is no path such as /v2/credentials/ID");
+    // -- sources
+
+    Found environment_keys() {
+        note = "AWS_ACCESS_KEY_ID is not set";
+        if (!settings_.profile.empty()) return pass_over("a profile is chosen in code");
+        return keys_in_environment(environment_);
+    }
+
+    // The variables of Kubernetes and CI systems. A profile that assumes a role goes first, as in botocore.
+    Found web_identity() {
+        if (!settings_.profile.empty()) return pass_over("a profile is chosen in code");
+        if (variable(environment_, "AWS_WEB_IDENTITY_TOKEN_FILE").empty())
+            return pass_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+        if (auto read = load(); !read) return std::move(read).error();
+        if (assumes_role(files_->selected()))
+            return pass_over(profile_text(files_->profile) + " names a role, which goes first");
+        return by_web_identity(files_->profile, true);
+    }
+
+    Found selected_profile() {
+        if (auto read = load(); !read) return std::move(read).error();
+        std::vector<std::string> visited;
+        return keys_of(files_->profile, visited);
+    }
+
+    Found container() {
+        if (first_variable(environment_,
+                           {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"})
+                .value.empty())
+            return pass_over(
+                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+        const auto address = container_address(environment_);
+        if (!address) return address.error();
+        const auto token = container_token();
+        if (!token) return token.error();
+        WebRequest request = link_local("GET", address->url, container_timeout);
+        bytes::add(request.headers, "Accept", "application/json");
+        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
+        const auto answer = endpoint_request(request, container_attempts);
+        if (!answer) return answer.error();
+        const std::string where = "container (" + address->variable + ", " + bytes::sanitize(address->shown) + ")";
+        if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
+        return found(
+            keys_from_json(answer->body, {where, {"AccessKeyId", "SecretAccessKey", "Token"}}, environment_.now()));
+    }
+
+    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
+    // no metadata service. Private endpoints of AWS are AWS.
+    bool foreign_endpoint() {
+        const auto set = endpoint_url("S3");
+        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
+        return !set || (!set->value.empty() && !(url && endpoint::is_aws_host(host_in(url->host))));
+    }
+
+    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
+    Found instance_metadata() {
+        if (switched_on(variable(environment_, "AWS_EC2_METADATA_DISABLED")))
+            return pass_over("AWS_EC2_METADATA_DISABLED is true");
+        if (imds_left_alone) return pass_over("nothing answered there a moment ago");
+        if (auto read = load(); !read) return std::move(read).error();
+        const auto place = imds_settings();
+        if (!place) return place.error();
+        const auto token = imds_token(*place);
+        if (!token) return token.error();
+        return token->empty() ? pass_over(note) : imds_keys(*place, *token);
+    }
+
+private:
+    Result<void> load() {
+        if (files_) return {};
+        auto read = cache_.get(environment_, settings_, for_keys_);
+        if (!read) return std::move(read).error();
+        files_ = *std::move(read);
+        return {};
+    }
+
+    Found pass_over(std::string why) {
+        note = std::move(why);
+        return std::optional<Credentials>();
+    }
+
+    static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
+
+    // -- profiles
+
+    static bool assumes_role(const ini::Profile& profile) {
+        return profile.has("role_arn") && !profile.has("web_identity_token_file");
+    }
+    static bool has_static_keys(const ini::Profile& profile) {
+        return profile.has("aws_access_key_id") || profile.has("aws_secret_access_key");
+    }
+
+    // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
+    // broken. `visited` are the profiles whose roles are assumed with these keys; without any it is the selected one.
+    Found keys_of(const std::string& name, std::vector<std::string>& visited) {
+        const ini::Profile profile = files_->find(name);
+        const std::string where = profile_text(name);
+        const bool is_source = !visited.empty();
+        if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
+            return assume_role(name, profile, visited);
+        if (profile.has("web_identity_token_file"))
+            return by_web_identity(name, !is_source && settings_.profile.empty());
+        const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
+        if (sso && !profile.has("credential_process")) return signs_in(name);
+        if (!sso && profile.credentials != nullptr && profile.credentials->find("aws_access_key_id") != nullptr)
+            return static_keys(*profile.credentials, files_->credentials_path + ", " + where, files_->credentials_hint);
+        if (profile.has("credential_process")) return by_process(profile.get("credential_process"), where);
+        if (profile.has("login_session")) return signs_in(name);
+        if (profile.config != nullptr && profile.config->find("aws_access_key_id") != nullptr)
+            return static_keys(*profile.config, files_->config_path + ", " + where, files_->config_hint);
+        if (!files_->any) return pass_over(where + ": there are no configuration files");
+        for (const auto& [half, other] :
+             {std::pair<const char*, const char*>{"aws_secret_access_key", "aws_access_key_id"},
+              {"source_profile", "role_arn"},
+              {"credential_source", "role_arn"}}) {
+            if (profile.has(half)) return pass_over(where + ": " + half + " is set but " + other + " is not");
+        }
+        return pass_over(where + " has no credentials");
+    }
+
+    // The older name of the session token comes first, as in botocore.
+    Found static_keys(const ini::Section& section, const std::string& where, const std::string& hint) {
+        const auto text = [&section](const char* name) {
+            const ini::Setting* setting = section.find(name);
+            return setting != nullptr ? setting->text : std::string();
+        };
+        Credentials keys;
+        keys.access_key = text("aws_access_key_id");
+        keys.secret_key = text("aws_secret_access_key");
+        const bool older = section.find("aws_security_token") != nullptr;
+        keys.session_token = text(older ? "aws_security_token" : "aws_session_token");
+        if (keys.access_key.empty() && keys.secret_key.empty()) return broken(where + ": aws_access_key_id is empty");
+        note = hint;
+        return found(check(std::move(keys), where, setting_names, environment_.now()));
+    }
+
+    // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
+    static std::string export_line(const std::string& profile) {
+        const bool plain = profile.find_first_of(" '\"\\") == std::string::npos;
+        return "credential_process = aws configure export-credentials --profile " +
+               bytes::sanitize(plain ? profile : "\"" + profile + "\"") + " --format process";
+    }
+
+    Error signs_in(const std::string& profile) const {
+        return broken(profile_text(profile) +
+                      " signs in through a session that only the AWS CLI keeps: add this line to the profile in " +
+                      files_->config_path + ": " + export_line(profile));
+    }
+
+    Found by_process(const std::string& command, const std::string& where) {
+        const auto words = ini::split_words(command);
+        if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
+            return broken(where + ": credential_process has an open quote or names no program");
+        if (!environment_.run_process) return broken(where + ": credential_process cannot be run here");
+        // Only the program is named in messages, because its arguments may hold a password.
+        const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
+        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
+        if (!result.problem.empty() && limits_.over()) return limits_.error(named + " ran");
+        if (!result.problem.empty()) return broken(named + ": " + result.problem);
+        if (result.exit_status != 0)
+            return broken(named + " ended with exit status " + std::to_string(result.exit_status));
+        Found out = json::number_field(result.output, "Version") == "1"
+                        ? found(keys_from_json(result.output, {named, field_names, false}, environment_.now()))
+                        : Found(broken(named + ": the output is not a JSON object with \"Version\": 1"));
+        bytes::wipe(result.output);
         return out;
     }
-    out.shown = base->scheme + "://" + base->host;
-    out.url = out.shown + (out.url.compare(end, 1, "/") == 0 ? "" : "/") + out.url.substr(end);
-    if (base->scheme == "https" || plain_http_allowed(host_in(base->host))) return out;
-    out.problem = out.name + " names " + shown(out.shown) +
-                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], "
-                  "169.254.170.2, 169.254.170.23 and [fd00:ec2::23]; expected one of them, or https";
-    return out;
-}
 
-// Read anew each time, as the agent replaces it. In `value`; empty where none is configured.
-inline Discovery container_token(const World& world) {
-    Discovery out;
-    const std::string path = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-    out.why =
-        path.empty() ? "AWS_CONTAINER_AUTHORIZATION_TOKEN" : "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE " + shown(path);
-    if (path.empty()) {
-        out.value = variable(world, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
-    } else {
-        FileText file = world.read_file(path);
-        if (file.state == FileState::missing) out.error = out.why + " does not exist";
-        if (file.state == FileState::unreadable) out.error = out.why + " cannot be read: " + file.problem;
-        if (file.state == FileState::text && file.text.empty()) out.error = out.why + " is empty";
-        out.value = std::move(file.text);
+    // -- roles
+
+    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no profile
+    // is visited twice but one that holds keys beside its role.
+    Found assume_role(const std::string& name, const ini::Profile& profile, std::vector<std::string>& visited) {
+        const std::string where = profile_text(name);
+        if (auto fine = check_role(name, profile); !fine) return std::move(fine).error();
+        if (visited.empty()) visited.push_back(name);
+        Found keys = profile.has("source_profile") ? source_keys(name, profile.get("source_profile"), visited)
+                                                   : named_source(profile.get("credential_source"), where);
+        if (!keys) return keys;
+        if (!*keys) return broken(where + ": no credentials to assume the role with: " + note);
+        const std::string arn = profile.get("role_arn");
+        StsCall call{"AssumeRole", {}, &**keys, where + ", role " + bytes::sanitize(arn)};
+        call.fields = {{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
+        if (profile.has("external_id")) bytes::add(call.fields, "ExternalId", profile.get("external_id"));
+        if (profile.has("duration_seconds"))
+            bytes::add(call.fields, "DurationSeconds", profile.get("duration_seconds"));
+        return ask_sts(call);
     }
-    // "Bearer x" has a blank in it, which is fine inside a header.
-    const std::string wrong = flaw(out.value, token_bytes_max, true);
-    if (out.error.empty() && !wrong.empty()) out.error = out.why + " " + wrong + ", expected a bare token";
-    return out;
-}
 
-inline Outcome from_container(const World& world) {
-    if (variable(world, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").empty() &&
-        variable(world, "AWS_CONTAINER_CREDENTIALS_FULL_URI").empty()) {
-        return passed_over(
-            "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+    static Result<void> check_role(const std::string& name, const ini::Profile& profile) {
+        const std::string where = profile_text(name) + ": ", duration = profile.get("duration_seconds");
+        if (auto fine = check_arn(profile.get("role_arn"), where + "role_arn"); !fine) return fine;
+        if (profile.has("source_profile") == profile.has("credential_source"))
+            return broken(where + "role_arn needs source_profile or credential_source, and not both");
+        if (profile.has("mfa_serial")) {
+            return broken(where +
+                          "mfa_serial asks a person for a code, which this library does not do. Use another profile "
+                          "with this line: " +
+                          export_line(name));
+        }
+        const auto seconds = bytes::to_u64(duration);
+        if (duration.empty() || (seconds && *seconds >= 900 && *seconds <= 43200)) return {};
+        return broken(where + "duration_seconds is '" + bytes::sanitize(duration) + "', expected 900 to 43200");
     }
-    const ContainerAddress address = container_address(world);
-    const Discovery token = container_token(world);
-    if (!address.problem.empty() || !token.error.empty())
-        return broken("container: " + (address.problem.empty() ? token.error : address.problem));
-    WebRequest request;
-    request.method = "GET";
-    request.url = address.url;
-    bytes::add(request.headers, "Accept", "application/json");
-    if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-    request.connect_timeout = request.timeout = container_timeout;
-    request.bypass_proxy = true;
-    const WebAnswer answer = fetch_patiently(world, request, container_attempts);
-    const std::string where = "container (" + address.name + ", " + shown(address.shown) + ")";
-    if (answer.status == 200) return keys_from_json(answer.body, {where, "Token", true, false}, world.now());
-    return broken(where + ": " + told(answer) + ", expected 200 with credentials");
-}
 
-// -- instance metadata, version 2 only: version 1 answers whoever can make the host fetch a URL
+    static Result<void> check_arn(const std::string& arn, const std::string& name) {
+        if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, 2048)) return {};
+        return broken(name + " is '" + bytes::sanitize(arn) + "', expected arn:aws:iam::ACCOUNT:role/NAME");
+    }
 
-struct Metadata {
-    std::string base;  // http://169.254.169.254, or as configured; no slash at its end
-    Milliseconds timeout = metadata_timeout;
-    int attempts = 1;
-    std::string error;
-};
+    Found source_keys(const std::string& profile, const std::string& source, std::vector<std::string>& visited) {
+        const std::string where = profile_text(profile), named = ": source_profile " + bytes::sanitize(source);
+        const ini::Profile found = files_->find(source);
+        if (!found.exists()) return broken(where + named + " does not exist");
+        const bool again = std::find(visited.begin(), visited.end(), source) != visited.end();
+        if (again && !(source == profile && has_static_keys(found)))
+            return broken(where + named + " leads round in a circle");
+        if (visited.size() > roles_max) return broken(where + named + " comes after too many roles");
+        visited.push_back(source);
+        Found keys = keys_of(source, visited);
+        if (keys && !*keys) return broken(where + named + " has no credentials");
+        return keys;
+    }
 
-inline std::optional<std::uint64_t> small_number(const World& world, const char* name, std::uint64_t preset,
-                                                 std::string& error) {
-    const std::string text = variable(world, name);
-    if (text.empty()) return preset;
-    const auto value = bytes::to_u64(bytes::trim(text));
-    if (value && *value >= 1 && *value <= 100) return value;
-    error = std::string(name) + " is '" + shown(text) + "', expected a whole number from 1 to 100";
-    return {};
-}
+    Found named_source(const std::string& source, const std::string& where) {
+        if (source == "EcsContainer") return container();
+        if (source == "Ec2InstanceMetadata") return instance_metadata();
+        if (source != "Environment")
+            return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+        note = "AWS_ACCESS_KEY_ID is not set";
+        return keys_in_environment(environment_);
+    }
 
-// A variable, or else what the profile says.
-inline Discovery variable_or_setting(const World& world, const char* name, const Files& files, const char* in_profile) {
-    const std::string value = variable(world, name);
-    if (!value.empty()) return {value, name, {}};
-    return {files.value(files.profile(), in_profile), in_profile, {}};
-}
+    // -- STS
 
-inline Metadata metadata_place(const World& world, const Files& files) {
-    Metadata place;
-    const auto seconds = small_number(world, "AWS_METADATA_SERVICE_TIMEOUT", 1, place.error);
-    const auto attempts = small_number(world, "AWS_METADATA_SERVICE_NUM_ATTEMPTS", 1, place.error);
-    const Discovery address =
-        variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT", files, "ec2_metadata_service_endpoint");
-    const Discovery mode = variable_or_setting(world, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", files,
-                                               "ec2_metadata_service_endpoint_mode");
-    if (!seconds || !attempts) return place;
-    place.timeout = Milliseconds(1000 * static_cast<std::int64_t>(*seconds));
-    place.attempts = static_cast<int>(*attempts);
-    const bool six = bytes::iequal(mode.value, "ipv6");
-    place.base = six ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
-    if (!address.value.empty()) {
-        place.error = url_flaw(address.value, address.why);
+    std::string session_name(const std::string& wanted) const {
+        return wanted.empty() ? "s3cache-" + std::to_string(unix_seconds(environment_.now())) : wanted;
+    }
+
+    // The file is read anew each time, because Kubernetes and CI systems replace it long before the role's credentials
+    // end. A variable counts even if it is empty, as in botocore.
+    Found by_web_identity(const std::string& name, bool use_variables) {
+        const ini::Profile profile = files_->find(name);
+        const auto setting = [&](const char* in_environment, const char* in_profile) {
+            auto value = use_variables && environment_.variable ? environment_.variable(in_environment) : std::nullopt;
+            return value ? Setting{*std::move(value), in_environment} : Setting{profile.get(in_profile), in_profile};
+        };
+        const Setting path = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
+        const Setting arn = setting("AWS_ROLE_ARN", "role_arn");
+        const bool by_variable = path.why[0] == 'A';
+        const std::string where = by_variable ? "web identity" : profile_text(name);
+        if (path.value.empty()) return pass_over(where + ": " + path.why + " is empty");
+        if (arn.value.empty()) {
+            return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
+                          " is not: a web identity needs a role");
+        }
+        if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
+        const auto token =
+            token_in(path.value, where + ": " + path.why + " " + bytes::sanitize(path.value), jwt_bytes_max);
+        if (!token) return token.error();
+        StsCall call{"AssumeRoleWithWebIdentity", {}, nullptr, where};
+        call.fields = {{"RoleArn", arn.value},
+                       {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
+                       {"WebIdentityToken", *token}};
+        return ask_sts(call);
+    }
+
+    Result<std::string> token_in(const std::string& path, const std::string& named, std::size_t bytes_max) const {
+        const FileText file = environment_.read_file ? environment_.read_file(path) : FileText();
+        if (file.state == FileState::missing) return broken(named + " does not exist, expected a file with a token");
+        if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
+        std::string token(bytes::trim(file.text));
+        if (token.empty()) return broken(named + " is empty, expected a token");
+        if (auto fine = check_value(token, named, bytes_max, true); !fine) return std::move(fine).error();
+        return token;
+    }
+
+    // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
+    Found ask_sts(const StsCall& call) {
+        const auto region = this->region();
+        if (!region) return region.error();
+        const auto place = endpoint_url("STS");
+        if (!place) return place.error();
+        const bool of_aws = !region->value.empty() && bytes::is_digit(region->value.back());
+        const std::string signing_region = of_aws ? region->value : "us-east-1";
+        const auto url =
+            endpoint::parse_url(!place->value.empty() ? place->value
+                                                      : "https://sts." + signing_region + "." +
+                                                            std::string(endpoint::partition_of(signing_region).suffix));
+        if (!url) return broken(call.where + ": there is no STS endpoint");
+        const WebRequest request = sts_request(*url, signing_region, call);
+        const auto answer = endpoint_request(request, sts_attempts);
+        if (!answer) return answer.error();
+        const std::string asked = call.where + ": " + call.operation + " at " + request.url + ": ";
+        const auto result = answer->status == 200 ? xml::sts_result(answer->body, call.operation) : std::nullopt;
+        if (!result) return broken(asked + sts_complaint(*answer, call));
+        Credentials got{result->access_key, result->secret_key, result->session_token,
+                        dates::iso8601(result->expiration)};
+        if (!got.expires)
+            return broken(asked + "Expiration is '" + bytes::sanitize(result->expiration) + "', " + expected_time);
+        return found(check(std::move(got), call.where, field_names, environment_.now()));
+    }
+
+    WebRequest sts_request(const endpoint::Url& url, const std::string& region, const StsCall& call) const {
+        WebRequest request;
+        request.method = "POST";
+        request.url = url.scheme + "://" + url.host + (url.path.empty() ? "/" : url.path);
+        request.connect_timeout = sts_connect_timeout;
+        request.timeout = sts_timeout;
+        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+        request.body = std::string("Action=") + call.operation + "&Version=2011-06-15";
+        for (const auto& [name, value] : call.fields) {
+            request.body.append(1, '&').append(name).append(1, '=');
+            bytes::append_percent(request.body, value, false);
+        }
+        if (call.keys == nullptr) return request;
+        std::string date;
+        dates::append_amz_date(date, unix_seconds(environment_.now()));
+        bytes::add(request.headers, "x-amz-date", date);
+        if (!call.keys->session_token.empty())
+            bytes::add(request.headers, "x-amz-security-token", call.keys->session_token);
+        std::vector<sigv4::Header> headers{{"host", url.host}};
+        for (const auto& [name, value] : request.headers) headers.push_back({name, value});
+        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
+        const std::string path = url.path.empty() ? "/" : url.path;
+        sigv4::Signer signer;
+        const std::string_view signature =
+            signer.sign({"POST", path, {}, headers.data(), headers.size(), hash}, *call.keys, {date, region, "sts"});
+        bytes::add(request.headers, "Authorization", signature);
+        return request;
+    }
+
+    // -- container and instance metadata
+
+    // Read anew each time, because the agent replaces it. Empty where none is configured.
+    Result<std::string> container_token() const {
+        const std::string path = variable(environment_, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+        std::string named = "container: AWS_CONTAINER_AUTHORIZATION_TOKEN";
+        if (!path.empty()) return token_in(path, named + "_FILE " + bytes::sanitize(path), token_bytes_max);
+        std::string token = variable(environment_, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
+        // "Bearer x" has a blank in it, which is fine inside a header.
+        if (auto fine = check_value(token, named, token_bytes_max, true); !fine) return std::move(fine).error();
+        return token;
+    }
+
+    // A variable, or else what the profile says.
+    Setting variable_or_profile(const char* name, const char* in_profile) const {
+        const Setting set = first_variable(environment_, {name});
+        return set.value.empty() ? Setting{files_->selected().get(in_profile), in_profile} : set;
+    }
+
+    Result<ImdsSettings> imds_settings() const {
+        ImdsSettings place;
+        const auto broken_setting = [](const Setting& wrong, const char* expected) {
+            return broken("instance metadata: " + wrong.why + " is '" + shown_url(wrong.value) + "', expected " +
+                          expected);
+        };
+        for (const char* name : {"AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS"}) {
+            const Setting set = first_variable(environment_, {name});
+            const auto number = bytes::to_u64(bytes::trim(set.value)).value_or(set.value.empty() ? 1 : 0);
+            if (number < 1 || number > 100) return broken_setting(set, "a whole number from 1 to 100");
+            if (bytes::ends_with(name, "TIMEOUT"))
+                place.timeout = milliseconds(1000 * static_cast<std::int64_t>(number));
+            else
+                place.attempts = static_cast<int>(number);
+        }
+        const Setting address =
+            variable_or_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
+        const Setting mode =
+            variable_or_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+        if (bytes::iequal(mode.value, "ipv6"))
+            place.base = "http://[fd00:ec2::254]";
+        else if (address.value.empty() && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4"))
+            return broken_setting(mode, "IPv4 or IPv6");
+        if (address.value.empty()) return place;
+        if (!check_url(address, {})) return broken_setting(address, "a URL such as http://169.254.169.254");
         place.base = address.value.substr(0, address.value.find_last_not_of('/') + 1);
-    } else if (!six && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) {
-        place.error = mode.why + " is '" + shown(mode.value) + "', expected IPv4 or IPv6";
+        return place;
     }
-    return place;
-}
 
-inline WebRequest metadata_request(const Metadata& place, const char* method, const std::string& path) {
-    WebRequest request;
-    request.method = method;
-    request.url = place.base + path;
-    request.connect_timeout = request.timeout = place.timeout;
-    request.bypass_proxy = true;
-    return request;
-}
+    // Empty where nothing that speaks version 2 is there.
+    Result<std::string> imds_token(const ImdsSettings& place) {
+        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        const auto answer = endpoint_request(request, place.attempts);
+        if (!answer) return answer.error();
+        std::string token(bytes::trim(answer->body));
+        const int status = answer->status;
+        if (status == 200 && !token.empty() && check_value(token, {}, 1024)) return token;
+        note = "instance metadata (" + shown_url(place.base) +
+               "): " + (status == 200 ? "the answer is no session token" : told(*answer));
+        imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
+        if (!imds_absent) return broken(note);
+        // Inside a container the answer dies on its second hop, which looks like a host without the service.
+        if (status == 0) note += "; in a container on EC2 the hop limit must be 2";
+        return std::string();
+    }
 
-// A session, or why there is none. `absent`: nothing that speaks version 2 is there.
-struct Session {
-    std::string token;
-    std::string why;
-    bool absent = false;
+    Result<WebAnswer> ask_imds(const ImdsSettings& place, const std::string& token, const std::string& path) {
+        WebRequest request = link_local("GET", place.base + path, place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
+        return endpoint_request(request, place.attempts);
+    }
+
+    Found imds_keys(const ImdsSettings& place, const std::string& token) {
+        std::string path = "/latest/meta-data/iam/security-credentials/";
+        std::string where = "instance metadata (" + shown_url(place.base) + ")";
+        const auto roles = ask_imds(place, token, path);
+        if (!roles) return roles.error();
+        const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
+        if (roles->status == 404 || (roles->status == 200 && role.empty()))
+            return pass_over("the instance has no role attached");
+        if (roles->status != 200) return broken(where + ": " + told(*roles) + " to the question for the role");
+        if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
+            return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
+        bytes::append_percent(path, role, false);
+        where += ", role " + bytes::sanitize(role);
+        const auto keys = ask_imds(place, token, path);
+        if (!keys) return keys.error();
+        if (keys->status != 200) return broken(where + ": " + told(*keys) + " to the question for the keys");
+        return found(keys_from_json(keys->body, {where, {"AccessKeyId", "SecretAccessKey", "Token"}, true, true},
+                                    environment_.now()));
+    }
+
+    // -- HTTP
+
+    static WebRequest link_local(const char* method, const std::string& url, milliseconds timeout) {
+        WebRequest request;
+        request.method = method;
+        request.url = url;
+        request.connect_timeout = request.timeout = timeout;
+        request.bypass_proxy = true;
+        return request;
+    }
+
+    // One question to a credential endpoint, asked again where it had a bad moment. An error only if the time is over.
+    Result<WebAnswer> endpoint_request(const WebRequest& request, int attempts) const {
+        const std::string what = "asking " + shown_url(request.url.substr(0, request.url.find('/', 8)));
+        for (int attempt = 1;; ++attempt) {
+            WebAnswer answer{0, {}, "no HTTP client"};
+            if (environment_.fetch && !limits_.over()) answer = environment_.fetch(request, limits_);
+            if (answer.body.size() > request.answer_bytes_max)
+                answer = {0, {}, "an answer longer than " + bytes::number(request.answer_bytes_max) + " bytes"};
+            if (answer.status == 0 && limits_.over()) return limits_.error(what);
+            const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
+                               answer.body.find("IDPCommunicationError") != std::string::npos;
+            if (!again || attempt >= attempts) return answer;
+            environment_.sleep(between_attempts, limits_);
+            if (limits_.over()) return limits_.error(what);
+        }
+    }
+
+    const Environment& environment_;
+    const Settings& settings_;
+    FileCache& cache_;
+    const bool for_keys_;
+    const Limits& limits_;
+    std::shared_ptr<const Files> files_{};
 };
 
-inline Session metadata_session(const World& world, const Metadata& place) {
-    WebRequest request = metadata_request(place, "PUT", "/latest/api/token");
-    bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-    const WebAnswer answer = fetch_patiently(world, request, place.attempts);
-    Session session;
-    session.token = std::string(bytes::trim(answer.body));
-    if (answer.status == 200 && !session.token.empty() && flaw(session.token, 1024, false).empty()) return session;
-    session.token.clear();
-    session.absent = answer.status == 0 || answer.status == 403 || answer.status == 404 || answer.status == 405;
-    session.why = answer.status == 200 ? "the answer is no session token" : told(answer);
-    // Inside a container the answer dies on its second hop, which looks like a host without the service.
-    if (answer.status == 0) session.why += "; in a container on EC2 the hop limit must be 2";
-    return session;
-}
+// -- the chain
 
-inline WebAnswer ask_metadata(const World& world, const Metadata& place, const Session& session,
-                              const std::string& path) {
-    WebRequest request = metadata_request(place, "GET", path);
-    bytes::add(request.headers, "x-aws-ec2-metadata-token", session.token);
-    return fetch_patiently(world, request, place.attempts);
-}
+// The sources in their order. Thread-safe.
+class Chain {
+public:
+    Chain(Environment environment, Settings settings)
+        : environment_(std::move(environment)), settings_(std::move(settings)) {}
 
-inline constexpr const char* roles_path = "/latest/meta-data/iam/security-credentials/";
-
-inline Outcome from_metadata(const World& world, const Metadata& place, const Session& session) {
-    const std::string where = "instance metadata (" + shown_url(place.base) + ")";
-    const WebAnswer roles = ask_metadata(world, place, session, roles_path);
-    const std::string role(bytes::trim(roles.body.substr(0, roles.body.find('\n'))));
-    if (roles.status == 404 || (roles.status == 200 && role.empty()))
-        return passed_over("the instance has no role attached");
-    if (roles.status != 200) return broken(where + ": " + told(roles) + " to the question for the role");
-    if (role.find_first_of("/?#%\\") != std::string::npos || !flaw(role, 128, false).empty()) {
-        return broken(where + ": '" + shown(role) + "' is no role name");
+    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
+    // turn a person into the instance's role.
+    Result<Credentials> find(const Limits& limits) {
+        Search search(environment_, settings_, files_, true, limits);
+        search.imds_left_alone = environment_.now() < TimePoint(std::chrono::seconds(imds_absent_until_));
+        const int before = answered_;
+        std::string seen;
+        for (int source = (std::max)(before, 0); source < sources; ++source) {
+            Found keys = ask(search, source);
+            if (search.imds_absent) leave_imds_alone();
+            if (!keys) return std::move(keys).error();
+            if (*keys) {
+                answered_ = source;
+                return **std::move(keys);
+            }
+            if (before >= 0)
+                return broken(std::string(name(source)) + ", which gave credentials before: " + search.note);
+            seen += (seen.empty() ? "" : "; ") + std::string(name(source)) + ": " + search.note;
+        }
+        return broken("no credentials found. " + seen);
     }
-    std::string path = roles_path;
-    bytes::append_percent(path, role, false);
-    const WebAnswer keys = ask_metadata(world, place, session, path);
-    if (keys.status != 200)
-        return broken(where + ": " + told(keys) + " to the question for the keys of role " + shown(role));
-    return keys_from_json(keys.body, {where + ", role " + shown(role), "Token", true, true}, world.now());
-}
 
-// -- credential_process
-
-inline Outcome from_process(const World& world, const std::string& command, const std::string& where) {
-    const auto words = ini::split_words(command);
-    if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
-        return broken(where + ": credential_process has an open quote or names no program");
-    if (!world.run_process) return broken(where + ": credential_process cannot be run here");
-    // Only the program is named in messages: its arguments may hold a password.
-    const std::string named = where + ": credential_process " + shown((*words)[0]);
-    ProcessResult result = world.run_process(*words, process_timeout, answer_bytes_max);
-    if (!result.problem.empty()) return broken(named + ": " + result.problem);
-    if (result.exit_status != 0)
-        return broken(named + " ended with exit status " +
-                      number(static_cast<std::uint64_t>((std::max)(result.exit_status, 0))));
-    Outcome out;
-    if (json::number_field(result.output, "Version").value_or(std::string()) != "1") {
-        out = broken(named + ": the output is not a JSON object with \"Version\": 1");
-    } else {
-        out = keys_from_json(result.output, {named, "SessionToken", false, false}, world.now());
+    // The same walk, told source by source. Changes nothing in what find() does next.
+    std::vector<Finding> explain() {
+        const Limits limits;
+        Search search(environment_, settings_, files_, true, limits);
+        std::vector<Finding> findings;
+        bool decided = false;
+        for (int source = 0; source < sources; ++source) {
+            Finding finding{std::string("credentials: ") + name(source), Finding::Verdict::not_asked, {}};
+            if (!decided) {
+                search.note.clear();
+                const Found keys = ask(search, source);
+                decided = !keys || *keys;
+                finding.verdict = !keys   ? Finding::Verdict::broken
+                                  : *keys ? Finding::Verdict::used
+                                          : Finding::Verdict::passed_over;
+                finding.text = !keys ? keys.error().what() : *keys ? summary(**keys) + search.note : search.note;
+            }
+            findings.push_back(std::move(finding));
+        }
+        return findings;
     }
-    bytes::wipe(result.output);
-    return out;
-}
 
-// -- the real outside: the only place here that touches files, processes and the environment
+    // Instance metadata is asked only after it gave the credentials, because elsewhere it may be another network's.
+    Result<Setting> region(const Limits& limits) {
+        Search search(environment_, settings_, files_, false, limits);
+        auto out = search.region();
+        if (!out || !out->value.empty() || answered_ != sources - 1 || search.foreign_endpoint()) return out;
+        return search.imds_region();
+    }
+
+    // An empty value: AWS's own.
+    Result<Setting> endpoint_url() {
+        const Limits limits;
+        return Search(environment_, settings_, files_, false, limits).endpoint_url("S3");
+    }
+
+    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
+    std::string profile_setting(const char* name) {
+        const auto files = files_.get(environment_, settings_, false);
+        return files ? (*files)->selected().get(name) : std::string();
+    }
+
+private:
+    static constexpr int sources = 5;
+
+    static const char* name(int source) {
+        constexpr const char* names[sources] = {"environment", "web identity", "profile", "container",
+                                                "instance metadata"};
+        return names[source];
+    }
+
+    static Found ask(Search& search, int source) {
+        switch (source) {
+        case 0:
+            return search.environment_keys();
+        case 1:
+            return search.web_identity();
+        case 2:
+            return search.selected_profile();
+        case 3:
+            return search.container();
+        default:
+            return search.instance_metadata();
+        }
+    }
+
+    // Shortly at first, because a service that is slow once must not cost minutes of credentials.
+    void leave_imds_alone() {
+        const std::int64_t wait = (std::min)(imds_absent_for_.load(), std::int64_t{imds_absent_most.count()});
+        imds_absent_until_ = unix_seconds(environment_.now()) + wait;
+        imds_absent_for_ = 2 * wait;
+    }
+
+    const Environment environment_;
+    const Settings settings_;
+    FileCache files_;
+    std::atomic<int> answered_{-1};                   // the source that answered
+    std::atomic<std::int64_t> imds_absent_until_{0};  // in seconds since 1970
+    std::atomic<std::int64_t> imds_absent_for_{imds_absent_first.count()};
+};
+
+// -- the real outside: the only place here that touches files and processes
 
 inline FileText read_file(const std::string& path) {
     FileText out;
+    out.state = FileState::unreadable;
+#ifndef _WIN32
+    struct stat about {};
+    const bool there = ::stat(path.c_str(), &about) == 0;
+    if (there && !S_ISREG(about.st_mode)) {  // opening a FIFO would wait for a writer for ever
+        out.problem = "it is not a regular file";
+        if (path == "/dev/null") out.state = FileState::missing;  // how people say that there is none
+        return out;
+    }
+    out.readable_by_others = there && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
+#endif
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (!file) {
-        out.state = errno == ENOENT || errno == ENOTDIR ? FileState::missing : FileState::unreadable;
+        if (errno == ENOENT || errno == ENOTDIR) out.state = FileState::missing;
         out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
         return out;
     }
@@ -6673,112 +6605,60 @@ inline FileText read_file(const std::string& path) {
     std::size_t got = 0;
     while (out.text.size() <= ini::file_bytes_max && (got = std::fread(buffer, 1, sizeof buffer, file)) > 0)
         out.text.append(buffer, got);
-    out.state = FileState::text;
-    if (std::ferror(file))
-        out.problem = errno == EISDIR ? "it is a directory" : "system error " + std::to_string(errno);
+    if (std::ferror(file)) out.problem = "system error " + std::to_string(errno);
     if (out.text.size() > ini::file_bytes_max)
-        out.problem = "it is longer than " + number(ini::file_bytes_max) + " bytes";
-#ifndef _WIN32
-    struct stat about {};
-    out.readable_by_others = ::fstat(::fileno(file), &about) == 0 && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
-#endif
+        out.problem = "it is longer than " + bytes::number(ini::file_bytes_max) + " bytes";
     std::fclose(file);
-    if (!out.problem.empty()) out.state = FileState::unreadable;
+    if (out.problem.empty()) out.state = FileState::text;
     return out;
 }
 
 #ifdef _WIN32
-inline ProcessResult run_process(const std::vector<std::string>&, Milliseconds, std::size_t) {
-    ProcessResult out;
-    out.problem = "running it is not supported on Windows";
-    return out;
+inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, std::size_t, const Limits&) {
+    return {-1, {}, "running it is not supported on Windows"};
 }
 #else
 
-// Searched by the parent, since between fork and exec little is safe to call and no reason can be told.
-inline std::string find_program(const std::string& name) {
-    if (name.find('/') != std::string::npos) return ::access(name.c_str(), X_OK) == 0 ? name : std::string();
-    const char* path = std::getenv("PATH");
-    const std::string folders = path ? path : "/usr/bin:/bin";
-    for (std::size_t at = 0; at <= folders.size();) {
-        const std::size_t end = (std::min)(folders.find(':', at), folders.size());
-        const std::string candidate = (end > at ? folders.substr(at, end - at) : std::string(".")) + "/" + name;
-        if (::access(candidate.c_str(), X_OK) == 0) return candidate;
-        at = end + 1;
-    }
-    return {};
-}
-
-// A descriptor of ours. Above 2, so that putting it in place of a standard one in the child never collides.
-class Descriptor {
-public:
-    Descriptor() = default;
-    explicit Descriptor(int fd) : fd_(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 3)) {
-        if (fd >= 0) ::close(fd);
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    ~Descriptor() { reset(); }
-    void reset() {
-        if (fd_ >= 0) ::close(fd_);
-        fd_ = -1;
-    }
-    int get() const { return fd_; }
-
-private:
-    int fd_ = -1;
-};
-
-// In the child only: none of the program's files and sockets go to the helper, whatever flags they were opened with.
-inline void close_inherited(int most) {
-#if defined(__linux__) && defined(SYS_close_range)
-    if (::syscall(SYS_close_range, 3U, ~0U, 0U) == 0) return;
+// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that. Its
+// standard error stays the program's, because prompts and complaints are for a person, and may hold what our messages
+// must not. Returns an errno.
+inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& child) {
+    std::vector<std::string> words(argv);
+    std::vector<char*> pointers;
+    for (std::string& word : words) pointers.push_back(&word[0]);
+    pointers.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t signals;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, output, 1);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    int flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+#if defined(__APPLE__)
+    posix_spawn_file_actions_addinherit_np(&actions, 2);
+    flags |= POSIX_SPAWN_CLOEXEC_DEFAULT;
+#elif defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    for (int fd = 3; fd < most; ++fd) ::close(fd);
-}
-
-// Standard error stays the program's, as the helpers' prompts and complaints are meant for a person and may hold what
-// our messages must not. Input is /dev/null: the program's own input is none of the helper's business.
-[[noreturn]] inline void become(const char* program, char* const* argv, int input, int output, int descriptors) {
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::signal(SIGPIPE, SIG_DFL);
-    if (::dup2(input, 0) == 0 && ::dup2(output, 1) == 1) {
-        close_inherited(descriptors);
-        ::execv(program, argv);
-    }
-    ::_exit(127);
-}
-
-using Deadline = std::chrono::steady_clock::time_point;
-
-inline int milliseconds_left(Deadline deadline) {
-    const auto left = std::chrono::duration_cast<Milliseconds>(deadline - std::chrono::steady_clock::now()).count();
-    return static_cast<int>((std::max)(std::int64_t{0}, (std::min)(std::int64_t{left}, std::int64_t{60000})));
-}
-
-inline std::string read_output(int fd, Deadline deadline, std::size_t bytes_max, std::string& output) {
-    char buffer[4096];
-    for (;;) {
-        struct pollfd ready {};
-        ready.fd = fd;
-        ready.events = POLLIN;
-        const int left = milliseconds_left(deadline);
-        const int polled = ::poll(&ready, 1, left);
-        if (polled < 0 && errno != EINTR) return "its output cannot be read";
-        if (polled == 0 && milliseconds_left(deadline) == 0) return "it took too long";
-        if (polled <= 0) continue;
-        const ::ssize_t got = ::read(fd, buffer, sizeof buffer);
-        if (got < 0 && errno != EINTR) return "its output cannot be read";
-        if (got == 0) return {};
-        if (got > 0) output.append(buffer, static_cast<std::size_t>(got));
-        if (output.size() > bytes_max) return "its output is longer than " + number(bytes_max) + " bytes";
-    }
+    posix_spawnattr_init(&attributes);
+    sigemptyset(&signals);  // a macro on some systems, as the next one
+    posix_spawnattr_setsigmask(&attributes, &signals);
+    sigaddset(&signals, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attributes, &signals);
+    posix_spawnattr_setflags(&attributes, static_cast<short>(flags));
+#if defined(__APPLE__)
+    char** environment = *_NSGetEnviron();
+#else
+    char** environment = ::environ;
+#endif
+    const int failed = ::posix_spawnp(&child, pointers[0], &actions, &attributes, pointers.data(), environment);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    return failed;
 }
 
 // True once it has ended. A program that ignores SIGCHLD or waits for all children takes the status away from us; what
-// the helper wrote is then all there is to judge by, and it is judged anyway.
+// the helper wrote is then all there is to judge by.
 inline bool reap(::pid_t child, int flags, ProcessResult& result) {
     int status = 0;
     ::pid_t got = 0;
@@ -6795,420 +6675,114 @@ inline bool reap(::pid_t child, int flags, ProcessResult& result) {
     return true;
 }
 
-inline void await_end(::pid_t child, Deadline deadline, ProcessResult& result) {
-    while (result.problem.empty()) {
-        if (reap(child, WNOHANG, result)) return;
-        if (milliseconds_left(deadline) == 0) result.problem = "it took too long";
-        ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
-    }
-    ::kill(child, SIGKILL);
-    reap(child, 0, result);
+// False at the end of what the helper writes.
+inline bool read_some(int fd, milliseconds wait, std::size_t bytes_max, ProcessResult& result) {
+    struct pollfd ready = {fd, POLLIN, 0};
+    char buffer[4096];
+    if (::poll(&ready, 1, static_cast<int>(wait.count())) <= 0) return true;
+    const auto got = ::read(fd, buffer, sizeof buffer);
+    if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
+    if (got < 0 && errno != EINTR) result.problem = "its output cannot be read";
+    if (result.output.size() > bytes_max)
+        result.problem = "its output is longer than " + bytes::number(bytes_max) + " bytes";
+    return got != 0;
 }
 
-inline ProcessResult run_process(const std::vector<std::string>& argv, Milliseconds timeout,
-                                 std::size_t output_bytes_max) {
+inline ProcessResult run_process(const std::vector<std::string>& argv, milliseconds timeout,
+                                 std::size_t output_bytes_max, const Limits& limits) {
     ProcessResult result;
-    const std::string program = argv.empty() ? std::string() : find_program(argv[0]);
     int ends[2] = {-1, -1};
-    if (program.empty())
-        result.problem = "there is no such program";
-    else if (::pipe(ends) != 0)
+    ::pid_t child = 0;
+    if (::pipe(ends) != 0) {
         result.problem = "no pipe to be had";
-    if (!result.problem.empty()) return result;
-    Descriptor ours(ends[0]);
-    Descriptor theirs(ends[1]);
-    const Descriptor nothing(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    std::vector<std::string> words(argv);
-    std::vector<char*> pointers;
-    for (std::string& word : words) pointers.push_back(&word[0]);
-    pointers.push_back(nullptr);
-    const Deadline deadline = std::chrono::steady_clock::now() + timeout;
-    const long limit = ::sysconf(_SC_OPEN_MAX);
-    const int open_most = limit < 0 || limit > 65536 ? 65536 : static_cast<int>(limit);
-
-    // Not posix_spawn: only the newest C libraries let it close what it was not told of.
-    const ::pid_t child = ::fork();
-    if (child == 0) become(program.c_str(), pointers.data(), nothing.get(), theirs.get(), open_most);
-    theirs.reset();
-    if (child < 0) {
-        result.problem = "no process to be had";
         return result;
     }
-    result.problem = read_output(ours.get(), deadline, output_bytes_max, result.output);
-    await_end(child, deadline, result);
+    ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    ::fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    const int failed = spawn(argv, ends[1], child);
+    ::close(ends[1]);
+    if (failed != 0) result.problem = failed == ENOENT ? "there is no such program" : std::strerror(failed);
+    const auto end = std::chrono::steady_clock::now() + timeout;
+    bool ended = failed != 0;
+    for (bool open = true; !ended && result.problem.empty();) {
+        const auto left = std::chrono::duration_cast<milliseconds>(end - std::chrono::steady_clock::now());
+        if (left.count() <= 0 || limits.over())
+            result.problem = "it took too long";
+        else if (open)
+            open = read_some(ends[0], limits.slice((std::min)(left, milliseconds(1000))), output_bytes_max, result);
+        else if (!(ended = reap(child, WNOHANG, result)))
+            ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
+    }
+    ::close(ends[0]);
+    if (ended) return result;
+    ::kill(child, SIGKILL);
+    reap(child, 0, result);
     return result;
 }
 #endif
-
-// -- the chain
-
-inline bool is_aws_host(std::string_view host) {
-    for (std::string_view suffix : {".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".c2s.ic.gov",
-                                    ".sc2s.sgov.gov", ".csp.hci.ic.gov", ".cloud.adc-e.uk", ".api.aws"}) {
-        if (bytes::ends_with(host, suffix)) return true;
-    }
-    return false;
-}
-
-// The sources in their order. One call at a time but for what the two atomics guard; make it with std::make_shared and
-// give its find() to a Provider.
-class Chain {
-public:
-    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
-
-    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
-    // turn a person into the instance's role.
-    Outcome find() {
-        const int before = answered_;
-        if (before >= 0) {
-            Outcome out = ask(static_cast<std::size_t>(before));
-            if (!out.absent) return out;
-            return broken(std::string(name(static_cast<std::size_t>(before))) +
-                          ", which gave credentials before: " + out.note);
-        }
-        std::string seen;
-        for (std::size_t i = 0; i < sources; ++i) {
-            Outcome out = ask(i);
-            if (out.found) answered_ = static_cast<int>(i);
-            if (!out.absent) return out;
-            seen += (seen.empty() ? "" : "; ") + std::string(name(i)) + ": " + out.note;
-        }
-        return broken("no credentials found. " + seen);
-    }
-
-    // The same walk, told source by source. Changes nothing in what find() does next.
-    std::vector<Finding> explain() {
-        std::vector<Finding> findings;
-        bool decided = false;
-        for (std::size_t i = 0; i < sources; ++i) {
-            Finding finding;
-            finding.source = name(i);
-            if (!decided) {
-                Outcome out = ask(i);
-                finding.verdict = out.found ? Verdict::used : out.absent ? Verdict::passed_over : Verdict::broken;
-                finding.text = out.found ? out.found->source + ": " + out.note : out.absent ? out.note : out.error;
-                decided = !out.absent;
-            }
-            findings.push_back(std::move(finding));
-        }
-        return findings;
-    }
-
-    // Instance metadata is asked only after it gave the credentials: elsewhere it may be another network's.
-    Discovery region() {
-        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
-        const auto set = region_from_environment(world_);
-        if (set) return *set;
-        const Files files(world_, setup_.profile);
-        Discovery out = region_in(files, files.profile());
-        if (!out.value.empty() || !out.error.empty() || answered_ != metadata_source || foreign_endpoint()) return out;
-        return region_from_metadata(files);
-    }
-
-    // In `value`, and nothing for AWS's own endpoint.
-    Discovery endpoint_url() { return endpoint_for("S3", "s3"); }
-
-private:
-    static constexpr std::size_t sources = 5;
-    static constexpr int metadata_source = 4;
-
-    static const char* name(std::size_t source) {
-        constexpr std::array<const char*, sources> names = {"environment", "web identity", "profile", "container",
-                                                            "instance metadata"};
-        return names[source];
-    }
-
-    Outcome ask(std::size_t source) {
-        const bool profile_chosen = !setup_.profile.empty();
-        if (source < 2 && profile_chosen) return passed_over("a profile is chosen in code");
-        switch (source) {
-        case 0:
-            return from_environment(world_);
-        case 1:
-            return web_identity();
-        case 2:
-            return selected_profile();
-        case 3:
-            return from_container(world_);
-        default:
-            return foreign_endpoint() ? passed_over("the endpoint is not one of AWS") : metadata();
-        }
-    }
-
-    Outcome web_identity() {
-        const WebIdentity who{variable(world_, "AWS_WEB_IDENTITY_TOKEN_FILE"), variable(world_, "AWS_ROLE_ARN"),
-                              variable(world_, "AWS_ROLE_SESSION_NAME"), "web identity", "AWS_WEB_IDENTITY_TOKEN_FILE"};
-        if (who.token_file.empty() && who.role_arn.empty())
-            return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
-        if (who.role_arn.empty())
-            return broken(
-                "web identity: AWS_WEB_IDENTITY_TOKEN_FILE is set but AWS_ROLE_ARN is not: set both or neither");
-        if (who.token_file.empty())
-            return broken(
-                "web identity: AWS_ROLE_ARN is set but AWS_WEB_IDENTITY_TOKEN_FILE is not: set both or neither");
-        const Files files(world_, setup_.profile);
-        return with_sts(files, files.profile(), [&](const Sts& sts) { return from_web_identity(world_, sts, who); });
-    }
-
-    // The keys that the profile leads to, and then the roles that are assumed with them, one with the other's keys.
-    Outcome selected_profile() {
-        const Files files(world_, setup_.profile);
-        if (!files.error().empty()) return broken(files.error());
-        const ini::Resolved& way = files.resolved();
-        const bool direct = way.roles.empty();
-        const std::string holder = direct ? way.profile : files.value(way.roles.front().profile, "source_profile");
-        const bool elsewhere = signs_in(files, holder) &&
-                               (way.source.method == ini::Method::sso || way.source.method == ini::Method::nothing);
-        if (way.credentials_problem && !elsewhere)
-            return broken(shown(way.credentials_problem->where + ": " + way.credentials_problem->message));
-        Outcome keys = elsewhere ? signed_in_elsewhere(files, holder) : first_keys(files, way, holder);
-        for (const ini::Role& role : way.roles) {
-            if (keys.found)
-                keys = assume(files, role, *keys.found);
-            else if (keys.absent)
-                keys =
-                    broken("profile " + shown(role.profile) + ": no credentials to assume the role with: " + keys.note);
-        }
-        return keys;
-    }
-
-    Outcome signed_in_elsewhere(const Files& files, const std::string& profile) {
-        const std::string command = files.value(profile, "credential_process");
-        if (!command.empty()) return process(command, profile);
-        return broken("profile " + shown(profile) +
-                      " signs in through a session that only the AWS CLI keeps: add this line to "
-                      "the profile in " +
-                      files.config_path() + ": " + export_line(profile));
-    }
-
-    Outcome process(const std::string& command, const std::string& profile) {
-        const std::string where = "profile " + shown(profile);
-        if (!setup_.allow_process) return broken(where + ": credential_process is switched off in this program");
-        return from_process(world_, command, where);
-    }
-
-    Outcome first_keys(const Files& files, const ini::Resolved& way, const std::string& holder) {
-        const ini::Source& source = way.source;
-        const std::string where = "profile " + shown(holder);
-        switch (source.method) {
-        case ini::Method::environment:
-            return from_environment(world_);
-        case ini::Method::process:
-            return process(source.process, holder);
-        case ini::Method::web_identity:
-            return with_sts(files, holder, [&](const Sts& sts) {
-                const ini::WebIdentity& web = source.web_identity;
-                return from_web_identity(
-                    world_, sts, {web.token_file, web.role_arn, web.session_name, where, "web_identity_token_file"});
-            });
-        case ini::Method::credentials_file:
-        case ini::Method::config_file: {
-            if (source.keys.access_key.empty() && source.keys.secret_key.empty())
-                return passed_over(where + " has empty keys");
-            const Names names{shown(source.keys.source), "aws_access_key_id", "aws_secret_access_key",
-                              "aws_session_token"};
-            Outcome out = checked(source.keys, names, world_.now());
-            out.note += files.hint(source.method);
-            return out;
-        }
-        default:
-            break;
-        }
-        if (source.credential_source == "EcsContainer") return from_container(world_);
-        if (source.credential_source == "Ec2InstanceMetadata") return metadata();
-        return no_keys(files, where, holder);
-    }
-
-    // What looks like a part of something is an error; an empty profile is not.
-    static Outcome no_keys(const Files& files, const std::string& where, const std::string& profile) {
-        constexpr std::array<std::pair<const char*, const char*>, 3> halves = {
-            {{"aws_secret_access_key", "aws_access_key_id"},
-             {"source_profile", "role_arn"},
-             {"credential_source", "role_arn"}}};
-        for (const auto& half : halves) {
-            if (files.value(profile, half.first).empty()) continue;
-            return broken(where + ": " + half.first + " is set but " + half.second + " is not: set both or neither");
-        }
-        return passed_over(where +
-                           (files.both_missing() ? ": there are no configuration files" : " has no credentials"));
-    }
-
-    Outcome assume(const Files& files, const ini::Role& role, const Credentials& keys) {
-        const std::string where = "profile " + shown(role.profile);
-        const std::string wrong = role_flaw(role);
-        if (!wrong.empty()) return broken(where + ": " + wrong);
-        StsCall call{"AssumeRole", {}, &keys, where + ", role " + shown(role.role_arn)};
-        call.fields = {{"RoleArn", role.role_arn}, {"RoleSessionName", session_name(role.session_name, world_.now())}};
-        if (!role.external_id.empty()) bytes::add(call.fields, "ExternalId", role.external_id);
-        if (!role.duration_seconds.empty()) bytes::add(call.fields, "DurationSeconds", role.duration_seconds);
-        return with_sts(files, role.profile, [&](const Sts& sts) { return ask_sts(world_, sts, call); });
-    }
-
-    static std::string role_flaw(const ini::Role& role) {
-        if (!plausible_arn(role.role_arn)) return "role_arn is '" + shown(role.role_arn) + "', " + expected_arn;
-        if (!role.mfa_serial.empty()) {
-            return "mfa_serial asks a person for a code, which this library does not do. Use another profile with this "
-                   "line: " +
-                   export_line(role.profile);
-        }
-        const auto seconds = bytes::to_u64(role.duration_seconds);
-        if (role.duration_seconds.empty() || (seconds && *seconds >= 900 && *seconds <= 43200)) return {};
-        return "duration_seconds is '" + shown(role.duration_seconds) + "', expected 900 to 43200";
-    }
-
-    Outcome with_sts(const Files& files, const std::string& profile, const std::function<Outcome(const Sts&)>& call) {
-        Discovery region = setup_.region.empty() ? region_from_environment(world_).value_or(Discovery())
-                                                 : Discovery{setup_.region, "", ""};
-        if (region.value.empty() && region.error.empty()) region = region_in(files, profile);
-        const Discovery address = endpoint_for("STS", "sts");
-        if (!region.error.empty() || !address.error.empty())
-            return broken(region.error.empty() ? address.error : region.error);
-        // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
-        if (region.value.empty() || !bytes::is_digit(region.value.back())) region.value = "us-east-1";
-        Sts sts{address.value, region.value};
-        if (sts.url.empty())
-            sts.url =
-                "https://sts." + region.value + "." + std::string(endpoint::partition_of(region.value).suffix) + "/";
-        return call(sts);
-    }
-
-    static Discovery region_in(const Files& files, const std::string& profile) {
-        Discovery out;
-        out.error = files.error();
-        out.why = "neither AWS_REGION nor the profile sets one";
-        if (!out.error.empty()) return out;
-        out.value = files.value(profile, "region");
-        if (out.value.empty()) return out;
-        out.why = "profile " + shown(profile);
-        out.error = region_flaw(out.value, out.why + ": region");
-        return out;
-    }
-
-    Discovery endpoint_for(const std::string& upper, const std::string& service) {
-        if (service == "s3" && !setup_.endpoint_url.empty())
-            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
-        Discovery out;
-        out.why = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true";
-        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")) return out;
-        const Files files(world_, setup_.profile);
-        const std::string configured = files.endpoint_url(service);
-        const auto set = endpoint_from_environment(world_, upper);
-        if (set && set->value == configured) return *set;
-        out.why = set ? "the profile says ignore_configured_endpoint_urls"
-                      : "neither AWS_ENDPOINT_URL_" + upper + ", AWS_ENDPOINT_URL nor the profile sets one";
-        out.error = files.error();
-        if (!out.error.empty() || configured.empty()) return out;
-        out.value = configured;
-        out.why = "profile " + shown(files.profile());
-        out.error = url_flaw(out.value, out.why + ": endpoint_url");
-        return out;
-    }
-
-    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
-    // no metadata service. Private endpoints of AWS are AWS.
-    bool foreign_endpoint() {
-        const std::string text = endpoint_url().value;
-        const auto url = endpoint::parse_url(text);
-        return !text.empty() && !(url && is_aws_host(host_in(url->host)));
-    }
-
-    Outcome metadata() {
-        if (switched_on(world_, "AWS_EC2_METADATA_DISABLED")) return passed_over("AWS_EC2_METADATA_DISABLED is true");
-        if (known_absent()) return passed_over("nothing answered there a few minutes ago");
-        const Files files(world_, setup_.profile);
-        if (!files.error().empty()) return broken(files.error());
-        const Metadata place = metadata_place(world_, files);
-        if (!place.error.empty()) return broken("instance metadata: " + place.error);
-        const Session session = metadata_session(world_, place);
-        if (!session.token.empty()) return from_metadata(world_, place, session);
-        const std::string why = "instance metadata (" + shown_url(place.base) + "): " + session.why;
-        if (!session.absent) return broken(why);
-        if (answered_ < 0) absent_since_ = unix_seconds(world_.now());
-        return passed_over(why);
-    }
-
-    Discovery region_from_metadata(const Files& files) const {
-        Discovery out;
-        const Metadata place = metadata_place(world_, files);
-        const Session session = place.error.empty() ? metadata_session(world_, place) : Session();
-        out.why = "instance metadata does not tell one";
-        if (session.token.empty()) return out;
-        const WebAnswer answer = ask_metadata(world_, place, session, "/latest/meta-data/placement/region");
-        const std::string region(bytes::trim(answer.body));
-        if (answer.status != 200 || !endpoint::valid_region(region)) return out;
-        return {region, "instance metadata", {}};
-    }
-
-    bool known_absent() const {
-        const std::int64_t since = absent_since_;
-        const std::int64_t now = unix_seconds(world_.now());
-        return since >= 0 && now >= since && now - since < std::chrono::seconds(no_metadata_for).count();
-    }
-
-    const World world_;
-    const Setup setup_;
-    std::atomic<int> answered_{-1};               // index of the source that answered
-    std::atomic<std::int64_t> absent_since_{-1};  // in seconds since 1970: no metadata service then
-};
 
 #else  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // The environment's keys and nothing else.
 class Chain {
 public:
-    Chain(World world, Setup setup) : world_(std::move(world)), setup_(std::move(setup)) {}
+    Chain(Environment environment, Settings settings)
+        : environment_(std::move(environment)), settings_(std::move(settings)) {}
 
-    Outcome find() {
-        if (!setup_.profile.empty()) return broken("profile " + shown(setup_.profile) + ": " + without);
-        Outcome out = from_environment(world_);
-        return out.absent ? broken("no credentials found. environment: " + out.note + "; " + without) : out;
+    Result<Credentials> find(const Limits&) {
+        if (!settings_.profile.empty()) return broken("profile " + bytes::sanitize(settings_.profile) + ": " + without);
+        Found keys = keys_in_environment(environment_);
+        if (!keys) return std::move(keys).error();
+        if (*keys) return **std::move(keys);
+        return broken(std::string("no credentials found. environment: AWS_ACCESS_KEY_ID is not set; ") + without);
     }
 
     std::vector<Finding> explain() {
-        const Outcome out = find();
-        Finding finding{"environment", out.found ? Verdict::used : Verdict::broken, out.found ? out.note : out.error};
-        return {std::move(finding)};
+        const auto keys = find({});
+        return {{"credentials: environment", keys ? Finding::Verdict::used : Finding::Verdict::broken,
+                 keys ? summary(*keys) : keys.error().what()}};
     }
 
-    Discovery region() {
-        if (!setup_.region.empty()) return {setup_.region, "set in code", region_flaw(setup_.region, "the region")};
-        return region_from_environment(world_).value_or(Discovery{{}, "AWS_REGION is not set", {}});
+    Result<Setting> region(const Limits&) { return region_in_environment(environment_, settings_); }
+    Result<Setting> endpoint_url() {
+        if (!settings_.endpoint_url.empty()) return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
+        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
+            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        const Setting set = first_variable(environment_, {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"});
+        return set.value.empty() ? Setting{{}, "AWS_ENDPOINT_URL is not set"} : check_url(set, set.why);
     }
-
-    Discovery endpoint_url() {
-        if (!setup_.endpoint_url.empty())
-            return {setup_.endpoint_url, "set in code", url_flaw(setup_.endpoint_url, "the endpoint")};
-        if (switched_on(world_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"))
-            return {{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true", {}};
-        return endpoint_from_environment(world_, "S3").value_or(Discovery{{}, "AWS_ENDPOINT_URL is not set", {}});
-    }
+    std::string profile_setting(const char*) { return {}; }
 
 private:
     static constexpr const char* without =
         "this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
         "AWS_SECRET_ACCESS_KEY, or give credentials in code";
-    const World world_;
-    const Setup setup_;
+    const Environment environment_;
+    const Settings settings_;
 };
 
 #endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // The process's own environment, files, clock and children; HTTP is the caller's.
-inline World real_world(std::function<WebAnswer(const WebRequest&)> fetch_web) {
-    World world;
-    world.env = [](const char* name) -> std::optional<std::string> {
+inline Environment real_environment(std::function<WebAnswer(const WebRequest&, const Limits&)> fetch) {
+    Environment out;
+    out.variable = [](const char* name) -> std::optional<std::string> {
         const char* value = std::getenv(name);
         if (!value) return {};
         return std::string(value);
     };
-    world.fetch = std::move(fetch_web);
-    world.now = [] { return Clock::now(); };
-    world.sleep = [](Milliseconds time) { std::this_thread::sleep_for(time); };
+    out.fetch = std::move(fetch);
+    out.now = [] { return std::chrono::system_clock::now(); };
+    out.sleep = [](milliseconds time, const Limits& limits) {
+        const auto end = std::chrono::steady_clock::now() + time;
+        while (std::chrono::steady_clock::now() < end && !limits.over())
+            std::this_thread::sleep_for(limits.slice((std::min)(time, milliseconds(1000))));
+    };
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    world.read_file = read_file;
-    world.run_process = run_process;
+    out.read_file = read_file;
+    out.run_process = run_process;
 #endif
-    return world;
+    return out;
 }
 
 // -- the cache of credentials
@@ -7220,14 +6794,13 @@ struct Snapshot {
 
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
 // go on with what there is. The source is called by one thread at a time and must not use the provider itself.
+//
+//     time ────────────── advisory_at_ ────────────── mandatory_at_ ─────────────── expires
+//     served from memory  one caller renews, the      the others wait for it,       nobody is served
+//                         others are served           unless it has failed before   before it has renewed
 class Provider {
 public:
-    using Source = std::function<Outcome()>;
-
-    struct Answer {
-        std::shared_ptr<const Snapshot> snapshot;  // empty: see `error`
-        std::string error;
-    };
+    using Source = std::function<Result<Credentials>(const Limits&)>;
 
     Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
     Provider(const Provider&) = delete;
@@ -7235,69 +6808,48 @@ public:
 
     // The keys to sign one request with. Blocks only if there are none that are valid, or for the first try to renew
     // those that are in their last minutes.
-    Answer snapshot() {
+    Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        if (current_ && !current_->credentials.expires) return {current_, {}};  // the usual case asks no clock
+        if (current_ && !current_->credentials.expires) return current_;  // the usual case asks no clock
         for (;;) {
             const TimePoint now = now_();
-            switch (plan(now)) {
-            case Plan::serve:
-                return {current_, {}};
-            case Plan::fail:
-                return {nullptr, error_};
-            case Plan::wait:
-                done_.wait(lock, [this] { return !refreshing_; });
-                break;
-            case Plan::refresh:
-                refresh(lock);  // once: keys that expire at once would be fetched for ever
-                if (failures_ > 0 && !valid(now)) return {nullptr, error_};
-                return {current_, {}};
+            const Plan next = plan(now);
+            if (next == Plan::serve) return current_;
+            if (next == Plan::fail) return broken(error_);
+            Result<void> done;
+            if (next == Plan::wait) {
+                if (wait(lock, limits)) continue;
+                done = limits.error("another thread fetched the credentials");
+            } else {
+                done = refresh(lock, limits);  // once, because keys that expire at once would be fetched for ever
             }
+            if (done || valid(now)) return current_;
+            return std::move(done).error();
         }
     }
 
-    // The store refused the keys of this generation as expired. True: there are others now, sign again with them.
-    bool force_refresh(std::uint64_t generation) {
+    // The store refused the keys of this generation. True: there are others now, sign again with them.
+    bool force_refresh(std::uint64_t generation, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [this] { return !refreshing_; });
+        if (!wait(lock, limits)) return false;
         if (current_ && current_->generation != generation) return true;
         const TimePoint now = now_();
         const bool again = forced_ == generation && now >= forced_at_ && now - forced_at_ < forced_again_after;
         if (!current_ || again) return false;
         forced_ = generation;
         forced_at_ = now;
-        refresh(lock);
+        static_cast<void>(refresh(lock, limits));
         return current_->generation != generation;
-    }
-
-    // Why the last renewal failed although the old keys still serve; empty if it did not.
-    std::string last_problem() const {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        return error_;
     }
 
 private:
     enum class Plan { serve, fail, wait, refresh };
 
-    // Ends a refresh however the source is left: a user's function may throw.
-    class Flight {
-    public:
-        Flight(Provider& owner, std::unique_lock<std::mutex>& lock) : owner_(owner), lock_(lock) {
-            owner_.refreshing_ = true;
-            lock_.unlock();
-        }
-        Flight(const Flight&) = delete;
-        Flight& operator=(const Flight&) = delete;
-        ~Flight() {
-            lock_.lock();
-            owner_.refreshing_ = false;
-            owner_.done_.notify_all();
-        }
-
-    private:
-        Provider& owner_;
-        std::unique_lock<std::mutex>& lock_;
-    };
+    // False: the caller's time is over first.
+    bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice(std::chrono::seconds(60)));
+        return !refreshing_;
+    }
 
     bool valid(TimePoint now) const {
         return current_ && (!current_->credentials.expires || now < *current_->credentials.expires);
@@ -7313,49 +6865,60 @@ private:
         return Plan::refresh;
     }
 
-    void refresh(std::unique_lock<std::mutex>& lock) {
-        Outcome got;
+    // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
+    // function may throw.
+    Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        struct Refreshing {
+            Provider& owner;
+            std::unique_lock<std::mutex>& lock;
+            ~Refreshing() {
+                lock.lock();
+                owner.refreshing_ = false;
+                owner.done_.notify_all();
+            }
+        };
+        refreshing_ = true;
+        lock.unlock();
+        std::optional<Result<Credentials>> got;
         {
-            const Flight flight(*this, lock);
-            got = source_();
+            const Refreshing guard{*this, lock};
+            got.emplace(source_(limits));
         }
-        settle(std::move(got), now_());  // still under the lock, so nobody sees the flight ended and nothing changed
+        return store_refresh_result(*std::move(got), limits, now_());
     }
 
-    void settle(Outcome got, TimePoint now) {
-        std::string wrong = std::move(got.error);
-        if (got.found)
-            wrong = flaw_of(*got.found, now);
-        else if (wrong.empty())
-            wrong = got.note.empty() ? std::string("no credentials found") : std::move(got.note);
-        if (!wrong.empty()) return fail(std::move(wrong), now);
+    Result<void> store_refresh_result(Result<Credentials> got, const Limits& limits, TimePoint now) {
+        if (got) {
+            const std::string where = got->source.empty() ? std::string("credentials") : got->source;
+            got = check(*std::move(got), where, member_names, now);
+        }
+        // That the caller had no time left says nothing about the source: the next caller asks it.
+        if (!got && limits.over()) return std::move(got).error();
+        if (!got) return fail(got.error().what(), now);
         failures_ = 0;
-        error_.clear();
-        const bool same = current_ && same_keys(current_->credentials, *got.found);
+        const bool same = current_ && same_keys(current_->credentials, *got);
         if (!same) ++generation_;
-        current_ = std::make_shared<const Snapshot>(Snapshot{std::move(*got.found), generation_});
+        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation_});
         if (current_->credentials.expires) plan_renewal(*current_->credentials.expires, now);
+        return {};
     }
 
-    void fail(std::string wrong, TimePoint now) {
+    Error fail(const std::string& problem, TimePoint now) {
         const std::chrono::seconds most = valid(now) ? retry_most : retry_most_unserved;
         const int doublings = (std::min)(failures_, 6);
         retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << doublings));
         failures_ = (std::min)(failures_ + 1, 1000);
-        error_ = std::move(wrong);
+        error_ = problem;
+        return broken(problem);
     }
 
-    // Of credentials that live less than an hour from now the windows are parts, or they would be renewed all the time.
+    // Of credentials that live less than an hour from now the windows are parts, because else they would be renewed all
+    // the time.
     void plan_renewal(TimePoint expires, TimePoint now) {
+        using Duration = TimePoint::duration;
         const auto life = expires - now;
-        advisory_at_ = expires - (std::min)(Clock::duration(advisory_window), Clock::duration(life / 4));
-        mandatory_at_ = expires - (std::min)(Clock::duration(mandatory_window), Clock::duration(life / 6));
-    }
-
-    static std::string flaw_of(const Credentials& keys, TimePoint now) {
-        const std::string where = keys.source.empty() ? std::string("credentials") : keys.source;
-        std::string wrong = flaw_in(keys, {where, "the access key", "the secret key", "the session token"});
-        return wrong.empty() ? overdue(keys, where, now) : wrong;
+        advisory_at_ = expires - (std::min)(Duration(advisory_window), Duration(life / 4));
+        mandatory_at_ = expires - (std::min)(Duration(mandatory_window), Duration(life / 6));
     }
 
     static bool same_keys(const Credentials& a, const Credentials& b) {
@@ -7364,7 +6927,7 @@ private:
 
     const Source source_;
     const std::function<TimePoint()> now_;
-    mutable std::mutex mutex_;
+    std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Snapshot> current_;
     std::uint64_t generation_ = 0;
@@ -7979,9 +7542,9 @@ inline http::Limits Session::limits(const Call& call) const {
 
 // The request as it goes out: everything that differs from attempt to attempt is made here.
 inline Result<void> Session::prepare(Call& call) {
-    auto who = core_.identity.snapshot();
-    if (!who.snapshot) return refusal(Errc::credentials, call.operation, call.key, who.error);
-    call.identity = std::move(who.snapshot);
+    auto who = core_.identity.snapshot({});
+    if (!who) return refusal(who.error().code(), call.operation, call.key, who.error().what());
+    call.identity = *std::move(who);
     auto place = core_.place();  // after the credentials: the instance that gave them may have to say where it is
     if (!place) return refusal(place.error().code(), call.operation, call.key, place.error().what());
     if (!call.answer) call.answer = engine_->borrow();
@@ -8196,7 +7759,7 @@ inline bool Session::correct(Call& call, retry::Verdict verdict) {
                                                             : call.new_region;
     if (once) return false;
     once = true;
-    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation))
+    if (verdict == retry::Verdict::new_credentials && !core_.identity.force_refresh(call.identity->generation, {}))
         return false;
     if (verdict == retry::Verdict::new_region && !learns_region(call)) return false;
     if (call.again && !call.again(call)) return false;
@@ -8304,13 +7867,13 @@ inline Error Session::failure(const Call& call) const {
 namespace detail {
 
 // What credential endpoints answer is fetched with the same libcurl, but on a connection of its own.
-inline credentials::WebAnswer fetch_web(const Core& core, const credentials::WebRequest& request) {
+inline credentials::WebAnswer fetch_web(const Core& core, const credentials::WebRequest& request,
+                                        const credentials::Limits& limits) {
     http::Engine engine(1);
     http::Transfer& transfer = *engine.borrow();
     const http::Body body{request.body, {}, request.body.size()};
-    transfer.method = request.method == "GET"   ? http::Method::get
-                      : request.method == "PUT" ? http::Method::put
-                                                : http::Method::post;
+    const std::string_view method = request.method;
+    transfer.method = method == "GET" ? http::Method::get : method == "PUT" ? http::Method::put : http::Method::post;
     transfer.url = request.url;
     transfer.bypass_proxy = request.bypass_proxy;
     transfer.limits = {request.connect_timeout, {}, request.timeout};
@@ -8327,26 +7890,29 @@ inline credentials::WebAnswer fetch_web(const Core& core, const credentials::Web
             answer.body = done.text.substr(0, request.answer_bytes_max + 1);
         });
         if (!fine) return {0, {}, "libcurl gave up"};
-        if (running) engine.wait(std::chrono::milliseconds(1000));
+        if (running && limits.over()) return {0, {}, "stopped"};
+        if (running) engine.wait(limits.slice(std::chrono::milliseconds(1000)));
     }
     engine.give_back(&transfer, false);
     return answer;
 }
 
-inline credentials::World world_for(Core& core) {
-    credentials::World world =
-        credentials::real_world([&core](const credentials::WebRequest& request) { return fetch_web(core, request); });
-    if (core.config.seams.environment) world.env = core.config.seams.environment;
-    world.now = [&core] { return core.now(); };
-    return world;
+inline credentials::Environment environment_for(Core& core) {
+    credentials::Environment environment = credentials::real_environment(
+        [&core](const credentials::WebRequest& request, const credentials::Limits& limits) {
+            return fetch_web(core, request, limits);
+        });
+    if (core.config.seams.environment) environment.variable = core.config.seams.environment;
+    environment.now = [&core] { return core.now(); };
+    return environment;
 }
 
 // The user's own provider, which may throw or return what must not enter a header.
-inline credentials::Outcome ask_provider(const Core& core) {
+inline Result<Credentials> ask_provider(const Core& core) {
     Result<Credentials> got = guarded([&] { return core.config.credentials(); }, "the credentials provider");
-    if (!got) return credentials::broken(got.error().what());
+    if (!got) return got;
     const std::string source = got->source.empty() ? "Config::credentials" : got->source;
-    return credentials::checked(*std::move(got), {source, "access_key", "secret_key", "session_token"}, core.now());
+    return credentials::check(*std::move(got), source, credentials::member_names, core.now());
 }
 
 inline Core::Core(Config settings, endpoint::Location where)
@@ -8355,8 +7921,12 @@ inline Core::Core(Config settings, endpoint::Location where)
       prefix(std::move(where.prefix)),
       pool(config.connections, config.idle_connections_max),
       breaker(config.breaker_failures, config.breaker_pause),
-      chain(world_for(*this), {config.profile, config.region, config.endpoint}),
-      identity([this] { return config.credentials ? ask_provider(*this) : chain.find(); }, [this] { return now(); }) {}
+      chain(environment_for(*this), {config.profile, config.region, config.endpoint}),
+      identity(
+          [this](const credentials::Limits& limits) {
+              return config.credentials ? ask_provider(*this) : chain.find(limits);
+          },
+          [this] { return now(); }) {}
 
 // OpenSSL's generator: after a fork a child draws other numbers than its parent and its siblings, which ids must.
 inline double Core::random() const {
@@ -8371,19 +7941,19 @@ inline double Core::random() const {
 inline Result<std::shared_ptr<const Place>> Core::place() {
     const std::lock_guard<std::mutex> hold(place_lock);
     if (place_now) return place_now;
-    const credentials::Discovery url = chain.endpoint_url(), region = chain.region();
-    for (const credentials::Discovery* found : {&url, &region}) {
-        if (!found->error.empty()) return Error(Errc::invalid_argument, found->error);
-    }
-    return settle_place(url.value, region.value.empty() ? "us-east-1" : region.value);
+    const auto url = chain.endpoint_url();
+    if (!url) return url.error();
+    const auto region = chain.region({});
+    if (!region) return region.error();
+    return settle_place(url->value, region->value.empty() ? "us-east-1" : region->value);
 }
 
 inline Result<std::shared_ptr<const Place>> Core::settle_place(const std::string& url, const std::string& region) {
-    endpoint::Resolution found =
+    auto found =
         endpoint::resolve({bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
-    if (!found.endpoint) return Error(Errc::invalid_argument, found.problem);
+    if (!found) return std::move(found).error();
     auto place = std::make_shared<Place>();
-    static_cast<endpoint::Endpoint&>(*place) = std::move(*found.endpoint);
+    static_cast<endpoint::Endpoint&>(*place) = *std::move(found);
     place->configured_url = url;
     place_now = std::move(place);
     return place_now;
@@ -11455,9 +11025,9 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
     if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
         return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-    const auto who = core.identity.snapshot();
-    if (!who.snapshot) return refuse(Errc::credentials, who.error);
-    const Credentials& keys = who.snapshot->credentials;
+    const auto who = core.identity.snapshot({});
+    if (!who) return refuse(who.error().code(), who.error().what());
+    const Credentials& keys = (*who)->credentials;
     if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
     const auto place = core.place();
     if (!place) return place.error();
@@ -11792,26 +11362,24 @@ inline Result<Value> compute(Core& core, std::string_view key, const std::functi
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const credentials::Discovery& found, std::string_view otherwise) {
+inline Finding finding_of(const char* about, const Result<credentials::Setting>& found, std::string_view otherwise) {
     using Verdict = Finding::Verdict;
-    if (!found.error.empty()) return {about, Verdict::broken, found.error};
-    if (found.value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
-    return {about, Verdict::used, found.value + " (" + found.why + ")"};
+    if (!found) return {about, Verdict::broken, found.error().what()};
+    if (found->value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
+    return {about, Verdict::used, found->value + " (" + found->why + ")"};
 }
 
 inline std::vector<Finding> explain(Core& core) {
     using Verdict = Finding::Verdict;
     std::vector<Finding> out;
     if (core.config.credentials) {
-        const credentials::Outcome got = ask_provider(core);
-        out.push_back(
-            {"credentials: in code", got.found ? Verdict::used : Verdict::broken, got.found ? got.note : got.error});
+        const auto got = ask_provider(core);
+        out.push_back({"credentials: in code", got ? Verdict::used : Verdict::broken,
+                       got ? credentials::summary(*got) : got.error().what()});
     } else {
-        for (credentials::Finding& finding : core.chain.explain())
-            out.push_back(
-                {"credentials: " + finding.source, static_cast<Verdict>(finding.verdict), std::move(finding.text)});
+        out = core.chain.explain();
     }
-    out.push_back(finding_of("region", core.chain.region(), "us-east-1 (none is configured)"));
+    out.push_back(finding_of("region", core.chain.region({}), "us-east-1 (none is configured)"));
     out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
     const auto place = core.place();
     out.push_back(
@@ -11874,14 +11442,11 @@ inline std::string environment(const Config& config, const char* name) {
 // The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
 inline std::string trusted(const Config& config) {
     std::string path = environment(config, "AWS_CA_BUNDLE");
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    if (path.empty()) {  // a broken file is reported by who needs its keys
-        credentials::World world = credentials::real_world({});
-        if (config.seams.environment) world.env = config.seams.environment;
-        const credentials::Files files(world, config.profile);
-        if (files.error().empty()) path = files.value(files.profile(), "ca_bundle");
+    if (path.empty()) {
+        credentials::Environment environment = credentials::real_environment({});
+        if (config.seams.environment) environment.variable = config.seams.environment;
+        path = credentials::Chain(std::move(environment), {config.profile, {}, {}}).profile_setting("ca_bundle");
     }
-#endif
     if (path.empty()) path = environment(config, "SSL_CERT_FILE");
     return path.empty() ? http::find_ca_bundle() : path;
 }
@@ -11890,9 +11455,9 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
     const auto refuse = [](const std::string& text) {
         return Error(Errc::invalid_argument, "open: " + s3::printable(text));
     };
-    endpoint::ParsedLocation parsed = endpoint::parse_location(where);
-    if (!parsed.location) return refuse(parsed.problem);
-    endpoint::Location& location = *parsed.location;
+    auto parsed = endpoint::parse_location(where);
+    if (!parsed) return refuse(parsed.error().what());
+    endpoint::Location& location = *parsed;
     if (!plausible_bucket(location.bucket)) return refuse("'" + location.bucket + "' is not the name of a bucket");
     if (!utf8::valid(location.prefix) || location.prefix.find('\0') != std::string::npos)
         return refuse("the prefix is not UTF-8");
@@ -11902,10 +11467,10 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
     const std::string flaw = config_flaw(config);
     if (!flaw.empty()) return refuse(flaw);
     if (config.ca_bundle.empty()) config.ca_bundle = trusted(config);
-    const endpoint::Resolution place =
+    const auto place =
         endpoint::resolve({location.bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
                            config.addressing, config.dual_stack, config.fips, config.accelerate});
-    if (!place.endpoint) return refuse(place.problem);
+    if (!place) return refuse(place.error().what());
     if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     return std::make_shared<Core>(std::move(config), std::move(location));
 }
