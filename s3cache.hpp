@@ -5422,35 +5422,36 @@ private:
 namespace detail::credentials {
 
 using std::chrono::milliseconds;
+using std::chrono::minutes;
+using std::chrono::seconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
 inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
 inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
-inline constexpr std::size_t url_bytes_max = 2048;          // the longest that HTTP software takes everywhere
+inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; HTTP software takes no more everywhere
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
 inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
 inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr int container_attempts = 3;            // the agent may still be starting
 inline constexpr milliseconds sts_connect_timeout{3000};
 inline constexpr milliseconds sts_timeout{10000};
-inline constexpr int sts_attempts = 3;
+inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
-inline constexpr milliseconds process_timeout{60000};         // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};                // how often a wait looks for a cancellation
-inline constexpr std::chrono::seconds imds_absent_first{10};  // a host without the service is left alone; doubles
-inline constexpr std::chrono::seconds imds_absent_most{600};
-inline constexpr std::chrono::seconds files_fresh{1};        // one call's looks at the files share one reading of them
-inline constexpr std::chrono::minutes advisory_window{15};   // one thread renews, the others go on
-inline constexpr std::chrono::minutes mandatory_window{10};  // the others wait for it, unless it has failed before
-inline constexpr std::chrono::minutes imds_extension{15};    // use of overdue instance credentials in an outage
-inline constexpr std::chrono::seconds retry_first{1};        // after a failed renewal; doubles
-inline constexpr std::chrono::seconds retry_most{60};
-inline constexpr std::chrono::seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr std::chrono::seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
+inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
+inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
+inline constexpr seconds imds_absent_first{10};        // a host without the service is left alone so long; doubles
+inline constexpr seconds imds_absent_most{600};
+inline constexpr seconds files_fresh{1};        // one call's looks at the files share one reading of them
+inline constexpr minutes advisory_window{15};   // one thread renews, the others go on
+inline constexpr minutes mandatory_window{10};  // the others wait for it, unless it has failed before
+inline constexpr minutes imds_extension{15};    // use of overdue instance credentials in an outage
+inline constexpr seconds retry_first{1};        // after a failed renewal; doubles
+inline constexpr seconds retry_most{60};
+inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
+inline constexpr seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
 
 // -- the outside
 
@@ -5470,9 +5471,9 @@ struct Limits {
         return (std::max)(milliseconds(1), (std::min)(most, left));
     }
     // Why a wait ended before its time.
-    Error error(const std::string& waiting_for) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + waiting_for);
-        return Error(Errc::timed_out, "the time of the call was over while " + waiting_for);
+    Error error(const std::string& during) const {
+        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + during);
+        return Error(Errc::timed_out, "the time of the call was over while " + during);
     }
 };
 
@@ -5526,35 +5527,15 @@ struct Settings {
     std::string endpoint_url{};
 };
 
-// A setting and where it came from. An empty value: nothing is configured, and `why` says where it was looked for.
+// An empty value: nothing is configured, and `why` says where it was looked for.
 struct Setting {
     std::string value{};
     std::string why{};
 };
 
-// Keys; or nothing, where the source is not configured and the next one is to be asked; or an error where it is
-// configured but broken, because falling through could then use another identity.
-using Found = Result<std::optional<Credentials>>;
-
-inline Found found(Result<Credentials> keys) {
-    if (!keys) return std::move(keys).error();
-    return std::optional<Credentials>(*std::move(keys));
-}
-
 // -- texts
 
 inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
-
-// A service may echo what we sent it, so every secret that went out is taken out of what it says.
-inline std::string scrubbed(std::string text, std::initializer_list<std::string_view> secrets) {
-    for (std::string_view secret : secrets) {
-        if (secret.size() < 4) continue;
-        for (std::size_t at = text.find(secret); at != std::string::npos; at = text.find(secret, at + 6)) {
-            text.replace(at, secret.size(), "******");
-        }
-    }
-    return text;
-}
 
 // The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string masked(std::string_view access_key) {
@@ -5565,16 +5546,14 @@ inline std::string masked(std::string_view access_key) {
 inline std::string shown_url(std::string_view url) { return bytes::sanitize(url.substr(0, url.find('?'))); }
 
 inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
+    return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
 }
 
 inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_seconds(when)); }
 
-inline constexpr const char* expected_time = "expected a time such as 2025-01-15T12:34:56Z";
-
 inline std::string summary(const Credentials& keys) {
-    return keys.source + ": access key " + masked(keys.access_key) +
-           (keys.expires ? ", until " + time_text(*keys.expires) : std::string(", no expiry"));
+    const std::string until = keys.expires ? "until " + time_text(*keys.expires) : "no expiry";
+    return keys.source + ": access key " + masked(keys.access_key) + ", " + until;
 }
 
 // -- checks
@@ -5586,9 +5565,8 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
     for (char c : value) {
         if (c == '\r' || c == '\n')
             return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
-        if (c == ' ' && blanks_allowed) continue;
-        if (c == ' ') return broken(name + " contains a blank");
-        if (c < '!' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
+        if (c == ' ' && !blanks_allowed) return broken(name + " contains a blank");
+        if (c < ' ' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
     }
     return {};
 }
@@ -5602,15 +5580,16 @@ struct Names {
 
 inline constexpr Names variable_names{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
 inline constexpr Names setting_names{"aws_access_key_id", "aws_secret_access_key", "aws_session_token"};
-inline constexpr Names field_names{"AccessKeyId", "SecretAccessKey", "SessionToken"};
+inline constexpr Names answer_names{"AccessKeyId", "SecretAccessKey", "SessionToken"};
+inline constexpr Names metadata_names{"AccessKeyId", "SecretAccessKey", "Token"};
 inline constexpr Names member_names{"the access key", "the secret key", "the session token"};
 
 // Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
 inline Result<Credentials> check(Credentials keys, const std::string& where, const Names& names, TimePoint now) {
-    if (keys.access_key.empty() != keys.secret_key.empty()) {
-        const char* given = keys.secret_key.empty() ? names.access_key : names.secret_key;
-        const char* lacking = keys.secret_key.empty() ? names.secret_key : names.access_key;
-        return broken(where + ": " + given + " is set but " + lacking + " is not: set both or neither");
+    const bool lacks_secret = keys.secret_key.empty();
+    if (keys.access_key.empty() != lacks_secret) {
+        return broken(where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
+                      (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither");
     }
     const std::string name = where + ": ";
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
@@ -5618,64 +5597,52 @@ inline Result<Credentials> check(Credentials keys, const std::string& where, con
     if (fine) fine = check_value(keys.secret_key, name + names.secret_key, key_bytes_max, true);
     if (fine) fine = check_value(keys.session_token, name + names.token, token_bytes_max);
     if (!fine) return std::move(fine).error();
-    if (keys.expires && *keys.expires <= now) {
-        return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
-                      time_text(now) + ": renew them there, or set the clock");
-    }
     keys.source = where;
-    return keys;
+    if (!keys.expires || *keys.expires > now) return keys;
+    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+                  time_text(now) + ": renew them there, or set the clock");
+}
+
+// `text` as the expiry of keys; empty: none.
+inline Result<std::optional<TimePoint>> check_expiry(const std::string& text, const std::string& name) {
+    const auto time = dates::iso8601(text);
+    if (time || text.empty()) return time;
+    return broken(name + " is '" + bytes::sanitize(text) + "', expected a time such as 2025-01-15T12:34:56Z");
 }
 
 inline Result<Setting> check_region(Setting region, const std::string& name) {
-    if (endpoint::valid_region(region.value)) return region;
+    if (region.value.empty() || endpoint::valid_region(region.value)) return region;
     return endpoint::refuse(name + " is '" + bytes::sanitize(region.value) + "', expected a region such as eu-west-1");
 }
 
 inline Result<Setting> check_url(Setting url, const std::string& name) {
-    if (check_value(url.value, {}, url_bytes_max) && endpoint::parse_url(url.value)) return url;
+    if (url.value.empty()) return url;
+    if (check_value(url.value, {}, text_bytes_max) && endpoint::parse_url(url.value)) return url;
     return endpoint::refuse(name + " is '" + shown_url(url.value) + "', expected a URL such as https://s3.example.com");
+}
+
+inline Result<void> check_arn(const std::string& arn, const std::string& name) {
+    if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, text_bytes_max)) return {};
+    return broken(name + " is '" + bytes::sanitize(arn) + "', expected arn:aws:iam::ACCOUNT:role/NAME");
 }
 
 // -- the environment
 
-// Empty is unset, as everywhere in the AWS tools, because containers often declare variables that they leave blank.
-inline std::string variable(const Environment& environment, const char* name) {
-    return environment.variable ? environment.variable(name).value_or(std::string()) : std::string();
-}
-
-// The first of the variables that is set; empty: none is.
+// The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
+// declare variables that they leave blank.
 inline Setting first_variable(const Environment& environment, std::initializer_list<const char*> names) {
     for (const char* name : names) {
-        std::string value = variable(environment, name);
-        if (!value.empty()) return {std::move(value), name};
+        auto value = environment.variable ? environment.variable(name) : std::nullopt;
+        if (value && !value->empty()) return {*std::move(value), name};
     }
     return {};
 }
 
+inline std::string variable(const Environment& environment, const char* name) {
+    return first_variable(environment, {name}).value;
+}
+
 inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
-
-// As in botocore a secret alone is passed over, and an access key alone is an error.
-inline Found keys_in_environment(const Environment& environment) {
-    Credentials keys;
-    keys.access_key = variable(environment, "AWS_ACCESS_KEY_ID");
-    if (keys.access_key.empty()) return std::optional<Credentials>();
-    keys.secret_key = variable(environment, "AWS_SECRET_ACCESS_KEY");
-    keys.session_token = first_variable(environment, {"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
-    const std::string expires = variable(environment, "AWS_CREDENTIAL_EXPIRATION");
-    keys.expires = dates::iso8601(expires);
-    if (!keys.expires && !expires.empty()) {
-        return broken("environment: AWS_CREDENTIAL_EXPIRATION is '" + bytes::sanitize(expires) + "', " + expected_time);
-    }
-    return found(check(std::move(keys), "environment", variable_names, environment.now()));
-}
-
-// What code or a variable says; an empty value: nothing.
-inline Result<Setting> region_in_environment(const Environment& environment, const Settings& settings) {
-    if (!settings.region.empty()) return check_region({settings.region, "set in code"}, "the region");
-    const Setting set = first_variable(environment, {"AWS_REGION", "AWS_DEFAULT_REGION"});
-    if (set.value.empty()) return Setting{{}, "neither AWS_REGION nor the profile sets one"};
-    return check_region(set, set.why);
-}
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
@@ -5694,24 +5661,24 @@ struct Files {
         }
     }
     ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
-    ini::Profile selected() const { return find(profile); }
 
     ini::File config{}, credentials{};
-    std::string config_path{}, credentials_path{}, profile{};
+    std::string config_path{}, credentials_path{};
     std::string config_hint{}, credentials_hint{};  // for people, if keys lie open
     bool any = false;                               // one of the two is there
+    std::string profile{};
     TimePoint read_at{};
 };
 
 // As Python's expanduser: HOME, or else what the password database says.
 inline std::string home_directory(const Environment& environment) {
-    std::string home = first_variable(environment, {"HOME", "USERPROFILE"}).value;
+    const std::string home = first_variable(environment, {"HOME", "USERPROFILE"}).value;
 #ifndef _WIN32
     std::vector<char> buffer(16384);
     struct passwd entry {};
     struct passwd* found = nullptr;
-    if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found != nullptr)
-        home = found->pw_dir;
+    if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
+        return found->pw_dir;
 #endif
     return home;
 }
@@ -5744,74 +5711,34 @@ inline Setting chosen_profile(const Environment& environment, const Settings& se
     return {"default", {}};
 }
 
-inline std::string no_profile(const Files& files, const std::string& chosen_by) {
-    std::string text = chosen_by + ": there is no profile '" + bytes::sanitize(files.profile) + "' in " +
-                       files.config_path + " or " + files.credentials_path;
-    for (const ini::File* file : {&files.config, &files.credentials}) {
-        for (const ini::Section& section : *file) {
-            const std::string_view bare = ini::strip(section.name);
-            if (bare.size() != section.name.size() && bytes::ends_with(bare, files.profile))
-                return text + ", where blanks inside the brackets of a [section] are part of its name";
-        }
-    }
-    return text;
-}
-
 inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
-    auto files = std::make_shared<Files>();
-    const Setting config = first_variable(environment, {"AWS_CONFIG_FILE"});
-    const Setting credentials = first_variable(environment, {"AWS_SHARED_CREDENTIALS_FILE"});
-    files->read_at = environment.now();
-    files->config_path = config.value.empty() ? "~/.aws/config" : config.value;
-    files->credentials_path = credentials.value.empty() ? "~/.aws/credentials" : credentials.value;
-    auto parsed = read_settings(environment, files->config_path, files->config_hint, files->any);
-    if (!parsed) return std::move(parsed).error();
-    files->config = *std::move(parsed);
-    parsed = read_settings(environment, files->credentials_path, files->credentials_hint, files->any);
-    if (!parsed) return std::move(parsed).error();
-    files->credentials = *std::move(parsed);
+    auto out = std::make_shared<Files>();
+    Files& files = *out;
+    files.read_at = environment.now();
+    files.config_path = variable(environment, "AWS_CONFIG_FILE");
+    files.credentials_path = variable(environment, "AWS_SHARED_CREDENTIALS_FILE");
+    if (files.config_path.empty()) files.config_path = "~/.aws/config";
+    if (files.credentials_path.empty()) files.credentials_path = "~/.aws/credentials";
+    auto config = read_settings(environment, files.config_path, files.config_hint, files.any);
+    if (!config) return std::move(config).error();
+    auto credentials = read_settings(environment, files.credentials_path, files.credentials_hint, files.any);
+    if (!credentials) return std::move(credentials).error();
+    files.config = *std::move(config);
+    files.credentials = *std::move(credentials);
     const Setting chosen = chosen_profile(environment, settings);
-    files->profile = chosen.value;
-    const ini::Profile profile = files->selected();
-    if (!chosen.why.empty() && !profile.exists()) return broken(no_profile(*files, chosen.why));
-    const std::string services = profile.get("services");
-    if (!services.empty() && ini::find_section(files->config, "services", services) == nullptr)
-        return broken("profile " + bytes::sanitize(chosen.value) + ": there is no [services " +
-                      bytes::sanitize(services) + "]");
-    return std::shared_ptr<const Files>(std::move(files));
-}
-
-// The looks of one call share one reading; a look for new keys reads anew, because other programs rewrite the files.
-class FileCache {
-public:
-    Result<std::shared_ptr<const Files>> get(const Environment& environment, const Settings& settings, bool for_keys) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        const TimePoint now = environment.now();
-        const bool fresh = files_ && now >= files_->read_at && now - files_->read_at < files_fresh;
-        if (!fresh || (for_keys && keys_taken_)) {
-            auto read = read_files(environment, settings);
-            if (!read) return read;
-            files_ = *std::move(read);
-            keys_taken_ = false;
-        }
-        keys_taken_ = keys_taken_ || for_keys;
-        return files_;
+    files.profile = chosen.value;
+    const ini::Profile profile = files.find(files.profile);
+    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
+    if (!chosen.why.empty() && !profile.exists()) {
+        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
+                      files.credentials_path);
     }
-
-private:
-    std::mutex mutex_;
-    std::shared_ptr<const Files> files_;
-    bool keys_taken_ = false;
-};
+    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
+        return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
+    return std::shared_ptr<const Files>(std::move(out));
+}
 
 // -- answers of endpoints and processes
-
-struct Shape {
-    std::string where;
-    Names names;
-    bool must_expire = true;
-    bool overdue_too = false;  // instance metadata, which always states an expiry
-};
 
 // Absent and null are empty; a value of another type makes the answer unusable, because else a token could go missing.
 inline std::string text_member(std::string_view body, const char* name, std::string& wrong) {
@@ -5833,34 +5760,28 @@ inline std::string code_in(std::string_view body) {
     return {};
 }
 
+inline Result<Credentials> keys_in_json(std::string_view body, const std::string& where, const Names& names) {
+    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
+    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body))
+        return broken(where + ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
+    std::string wrong;
+    Credentials keys;
+    keys.access_key = text_member(body, names.access_key, wrong);
+    keys.secret_key = text_member(body, names.secret_key, wrong);
+    keys.session_token = text_member(body, names.token, wrong);
+    auto expires = check_expiry(text_member(body, "Expiration", wrong).substr(0, 40), where + ": Expiration");
+    if (!wrong.empty()) return broken(where + ": " + wrong);
+    if (keys.access_key.empty() && keys.secret_key.empty())
+        return broken(where + ": the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
+    if (!expires) return std::move(expires).error();
+    keys.expires = *expires;
+    return keys;
+}
+
 // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread keeps a
 // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
 inline TimePoint extended(TimePoint now) {
-    return now + imds_extension + std::chrono::seconds(now.time_since_epoch().count() / 1000 % 480);
-}
-
-inline Result<Credentials> keys_from_json(std::string_view body, const Shape& shape, TimePoint now) {
-    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
-    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body)) {
-        return broken(shape.where +
-                      ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
-    }
-    std::string wrong;
-    Credentials keys;
-    keys.access_key = text_member(body, "AccessKeyId", wrong);
-    keys.secret_key = text_member(body, "SecretAccessKey", wrong);
-    keys.session_token = text_member(body, shape.names.token, wrong);
-    const std::string expiration = text_member(body, "Expiration", wrong);
-    if (!wrong.empty()) return broken(shape.where + ": " + wrong);
-    if (keys.access_key.empty() && keys.secret_key.empty())
-        return broken(shape.where + ": the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
-    keys.expires = dates::iso8601(expiration);
-    if (!keys.expires && (shape.must_expire || !expiration.empty())) {
-        return broken(shape.where + ": Expiration is '" + bytes::sanitize(expiration.substr(0, 40)) + "', " +
-                      expected_time);
-    }
-    if (shape.overdue_too && *keys.expires <= now) keys.expires = extended(now);
-    return check(std::move(keys), shape.where, shape.names, now);
+    return now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
 }
 
 inline std::string told(const WebAnswer& answer) {
@@ -5868,13 +5789,23 @@ inline std::string told(const WebAnswer& answer) {
     return "no answer" + (answer.problem.empty() ? std::string() : " (" + bytes::sanitize(answer.problem) + ")");
 }
 
+// What STS says about roles and policies is what the reader needs, but it may repeat the token that it was sent.
+inline std::string sts_complaint(const WebAnswer& answer, const std::string& token) {
+    if (answer.status == 200) return "an answer without credentials";
+    const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
+    if (!error || error->code.empty()) return told(answer);
+    std::string text = error->message;
+    for (std::size_t at = 0; token.size() >= 4 && (at = text.find(token, at)) != std::string::npos;)
+        text.replace(at, token.size(), "******");
+    return told(answer) + ", " + bytes::sanitize(error->code + ": " + text);
+}
+
 // -- addresses
 
 // The host in an authority such as [::1]:80, without its brackets and port.
 inline std::string_view host_in(std::string_view authority) {
-    const std::size_t bracket = authority.find(']');
-    return bracket != std::string_view::npos ? authority.substr(1, bracket - 1)
-                                             : authority.substr(0, authority.find(':'));
+    const std::size_t end = authority.find(']');
+    return end != std::string_view::npos ? authority.substr(1, end - 1) : authority.substr(0, authority.find(':'));
 }
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
@@ -5886,32 +5817,22 @@ inline bool plain_http_allowed(const endpoint::Url& url) {
     return url.is_address && bytes::starts_with(host, "127.");
 }
 
-struct ContainerAddress {
-    std::string variable;
-    std::string url;
-    std::string shown;  // without the path: on ECS that is all it takes to get the keys
-};
-
-// Strict where parsers differ, because what is checked here must be what the HTTP library connects to.
-inline Result<ContainerAddress> container_address(const Environment& environment) {
-    const std::string relative = variable(environment, "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    ContainerAddress out;
-    out.variable = std::string("AWS_CONTAINER_CREDENTIALS_") + (relative.empty() ? "FULL_URI" : "RELATIVE_URI");
-    out.url = relative.empty() ? variable(environment, out.variable.c_str()) : "http://169.254.170.2" + relative;
-    const std::size_t colon = (std::min)(out.url.find("://"), out.url.size());
-    const std::size_t end = (std::min)(out.url.find_first_of("/?", colon + 3), out.url.size());
-    const bool odd =
-        out.url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !check_value(out.url, {}, url_bytes_max);
-    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(out.url).substr(0, end));
-    if (!base || (!relative.empty() && relative[0] != '/')) {
-        return broken("container: " + out.variable +
-                      (relative.empty() ? " is no URL such as http://169.254.170.23/v1/credentials"
-                                        : " is no path such as /v2/credentials/ID"));
-    }
-    out.shown = base->scheme + "://" + base->host;
-    out.url = out.shown + (out.url.compare(end, 1, "/") == 0 ? "" : "/") + out.url.substr(end);
-    if (base->scheme == "https" || plain_http_allowed(*base)) return out;
-    return broken("container: " + out.variable + " names " + bytes::sanitize(out.shown) +
+// Strict where parsers differ, because what is checked here must be what the HTTP library connects to. The path is a
+// secret: on ECS it is all that it takes to get the keys.
+inline Result<std::string> container_url(const Setting& set) {
+    const bool relative = bytes::ends_with(set.why, "RELATIVE_URI");
+    const std::string url = (relative ? "http://169.254.170.2" : "") + set.value;
+    const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
+    const bool odd = url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !check_value(url, {}, text_bytes_max);
+    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(url).substr(0, end));
+    if (!base || (relative && set.value[0] != '/'))
+        return broken("container: " + set.why +
+                      (relative ? " is no path such as /v2/credentials/ID"
+                                : " is no URL such as http://169.254.170.23/v1/credentials"));
+    const std::string shown = base->scheme + "://" + base->host;
+    if (base->scheme == "https" || plain_http_allowed(*base))
+        return shown + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
+    return broken("container: " + set.why + " names " + shown +
                   ", but plain http is used only for localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 and "
                   "[fd00:ec2::23]; expected one of them, or https");
 }
@@ -5922,177 +5843,224 @@ struct ImdsSettings {
     int attempts = 1;
 };
 
-struct StsCall {
-    const char* operation;
-    bytes::Pairs fields;
-    const Credentials* keys;  // sign it; none: the web identity token in it speaks for itself
-    std::string where;        // for messages
-};
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
-// What STS is sent and complains with must not be shown.
-inline std::string sts_complaint(const WebAnswer& answer, const StsCall& call) {
-    if (answer.status == 200) return "an answer without credentials";
-    const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
-    if (!error || error->code.empty()) return told(answer);
-    std::string text = error->code + ": " + error->message;
-    if (call.keys) text = scrubbed(std::move(text), {call.keys->secret_key, call.keys->session_token});
-    for (const auto& field : call.fields) {
-        if (field.first == "WebIdentityToken") text = scrubbed(std::move(text), {field.second});
-    }
-    return told(answer) + ", " + bytes::sanitize(text);
-}
+// -- the chain
 
-// -- one look
+// One caller's walk through the sources. Keys are nothing where a source is not configured and the next one is to be
+// asked, and an error where it is configured but broken, because falling through could then use another identity.
+using Found = Result<std::optional<Credentials>>;
 
-// The places that keys come from, asked for one caller: the files are read at most once, every wait obeys `limits`.
-// Whoever answers leaves in `note` what a person would want to know.
-class Search {
-public:
-    Search(const Environment& environment, const Settings& settings, FileCache& cache, bool for_keys,
-           const Limits& limits)
-        : environment_(environment), settings_(settings), cache_(cache), for_keys_(for_keys), limits_(limits) {}
-
-    std::string note{};
-    bool imds_left_alone = false;  // it did not answer a moment ago
-    bool imds_absent = false;      // it did not answer now
-
-    // -- region and endpoint
-
-    // Without asking instance metadata.
-    Result<Setting> region() {
-        auto set = region_in_environment(environment_, settings_);
-        if (!set || !set->value.empty()) return set;
-        Setting out;
-        if (auto read = load(); !read) return std::move(read).error();
-        out.value = files_->selected().get("region");
-        if (out.value.empty()) return set;
-        out.why = profile_text(files_->profile);
-        return check_region(out, out.why + ": region");
-    }
-
-    // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
-    Result<Setting> endpoint_url(const std::string& service) {
-        if (service == "S3" && !settings_.endpoint_url.empty())
-            return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
-        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
-            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
-        if (auto read = load(); !read) return std::move(read).error();
-        const ini::Profile profile = files_->selected();
-        if (switched_on(profile.get("ignore_configured_endpoint_urls")))
-            return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
-        const std::string own = "AWS_ENDPOINT_URL_" + service;
-        const Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
-        if (!set.value.empty()) return check_url(set, set.why);
-        std::string url = profile.get("endpoint_url");
-        const ini::Section* services = ini::find_section(files_->config, "services", profile.get("services"));
-        if (const ini::Setting* block = services != nullptr ? services->find(bytes::lower(service)) : nullptr) {
-            for (const auto& [name, value] : block->block) {
-                if (name == "endpoint_url" && !value.empty()) url = value;
-            }
-        }
-        if (url.empty()) return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
-        const std::string where = profile_text(files_->profile);
-        return check_url({url, where}, where + ": endpoint_url");
-    }
-
-    // Instance metadata's, where it gave the credentials.
-    Result<Setting> imds_region() {
-        const Setting unknown{{}, "instance metadata does not tell one"};
-        const auto place = imds_settings();
-        if (!place) return unknown;
-        const auto token = imds_token(*place);
-        if (!token) return token.error();
-        if (token->empty()) return unknown;
-        const auto answer = ask_imds(*place, *token, "/latest/meta-data/placement/region");
-        if (!answer) return answer.error();
-        const std::string region(bytes::trim(answer->body));
-        return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
-    }
-
-    // -- sources
-
-    Found environment_keys() {
-        note = "AWS_ACCESS_KEY_ID is not set";
-        if (!settings_.profile.empty()) return pass_over("a profile is chosen in code");
-        return keys_in_environment(environment_);
-    }
-
-    // The variables of Kubernetes and CI systems. A profile that assumes a role goes first, as in botocore.
-    Found web_identity() {
-        if (!settings_.profile.empty()) return pass_over("a profile is chosen in code");
-        if (variable(environment_, "AWS_WEB_IDENTITY_TOKEN_FILE").empty())
-            return pass_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
-        if (auto read = load(); !read) return std::move(read).error();
-        if (assumes_role(files_->selected()))
-            return pass_over(profile_text(files_->profile) + " names a role, which goes first");
-        return by_web_identity(files_->profile, true);
-    }
-
-    Found selected_profile() {
-        if (auto read = load(); !read) return std::move(read).error();
-        std::vector<std::string> visited;
-        return keys_of(files_->profile, visited);
-    }
-
-    Found container() {
-        if (first_variable(environment_,
-                           {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"})
-                .value.empty())
-            return pass_over(
-                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
-        const auto address = container_address(environment_);
-        if (!address) return address.error();
-        const auto token = container_token();
-        if (!token) return token.error();
-        WebRequest request = link_local("GET", address->url, container_timeout);
-        bytes::add(request.headers, "Accept", "application/json");
-        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
-        const auto answer = endpoint_request(request, container_attempts);
-        if (!answer) return answer.error();
-        const std::string where = "container (" + address->variable + ", " + bytes::sanitize(address->shown) + ")";
-        if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
-        return found(
-            keys_from_json(answer->body, {where, {"AccessKeyId", "SecretAccessKey", "Token"}}, environment_.now()));
-    }
-
-    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
-    // no metadata service. Private endpoints of AWS are AWS.
-    bool foreign_endpoint() {
-        const auto set = endpoint_url("S3");
-        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
-        return !set || (!set->value.empty() && !(url && endpoint::is_aws_host(host_in(url->host))));
-    }
-
-    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
-    Found instance_metadata() {
-        if (switched_on(variable(environment_, "AWS_EC2_METADATA_DISABLED")))
-            return pass_over("AWS_EC2_METADATA_DISABLED is true");
-        if (imds_left_alone) return pass_over("nothing answered there a moment ago");
-        if (auto read = load(); !read) return std::move(read).error();
-        const auto place = imds_settings();
-        if (!place) return place.error();
-        const auto token = imds_token(*place);
-        if (!token) return token.error();
-        return token->empty() ? pass_over(note) : imds_keys(*place, *token);
-    }
-
-private:
-    Result<void> load() {
-        if (files_) return {};
-        auto read = cache_.get(environment_, settings_, for_keys_);
-        if (!read) return std::move(read).error();
-        files_ = *std::move(read);
-        return {};
-    }
+struct Look {
+    const Limits& limits;
+    bool for_keys = false;         // then the files are read anew, because other programs rewrite them
+    std::string note{};            // of the last source, for people: why it was passed over, or a hint
+    bool imds_absent = false;      // it did not answer
+    bool imds_left_alone = false;  // because it did not a moment ago
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    std::shared_ptr<const Files> files{};
+#endif
 
     Found pass_over(std::string why) {
         note = std::move(why);
         return std::optional<Credentials>();
     }
+};
 
+inline Found found(Result<Credentials> keys) {
+    if (!keys) return std::move(keys).error();
+    return std::optional<Credentials>(*std::move(keys));
+}
+
+// The sources in botocore's order. Thread-safe.
+class Chain {
+public:
+    Chain(Environment environment, Settings settings)
+        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+
+    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
+    // turn a person into the instance's role.
+    Result<Credentials> find(const Limits& limits) {
+        Look look{limits, true};
+        look.imds_left_alone = environment_.now() < TimePoint(seconds(imds_absent_until_));
+        const int before = answered_;
+        std::string seen;
+        for (int source = (std::max)(before, 0); source < source_count; ++source) {
+            const char* name = sources[source].name;
+            Found keys = (this->*sources[source].ask)(look);
+            if (look.imds_absent && before < 0) leave_imds_alone();
+            if (!keys) return std::move(keys).error();
+            if (*keys) {
+                answered_ = source;
+                return **std::move(keys);
+            }
+            if (before >= 0) return broken(std::string(name) + ", which gave credentials before: " + look.note);
+            seen += std::string("; ") + name + ": " + look.note;
+        }
+        return broken("no credentials found" + seen + other_sources);
+    }
+
+    // The same walk, told source by source. Changes nothing in what find() does next.
+    std::vector<Finding> explain() {
+        const Limits limits;
+        Look look{limits, true};
+        std::vector<Finding> findings;
+        bool decided = false;
+        for (const Source& source : sources) {
+            findings.push_back({std::string("credentials: ") + source.name, Finding::Verdict::not_asked, {}});
+            if (decided) continue;
+            look.note.clear();
+            const Found keys = (this->*source.ask)(look);
+            decided = !keys || *keys;
+            Finding& finding = findings.back();
+            finding.verdict = !keys   ? Finding::Verdict::broken
+                              : *keys ? Finding::Verdict::used
+                                      : Finding::Verdict::passed_over;
+            finding.text = !keys ? keys.error().what() : *keys ? summary(**keys) + look.note : look.note;
+        }
+        return findings;
+    }
+
+    // Instance metadata is asked only after it gave the credentials, because elsewhere it may be another network's.
+    Result<Setting> region(const Limits& limits) {
+        Look look{limits};
+        auto out = configured_region(look);
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+        if (out && out->value.empty() && answered_ == source_count - 1 && !foreign_endpoint(look))
+            return imds_region(look);
+#endif
+        return out;
+    }
+
+    // An empty value: AWS's own.
+    Result<Setting> endpoint_url() {
+        const Limits limits;
+        Look look{limits};
+        return configured_endpoint(look, "S3");
+    }
+
+    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
+    std::string profile_setting(const char* name) {
+        const Limits limits;
+        Look look{limits};
+        return load(look) ? profile_value(look, name) : std::string();
+    }
+
+private:
+    struct Source {
+        const char* name;
+        Found (Chain::*ask)(Look&);
+    };
+
+    // -- what needs no files
+
+    // As in botocore a secret alone is passed over, and an access key alone is an error.
+    Found environment_keys(Look& look) {
+        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
+        return keys_in_environment(look);
+    }
+
+    Found keys_in_environment(Look& look) {
+        Credentials keys;
+        keys.access_key = variable(environment_, "AWS_ACCESS_KEY_ID");
+        if (keys.access_key.empty()) return look.pass_over("AWS_ACCESS_KEY_ID is not set");
+        keys.secret_key = variable(environment_, "AWS_SECRET_ACCESS_KEY");
+        keys.session_token = first_variable(environment_, {"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
+        auto expires =
+            check_expiry(variable(environment_, "AWS_CREDENTIAL_EXPIRATION"), "environment: AWS_CREDENTIAL_EXPIRATION");
+        if (!expires) return std::move(expires).error();
+        keys.expires = *expires;
+        return found(check(std::move(keys), "environment", variable_names, environment_.now()));
+    }
+
+    // Without asking instance metadata.
+    Result<Setting> configured_region(Look& look) {
+        if (!settings_.region.empty()) return check_region({settings_.region, "set in code"}, "the region");
+        Setting set = first_variable(environment_, {"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (!set.value.empty()) return check_region(set, set.why);
+        if (auto read = load(look); !read) return std::move(read).error();
+        set = {profile_value(look, "region"), selected_text(look)};
+        if (!set.value.empty()) return check_region(set, set.why + ": region");
+        return Setting{{}, "neither AWS_REGION nor the profile sets one"};
+    }
+
+    // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
+    Result<Setting> configured_endpoint(Look& look, const std::string& service) {
+        const std::string own = "AWS_ENDPOINT_URL_" + service;
+        if (service == "S3" && !settings_.endpoint_url.empty())
+            return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
+        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
+            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        if (auto read = load(look); !read) return std::move(read).error();
+        if (switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
+            return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
+        Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
+        if (!set.value.empty()) return check_url(set, set.why);
+        set = {endpoint_in_files(look, bytes::lower(service)), selected_text(look)};
+        if (!set.value.empty()) return check_url(set, set.why + ": endpoint_url");
+        return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
+    }
+
+    // Shortly at first, because a service that is slow once must not cost minutes of credentials.
+    void leave_imds_alone() {
+        const std::int64_t wait = imds_absent_for_;
+        imds_absent_until_ = unix_seconds(environment_.now()) + wait;
+        imds_absent_for_ = (std::min)(2 * wait, std::int64_t{imds_absent_most.count()});
+    }
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+    // -- the files
+
+    Result<void> load(Look& look) {
+        if (look.files) return {};
+        const std::lock_guard<std::mutex> lock(files_lock_);
+        const TimePoint now = environment_.now();
+        const bool fresh = files_ && now >= files_->read_at && now - files_->read_at < files_fresh;
+        if (!fresh || (look.for_keys && keys_taken_)) {
+            auto read = read_files(environment_, settings_);
+            if (!read) return std::move(read).error();
+            files_ = *std::move(read);
+            keys_taken_ = false;
+        }
+        keys_taken_ = keys_taken_ || look.for_keys;
+        look.files = files_;
+        return {};
+    }
+
+    static ini::Profile selected(const Look& look) { return look.files->find(look.files->profile); }
     static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
+    static std::string selected_text(const Look& look) { return profile_text(look.files->profile); }
+    static std::string profile_value(const Look& look, const char* name) { return selected(look).get(name); }
+
+    static std::string endpoint_in_files(const Look& look, const std::string& service) {
+        const ini::Profile profile = selected(look);
+        const ini::Section* services = ini::find_section(look.files->config, "services", profile.get("services"));
+        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
+        std::string url = profile.get("endpoint_url");
+        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
+            if (name == "endpoint_url" && !value.empty()) url = value;
+        }
+        return url;
+    }
 
     // -- profiles
+
+    // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
+    Found web_identity(Look& look) {
+        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
+        if (variable(environment_, "AWS_WEB_IDENTITY_TOKEN_FILE").empty())
+            return look.pass_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+        if (auto read = load(look); !read) return std::move(read).error();
+        const std::string& name = look.files->profile;
+        if (assumes_role(selected(look))) return look.pass_over(profile_text(name) + " names a role, which goes first");
+        return keys_by_web_identity(look, name, true);
+    }
+
+    Found selected_profile(Look& look) {
+        if (auto read = load(look); !read) return std::move(read).error();
+        std::vector<std::string> visited;
+        return keys_of(look, look.files->profile, visited);
+    }
 
     static bool assumes_role(const ini::Profile& profile) {
         return profile.has("role_arn") && !profile.has("web_identity_token_file");
@@ -6103,45 +6071,47 @@ private:
 
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
     // broken. `visited` are the profiles whose roles are assumed with these keys; without any it is the selected one.
-    Found keys_of(const std::string& name, std::vector<std::string>& visited) {
-        const ini::Profile profile = files_->find(name);
+    Found keys_of(Look& look, const std::string& name, std::vector<std::string>& visited) {
+        const Files& files = *look.files;
+        const ini::Profile profile = files.find(name);
         const std::string where = profile_text(name);
         const bool is_source = !visited.empty();
+        const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
         if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
-            return assume_role(name, profile, visited);
+            return assume_role(look, name, profile, visited);
         if (profile.has("web_identity_token_file"))
-            return by_web_identity(name, !is_source && settings_.profile.empty());
+            return keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (sso && !profile.has("credential_process")) return signs_in(name);
-        if (!sso && profile.credentials != nullptr && profile.credentials->find("aws_access_key_id") != nullptr)
-            return static_keys(*profile.credentials, files_->credentials_path + ", " + where, files_->credentials_hint);
-        if (profile.has("credential_process")) return by_process(profile.get("credential_process"), where);
-        if (profile.has("login_session")) return signs_in(name);
-        if (profile.config != nullptr && profile.config->find("aws_access_key_id") != nullptr)
-            return static_keys(*profile.config, files_->config_path + ", " + where, files_->config_hint);
-        if (!files_->any) return pass_over(where + ": there are no configuration files");
-        for (const auto& [half, other] :
-             {std::pair<const char*, const char*>{"aws_secret_access_key", "aws_access_key_id"},
-              {"source_profile", "role_arn"},
-              {"credential_source", "role_arn"}}) {
-            if (profile.has(half)) return pass_over(where + ": " + half + " is set but " + other + " is not");
+        if (in(profile.credentials) && !sso)
+            return static_keys(look, *profile.credentials, files.credentials_path + ", " + where,
+                               files.credentials_hint);
+        if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
+        if (sso || profile.has("login_session")) {
+            return broken(where +
+                          " signs in through a session that only the AWS CLI keeps: add this line to the "
+                          "profile in " +
+                          files.config_path + ": " + export_line(name));
         }
-        return pass_over(where + " has no credentials");
+        if (in(profile.config))
+            return static_keys(look, *profile.config, files.config_path + ", " + where, files.config_hint);
+        if (!files.any) return look.pass_over(where + ": there are no configuration files");
+        const bool half =
+            profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
+        return look.pass_over(where +
+                              (half ? ": aws_access_key_id or role_arn is not set, although what belongs to it is"
+                                    : " has no credentials"));
     }
 
     // The older name of the session token comes first, as in botocore.
-    Found static_keys(const ini::Section& section, const std::string& where, const std::string& hint) {
-        const auto text = [&section](const char* name) {
-            const ini::Setting* setting = section.find(name);
-            return setting != nullptr ? setting->text : std::string();
-        };
+    Found static_keys(Look& look, const ini::Section& section, const std::string& where, const std::string& hint) {
+        ini::Profile only;
+        only.config = &section;
         Credentials keys;
-        keys.access_key = text("aws_access_key_id");
-        keys.secret_key = text("aws_secret_access_key");
-        const bool older = section.find("aws_security_token") != nullptr;
-        keys.session_token = text(older ? "aws_security_token" : "aws_session_token");
-        if (keys.access_key.empty() && keys.secret_key.empty()) return broken(where + ": aws_access_key_id is empty");
-        note = hint;
+        keys.access_key = only.get("aws_access_key_id");
+        keys.secret_key = only.get("aws_secret_access_key");
+        keys.session_token = only.get(only.has("aws_security_token") ? "aws_security_token" : "aws_session_token");
+        if (keys.access_key.empty()) return broken(where + ": aws_access_key_id is empty");
+        look.note = hint;
         return found(check(std::move(keys), where, setting_names, environment_.now()));
     }
 
@@ -6152,94 +6122,79 @@ private:
                bytes::sanitize(plain ? profile : "\"" + profile + "\"") + " --format process";
     }
 
-    Error signs_in(const std::string& profile) const {
-        return broken(profile_text(profile) +
-                      " signs in through a session that only the AWS CLI keeps: add this line to the profile in " +
-                      files_->config_path + ": " + export_line(profile));
-    }
-
-    Found by_process(const std::string& command, const std::string& where) {
+    Found keys_by_process(Look& look, const std::string& command, const std::string& where) {
         const auto words = ini::split_words(command);
         if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
             return broken(where + ": credential_process has an open quote or names no program");
         if (!environment_.run_process) return broken(where + ": credential_process cannot be run here");
         // Only the program is named in messages, because its arguments may hold a password.
         const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
-        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
-        if (!result.problem.empty() && limits_.over()) return limits_.error(named + " ran");
+        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, look.limits);
+        if (!result.problem.empty() && look.limits.over()) return look.limits.error(named + " ran");
         if (!result.problem.empty()) return broken(named + ": " + result.problem);
         if (result.exit_status != 0)
             return broken(named + " ended with exit status " + std::to_string(result.exit_status));
-        Found out = json::number_field(result.output, "Version") == "1"
-                        ? found(keys_from_json(result.output, {named, field_names, false}, environment_.now()))
-                        : Found(broken(named + ": the output is not a JSON object with \"Version\": 1"));
+        if (json::number_field(result.output, "Version") != "1")
+            return broken(named + ": the output is not a JSON object with \"Version\": 1");
+        auto keys = keys_in_json(result.output, named, answer_names);
         bytes::wipe(result.output);
-        return out;
+        if (!keys) return std::move(keys).error();
+        return found(check(*std::move(keys), named, answer_names, environment_.now()));
     }
 
     // -- roles
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no profile
     // is visited twice but one that holds keys beside its role.
-    Found assume_role(const std::string& name, const ini::Profile& profile, std::vector<std::string>& visited) {
-        const std::string where = profile_text(name);
+    Found assume_role(Look& look, const std::string& name, const ini::Profile& profile,
+                      std::vector<std::string>& visited) {
+        const std::string where = profile_text(name), arn = profile.get("role_arn");
         if (auto fine = check_role(name, profile); !fine) return std::move(fine).error();
         if (visited.empty()) visited.push_back(name);
-        Found keys = profile.has("source_profile") ? source_keys(name, profile.get("source_profile"), visited)
-                                                   : named_source(profile.get("credential_source"), where);
+        Found keys = profile.has("source_profile") ? source_keys(look, name, profile.get("source_profile"), visited)
+                                                   : named_source(look, profile.get("credential_source"), where);
         if (!keys) return keys;
-        if (!*keys) return broken(where + ": no credentials to assume the role with: " + note);
-        const std::string arn = profile.get("role_arn");
-        StsCall call{"AssumeRole", {}, &**keys, where + ", role " + bytes::sanitize(arn)};
-        call.fields = {{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
-        if (profile.has("external_id")) bytes::add(call.fields, "ExternalId", profile.get("external_id"));
-        if (profile.has("duration_seconds"))
-            bytes::add(call.fields, "DurationSeconds", profile.get("duration_seconds"));
-        return ask_sts(call);
+        if (!*keys) return broken(where + ": no credentials to assume the role with: " + look.note);
+        bytes::Pairs fields{{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
+        if (profile.has("external_id")) bytes::add(fields, "ExternalId", profile.get("external_id"));
+        if (profile.has("duration_seconds")) bytes::add(fields, "DurationSeconds", profile.get("duration_seconds"));
+        return ask_sts(look, "AssumeRole", fields, &**keys, where + ", role " + bytes::sanitize(arn));
     }
 
     static Result<void> check_role(const std::string& name, const ini::Profile& profile) {
         const std::string where = profile_text(name) + ": ", duration = profile.get("duration_seconds");
-        if (auto fine = check_arn(profile.get("role_arn"), where + "role_arn"); !fine) return fine;
         if (profile.has("source_profile") == profile.has("credential_source"))
             return broken(where + "role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial")) {
             return broken(where +
-                          "mfa_serial asks a person for a code, which this library does not do. Use another profile "
-                          "with this line: " +
+                          "mfa_serial asks a person for a code, which this library does not do. Use another "
+                          "profile with this line: " +
                           export_line(name));
         }
-        const auto seconds = bytes::to_u64(duration);
-        if (duration.empty() || (seconds && *seconds >= 900 && *seconds <= 43200)) return {};
-        return broken(where + "duration_seconds is '" + bytes::sanitize(duration) + "', expected 900 to 43200");
+        const auto lifetime = bytes::to_u64(duration);
+        if (!duration.empty() && !(lifetime && *lifetime >= 900 && *lifetime <= 43200))
+            return broken(where + "duration_seconds is '" + bytes::sanitize(duration) + "', expected 900 to 43200");
+        return check_arn(profile.get("role_arn"), where + "role_arn");
     }
 
-    static Result<void> check_arn(const std::string& arn, const std::string& name) {
-        if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, 2048)) return {};
-        return broken(name + " is '" + bytes::sanitize(arn) + "', expected arn:aws:iam::ACCOUNT:role/NAME");
-    }
-
-    Found source_keys(const std::string& profile, const std::string& source, std::vector<std::string>& visited) {
-        const std::string where = profile_text(profile), named = ": source_profile " + bytes::sanitize(source);
-        const ini::Profile found = files_->find(source);
-        if (!found.exists()) return broken(where + named + " does not exist");
+    Found source_keys(Look& look, const std::string& profile, const std::string& source,
+                      std::vector<std::string>& visited) {
+        const std::string what = profile_text(profile) + ": source_profile " + bytes::sanitize(source);
+        const ini::Profile origin = look.files->find(source);
+        if (!origin.exists()) return broken(what + " does not exist");
         const bool again = std::find(visited.begin(), visited.end(), source) != visited.end();
-        if (again && !(source == profile && has_static_keys(found)))
-            return broken(where + named + " leads round in a circle");
-        if (visited.size() > roles_max) return broken(where + named + " comes after too many roles");
+        if (again && !(source == profile && has_static_keys(origin))) return broken(what + " leads round in a circle");
+        if (visited.size() > roles_max) return broken(what + " comes after too many roles");
         visited.push_back(source);
-        Found keys = keys_of(source, visited);
-        if (keys && !*keys) return broken(where + named + " has no credentials");
-        return keys;
+        Found keys = keys_of(look, source, visited);
+        return keys && !*keys ? Found(broken(what + " has no credentials")) : keys;
     }
 
-    Found named_source(const std::string& source, const std::string& where) {
-        if (source == "EcsContainer") return container();
-        if (source == "Ec2InstanceMetadata") return instance_metadata();
-        if (source != "Environment")
-            return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
-        note = "AWS_ACCESS_KEY_ID is not set";
-        return keys_in_environment(environment_);
+    Found named_source(Look& look, const std::string& source, const std::string& where) {
+        if (source == "EcsContainer") return container(look);
+        if (source == "Ec2InstanceMetadata") return instance_metadata(look);
+        if (source == "Environment") return keys_in_environment(look);
+        return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
     }
 
     // -- STS
@@ -6250,187 +6205,245 @@ private:
 
     // The file is read anew each time, because Kubernetes and CI systems replace it long before the role's credentials
     // end. A variable counts even if it is empty, as in botocore.
-    Found by_web_identity(const std::string& name, bool use_variables) {
-        const ini::Profile profile = files_->find(name);
+    Found keys_by_web_identity(Look& look, const std::string& name, bool use_variables) {
+        const ini::Profile profile = look.files->find(name);
         const auto setting = [&](const char* in_environment, const char* in_profile) {
             auto value = use_variables && environment_.variable ? environment_.variable(in_environment) : std::nullopt;
             return value ? Setting{*std::move(value), in_environment} : Setting{profile.get(in_profile), in_profile};
         };
         const Setting path = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
         const Setting arn = setting("AWS_ROLE_ARN", "role_arn");
-        const bool by_variable = path.why[0] == 'A';
+        const bool by_variable = bytes::starts_with(path.why, "AWS_");
         const std::string where = by_variable ? "web identity" : profile_text(name);
-        if (path.value.empty()) return pass_over(where + ": " + path.why + " is empty");
+        if (path.value.empty()) return look.pass_over(where + ": " + path.why + " is empty");
         if (arn.value.empty()) {
             return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
-                          " is not: a web identity needs a role");
+                          " is not: set both or neither");
         }
         if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
-        const auto token =
-            token_in(path.value, where + ": " + path.why + " " + bytes::sanitize(path.value), jwt_bytes_max);
+        const auto token = token_in(path.value, where + ": " + path.why, jwt_bytes_max, false);
         if (!token) return token.error();
-        StsCall call{"AssumeRoleWithWebIdentity", {}, nullptr, where};
-        call.fields = {{"RoleArn", arn.value},
-                       {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
-                       {"WebIdentityToken", *token}};
-        return ask_sts(call);
+        const bytes::Pairs fields{
+            {"RoleArn", arn.value},
+            {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
+            {"WebIdentityToken", *token}};
+        return ask_sts(look, "AssumeRoleWithWebIdentity", fields, nullptr, where);
     }
 
-    Result<std::string> token_in(const std::string& path, const std::string& named, std::size_t bytes_max) const {
+    // Of a container's agent, where "Bearer x" has a blank in it, or of a web identity.
+    Result<std::string> token_in(const std::string& path, const std::string& setting, std::size_t bytes_max,
+                                 bool blanks_allowed) const {
+        const std::string named = setting + " " + bytes::sanitize(path);
         const FileText file = environment_.read_file ? environment_.read_file(path) : FileText();
         if (file.state == FileState::missing) return broken(named + " does not exist, expected a file with a token");
         if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
         std::string token(bytes::trim(file.text));
         if (token.empty()) return broken(named + " is empty, expected a token");
-        if (auto fine = check_value(token, named, bytes_max, true); !fine) return std::move(fine).error();
+        if (auto fine = check_value(token, named, bytes_max, blanks_allowed); !fine) return std::move(fine).error();
         return token;
     }
 
-    // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
-    Found ask_sts(const StsCall& call) {
-        const auto region = this->region();
+    // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
+    Found ask_sts(Look& look, const char* operation, const bytes::Pairs& fields, const Credentials* keys,
+                  const std::string& where) {
+        const auto region = configured_region(look);
         if (!region) return region.error();
-        const auto place = endpoint_url("STS");
+        const auto place = configured_endpoint(look, "STS");
         if (!place) return place.error();
+        // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
         const bool of_aws = !region->value.empty() && bytes::is_digit(region->value.back());
         const std::string signing_region = of_aws ? region->value : "us-east-1";
-        const auto url =
-            endpoint::parse_url(!place->value.empty() ? place->value
-                                                      : "https://sts." + signing_region + "." +
-                                                            std::string(endpoint::partition_of(signing_region).suffix));
-        if (!url) return broken(call.where + ": there is no STS endpoint");
-        const WebRequest request = sts_request(*url, signing_region, call);
-        const auto answer = endpoint_request(request, sts_attempts);
-        if (!answer) return answer.error();
-        const std::string asked = call.where + ": " + call.operation + " at " + request.url + ": ";
-        const auto result = answer->status == 200 ? xml::sts_result(answer->body, call.operation) : std::nullopt;
-        if (!result) return broken(asked + sts_complaint(*answer, call));
-        Credentials got{result->access_key, result->secret_key, result->session_token,
-                        dates::iso8601(result->expiration)};
-        if (!got.expires)
-            return broken(asked + "Expiration is '" + bytes::sanitize(result->expiration) + "', " + expected_time);
-        return found(check(std::move(got), call.where, field_names, environment_.now()));
-    }
-
-    WebRequest sts_request(const endpoint::Url& url, const std::string& region, const StsCall& call) const {
+        std::string base = "https://sts." + signing_region + ".";
+        base.append(endpoint::partition_of(signing_region).suffix);
+        const auto url = endpoint::parse_url(place->value.empty() ? base : place->value);
+        if (!url) return broken(where + ": there is no STS endpoint");
         WebRequest request;
         request.method = "POST";
-        request.url = url.scheme + "://" + url.host + (url.path.empty() ? "/" : url.path);
+        request.url = url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path);
         request.connect_timeout = sts_connect_timeout;
         request.timeout = sts_timeout;
         bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
-        request.body = std::string("Action=") + call.operation + "&Version=2011-06-15";
-        for (const auto& [name, value] : call.fields) {
-            request.body.append(1, '&').append(name).append(1, '=');
-            bytes::append_percent(request.body, value, false);
-        }
-        if (call.keys == nullptr) return request;
+        request.body = std::string("Action=") + operation + "&Version=2011-06-15";
+        for (const auto& [name, value] : fields)
+            bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
+        if (keys != nullptr) sign(request, *url, *keys, signing_region);
+        const auto answer = endpoint_request(look, request, attempts_max);
+        if (!answer) return answer.error();
+        return keys_in_xml(*answer, operation, where, request.url,
+                           keys != nullptr ? keys->session_token : fields.back().second);
+    }
+
+    void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
         std::string date;
         dates::append_amz_date(date, unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
-        if (!call.keys->session_token.empty())
-            bytes::add(request.headers, "x-amz-security-token", call.keys->session_token);
+        if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
         std::vector<sigv4::Header> headers{{"host", url.host}};
         for (const auto& [name, value] : request.headers) headers.push_back({name, value});
         const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
         const std::string path = url.path.empty() ? "/" : url.path;
+        const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), hash};
         sigv4::Signer signer;
-        const std::string_view signature =
-            signer.sign({"POST", path, {}, headers.data(), headers.size(), hash}, *call.keys, {date, region, "sts"});
-        bytes::add(request.headers, "Authorization", signature);
-        return request;
+        bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
+    }
+
+    Found keys_in_xml(const WebAnswer& answer, const char* operation, const std::string& where, const std::string& url,
+                      const std::string& token) const {
+        const std::string asked = where + ": " + operation + " at " + url + ": ";
+        const auto result = answer.status == 200 ? xml::sts_result(answer.body, operation) : std::nullopt;
+        if (!result) return broken(asked + sts_complaint(answer, token));
+        auto expires = check_expiry(result->expiration, asked + "Expiration");
+        if (!expires) return std::move(expires).error();
+        if (!*expires) return broken(asked + "the keys have no Expiration");
+        Credentials got{result->access_key, result->secret_key, result->session_token, *expires};
+        return found(check(std::move(got), where, answer_names, environment_.now()));
     }
 
     // -- container and instance metadata
 
+    Found container(Look& look) {
+        const Setting address = first_variable(
+            environment_, {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        if (address.value.empty())
+            return look.pass_over(
+                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+        const auto url = container_url(address);
+        if (!url) return url.error();
+        const auto token = container_token();
+        if (!token) return token.error();
+        WebRequest request = link_local("GET", *url, container_timeout);
+        bytes::add(request.headers, "Accept", "application/json");
+        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
+        return metadata_keys(look, request, attempts_max, "container (" + address.why + ", " + host_of(*url) + ")",
+                             false);
+    }
+
     // Read anew each time, because the agent replaces it. Empty where none is configured.
     Result<std::string> container_token() const {
-        const std::string path = variable(environment_, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-        std::string named = "container: AWS_CONTAINER_AUTHORIZATION_TOKEN";
-        if (!path.empty()) return token_in(path, named + "_FILE " + bytes::sanitize(path), token_bytes_max);
-        std::string token = variable(environment_, "AWS_CONTAINER_AUTHORIZATION_TOKEN");
-        // "Bearer x" has a blank in it, which is fine inside a header.
-        if (auto fine = check_value(token, named, token_bytes_max, true); !fine) return std::move(fine).error();
-        return token;
+        const Setting token = first_variable(
+            environment_, {"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        if (bytes::ends_with(token.why, "_FILE"))
+            return token_in(token.value, "container: " + token.why, token_bytes_max, true);
+        if (auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true); !fine)
+            return std::move(fine).error();
+        return token.value;
     }
 
-    // A variable, or else what the profile says.
-    Setting variable_or_profile(const char* name, const char* in_profile) const {
-        const Setting set = first_variable(environment_, {name});
-        return set.value.empty() ? Setting{files_->selected().get(in_profile), in_profile} : set;
+    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
+    // no metadata service. Private endpoints of AWS are AWS.
+    bool foreign_endpoint(Look& look) {
+        const auto set = configured_endpoint(look, "S3");
+        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
+        return !set || (!set->value.empty() && !(url && endpoint::is_aws_host(host_in(url->host))));
     }
 
-    Result<ImdsSettings> imds_settings() const {
-        ImdsSettings place;
-        const auto broken_setting = [](const Setting& wrong, const char* expected) {
-            return broken("instance metadata: " + wrong.why + " is '" + shown_url(wrong.value) + "', expected " +
-                          expected);
-        };
-        for (const char* name : {"AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS"}) {
-            const Setting set = first_variable(environment_, {name});
-            const auto number = bytes::to_u64(bytes::trim(set.value)).value_or(set.value.empty() ? 1 : 0);
-            if (number < 1 || number > 100) return broken_setting(set, "a whole number from 1 to 100");
-            if (bytes::ends_with(name, "TIMEOUT"))
-                place.timeout = milliseconds(1000 * static_cast<std::int64_t>(number));
-            else
-                place.attempts = static_cast<int>(number);
-        }
-        const Setting address =
-            variable_or_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
-        const Setting mode =
-            variable_or_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
-        if (bytes::iequal(mode.value, "ipv6"))
-            place.base = "http://[fd00:ec2::254]";
-        else if (address.value.empty() && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4"))
-            return broken_setting(mode, "IPv4 or IPv6");
-        if (address.value.empty()) return place;
-        if (!check_url(address, {})) return broken_setting(address, "a URL such as http://169.254.169.254");
-        place.base = address.value.substr(0, address.value.find_last_not_of('/') + 1);
-        return place;
+    Found instance(Look& look) {
+        if (foreign_endpoint(look)) return look.pass_over("the endpoint is not one of AWS");
+        return instance_metadata(look);
     }
 
-    // Empty where nothing that speaks version 2 is there.
-    Result<std::string> imds_token(const ImdsSettings& place) {
-        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-        const auto answer = endpoint_request(request, place.attempts);
-        if (!answer) return answer.error();
-        std::string token(bytes::trim(answer->body));
-        const int status = answer->status;
-        if (status == 200 && !token.empty() && check_value(token, {}, 1024)) return token;
-        note = "instance metadata (" + shown_url(place.base) +
-               "): " + (status == 200 ? "the answer is no session token" : told(*answer));
-        imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
-        if (!imds_absent) return broken(note);
-        // Inside a container the answer dies on its second hop, which looks like a host without the service.
-        if (status == 0) note += "; in a container on EC2 the hop limit must be 2";
-        return std::string();
-    }
-
-    Result<WebAnswer> ask_imds(const ImdsSettings& place, const std::string& token, const std::string& path) {
-        WebRequest request = link_local("GET", place.base + path, place.timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
-        return endpoint_request(request, place.attempts);
-    }
-
-    Found imds_keys(const ImdsSettings& place, const std::string& token) {
-        std::string path = "/latest/meta-data/iam/security-credentials/";
-        std::string where = "instance metadata (" + shown_url(place.base) + ")";
-        const auto roles = ask_imds(place, token, path);
+    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
+    Found instance_metadata(Look& look) {
+        if (switched_on(variable(environment_, "AWS_EC2_METADATA_DISABLED")))
+            return look.pass_over("AWS_EC2_METADATA_DISABLED is true");
+        if (look.imds_left_alone) return look.pass_over("nothing answered there a moment ago");
+        if (auto read = load(look); !read) return std::move(read).error();
+        const auto place = imds_settings(look);
+        if (!place) return place.error();
+        const auto token = imds_token(look, *place);
+        if (!token) return token.error();
+        if (token->empty()) return look.pass_over(look.note);
+        std::string path = "/latest/meta-data/iam/security-credentials/",
+                    where = "instance metadata (" + shown_url(place->base) + ")";
+        const auto roles = endpoint_request(look, imds_request(*place, *token, path), place->attempts);
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
         if (roles->status == 404 || (roles->status == 200 && role.empty()))
-            return pass_over("the instance has no role attached");
+            return look.pass_over("the instance has no role attached");
         if (roles->status != 200) return broken(where + ": " + told(*roles) + " to the question for the role");
         if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
             return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
         bytes::append_percent(path, role, false);
-        where += ", role " + bytes::sanitize(role);
-        const auto keys = ask_imds(place, token, path);
-        if (!keys) return keys.error();
-        if (keys->status != 200) return broken(where + ": " + told(*keys) + " to the question for the keys");
-        return found(keys_from_json(keys->body, {where, {"AccessKeyId", "SecretAccessKey", "Token"}, true, true},
-                                    environment_.now()));
+        return metadata_keys(look, imds_request(*place, *token, path), place->attempts,
+                             where + ", role " + bytes::sanitize(role), true);
+    }
+
+    // The last question to a container's agent or an instance's metadata.
+    Found metadata_keys(Look& look, const WebRequest& request, int attempts, const std::string& where,
+                        bool overdue_too) {
+        const auto answer = endpoint_request(look, request, attempts);
+        if (!answer) return answer.error();
+        if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
+        auto keys = keys_in_json(answer->body, where, metadata_names);
+        if (!keys) return std::move(keys).error();
+        if (!keys->expires) return broken(where + ": the answer has no Expiration");
+        const TimePoint now = environment_.now();
+        if (overdue_too && *keys->expires <= now) keys->expires = extended(now);
+        return found(check(*std::move(keys), where, metadata_names, now));
+    }
+
+    // A variable, or else what the profile says.
+    Setting variable_or_profile(const Look& look, const char* name, const char* in_profile) const {
+        const Setting set = first_variable(environment_, {name});
+        return set.value.empty() ? Setting{selected(look).get(in_profile), in_profile} : set;
+    }
+
+    Result<ImdsSettings> imds_settings(const Look& look) const {
+        const auto wrong = [](const Setting& set, const char* expected) {
+            return broken("instance metadata: " + set.why + " is '" + shown_url(set.value) + "', expected " + expected);
+        };
+        std::uint64_t numbers[2] = {1, 1};
+        for (std::size_t i = 0; i < 2; ++i) {
+            const Setting set = first_variable(
+                environment_, {i == 0 ? "AWS_METADATA_SERVICE_TIMEOUT" : "AWS_METADATA_SERVICE_NUM_ATTEMPTS"});
+            if (!set.value.empty()) numbers[i] = bytes::to_u64(bytes::trim(set.value)).value_or(0);
+            if (numbers[i] < 1 || numbers[i] > 100) return wrong(set, "a whole number from 1 to 100");
+        }
+        ImdsSettings place;
+        place.timeout = imds_timeout * static_cast<int>(numbers[0]);
+        place.attempts = static_cast<int>(numbers[1]);
+        const Setting url =
+            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
+        const Setting mode =
+            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+        const bool ipv6 = bytes::iequal(mode.value, "ipv6");
+        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) return wrong(mode, "IPv4 or IPv6");
+        if (ipv6) place.base = "http://[fd00:ec2::254]";
+        if (!check_url(url, {})) return wrong(url, "a URL such as http://169.254.169.254");
+        if (!url.value.empty()) place.base = url.value.substr(0, url.value.find_last_not_of('/') + 1);
+        return place;
+    }
+
+    // Empty where nothing that speaks version 2 is there.
+    Result<std::string> imds_token(Look& look, const ImdsSettings& place) {
+        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        const auto answer = endpoint_request(look, request, place.attempts);
+        if (!answer) return answer.error();
+        const int status = answer->status;
+        std::string token(bytes::trim(answer->body));
+        if (status == 200 && !token.empty() && check_value(token, {}, text_bytes_max)) return token;
+        look.note = "instance metadata (" + shown_url(place.base) +
+                    "): " + (status == 200 ? "the answer is no session token" : told(*answer));
+        look.imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
+        if (!look.imds_absent) return broken(look.note);
+        // Inside a container the answer dies on its second hop, which looks like a host without the service.
+        if (status == 0) look.note += "; in a container on EC2 the hop limit must be 2";
+        return std::string();
+    }
+
+    Result<Setting> imds_region(Look& look) {
+        const Setting unknown{{}, "instance metadata does not tell one"};
+        const auto place = imds_settings(look);
+        if (!place) return unknown;
+        const auto token = imds_token(look, *place);
+        if (!token) return token.error();
+        if (token->empty()) return unknown;
+        const auto answer =
+            endpoint_request(look, imds_request(*place, *token, "/latest/meta-data/placement/region"), place->attempts);
+        if (!answer) return answer.error();
+        const std::string region(bytes::trim(answer->body));
+        return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
     }
 
     // -- HTTP
@@ -6444,144 +6457,68 @@ private:
         return request;
     }
 
+    static WebRequest imds_request(const ImdsSettings& place, const std::string& token, const std::string& path) {
+        WebRequest request = link_local("GET", place.base + path, place.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
+        return request;
+    }
+
+    static std::string host_of(const std::string& url) { return bytes::sanitize(url.substr(0, url.find('/', 8))); }
+
     // One question to a credential endpoint, asked again where it had a bad moment. An error only if the time is over.
-    Result<WebAnswer> endpoint_request(const WebRequest& request, int attempts) const {
-        const std::string what = "asking " + shown_url(request.url.substr(0, request.url.find('/', 8)));
+    Result<WebAnswer> endpoint_request(const Look& look, const WebRequest& request, int attempts) const {
         for (int attempt = 1;; ++attempt) {
             WebAnswer answer{0, {}, "no HTTP client"};
-            if (environment_.fetch && !limits_.over()) answer = environment_.fetch(request, limits_);
+            if (environment_.fetch && !look.limits.over()) answer = environment_.fetch(request, look.limits);
             if (answer.body.size() > request.answer_bytes_max)
                 answer = {0, {}, "an answer longer than " + bytes::number(request.answer_bytes_max) + " bytes"};
-            if (answer.status == 0 && limits_.over()) return limits_.error(what);
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
+            if (again && attempt < attempts && !look.limits.over()) environment_.sleep(between_attempts, look.limits);
+            if (again && look.limits.over())
+                return look.limits.error(host_of(request.url) + " was asked for credentials");
             if (!again || attempt >= attempts) return answer;
-            environment_.sleep(between_attempts, limits_);
-            if (limits_.over()) return limits_.error(what);
         }
     }
 
-    const Environment& environment_;
-    const Settings& settings_;
-    FileCache& cache_;
-    const bool for_keys_;
-    const Limits& limits_;
-    std::shared_ptr<const Files> files_{};
-};
-
-// -- the chain
-
-// The sources in their order. Thread-safe.
-class Chain {
-public:
-    Chain(Environment environment, Settings settings)
-        : environment_(std::move(environment)), settings_(std::move(settings)) {}
-
-    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
-    // turn a person into the instance's role.
-    Result<Credentials> find(const Limits& limits) {
-        Search search(environment_, settings_, files_, true, limits);
-        search.imds_left_alone = environment_.now() < TimePoint(std::chrono::seconds(imds_absent_until_));
-        const int before = answered_;
-        std::string seen;
-        for (int source = (std::max)(before, 0); source < sources; ++source) {
-            Found keys = ask(search, source);
-            if (search.imds_absent) leave_imds_alone();
-            if (!keys) return std::move(keys).error();
-            if (*keys) {
-                answered_ = source;
-                return **std::move(keys);
-            }
-            if (before >= 0)
-                return broken(std::string(name(source)) + ", which gave credentials before: " + search.note);
-            seen += (seen.empty() ? "" : "; ") + std::string(name(source)) + ": " + search.note;
-        }
-        return broken("no credentials found. " + seen);
-    }
-
-    // The same walk, told source by source. Changes nothing in what find() does next.
-    std::vector<Finding> explain() {
-        const Limits limits;
-        Search search(environment_, settings_, files_, true, limits);
-        std::vector<Finding> findings;
-        bool decided = false;
-        for (int source = 0; source < sources; ++source) {
-            Finding finding{std::string("credentials: ") + name(source), Finding::Verdict::not_asked, {}};
-            if (!decided) {
-                search.note.clear();
-                const Found keys = ask(search, source);
-                decided = !keys || *keys;
-                finding.verdict = !keys   ? Finding::Verdict::broken
-                                  : *keys ? Finding::Verdict::used
-                                          : Finding::Verdict::passed_over;
-                finding.text = !keys ? keys.error().what() : *keys ? summary(**keys) + search.note : search.note;
-            }
-            findings.push_back(std::move(finding));
-        }
-        return findings;
-    }
-
-    // Instance metadata is asked only after it gave the credentials, because elsewhere it may be another network's.
-    Result<Setting> region(const Limits& limits) {
-        Search search(environment_, settings_, files_, false, limits);
-        auto out = search.region();
-        if (!out || !out->value.empty() || answered_ != sources - 1 || search.foreign_endpoint()) return out;
-        return search.imds_region();
-    }
-
-    // An empty value: AWS's own.
-    Result<Setting> endpoint_url() {
-        const Limits limits;
-        return Search(environment_, settings_, files_, false, limits).endpoint_url("S3");
-    }
-
-    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) {
-        const auto files = files_.get(environment_, settings_, false);
-        return files ? (*files)->selected().get(name) : std::string();
-    }
-
-private:
-    static constexpr int sources = 5;
-
-    static const char* name(int source) {
-        constexpr const char* names[sources] = {"environment", "web identity", "profile", "container",
-                                                "instance metadata"};
-        return names[source];
-    }
-
-    static Found ask(Search& search, int source) {
-        switch (source) {
-        case 0:
-            return search.environment_keys();
-        case 1:
-            return search.web_identity();
-        case 2:
-            return search.selected_profile();
-        case 3:
-            return search.container();
-        default:
-            return search.instance_metadata();
-        }
-    }
-
-    // Shortly at first, because a service that is slow once must not cost minutes of credentials.
-    void leave_imds_alone() {
-        const std::int64_t wait = (std::min)(imds_absent_for_.load(), std::int64_t{imds_absent_most.count()});
-        imds_absent_until_ = unix_seconds(environment_.now()) + wait;
-        imds_absent_for_ = 2 * wait;
-    }
+    static constexpr const char* other_sources = "";
+    static constexpr int source_count = 5;
+    static const Source sources[source_count];
+    std::mutex files_lock_;
+    std::shared_ptr<const Files> files_;
+    bool keys_taken_ = false;
+#else
+    static Result<void> load(Look&) { return {}; }
+    static std::string selected_text(const Look&) { return {}; }
+    static std::string profile_value(const Look&, const char*) { return {}; }
+    static std::string endpoint_in_files(const Look&, const std::string&) { return {}; }
+    static constexpr const char* other_sources =
+        "; this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
+    static constexpr int source_count = 1;
+    static const Source sources[source_count];
+#endif
 
     const Environment environment_;
     const Settings settings_;
-    FileCache files_;
     std::atomic<int> answered_{-1};                   // the source that answered
     std::atomic<std::int64_t> imds_absent_until_{0};  // in seconds since 1970
     std::atomic<std::int64_t> imds_absent_for_{imds_absent_first.count()};
 };
 
-// -- the real outside: the only place here that touches files and processes
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys},
+                                                           {"web identity", &Chain::web_identity},
+                                                           {"profile", &Chain::selected_profile},
+                                                           {"container", &Chain::container},
+                                                           {"instance metadata", &Chain::instance}};
+#else
+inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys}};
+#endif
 
+// -- the real outside: the only place here that touches files, processes and variables
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 inline FileText read_file(const std::string& path) {
     FileText out;
     out.state = FileState::unreadable;
@@ -6657,8 +6594,8 @@ inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& chil
     return failed;
 }
 
-// True once it has ended. A program that ignores SIGCHLD or waits for all children takes the status away from us; what
-// the helper wrote is then all there is to judge by.
+// Waits, with WNOHANG just looks: true once the child has ended. A program that ignores SIGCHLD or waits for all children
+// takes the status away from us; what the helper wrote is then all there is to judge by.
 inline bool reap(::pid_t child, int flags, ProcessResult& result) {
     int status = 0;
     ::pid_t got = 0;
@@ -6666,11 +6603,9 @@ inline bool reap(::pid_t child, int flags, ProcessResult& result) {
         got = ::waitpid(child, &status, flags);
     } while (got < 0 && errno == EINTR);
     if (got == 0) return false;
-    if (got < 0)
-        result.exit_status = 0;
-    else if (WIFEXITED(status))
-        result.exit_status = WEXITSTATUS(status);
-    else if (result.problem.empty())
+    const bool exited = got < 0 || WIFEXITED(status);
+    if (exited) result.exit_status = got < 0 ? 0 : WEXITSTATUS(status);
+    if (!exited && result.problem.empty())
         result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
     return true;
 }
@@ -6693,18 +6628,16 @@ inline ProcessResult run_process(const std::vector<std::string>& argv, milliseco
     ProcessResult result;
     int ends[2] = {-1, -1};
     ::pid_t child = 0;
-    if (::pipe(ends) != 0) {
-        result.problem = "no pipe to be had";
-        return result;
-    }
-    ::fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-    ::fcntl(ends[1], F_SETFD, FD_CLOEXEC);
-    const int failed = spawn(argv, ends[1], child);
+    int failed = ::pipe(ends) != 0 ? errno : 0;
+    for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    if (failed == 0) failed = spawn(argv, ends[1], child);
     ::close(ends[1]);
-    if (failed != 0) result.problem = failed == ENOENT ? "there is no such program" : std::strerror(failed);
+    if (failed != 0)
+        result.problem =
+            failed == ENOENT ? "there is no such program" : "it does not start: system error " + std::to_string(failed);
     const auto end = std::chrono::steady_clock::now() + timeout;
-    bool ended = failed != 0;
-    for (bool open = true; !ended && result.problem.empty();) {
+    bool ended = failed != 0, open = true;
+    while (!ended && result.problem.empty()) {
         const auto left = std::chrono::duration_cast<milliseconds>(end - std::chrono::steady_clock::now());
         if (left.count() <= 0 || limits.over())
             result.problem = "it took too long";
@@ -6720,47 +6653,6 @@ inline ProcessResult run_process(const std::vector<std::string>& argv, milliseco
     return result;
 }
 #endif
-
-#else  // S3CACHE_NO_CREDENTIAL_CHAIN
-
-// The environment's keys and nothing else.
-class Chain {
-public:
-    Chain(Environment environment, Settings settings)
-        : environment_(std::move(environment)), settings_(std::move(settings)) {}
-
-    Result<Credentials> find(const Limits&) {
-        if (!settings_.profile.empty()) return broken("profile " + bytes::sanitize(settings_.profile) + ": " + without);
-        Found keys = keys_in_environment(environment_);
-        if (!keys) return std::move(keys).error();
-        if (*keys) return **std::move(keys);
-        return broken(std::string("no credentials found. environment: AWS_ACCESS_KEY_ID is not set; ") + without);
-    }
-
-    std::vector<Finding> explain() {
-        const auto keys = find({});
-        return {{"credentials: environment", keys ? Finding::Verdict::used : Finding::Verdict::broken,
-                 keys ? summary(*keys) : keys.error().what()}};
-    }
-
-    Result<Setting> region(const Limits&) { return region_in_environment(environment_, settings_); }
-    Result<Setting> endpoint_url() {
-        if (!settings_.endpoint_url.empty()) return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
-        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
-            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
-        const Setting set = first_variable(environment_, {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"});
-        return set.value.empty() ? Setting{{}, "AWS_ENDPOINT_URL is not set"} : check_url(set, set.why);
-    }
-    std::string profile_setting(const char*) { return {}; }
-
-private:
-    static constexpr const char* without =
-        "this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
-    const Environment environment_;
-    const Settings settings_;
-};
-
 #endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // The process's own environment, files, clock and children; HTTP is the caller's.
@@ -6776,7 +6668,7 @@ inline Environment real_environment(std::function<WebAnswer(const WebRequest&, c
     out.sleep = [](milliseconds time, const Limits& limits) {
         const auto end = std::chrono::steady_clock::now() + time;
         while (std::chrono::steady_clock::now() < end && !limits.over())
-            std::this_thread::sleep_for(limits.slice((std::min)(time, milliseconds(1000))));
+            std::this_thread::sleep_for(limits.slice(time));
     };
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     out.read_file = read_file;
