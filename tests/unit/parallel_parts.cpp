@@ -80,7 +80,7 @@ TEST_CASE("10,000 parts hold the largest object of S3 where memory allows, and 3
     constexpr std::uint64_t gib = std::uint64_t{1} << 30;
     Config config;
     const auto plan = [&](std::optional<std::uint64_t> size, bool compress = false) {
-        return detail::ops::plan_parts(config, size, compress);
+        return detail::transfer::plan_parts(config, size, compress);
     };
     REQUIRE(plan(std::nullopt));
     CHECK(capacity_of(*plan(std::nullopt)) > 300 * gib);
@@ -131,16 +131,16 @@ TEST_CASE("the parts of a long stream grow on the wire, within the memory bound"
 // With fewer parts than S3's 10,000, so as not to send those.
 TEST_CASE("a stream that the parts do not hold is refused with a way out, and taken back", "[parallel][parts]") {
     World world(tiny_parts());
-    auto core = detail::ops::open("bucket", world.config());
+    auto core = detail::cache::open("bucket", world.config());
     REQUIRE(core);
     const auto set = [&](std::string_view data) {
         detail::s3::Session session(**core);
-        detail::transfer::Target target = detail::ops::target_for(**core, "key", Kind::bytes, false, {});
+        detail::transfer::Target target = detail::cache::target_for(**core, "key", Kind::bytes, {});
         const Source source = source_of(data);
-        detail::transfer::Intake intake(source, std::nullopt);
+        detail::transfer::UploadSource reading(source, std::nullopt);
         const ProgressCallback nobody;
-        detail::ops::Meter meter(session, nobody, std::nullopt);
-        return detail::ops::StreamUpload(session, target, intake, {2, 2, 5}, meter).run();
+        detail::transfer::ProgressMeter meter(session, nobody, std::nullopt);
+        return detail::transfer::Upload(session, target, meter, {2, 2, 5}, true).run(reading, std::nullopt);
     };
     const auto refused = set("0123456789a");
     CHECK(code_of(refused) == Errc::too_large);

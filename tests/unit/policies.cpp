@@ -469,9 +469,10 @@ TEST_CASE("a refusal that names no region is settled by the bucket's HEAD", "[re
 }
 
 TEST_CASE("certificates are looked for where systems keep them, if libcurl's own place is empty", "[tls]") {
-    const auto only = [](std::string there) { return [there](const char* path) { return path == there; }; };
-    const auto found = [&](const char* file, const char* folder, const std::string& there) {
-        return detail::http::ca_bundle_for(file, folder, only(there));
+    static std::string only;
+    const auto found = [](const char* file, const char* folder, const std::string& there) {
+        only = there;
+        return detail::http::ca_bundle_for(file, folder, [](const char* path) { return path == only; });
     };
     CHECK(found("/own.crt", nullptr, "/own.crt").empty());
     CHECK(found("/own.crt", "/own", "/own").empty());
@@ -522,22 +523,20 @@ TEST_CASE("what cleans up after a call that is out of time takes its overtime on
 TEST_CASE("bytes that were held back and are then refused end the transfer, and none come after them", "[pause]") {
     World world;
     world.put("k", store::random_bytes(std::size_t{4} << 20, 7));
-    const auto core = detail::ops::open("bucket", world.config());
+    const auto core = detail::cache::open("bucket", world.config());
     REQUIRE(core);
     struct Sink {
         bool refuses = false;
         std::size_t offered = 0;
-        static detail::http::Sink::Took take(void* self, const detail::http::Transfer&, const char*, std::size_t) {
+        static detail::http::SinkResult take(void* self, const detail::http::Transfer&, const char*, std::size_t) {
             Sink& sink = *static_cast<Sink*>(self);
             ++sink.offered;
-            return sink.refuses ? detail::http::Sink::Took::enough : detail::http::Sink::Took::none_yet;
+            return sink.refuses ? detail::http::SinkResult::stop : detail::http::SinkResult::pause;
         }
     } sink;
     detail::s3::Session session(**core);
-    detail::s3::Call call;
-    call.operation = "get";
-    call.key = call.object = "k";
-    call.sink = {&sink, &Sink::take};
+    detail::s3::Call call(session, detail::s3::request(**core, "get", detail::http::Method::get, "k"));
+    call.request.sink = {&sink, &Sink::take};
     session.start(call);
     while (!call.done && !(call.answer && call.answer->paused)) session.step(100ms);
     REQUIRE_FALSE(call.done);
@@ -546,7 +545,7 @@ TEST_CASE("bytes that were held back and are then refused end the transfer, and 
     session.resume(call);
     for (int i = 0; i < 50; ++i) session.step(0ms);
     CHECK(call.done);
-    CHECK(call.cut);
+    CHECK(call.stopped_by_sink);
     CHECK(sink.offered == before + 1);
 }
 
