@@ -5989,12 +5989,12 @@ private:
         const std::string own = "AWS_ENDPOINT_URL_" + service;
         if (service == "S3" && !settings_.endpoint_url.empty())
             return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
-        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
-            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        Setting set = first_variable(environment_, {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"});
+        if (switched_on(set.value)) return Setting{{}, set.why + " is true"};
         if (auto read = load(look); !read) return std::move(read).error();
-        if (switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
+        if (set.value.empty() && switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
             return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
-        Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
+        set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
         if (!set.value.empty()) return check_url(set, set.why);
         set = {endpoint_in_files(look, bytes::lower(service)), selected_text(look)};
         if (!set.value.empty()) return check_url(set, set.why + ": endpoint_url");
