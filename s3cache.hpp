@@ -1968,16 +1968,17 @@ public:
 
     // A new key in the same contexts.
     void set(std::string_view key) {
-        std::array<unsigned char, block_bytes> block{};
-        if (key.size() > block.size()) {
-            const Sha256Digest digest = sha256(key);
-            std::copy(digest.begin(), digest.end(), block.begin());
-        } else {
-            for (std::size_t i = 0; i < key.size(); ++i) block[i] = bytes::octet(key[i]);
-        }
-        start(inner_, block, 0x36);
-        start(outer_, block, 0x5C);
-        OPENSSL_cleanse(block.data(), block.size());
+        const bool is_long = key.size() > block_bytes;
+        const Sha256Digest hash = is_long ? sha256(key) : Sha256Digest{};
+        std::string block(is_long ? as_text(hash) : key);
+        block.resize(block_bytes);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        inner_.reset();
+        inner_.update(block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        outer_.reset();
+        outer_.update(block);
+        bytes::wipe(block);
     }
 
     // Zeros after a failure of OpenSSL, as Sha256.
@@ -1992,14 +1993,6 @@ public:
 
 private:
     static constexpr std::size_t block_bytes = 64;
-
-    static void start(Sha256& state, const std::array<unsigned char, block_bytes>& key, unsigned char pad) {
-        std::array<unsigned char, block_bytes> block{};
-        for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<unsigned char>(key[i] ^ pad);
-        state.reset();
-        state.update(as_text(block));
-        OPENSSL_cleanse(block.data(), block.size());
-    }
 
     Sha256 inner_;
     Sha256 outer_;
@@ -2132,42 +2125,30 @@ inline bool has_crc32c_hardware() {
     return has;
 }
 
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
+}
+
 #elif defined(__ARM_FEATURE_CRC32)
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     crc = ~crc;
     for (; size >= 8; data += 8, size -= 8) crc = __crc32cd(crc, load_little_endian(data));
     for (; size > 0; ++data, --size) crc = __crc32cb(crc, bytes::octet(*data));
     return ~crc;
 }
 
-inline constexpr bool has_crc32c_hardware() { return true; }
-
 #else
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     return crc32c_portable(crc, data, size);
 }
 
-inline constexpr bool has_crc32c_hardware() { return false; }
-
 #endif
 
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
-}
-
 #ifndef S3CACHE_NO_GZIP
-// zlib's counts bytes in an unsigned int, which a body may exceed.
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
-    while (size > 0) {
-        const std::size_t piece = (std::min)(size, piece_bytes_max);
-        crc = static_cast<std::uint32_t>(::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
-        data += piece;
-        size -= piece;
-    }
-    return crc;
+    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
 }
 #endif
 
@@ -2368,11 +2349,6 @@ inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 // "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
 inline constexpr std::size_t reference_bytes_max = 16;
 
-inline bool is_name_char(char c) {
-    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' ||
-           bytes::octet(c) >= 0x80;
-}
-
 // XML 1.0 knows no control characters but these three, not even as references.
 inline bool is_legal(std::uint32_t code) {
     if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
@@ -2391,11 +2367,10 @@ inline bool representable(std::string_view text) {
 
 // The code point that "&name;" stands for. Only the five entities that need no DTD exist.
 inline std::optional<std::uint32_t> reference(std::string_view name) {
-    if (name == "amp") return '&';
-    if (name == "lt") return '<';
-    if (name == "gt") return '>';
-    if (name == "quot") return '"';
-    if (name == "apos") return '\'';
+    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
+    for (std::size_t i = 0; i < 5; ++i) {
+        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+    }
     const int base = bytes::starts_with(name, "#x") ? 16 : 10;
     if (!bytes::starts_with(name, "#")) return std::nullopt;
     name.remove_prefix(base == 16 ? 2 : 1);
@@ -2537,11 +2512,9 @@ private:
     }
 
     std::string_view take_name() {
-        std::size_t size = 0;
-        while (size < rest_.size() && is_name_char(rest_[size])) ++size;
-        const std::string_view name = rest_.substr(0, size);
+        const std::string_view name = rest_.substr(0, rest_.find_first_of(" \t\r\n/>=<&;\"'"));
         if (name.empty() || bytes::is_digit(name[0]) || name[0] == '-' || name[0] == '.') return {};
-        rest_.remove_prefix(size);
+        rest_.remove_prefix(name.size());
         return name;
     }
 
@@ -2552,7 +2525,7 @@ private:
     bool take_start_tag() {
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
-        if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
+        if (local(name).empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
         if (!skip_attributes()) return false;
         text_.clear();
         if (depth_ == 0)
@@ -2593,8 +2566,7 @@ private:
 
     std::string_view rest_;
     std::vector<Field> fields_;
-    std::array<std::string_view, depth_max>
-        open_{};  // the names of the open elements, with prefixes, from the root down
+    std::array<std::string_view, depth_max> open_{};  // the open elements from the root down, with prefixes
     std::size_t depth_ = 0;
     std::string_view root_;
     std::string path_;
