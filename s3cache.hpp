@@ -20,8 +20,7 @@
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
 //            Result<...> and never throws. With -fno-exceptions only the try_ forms exist.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
-//            thread at a time. Every operation blocks until it is done. No thread is started, but for
-//            Config::compression_threads if they are asked for.
+//            thread at a time. Every operation blocks until it is done. No thread is ever started.
 // Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
 //            needs an init or shutdown call.
 //
@@ -32,7 +31,7 @@
 //              S3CACHE_NO_GZIP, S3CACHE_NO_CREDENTIAL_CHAIN, S3CACHE_NO_MANY_KEYS
 //
 // Contents   public half: version, errors, values, options, Cache
-//            then, behind the line: bytes utf8 json dates digest gzip xml ini endpoint sigv4 (pure)
+//            then, behind the line: utf8 bytes json dates digest gzip xml ini endpoint sigv4 (pure)
 //            and http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
 //
 // Licence    MIT, see the end of this file.
@@ -639,9 +638,6 @@ struct Config {
     unsigned idle_connections_max = 16;      // kept by the Cache between calls
     int compression_level = 6;               // zlib's
     std::size_t buffer_bytes = 0;            // libcurl's, of one connection; 0: 32 to 512 KiB by what is sent
-    // Helper threads that compress for one call beside its own thread, started with the first MiB, gone when it returns; at
-    // most 16, about 2 MiB of memory for each. 0: none is ever started, and the calling thread compresses.
-    unsigned compression_threads = 0;
 
     // the network
     std::string ca_bundle{};  // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
@@ -1086,7 +1082,7 @@ Result<Produced> produced(R&& result) {
 #include <initializer_list>    // short lists of names
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <cmath>               // ldexp, frexp: exact, and no locale
+#include <cmath>               // floor, ldexp
 #include <map>                 // sections of configuration files
 #include <mutex>               // the pool, credentials, flights
 #include <new>                 // std::nothrow
@@ -1115,34 +1111,78 @@ extern char** environ;
 namespace s3cache {
 inline namespace S3CACHE_ABI {
 
+// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
+
+namespace detail::utf8 {
+
+// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
+inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+
+inline constexpr bool is_continuation(char c) { return (octet(c) & 0xC0) == 0x80; }
+
+// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
+inline constexpr bool second_fits(unsigned char first, char second) {
+    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return octet(second) >= low && octet(second) <= high;
+}
+
+// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
+inline std::size_t sequence(std::string_view text, std::size_t at) {
+    const unsigned char first = octet(text[at]);
+    if (first < 0x80) return 1;
+    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
+    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
+    if (!second_fits(first, text[at + 1])) return 0;
+    for (std::size_t i = 2; i < length; ++i) {
+        if (!is_continuation(text[at + i])) return 0;
+    }
+    return length;
+}
+
+// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
+inline std::size_t ascii_run(std::string_view text, std::size_t at) {
+    const std::size_t begin = at;
+    while (text.size() - at >= sizeof(std::uint64_t)) {
+        std::uint64_t word = 0;
+        std::memcpy(&word, text.data() + at, sizeof word);
+        if ((word & 0x8080808080808080U) != 0) break;
+        at += sizeof word;
+    }
+    while (at < text.size() && octet(text[at]) < 0x80) ++at;
+    return at - begin;
+}
+
+inline bool valid(std::string_view text) {
+    std::size_t at = ascii_run(text, 0);
+    while (at < text.size()) {
+        const std::size_t length = sequence(text, at);
+        if (length == 0) return false;
+        at += length;
+        if (length == 1) at += ascii_run(text, at);
+    }
+    return true;
+}
+
+// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+inline void append(std::string& out, std::uint32_t code) {
+    if (code < 0x80) {
+        out += static_cast<char>(code);
+        return;
+    }
+    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
+    out += static_cast<char>(lead[more] | (code >> (6 * more)));
+    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
+}
+
+}  // namespace detail::utf8
+
 // --- bytes: hex, base64, percent-encoding, ASCII case, trimming, checked numbers. Nothing here asks the locale.
 
 namespace detail::bytes {
 
-// stand-in
-inline std::string number(std::uint64_t value) { return std::to_string(value); }
-// stand-in
-inline std::string sanitize(std::string_view text) {
-    std::string out;
-    for (char c : text.substr(0, 300)) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) {
-            const char* digits = "0123456789ABCDEF";
-            out.append("\\x").append(1, digits[static_cast<unsigned char>(c) >> 4]).append(1, digits[c & 15]);
-        } else {
-            out += c;
-        }
-    }
-    if (text.size() > 300) out += "...";
-    for (std::size_t at = out.find("://"); at != std::string::npos; at = out.find("://", at + 3)) {
-        const std::size_t end = (std::min)(out.find_first_of("/?#'\" ", at + 3), out.size());
-        const std::size_t user = out.rfind('@', end);
-        if (user != std::string::npos && user > at) out.replace(at + 3, user - at - 3, "******");
-    }
-    return out;
-}
-
-// A char may be signed, and a negative one must never index a table or be compared with 0x7F.
-inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
+using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -1156,16 +1196,12 @@ inline std::string lower(std::string_view text) {
     return out;
 }
 
-inline bool iequal_chars(const char* a, const char* b, std::size_t size) {
-    for (std::size_t i = 0; i < size; ++i) {
+inline bool iequal(std::string_view a, std::string_view b) {
+    if (a.size() != b.size()) return false;
+    for (std::size_t i = 0; i < a.size(); ++i) {
         if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
     }
     return true;
-}
-
-// Headers are looked for by such comparisons, of which most end at the length: that part is for compilers to inline.
-inline bool iequal(std::string_view a, std::string_view b) {
-    return a.size() == b.size() && iequal_chars(a.data(), b.data(), a.size());
 }
 
 inline bool starts_with(std::string_view text, std::string_view prefix) {
@@ -1220,52 +1256,25 @@ inline std::string hex(std::string_view raw) {
     return out;
 }
 
-inline constexpr std::string_view base64_alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
+// For short texts such as checksums: OpenSSL counts bytes in an int.
 inline std::string base64(std::string_view raw) {
-    std::string out;
-    out.reserve((raw.size() + 2) / 3 * 4);
-    for (std::size_t i = 0; i < raw.size(); i += 3) {
-        const std::size_t left = raw.size() - i;
-        std::uint32_t group = std::uint32_t{octet(raw[i])} << 16;
-        if (left > 1) group |= std::uint32_t{octet(raw[i + 1])} << 8;
-        if (left > 2) group |= std::uint32_t{octet(raw[i + 2])};
-        out += base64_alphabet[group >> 18];
-        out += base64_alphabet[(group >> 12) & 63];
-        out += left > 1 ? base64_alphabet[(group >> 6) & 63] : '=';
-        out += left > 2 ? base64_alphabet[group & 63] : '=';
-    }
+    std::string out((raw.size() + 2) / 3 * 4, '\0');
+    EVP_EncodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(raw.data()),
+                    static_cast<int>(raw.size()));
     return out;
 }
 
-inline constexpr int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (is_digit(c)) return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-// Strict RFC 4648: padding is required, nothing but the alphabet is skipped, and the bits that the padding leaves over
-// must be zero. Two texts never decode to the same bytes, so comparing checksums as text and as bytes agrees.
+// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes whatever
+// bits the padding leaves over. Two texts never decode to the same bytes.
 inline std::optional<std::string> unbase64(std::string_view text) {
-    if (text.size() % 4 != 0) return std::nullopt;
     const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
-    text.remove_suffix(pads);
-    std::string out;
-    out.reserve(text.size() / 4 * 3 + 2);
-    std::uint32_t pending = 0;
-    unsigned pending_bits = 0;
-    for (char c : text) {
-        const int value = base64_value(c);
-        if (value < 0) return std::nullopt;
-        pending = (pending << 6) | static_cast<std::uint32_t>(value);
-        pending_bits += 6;
-        if (pending_bits < 8) continue;
-        pending_bits -= 8;
-        out += static_cast<char>((pending >> pending_bits) & 0xFF);
-        pending &= (std::uint32_t{1} << pending_bits) - 1;
-    }
-    if (pending != 0) return std::nullopt;
+    if (text.size() % 4 != 0) return std::nullopt;
+    std::string out(text.size() / 4 * 3, '\0');
+    if (EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(text.data()),
+                        static_cast<int>(text.size())) < 0)
+        return std::nullopt;
+    out.resize(out.size() - pads);
+    if (base64(out) != text) return std::nullopt;
     return out;
 }
 
@@ -1338,6 +1347,56 @@ inline void append_number(std::string& out, std::uint64_t value) {
     out.append(digits + at, sizeof digits - at);
 }
 
+inline std::string number(std::uint64_t value) {
+    std::string out;
+    append_number(out, value);
+    return out;
+}
+
+// To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user info
+// of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
+// whose port is no number is hidden too.
+inline void hide_user_info(std::string& text) {
+    const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
+    const std::size_t scheme = text.find("://", word);
+    const bool is_url = scheme != std::string::npos;
+    const std::size_t begin = is_url ? text.rfind("://") + 3 : word;
+    const std::size_t colon = text.find(':', begin);
+    const std::size_t slash = text.find('/', begin);
+    const bool has_port = text.find_first_not_of("0123456789", colon + 1) >= slash &&
+                          !ends_with(std::string_view(text).substr(0, begin), "s3://");
+    const bool is_user_info =
+        slash == std::string::npos ? is_url || colon != slash : is_url && colon < slash && !has_port;
+    if (is_user_info) text.replace(begin, std::string::npos, "******");
+}
+
+inline constexpr std::size_t sanitized_bytes_max = 300;
+
+// Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
+// obey or that are no UTF-8 are written as \xNN.
+inline std::string sanitize(std::string_view text) {
+    std::string known;
+    for (char c : text.substr(0, 10 * sanitized_bytes_max)) {  // before it is cut, so that every '@' is seen
+        if (c == '@') hide_user_info(known);
+        known += c;
+    }
+    std::string out;
+    for (std::size_t at = 0; at < known.size();) {
+        const std::size_t length = (std::max)(utf8::sequence(known, at), std::size_t{1});
+        std::string piece = known.substr(at, length);
+        const unsigned char first = octet(piece[0]);
+        const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
+        if (is_control || (length == 1 && first >= 0x80)) {
+            piece = "\\x" + hex(piece.substr(0, 1));
+            if (length == 2) piece += "\\x" + hex(known.substr(at + 1, 1));
+        }
+        if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
+        out += piece;
+        at += length;
+    }
+    return out;
+}
+
 // Overwrites a secret before its memory goes back; a plain loop may be removed as a dead store. The bytes between size
 // and capacity are covered too, since an earlier, longer value may still lie there.
 inline void wipe(std::string& secret) {
@@ -1347,78 +1406,6 @@ inline void wipe(std::string& secret) {
 }
 
 }  // namespace detail::bytes
-
-// --- utf8: is a value text? RFC 3629, which is what Python's bytes.decode('utf-8') enforces.
-
-namespace detail::utf8 {
-
-inline constexpr bool is_continuation(char c) { return (bytes::octet(c) & 0xC0) == 0x80; }
-
-// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
-inline constexpr bool second_fits(unsigned char first, char second) {
-    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return bytes::octet(second) >= low && bytes::octet(second) <= high;
-}
-
-// Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
-inline std::size_t sequence(std::string_view text, std::size_t at) {
-    const unsigned char first = bytes::octet(text[at]);
-    if (first < 0x80) return 1;
-    const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-    if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
-    if (!second_fits(first, text[at + 1])) return 0;
-    for (std::size_t i = 2; i < length; ++i) {
-        if (!is_continuation(text[at + i])) return 0;
-    }
-    return length;
-}
-
-// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
-inline std::size_t ascii_run(std::string_view text, std::size_t at) {
-    const std::size_t begin = at;
-    while (text.size() - at >= sizeof(std::uint64_t)) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, text.data() + at, sizeof word);
-        if ((word & 0x8080808080808080U) != 0) break;
-        at += sizeof word;
-    }
-    while (at < text.size() && bytes::octet(text[at]) < 0x80) ++at;
-    return at - begin;
-}
-
-inline bool valid(std::string_view text) {
-    std::size_t at = ascii_run(text, 0);
-    while (at < text.size()) {
-        const std::size_t length = sequence(text, at);
-        if (length == 0) return false;
-        at += length;
-        if (length == 1) at += ascii_run(text, at);
-    }
-    return true;
-}
-
-// Decodes a sequence whose length `sequence` has found, and so trusts its bytes.
-inline std::uint32_t code_point(std::string_view text, std::size_t at, std::size_t length) {
-    constexpr unsigned char lead_mask[] = {0, 0x7F, 0x1F, 0x0F, 0x07};
-    std::uint32_t code = bytes::octet(text[at]) & std::uint32_t{lead_mask[length]};
-    for (std::size_t i = 1; i < length; ++i) code = (code << 6) | (bytes::octet(text[at + i]) & 0x3FU);
-    return code;
-}
-
-// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
-inline void append(std::string& out, std::uint32_t code) {
-    if (code < 0x80) {
-        out += static_cast<char>(code);
-        return;
-    }
-    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-    constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
-    out += static_cast<char>(lead[more] | (code >> (6 * more)));
-    for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
-}
-
-}  // namespace detail::utf8
 
 // --- json: what Python's json.loads would take, and a field of a small answer. No tree is ever built.
 
@@ -1440,6 +1427,7 @@ public:
     std::size_t position() const { return at_; }
     bool at_end() const { return at_ == text_.size(); }
     char peek() const { return at_end() ? '\0' : text_[at_]; }
+    char next() { return at_end() ? '\0' : text_[at_++]; }
 
     void blanks() {
         while (!at_end() && bytes::is_blank(text_[at_])) ++at_;
@@ -1449,6 +1437,21 @@ public:
         if (at_end() || text_[at_] != wanted) return false;
         ++at_;
         return true;
+    }
+
+    // After a backslash: the UTF-16 unit that the escape stands for.
+    std::optional<std::uint32_t> escape() {
+        constexpr std::string_view letters = "\"\\/bfnrt", meanings = "\"\\/\b\f\n\r\t";
+        const char c = next();
+        const std::size_t letter = letters.find(c);
+        if (letter != std::string_view::npos) return bytes::octet(meanings[letter]);
+        std::uint32_t unit = 0;
+        for (int i = 0; i < 4; ++i) {
+            const int digit = c == 'u' ? bytes::hex_value(next()) : -1;
+            if (digit < 0) return std::nullopt;
+            unit = unit * 16 + static_cast<std::uint32_t>(digit);
+        }
+        return unit;
     }
 
     bool string() {
@@ -1508,32 +1511,17 @@ private:
     }
 
     bool scalar() {
-        switch (peek()) {
-        case '"':
-            return string();
-        case 't':
-            return word("true");
-        case 'f':
-            return word("false");
-        case 'n':
-            return word("null");
-        case 'N':
-            return word("NaN");
-        case 'I':
-            return word("Infinity");
-        default:
-            return number();
+        if (peek() == '"') return string();
+        for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
+            if (peek() != word[0] || !bytes::starts_with(text_.substr(at_), word)) continue;
+            at_ += word.size();
+            return true;
         }
-    }
-
-    bool word(std::string_view wanted) {
-        if (!bytes::starts_with(text_.substr(at_), wanted)) return false;
-        at_ += wanted.size();
-        return true;
+        return number();
     }
 
     bool number() {
-        if (take('-') && peek() == 'I') return word("Infinity");
+        take('-');
         const bool zero = peek() == '0';
         const std::size_t integer = digits();
         if (integer == 0 || (zero && integer > 1)) return false;
@@ -1556,70 +1544,35 @@ private:
         return at_ - begin;
     }
 
-    bool escape() {
-        if (at_end()) return false;
-        const char c = text_[at_++];
-        if (c != 'u') return std::string_view("\"\\/bfnrt").find(c) != std::string_view::npos;
-        for (int i = 0; i < 4; ++i) {
-            if (at_end() || bytes::hex_value(text_[at_++]) < 0) return false;
-        }
-        return true;
-    }
-
     std::string_view text_;
     std::size_t at_ = 0;
 };
 
-// For text that is already known to be UTF-8; a caller that sniffs a value has asked that question before.
-inline bool valid_text(std::string_view text) {
+inline bool valid(std::string_view text) {
+    if (!utf8::valid(text)) return false;
     Scanner scanner(text);
     if (!scanner.value()) return false;
     scanner.blanks();
     return scanner.at_end();
 }
 
-inline bool valid(std::string_view text) { return utf8::valid(text) && valid_text(text); }
-
-// The four digits at `at`, which the scanner has checked.
-inline std::uint32_t hex4(std::string_view text, std::size_t at) {
-    std::uint32_t code = 0;
-    for (std::size_t i = 0; i < 4; ++i) code = code * 16 + static_cast<std::uint32_t>(bytes::hex_value(text[at + i]));
-    return code;
-}
-
-// `at` is at the first digit of a \u escape. Half of a surrogate pair is no character and UTF-8 cannot carry it, so
-// it is refused; replacing it would quietly change what may be a secret.
-inline bool append_escaped_code(std::string& out, std::string_view text, std::size_t& at) {
-    std::uint32_t code = hex4(text, at);
-    at += 4;
-    if (code >= 0xD800 && code <= 0xDFFF) {
-        if (code > 0xDBFF || text.substr(at, 2) != "\\u") return false;
-        const std::uint32_t low = hex4(text, at + 2);
-        if (low < 0xDC00 || low > 0xDFFF) return false;
-        at += 6;
-        code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-    }
-    utf8::append(out, code);
-    return true;
-}
-
-// The inside of a string literal that the scanner has checked.
+// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot carry
+// it, so it is refused; replacing it would quietly change what may be a secret.
 inline std::optional<std::string> unescape(std::string_view inside) {
-    constexpr std::string_view letters = "\"\\/bfnrt";
-    constexpr std::string_view meanings = "\"\\/\b\f\n\r\t";
+    Scanner scanner(inside);
     std::string out;
-    for (std::size_t at = 0; at < inside.size();) {
-        const char c = inside[at++];
-        if (c != '\\') {
-            out += c;
+    while (!scanner.at_end()) {
+        if (!scanner.take('\\')) {
+            out += scanner.next();
             continue;
         }
-        const char letter = inside[at++];
-        if (letter != 'u') {
-            out += meanings[letters.find(letter)];
-        } else if (!append_escaped_code(out, inside, at)) {
-            return std::nullopt;
+        std::uint32_t code = scanner.escape().value_or(0);
+        if (code >= 0xD800 && code <= 0xDFFF) {
+            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
+            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
+            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
         }
+        utf8::append(out, code);
     }
     return out;
 }
@@ -1662,38 +1615,6 @@ inline std::optional<std::string> number_field(std::string_view object, std::str
     return std::string(value);
 }
 
-inline void append_escape(std::string& out, char c) {
-    constexpr std::string_view controls = "\"\\\b\f\n\r\t";
-    constexpr std::string_view letters = "\"\\bfnrt";
-    const std::size_t known = controls.find(c);
-    out += '\\';
-    if (known != std::string_view::npos) {
-        out += letters[known];
-    } else {
-        out += "u00";
-        bytes::append_hex(out, std::string_view(&c, 1));
-    }
-}
-
-// A string literal. Bytes that are not UTF-8 become U+FFFD: object keys are bytes, and the output must stay JSON.
-inline std::string quoted(std::string_view text) {
-    std::string out = "\"";
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = utf8::sequence(text, at);
-        const char c = text[at];
-        if (length == 0) {
-            out += "\xEF\xBF\xBD";
-        } else if (length == 1 && (bytes::octet(c) < 0x20 || c == '"' || c == '\\')) {
-            append_escape(out, c);
-        } else {
-            out += text.substr(at, length);
-        }
-        at += length == 0 ? 1 : length;
-    }
-    out += '"';
-    return out;
-}
-
 }  // namespace detail::json
 
 // --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
@@ -1706,58 +1627,51 @@ inline constexpr std::int64_t seconds_per_day = 86400;
 
 // -- calendar
 
-struct Date {
-    std::int64_t year = 1970;  // 1 to 9999
-    unsigned month = 1;
-    unsigned day = 1;
-};
+enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
+inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
 
-struct TimeOfDay {
-    unsigned hour = 0;
-    unsigned minute = 0;
-    unsigned second = 0;
-    std::int64_t nanosecond = 0;
-};
-
-inline constexpr bool is_leap(std::int64_t year) { return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0); }
-
-inline constexpr unsigned days_in_month(std::int64_t year, unsigned month) {
-    if (month == 2) return is_leap(year) ? 29 : 28;
-    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
-}
-
-// 60 is a leap second; it counts as the first second of the next minute, as in POSIX time.
-inline constexpr bool is_real(const Date& date, const TimeOfDay& time) {
-    return date.year >= 1 && date.year <= 9999 && date.month >= 1 && date.month <= 12 && date.day >= 1 &&
-           date.day <= days_in_month(date.year, date.month) && time.hour <= 23 && time.minute <= 59 &&
-           time.second <= 60;
-}
+// In numbers as people write them: 2025, 1, 15, 12, 34, 56, and the offset from UTC.
+using Parts = std::array<std::int64_t, parts>;
 
 // Years are counted from March, so that the leap day is a year's last and months have one simple formula.
 inline constexpr std::int64_t days_from_epoch_to_march_0 = -719468;
 
-inline constexpr std::int64_t days_since_epoch(const Date& date) {
-    const std::int64_t year = date.year - (date.month <= 2 ? 1 : 0);
-    const std::int64_t month = (date.month + 9) % 12;
-    const std::int64_t day_of_year = (153 * month + 2) / 5 + date.day - 1;
-    return year * 365 + year / 4 - year / 100 + year / 400 + day_of_year + days_from_epoch_to_march_0;
+inline constexpr std::int64_t days_since_epoch(std::int64_t of_year, std::int64_t of_month, std::int64_t of_day) {
+    const std::int64_t years = of_year - (of_month <= 2 ? 1 : 0);
+    const std::int64_t day_of_year = (153 * ((of_month + 9) % 12) + 2) / 5 + of_day - 1;
+    return years * 365 + years / 4 - years / 100 + years / 400 + day_of_year + days_from_epoch_to_march_0;
 }
 
-// Inverse of days_since_epoch, for days from year 0 on.
-inline constexpr Date date_of(std::int64_t days) {
+// Inverse of days_since_epoch, with the time of day; for times from year 0 on.
+inline Parts parts_of(std::int64_t unix_seconds) {
     constexpr std::int64_t era = 146097, century = 36524, leap_cycle = 1461;  // days in 400, 100 and 4 years
-    std::int64_t rest = days - days_from_epoch_to_march_0;
-    std::int64_t year = rest / era * 400;
+    std::int64_t rest = unix_seconds / seconds_per_day - days_from_epoch_to_march_0;
+    const std::int64_t in_day = unix_seconds % seconds_per_day;
+    std::int64_t years = rest / era * 400;
     rest %= era;
-    const std::int64_t centuries = rest / century < 3 ? rest / century : 3;  // the era's last day is a century's too
+    const std::int64_t centuries = (std::min)(rest / century, std::int64_t{3});  // an era's last day is a century's too
     rest -= centuries * century;
-    year += centuries * 100 + rest / leap_cycle * 4;
+    years += centuries * 100 + rest / leap_cycle * 4;
     rest %= leap_cycle;
-    const std::int64_t years = rest / 365 < 3 ? rest / 365 : 3;
-    rest -= years * 365;
-    const unsigned month = static_cast<unsigned>((5 * rest + 2) / 153);
-    const unsigned day = static_cast<unsigned>(rest - (153 * std::int64_t{month} + 2) / 5) + 1;
-    return Date{year + years + (month >= 10 ? 1 : 0), month < 10 ? month + 3 : month - 9, day};
+    const std::int64_t single = (std::min)(rest / 365, std::int64_t{3});
+    rest -= single * 365;
+    const std::int64_t months = (5 * rest + 2) / 153;  // since March
+    return {years + single + (months >= 10 ? 1 : 0),
+            months < 10 ? months + 3 : months - 9,
+            rest - (153 * months + 2) / 5 + 1,
+            in_day / 3600,
+            in_day / 60 % 60,
+            in_day % 60};
+}
+
+// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of the
+// next minute, as in POSIX time.
+inline bool is_real(const Parts& time) {
+    if (time[year] < 1 || time[month] < 1 || time[month] > 12 || time[day] < 1 || time[day] > 31) return false;
+    const std::int64_t days = days_since_epoch(time[year], time[month], time[day]);
+    const bool in_month = days_since_epoch(time[year] + (time[month] == 12), time[month] % 12 + 1, 1) > days;
+    return in_month && time[hour] <= 23 && time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 &&
+           time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
@@ -1765,457 +1679,203 @@ inline constexpr Date date_of(std::int64_t days) {
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
     using Duration = TimePoint::duration;
     using Seconds = std::chrono::seconds;
-    constexpr std::int64_t last = std::chrono::duration_cast<Seconds>((Duration::max)()).count() - 1;
-    constexpr std::int64_t first = std::chrono::duration_cast<Seconds>((Duration::min)()).count() + 1;
-    if (seconds > last) return (TimePoint::max)();
-    if (seconds < first) return (TimePoint::min)();
+    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
+    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
     return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
                      std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
 }
 
-inline TimePoint to_time_point(const Date& date, const TimeOfDay& time, std::int64_t offset_seconds) {
-    const std::int64_t in_day = std::int64_t{time.hour} * 3600 + std::int64_t{time.minute} * 60 + time.second;
-    return clamped(days_since_epoch(date) * seconds_per_day + in_day - offset_seconds, time.nanosecond);
+inline TimePoint to_time_point(double unix_seconds) {
+    constexpr double most = 9e18;  // fits in 64 bits, and is past the end of every clock
+    const double bounded = (std::max)(-most, (std::min)(most, unix_seconds));
+    const double whole = std::floor(bounded);
+    return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
+}
+
+inline std::int64_t unix_seconds(TimePoint when) {
+    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
 }
 
 // -- reading
 
 class Scanner {
 public:
-    explicit Scanner(std::string_view text) : rest_(text) {}
+    explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    bool at_end() const { return rest_.empty(); }
-
-    bool take(std::string_view wanted) {
-        if (!bytes::starts_with(rest_, wanted)) return false;
-        rest_.remove_prefix(wanted.size());
-        return true;
-    }
-
-    bool take_any(std::string_view set) {
-        if (rest_.empty() || set.find(rest_.front()) == std::string_view::npos) return false;
-        rest_.remove_prefix(1);
-        return true;
-    }
-
-    template <class Number>
-    bool number(std::size_t digits_min, std::size_t digits_max, Number& out) {
-        std::size_t count = 0;
-        out = 0;
-        for (; count < digits_max && count < rest_.size() && bytes::is_digit(rest_[count]); ++count) {
-            out = out * 10 + static_cast<Number>(rest_[count] - '0');
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are themselves.
+    bool take(std::string_view pattern) {
+        if (rest_.size() < pattern.size()) return false;
+        Parts read = parts_;
+        for (std::size_t i = 0; i < pattern.size(); ++i) {
+            const std::size_t part = part_letters.find(pattern[i]);
+            const bool is_part = part != std::string_view::npos;
+            if (is_part ? !bytes::is_digit(rest_[i]) : rest_[i] != pattern[i]) return false;
+            if (is_part) read[part] = read[part] * 10 + (rest_[i] - '0');
         }
-        rest_.remove_prefix(count);
-        return count >= digits_min;
+        parts_ = read;
+        rest_.remove_prefix(pattern.size());
+        return true;
     }
 
-    bool month(unsigned& out) {
-        constexpr std::string_view names = "JanFebMarAprMayJunJulAugSepOctNovDec";
-        if (rest_.size() < 3) return false;
-        for (std::size_t i = 0; i < names.size(); i += 3) {
-            if (names[i] != rest_[0] || names[i + 1] != rest_[1] || names[i + 2] != rest_[2]) continue;
-            rest_.remove_prefix(3);
-            out = static_cast<unsigned>(i / 3 + 1);
-            return true;
+    bool take_any(std::initializer_list<std::string_view> patterns) {
+        for (std::string_view pattern : patterns) {
+            if (take(pattern)) return true;
         }
         return false;
     }
 
-    bool clock(TimeOfDay& out) {
-        return number(2, 2, out.hour) && take(":") && number(2, 2, out.minute) && take(":") && number(2, 2, out.second);
-    }
-
-    // Digits beyond the ninth are read and dropped: no clock here counts them.
-    bool fraction(TimeOfDay& out) {
-        if (rest_.empty() || !bytes::is_digit(rest_.front())) return false;
-        std::int64_t unit = 100000000;
-        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
-            out.nanosecond += unit * (rest_.front() - '0');
-        }
+    // One of names of three letters each.
+    bool take_name(std::string_view names, std::int64_t& number) {
+        const std::size_t at = names.find(rest_.substr(0, 3));
+        if (rest_.size() < 3 || at == std::string_view::npos || at % 3 != 0) return false;
+        number = static_cast<std::int64_t>(at / 3 + 1);
+        rest_.remove_prefix(3);
         return true;
     }
+    bool take_month() { return take_name("JanFebMarAprMayJunJulAugSepOctNovDec", parts_[month]); }
 
-    // Z, +hh:mm, +hhmm, +hh, or nothing, which is read as UTC since AWS never means a local time.
-    bool offset(std::int64_t& seconds) {
-        seconds = 0;
-        if (at_end() || take_any("Zz")) return true;
-        const bool west = take("-");
-        std::int64_t hours = 0;
-        std::int64_t minutes = 0;
-        if ((!west && !take("+")) || !number(2, 2, hours)) return false;
-        const bool colon = take(":");
-        if ((colon || !at_end()) && !number(2, 2, minutes)) return false;
-        seconds = (west ? -1 : 1) * (hours * 3600 + minutes * 60);
-        return hours <= 23 && minutes <= 59;
+    // Digits beyond the ninth are read and dropped: no clock here counts them.
+    bool take_fraction() {
+        std::int64_t unit = 100000000;
+        const std::size_t before = rest_.size();
+        for (; !rest_.empty() && bytes::is_digit(rest_.front()); rest_.remove_prefix(1), unit /= 10) {
+            nanosecond_ += unit * (rest_.front() - '0');
+        }
+        return rest_.size() < before;
+    }
+
+    // `east` is the offset's sign. Empty: something is left over, or there is no such time.
+    std::optional<TimePoint> time(std::int64_t east) const {
+        if (!rest_.empty() || !is_real(parts_)) return std::nullopt;
+        const std::int64_t minutes = parts_[hour] * 60 + parts_[minute];
+        const std::int64_t offset = parts_[offset_hour] * 60 + parts_[offset_minute];
+        const std::int64_t days = days_since_epoch(parts_[year], parts_[month], parts_[day]);
+        return clamped(days * seconds_per_day + (minutes - east * offset) * 60 + parts_[second], nanosecond_);
     }
 
 private:
     std::string_view rest_;
+    Parts parts_{};
+    std::int64_t nanosecond_ = 0;
 };
 
-// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified.
+// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without either
+// Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    std::int64_t offset = 0;
-    if (!scanner.number(4, 4, date.year) || !scanner.take("-")) return std::nullopt;
-    if (!scanner.number(2, 2, date.month) || !scanner.take("-") || !scanner.number(2, 2, date.day)) return std::nullopt;
-    if (!scanner.take_any("Tt ") || !scanner.clock(time)) return std::nullopt;
-    if (scanner.take_any(".,") && !scanner.fraction(time)) return std::nullopt;
-    if (!scanner.offset(offset) || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, offset);
+    Scanner scanner(text);
+    if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
+        return std::nullopt;
+    if (scanner.take_any({".", ","}) && !scanner.take_fraction()) return std::nullopt;
+    const std::int64_t east = scanner.take("+") ? 1 : scanner.take("-") ? -1 : 0;
+    if (!scanner.take_any({"HH:NN", "HHNN", "HH"}) && east != 0) return std::nullopt;
+    if (east == 0) scanner.take_any({"Z", "z"});
+    return scanner.time(east);
 }
 
-// The day's name, short or long. Whether it is the right one for the date is not checked: it carries no information.
-inline bool take_weekday(Scanner& scanner) {
-    constexpr std::string_view long_names[] = {"Monday", "Tuesday",  "Wednesday", "Thursday",
-                                               "Friday", "Saturday", "Sunday"};
-    for (std::string_view name : long_names) {
-        if (!scanner.take(name.substr(0, 3))) continue;
-        scanner.take(name.substr(3));
-        return true;
-    }
-    return false;
-}
-
-// Sunday, 06-Nov-94: RFC 9110 reads two digits as at most 50 years ahead, which needs a clock. A fixed window that is
-// right until 2076 does here: only servers older than S3 itself write this form.
-inline constexpr std::int64_t short_years_begin = 1976;
-
-inline std::int64_t full_year(std::int64_t two_digits) {
-    const std::int64_t year = short_years_begin / 100 * 100 + two_digits;
-    return year < short_years_begin ? year + 100 : year;
-}
-
-// After "Sun ": Nov  6 08:49:37 1994, the form of C's asctime.
-inline bool asctime_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.month(date.month) || !scanner.take(" ")) return false;
-    scanner.take(" ");
-    return scanner.number(1, 2, date.day) && scanner.take(" ") && scanner.clock(time) && scanner.take(" ") &&
-           scanner.number(4, 4, date.year);
-}
-
-// After "Sun, " or "Sunday, ": 06 Nov 1994 08:49:37 GMT, or 06-Nov-94 08:49:37 GMT. Some servers write UTC.
-inline bool fixdate_rest(Scanner& scanner, Date& date, TimeOfDay& time) {
-    if (!scanner.number(1, 2, date.day)) return false;
-    const bool short_year = scanner.take("-");
-    if (!short_year && !scanner.take(" ")) return false;
-    if (!scanner.month(date.month) || !scanner.take(short_year ? "-" : " ")) return false;
-    if (!scanner.number(short_year ? 2 : 4, short_year ? 2 : 4, date.year)) return false;
-    if (short_year) date.year = full_year(date.year);
-    if (!scanner.take(" ") || !scanner.clock(time) || !scanner.take(" ")) return false;
-    return scanner.take("GMT") || scanner.take("UTC");
-}
-
-// All three forms of RFC 9110, section 5.6.7.
+// Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06. Whether
+// the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
-    Scanner scanner(bytes::trim(text));
-    Date date;
-    TimeOfDay time;
-    if (!take_weekday(scanner)) return std::nullopt;
-    const bool read =
-        scanner.take(", ") ? fixdate_rest(scanner, date, time) : scanner.take(" ") && asctime_rest(scanner, date, time);
-    if (!read || !scanner.at_end() || !is_real(date, time)) return std::nullopt;
-    return to_time_point(date, time, 0);
+    Scanner scanner(text);
+    std::int64_t weekday = 0;
+    const bool read = scanner.take_name("MonTueWedThuFriSatSun", weekday) && scanner.take(", ") &&
+                      scanner.take_any({"dd ", "d "}) && scanner.take_month() && scanner.take(" yyyy hh:mm:ss ") &&
+                      scanner.take_any({"GMT", "UTC"});
+    return read ? scanner.time(0) : std::nullopt;
 }
 
 // -- writing
 
-inline void append_padded(std::string& out, std::int64_t number, int width) {
-    char digits[4] = {'0', '0', '0', '0'};
-    for (int at = 4; number > 0 && at > 0; number /= 10) digits[--at] = static_cast<char>('0' + number % 10);
-    out.append(digits + 4 - width, static_cast<std::size_t>(width));
-}
-
-struct Layout {
-    std::string_view between_date;
-    std::string_view between_time;
-};
-
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, Layout layout) {
-    constexpr std::int64_t last = (days_since_epoch(Date{9999, 12, 31}) + 1) * seconds_per_day - 1;
-    const std::int64_t seconds = (std::max)(std::int64_t{0}, (std::min)(unix_seconds, last));
-    const Date date = date_of(seconds / seconds_per_day);
-    const std::int64_t in_day = seconds % seconds_per_day;
-    append_padded(out, date.year, 4);
-    out += layout.between_date;
-    append_padded(out, date.month, 2);
-    out += layout.between_date;
-    append_padded(out, date.day, 2);
-    out += 'T';
-    append_padded(out, in_day / 3600, 2);
-    out += layout.between_time;
-    append_padded(out, in_day / 60 % 60, 2);
-    out += layout.between_time;
-    append_padded(out, in_day % 60, 2);
-    out += 'Z';
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
+    constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
+    Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
+    std::string text(pattern);
+    for (std::size_t i = text.size(); i-- > 0;) {
+        const std::size_t part = part_letters.find(text[i]);
+        if (part == std::string_view::npos) continue;
+        text[i] = static_cast<char>('0' + time[part] % 10);
+        time[part] /= 10;
+    }
+    out += text;
 }
 
-// YYYYMMDDTHHMMSSZ, the form of x-amz-date.
-inline void append_amz_date(std::string& out, std::int64_t unix_seconds) { append_utc(out, unix_seconds, {"", ""}); }
+// The form of x-amz-date: 20250115T123456Z.
+inline void append_amz_date(std::string& out, std::int64_t unix_seconds) {
+    append_utc(out, unix_seconds, "yyyynnddThhmmssZ");
+}
 
 // 2025-01-15T12:34:56Z
 inline std::string iso8601_text(std::int64_t unix_seconds) {
     std::string out;
-    append_utc(out, unix_seconds, {"-", ":"});
+    append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
     return out;
 }
 
-// -- expires_at: Python's float(text)
-//
-// Both directions are exact integer arithmetic of our own. strtod and printf ask the locale for the decimal point, and
-// from_chars and to_chars for double are missing from many libraries that C++17 programs are built with; one algorithm
-// that is tested everywhere was preferred to two, of which each platform sees one.
+// -- expires_at: Python's float(text), for plain decimal numbers. strtod asks the locale for the decimal point, and
+// from_chars for double is missing from many libraries that C++17 programs are built with.
 
-// Digits of a decimal text beyond these are only asked whether one is not zero: the longest exact tie between two
-// doubles has 767 digits. It also bounds the work that a hostile header can cause.
-inline constexpr std::size_t decimal_digits_max = 800;
-
-// A non-negative integer of up to 4,096 bits: 10^(800 + 326), scaled for the smallest double, needs fewer than 3,800.
-class BigInteger {
-public:
-    static constexpr std::size_t limbs_max = 128;
-
-    explicit BigInteger(std::uint64_t value) {
-        for (; value != 0; value >>= 32) limbs_[size_++] = static_cast<std::uint32_t>(value);
-    }
-
-    // this = this * factor + addend
-    void multiply(std::uint32_t factor, std::uint32_t addend = 0) {
-        std::uint64_t carry = addend;
-        for (std::size_t i = 0; i < size_; ++i) {
-            carry += std::uint64_t{limbs_[i]} * factor;
-            limbs_[i] = static_cast<std::uint32_t>(carry);
-            carry >>= 32;
-        }
-        if (carry != 0 && size_ < limbs_max) limbs_[size_++] = static_cast<std::uint32_t>(carry);
-    }
-
-    void multiply_by_power_of_10(std::size_t exponent) {
-        for (; exponent >= 9; exponent -= 9) multiply(1000000000);
-        for (; exponent > 0; --exponent) multiply(10);
-    }
-
-    void shift_left(std::size_t bits) {
-        const std::size_t limbs = (std::min)(bits / 32, limbs_max - size_);
-        if (size_ != 0 && limbs != 0) {
-            for (std::size_t i = size_; i-- > 0;) limbs_[i + limbs] = limbs_[i];
-            std::fill_n(limbs_.begin(), limbs, 0U);
-            size_ += limbs;
-        }
-        multiply(std::uint32_t{1} << (bits % 32));
-    }
-
-    // The other must not be larger.
-    void subtract(const BigInteger& other) {
-        std::uint64_t borrow = 0;
-        for (std::size_t i = 0; i < size_; ++i) {
-            const std::uint64_t taken = borrow + (i < other.size_ ? other.limbs_[i] : 0);
-            borrow = limbs_[i] < taken ? 1 : 0;
-            limbs_[i] = static_cast<std::uint32_t>(limbs_[i] - taken);
-        }
-        while (size_ != 0 && limbs_[size_ - 1] == 0) --size_;
-    }
-
-    int compare(const BigInteger& other) const {
-        if (size_ != other.size_) return size_ < other.size_ ? -1 : 1;
-        for (std::size_t i = size_; i-- > 0;) {
-            if (limbs_[i] != other.limbs_[i]) return limbs_[i] < other.limbs_[i] ? -1 : 1;
-        }
-        return 0;
-    }
-
-    int bit_length() const {
-        if (size_ == 0) return 0;
-        int bits = static_cast<int>(size_ - 1) * 32;
-        for (std::uint32_t top = limbs_[size_ - 1]; top != 0; top >>= 1) ++bits;
-        return bits;
-    }
-
-private:
-    std::array<std::uint32_t, limbs_max> limbs_{};  // least significant first
-    std::size_t size_ = 0;
-};
-
-// IEEE 754 binary64. Numbers below 2^-1022 keep that exponent and lose leading bits instead.
-inline constexpr int mantissa_bits = 53;
-inline constexpr int exponent_least = -1022;
-static_assert(std::numeric_limits<double>::is_iec559 && std::numeric_limits<double>::digits == mantissa_bits,
-              "expires_at is an IEEE 754 double");
-
-// The double nearest to above / below, ties to even: long division, one bit of the result at a time.
-inline double nearest(BigInteger above, BigInteger below) {
-    int exponent = (std::max)(above.bit_length() - below.bit_length(), exponent_least);
-    if (exponent > 0) below.shift_left(static_cast<std::size_t>(exponent));
-    if (exponent < 0) above.shift_left(static_cast<std::size_t>(-exponent));
-    if (exponent > exponent_least && above.compare(below) < 0) {
-        above.shift_left(1);
-        --exponent;
-    }
-    std::uint64_t mantissa = 0;
-    for (int bit = 0; bit < mantissa_bits; ++bit) {
-        mantissa <<= 1;
-        if (above.compare(below) >= 0) {
-            above.subtract(below);
-            mantissa |= 1;
-        }
-        above.shift_left(1);
-    }
-    const int remainder = above.compare(below);
-    if (remainder > 0 || (remainder == 0 && (mantissa & 1) != 0)) ++mantissa;
-    return std::ldexp(static_cast<double>(mantissa), exponent - mantissa_bits + 1);
-}
-
-// digits * 10^exponent; the digits neither begin nor end with a zero.
-struct Decimal {
-    std::string digits;
-    std::int64_t exponent = 0;
-};
-
-inline double to_double(const Decimal& decimal) {
-    const std::int64_t point = static_cast<std::int64_t>(decimal.digits.size()) + decimal.exponent;
-    if (decimal.digits.empty() || point < -324) return 0.0;  // below half of the smallest double
-    if (point > 309) return std::numeric_limits<double>::infinity();
-    BigInteger above(0);
-    std::size_t used = (std::min)(decimal.digits.size(), decimal_digits_max);
-    for (std::size_t i = 0; i < used; ++i) above.multiply(10, static_cast<std::uint32_t>(decimal.digits[i] - '0'));
-    if (used < decimal.digits.size()) {  // what is dropped is not zero, which one more digit says as well
-        above.multiply(10, 1);
-        ++used;
-    }
-    const std::int64_t exponent = point - static_cast<std::int64_t>(used);
-    BigInteger below(1);
-    if (exponent > 0) above.multiply_by_power_of_10(static_cast<std::size_t>(exponent));
-    if (exponent < 0) below.multiply_by_power_of_10(static_cast<std::size_t>(-exponent));
-    return nearest(above, below);
-}
-
-// Where Unicode's runs of ten decimal digits begin (general category Nd, Unicode 14 as in Python 3.11).
-inline constexpr std::uint32_t digit_runs[] = {
-    0x660,   0x6F0,   0x7C0,   0x966,   0x9E6,   0xA66,   0xAE6,   0xB66,   0xBE6,   0xC66,   0xCE6,   0xD66,   0xDE6,
-    0xE50,   0xED0,   0xF20,   0x1040,  0x1090,  0x17E0,  0x1810,  0x1946,  0x19D0,  0x1A80,  0x1A90,  0x1B50,  0x1BB0,
-    0x1C40,  0x1C50,  0xA620,  0xA8D0,  0xA900,  0xA9D0,  0xA9F0,  0xAA50,  0xABF0,  0xFF10,  0x104A0, 0x10D30, 0x11066,
-    0x110F0, 0x11136, 0x111D0, 0x112F0, 0x11450, 0x114D0, 0x11650, 0x116C0, 0x11730, 0x118E0, 0x11950, 0x11C50, 0x11D50,
-    0x11DA0, 0x16A60, 0x16AC0, 0x16B50, 0x1D7CE, 0x1D7D8, 0x1D7E2, 0x1D7EC, 0x1D7F6, 0x1E140, 0x1E2F0, 0x1E950, 0x1FBF0,
-};
-
-// The blanks that Python strips, those of ASCII left out.
-inline constexpr bool is_wide_blank(std::uint32_t code) {
-    return code == 0x85 || code == 0xA0 || code == 0x1680 || (code >= 0x2000 && code <= 0x200A) || code == 0x2028 ||
-           code == 0x2029 || code == 0x202F || code == 0x205F || code == 0x3000;
-}
-
-// The ASCII character that float() sees in place of a code point; '?' is one that no number has.
-inline char as_ascii(std::uint32_t code) {
-    if (code < 0x80) return static_cast<char>(code);
-    if (is_wide_blank(code)) return ' ';
-    for (std::uint32_t zero : digit_runs) {
-        if (code >= zero && code - zero < 10) return static_cast<char>('0' + (code - zero));
-    }
-    return '?';
-}
-
-// A text that is UTF-8 is read as such. One that is not is read as Latin-1, which is how boto3 hands over header bytes;
-// the two differ only for texts that Python refuses when they come from a header.
-inline std::string to_ascii(std::string_view text) {
-    const bool is_utf8 = utf8::valid(text);
-    std::string out;
-    for (std::size_t at = 0; at < text.size();) {
-        const std::size_t length = is_utf8 ? utf8::sequence(text, at) : 1;
-        out += as_ascii(length == 1 ? bytes::octet(text[at]) : utf8::code_point(text, at, length));
-        at += length;
-    }
-    return out;
-}
-
-// float() strips vertical tab and form feed too.
-inline std::string_view strip_blanks(std::string_view text) {
-    constexpr std::string_view blanks = " \t\n\r\v\f";
-    const std::size_t begin = text.find_first_not_of(blanks);
-    if (begin == std::string_view::npos) return {};
-    return text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
-}
-
-// Removes the underscores, each of which must stand between two digits.
-inline std::optional<std::string> without_underscores(std::string_view text) {
-    std::string out;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (text[i] != '_') {
-            out += text[i];
-        } else if (i == 0 || i + 1 == text.size() || !bytes::is_digit(text[i - 1]) || !bytes::is_digit(text[i + 1])) {
-            return std::nullopt;
-        }
-    }
-    return out;
-}
-
-// Takes the digits at the front of the text, leading zeros of the number left out; returns how many were there.
-inline std::size_t take_digits(std::string_view& text, std::string& digits) {
-    std::size_t count = 0;
-    for (; count < text.size() && bytes::is_digit(text[count]); ++count) {
-        if (!digits.empty() || text[count] != '0') digits += text[count];
-    }
-    text.remove_prefix(count);
-    return count;
-}
-
-// An exponent beyond this decides alone: no header has as many digits to weigh against it.
-inline constexpr std::int64_t exponent_most = 1000000000000;
-
-// e5, E-10: empty if it is anything else. Every text before it has been taken, so it must reach the end.
+// e5, E-10. An exponent that no number of so few digits needs becomes a large one, which decides alone.
 inline std::optional<std::int64_t> read_exponent(std::string_view text) {
+    constexpr std::int64_t most = 1000000;
+    if (text.empty() || bytes::lower(text[0]) != 'e') return std::nullopt;
     text.remove_prefix(1);
-    const bool negative = bytes::starts_with(text, "-");
-    if (negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
     if (text.empty()) return std::nullopt;
     std::int64_t exponent = 0;
     for (char c : text) {
         if (!bytes::is_digit(c)) return std::nullopt;
-        exponent = (std::min)(exponent * 10 + (c - '0'), exponent_most);
+        exponent = (std::min)(exponent * 10 + (c - '0'), most);
     }
-    return negative ? -exponent : exponent;
+    return is_negative ? -exponent : exponent;
 }
 
-inline std::optional<Decimal> read_decimal(std::string_view text) {
-    Decimal out;
-    std::size_t count = take_digits(text, out.digits);
-    if (bytes::starts_with(text, ".")) {
-        text.remove_prefix(1);
-        const std::size_t fraction = take_digits(text, out.digits);
-        out.exponent = -static_cast<std::int64_t>(fraction);
-        count += fraction;
+// Exact where the digits are below 2^53 and the exponent is within 22, since 10^22 is a double and one operation rounds
+// once. Elsewhere the last bits may differ from Python's, which is far below a microsecond for any time near ours.
+inline double scaled(std::uint64_t digits, std::int64_t exponent) {
+    for (; digits != 0 && digits % 10 == 0; digits /= 10) ++exponent;
+    double value = static_cast<double>(digits);
+    for (std::int64_t left = (std::min)(std::abs(exponent), std::int64_t{400}); left > 0; left -= 22) {
+        double power = 1;
+        for (std::int64_t i = (std::min)(left, std::int64_t{22}); i > 0; --i) power *= 10;
+        value = exponent < 0 ? value / power : value * power;
     }
-    if (count == 0) return std::nullopt;
-    if (!text.empty()) {
-        const auto exponent = bytes::lower(text[0]) == 'e' ? read_exponent(text) : std::nullopt;
-        if (!exponent) return std::nullopt;
-        out.exponent += *exponent;
-    }
-    for (; !out.digits.empty() && out.digits.back() == '0'; out.digits.pop_back()) ++out.exponent;
-    return out;
+    return value;
 }
 
 inline std::optional<double> read_magnitude(std::string_view text) {
     if (bytes::iequal(text, "inf") || bytes::iequal(text, "infinity")) return std::numeric_limits<double>::infinity();
     if (bytes::iequal(text, "nan")) return std::numeric_limits<double>::quiet_NaN();
-    const std::optional<Decimal> decimal = read_decimal(text);
-    if (!decimal) return std::nullopt;
-    return to_double(*decimal);
+    constexpr std::uint64_t enough = 100000000000000000;  // digits beyond 18 are below a double's precision
+    std::uint64_t digits = 0;
+    std::int64_t exponent = 0;
+    bool has_digit = false, has_point = false;
+    for (; !text.empty() && (bytes::is_digit(text[0]) || (text[0] == '.' && !has_point)); text.remove_prefix(1)) {
+        if (text[0] == '.') {
+            has_point = true;
+            continue;
+        }
+        has_digit = true;
+        const bool is_kept = digits < enough;
+        if (is_kept) digits = digits * 10 + static_cast<std::uint64_t>(text[0] - '0');
+        exponent += (is_kept ? 0 : 1) - (has_point ? 1 : 0);
+    }
+    const auto more = text.empty() ? std::optional<std::int64_t>(0) : read_exponent(text);
+    if (!has_digit || !more) return std::nullopt;
+    return scaled(digits, exponent + *more);
 }
 
-// What Python's float(text) returns, to the bit; empty where it raises. May be infinite or nan: what those mean for an
-// entry is the caller's to decide.
+// Empty where float() raises, and for its underscores and the digits of other scripts. May be infinite or nan: what those
+// mean for an entry is the caller's to decide.
 inline std::optional<double> parse_float(std::string_view text) {
-    const std::string ascii = to_ascii(text);
-    const std::optional<std::string> plain = without_underscores(strip_blanks(ascii));
-    if (!plain || plain->empty()) return std::nullopt;
-    const char sign = plain->front();
-    const std::size_t skip = sign == '-' || sign == '+' ? 1 : 0;
-    const std::optional<double> magnitude = read_magnitude(std::string_view(*plain).substr(skip));
+    constexpr std::string_view blanks = " \t\n\r\v\f";
+    const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
+    text = text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
+    const bool is_negative = bytes::starts_with(text, "-");
+    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
+    const auto magnitude = read_magnitude(text);
     if (!magnitude) return std::nullopt;
-    return sign == '-' ? -*magnitude : *magnitude;
+    return is_negative ? -*magnitude : *magnitude;
 }
 
 }  // namespace detail::dates
@@ -2241,9 +1901,9 @@ struct FreeContext {
 
 using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
 
-// A digest over pieces. One OpenSSL context serves any number of digests in turn; creating one costs more than
-// hashing a small value. OpenSSL fails only without memory, or when a FIPS build refuses the algorithm: finish() then
-// returns zeros, which match no body and sign no request, and ok() is false from then on.
+// A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
+// hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
+// returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 template <const EVP_MD* (*algorithm)(), std::size_t size_bytes>
 class Hasher {
 public:
@@ -2285,7 +1945,6 @@ private:
 };
 
 using Sha256 = Hasher<EVP_sha256, 32>;
-using Sha1 = Hasher<EVP_sha1, 20>;
 using Md5 = Hasher<EVP_md5, 16>;
 using Sha256Digest = Sha256::Digest;
 
@@ -2295,18 +1954,20 @@ inline Sha256Digest sha256(std::string_view data) {
     return hasher.finish();
 }
 
-template <class Any>
-std::optional<typename Any::Digest> digest_if_allowed(std::string_view data) {
-    Any hasher;
-    hasher.update(data);
-    const typename Any::Digest digest = hasher.finish();
-    if (!hasher.ok()) return std::nullopt;
-    return digest;
+// Whether OpenSSL computes SHA-256 here, without which there is no signature.
+inline bool available() {
+    Sha256 hasher;
+    hasher.finish();
+    return hasher.ok();
 }
 
-// Empty where the build of OpenSSL refuses these two old algorithms; a FIPS one does so for MD5.
-inline std::optional<Md5::Digest> md5(std::string_view data) { return digest_if_allowed<Md5>(data); }
-inline std::optional<Sha1::Digest> sha1(std::string_view data) { return digest_if_allowed<Sha1>(data); }
+// Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
+inline std::optional<Md5::Digest> md5(std::string_view data) {
+    Md5 hasher;
+    hasher.update(data);
+    const Md5::Digest digest = hasher.finish();
+    return hasher.ok() ? std::optional<Md5::Digest>(digest) : std::nullopt;
+}
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
 // for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
@@ -2316,16 +1977,17 @@ public:
 
     // A new key in the same contexts.
     void set(std::string_view key) {
-        std::array<unsigned char, block_bytes> block{};
-        if (key.size() > block.size()) {
-            const Sha256Digest digest = sha256(key);
-            std::copy(digest.begin(), digest.end(), block.begin());
-        } else {
-            for (std::size_t i = 0; i < key.size(); ++i) block[i] = bytes::octet(key[i]);
-        }
-        start(inner_, block, 0x36);
-        start(outer_, block, 0x5C);
-        OPENSSL_cleanse(block.data(), block.size());
+        const bool is_long = key.size() > block_bytes;
+        const Sha256Digest hash = is_long ? sha256(key) : Sha256Digest{};
+        std::string block(is_long ? as_text(hash) : key);
+        block.resize(block_bytes);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        inner_.reset();
+        inner_.update(block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        outer_.reset();
+        outer_.update(block);
+        bytes::wipe(block);
     }
 
     // Zeros after a failure of OpenSSL, as Sha256.
@@ -2340,14 +2002,6 @@ public:
 
 private:
     static constexpr std::size_t block_bytes = 64;
-
-    static void start(Sha256& state, const std::array<unsigned char, block_bytes>& key, unsigned char pad) {
-        std::array<unsigned char, block_bytes> block{};
-        for (std::size_t i = 0; i < block.size(); ++i) block[i] = static_cast<unsigned char>(key[i] ^ pad);
-        state.reset();
-        state.update(as_text(block));
-        OPENSSL_cleanse(block.data(), block.size());
-    }
 
     Sha256 inner_;
     Sha256 outer_;
@@ -2415,56 +2069,10 @@ inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::s
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// The crc32 instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer
-// lanes would gain little, and small values would not fill them.
-inline constexpr std::size_t crc32c_lane_bytes = 1024;
-
-// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
-// result can be moved past the lane that follows it.
-class LaneShift {
-public:
-    LaneShift() {
-        for (unsigned row = 0; row < 4; ++row) {
-            for (unsigned bit = 0; bit < 8; ++bit) rows_[row][1U << bit] = past_zeros(1U << (8 * row + bit));
-            for (unsigned byte = 1; byte < 256; ++byte) {
-                rows_[row][byte] = rows_[row][byte & (byte - 1)] ^ rows_[row][byte & (~byte + 1)];
-            }
-        }
-    }
-
-    std::uint32_t operator()(std::uint32_t crc) const {
-        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
-    }
-
-private:
-    static std::uint32_t past_zeros(std::uint32_t crc) {
-        const std::array<char, crc32c_lane_bytes> zeros{};
-        return ~crc32c_portable(~crc, zeros.data(), zeros.size());
-    }
-
-    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
-};
-
-// The attribute lets this one function use the instruction without -msse4.2 for the program, which must run elsewhere
-// too.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_lanes(std::uint32_t crc, const char* data) {
-    static const LaneShift shift;
-    std::uint64_t first = crc, second = 0, third = 0;
-    for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
-        first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
-        second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
-        third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
-    }
-    const std::uint32_t two = shift(static_cast<std::uint32_t>(first)) ^ static_cast<std::uint32_t>(second);
-    return shift(two) ^ static_cast<std::uint32_t>(third);
-}
-
-// Of the register, as the next one.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint32_t crc, const char* data,
-                                                                       std::size_t size) {
-    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
-        crc = crc32c_lanes(crc, data);
-    }
+// The attribute lets these functions use the instruction without -msse4.2 for the program, which must run elsewhere too.
+// They work on the register itself.
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_serial(std::uint32_t crc, const char* data,
+                                                                     std::size_t size) {
     for (; size >= 8; data += 8, size -= 8) {
         crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
     }
@@ -2472,126 +2080,84 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_in_lanes(std::uint
     return crc;
 }
 
-// Processors that multiply polynomials 512 bits wide do it in half the time: the message is folded, 256 bytes onto the
-// 256 that follow, which changes it but not its remainder.
-inline constexpr std::size_t crc32c_fold_bytes = 256;
+// The instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer lanes
+// would gain little, and small values would not fill them.
+inline constexpr std::size_t crc32c_lane_bytes = 1024;
 
-// The bits of x^n mod P in the upper half of a word, reflected: what a product with it moves by n + 1 bits.
-inline long long crc32c_shift_by(unsigned n) {
-    std::uint32_t power = 0x80000000;
-    for (; n > 0; --n) power = (power >> 1) ^ ((power & 1) != 0 ? crc32c_polynomial : 0U);
-    return static_cast<long long>(std::uint64_t{power} << 32);
-}
-
-// Takes twice crc32c_fold_bytes or more, and leaves less than one of them at the end.
-__attribute__((target("sse4.2,pclmul,avx512f,vpclmulqdq"))) inline std::uint32_t crc32c_folded(std::uint32_t crc,
-                                                                                               const char*& data,
-                                                                                               std::size_t& size) {
-    using Words = long long __attribute__((vector_size(64)));
-    static const long long first = crc32c_shift_by(8 * crc32c_fold_bytes + 63);  // of each two words
-    static const long long second = crc32c_shift_by(8 * crc32c_fold_bytes - 1);
-    const Words by = {first, second, first, second, first, second, first, second};
-    const auto fold = [by](Words words, const char* onto) __attribute__((target("avx512f,vpclmulqdq"), always_inline)) {
-        Words next;
-        std::memcpy(&next, onto, sizeof next);
-#if defined(__clang__)
-        return __builtin_ia32_pclmulqdq512(words, by, 0x00) ^ __builtin_ia32_pclmulqdq512(words, by, 0x11) ^ next;
-#else
-        return __builtin_ia32_vpclmulqdq_v8di(words, by, 0x00) ^ __builtin_ia32_vpclmulqdq_v8di(words, by, 0x11) ^ next;
-#endif
-    };
-    Words sum[4];
-    std::memcpy(sum, data, sizeof sum);
-    sum[0][0] ^= static_cast<long long>(crc);
-    for (data += sizeof sum, size -= sizeof sum; size >= sizeof sum; data += sizeof sum, size -= sizeof sum) {
-        sum[0] = fold(sum[0], data);
-        sum[1] = fold(sum[1], data + 64);
-        sum[2] = fold(sum[2], data + 128);
-        sum[3] = fold(sum[3], data + 192);
+// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
+// result can be moved past the lane that follows it.
+class LaneShift {
+public:
+    LaneShift() {
+        const std::array<char, crc32c_lane_bytes> zeros{};
+        for (unsigned row = 0; row < 4; ++row) {
+            for (unsigned byte = 1; byte < 256; ++byte) {
+                const unsigned rest = byte & (byte - 1);
+                rows_[row][byte] = rest != 0 ? rows_[row][rest] ^ rows_[row][byte ^ rest]
+                                             : crc32c_serial(byte << (8 * row), zeros.data(), zeros.size());
+            }
+        }
     }
-    char rest[sizeof sum];
-    std::memcpy(rest, sum, sizeof rest);
-    std::uint64_t out = 0;
-    for (std::size_t i = 0; i < sizeof rest; i += 8) out = __builtin_ia32_crc32di(out, load_little_endian(rest + i));
-    return static_cast<std::uint32_t>(out);
-}
 
-// What the processor can do, and the system saves of its registers. __builtin_cpu_supports says it too, for 5 KiB of code;
-// <cpuid.h> of g++ 10 must not be included twice, and a program may include it too.
-struct CrcInstructions {
-    bool crc32 = false, folding = false;
-    CrcInstructions() {
-        constexpr unsigned avx512_registers = 0xE6;
-        const Registers most = cpuid(0), basic = cpuid(1);
-        crc32 = has(basic.c, 20);
-        const bool pclmul = has(basic.c, 1), xgetbv = has(basic.c, 27);
-        if (!crc32 || !pclmul || !xgetbv || most.a < 7) return;
-        unsigned saved = 0, high = 0;
-        __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-        const Registers extended = cpuid(7);
-        const bool instructions = has(extended.b, 16) && has(extended.c, 10);  // avx512f, vpclmulqdq
-        folding = instructions && (saved & avx512_registers) == avx512_registers;
+    std::uint32_t operator()(std::uint64_t crc) const {
+        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
     }
 
 private:
-    struct Registers {
-        unsigned a, b, c, d;
-    };
-    static Registers cpuid(unsigned leaf) {
-        Registers out{leaf, 0, 0, 0};
-        __asm__("cpuid" : "+a"(out.a), "=b"(out.b), "+c"(out.c), "=d"(out.d));
-        return out;
-    }
-    static bool has(unsigned flags, unsigned bit) { return (flags >> bit & 1) != 0; }
+    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
 };
-inline const CrcInstructions& crc_instructions() {
-    static const CrcInstructions instructions;
-    return instructions;
-}
-inline bool has_crc32c_hardware() { return crc_instructions().crc32; }
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+                                                                       std::size_t size) {
+    static const LaneShift shift;
     crc = ~crc;
-    if (crc_instructions().folding && size >= 2 * crc32c_fold_bytes) crc = crc32c_folded(crc, data, size);
-    return ~crc32c_in_lanes(crc, data, size);
+    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
+        std::uint64_t first = crc, second = 0, third = 0;
+        for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
+            first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
+            second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
+            third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
+        }
+        crc = shift(shift(first) ^ second) ^ static_cast<std::uint32_t>(third);
+    }
+    return ~crc32c_serial(crc, data, size);
+}
+
+// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be included
+// twice, and a program may include it too.
+inline bool has_crc32c_hardware() {
+    static const bool has = [] {
+        unsigned a = 1, b = 0, c = 0, d = 0;
+        __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+        return (c >> 20 & 1) != 0;
+    }();
+    return has;
+}
+
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     crc = ~crc;
     for (; size >= 8; data += 8, size -= 8) crc = __crc32cd(crc, load_little_endian(data));
     for (; size > 0; ++data, --size) crc = __crc32cb(crc, bytes::octet(*data));
     return ~crc;
 }
 
-inline constexpr bool has_crc32c_hardware() { return true; }
-
 #else
 
-inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data, std::size_t size) {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
     return crc32c_portable(crc, data, size);
 }
 
-inline constexpr bool has_crc32c_hardware() { return false; }
-
 #endif
 
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
-}
-
 #ifndef S3CACHE_NO_GZIP
-// zlib's counts bytes in an unsigned int, which a body may exceed.
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    constexpr std::size_t piece_bytes_max = std::size_t{1} << 30;
-    while (size > 0) {
-        const std::size_t piece = (std::min)(size, piece_bytes_max);
-        crc = static_cast<std::uint32_t>(::crc32(crc, reinterpret_cast<const Bytef*>(data), static_cast<uInt>(piece)));
-        data += piece;
-        size -= piece;
-    }
-    return crc;
+    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
 }
 #endif
 
@@ -2613,19 +2179,13 @@ std::string big_endian(Word word) {
 }  // namespace detail::digest
 
 #ifndef S3CACHE_NO_GZIP
-// --- gzip: inflate and deflate as push-pull filters that accept and refuse what Python's gzip module does.
+// --- gzip: inflate and deflate as push-pull filters, on zlib's own gzip mode.
 
 namespace detail::gzip {
-
-// The first buffer of deflate_all, which doubles from there.
-inline constexpr std::size_t first_output_bytes = 16 * 1024;
 
 // One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that
 // is a lie, and must not make us allocate.
 inline constexpr std::size_t expansion_max = 1032;
-
-// zlib counts in 32 bits; longer pieces take several calls.
-inline constexpr std::size_t zlib_call_bytes_max = (std::numeric_limits<uInt>::max)();
 
 enum class Step {
     output,       // the buffer is full: pull again
@@ -2641,483 +2201,6 @@ struct Pulled {
 
 inline bool looks_like_gzip(std::string_view data) { return bytes::starts_with(data, "\x1f\x8b") && data.size() >= 2; }
 
-// zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
-inline Bytef* zlib_input(const char* data) { return const_cast<Bytef*>(reinterpret_cast<const Bytef*>(data)); }
-inline Bytef* zlib_output(char* data) { return reinterpret_cast<Bytef*>(data); }
-inline uInt zlib_count(std::size_t count) { return static_cast<uInt>((std::min)(count, zlib_call_bytes_max)); }
-
-// On the heap because zlib's state points back at its z_stream: one that has moved is refused.
-struct InflateEnd {
-    void operator()(z_stream* stream) const {
-        inflateEnd(stream);
-        delete stream;
-    }
-};
-struct DeflateEnd {
-    void operator()(z_stream* stream) const {
-        deflateEnd(stream);
-        delete stream;
-    }
-};
-
-// zlib's own gzip mode is not used: it stops after one member, does not skip zero padding, checks the header's CRC and
-// refuses reserved flags. Python does the opposite in all four, and values must read the same from both sides.
-class Inflater {
-public:
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && produced < capacity) {
-            if (place_ == Place::body) {
-                const std::size_t count = inflate_some(out + produced, capacity - produced);
-                produced += count;
-                if (count == 0 && place_ == Place::body) break;
-            } else if (!input_.empty()) {
-                take(bytes::octet(input_.front()));
-                input_.remove_prefix(1);
-            } else {
-                break;
-            }
-        }
-        const Step step = produced == capacity ? Step::output : Step::needs_input;
-        return {produced, problem_ != nullptr ? Step::damaged : step};
-    }
-
-    // To be called once pull() has asked for input that does not exist. False: the data ends too early.
-    bool end_of_input() {
-        if (place_ != Place::start && place_ != Place::padding && problem_ == nullptr) problem_ = "cut short";
-        return problem_ == nullptr;
-    }
-
-    // Null while all is well.
-    const char* problem() const { return problem_; }
-
-private:
-    // Where in a member the next byte belongs. Empty input is legal, so `start` and `padding` are the places to end.
-    // clang-format off
-    enum class Place {
-        start, second_magic, method, flags, fixed, extra_size, extra, name, comment, crc, body, trailer, padding
-    };
-    // clang-format on
-
-    enum Flag : unsigned { flag_header_crc = 2, flag_extra = 4, flag_name = 8, flag_comment = 16 };
-
-    void take(unsigned char byte) {
-        switch (place_) {
-        case Place::start:
-            return expect(byte == 0x1f, Place::second_magic, "not gzip data");
-        case Place::second_magic:
-            return expect(byte == 0x8b, Place::method, "not gzip data");
-        case Place::method:
-            return expect(byte == 8, Place::flags, "unknown compression method");
-        case Place::flags:
-            flags_ = byte;
-            return skip(6, Place::fixed);  // time, level and system
-        case Place::fixed:
-        case Place::extra:
-        case Place::crc:
-            return count_down();
-        case Place::extra_size:
-            return take_extra_size(byte);
-        case Place::name:
-        case Place::comment:
-            return byte == 0 ? next_field(place_) : void();
-        case Place::trailer:
-            return take_trailer(byte);
-        case Place::padding:
-            return byte == 0 ? void() : restart(byte);
-        case Place::body:
-            return;  // never here: pull() hands these bytes to zlib
-        }
-    }
-
-    void expect(bool met, Place next, const char* otherwise) {
-        if (met)
-            place_ = next;
-        else
-            problem_ = otherwise;
-    }
-
-    void go(Place next) { place_ = next; }
-
-    void skip(std::size_t count, Place place) {
-        place_ = place;
-        left_ = count;
-        if (left_ == 0) next_field(place);
-    }
-
-    void count_down() {
-        if (--left_ == 0) next_field(place_);
-    }
-
-    // The optional fields follow each other in the order of the cases, each there only if its flag is set.
-    void next_field(Place done) {
-        switch (done) {
-        case Place::fixed:
-            if ((flags_ & flag_extra) != 0) return expect_little_endian(2, Place::extra_size);
-            [[fallthrough]];
-        case Place::extra:
-            if ((flags_ & flag_name) != 0) return go(Place::name);
-            [[fallthrough]];
-        case Place::name:
-            if ((flags_ & flag_comment) != 0) return go(Place::comment);
-            [[fallthrough]];
-        case Place::comment:
-            if ((flags_ & flag_header_crc) != 0) return skip(2, Place::crc);  // not checked, as in Python
-            [[fallthrough]];
-        default:
-            return begin_body();
-        }
-    }
-
-    void expect_little_endian(unsigned count, Place place) {
-        place_ = place;
-        number_ = 0;
-        number_bytes_ = 0;
-        left_ = count;
-    }
-
-    // True once the number is whole.
-    bool take_little_endian(unsigned char byte) {
-        number_ |= std::uint64_t{byte} << (8 * number_bytes_++);
-        return number_bytes_ == left_;
-    }
-
-    void take_extra_size(unsigned char byte) {
-        if (take_little_endian(byte)) skip(static_cast<std::size_t>(number_), Place::extra);
-    }
-
-    void begin_body() {
-        place_ = Place::body;
-        crc_ = crc32(0, nullptr, 0);
-        size_ = 0;
-        if (stream_) return expect(inflateReset(stream_.get()) == Z_OK, Place::body, "zlib cannot start again");
-        z_stream* fresh = new (std::nothrow) z_stream();
-        if (fresh == nullptr) return expect(false, Place::body, "out of memory");
-        stream_.reset(fresh);  // inflateEnd of a stream that did not come up is a harmless error
-        expect(inflateInit2(stream_.get(), -MAX_WBITS) == Z_OK, Place::body, "zlib has no memory");
-    }
-
-    // Straight into the caller's buffer. With no input left it still runs, because zlib may hold output back.
-    std::size_t inflate_some(char* out, std::size_t capacity) {
-        stream_->next_in = zlib_input(input_.data());
-        stream_->avail_in = zlib_count(input_.size());
-        stream_->next_out = zlib_output(out);
-        stream_->avail_out = zlib_count(capacity);
-        const std::size_t offered = stream_->avail_in;
-        const std::size_t room = stream_->avail_out;
-        const int result = inflate(stream_.get(), Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream_->avail_in);
-        const std::size_t produced = room - stream_->avail_out;
-        crc_ = crc32(crc_, zlib_output(out), static_cast<uInt>(produced));
-        size_ += static_cast<std::uint32_t>(produced);  // modulo 2^32, which is what the trailer holds
-        if (result == Z_STREAM_END)
-            expect_little_endian(8, Place::trailer);
-        else if (result == Z_MEM_ERROR)
-            problem_ = "zlib has no memory";
-        else if (result != Z_OK && result != Z_BUF_ERROR)
-            problem_ = "compressed data is damaged";
-        return produced;
-    }
-
-    void take_trailer(unsigned char byte) {
-        if (!take_little_endian(byte)) return;
-        place_ = Place::padding;
-        if (static_cast<std::uint32_t>(number_) != static_cast<std::uint32_t>(crc_))
-            problem_ = "checksum does not match";
-        else if (static_cast<std::uint32_t>(number_ >> 32) != size_)
-            problem_ = "length does not match";
-    }
-
-    void restart(unsigned char byte) {
-        place_ = Place::start;
-        take(byte);
-    }
-
-    std::string_view input_;
-    Place place_ = Place::start;
-    unsigned flags_ = 0;
-    std::size_t left_ = 0;  // bytes of the present field still to come, or bytes of the number being read
-    std::uint64_t number_ = 0;
-    unsigned number_bytes_ = 0;
-    uLong crc_ = 0;
-    std::uint32_t size_ = 0;
-    const char* problem_ = nullptr;
-    std::unique_ptr<z_stream, InflateEnd> stream_;
-};
-
-// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
-class Deflater {
-public:
-    explicit Deflater(int level) : state_(new (std::nothrow) State()), problem_(start(level)) {}
-
-    // Borrowed until pull() answers needs_input.
-    void feed(std::string_view input) { input_ = input; }
-
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
-
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (problem_ == nullptr && !done_ && produced < capacity) {
-            const std::size_t count = deflate_some(out + produced, capacity - produced);
-            produced += count;
-            if (count == 0 && input_.empty() && !done_) break;
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (done_) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
-    const char* problem() const { return problem_; }
-
-private:
-    // zlib keeps a pointer to the header too, so both stay where they are when a Deflater moves.
-    struct State {
-        gz_header header{};
-        std::unique_ptr<z_stream, DeflateEnd> stream;
-    };
-
-    const char* start(int level) {
-        constexpr const char* no_memory = "zlib has no memory, or the level is not one of its own";
-        if (!state_) return no_memory;
-        state_->stream.reset(new (std::nothrow) z_stream());
-        if (!state_->stream) return no_memory;
-        constexpr int gzip_bits = MAX_WBITS + 16;
-        constexpr int memory_level = 8;  // zlib's default
-        z_stream* stream = state_->stream.get();
-        if (deflateInit2(stream, level, Z_DEFLATED, gzip_bits, memory_level, Z_DEFAULT_STRATEGY) != Z_OK)
-            return no_memory;
-        state_->header.os = 255;
-        return deflateSetHeader(stream, &state_->header) == Z_OK ? nullptr : "zlib refuses the header";
-    }
-
-    std::size_t deflate_some(char* out, std::size_t capacity) {
-        z_stream& stream = *state_->stream;
-        stream.next_in = zlib_input(input_.data());
-        stream.avail_in = zlib_count(input_.size());
-        stream.next_out = zlib_output(out);
-        stream.avail_out = zlib_count(capacity);
-        const std::size_t offered = stream.avail_in;
-        const std::size_t room = stream.avail_out;
-        const bool all_offered = offered == input_.size();
-        const int result = deflate(&stream, finishing_ && all_offered ? Z_FINISH : Z_NO_FLUSH);
-        input_.remove_prefix(offered - stream.avail_in);
-        done_ = result == Z_STREAM_END;
-        if (!done_ && result != Z_OK && result != Z_BUF_ERROR) problem_ = "zlib reports an error";
-        return room - stream.avail_out;
-    }
-
-    std::string_view input_;
-    std::unique_ptr<State> state_;
-    const char* problem_;
-    bool finishing_ = false;
-    bool done_ = false;
-};
-
-// What one helper thread compresses at a time: long enough that a member's own head, trailer and empty dictionary don't show.
-inline constexpr std::size_t member_bytes = std::size_t{1} << 20;
-// What waits for a helper, so that none is idle while the caller is busy elsewhere.
-inline constexpr std::size_t members_waiting_max = 2;
-
-// A Deflater that leaves the work to helper threads: it cuts the input into members, which are compressed several at once
-// and given out in their order. Helpers start as members do, and are gone with the object.
-class ParallelDeflater {
-public:
-    ParallelDeflater(int level, unsigned threads) : level_(level), threads_(threads) {}
-    ~ParallelDeflater() {
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            over_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& helper : helpers_) helper.join();
-    }
-    ParallelDeflater(const ParallelDeflater&) = delete;
-    ParallelDeflater& operator=(const ParallelDeflater&) = delete;
-
-    // As Deflater's.
-    void feed(std::string_view input) { input_ = input; }
-    void finish() { finishing_ = true; }
-    Pulled pull(char* out, std::size_t capacity) {
-        std::size_t produced = 0;
-        while (produced < capacity && gather() && !members_.empty()) {
-            if (!ready(finishing_ || !input_.empty())) break;
-            produced += give(out + produced, capacity - produced);
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (finishing_ && input_.empty() && members_.empty()) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-    const char* problem() const { return problem_; }
-
-private:
-    struct Member {
-        std::unique_ptr<char[]> input{}, output{};
-        std::size_t filled = 0, produced = 0, given = 0;
-        const char* problem = nullptr;
-        bool done = false;  // under the lock once a helper has it
-    };
-
-    // Makes members of the input, as long as there is room for more. False: problem() says why not.
-    bool gather() {
-        while (problem_ == nullptr && !input_.empty() && members_.size() < threads_ + members_waiting_max) {
-            if (!open_) open_ = fresh();
-            if (!open_) break;
-            const std::size_t count = (std::min)(input_.size(), member_bytes - open_->filled);
-            input_.copy(open_->input.get() + open_->filled, count);
-            input_.remove_prefix(count);
-            open_->filled += count;
-            if (open_->filled == member_bytes) submit();
-        }
-        const bool last = finishing_ && input_.empty() && (open_ || made_ == 0);
-        if (last && !open_) open_ = fresh();
-        if (last && open_) submit();
-        return problem_ == nullptr;
-    }
-
-    std::unique_ptr<Member> fresh() {
-        if (!spare_.empty()) {
-            std::unique_ptr<Member> used = std::move(spare_.back());
-            spare_.pop_back();
-            return used;
-        }
-        auto member = std::make_unique<Member>();
-        member->input.reset(new (std::nothrow) char[member_bytes]);
-        member->output.reset(new (std::nothrow) char[output_bytes()]);
-        if (member->input && member->output) return member;
-        problem_ = "no memory";
-        return nullptr;
-    }
-
-    // Input that is a single short member is not worth a thread.
-    void submit() {
-        Member& member = *open_;
-        members_.push_back(std::move(open_));
-        const bool only = made_++ == 0 && finishing_;
-        if (only || !have_helper()) {
-            compress(member);
-            member.done = true;
-            return;
-        }
-        {
-            const std::lock_guard<std::mutex> hold(lock_);
-            waiting_.push_back(&member);
-        }
-        wake_.notify_one();
-    }
-
-    bool have_helper() {
-        if (helpers_.size() == threads_) return threads_ > 0;
-#if S3CACHE_EXCEPTIONS
-        try {
-            start_helper();
-        } catch (...) {
-            // No more threads to be had here: those there are, or the caller's own, do the work.
-        }
-#else
-        start_helper();
-#endif
-        return !helpers_.empty();
-    }
-    // Signals stay with the application's own threads.
-    void start_helper() {
-        helpers_.reserve(threads_);
-#if defined(_WIN32)
-        helpers_.emplace_back([this] { help(); });
-#else
-        struct Mask {
-            Mask() {
-                sigset_t all;
-                sigfillset(&all);
-                pthread_sigmask(SIG_SETMASK, &all, &before);
-            }
-            ~Mask() { pthread_sigmask(SIG_SETMASK, &before, nullptr); }
-            sigset_t before{};
-        };
-        const Mask mask;
-        helpers_.emplace_back([this] { help(); });
-#endif
-    }
-
-    void help() {
-        std::unique_lock<std::mutex> hold(lock_);
-        for (;;) {
-            wake_.wait(hold, [this] { return over_ || !waiting_.empty(); });
-            if (over_) return;
-            Member& member = *waiting_.front();
-            waiting_.erase(waiting_.begin());
-            hold.unlock();
-            compress(member);
-            hold.lock();
-            member.done = true;
-            done_.notify_one();
-        }
-    }
-
-    // zlib's own bound, and room for gzip's head, which is longer than the one that it counts on.
-    static std::size_t output_bytes() {
-        return static_cast<std::size_t>(compressBound(static_cast<uLong>(member_bytes))) + 64;
-    }
-
-    void compress(Member& member) const {
-        Deflater deflater(level_);
-        deflater.feed(std::string_view(member.input.get(), member.filled));
-        deflater.finish();
-        const Pulled pulled = deflater.pull(member.output.get(), output_bytes());
-        member.produced = pulled.produced;
-        if (pulled.step == Step::finished) return;
-        member.problem = deflater.problem() ? deflater.problem() : "zlib wrote more than it promised";
-    }
-
-    // Whether the first member can be given out.
-    bool ready(bool wait) {
-        std::unique_lock<std::mutex> hold(lock_);
-        const Member& first = *members_.front();
-        if (wait) done_.wait(hold, [&first] { return first.done; });
-        return first.done;
-    }
-
-    std::size_t give(char* out, std::size_t capacity) {
-        Member& first = *members_.front();
-        problem_ = first.problem;
-        const std::size_t count = (std::min)(capacity, first.produced - first.given);
-        std::memcpy(out, first.output.get() + first.given, count);
-        first.given += count;
-        if (first.given < first.produced) return count;
-        first.filled = first.produced = first.given = 0;
-        first.done = false;
-        spare_.push_back(std::move(members_.front()));
-        members_.erase(members_.begin());
-        return count;
-    }
-
-    const int level_;
-    const std::size_t threads_;
-    std::string_view input_{};
-    bool finishing_ = false;
-    const char* problem_ = nullptr;
-    std::unique_ptr<Member> open_{};                            // being filled
-    std::vector<std::unique_ptr<Member>> members_{}, spare_{};  // in order; to be used again
-    std::size_t made_ = 0;
-
-    std::mutex lock_{};
-    std::condition_variable wake_{}, done_{};
-    std::vector<Member*> waiting_{};
-    bool over_ = false;
-    std::vector<std::thread> helpers_{};
-};
-
-// Doubles, but never past one byte more than the limit: that byte tells "exactly the limit" from "too long".
-inline void grow(std::string& out, std::size_t limit_bytes) {
-    const std::size_t most = limit_bytes < (std::numeric_limits<std::size_t>::max)() ? limit_bytes + 1 : limit_bytes;
-    const std::size_t wanted = out.empty() ? first_output_bytes : out.size() <= most / 2 ? out.size() * 2 : most;
-    out.resize((std::min)(wanted, most));
-}
-
 // What the last member says it holds: with one member, the whole value unless it has 4 GiB. A first guess, no more.
 inline std::size_t claimed_size(std::string_view data) {
     std::uint64_t size = 0;
@@ -3128,48 +2211,135 @@ inline std::size_t claimed_size(std::string_view data) {
     return static_cast<std::size_t>((std::min)(size, most));
 }
 
-// The limit counts output, since four kilobytes of input can stand for four megabytes. `problem` is set on refusal.
-inline std::optional<std::string> inflate_all(std::string_view data, std::size_t limit_bytes, std::string& problem) {
-    Inflater inflater;
-    inflater.feed(data);
-    std::string out((std::min)(claimed_size(data), limit_bytes) + 1, '\0');  // the one more shows that it ended there
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output && used <= limit_bytes) {
-        if (used == out.size()) grow(out, limit_bytes);
-        const Pulled pulled = inflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
-    }
-    if (used > limit_bytes) {
-        problem = "larger than the limit once inflated";
-        return std::nullopt;
-    }
-    if (!inflater.end_of_input()) {
-        problem = inflater.problem();
-        return std::nullopt;
-    }
-    out.resize(used);
-    return out;
-}
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+class Filter {
+public:
+    // Borrowed until pull() answers needs_input.
+    void feed(std::string_view input) { input_ = input; }
 
-// Empty only if zlib has no memory: the shortest gzip member has twenty bytes.
-inline std::string deflate_all(std::string_view data, int level) {
-    Deflater deflater(level);
-    deflater.feed(data);
-    deflater.finish();
-    std::string out;
-    std::size_t used = 0;
-    Step step = Step::output;
-    while (step == Step::output) {
-        if (used == out.size()) grow(out, (std::numeric_limits<std::size_t>::max)());
-        const Pulled pulled = deflater.pull(&out[used], out.size() - used);
-        used += pulled.produced;
-        step = pulled.step;
+    // Null while all is well. A failed allocation is a problem like any other.
+    const char* problem() const { return problem_; }
+
+protected:
+    using Function = int (*)(z_stream*);
+
+    // zlib's state points back at its z_stream, so that one stays where it is when a filter moves.
+    struct End {
+        Function end;
+        void operator()(z_stream* stream) const {
+            end(stream);
+            delete stream;
+        }
+    };
+
+    // Sets problem() if zlib's `begin` does not succeed.
+    template <class Begin>
+    void open(Function end, Begin begin) {
+        stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
+        if (!stream_ || begin(stream_.get()) != Z_OK) problem_ = "zlib has no memory, or does not know the level";
     }
-    out.resize(step == Step::finished ? used : 0);
-    return out;
-}
+
+    // One step of zlib's, from the input straight into the caller's buffer; adds to `produced`. zlib counts in 32 bits, so
+    // that long pieces take several steps.
+    int run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
+        constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
+        // zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
+        stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+        stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+        stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
+        stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+        const std::size_t offered = stream_->avail_in;
+        const std::size_t room = stream_->avail_out;
+        const int result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+        input_.remove_prefix(offered - stream_->avail_in);
+        produced += room - stream_->avail_out;
+        if (result == Z_MEM_ERROR)
+            problem_ = "zlib has no memory";
+        else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
+            problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
+        return result;
+    }
+
+    std::unique_ptr<z_stream, End> stream_{};
+    std::string_view input_{};
+    const char* problem_ = nullptr;
+};
+
+// Members one after the other, with zeros between and behind them, as Python's gzip module takes them.
+class Inflater : public Filter {
+public:
+    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (produced < capacity && begin_member()) {
+            const std::size_t before = produced;
+            in_member_ = run(inflate, Z_NO_FLUSH, out, capacity, produced) != Z_STREAM_END;
+            if (problem_ != nullptr || (produced == before && input_.empty())) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all is
+    // an empty value.
+    bool end_of_input() {
+        if (in_member_ && problem_ == nullptr) problem_ = "cut short";
+        return problem_ == nullptr;
+    }
+
+private:
+    // False: no input is there to begin a member with, or a problem.
+    bool begin_member() {
+        if (in_member_ || problem_ != nullptr) return problem_ == nullptr;
+        if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
+        if (input_.empty()) return false;
+        in_member_ = true;
+        if (!stream_)
+            open(inflateEnd, [](z_stream* stream) { return inflateInit2(stream, 16 + MAX_WBITS); });
+        else if (inflateReset(stream_.get()) != Z_OK)
+            problem_ = "zlib cannot start again";
+        return problem_ == nullptr;
+    }
+
+    bool in_member_ = false;
+};
+
+// Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
+class Deflater : public Filter {
+public:
+    explicit Deflater(int level) {
+        static gz_header header = [] {  // which zlib only reads
+            gz_header unknown{};
+            unknown.os = 255;
+            return unknown;
+        }();
+        constexpr int memory_level = 8;  // zlib's default
+        open(deflateEnd, [level](z_stream* stream) {
+            const int result =
+                deflateInit2(stream, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY);
+            return result == Z_OK ? deflateSetHeader(stream, &header) : result;
+        });
+    }
+
+    // No input will follow: pull() until finished.
+    void finish() { finishing_ = true; }
+
+    Pulled pull(char* out, std::size_t capacity) {
+        std::size_t produced = 0;
+        while (problem_ == nullptr && !done_ && produced < capacity) {
+            const std::size_t before = produced;
+            done_ = run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced) == Z_STREAM_END;
+            if (produced == before && input_.empty()) break;
+        }
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        if (done_) return {produced, Step::finished};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
+    }
+
+private:
+    bool finishing_ = false;
+    bool done_ = false;
+};
 
 }  // namespace detail::gzip
 
@@ -3188,96 +2358,92 @@ inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 // "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
 inline constexpr std::size_t reference_bytes_max = 16;
 
-inline bool is_name_char(char c) {
-    return bytes::is_alpha(c) || bytes::is_digit(c) || c == '_' || c == '-' || c == '.' || c == ':' ||
-           bytes::octet(c) >= 0x80;
-}
-
-inline bool is_name_start(char c) { return is_name_char(c) && !bytes::is_digit(c) && c != '-' && c != '.'; }
-
 // XML 1.0 knows no control characters but these three, not even as references.
 inline bool is_legal(std::uint32_t code) {
     if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
     return code <= 0x10FFFF && !(code >= 0xD800 && code <= 0xDFFF) && code != 0xFFFE && code != 0xFFFF;
 }
 
-inline void append_utf8(std::string& out, std::uint32_t code) {
-    const auto put = [&out](std::uint32_t byte) { out += static_cast<char>(static_cast<unsigned char>(byte)); };
-    if (code < 0x80) return put(code);
-    if (code < 0x800) {
-        put(0xC0 | code >> 6);
-    } else if (code < 0x10000) {
-        put(0xE0 | code >> 12);
-        put(0x80 | (code >> 6 & 0x3F));
-    } else {
-        put(0xF0 | code >> 18);
-        put(0x80 | (code >> 12 & 0x3F));
-        put(0x80 | (code >> 6 & 0x3F));
+// A text with bytes that no XML 1.0 document can hold, or that are no UTF-8, is not: such a key can be deleted alone, not
+// in a list.
+inline bool representable(std::string_view text) {
+    for (char c : text) {
+        if (!is_legal(bytes::octet(c))) return false;
     }
-    put(0x80 | (code & 0x3F));
+    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
+           text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The inside of "&#…;" without the hash.
-inline std::optional<std::uint32_t> numeric_reference(std::string_view digits) {
-    const bool is_hex = bytes::starts_with(digits, "x");
-    if (is_hex) digits.remove_prefix(1);
-    if (digits.empty()) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : digits) {
-        if (is_hex ? bytes::hex_value(c) < 0 : !bytes::is_digit(c)) return std::nullopt;
-        code = code * (is_hex ? 16 : 10) + static_cast<std::uint32_t>(bytes::hex_value(c));
-        if (code > 0x10FFFF) return std::nullopt;
-    }
-    return is_legal(code) ? std::optional<std::uint32_t>(code) : std::nullopt;
-}
-
-// The inside of "&…;". Only the five entities that need no DTD exist.
+// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
 inline std::optional<std::uint32_t> reference(std::string_view name) {
-    if (bytes::starts_with(name, "#")) return numeric_reference(name.substr(1));
-    if (name == "amp") return '&';
-    if (name == "lt") return '<';
-    if (name == "gt") return '>';
-    if (name == "quot") return '"';
-    if (name == "apos") return '\'';
-    return std::nullopt;
+    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
+    for (std::size_t i = 0; i < 5; ++i) {
+        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+    }
+    const int base = bytes::starts_with(name, "#x") ? 16 : 10;
+    if (!bytes::starts_with(name, "#")) return std::nullopt;
+    name.remove_prefix(base == 16 ? 2 : 1);
+    if (name.empty()) return std::nullopt;
+    std::uint32_t code = 0;
+    for (char c : name) {
+        const int digit = bytes::hex_value(c);
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
+    }
+    return code;
 }
 
-enum class Token { open, close, finished, damaged };
+// Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
+// because stores nest keys in elements of their own making.
+struct Field {
+    std::string_view path;  // such as Contents/Key
+    std::string* to;
+    bool exact = false;  // keys and tokens keep blanks at their ends
+};
 
-// Walks the elements of one document. Attributes, comments and processing instructions are stepped over and namespace
-// prefixes dropped: stores disagree on namespaces. A DTD is refused, since XML attacks need entities of their own.
+// Walks the elements of one document and fills its fields. Attributes, comments and processing instructions are stepped
+// over, and namespace prefixes are dropped, because stores disagree on namespaces. A DTD is refused, because attacks by
+// XML need entities of their own.
 class Scanner {
 public:
-    explicit Scanner(std::string_view document) : rest_(document) {
-        if (document.size() > document_bytes_max || !utf8::valid(document)) broken_ = true;
-        if (bytes::starts_with(rest_, "\xEF\xBB\xBF")) rest_.remove_prefix(3);
+    explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    Token next() {
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
+    bool next() {
         if (closing_) leave();
-        while (!broken_) {
-            if (empty_element_) {
-                empty_element_ = false;
-                return close_element();
-            }
-            if (rest_.empty()) return depth_ == 0 && root_seen_ ? Token::finished : fail();
-            if (rest_.front() != '<') {
-                if (!take_text()) return fail();
-            } else if (rest_.size() > 1 && (rest_[1] == '!' || rest_[1] == '?')) {
-                if (!take_aside()) return fail();
-            } else {
-                return rest_.size() > 1 && rest_[1] == '/' ? take_end_tag() : take_start_tag();
-            }
+        while (!closing_ && !damaged_ && !rest_.empty()) {
+            if (rest_.front() != '<')
+                damaged_ = !take_text();
+            else if (bytes::starts_with(rest_, "</"))
+                damaged_ = !(closing_ = take_end_tag());
+            else if (bytes::starts_with(rest_, "<!") || bytes::starts_with(rest_, "<?"))
+                damaged_ = !take_aside();
+            else
+                damaged_ = !take_start_tag();
         }
-        return Token::damaged;
+        if (closing_) fill_field();
+        return closing_;
     }
 
-    // The open elements from the root (0) down, without prefixes; at `close` the closing one is still among them.
-    std::size_t depth() const { return depth_; }
-    std::string_view name(std::size_t level) const { return local(path_[level]); }
+    // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
+    bool finish() {
+        while (next()) {
+        }
+        return whole();
+    }
+    bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // What stood since the last tag, decoded: at the `close` of an element without children, its content.
+    // Whether a character that XML cannot hold is what damaged the document.
+    bool found_illegal() const { return illegal_; }
+
+    std::string_view root() const { return root_; }
+    // The element that ends here, by its path below the root; the root itself has the empty path.
+    std::string_view path() const { return path_; }
+    // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
 private:
@@ -3285,20 +2451,25 @@ private:
         return qualified.substr(qualified.find(':') + 1);  // npos + 1 is 0
     }
 
-    Token fail() {
-        broken_ = true;
-        return Token::damaged;
+    // The first of repeated elements wins: a store that forwards another's error appends its own.
+    void fill_field() {
+        for (const Field& field : fields_) {
+            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        }
     }
 
     void leave() {
         closing_ = false;
         text_.clear();
         --depth_;
+        const std::size_t slash = path_.rfind('/');
+        path_.resize(slash == std::string::npos ? 0 : slash);
     }
 
-    Token close_element() {
-        closing_ = true;
-        return Token::close;
+    bool take(std::string_view wanted) {
+        if (!bytes::starts_with(rest_, wanted)) return false;
+        rest_.remove_prefix(wanted.size());
+        return true;
     }
 
     bool skip_past(std::string_view end) {
@@ -3310,59 +2481,49 @@ private:
 
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
-        if (rest_[1] == '?') return skip_past("?>");
-        if (bytes::starts_with(rest_, "<!--")) {
-            rest_.remove_prefix(4);
-            return skip_past("-->");
-        }
-        constexpr std::string_view cdata = "<![CDATA[";
-        if (depth_ == 0 || !bytes::starts_with(rest_, cdata)) return false;
-        rest_.remove_prefix(cdata.size());
+        if (take("<?")) return skip_past("?>");
+        if (take("<!--")) return skip_past("-->");
+        if (depth_ == 0 || !take("<![CDATA[")) return false;
         const std::string_view content = rest_.substr(0, rest_.find("]]>"));
         return skip_past("]]>") && append_raw(content);
     }
 
     bool take_text() {
-        const std::string_view run = rest_.substr(0, rest_.find('<'));
+        std::string_view run = rest_.substr(0, rest_.find('<'));
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        std::size_t at = 0;
-        while (at < run.size()) {
-            const std::size_t end = (std::min)(run.find('&', at), run.size());
-            if (!append_raw(run.substr(at, end - at))) return false;
-            if (end == run.size()) break;
-            const std::size_t stop = run.substr(0, end + reference_bytes_max).find(';', end);
-            if (stop == std::string_view::npos) return false;
-            const auto code = reference(run.substr(end + 1, stop - end - 1));
+        for (;;) {
+            const std::size_t raw = (std::min)(run.find('&'), run.size());
+            if (!append_raw(run.substr(0, raw))) return false;
+            run.remove_prefix(raw);
+            if (run.empty()) return true;
+            const std::size_t end = run.substr(0, reference_bytes_max).find(';');
+            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(1, end - 1));
             if (!code) return false;
-            append_utf8(text_, *code);
-            at = stop + 1;
+            illegal_ = !is_legal(*code);
+            if (illegal_) return false;
+            utf8::append(text_, *code);
+            run.remove_prefix(end + 1);
         }
-        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
     bool append_raw(std::string_view raw) {
+        illegal_ = !representable(raw);
         for (std::size_t i = 0; i < raw.size(); ++i) {
-            const char c = raw[i];
-            if (c == '\r') {
-                if (i + 1 == raw.size() || raw[i + 1] != '\n') text_ += '\n';
-            } else if (!is_legal(bytes::octet(c))) {
-                return false;
-            } else {
-                text_ += c;
-            }
+            if (raw[i] != '\r')
+                text_ += raw[i];
+            else if (i + 1 == raw.size() || raw[i + 1] != '\n')
+                text_ += '\n';
         }
-        return true;
+        return !illegal_;
     }
 
     std::string_view take_name() {
-        std::size_t size = 0;
-        if (rest_.empty() || !is_name_start(rest_.front())) return {};
-        while (size < rest_.size() && is_name_char(rest_[size])) ++size;
-        const std::string_view name = rest_.substr(0, size);
-        rest_.remove_prefix(size);
+        const std::string_view name = rest_.substr(0, rest_.find_first_of(" \t\r\n/>=<&;\"'"));
+        if (name.empty() || bytes::is_digit(name[0]) || name[0] == '-' || name[0] == '.') return {};
+        rest_.remove_prefix(name.size());
         return name;
     }
 
@@ -3370,15 +2531,18 @@ private:
         while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
     }
 
-    Token take_start_tag() {
+    bool take_start_tag() {
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
-        if (name.empty() || depth_ == depth_max || (depth_ == 0 && root_seen_)) return fail();
-        if (!skip_attributes()) return fail();
-        root_seen_ = true;
+        if (local(name).empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
+        if (!skip_attributes()) return false;
         text_.clear();
-        path_[depth_++] = name;
-        return Token::open;
+        if (depth_ == 0)
+            root_ = local(name);
+        else
+            path_.append(path_.empty() ? "" : "/").append(local(name));
+        open_[depth_++] = name;
+        return true;
     }
 
     // Up to and with the end of the tag.
@@ -3386,11 +2550,8 @@ private:
         for (;;) {
             const std::size_t before = rest_.size();
             skip_blanks();
-            if (bytes::starts_with(rest_, ">") || bytes::starts_with(rest_, "/>")) {
-                empty_element_ = rest_.front() == '/';
-                rest_.remove_prefix(empty_element_ ? 2 : 1);
-                return true;
-            }
+            closing_ = take("/>");
+            if (closing_ || take(">")) return true;
             if (rest_.size() == before || !skip_attribute()) return false;
         }
     }
@@ -3398,109 +2559,49 @@ private:
     bool skip_attribute() {
         if (take_name().empty()) return false;
         skip_blanks();
-        if (!bytes::starts_with(rest_, "=")) return false;
-        rest_.remove_prefix(1);
+        if (!take("=")) return false;
         skip_blanks();
-        if (rest_.empty() || (rest_.front() != '"' && rest_.front() != '\'')) return false;
-        const std::size_t end = rest_.find(rest_.front(), 1);
-        if (end == std::string_view::npos || rest_.substr(1, end - 1).find('<') != std::string_view::npos) return false;
-        rest_.remove_prefix(end + 1);
-        return true;
+        const std::string_view quote = rest_.substr(0, 1);
+        if (!take("\"") && !take("'")) return false;
+        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
     }
 
-    Token take_end_tag() {
+    bool take_end_tag() {
         rest_.remove_prefix(2);
         const std::string_view name = take_name();
         skip_blanks();
-        if (depth_ == 0 || name != path_[depth_ - 1] || !bytes::starts_with(rest_, ">")) return fail();
-        rest_.remove_prefix(1);
-        return close_element();
+        return depth_ > 0 && name == open_[depth_ - 1] && take(">");
     }
 
     std::string_view rest_;
-    std::array<std::string_view, depth_max> path_{};
+    std::vector<Field> fields_;
+    std::array<std::string_view, depth_max> open_{};  // the open elements from the root down, with prefixes
     std::size_t depth_ = 0;
+    std::string_view root_;
+    std::string path_;
     std::string text_;
-    bool root_seen_ = false;
-    bool empty_element_ = false;
-    bool closing_ = false;
-    bool broken_ = false;
+    bool closing_ = false;  // the innermost open element ends where the scanner stands
+    bool damaged_ = false;
+    bool illegal_ = false;
 };
 
-// What visitors match on: elements by their whole path, never by name alone, since stores nest keys in elements of
-// their own making.
-class Path {
-public:
-    explicit Path(const Scanner& scanner) : scanner_(scanner) {}
-
-    std::string_view root() const { return scanner_.name(0); }
-    std::size_t depth() const { return scanner_.depth(); }
-    std::string_view leaf() const { return scanner_.name(depth() - 1); }
-
-    // Below the root, whatever the root is called.
-    bool is(std::string_view first) const { return depth() == 2 && scanner_.name(1) == first; }
-    bool is(std::string_view first, std::string_view second) const {
-        return depth() == 3 && scanner_.name(1) == first && leaf() == second;
-    }
-    bool is(std::string_view first, std::string_view second, std::string_view third) const {
-        return depth() == 4 && scanner_.name(1) == first && scanner_.name(2) == second && leaf() == third;
-    }
-
-private:
-    const Scanner& scanner_;
-};
-
-// Calls visit(Path, text) at the end of every element, children before parents. False: the document is not well-formed,
-// and nothing that was visited may be believed.
-template <class Visit>
-bool walk(std::string_view document, Visit visit) {
+// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes such
+// keys as they are. It tells a key to be blamed from an answer that is no list at all.
+inline bool has_illegal_character(std::string_view document) {
     Scanner scanner(document);
-    for (;;) {
-        switch (scanner.next()) {
-        case Token::open:
-            break;
-        case Token::close:
-            visit(Path(scanner), std::string_view(scanner.text()));
-            break;
-        case Token::finished:
-            return true;
-        case Token::damaged:
-            return false;
-        }
-    }
-}
-
-// Bytes that no XML 1.0 document can hold, or that are no UTF-8: such a key can be deleted alone, not in a list.
-inline bool representable(std::string_view text) {
-    for (char c : text) {
-        if (!is_legal(bytes::octet(c))) return false;
-    }
-    return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
-           text.find("\xEF\xBF\xBF") == std::string_view::npos;
+    return !scanner.finish() && scanner.found_illegal();
 }
 
 // For content and attribute values. A raw carriage return would arrive as a line feed.
 inline void escape(std::string& out, std::string_view text) {
+    constexpr std::string_view special = "&<>\"\r";
+    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
     for (char c : text) {
-        switch (c) {
-        case '&':
-            out += "&amp;";
-            break;
-        case '<':
-            out += "&lt;";
-            break;
-        case '>':
-            out += "&gt;";
-            break;
-        case '"':
-            out += "&quot;";
-            break;
-        case '\r':
-            out += "&#13;";
-            break;
-        default:
+        const std::size_t at = special.find(c);
+        if (at == std::string_view::npos)
             out += c;
-        }
+        else
+            out += escapes[at];
     }
 }
 
@@ -3510,96 +2611,59 @@ struct ErrorBody {
     std::string region;
     std::string request_id;
     std::string host_id;
-    std::string server_time;
-    std::string bucket;
-    std::string endpoint;
+    std::string endpoint;  // where a 301 says that the bucket is
 };
-
-inline std::string* error_field(ErrorBody& body, std::string_view name) {
-    if (name == "Code") return &body.code;
-    if (name == "Message") return &body.message;
-    if (name == "Region") return &body.region;
-    if (name == "RequestId") return &body.request_id;
-    if (name == "HostId") return &body.host_id;
-    if (name == "ServerTime") return &body.server_time;
-    if (name == "BucketName" || name == "Bucket") return &body.bucket;
-    if (name == "Endpoint") return &body.endpoint;
-    return nullptr;
-}
-
-// The first of repeated elements wins: a store that forwards another's error appends its own.
-inline void keep_first(std::string& field, std::string_view text) {
-    if (field.empty()) field.assign(bytes::trim(text));
-}
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
 inline std::optional<ErrorBody> error_body(std::string_view document) {
     ErrorBody body;
-    bool is_error = false;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        const bool wrapped = path.root() == "ErrorResponse";
-        if (path.root() != "Error" && !wrapped) return;
-        is_error = is_error || !wrapped || path.is("Error");
-        if (path.depth() != 2 && !(wrapped && path.is("Error", path.leaf()))) return;
-        if (std::string* field = error_field(body, path.leaf())) keep_first(*field, text);
-    });
-    if (!whole || !is_error) return std::nullopt;
+    Scanner scanner(document, {{"Code", &body.code},
+                               {"Message", &body.message},
+                               {"Region", &body.region},
+                               {"RequestId", &body.request_id},
+                               {"HostId", &body.host_id},
+                               {"Endpoint", &body.endpoint},
+                               {"Error/Code", &body.code},
+                               {"Error/Message", &body.message}});
+    bool wraps_error = false;
+    while (scanner.next()) wraps_error = wraps_error || scanner.path() == "Error";
+    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && wraps_error);
+    if (!scanner.whole() || !is_error) return std::nullopt;
     return body;
 }
 
-// An answer that came with status 200 and may be an error all the same. Neither result nor error: it was cut short, is
-// empty or is no XML, and counts as a 500.
-template <class T>
-struct Answer {
-    std::optional<T> result;
-    std::optional<ErrorBody> error;
-};
-
-// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
-// a proxy must not pass for one.
-inline bool is_result(std::string_view root) { return bytes::ends_with(root, "Result"); }
-
-template <class T, class Visit>
-std::optional<T> result_body(std::string_view document, Visit visit, std::string_view root = {}) {
-    std::optional<T> result(std::in_place);
-    bool fits = true;
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.depth() == 1)
-            fits = fits && is_result(path.root()) && bytes::starts_with(path.root(), root);
-        else
-            fits = fits && visit(*result, path, text);
-    });
-    if (!whole || !fits) result.reset();
-    return result;
+// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
+inline std::string_view html_title(std::string_view page) {
+    const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
+    const std::size_t tag = lower.find("<title");
+    const std::size_t begin = lower.find('>', tag);
+    const std::size_t end = lower.find("</title", begin);
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
+    return bytes::trim(page.substr(begin + 1, end - begin - 1));
 }
 
+// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of a
+// proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
+inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes::ends_with(scanner.root(), "Result"); }
+
+// The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
 inline std::optional<std::string> upload_id(std::string_view document) {
-    auto result = result_body<std::string>(document, [](std::string& id, const Path& path, std::string_view text) {
-        if (path.is("UploadId")) id = text;
-        return true;
-    });
-    if (result && result->empty()) result.reset();
-    return result;
+    std::string id;
+    Scanner scanner(document, {{"UploadId", &id, true}});
+    const bool good = scanner.finish() && !id.empty() && !bytes::starts_with(scanner.root(), "Error");
+    return good ? std::optional<std::string>(std::move(id)) : std::nullopt;
 }
 
-// Some stores leave the ETag out; that is no failure.
-inline Answer<std::string> etag_answer(std::string_view document) {
-    Answer<std::string> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
-    answer.result = result_body<std::string>(document, [](std::string& etag, const Path& path, std::string_view text) {
-        if (path.is("ETag")) etag = bytes::trim(text);
-        return true;
-    });
-    return answer;
+// Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
+inline std::optional<std::string> etag_result(std::string_view document) {
+    std::string etag;
+    Scanner scanner(document, {{"ETag", &etag}});
+    return scanner.finish() && is_result(scanner) ? std::optional<std::string>(std::move(etag)) : std::nullopt;
 }
-
-inline Answer<std::string> complete_result(std::string_view document) { return etag_answer(document); }
-inline Answer<std::string> copy_result(std::string_view document) { return etag_answer(document); }
 
 struct DeleteError {
-    std::string key;
+    std::string key;  // empty: the store did not say which
     std::string code;
     std::string message;
 };
@@ -3609,25 +2673,33 @@ struct Deleted {
     std::vector<DeleteError> errors;
 };
 
-inline Answer<Deleted> delete_result(std::string_view document) {
-    Answer<Deleted> answer;
-    answer.error = error_body(document);
-    if (answer.error) return answer;
+inline std::optional<Deleted> delete_result(std::string_view document) {
+    Deleted done;
     DeleteError failed;
-    answer.result = result_body<Deleted>(document, [&](Deleted& done, const Path& path, std::string_view text) {
-        if (path.is("Deleted", "Key"))
-            done.keys.emplace_back(text);
-        else if (path.is("Error", "Key"))
-            failed.key = text;
-        else if (path.is("Error", "Code"))
-            failed.code = bytes::trim(text);
-        else if (path.is("Error", "Message"))
-            failed.message = text;
-        else if (path.is("Error"))
+    Scanner scanner(
+        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
+    while (scanner.next()) {
+        if (scanner.path() == "Deleted/Key")
+            done.keys.push_back(scanner.text());
+        else if (scanner.path() == "Error")
             done.errors.push_back(std::exchange(failed, {}));
-        return true;
-    });
-    return answer;
+    }
+    return is_result(scanner) ? std::optional<Deleted>(std::move(done)) : std::nullopt;
+}
+
+// A list that is taken for complete although it is not would make its reader believe that the rest is not there, so a word
+// that is no boolean spoils the page.
+inline bool read_boolean(std::string_view text, bool& out) {
+    text = bytes::trim(text);
+    out = bytes::iequal(text, "true") || text == "1";
+    return out || bytes::iequal(text, "false") || text == "0";
+}
+
+// Keys are encoded only if the answer says so, whatever was asked for, and '+' is a space then.
+inline bool decode(std::string& text) {
+    auto decoded = bytes::unpercent(text, true);
+    if (decoded) text = std::move(*decoded);
+    return decoded.has_value();
 }
 
 struct ListEntry {
@@ -3644,60 +2716,35 @@ struct ListPage {
     std::string next_token;
 };
 
-// Keys and prefixes are encoded only if the answer says so, whatever was asked for, and '+' is a space then. A key that
-// cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
-inline bool decode_listed(ListPage& page) {
-    for (ListEntry& entry : page.entries) {
-        auto key = bytes::unpercent(entry.key, true);
-        if (!key) return false;
-        entry.key = std::move(*key);
-    }
-    for (std::string& prefix : page.common_prefixes) {
-        auto decoded = bytes::unpercent(prefix, true);
-        if (!decoded) return false;
-        prefix = std::move(*decoded);
-    }
-    return true;
-}
-
-inline bool list_entry_field(ListEntry& entry, const Path& path, std::string_view text) {
-    if (path.is("Contents", "Key"))
-        entry.key = text;
-    else if (path.is("Contents", "ETag"))
-        entry.etag = bytes::trim(text);
-    else if (path.is("Contents", "LastModified"))
-        entry.last_modified = bytes::trim(text);
-    else if (path.is("Contents", "Size")) {
-        const auto size = bytes::to_u64(bytes::trim(text));
-        entry.size = size.value_or(0);
-        return size.has_value();
-    }
-    return true;
-}
-
+// A key that cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
 inline std::optional<ListPage> list_result(std::string_view document) {
+    ListPage page;
     ListEntry entry;
-    bool encoded = false;
-    auto page = result_body<ListPage>(
-        document,
-        [&](ListPage& out, const Path& path, std::string_view text) {
-            if (path.is("IsTruncated"))
-                out.truncated = bytes::trim(text) == "true";
-            else if (path.is("NextContinuationToken"))
-                out.next_token = text;
-            else if (path.is("EncodingType"))
-                encoded = bytes::trim(text) == "url";
-            else if (path.is("CommonPrefixes", "Prefix"))
-                out.common_prefixes.emplace_back(text);
-            else if (path.is("Contents"))
-                out.entries.push_back(std::exchange(entry, {}));
-            else
-                return list_entry_field(entry, path, text);
-            return true;
-        },
-        "ListBucket");
-    if (page && encoded && !decode_listed(*page)) page.reset();
-    return page;
+    std::string encoding;
+    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
+                               {"Contents/ETag", &entry.etag},
+                               {"Contents/LastModified", &entry.last_modified},
+                               {"NextContinuationToken", &page.next_token, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Contents/Size") {
+            const auto size = bytes::to_u64(bytes::trim(scanner.text()));
+            entry.size = size.value_or(0);
+            good = size.has_value();
+        } else if (scanner.path() == "Contents") {
+            page.entries.push_back(std::exchange(entry, {}));
+        } else if (scanner.path() == "CommonPrefixes/Prefix") {
+            page.common_prefixes.push_back(scanner.text());
+        } else if (scanner.path() == "IsTruncated") {
+            good = read_boolean(scanner.text(), page.truncated);
+        }
+    }
+    if (!good || !is_result(scanner) || !bytes::starts_with(scanner.root(), "ListBucket")) return std::nullopt;
+    if (encoding != "url") return page;
+    for (ListEntry& listed : page.entries) good = decode(listed.key) && good;
+    for (std::string& prefix : page.common_prefixes) good = decode(prefix) && good;
+    return good ? std::optional<ListPage>(std::move(page)) : std::nullopt;
 }
 
 struct Upload {
@@ -3713,41 +2760,30 @@ struct UploadsPage {
     std::string next_upload_id_marker;
 };
 
-inline bool decode_uploads(UploadsPage& page) {
-    auto marker = bytes::unpercent(page.next_key_marker, true);
-    if (!marker) return false;
-    page.next_key_marker = std::move(*marker);
-    for (Upload& upload : page.uploads) {
-        auto key = bytes::unpercent(upload.key, true);
-        if (!key) return false;
-        upload.key = std::move(*key);
-    }
-    return true;
-}
-
+// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever it
+// says of them.
 inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
+    UploadsPage page;
     Upload upload;
-    bool encoded = false;
-    auto page = result_body<UploadsPage>(document, [&](UploadsPage& out, const Path& path, std::string_view text) {
-        if (path.is("IsTruncated"))
-            out.truncated = bytes::trim(text) == "true";
-        else if (path.is("NextKeyMarker"))
-            out.next_key_marker = text;
-        else if (path.is("NextUploadIdMarker"))
-            out.next_upload_id_marker = text;
-        else if (path.is("EncodingType"))
-            encoded = bytes::trim(text) == "url";
-        else if (path.is("Upload", "Key"))
-            upload.key = text;
-        else if (path.is("Upload", "UploadId"))
-            upload.id = text;
-        else if (path.is("Upload", "Initiated"))
-            upload.initiated = bytes::trim(text);
-        else if (path.is("Upload"))
-            out.uploads.push_back(std::exchange(upload, {}));
-        return true;
-    });
-    if (page && encoded && !decode_uploads(*page)) page.reset();
+    std::string encoding;
+    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
+                               {"Upload/UploadId", &upload.id, true},
+                               {"Upload/Initiated", &upload.initiated},
+                               {"NextKeyMarker", &page.next_key_marker, true},
+                               {"NextUploadIdMarker", &page.next_upload_id_marker, true},
+                               {"EncodingType", &encoding}});
+    bool good = true;
+    while (good && scanner.next()) {
+        if (scanner.path() == "Upload")
+            page.uploads.push_back(std::exchange(upload, {}));
+        else if (scanner.path() == "IsTruncated")
+            good = read_boolean(scanner.text(), page.truncated);
+    }
+    if (!good || !is_result(scanner)) return std::nullopt;
+    if (encoding == "url") {
+        decode(page.next_key_marker);
+        for (Upload& listed : page.uploads) decode(listed.key);
+    }
     return page;
 }
 
@@ -3762,22 +2798,16 @@ struct StsCredentials {
 // Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
-    const std::string response = std::string(action) + "Response";
-    const std::string result = std::string(action) + "Result";
-    const bool whole = walk(document, [&](const Path& path, std::string_view text) {
-        if (path.root() != response || !path.is(result, "Credentials", path.leaf())) return;
-        if (path.leaf() == "AccessKeyId")
-            keep_first(keys.access_key, text);
-        else if (path.leaf() == "SecretAccessKey")
-            keep_first(keys.secret_key, text);
-        else if (path.leaf() == "SessionToken")
-            keep_first(keys.session_token, text);
-        else if (path.leaf() == "Expiration")
-            keep_first(keys.expiration, text);
-    });
-    const bool complete =
-        !keys.access_key.empty() && !keys.secret_key.empty() && !keys.session_token.empty() && !keys.expiration.empty();
-    if (!whole || !complete) return std::nullopt;
+    const std::string in = std::string(action) + "Result/Credentials/";
+    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
+    Scanner scanner(document, {{paths[0], &keys.access_key},
+                               {paths[1], &keys.secret_key},
+                               {paths[2], &keys.session_token},
+                               {paths[3], &keys.expiration}});
+    if (!scanner.finish() || scanner.root() != std::string(action) + "Response") return std::nullopt;
+    for (const std::string* field : {&keys.access_key, &keys.secret_key, &keys.session_token, &keys.expiration}) {
+        if (field->empty()) return std::nullopt;
+    }
     return keys;
 }
 
@@ -6879,15 +5909,6 @@ inline std::string_view content_type(Kind kind) {
     return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
 }
 
-inline TimePoint to_time_point(double unix_seconds) {
-    using Duration = TimePoint::duration;
-    const double least = std::chrono::duration<double>((TimePoint::min)().time_since_epoch()).count() / 2;
-    const double most = std::chrono::duration<double>((TimePoint::max)().time_since_epoch()).count() / 2;
-    const Seconds bounded(
-        (std::max)(least, (std::min)(most, unix_seconds)));  // halves: the edges are not exact as doubles
-    return TimePoint(std::chrono::duration_cast<Duration>(bounded));
-}
-
 inline void read_expiry(Facts& facts, std::string_view text) {
     const std::optional<double> seconds = dates::parse_float(text);
     if (!seconds || *seconds != *seconds) {
@@ -6897,7 +5918,7 @@ inline void read_expiry(Facts& facts, std::string_view text) {
     } else {
         facts.expiry = Expiry::at;
         facts.expires_at = *seconds;
-        facts.info.expires_at = to_time_point(*seconds);
+        facts.info.expires_at = dates::to_time_point(*seconds);
     }
 }
 
@@ -6945,9 +5966,7 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
     constexpr std::string_view prefix = "x-amz-checksum-";
     if (name.size() <= prefix.size() || !bytes::iequal(name.substr(0, prefix.size()), prefix)) return;
     std::string type = bytes::lower(name.substr(prefix.size()));
-    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme", "sha1", "sha256"}) ||
-        value.find('-') != std::string_view::npos)
-        return;
+    if (!retry::one_of(type, {"crc32", "crc32c", "crc64nvme"}) || value.find('-') != std::string_view::npos) return;
     facts.store_sum_type = std::move(type);
     facts.store_sum = value;
 }
@@ -7592,7 +6611,7 @@ inline void Session::read_answer(Call& call) {
     if (call.fault && call.fault->code.empty())
         bytes::append_number(call.fault->code, static_cast<std::uint64_t>(answer.status));
     if (call.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !call.fault &&
-        !xml::etag_answer(answer.text).result) {
+        !xml::etag_result(answer.text)) {
         call.fault.emplace();  // empty, cut, or no result at all: as good as a 500
         call.fault->code = "InternalError";
         call.fault->message = "the body of the answer is no result";
@@ -8128,16 +7147,12 @@ private:
         return md5_ ? etag_of_parts(md5s_, md5s_.size() / 16) : std::string(wanted_etag());
     }
     bool begin_store_sum() {
-        if (facts_.store_sum_type == "sha256") sha256_.emplace();
-        if (facts_.store_sum_type == "sha1") sha1_.emplace();
 #ifdef S3CACHE_NO_GZIP
         if (facts_.store_sum_type == "crc32") return false;  // zlib has that one
 #endif
         return !facts_.store_sum_type.empty();
     }
     void update_store_sum(const char* data, std::size_t size) {
-        if (sha256_) return sha256_->update({data, size});
-        if (sha1_) return sha1_->update({data, size});
         if (facts_.store_sum_type == "crc64nvme") store_crc_ = digest::crc64nvme(store_crc_, data, size);
         if (facts_.store_sum_type == "crc32c")
             store_crc_ = digest::crc32c(static_cast<std::uint32_t>(store_crc_), data, size);
@@ -8147,8 +7162,6 @@ private:
 #endif
     }
     std::string store_sum() {
-        if (sha256_) return bytes::base64(digest::as_text(sha256_->finish()));
-        if (sha1_) return bytes::base64(digest::as_text(sha1_->finish()));
         if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
         return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
     }
@@ -8158,8 +7171,6 @@ private:
     std::uint32_t crc_ = 0;
     std::uint64_t store_crc_ = 0, in_part_ = 0;
     std::optional<digest::Md5> md5_{};
-    std::optional<digest::Sha1> sha1_{};
-    std::optional<digest::Sha256> sha256_{};
     std::string md5s_{};
 };
 
@@ -8386,14 +7397,10 @@ inline Result<void> Incoming::check_answer() {
 // The bytes that a set() sends: a Source, deflated on the way if asked to.
 class Intake {
 public:
-    Intake(const Source& source, std::optional<int> level, unsigned threads = 0) : source_(source) {
-        static_cast<void>(threads);
+    Intake(const Source& source, std::optional<int> level) : source_(source) {
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
-        if (threads > 0 && source.size().value_or(gzip::member_bytes + 1) > gzip::member_bytes)
-            crew_.emplace(*level, threads);
-        else
-            deflater_.emplace(*level);
+        deflater_.emplace(*level);
         raw_.resize(
             static_cast<std::size_t>((std::min)(source.size().value_or(piece_bytes), std::uint64_t{piece_bytes})) + 1);
 #else
@@ -8405,14 +7412,13 @@ public:
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
         if (deflater_) return deflate(*deflater_, buffer, capacity);
-        if (crew_) return deflate(*crew_, buffer, capacity);
 #endif
         return pull(buffer, capacity);
     }
     std::uint64_t taken() const { return taken_; }
     bool deflates() const {
 #ifndef S3CACHE_NO_GZIP
-        return deflater_ || crew_;
+        return deflater_.has_value();
 #else
         return false;
 #endif
@@ -8435,10 +7441,8 @@ private:
     bool ended_ = false;
     std::optional<char> ahead_;
 #ifndef S3CACHE_NO_GZIP
-    template <class Deflater>
-    Result<std::size_t> deflate(Deflater& deflater, char* buffer, std::size_t capacity);
+    Result<std::size_t> deflate(gzip::Deflater& deflater, char* buffer, std::size_t capacity);
     std::optional<gzip::Deflater> deflater_;
-    std::optional<gzip::ParallelDeflater> crew_;
     std::string raw_;
 #endif
 };
@@ -8471,8 +7475,7 @@ inline Result<std::size_t> Intake::pull(char* buffer, std::size_t capacity) {
 }
 
 #ifndef S3CACHE_NO_GZIP
-template <class Deflater>
-Result<std::size_t> Intake::deflate(Deflater& deflater, char* buffer, std::size_t capacity) {
+inline Result<std::size_t> Intake::deflate(gzip::Deflater& deflater, char* buffer, std::size_t capacity) {
     std::size_t filled = 0;
     if (ahead_ && capacity) {
         buffer[filled++] = *ahead_;
@@ -8763,10 +7766,10 @@ inline Result<bool> Upload::complete() {
 // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
 inline Result<bool> Upload::settle(s3::Call& call) {
     const bool unmet = call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey");
-    const auto completed = call.ok() ? xml::complete_result(call.answer->text) : xml::Answer<std::string>();
-    if (completed.result) {
+    const auto completed = call.ok() ? xml::etag_result(call.answer->text) : std::nullopt;
+    if (completed) {
         id_.clear();
-        return vouched(*completed.result);
+        return vouched(*completed);
     }
     const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
     if (unclear && ours()) {
@@ -9340,7 +8343,7 @@ inline Result<std::optional<bool>> touch_once(Session& session, std::string_view
     session.run(copy);
     Result<std::optional<bool>> out = std::optional<bool>();
     if (copy.ok()) {
-        out = xml::copy_result(copy.answer->text).result
+        out = xml::etag_result(copy.answer->text)
                   ? Result<std::optional<bool>>(true)
                   : refusal(Errc::protocol, "touch", key, "the store's answer does not say that the copy was made");
     } else if (copy.status() != 412 && !(copy.status() == 404 && copy.code() != "NoSuchBucket")) {
@@ -10203,8 +9206,8 @@ inline Result<bool> stream(Core& core, std::string_view key, const Source& sourc
     transfer::Target target = target_for(core, key, kind, options.compress, options);
     tell_cost(target, cost);
     Meter meter(session, options.progress, source.size());
-    transfer::Intake intake(source, options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt,
-                            core.config.compression_threads);
+    transfer::Intake intake(source,
+                            options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
     Result<bool> allowed = condition_met(session, target);
     if (!allowed || !*allowed) return allowed;
     StreamUpload upload(session, target, intake, *plan, meter);
@@ -10519,10 +9522,10 @@ inline bool remove_bulk(Session& session, const std::vector<std::string>& keys, 
     std::string list;
     Call call = bulk_call(core, keys, which, list);
     session.run(call);
-    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : xml::Answer<xml::Deleted>();
-    const bool done = answer.result.has_value();
+    const auto answer = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
+    const bool done = answer.has_value();
     if (done) {
-        for (const xml::DeleteError& error : answer.result->errors) {
+        for (const xml::DeleteError& error : answer->errors) {
             for (const std::size_t i : which) {
                 if (core.object(keys[i]) != error.key || error.code == "NoSuchKey") continue;
                 results[i] = Error(s3::kind_of(0, error.code),
@@ -11309,7 +10312,6 @@ inline std::string config_flaw(const Config& config) {
         return "Config::part_bytes and transfer_bytes_max must be over zero";
     if (config.compression_level < 0 || config.compression_level > 9)
         return "Config::compression_level is not within 0 and 9";
-    if (config.compression_threads > 16) return "Config::compression_threads is over 16";
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return "Config::default_ttl must be over zero";
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {

@@ -1,6 +1,7 @@
 // The fault matrix: every operation, each request it sends, every fault, every point at which it can strike, once and for
 // ever. A cell is right if the caller got the right value or a clear error of a kind that fits, the store holds the old
 // value or the new one, whole, no upload is left open that was not counted, and as many requests were sent as the policy says.
+#include "gzip_tools.hpp"
 #include "world.hpp"
 
 #include <array>
@@ -129,7 +130,7 @@ auto state_of_write(std::string before, std::string after, bool gzip = false) {
         std::string body = world.body("k");
         if (gzip && body != before && body != "(nothing)") {
             std::string problem;
-            body = detail::gzip::inflate_all(body, std::size_t{1} << 20, problem).value_or("damaged gzip");
+            body = gzip_tools::inflate_all(body, std::size_t{1} << 20, problem).value_or("damaged gzip");
         }
         const bool is_new = body == after, is_old = body == before;
         if (!is_new && !is_old) return "neither the old value nor the new one is there";

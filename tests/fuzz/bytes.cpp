@@ -52,9 +52,7 @@ inline void check_number(std::string_view input) {
     const bool fits = all_digits && (digits.size() < most.size() || (digits.size() == most.size() && digits <= most));
     require(number.has_value() == fits, "digits that fit, and nothing else");
     if (!number) return;
-    std::string again;
-    bytes::append_number(again, *number);
-    require(again == digits, "a number is written as it was read");
+    require(bytes::number(*number) == digits, "a number is written as it was read");
 }
 
 inline void check_query(std::string_view input) {
@@ -91,6 +89,13 @@ FUZZ_TARGET(bytes) {
     const std::string_view trimmed = bytes::trim(input);
     require(bytes::trim(trimmed) == trimmed && trimmed.size() <= input.size(), "trimmed is trimmed");
     require(bytes::iequal(bytes::lower(input), input), "case does not count");
+    const std::string shown = bytes::sanitize(input);
+    require(shown.size() <= bytes::sanitized_bytes_max + 3 && s3cache::detail::utf8::valid(shown), "short, and UTF-8");
+    for (char c : shown) require(bytes::octet(c) >= 0x20 && c != 0x7F, "one line without control bytes");
+    if (input.size() <= 100 && input.find_first_of(" \t\r\n\"'`<>@/") == std::string_view::npos) {
+        const std::string url = "'http://" + std::string(input) + "@host'";
+        require(bytes::sanitize(url) == "'http://******@host'", "user info is hidden");
+    }
     std::string secret(input);
     bytes::wipe(secret);
     require(secret.empty(), "wiped is empty");

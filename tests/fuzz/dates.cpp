@@ -3,8 +3,10 @@
 #include "fuzz.hpp"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <limits>
 
 namespace fuzz_dates {
 
@@ -149,18 +151,44 @@ inline std::uint64_t bits_of(double number) {
     return bits;
 }
 
+// Whether the digits are below 2^53 and the exponent is within 22: then reading is exact.
+inline bool is_short(std::string_view text) {
+    std::uint64_t digits = 0;
+    int exponent = 0;
+    std::size_t at = 0;
+    for (bool has_point = false; at < text.size() && bytes::lower(text[at]) != 'e'; ++at) {
+        if (text[at] == '.') has_point = true;
+        if (!bytes::is_digit(text[at])) continue;
+        digits = digits * 10 + static_cast<std::uint64_t>(text[at] - '0');
+        exponent -= has_point ? 1 : 0;
+        if (digits >= std::uint64_t{1} << 53 || exponent < -40) return false;
+    }
+    if (text.size() - at > 4) return false;
+    if (at < text.size()) exponent += std::atoi(std::string(text.substr(at + 1)).c_str());
+    return exponent >= -22 && exponent <= 22;
+}
+
 inline void check_numbers(std::string_view text) {
     const auto got = dates::parse_float(text);
-    if (plain_decimal(text)) {
-        const double expected = std::strtod(std::string(text).c_str(), nullptr);
-        require(got && bits_of(*got) == bits_of(expected), "strtod says the same");
-        require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(),
-                "blanks around a number mean nothing");
+    if (!plain_decimal(text)) {
+        const auto magnitude = got ? std::fabs(*got) : std::numeric_limits<double>::infinity();
+        require(!got || !(magnitude < magnitude + 1) || text != bytes::trim(text) ||
+                    text.find_first_of("\v\f") != std::string_view::npos,
+                "only words and blanks are more than plain decimals");
+        return;
     }
-    if (text.empty() || !bytes::is_digit(text[0])) return;
-    const std::string rest(text);
-    require(dates::parse_float("1_" + rest) == dates::parse_float("1" + rest),
-            "underscores between digits mean nothing");
+    const double expected = std::strtod(std::string(text).c_str(), nullptr);
+    require(got.has_value() && std::signbit(*got) == std::signbit(expected), "strtod reads that too");
+    require(!is_short(text) || bits_of(*got) == bits_of(expected), "and the same, to the bit");
+    const double size = std::fabs(expected);
+    require(size < 1e-290 || size > 1e290 || std::fabs(*got - expected) <= size * 1e-14, "or almost the same");
+    require(size >= 1e-290 || std::fabs(*got) < 1e-289, "a tiny number stays one");
+    require(size <= 1e290 || std::fabs(*got) > 1e289, "and a huge one");
+    require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(), "blanks around a number mean nothing");
+    const double unix_seconds = *got;
+    const dates::TimePoint when = dates::to_time_point(unix_seconds);
+    require(std::fabs(unix_seconds) > 9.2e9 || std::fabs(static_cast<double>(to_seconds(when)) - unix_seconds) < 1,
+            "a time within the clock is that time");
 }
 
 FUZZ_TARGET(dates) {

@@ -18,12 +18,6 @@ std::string percent(std::string_view raw, bool keep_slash) {
     return out;
 }
 
-std::string number(std::uint64_t value) {
-    std::string out;
-    bytes::append_number(out, value);
-    return out;
-}
-
 std::string all_octets() {
     std::string out;
     for (int i = 0; i < 256; ++i) out += static_cast<char>(i);
@@ -142,9 +136,63 @@ TEST_CASE("bytes: numbers are checked") {
 }
 
 TEST_CASE("bytes: numbers are written in full") {
-    CHECK(number(0) == "0");
-    CHECK(number(1001) == "1001");
-    CHECK(number((std::numeric_limits<std::uint64_t>::max)()) == "18446744073709551615");
+    CHECK(bytes::number(0) == "0");
+    CHECK(bytes::number(1001) == "1001");
+    CHECK(bytes::number((std::numeric_limits<std::uint64_t>::max)()) == "18446744073709551615");
+}
+
+TEST_CASE("bytes: a number is appended to what is there") {
+    std::string text = "part ";
+    bytes::append_number(text, 7);
+    CHECK(text == "part 7");
+}
+
+TEST_CASE("bytes: foreign text in a message is one line of printable characters") {
+    CHECK(bytes::sanitize("") == "");
+    CHECK(bytes::sanitize("plain text, caf\xC3\xA9 \xF0\x9F\x98\x80") == "plain text, caf\xC3\xA9 \xF0\x9F\x98\x80");
+    CHECK(bytes::sanitize("a\r\nb\tc\x7F\x1B[31m") == "a\\x0d\\x0ab\\x09c\\x7f\\x1b[31m");
+    CHECK(bytes::sanitize(std::string_view("a\0b", 3)) == "a\\x00b");
+    CHECK(bytes::sanitize("a\xC2\x9B"
+                          "31m\xC2\xA0") == "a\\xc2\\x9b31m\xC2\xA0");  // a control character of Latin-1
+    CHECK(bytes::sanitize("\xFF\xC3(\xED\xA0\x80") == "\\xff\\xc3(\\xed\\xa0\\x80");
+}
+
+TEST_CASE("bytes: foreign text in a message is short, and never cut inside a character") {
+    CHECK(bytes::sanitize(std::string(300, 'a')) == std::string(300, 'a'));
+    CHECK(bytes::sanitize(std::string(301, 'a')) == std::string(300, 'a') + "...");
+    CHECK(bytes::sanitize(std::string(299, 'a') + "\xC3\xA9") == std::string(299, 'a') + "...");
+    CHECK(bytes::sanitize(std::string(298, 'a') + "\xC3\xA9") == std::string(298, 'a') + "\xC3\xA9");
+    CHECK(bytes::sanitize(std::string(1000, '\n')).size() == 303);
+    CHECK(bytes::sanitize(std::string(16 * 1024 * 1024, '@')).size() <= 303);
+    CHECK(bytes::sanitize(std::string(290, ' ') + "http://user:secret@proxy").find("secret") == std::string::npos);
+}
+
+TEST_CASE("bytes: the user info of a URL is hidden wherever the URL stands in a message") {
+    const char* cases[][2] = {
+        {"http://user:secret@proxy:3128/", "http://******@proxy:3128/"},
+        {"s3://KEY:SECRET@bucket/prefix", "s3://******@bucket/prefix"},
+        {"https://token@host", "https://******@host"},
+        {"bad URL 'socks5h://u:p@h:1080', give another", "bad URL 'socks5h://******@h:1080', give another"},
+        {"\"ftp://u:p@h\"", "\"ftp://******@h\""},
+        {"http://u:p@ss@w:rd@host/a@b", "http://******@host/a@b"},
+        {"http://u:p@a http://v:q@b", "http://******@a http://******@b"},
+        {"http://a,http://u:p@b", "http://a,http://******@b"},
+        {"http://u:p\x01@host", "http://******@host"},
+        {"s3://KEY:SEC/RET+/@bucket/p", "s3://******@bucket/p"},  // secret keys hold slashes
+        {"s3://KEY:1/RET@bucket", "s3://******@bucket"},
+        {"user:secret@proxy:3128", "******@proxy:3128"},  // libcurl takes a proxy without a scheme
+        {"Unsupported proxy syntax in 'user:secret@[x'", "Unsupported proxy syntax in '******@[x'"},
+    };
+    for (const auto& pair : cases) CHECK(bytes::sanitize(pair[0]) == pair[1]);
+}
+
+TEST_CASE("bytes: what is no user info is not hidden") {
+    for (const char* text :
+         {"@", "a@b", "jane@example.com", "http://host/jane@example.com", "http://host:9000/a@b", "s3://bucket/a:b@c",
+          "User: arn:aws:sts::123456789012:assumed-role/Admin/jane@example.com is not authorized", "https://host:443",
+          "http:// jane@example.com", "12:30 mail to jane@example.com", "reports/2025:01@x"}) {
+        CHECK(bytes::sanitize(text) == text);
+    }
 }
 
 TEST_CASE("bytes: control bytes are found, the tab and high bytes are not") {

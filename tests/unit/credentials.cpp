@@ -1311,7 +1311,7 @@ TEST_CASE("credentials: region") {
     CHECK(region() == "eu-north-1");
     CHECK(cred::Chain(fake.environment(), {}).region({})->why == "profile default");
     fake.config("[default]\nregion = a\n  b\n");
-    CHECK(contains(region(), "profile default: region is 'a\\x0Ab'"));
+    CHECK(contains(region(), "profile default: region is 'a\\x0ab'"));
 #endif
     fake.env["AWS_DEFAULT_REGION"] = "eu-west-2";
     CHECK(region() == "eu-west-2");

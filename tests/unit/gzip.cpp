@@ -2,9 +2,25 @@
 #include "s3cache.hpp"
 
 #include "catch.hpp"
+#include "gzip_tools.hpp"
 #include "vectors.hpp"
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GZIP_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define GZIP_TEST_SANITIZED 1
+#endif
+#endif
+#if defined(__linux__) && !defined(GZIP_TEST_SANITIZED)
+#define GZIP_TEST_WITHOUT_MEMORY 1  // a sanitizer's own memory is counted too
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -68,7 +84,7 @@ void check_output(const vectors::Case& c, const std::optional<std::string>& out)
 void check_gzip(const vectors::Case& c) {
     const std::string data = c.get("data_base64");
     std::string problem;
-    check_output(c, gzip::inflate_all(data, no_limit, problem));
+    check_output(c, gzip_tools::inflate_all(data, no_limit, problem));
     CHECK(problem.empty() == c.yes("ok"));
     check_output(c, inflate(data, 1, 4096));
     check_output(c, inflate(data, data.size() + 1, 997));
@@ -85,6 +101,25 @@ std::string numbers(std::size_t size) {
     return out;
 }
 
+#if defined(GZIP_TEST_WITHOUT_MEMORY)
+// Whether `check` holds in a process that has no memory left. Everything it needs must be there before.
+bool without_memory(bool (*check)()) {
+    const pid_t child = fork();
+    if (child == 0) {
+        const rlimit none{0, 0};
+        bool good = setrlimit(RLIMIT_AS, &none) == 0;
+        for (std::size_t size = 1 << 20; size >= 64; size /= 2) {
+            while (std::malloc(size) != nullptr) {
+            }
+        }
+        good = good && check();
+        _exit(good ? 0 : 1);
+    }
+    int status = -1;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+#endif
+
 }  // namespace
 
 TEST_CASE("gzip: what is deflated inflates again, at every level and in any pieces") {
@@ -92,9 +127,9 @@ TEST_CASE("gzip: what is deflated inflates again, at every level and in any piec
     for (const std::size_t size : {0U, 1U, 15U, 16U * 1024, 16U * 1024 + 1, 300000U}) {
         const std::string data = numbers(size);
         for (const int level : {1, 6, 9}) {
-            const std::string packed = gzip::deflate_all(data, level);
+            const std::string packed = gzip_tools::deflate_all(data, level);
             CHECK(gzip::looks_like_gzip(packed));
-            CHECK(gzip::inflate_all(packed, no_limit, problem) == data);
+            CHECK(gzip_tools::inflate_all(packed, no_limit, problem) == data);
             CHECK(deflate(data, level, 1000, 77) == packed);
         }
         CHECK(inflate(deflate(data, 6, 333, 1), 5, 4096) == data);
@@ -102,26 +137,26 @@ TEST_CASE("gzip: what is deflated inflates again, at every level and in any piec
 }
 
 TEST_CASE("gzip: equal values give equal bytes, without time or system") {
-    const std::string packed = gzip::deflate_all("hello", 6);
-    CHECK(packed == gzip::deflate_all("hello", 6));
+    const std::string packed = gzip_tools::deflate_all("hello", 6);
+    CHECK(packed == gzip_tools::deflate_all("hello", 6));
     CHECK(bytes::hex(std::string_view(packed).substr(0, 10)) == "1f8b08000000000000ff");
 }
 
 TEST_CASE("gzip: the limit counts output, and exactly the limit is allowed") {
     const std::string data(100000, 'a');
-    const std::string packed = gzip::deflate_all(data, 9);
+    const std::string packed = gzip_tools::deflate_all(data, 9);
     std::string problem;
-    CHECK(gzip::inflate_all(packed, data.size(), problem) == data);
+    CHECK(gzip_tools::inflate_all(packed, data.size(), problem) == data);
     CHECK(problem.empty());
-    CHECK_FALSE(gzip::inflate_all(packed, data.size() - 1, problem));
+    CHECK_FALSE(gzip_tools::inflate_all(packed, data.size() - 1, problem));
     CHECK_FALSE(problem.empty());
-    CHECK_FALSE(gzip::inflate_all(packed, 0, problem));
-    CHECK(gzip::inflate_all(gzip::deflate_all("", 6), 0, problem) == "");
-    CHECK(gzip::inflate_all("", 0, problem) == "");
+    CHECK_FALSE(gzip_tools::inflate_all(packed, 0, problem));
+    CHECK(gzip_tools::inflate_all(gzip_tools::deflate_all("", 6), 0, problem) == "");
+    CHECK(gzip_tools::inflate_all("", 0, problem) == "");
 }
 
 TEST_CASE("gzip: a value cut anywhere is refused, but not one cut between members") {
-    const std::string one = gzip::deflate_all(numbers(2000), 6);
+    const std::string one = gzip_tools::deflate_all(numbers(2000), 6);
     const std::string two = one + std::string(3, '\0') + one;
     for (std::size_t size = 1; size < two.size(); ++size) {
         const bool whole = size >= one.size() && size <= one.size() + 3;
@@ -131,7 +166,7 @@ TEST_CASE("gzip: a value cut anywhere is refused, but not one cut between member
 }
 
 TEST_CASE("gzip: every flipped bit of the trailer is noticed") {
-    const std::string packed = gzip::deflate_all("some text", 6);
+    const std::string packed = gzip_tools::deflate_all("some text", 6);
     for (std::size_t bit = 0; bit < 64; ++bit) {
         std::string damaged = packed;
         char& byte = damaged[packed.size() - 8 + bit / 8];
@@ -142,7 +177,7 @@ TEST_CASE("gzip: every flipped bit of the trailer is noticed") {
 
 TEST_CASE("gzip: filters can be moved between pieces") {
     const std::string data = numbers(50000);
-    const std::string packed = gzip::deflate_all(data, 6);
+    const std::string packed = gzip_tools::deflate_all(data, 6);
     std::string room(100000, '\0');
     gzip::Inflater first;
     first.feed(std::string_view(packed).substr(0, 1000));
@@ -154,12 +189,62 @@ TEST_CASE("gzip: filters can be moved between pieces") {
     CHECK(room.substr(0, before + after) == data);
 }
 
+TEST_CASE("gzip: members follow one another, with zeros between and behind them but not in front") {
+    const std::string one = gzip_tools::deflate_all("one", 6);
+    const std::string two = gzip_tools::deflate_all("two", 6);
+    const std::string zeros(70000, '\0');
+    for (std::size_t room : {1U, 3U, 100U}) {
+        CHECK(inflate(one + two, 1, room) == "onetwo");
+        CHECK(inflate(one + zeros + two + zeros, 1000, room) == "onetwo");
+        CHECK_FALSE(inflate(zeros, 1000, room));
+        CHECK_FALSE(inflate(std::string(1, '\0') + one, 1000, room));
+        CHECK_FALSE(inflate(one + "x", 1000, room));
+        CHECK_FALSE(inflate(one + zeros + "\x1f", 1000, room));
+        CHECK_FALSE(inflate(one + two.substr(0, two.size() - 1), 1, room));
+        CHECK(inflate("", 1, room) == "");
+    }
+}
+
+TEST_CASE("gzip: nothing comes after damage") {
+    const std::string packed = gzip_tools::deflate_all(numbers(5000), 6);
+    std::string damaged = packed;
+    damaged.back() = static_cast<char>(damaged.back() ^ 0x55);
+    gzip::Inflater inflater;
+    std::string room(10000, '\0');
+    inflater.feed(damaged);
+    CHECK(inflater.pull(&room[0], room.size()).step == gzip::Step::damaged);
+    inflater.feed(packed);
+    const gzip::Pulled after = inflater.pull(&room[0], room.size());
+    CHECK(after.step == gzip::Step::damaged);
+    CHECK(after.produced == 0);
+    CHECK_FALSE(inflater.end_of_input());
+}
+
+#if defined(GZIP_TEST_WITHOUT_MEMORY)
+TEST_CASE("gzip: a failed allocation is an error, not a crash") {
+    CHECK(without_memory([] {
+        char room[8];
+        gzip::Deflater deflater(6);
+        deflater.feed("text");
+        deflater.finish();
+        return deflater.problem() != nullptr && deflater.pull(room, sizeof room).step == gzip::Step::damaged;
+    }));
+    CHECK(without_memory([] {
+        char room[8];
+        gzip::Inflater inflater;
+        inflater.feed("\x1f\x8b\x08");
+        const gzip::Pulled pulled = inflater.pull(room, sizeof room);
+        return pulled.step == gzip::Step::damaged && inflater.problem() != nullptr && !inflater.end_of_input();
+    }));
+}
+#endif
+
 TEST_CASE("gzip: a level that zlib does not know is an error, not a crash") {
     gzip::Deflater deflater(42);
     char room[8];
     CHECK(deflater.pull(room, sizeof room).step == gzip::Step::damaged);
     CHECK(deflater.problem() != nullptr);
-    CHECK(gzip::deflate_all("x", 42).empty());
+    CHECK(gzip_tools::deflate_all("x", 42).empty());
 }
 
 TEST_CASE("gzip: the magic needs both of its bytes") {

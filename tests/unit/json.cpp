@@ -116,20 +116,3 @@ TEST_CASE("json: only numbers are number fields") {
     CHECK(json::number_field(text, "n") == std::string("-0.5E+1"));
     for (const char* name : {"t", "z", "N", "I", "s", "a", "o", "absent"}) CHECK_FALSE(json::number_field(text, name));
 }
-
-TEST_CASE("json: a quoted text is a JSON string that reads back") {
-    CHECK(json::quoted("") == "\"\"");
-    CHECK(json::quoted("a\"b\\c/\n\r\t\b\f") == R"("a\"b\\c/\n\r\t\b\f")");
-    CHECK(json::quoted(std::string_view("\0\x1F\x7F", 3)) == "\"\\u0000\\u001f\x7F\"");
-    std::string text;
-    for (int i = 0; i < 128; ++i) text += static_cast<char>(i);
-    text += "caf\xC3\xA9 \xF0\x9F\x98\x80";
-    const std::string literal = json::quoted(text);
-    CHECK(json::valid(literal));
-    CHECK(json::string_field("{\"a\":" + literal + "}", "a") == text);
-}
-
-TEST_CASE("json: what is not UTF-8 is quoted as the replacement character") {
-    CHECK(json::quoted("a\xFF\xC3(") == "\"a\xEF\xBF\xBD\xEF\xBF\xBD(\"");
-    CHECK(json::valid(json::quoted("\xED\xA0\x80\xF4\x90\x80\x80\xC0\x80")));
-}

@@ -72,7 +72,7 @@ private:
                 if (c == 'u') {
                     std::string digits;
                     for (int i = 0; i < 4; ++i) digits += next();
-                    xml::append_utf8(out, static_cast<std::uint32_t>(std::stoul(digits, nullptr, 16)));
+                    s3cache::detail::utf8::append(out, static_cast<std::uint32_t>(std::stoul(digits, nullptr, 16)));
                     continue;
                 }
                 if (at != std::string_view::npos) c = "\n\r\t\b\f"[at];
@@ -137,8 +137,7 @@ bool may_hide_an_error(const std::string& operation) {
 
 // Neither a result nor an error stands for a 500, as does an error that came with 200.
 bool counts_as_500(const std::string& operation, const std::string& body) {
-    if (operation == "DeleteObjects") return !xml::delete_result(body).result;
-    return operation == "CompleteMultipartUpload" ? !xml::complete_result(body).result : !xml::copy_result(body).result;
+    return operation == "DeleteObjects" ? !xml::delete_result(body) : !xml::etag_result(body);
 }
 
 std::string header_of(const vectors::Case& c, std::string_view name) {
@@ -199,28 +198,30 @@ void check_list(const vectors::Case& c) {
 }
 
 void check_delete(const vectors::Case& c) {
-    const auto answer = xml::delete_result(c.get("body_base64"));
-    if (!answer.result) {
+    const auto done = xml::delete_result(c.get("body_base64"));
+    if (!done) {
         CHECK((c.has("counts_as_500") && c.yes("counts_as_500")));
         return;
     }
-    CHECK(answer.result->keys == c.all("deleted"));
+    CHECK(done->keys == c.all("deleted"));
     const auto errors = c.all("errors");
-    REQUIRE(answer.result->errors.size() == errors.size());
+    REQUIRE(done->errors.size() == errors.size());
     for (std::size_t i = 0; i < errors.size(); ++i) {
         const Json row = json_of(errors[i]);
         REQUIRE(row.members.size() == 3);
-        CHECK(answer.result->errors[i].key == row.members[0].second.text);
-        CHECK(answer.result->errors[i].code == row.members[1].second.text);
-        CHECK(answer.result->errors[i].message == row.members[2].second.text);
+        CHECK(done->errors[i].key == row.members[0].second.text);
+        CHECK(done->errors[i].code == row.members[1].second.text);
+        CHECK(done->errors[i].message == row.members[2].second.text);
     }
 }
 
-// Every field by its path from the root, through the walker that all parsers stand on.
+// Every field by its name, through the scanner that all parsers stand on.
 void check_fields(const vectors::Case& c) {
     const std::string body = c.get("body_base64");
     std::map<std::string, std::string> found;
-    REQUIRE(xml::walk(body, [&](const xml::Path& path, std::string_view text) { found.emplace(path.leaf(), text); }));
+    xml::Scanner scanner(body);
+    while (scanner.next()) found.emplace(scanner.path().substr(scanner.path().rfind('/') + 1), scanner.text());
+    REQUIRE(scanner.whole());
     for (const auto& [name, value] : json_of(c.get("fields")).members) {
         if (value.is_object) continue;
         INFO(name);
@@ -229,8 +230,8 @@ void check_fields(const vectors::Case& c) {
     }
     const std::string operation = c.get("operation");
     if (operation == "CreateMultipartUpload") CHECK(xml::upload_id(body) == found["UploadId"]);
-    if (operation == "CompleteMultipartUpload") CHECK(xml::complete_result(body).result == found["ETag"]);
-    if (operation == "CopyObject") CHECK(xml::copy_result(body).result == found["ETag"]);
+    if (operation == "CompleteMultipartUpload" || operation == "CopyObject")
+        CHECK(xml::etag_result(body) == found["ETag"]);
 }
 
 void check_s3_xml(const vectors::Case& c) {
@@ -256,14 +257,13 @@ const vectors::Handler s3_xml_vectors{
      "parse_error",   "deleted",    "errors",  "next_token",    "next_continuation_token"},
     check_s3_xml};
 
-bool well_formed(std::string_view document) {
-    return xml::walk(document, [](const xml::Path&, std::string_view) {});
-}
+bool well_formed(std::string_view document) { return xml::Scanner(document).finish(); }
 
 std::string text_of_root(std::string_view document) {
-    std::string out = "(refused)";
-    const bool whole = xml::walk(document, [&](const xml::Path&, std::string_view text) { out = text; });
-    return whole ? out : "(refused)";
+    std::string out;
+    xml::Scanner scanner(document);
+    while (scanner.next()) out = scanner.text();
+    return scanner.whole() ? out : "(refused)";
 }
 
 std::string nested(std::size_t depth) {
@@ -304,6 +304,8 @@ TEST_CASE("xml: what is not well-formed is refused") {
                                  "<a b='1'c='2'/>",
                                  "<1/>",
                                  "< a/>",
+                                 "<a:/>",
+                                 "<a><b:></b:></a>",
                                  "<a",
                                  "<a>&b;</a>",
                                  "<a>&</a>",
@@ -368,7 +370,7 @@ TEST_CASE("xml: an error body is known by its root alone") {
     CHECK(xml::error_body("<Error/>")->code.empty());
     const auto full = xml::error_body(
         "<e:Error xmlns:e='x'><e:Code> X </e:Code><Code>Y</Code><Message>m</Message><Region>r</Region>"
-        "<RequestId>q</RequestId><HostId>h</HostId><ServerTime>t</ServerTime><BucketName>b</BucketName>"
+        "<RequestId>q</RequestId><HostId>h</HostId>"
         "<Endpoint>p</Endpoint><Deep><Message>no</Message></Deep></e:Error>");
     REQUIRE(full);
     CHECK(full->code == "X");
@@ -376,8 +378,6 @@ TEST_CASE("xml: an error body is known by its root alone") {
     CHECK(full->region == "r");
     CHECK(full->request_id == "q");
     CHECK(full->host_id == "h");
-    CHECK(full->server_time == "t");
-    CHECK(full->bucket == "b");
     CHECK(full->endpoint == "p");
 }
 
@@ -394,10 +394,9 @@ TEST_CASE("xml: STS wraps its errors") {
 
 TEST_CASE("xml: a page of a proxy is no result, however well-formed") {
     const char* page = "<html><body><ETag>x</ETag><UploadId>1</UploadId></body></html>";
-    CHECK_FALSE(xml::complete_result(page).result);
-    CHECK_FALSE(xml::complete_result(page).error);
-    CHECK_FALSE(xml::copy_result(page).result);
-    CHECK_FALSE(xml::delete_result(page).result);
+    CHECK_FALSE(xml::error_body(page));
+    CHECK_FALSE(xml::etag_result(page));
+    CHECK_FALSE(xml::delete_result(page));
     CHECK_FALSE(xml::list_result(page));
     CHECK_FALSE(xml::upload_id(page));
     CHECK_FALSE(xml::list_uploads_result(page));
@@ -408,6 +407,79 @@ TEST_CASE("xml: an upload without an id is no upload") {
           "a/+=");
     CHECK_FALSE(xml::upload_id("<InitiateMultipartUploadResult><UploadId></UploadId></InitiateMultipartUploadResult>"));
     CHECK_FALSE(xml::upload_id("<InitiateMultipartUploadResult/>"));
+}
+
+TEST_CASE("xml: an upload begins under a root of any name, but not under that of an error") {
+    CHECK(xml::upload_id("<InitiateMultipartUpload><UploadId>u</UploadId></InitiateMultipartUpload>") == "u");
+    CHECK_FALSE(xml::upload_id("<Error><Code>NoSuchUpload</Code><UploadId>u</UploadId></Error>"));
+    CHECK_FALSE(xml::upload_id("<ErrorResponse><Error/><UploadId>u</UploadId></ErrorResponse>"));
+    CHECK_FALSE(xml::upload_id("<InitiateMultipartUpload><UploadId>u</UploadId>"));
+}
+
+TEST_CASE("xml: a result without an ETag is a result, an error is none") {
+    CHECK(xml::etag_result("<CopyObjectResult><LastModified/></CopyObjectResult>") == "");
+    CHECK(xml::etag_result("<CompleteMultipartUploadResult><ETag> e </ETag></CompleteMultipartUploadResult>") == "e");
+    for (const char* bad : {"", "<Error><ETag>e</ETag></Error>", "<CopyObjectResult><ETag>e</ETag>"})
+        CHECK_FALSE(xml::etag_result(bad));
+}
+
+TEST_CASE("xml: whether a list goes on is said by a boolean in any spelling, or the page is refused") {
+    const auto truncated = [](const std::string& word) -> std::optional<bool> {
+        const std::string inside = "<IsTruncated>" + word + "</IsTruncated>";
+        const auto page = xml::list_result("<ListBucketResult>" + inside + "</ListBucketResult>");
+        const auto uploads =
+            xml::list_uploads_result("<ListMultipartUploadsResult>" + inside + "</ListMultipartUploadsResult>");
+        CHECK(page.has_value() == uploads.has_value());
+        if (!page || !uploads) return std::nullopt;
+        CHECK(page->truncated == uploads->truncated);
+        return page->truncated;
+    };
+    for (const char* word : {"true", "True", "TRUE", "1", " true\n"}) CHECK(truncated(word) == true);
+    for (const char* word : {"false", "False", "FALSE", "0", " false "}) CHECK(truncated(word) == false);
+    for (const char* word : {"", "yes", "tru", "truefalse", "2", "null", "01"}) CHECK(truncated(word) == std::nullopt);
+    const auto silent = xml::list_result("<ListBucketResult></ListBucketResult>");
+    REQUIRE(silent);
+    CHECK_FALSE(silent->truncated);
+}
+
+TEST_CASE("xml: an error of a deletion is kept, whether or not it says for which key") {
+    const auto done = xml::delete_result(
+        "<DeleteResult><Error><Key>a</Key><Code>SlowDown</Code></Error>"
+        "<Error><Code> AccessDenied </Code><Message>no</Message></Error><Error/>"
+        "<Deleted><Key> b </Key></Deleted></DeleteResult>");
+    REQUIRE(done);
+    REQUIRE(done->errors.size() == 3);
+    CHECK(done->errors[0].key == "a");
+    CHECK(done->errors[0].message.empty());
+    CHECK(done->errors[1].key.empty());
+    CHECK(done->errors[1].code == "AccessDenied");
+    CHECK(done->errors[1].message == "no");
+    CHECK(done->errors[2].code.empty());
+    CHECK(done->keys == std::vector<std::string>{" b "});
+}
+
+TEST_CASE("xml: a list that holds a character XML cannot is told from what is no list") {
+    const auto page = [](const std::string& key) {
+        return "<ListBucketResult><Contents><Key>" + key + "</Key></Contents></ListBucketResult>";
+    };
+    for (const char* key :
+         {"a\x01", "a&#x1;", "a&#0;", "\xFF", "\xC3", "<![CDATA[\x02]]>", "\xEF\xBF\xBE", "&#xFFFF;"}) {
+        INFO(key);
+        CHECK_FALSE(xml::list_result(page(key)));
+        CHECK(xml::has_illegal_character(page(key)));
+    }
+    for (const std::string& other : {page("a"), page("a").substr(0, 30), page("&b;"), page("a\r&#13;"), std::string(),
+                                     std::string("\x01\xFF"), std::string("<!DOCTYPE html><html>\xFF</html>")}) {
+        INFO(other);
+        CHECK_FALSE(xml::has_illegal_character(other));
+    }
+}
+
+TEST_CASE("xml: the title of an HTML page") {
+    CHECK(xml::html_title("<!DOCTYPE html><html><head><TITLE lang='en'>\n 502 Bad Gateway </Title></head>") ==
+          "502 Bad Gateway");
+    for (const char* page : {"", "<html>", "<title", "<title>", "<title>a", "<title</title>", "plain title"})
+        CHECK(xml::html_title(page).empty());
 }
 
 TEST_CASE("xml: listings are decoded only where the store says that it encoded") {
@@ -481,4 +553,16 @@ TEST_CASE("xml: STS credentials come whole or not at all") {
     CHECK(full->expiration == "2025-01-15T00:00:00Z");
     CHECK_FALSE(xml::sts_result(answer(keys), "AssumeRole"));
     CHECK_FALSE(xml::sts_result(answer(keys + expiration), "AssumeRoleWithWebIdentity"));
+}
+
+TEST_CASE("xml: what cannot be decoded in a list of uploads is left as it stands") {
+    const auto page = xml::list_uploads_result(
+        "<ListMultipartUploadsResult><EncodingType>url</EncodingType><NextKeyMarker>100%</NextKeyMarker>"
+        "<IsTruncated>true</IsTruncated><Upload><Key>50%zz</Key><UploadId>u</UploadId></Upload>"
+        "<Upload><Key>a%20b</Key><UploadId>v</UploadId></Upload></ListMultipartUploadsResult>");
+    REQUIRE(page);
+    CHECK(page->next_key_marker == "100%");
+    REQUIRE(page->uploads.size() == 2);
+    CHECK(page->uploads[0].key == "50%zz");
+    CHECK(page->uploads[1].key == "a b");
 }
