@@ -4678,26 +4678,31 @@ inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::
 
 // -- the files
 
-// Both files as one reading found them, and the profile that is selected.
-struct Files {
-    Files() = default;
-    Files(const Files&) = delete;
-    Files& operator=(const Files&) = delete;
-    ~Files() {
-        for (ini::File* file : {&config, &credentials}) {
-            for (ini::Section& section : *file) {
-                for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
-            }
+struct SettingsFile {
+    std::string path{};
+    ini::File sections{};
+    std::string hint{};  // for people, if keys lie open
+    bool exists = false;
+
+    SettingsFile() = default;
+    SettingsFile(const SettingsFile&) = delete;
+    SettingsFile& operator=(const SettingsFile&) = delete;
+    ~SettingsFile() {
+        for (ini::Section& section : sections) {
+            for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
         }
     }
-    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
+};
 
-    ini::File config{}, credentials{};
-    std::string config_path{}, credentials_path{};
-    std::string config_hint{}, credentials_hint{};  // for people, if keys lie open
-    bool any = false;                               // one of the two is there
+// Both files as one reading found them, and the profile that is selected.
+struct Files {
+    SettingsFile config{}, credentials{};
     std::string profile{};
     TimePoint read_at{};
+
+    ini::Profile find(const std::string& name) const {
+        return ini::find_profile(config.sections, credentials.sections, name);
+    }
 };
 
 // As Python's expanduser: HOME, or else what the password database says.
@@ -4713,21 +4718,25 @@ inline std::string home_directory(const Environment& environment) {
     return home;
 }
 
-// One of the two files. A byte order mark, as Windows editors write it, is no part of the text.
-inline Result<ini::File> read_settings(const Environment& environment, std::string& path, std::string& hint,
-                                       bool& any) {
+// A byte order mark, as Windows editors write it, is no part of the text.
+inline Result<void> read_settings(SettingsFile& out, const Environment& environment, const char* name,
+                                  const char* otherwise) {
+    std::string path = variable(environment, name);
+    if (path.empty()) path = otherwise;
     if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
     FileText file = environment.read_file ? environment.read_file(path) : FileText();
-    path = bytes::sanitize(path);
-    if (file.state == FileState::missing) return ini::File();
-    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
-    any = true;
-    if (file.readable_by_others) hint = "; others may read the file: chmod 600 " + path;
+    out.path = bytes::sanitize(path);
+    out.exists = file.state == FileState::text;
+    if (file.state == FileState::missing) return {};
+    if (file.state == FileState::unreadable) return broken(out.path + " cannot be read: " + file.problem);
+    if (file.readable_by_others) out.hint = "; others may read the file: chmod 600 " + out.path;
     std::string_view text = file.text;
     if (bytes::starts_with(text, "\xEF\xBB\xBF")) text.remove_prefix(3);
-    auto parsed = ini::parse(text, path);
+    auto parsed = ini::parse(text, out.path);
     bytes::wipe(file.text);
-    return parsed;
+    if (!parsed) return std::move(parsed).error();
+    out.sections = *std::move(parsed);
+    return {};
 }
 
 // Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
@@ -4742,30 +4751,23 @@ inline Setting chosen_profile(const Environment& environment, const Settings& se
 }
 
 inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
-    auto out = std::make_shared<Files>();
-    Files& files = *out;
-    files.read_at = environment.now();
-    files.config_path = variable(environment, "AWS_CONFIG_FILE");
-    files.credentials_path = variable(environment, "AWS_SHARED_CREDENTIALS_FILE");
-    if (files.config_path.empty()) files.config_path = "~/.aws/config";
-    if (files.credentials_path.empty()) files.credentials_path = "~/.aws/credentials";
-    auto config = read_settings(environment, files.config_path, files.config_hint, files.any);
-    if (!config) return std::move(config).error();
-    auto credentials = read_settings(environment, files.credentials_path, files.credentials_hint, files.any);
-    if (!credentials) return std::move(credentials).error();
-    files.config = *std::move(config);
-    files.credentials = *std::move(credentials);
+    auto files = std::make_shared<Files>();
+    files->read_at = environment.now();
+    auto read = read_settings(files->config, environment, "AWS_CONFIG_FILE", "~/.aws/config");
+    if (read)
+        read = read_settings(files->credentials, environment, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
+    if (!read) return std::move(read).error();
     const Setting chosen = chosen_profile(environment, settings);
-    files.profile = chosen.value;
-    const ini::Profile profile = files.find(files.profile);
-    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
+    files->profile = chosen.value;
+    const ini::Profile profile = files->find(files->profile);
+    const std::string name = bytes::sanitize(files->profile), services = profile.get("services");
     if (!chosen.why.empty() && !profile.exists()) {
-        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
-                      files.credentials_path);
+        return broken(chosen.why + ": there is no profile '" + name + "' in " + files->config.path + " or " +
+                      files->credentials.path);
     }
-    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
+    if (!services.empty() && ini::find_section(files->config.sections, "services", services) == nullptr)
         return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
-    return std::shared_ptr<const Files>(std::move(out));
+    return std::shared_ptr<const Files>(std::move(files));
 }
 
 // -- answers of endpoints and processes
@@ -4869,6 +4871,7 @@ inline Result<std::string> container_url(const Setting& set) {
 
 struct ImdsSettings {
     std::string base = "http://169.254.169.254";  // no slash at its end
+    std::string token{};                          // of a session; empty: nothing that speaks version 2 is there
     milliseconds timeout = imds_timeout;
     int attempts = 1;
 };
@@ -5064,7 +5067,8 @@ private:
 
     static std::string endpoint_in_files(const Look& look, const std::string& service) {
         const ini::Profile profile = selected(look);
-        const ini::Section* services = ini::find_section(look.files->config, "services", profile.get("services"));
+        const ini::Section* services =
+            ini::find_section(look.files->config.sections, "services", profile.get("services"));
         const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
         std::string url = profile.get("endpoint_url");
         for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
@@ -5112,19 +5116,17 @@ private:
         if (profile.has("web_identity_token_file"))
             return keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (in(profile.credentials) && !sso)
-            return static_keys(look, *profile.credentials, files.credentials_path + ", " + where,
-                               files.credentials_hint);
+        if (in(profile.credentials) && !sso) return static_keys(look, *profile.credentials, files.credentials, where);
         if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
         if (sso || profile.has("login_session")) {
             return broken(where +
                           " signs in through a session that only the AWS CLI keeps: add this line to the "
                           "profile in " +
-                          files.config_path + ": " + export_line(name));
+                          files.config.path + ": " + export_line(name));
         }
-        if (in(profile.config))
-            return static_keys(look, *profile.config, files.config_path + ", " + where, files.config_hint);
-        if (!files.any) return look.pass_over(where + ": there are no configuration files");
+        if (in(profile.config)) return static_keys(look, *profile.config, files.config, where);
+        if (!files.config.exists && !files.credentials.exists)
+            return look.pass_over(where + ": there are no configuration files");
         const bool half =
             profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
         return look.pass_over(where +
@@ -5133,7 +5135,8 @@ private:
     }
 
     // The older name of the session token comes first, as in botocore.
-    Found static_keys(Look& look, const ini::Section& section, const std::string& where, const std::string& hint) {
+    Found static_keys(Look& look, const ini::Section& section, const SettingsFile& file, const std::string& profile) {
+        const std::string where = file.path + ", " + profile;
         ini::Profile only;
         only.config = &section;
         Credentials keys;
@@ -5141,7 +5144,7 @@ private:
         keys.secret_key = only.get("aws_secret_access_key");
         keys.session_token = only.get(only.has("aws_security_token") ? "aws_security_token" : "aws_session_token");
         if (keys.access_key.empty()) return broken(where + ": aws_access_key_id is empty");
-        look.note = hint;
+        look.note = file.hint;
         return found(check(std::move(keys), where, setting_names, environment_.now()));
     }
 
@@ -5344,8 +5347,8 @@ private:
         WebRequest request = link_local("GET", *url, container_timeout);
         bytes::add(request.headers, "Accept", "application/json");
         if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
-        return metadata_keys(look, request, attempts_max, "container (" + address.why + ", " + host_of(*url) + ")",
-                             false);
+        return metadata_keys(endpoint_request(look, request, attempts_max),
+                             "container (" + address.why + ", " + host_of(*url) + ")", false);
     }
 
     // Read anew each time, because the agent replaces it. Empty where none is configured.
@@ -5378,14 +5381,11 @@ private:
             return look.pass_over("AWS_EC2_METADATA_DISABLED is true");
         if (look.imds_left_alone) return look.pass_over("nothing answered there a moment ago");
         if (auto read = load(look); !read) return std::move(read).error();
-        const auto place = imds_settings(look);
-        if (!place) return place.error();
-        const auto token = imds_token(look, *place);
-        if (!token) return token.error();
-        if (token->empty()) return look.pass_over(look.note);
-        std::string path = "/latest/meta-data/iam/security-credentials/",
-                    where = "instance metadata (" + shown_url(place->base) + ")";
-        const auto roles = endpoint_request(look, imds_request(*place, *token, path), place->attempts);
+        const auto imds = imds_session(look);
+        if (!imds) return imds.error();
+        if (imds->token.empty()) return look.pass_over(look.note);
+        std::string path = "/latest/meta-data/iam/security-credentials/", where = imds_text(*imds);
+        const auto roles = ask_imds(look, *imds, path);
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
         if (roles->status == 404 || (roles->status == 200 && role.empty()))
@@ -5394,14 +5394,11 @@ private:
         if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
             return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
         bytes::append_percent(path, role, false);
-        return metadata_keys(look, imds_request(*place, *token, path), place->attempts,
-                             where + ", role " + bytes::sanitize(role), true);
+        return metadata_keys(ask_imds(look, *imds, path), where + ", role " + bytes::sanitize(role), true);
     }
 
-    // The last question to a container's agent or an instance's metadata.
-    Found metadata_keys(Look& look, const WebRequest& request, int attempts, const std::string& where,
-                        bool overdue_too) {
-        const auto answer = endpoint_request(look, request, attempts);
+    // The last answer of a container's agent or an instance's metadata.
+    Found metadata_keys(const Result<WebAnswer>& answer, const std::string& where, bool overdue_too) const {
         if (!answer) return answer.error();
         if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
         auto keys = keys_in_json(answer->body, where, metadata_names);
@@ -5444,33 +5441,41 @@ private:
         return place;
     }
 
-    // Empty where nothing that speaks version 2 is there.
-    Result<std::string> imds_token(Look& look, const ImdsSettings& place) {
-        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
+    static std::string imds_text(const ImdsSettings& imds) {
+        return "instance metadata (" + shown_url(imds.base) + ")";
+    }
+
+    Result<ImdsSettings> imds_session(Look& look) const {
+        auto imds = imds_settings(look);
+        if (!imds) return imds;
+        WebRequest request = link_local("PUT", imds->base + "/latest/api/token", imds->timeout);
         bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-        const auto answer = endpoint_request(look, request, place.attempts);
+        const auto answer = endpoint_request(look, request, imds->attempts);
         if (!answer) return answer.error();
         const int status = answer->status;
-        std::string token(bytes::trim(answer->body));
-        if (status == 200 && !token.empty() && check_value(token, {}, text_bytes_max)) return token;
-        look.note = "instance metadata (" + shown_url(place.base) +
-                    "): " + (status == 200 ? "the answer is no session token" : told(*answer));
+        imds->token = bytes::trim(answer->body);
+        if (status == 200 && !imds->token.empty() && check_value(imds->token, {}, text_bytes_max)) return imds;
+        imds->token.clear();
+        look.note = imds_text(*imds) + ": " + (status == 200 ? "the answer is no session token" : told(*answer));
         look.imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
         if (!look.imds_absent) return broken(look.note);
         // Inside a container the answer dies on its second hop, which looks like a host without the service.
         if (status == 0) look.note += "; in a container on EC2 the hop limit must be 2";
-        return std::string();
+        return imds;
     }
 
-    Result<Setting> imds_region(Look& look) {
+    Result<WebAnswer> ask_imds(Look& look, const ImdsSettings& imds, const std::string& path) const {
+        WebRequest request = link_local("GET", imds.base + path, imds.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", imds.token);
+        return endpoint_request(look, request, imds.attempts);
+    }
+
+    Result<Setting> imds_region(Look& look) const {
         const Setting unknown{{}, "instance metadata does not tell one"};
-        const auto place = imds_settings(look);
-        if (!place) return unknown;
-        const auto token = imds_token(look, *place);
-        if (!token) return token.error();
-        if (token->empty()) return unknown;
-        const auto answer =
-            endpoint_request(look, imds_request(*place, *token, "/latest/meta-data/placement/region"), place->attempts);
+        const auto imds = imds_session(look);
+        if (!imds && look.limits.over()) return imds.error();
+        if (!imds || imds->token.empty()) return unknown;
+        const auto answer = ask_imds(look, *imds, "/latest/meta-data/placement/region");
         if (!answer) return answer.error();
         const std::string region(bytes::trim(answer->body));
         return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
@@ -5484,12 +5489,6 @@ private:
         request.url = url;
         request.connect_timeout = request.timeout = timeout;
         request.bypass_proxy = true;
-        return request;
-    }
-
-    static WebRequest imds_request(const ImdsSettings& place, const std::string& token, const std::string& path) {
-        WebRequest request = link_local("GET", place.base + path, place.timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
         return request;
     }
 
