@@ -14,6 +14,7 @@
 
 #ifndef _WIN32
 #include <pwd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #endif
 
@@ -100,6 +101,7 @@ struct Fake {
     std::vector<std::vector<std::string>> processes;
     int files_read = 0;
     std::chrono::milliseconds slept{0};
+    bool limited = false;  // a request came with a deadline
 
     cred::Environment environment() {
         cred::Environment out;
@@ -112,8 +114,9 @@ struct Fake {
             const auto at = files.find(path);
             return at == files.end() ? other_files : at->second;
         };
-        out.fetch = [this](const WebRequest& request, const Limits&) {
+        out.fetch = [this](const WebRequest& request, const Limits& limits) {
             requests.push_back(request);
+            limited = limited || limits.deadline.has_value();
             return web ? web(request) : no_answer();
         };
         out.now = [this] { return now; };
@@ -346,6 +349,16 @@ TEST_CASE("credentials: token files that are no token") {
     SECTION("huge") { fake.files["/var/run/token"] = text_file(std::string(100000, 'x')); }
     CHECK(contains(fake.error(), "AWS_WEB_IDENTITY_TOKEN_FILE /var/run/token "));
     CHECK(fake.requests.empty());
+}
+
+TEST_CASE("credentials: what libcurl says of a proxy is passed on without its password") {
+    WebIdentityFake fake;
+    fake.web = [](const WebRequest&) {
+        WebAnswer out;
+        out.problem = "Could not resolve proxy: http://user:SECRET-pw@proxy.example:3128";
+        return out;
+    };
+    CHECK(contains(fake.error(), "@proxy.example:3128"));
 }
 
 TEST_CASE("credentials: what STS complains of is passed on, without our secrets") {
@@ -881,6 +894,28 @@ TEST_CASE("credentials: a child inherits no descriptor but the standard three") 
 }
 #endif
 
+#ifndef _WIN32
+TEST_CASE("credentials: what is no file does not block, and /dev/null is none") {
+    const std::string folder = "/tmp/s3cache-fifo-" + std::to_string(::getpid());
+    const std::string fifo = folder + "/config";
+    REQUIRE(::mkdir(folder.c_str(), 0700) == 0);
+    REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+    const FileText text = cred::read_file(fifo);
+    CHECK(text.state == FileState::unreadable);
+    CHECK(text.problem == "it is not a regular file");
+    CHECK(cred::read_file("/dev/null").state == FileState::missing);
+    Fake fake;
+    fake.env["AWS_CONFIG_FILE"] = fifo;
+    cred::Environment environment = fake.environment();
+    environment.read_file = cred::read_file;
+    const Keys keys = cred::Chain(environment, {}).find({});
+    REQUIRE_FALSE(keys);
+    CHECK(contains(keys.error().what(), fifo + " cannot be read: it is not a regular file"));
+    ::unlink(fifo.c_str());
+    ::rmdir(folder.c_str());
+}
+#endif
+
 TEST_CASE("credentials: files are read within bounds") {
     CHECK(cred::read_file("/no/such/file").state == FileState::missing);
     CHECK(cred::read_file("/").state == FileState::unreadable);
@@ -1088,6 +1123,42 @@ TEST_CASE("credentials: private endpoints of AWS are AWS") {
     CHECK_FALSE(fake.find(settings).has_value());
 }
 
+TEST_CASE("credentials: a moment without instance metadata costs seconds, and the doctor's question nothing") {
+    Fake fake;
+    cred::Chain chain(fake.environment(), {});
+    for (int i = 0; i < 3; ++i) CHECK(chain.explain()[4].verdict == Verdict::passed_over);
+    CHECK(fake.requests.size() == 3);  // each asks, none remembers
+    CHECK_FALSE(chain.find({}));
+    CHECK(fake.requests.size() == 4);
+    const auto asked_after = [&](std::chrono::seconds time) {
+        fake.now += time;
+        const std::size_t before = fake.requests.size();
+        CHECK_FALSE(chain.find({}));
+        return fake.requests.size() > before;
+    };
+    CHECK_FALSE(asked_after(9s));
+    CHECK(asked_after(1s));
+    CHECK_FALSE(asked_after(19s));  // doubled
+    CHECK(asked_after(1s));
+    for (int i = 0; i < 10; ++i) asked_after(600s);
+    CHECK_FALSE(asked_after(599s));
+    CHECK(asked_after(1s));
+    fake.now += cred::imds_absent_most;
+    fake.web = Imds();
+    CHECK(chain.find({}));
+}
+
+TEST_CASE("credentials: an outage of instance metadata after it has answered is looked at again and again") {
+    Fake fake;
+    fake.web = Imds();
+    cred::Chain chain(fake.environment(), {});
+    REQUIRE(chain.find({}));
+    fake.web = nullptr;
+    CHECK_FALSE(chain.find({}));
+    fake.web = Imds();
+    CHECK(chain.find({}));
+}
+
 TEST_CASE("credentials: a host without instance metadata learns so once") {
     Fake fake;
     cred::Chain chain(fake.environment(), {});
@@ -1165,6 +1236,111 @@ TEST_CASE("credentials: overdue instance credentials are used on while their ser
     REQUIRE(out.has_value());
     CHECK(*out->expires >= fake.now + 15min);
     CHECK(*out->expires <= fake.now + 25min);
+}
+
+// --- how long a call may wait ---
+
+Limits until(std::chrono::milliseconds time) { return Limits{std::chrono::steady_clock::now() + time, {}}; }
+
+TEST_CASE("credentials: a call whose time is over asks nobody, and learns nothing about the sources") {
+    Fake fake;
+    cred::Chain chain(fake.environment(), {});
+    const Keys late = chain.find(until(-1ms));
+    REQUIRE_FALSE(late);
+    CHECK(late.error().code() == Errc::timed_out);
+    CHECK(contains(late.error().what(), "http://169.254.169.254"));
+    CHECK(fake.requests.empty());
+    fake.web = Imds();
+    CHECK(chain.find(until(1h)));  // not taken for a host without the service
+    CHECK(fake.limited);
+}
+
+TEST_CASE("credentials: a cancellation ends the attempts") {
+    WebIdentityFake sts;
+    ContainerFake container;
+    container.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
+    for (Fake* fake : {static_cast<Fake*>(&sts), static_cast<Fake*>(&container)}) {
+        fake->web = [](const WebRequest&) { return no_answer(); };
+        const Limits cancelled_soon{{}, [fake] { return fake->slept > 0s; }};  // during the first wait
+        const Keys keys = cred::Chain(fake->environment(), {}).find(cancelled_soon);
+        REQUIRE_FALSE(keys);
+        CHECK(keys.error().code() == Errc::cancelled);
+        CHECK(fake->requests.size() == 1);
+        CHECK(fake->slept == cred::between_attempts);
+    }
+}
+
+TEST_CASE("credentials: an answer that came in time counts, even if the time is over then") {
+    ContainerFake fake;
+    fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
+    bool answered = false;
+    fake.web = [&](const WebRequest&) { return answered = true, answer(200, keys_json); };
+    CHECK(cred::Chain(fake.environment(), {}).find(Limits{{}, [&] { return answered; }}));
+}
+
+#ifndef _WIN32
+TEST_CASE("credentials: the wait for a helper program ends with the call") {
+    Fake fake;
+    fake.config("[default]\ncredential_process = sleep 1000\n");
+    cred::Environment environment = fake.environment();
+    environment.run_process = cred::run_process;
+    cred::Chain chain(environment, {});
+    const auto began = std::chrono::steady_clock::now();
+    const Keys late = chain.find(until(50ms));
+    REQUIRE_FALSE(late);
+    CHECK(late.error().code() == Errc::timed_out);
+    CHECK(contains(late.error().what(), "credential_process sleep"));
+    int looks = 0;
+    const Keys cancelled = chain.find(Limits{{}, [&] { return ++looks > 3; }});
+    REQUIRE_FALSE(cancelled);
+    CHECK(cancelled.error().code() == Errc::cancelled);
+    CHECK(std::chrono::steady_clock::now() - began < 500s);  // and not when the helper would have ended
+}
+#endif
+
+TEST_CASE("credentials: real waits end with the call") {
+    const cred::Environment environment = cred::real_environment({});
+    environment.sleep(1000h, until(20ms));
+    int looks = 0;
+    environment.sleep(1000h, Limits{{}, [&] { return ++looks > 2; }});
+    environment.sleep(1ms, {});
+}
+
+// --- the files, one reading for several looks ---
+
+TEST_CASE("credentials: the looks of a first call share one reading of the files, and new keys are read anew") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
+    fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
+    cred::Chain chain(fake.environment(), {});
+    CHECK(chain.profile_setting("ca_bundle") == "/etc/ca.pem");
+    CHECK(chain.find({}));
+    CHECK(chain.endpoint_url());
+    CHECK(chain.region({})->value == "eu-north-1");
+    CHECK(fake.files_read == 2);
+    CHECK(chain.find({}));
+    CHECK(fake.files_read == 4);
+    fake.now += 1s;
+    fake.config("[default]\nregion = eu-north-2\n");
+    CHECK(chain.region({})->value == "eu-north-2");
+    CHECK(chain.profile_setting("ca_bundle").empty());
+    fake.config("junk\n");
+    fake.now += 1s;
+    CHECK(chain.profile_setting("ca_bundle").empty());
+}
+
+TEST_CASE("credentials: static keys that were rotated in the file are read when the store refuses the old ones") {
+    Fake fake;
+    fake.shared("[default]\naws_access_key_id = AKIDOLDOLDOLDOLD\naws_secret_access_key = SECRET-old\n");
+    cred::Chain chain(fake.environment(), {});
+    Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
+    const auto old = *provider.snapshot({});
+    CHECK_FALSE(provider.force_refresh(old->generation, {}));  // not rotated
+    fake.shared("[default]\naws_access_key_id = AKIDNEWNEWNEWNEW\naws_secret_access_key = SECRET-new\n");
+    CHECK((*provider.snapshot({}))->credentials.access_key == "AKIDOLDOLDOLDOLD");
+    fake.now += cred::forced_again_after;
+    CHECK(provider.force_refresh(old->generation, {}));
+    CHECK((*provider.snapshot({}))->credentials.access_key == "AKIDNEWNEWNEWNEW");
 }
 
 // --- the chain as a whole ---
@@ -1527,6 +1703,21 @@ TEST_CASE("credentials: what a user's function returns is checked like everythin
     check_text(got.error().what());
 }
 
+TEST_CASE("credentials: an empty function as provider is an error, not the chain") {
+    using s3cache::CredentialsProvider;
+    Keys (*none)() = nullptr;
+    for (const CredentialsProvider& provider :
+         {CredentialsProvider(std::function<Keys()>()), CredentialsProvider(std::function<Credentials()>()),
+          CredentialsProvider(none)}) {
+        CHECK(provider);
+        const Keys keys = provider();
+        REQUIRE_FALSE(keys);
+        CHECK(keys.error().code() == Errc::credentials);
+    }
+    CHECK_FALSE(CredentialsProvider());
+    CHECK(CredentialsProvider([] { return Keys(Credentials{"A", "SECRET-x", {}, {}, {}}); })()->access_key == "A");
+}
+
 TEST_CASE("credentials: empty ones are anonymous") {
     Provider provider([](const Limits&) { return Keys(Credentials()); }, [] { return noon; });
     REQUIRE(provider.snapshot({}).has_value());
@@ -1638,6 +1829,58 @@ TEST_CASE("credentials: in the last minutes the others wait for the first try to
         renewing.join();
         CHECK((*provider.snapshot({}))->generation == 2);
     }
+}
+
+TEST_CASE("credentials: who waits for another thread's renewal goes when the own call's time is over") {
+    Gate gate;
+    std::atomic<long> minutes{0};
+    std::atomic<int> calls{0};
+    const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
+    Provider provider(
+        [&](const Limits&) -> Keys {
+            const int call = ++calls;
+            gate.wait();
+            return Credentials{"ASIA" + std::to_string(call), "SECRET-x", {}, now() + 1h, ""};
+        },
+        now);
+    std::thread first([&] { static_cast<void>(provider.snapshot({})); });
+    gate.await_waiter();
+    const auto late = provider.snapshot(Limits{std::chrono::steady_clock::now() + 20ms, {}});
+    REQUIRE_FALSE(late);
+    CHECK(late.error().code() == Errc::timed_out);
+    int looks = 0;
+    const auto cancelled = provider.snapshot(Limits{{}, [&] { return ++looks > 2; }});
+    REQUIRE_FALSE(cancelled);
+    CHECK(cancelled.error().code() == Errc::cancelled);
+    CHECK_FALSE(provider.force_refresh(1, Limits{std::chrono::steady_clock::now(), {}}));
+    gate.open();
+    first.join();
+    CHECK((*provider.snapshot({}))->generation == 1);
+    CHECK(calls == 1);
+}
+
+TEST_CASE("credentials: a refresh that the caller had no time for is no failure of the source") {
+    int calls = 0;
+    TimePoint now = noon;
+    bool slow = true;
+    Provider provider(
+        [&](const Limits& limits) -> Keys {
+            ++calls;
+            if (slow && limits.over()) return limits.error("it was asked");
+            return Credentials{"ASIA" + std::to_string(calls), "SECRET-x", {}, now + 1h, ""};
+        },
+        [&] { return now; });
+    const Limits over{std::chrono::steady_clock::now(), {}};
+    for (int i = 0; i < 3; ++i) {
+        const auto late = provider.snapshot(over);
+        REQUIRE_FALSE(late);
+        CHECK(late.error().code() == Errc::timed_out);
+    }
+    CHECK(provider.snapshot({}));  // at once, without a pause after failures
+    CHECK(calls == 4);
+    now += 50min;
+    CHECK((*provider.snapshot(over))->generation == 1);  // keys that are still good are served
+    CHECK((*provider.snapshot({}))->generation == 2);
 }
 
 TEST_CASE("credentials: many threads that need the first keys cause one call") {
