@@ -5113,8 +5113,10 @@ private:
         const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
         if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
             return assume_role(look, name, profile, visited);
-        if (profile.has("web_identity_token_file"))
-            return keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
+        if (profile.has("web_identity_token_file")) {
+            Found keys = keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
+            if (!keys || *keys) return keys;  // nothing if a variable that goes first is empty
+        }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
         if (in(profile.credentials) && !sso) return static_keys(look, *profile.credentials, files.credentials, where);
         if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
