@@ -3409,7 +3409,7 @@ struct Scope {
     std::string_view service;
 };
 
-using QueryPairs = std::vector<std::pair<std::string, std::string>>;
+using QueryPairs = bytes::Pairs;
 
 // Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
 // request into a 403; user-agent because proxies add to it.
@@ -3442,15 +3442,17 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
+    const auto is_blank = [](char c) { return c <= ' ' && bytes::is_blank(c); };
     value = bytes::trim(value);
-    std::size_t word = 0;
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        if (!bytes::is_blank(value[i])) continue;
-        out.append(value, word, i - word).push_back(' ');
-        while (bytes::is_blank(value[i + 1])) ++i;  // ends, because the trimmed value does not end in a blank
-        word = i + 1;
+    for (;;) {
+        const auto blank = std::find_if(value.begin(), value.end(), is_blank);
+        const std::size_t word = static_cast<std::size_t>(blank - value.begin());
+        out.append(value.data(), word);
+        value.remove_prefix(word);
+        if (value.empty()) return;
+        out += ' ';
+        while (bytes::is_blank(value.front())) value.remove_prefix(1);  // ends, because it does not end in a blank
     }
-    out.append(value, word, value.size() - word);
 }
 
 // The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
@@ -3465,8 +3467,9 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request without touching the heap once its buffers have grown. One for each connection handle:
-// it keeps state and is not to be shared between threads.
+// Signs request after request without touching the heap once its buffers have grown. What stays the same from one to the
+// next is kept: the order of the headers, the scope, the key. One for each connection handle: it keeps state and is not
+// to be shared between threads.
 class Signer {
 public:
     Signer() = default;
@@ -3515,43 +3518,44 @@ public:
     const std::string& signature() const { return signature_; }
 
 private:
-    struct Selected {
-        std::size_t name_at;  // the lower-case name within names_, as offsets because names_ grows meanwhile
-        std::size_t name_size;
-        std::size_t header;
-    };
-
-    std::string_view name_of(const Selected& chosen) const {
-        return std::string_view(names_).substr(chosen.name_at, chosen.name_size);
+    // The lower-case name of the header at that place in the request.
+    std::string_view name_of(std::size_t header) const {
+        return std::string_view(names_).substr(ends_[header], ends_[header + 1] - ends_[header]);
     }
 
-    // Sorted by name, repeats in sending order. The index breaks the tie because std::stable_sort allocates.
-    void select_headers(const Request& request) {
-        names_.clear();
-        selected_.clear();
+    bool has_same_names(const Request& request) const {
+        if (ends_.size() != request.header_count + 1) return false;
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            const std::size_t at = names_.size();
-            names_.append(request.headers[i].name);
-            for (std::size_t k = at; k < names_.size(); ++k) names_[k] = bytes::lower(names_[k]);
-            const Selected chosen{at, names_.size() - at, i};
-            if (!never_signed(name_of(chosen))) selected_.push_back(chosen);
+            if (request.headers[i].name != name_of(i)) return false;
         }
-        std::sort(selected_.begin(), selected_.end(), [this](const Selected& a, const Selected& b) {
+        return true;
+    }
+
+    // Sorted by name, repeats in sending order. The place breaks the tie because std::stable_sort allocates.
+    void select_headers(const Request& request) {
+        if (has_same_names(request)) return;
+        names_.clear();
+        ends_.assign(1, 0);
+        order_.clear();
+        for (std::size_t i = 0; i < request.header_count; ++i) {
+            for (char c : request.headers[i].name) names_ += bytes::lower(c);
+            ends_.push_back(names_.size());
+            if (!never_signed(name_of(i))) order_.push_back(i);
+        }
+        std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
             const int order = name_of(a).compare(name_of(b));
-            return order != 0 ? order < 0 : a.header < b.header;
+            return order != 0 ? order < 0 : a < b;
         });
         signed_headers_.clear();
-        for (std::size_t i = 0; i < selected_.size(); ++i) {
-            if (repeats(i)) continue;
-            if (i != 0) signed_headers_ += ';';
-            signed_headers_.append(name_of(selected_[i]));
+        for (std::size_t i = 0; i < order_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(name_of(order_[i]));
         }
     }
 
-    bool repeats(std::size_t i) const { return i != 0 && name_of(selected_[i]) == name_of(selected_[i - 1]); }
+    bool repeats(std::size_t i) const { return i != 0 && name_of(order_[i]) == name_of(order_[i - 1]); }
 
     void write_scope(const Scope& scope) {
-        scope_.assign(scope.amz_date.substr(0, 8)).append(1, '/').append(scope.region).append(1, '/');
+        (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
 
@@ -3559,21 +3563,16 @@ private:
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < selected_.size(); ++i) {
-            if (repeats(i)) {
-                canonical_ += ',';
-            } else {
-                canonical_ += '\n';
-                canonical_.append(name_of(selected_[i])) += ':';
-            }
-            append_header_value(canonical_, request.headers[selected_[i].header].value);
+        for (std::size_t i = 0; i < order_.size(); ++i) {
+            canonical_ += repeats(i) ? ',' : '\n';
+            if (!repeats(i)) canonical_.append(name_of(order_[i])) += ':';
+            append_header_value(canonical_, request.headers[order_[i]].value);
         }
-        canonical_.append("\n\n").append(signed_headers_).append(1, '\n').append(request.payload_hash);
+        (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
 
     void write_signature(const Credentials& credentials, const Scope& scope) {
-        to_sign_.assign(algorithm).append(1, '\n').append(scope.amz_date).append(1, '\n').append(scope_);
-        to_sign_ += '\n';
+        ((to_sign_.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
         hash_.update(canonical_);
         bytes::append_hex(to_sign_, digest::as_text(hash_.finish()));
         signature_.clear();
@@ -3592,8 +3591,9 @@ private:
         return *key_;
     }
 
-    std::string names_;
-    std::vector<Selected> selected_;
+    std::string names_;               // lower-case, one behind the other
+    std::vector<std::size_t> ends_;   // of the names; the first is 0
+    std::vector<std::size_t> order_;  // the headers that are signed, sorted
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
