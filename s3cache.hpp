@@ -4918,17 +4918,17 @@ public:
         look.imds_left_alone = environment_.now() < TimePoint(seconds(imds_absent_until_));
         const int before = answered_;
         std::string seen;
-        for (int source = (std::max)(before, 0); source < source_count; ++source) {
-            const char* name = sources[source].name;
-            Found keys = (this->*sources[source].ask)(look);
+        for (int i = (std::max)(before, 0); i < source_count; ++i) {
+            const Source& source = sources[i];
+            Found keys = (this->*source.ask)(look);
             if (look.imds_absent && before < 0) leave_imds_alone();
             if (!keys) return std::move(keys).error();
             if (*keys) {
-                answered_ = source;
+                answered_ = i;
                 return **std::move(keys);
             }
-            if (before >= 0) return broken(std::string(name) + ", which gave credentials before: " + look.note);
-            seen += std::string("; ") + name + ": " + look.note;
+            if (before >= 0) return broken(std::string(source.name) + ", which gave credentials before: " + look.note);
+            seen += std::string("; ") + source.name + ": " + look.note;
         }
         return broken("no credentials found" + seen + other_sources);
     }
