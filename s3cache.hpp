@@ -3246,10 +3246,8 @@ inline Result<void> check_options(const Options& options) {
     if (!kind.empty()) return refuse(kind);
     if (!valid_region(options.region))
         return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
-    const bool custom = !options.endpoint_url.empty();
-    if (custom && options.dualstack) return refuse("dualstack cannot be combined with a custom endpoint");
-    if (custom && options.fips) return refuse("fips cannot be combined with a custom endpoint");
-    if (custom && options.accelerate) return refuse("accelerate cannot be combined with a custom endpoint");
+    if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
     const bool china = partition_of(options.region).name == "aws-cn";
     if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
@@ -5605,8 +5603,10 @@ inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& chil
 #if defined(__APPLE__)
     posix_spawn_file_actions_addinherit_np(&actions, 2);
     flags |= POSIX_SPAWN_CLOEXEC_DEFAULT;
-#elif defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#elif defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+#endif
 #endif
     posix_spawnattr_init(&attributes);
     sigemptyset(&signals);  // a macro on some systems, as the next one
