@@ -3299,10 +3299,8 @@ inline Result<void> check_options(const Options& options) {
     if (!kind.empty()) return refuse(kind);
     if (!valid_region(options.region))
         return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
-    const bool custom = !options.endpoint_url.empty();
-    if (custom && options.dualstack) return refuse("dualstack cannot be combined with a custom endpoint");
-    if (custom && options.fips) return refuse("fips cannot be combined with a custom endpoint");
-    if (custom && options.accelerate) return refuse("accelerate cannot be combined with a custom endpoint");
+    if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
     const bool china = partition_of(options.region).name == "aws-cn";
     if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
@@ -3462,7 +3460,7 @@ struct Scope {
     std::string_view service;
 };
 
-using QueryPairs = std::vector<std::pair<std::string, std::string>>;
+using QueryPairs = bytes::Pairs;
 
 // Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
 // request into a 403; user-agent because proxies add to it.
@@ -3495,15 +3493,17 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
+    const auto is_blank = [](char c) { return c <= ' ' && bytes::is_blank(c); };
     value = bytes::trim(value);
-    std::size_t word = 0;
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        if (!bytes::is_blank(value[i])) continue;
-        out.append(value, word, i - word).push_back(' ');
-        while (bytes::is_blank(value[i + 1])) ++i;  // ends, because the trimmed value does not end in a blank
-        word = i + 1;
+    for (;;) {
+        const auto blank = std::find_if(value.begin(), value.end(), is_blank);
+        const std::size_t word = static_cast<std::size_t>(blank - value.begin());
+        out.append(value.data(), word);
+        value.remove_prefix(word);
+        if (value.empty()) return;
+        out += ' ';
+        while (bytes::is_blank(value.front())) value.remove_prefix(1);  // ends, because it does not end in a blank
     }
-    out.append(value, word, value.size() - word);
 }
 
 // The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
@@ -3518,8 +3518,9 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request without touching the heap once its buffers have grown. One for each connection handle:
-// it keeps state and is not to be shared between threads.
+// Signs request after request without touching the heap once its buffers have grown. What stays the same from one to the
+// next is kept: the order of the headers, the scope, the key. One for each connection handle: it keeps state and is not
+// to be shared between threads.
 class Signer {
 public:
     Signer() = default;
@@ -3568,43 +3569,44 @@ public:
     const std::string& signature() const { return signature_; }
 
 private:
-    struct Selected {
-        std::size_t name_at;  // the lower-case name within names_, as offsets because names_ grows meanwhile
-        std::size_t name_size;
-        std::size_t header;
-    };
-
-    std::string_view name_of(const Selected& chosen) const {
-        return std::string_view(names_).substr(chosen.name_at, chosen.name_size);
+    // The lower-case name of the header at that place in the request.
+    std::string_view name_of(std::size_t header) const {
+        return std::string_view(names_).substr(ends_[header], ends_[header + 1] - ends_[header]);
     }
 
-    // Sorted by name, repeats in sending order. The index breaks the tie because std::stable_sort allocates.
-    void select_headers(const Request& request) {
-        names_.clear();
-        selected_.clear();
+    bool has_same_names(const Request& request) const {
+        if (ends_.size() != request.header_count + 1) return false;
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            const std::size_t at = names_.size();
-            names_.append(request.headers[i].name);
-            for (std::size_t k = at; k < names_.size(); ++k) names_[k] = bytes::lower(names_[k]);
-            const Selected chosen{at, names_.size() - at, i};
-            if (!never_signed(name_of(chosen))) selected_.push_back(chosen);
+            if (request.headers[i].name != name_of(i)) return false;
         }
-        std::sort(selected_.begin(), selected_.end(), [this](const Selected& a, const Selected& b) {
+        return true;
+    }
+
+    // Sorted by name, repeats in sending order. The place breaks the tie because std::stable_sort allocates.
+    void select_headers(const Request& request) {
+        if (has_same_names(request)) return;
+        names_.clear();
+        ends_.assign(1, 0);
+        order_.clear();
+        for (std::size_t i = 0; i < request.header_count; ++i) {
+            for (char c : request.headers[i].name) names_ += bytes::lower(c);
+            ends_.push_back(names_.size());
+            if (!never_signed(name_of(i))) order_.push_back(i);
+        }
+        std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
             const int order = name_of(a).compare(name_of(b));
-            return order != 0 ? order < 0 : a.header < b.header;
+            return order != 0 ? order < 0 : a < b;
         });
         signed_headers_.clear();
-        for (std::size_t i = 0; i < selected_.size(); ++i) {
-            if (repeats(i)) continue;
-            if (i != 0) signed_headers_ += ';';
-            signed_headers_.append(name_of(selected_[i]));
+        for (std::size_t i = 0; i < order_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(name_of(order_[i]));
         }
     }
 
-    bool repeats(std::size_t i) const { return i != 0 && name_of(selected_[i]) == name_of(selected_[i - 1]); }
+    bool repeats(std::size_t i) const { return i != 0 && name_of(order_[i]) == name_of(order_[i - 1]); }
 
     void write_scope(const Scope& scope) {
-        scope_.assign(scope.amz_date.substr(0, 8)).append(1, '/').append(scope.region).append(1, '/');
+        (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
 
@@ -3612,21 +3614,16 @@ private:
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < selected_.size(); ++i) {
-            if (repeats(i)) {
-                canonical_ += ',';
-            } else {
-                canonical_ += '\n';
-                canonical_.append(name_of(selected_[i])) += ':';
-            }
-            append_header_value(canonical_, request.headers[selected_[i].header].value);
+        for (std::size_t i = 0; i < order_.size(); ++i) {
+            canonical_ += repeats(i) ? ',' : '\n';
+            if (!repeats(i)) canonical_.append(name_of(order_[i])) += ':';
+            append_header_value(canonical_, request.headers[order_[i]].value);
         }
-        canonical_.append("\n\n").append(signed_headers_).append(1, '\n').append(request.payload_hash);
+        (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
 
     void write_signature(const Credentials& credentials, const Scope& scope) {
-        to_sign_.assign(algorithm).append(1, '\n').append(scope.amz_date).append(1, '\n').append(scope_);
-        to_sign_ += '\n';
+        ((to_sign_.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
         hash_.update(canonical_);
         bytes::append_hex(to_sign_, digest::as_text(hash_.finish()));
         signature_.clear();
@@ -3645,8 +3642,9 @@ private:
         return *key_;
     }
 
-    std::string names_;
-    std::vector<Selected> selected_;
+    std::string names_;               // lower-case, one behind the other
+    std::vector<std::size_t> ends_;   // of the names; the first is 0
+    std::vector<std::size_t> order_;  // the headers that are signed, sorted
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
@@ -4759,26 +4757,31 @@ inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::
 
 // -- the files
 
-// Both files as one reading found them, and the profile that is selected.
-struct Files {
-    Files() = default;
-    Files(const Files&) = delete;
-    Files& operator=(const Files&) = delete;
-    ~Files() {
-        for (ini::File* file : {&config, &credentials}) {
-            for (ini::Section& section : *file) {
-                for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
-            }
+struct SettingsFile {
+    std::string path{};
+    ini::File sections{};
+    std::string hint{};  // for people, if keys lie open
+    bool exists = false;
+
+    SettingsFile() = default;
+    SettingsFile(const SettingsFile&) = delete;
+    SettingsFile& operator=(const SettingsFile&) = delete;
+    ~SettingsFile() {
+        for (ini::Section& section : sections) {
+            for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
         }
     }
-    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
+};
 
-    ini::File config{}, credentials{};
-    std::string config_path{}, credentials_path{};
-    std::string config_hint{}, credentials_hint{};  // for people, if keys lie open
-    bool any = false;                               // one of the two is there
+// Both files as one reading found them, and the profile that is selected.
+struct Files {
+    SettingsFile config{}, credentials{};
     std::string profile{};
     TimePoint read_at{};
+
+    ini::Profile find(const std::string& name) const {
+        return ini::find_profile(config.sections, credentials.sections, name);
+    }
 };
 
 // As Python's expanduser: HOME, or else what the password database says.
@@ -4794,21 +4797,25 @@ inline std::string home_directory(const Environment& environment) {
     return home;
 }
 
-// One of the two files. A byte order mark, as Windows editors write it, is no part of the text.
-inline Result<ini::File> read_settings(const Environment& environment, std::string& path, std::string& hint,
-                                       bool& any) {
+// A byte order mark, as Windows editors write it, is no part of the text.
+inline Result<void> read_settings(SettingsFile& out, const Environment& environment, const char* name,
+                                  const char* otherwise) {
+    std::string path = variable(environment, name);
+    if (path.empty()) path = otherwise;
     if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
     FileText file = environment.read_file ? environment.read_file(path) : FileText();
-    path = bytes::sanitize(path);
-    if (file.state == FileState::missing) return ini::File();
-    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
-    any = true;
-    if (file.readable_by_others) hint = "; others may read the file: chmod 600 " + path;
+    out.path = bytes::sanitize(path);
+    out.exists = file.state == FileState::text;
+    if (file.state == FileState::missing) return {};
+    if (file.state == FileState::unreadable) return broken(out.path + " cannot be read: " + file.problem);
+    if (file.readable_by_others) out.hint = "; others may read the file: chmod 600 " + out.path;
     std::string_view text = file.text;
     if (bytes::starts_with(text, "\xEF\xBB\xBF")) text.remove_prefix(3);
-    auto parsed = ini::parse(text, path);
+    auto parsed = ini::parse(text, out.path);
     bytes::wipe(file.text);
-    return parsed;
+    if (!parsed) return std::move(parsed).error();
+    out.sections = *std::move(parsed);
+    return {};
 }
 
 // Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
@@ -4823,30 +4830,23 @@ inline Setting chosen_profile(const Environment& environment, const Settings& se
 }
 
 inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
-    auto out = std::make_shared<Files>();
-    Files& files = *out;
-    files.read_at = environment.now();
-    files.config_path = variable(environment, "AWS_CONFIG_FILE");
-    files.credentials_path = variable(environment, "AWS_SHARED_CREDENTIALS_FILE");
-    if (files.config_path.empty()) files.config_path = "~/.aws/config";
-    if (files.credentials_path.empty()) files.credentials_path = "~/.aws/credentials";
-    auto config = read_settings(environment, files.config_path, files.config_hint, files.any);
-    if (!config) return std::move(config).error();
-    auto credentials = read_settings(environment, files.credentials_path, files.credentials_hint, files.any);
-    if (!credentials) return std::move(credentials).error();
-    files.config = *std::move(config);
-    files.credentials = *std::move(credentials);
+    auto files = std::make_shared<Files>();
+    files->read_at = environment.now();
+    auto read = read_settings(files->config, environment, "AWS_CONFIG_FILE", "~/.aws/config");
+    if (read)
+        read = read_settings(files->credentials, environment, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
+    if (!read) return std::move(read).error();
     const Setting chosen = chosen_profile(environment, settings);
-    files.profile = chosen.value;
-    const ini::Profile profile = files.find(files.profile);
-    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
+    files->profile = chosen.value;
+    const ini::Profile profile = files->find(files->profile);
+    const std::string name = bytes::sanitize(files->profile), services = profile.get("services");
     if (!chosen.why.empty() && !profile.exists()) {
-        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
-                      files.credentials_path);
+        return broken(chosen.why + ": there is no profile '" + name + "' in " + files->config.path + " or " +
+                      files->credentials.path);
     }
-    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
+    if (!services.empty() && ini::find_section(files->config.sections, "services", services) == nullptr)
         return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
-    return std::shared_ptr<const Files>(std::move(out));
+    return std::shared_ptr<const Files>(std::move(files));
 }
 
 // -- answers of endpoints and processes
@@ -4950,6 +4950,7 @@ inline Result<std::string> container_url(const Setting& set) {
 
 struct ImdsSettings {
     std::string base = "http://169.254.169.254";  // no slash at its end
+    std::string token{};                          // of a session; empty: nothing that speaks version 2 is there
     milliseconds timeout = imds_timeout;
     int attempts = 1;
 };
@@ -4996,17 +4997,17 @@ public:
         look.imds_left_alone = environment_.now() < TimePoint(seconds(imds_absent_until_));
         const int before = answered_;
         std::string seen;
-        for (int source = (std::max)(before, 0); source < source_count; ++source) {
-            const char* name = sources[source].name;
-            Found keys = (this->*sources[source].ask)(look);
+        for (int i = (std::max)(before, 0); i < source_count; ++i) {
+            const Source& source = sources[i];
+            Found keys = (this->*source.ask)(look);
             if (look.imds_absent && before < 0) leave_imds_alone();
             if (!keys) return std::move(keys).error();
             if (*keys) {
-                answered_ = source;
+                answered_ = i;
                 return **std::move(keys);
             }
-            if (before >= 0) return broken(std::string(name) + ", which gave credentials before: " + look.note);
-            seen += std::string("; ") + name + ": " + look.note;
+            if (before >= 0) return broken(std::string(source.name) + ", which gave credentials before: " + look.note);
+            seen += std::string("; ") + source.name + ": " + look.note;
         }
         return broken("no credentials found" + seen + other_sources);
     }
@@ -5100,12 +5101,12 @@ private:
         const std::string own = "AWS_ENDPOINT_URL_" + service;
         if (service == "S3" && !settings_.endpoint_url.empty())
             return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
-        if (switched_on(variable(environment_, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS")))
-            return Setting{{}, "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS is true"};
+        Setting set = first_variable(environment_, {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"});
+        if (switched_on(set.value)) return Setting{{}, set.why + " is true"};
         if (auto read = load(look); !read) return std::move(read).error();
-        if (switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
+        if (set.value.empty() && switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
             return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
-        Setting set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
+        set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
         if (!set.value.empty()) return check_url(set, set.why);
         set = {endpoint_in_files(look, bytes::lower(service)), selected_text(look)};
         if (!set.value.empty()) return check_url(set, set.why + ": endpoint_url");
@@ -5145,7 +5146,8 @@ private:
 
     static std::string endpoint_in_files(const Look& look, const std::string& service) {
         const ini::Profile profile = selected(look);
-        const ini::Section* services = ini::find_section(look.files->config, "services", profile.get("services"));
+        const ini::Section* services =
+            ini::find_section(look.files->config.sections, "services", profile.get("services"));
         const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
         std::string url = profile.get("endpoint_url");
         for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
@@ -5190,22 +5192,22 @@ private:
         const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
         if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
             return assume_role(look, name, profile, visited);
-        if (profile.has("web_identity_token_file"))
-            return keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
+        if (profile.has("web_identity_token_file")) {
+            Found keys = keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
+            if (!keys || *keys) return keys;  // nothing if a variable that goes first is empty
+        }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (in(profile.credentials) && !sso)
-            return static_keys(look, *profile.credentials, files.credentials_path + ", " + where,
-                               files.credentials_hint);
+        if (in(profile.credentials) && !sso) return static_keys(look, *profile.credentials, files.credentials, where);
         if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
         if (sso || profile.has("login_session")) {
             return broken(where +
                           " signs in through a session that only the AWS CLI keeps: add this line to the "
                           "profile in " +
-                          files.config_path + ": " + export_line(name));
+                          files.config.path + ": " + export_line(name));
         }
-        if (in(profile.config))
-            return static_keys(look, *profile.config, files.config_path + ", " + where, files.config_hint);
-        if (!files.any) return look.pass_over(where + ": there are no configuration files");
+        if (in(profile.config)) return static_keys(look, *profile.config, files.config, where);
+        if (!files.config.exists && !files.credentials.exists)
+            return look.pass_over(where + ": there are no configuration files");
         const bool half =
             profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
         return look.pass_over(where +
@@ -5214,7 +5216,8 @@ private:
     }
 
     // The older name of the session token comes first, as in botocore.
-    Found static_keys(Look& look, const ini::Section& section, const std::string& where, const std::string& hint) {
+    Found static_keys(Look& look, const ini::Section& section, const SettingsFile& file, const std::string& profile) {
+        const std::string where = file.path + ", " + profile;
         ini::Profile only;
         only.config = &section;
         Credentials keys;
@@ -5222,7 +5225,7 @@ private:
         keys.secret_key = only.get("aws_secret_access_key");
         keys.session_token = only.get(only.has("aws_security_token") ? "aws_security_token" : "aws_session_token");
         if (keys.access_key.empty()) return broken(where + ": aws_access_key_id is empty");
-        look.note = hint;
+        look.note = file.hint;
         return found(check(std::move(keys), where, setting_names, environment_.now()));
     }
 
@@ -5425,8 +5428,8 @@ private:
         WebRequest request = link_local("GET", *url, container_timeout);
         bytes::add(request.headers, "Accept", "application/json");
         if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
-        return metadata_keys(look, request, attempts_max, "container (" + address.why + ", " + host_of(*url) + ")",
-                             false);
+        return metadata_keys(endpoint_request(look, request, attempts_max),
+                             "container (" + address.why + ", " + host_of(*url) + ")", false);
     }
 
     // Read anew each time, because the agent replaces it. Empty where none is configured.
@@ -5459,14 +5462,11 @@ private:
             return look.pass_over("AWS_EC2_METADATA_DISABLED is true");
         if (look.imds_left_alone) return look.pass_over("nothing answered there a moment ago");
         if (auto read = load(look); !read) return std::move(read).error();
-        const auto place = imds_settings(look);
-        if (!place) return place.error();
-        const auto token = imds_token(look, *place);
-        if (!token) return token.error();
-        if (token->empty()) return look.pass_over(look.note);
-        std::string path = "/latest/meta-data/iam/security-credentials/",
-                    where = "instance metadata (" + shown_url(place->base) + ")";
-        const auto roles = endpoint_request(look, imds_request(*place, *token, path), place->attempts);
+        const auto imds = imds_session(look);
+        if (!imds) return imds.error();
+        if (imds->token.empty()) return look.pass_over(look.note);
+        std::string path = "/latest/meta-data/iam/security-credentials/", where = imds_text(*imds);
+        const auto roles = ask_imds(look, *imds, path);
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
         if (roles->status == 404 || (roles->status == 200 && role.empty()))
@@ -5475,14 +5475,11 @@ private:
         if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
             return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
         bytes::append_percent(path, role, false);
-        return metadata_keys(look, imds_request(*place, *token, path), place->attempts,
-                             where + ", role " + bytes::sanitize(role), true);
+        return metadata_keys(ask_imds(look, *imds, path), where + ", role " + bytes::sanitize(role), true);
     }
 
-    // The last question to a container's agent or an instance's metadata.
-    Found metadata_keys(Look& look, const WebRequest& request, int attempts, const std::string& where,
-                        bool overdue_too) {
-        const auto answer = endpoint_request(look, request, attempts);
+    // The last answer of a container's agent or an instance's metadata.
+    Found metadata_keys(const Result<WebAnswer>& answer, const std::string& where, bool overdue_too) const {
         if (!answer) return answer.error();
         if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
         auto keys = keys_in_json(answer->body, where, metadata_names);
@@ -5525,33 +5522,41 @@ private:
         return place;
     }
 
-    // Empty where nothing that speaks version 2 is there.
-    Result<std::string> imds_token(Look& look, const ImdsSettings& place) {
-        WebRequest request = link_local("PUT", place.base + "/latest/api/token", place.timeout);
+    static std::string imds_text(const ImdsSettings& imds) {
+        return "instance metadata (" + shown_url(imds.base) + ")";
+    }
+
+    Result<ImdsSettings> imds_session(Look& look) const {
+        auto imds = imds_settings(look);
+        if (!imds) return imds;
+        WebRequest request = link_local("PUT", imds->base + "/latest/api/token", imds->timeout);
         bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-        const auto answer = endpoint_request(look, request, place.attempts);
+        const auto answer = endpoint_request(look, request, imds->attempts);
         if (!answer) return answer.error();
         const int status = answer->status;
-        std::string token(bytes::trim(answer->body));
-        if (status == 200 && !token.empty() && check_value(token, {}, text_bytes_max)) return token;
-        look.note = "instance metadata (" + shown_url(place.base) +
-                    "): " + (status == 200 ? "the answer is no session token" : told(*answer));
+        imds->token = bytes::trim(answer->body);
+        if (status == 200 && !imds->token.empty() && check_value(imds->token, {}, text_bytes_max)) return imds;
+        imds->token.clear();
+        look.note = imds_text(*imds) + ": " + (status == 200 ? "the answer is no session token" : told(*answer));
         look.imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
         if (!look.imds_absent) return broken(look.note);
         // Inside a container the answer dies on its second hop, which looks like a host without the service.
         if (status == 0) look.note += "; in a container on EC2 the hop limit must be 2";
-        return std::string();
+        return imds;
     }
 
-    Result<Setting> imds_region(Look& look) {
+    Result<WebAnswer> ask_imds(Look& look, const ImdsSettings& imds, const std::string& path) const {
+        WebRequest request = link_local("GET", imds.base + path, imds.timeout);
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", imds.token);
+        return endpoint_request(look, request, imds.attempts);
+    }
+
+    Result<Setting> imds_region(Look& look) const {
         const Setting unknown{{}, "instance metadata does not tell one"};
-        const auto place = imds_settings(look);
-        if (!place) return unknown;
-        const auto token = imds_token(look, *place);
-        if (!token) return token.error();
-        if (token->empty()) return unknown;
-        const auto answer =
-            endpoint_request(look, imds_request(*place, *token, "/latest/meta-data/placement/region"), place->attempts);
+        const auto imds = imds_session(look);
+        if (!imds && look.limits.over()) return imds.error();
+        if (!imds || imds->token.empty()) return unknown;
+        const auto answer = ask_imds(look, *imds, "/latest/meta-data/placement/region");
         if (!answer) return answer.error();
         const std::string region(bytes::trim(answer->body));
         return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
@@ -5565,12 +5570,6 @@ private:
         request.url = url;
         request.connect_timeout = request.timeout = timeout;
         request.bypass_proxy = true;
-        return request;
-    }
-
-    static WebRequest imds_request(const ImdsSettings& place, const std::string& token, const std::string& path) {
-        WebRequest request = link_local("GET", place.base + path, place.timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token", token);
         return request;
     }
 
@@ -5685,8 +5684,10 @@ inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& chil
 #if defined(__APPLE__)
     posix_spawn_file_actions_addinherit_np(&actions, 2);
     flags |= POSIX_SPAWN_CLOEXEC_DEFAULT;
-#elif defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#elif defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+#endif
 #endif
     posix_spawnattr_init(&attributes);
     sigemptyset(&signals);  // a macro on some systems, as the next one

@@ -19,6 +19,7 @@ suite() { # NAME COMMAND...
 compiling() {
     suite 'two modes, hostile macros' tests/split/run.sh
     suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
+    suite 'credentials beside botocore' env CXX="$CXX" "${python/#false/python3}" tests/python/chain.py
     suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
     suite 'consumers' tests/consumer/run.sh
     return $failed

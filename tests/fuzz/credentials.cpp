@@ -30,18 +30,19 @@ public:
         }
     }
 
-    cred::World world() {
-        cred::World out;
-        out.env = [this](const char* name) -> std::optional<std::string> {
+    cred::Environment environment() {
+        cred::Environment out;
+        out.variable = [this](const char* name) -> std::optional<std::string> {
             const auto at = variables_.find(name);
             if (at == variables_.end()) return std::nullopt;
             return std::string(at->second.substr(0, at->second.find('\0')));  // no variable holds a NUL
         };
         out.read_file = [this](const std::string& path) { return file(path); };
-        out.fetch = [this](const cred::WebRequest& request) { return answer(request); };
+        out.fetch = [this](const cred::WebRequest& request, const cred::Limits&) { return answer(request); };
         out.now = [] { return TimePoint{std::chrono::hours(24) * 20454}; };
-        out.sleep = [](std::chrono::milliseconds) {};
-        out.run_process = [this](const std::vector<std::string>& argv, std::chrono::milliseconds, std::size_t) {
+        out.sleep = [](std::chrono::milliseconds, const cred::Limits&) {};
+        out.run_process = [this](const std::vector<std::string>& argv, std::chrono::milliseconds, std::size_t,
+                                 const cred::Limits&) {
             require(!argv.empty() && !argv.front().empty(), "a program has a name");
             cred::ProcessResult result;
             result.exit_status = 0;
@@ -82,7 +83,8 @@ private:
     }
 
     static void check(const cred::WebRequest& request) {
-        require(request.method == "GET" || request.method == "PUT" || request.method == "POST", "a method");
+        const std::string_view method = request.method;
+        require(method == "GET" || method == "PUT" || method == "POST", "a method");
         for (char c : request.url)
             require(bytes::octet(c) > 0x20 && bytes::octet(c) != 0x7F, "a URL has no blanks and controls");
         require(bytes::starts_with(request.url, "http://") || bytes::starts_with(request.url, "https://"),
@@ -102,37 +104,39 @@ inline void check_text(std::string_view text) {
     require(text.size() < 10000, "a text for a person");
 }
 
-inline void check_keys(const Outside& outside, const cred::Outcome& outcome) {
-    const s3cache::Credentials& keys = *outcome.found;
+inline void check_keys(const Outside& outside, const s3cache::Credentials& keys) {
     require(!keys.access_key.empty() && !keys.secret_key.empty(), "both halves");
     for (const std::string* part : {&keys.access_key, &keys.secret_key, &keys.session_token}) {
         require(!bytes::has_control(*part), "keys go into headers");
     }
     for (const std::string* secret : {&keys.secret_key, &keys.session_token}) {
-        if (!outside.only_once(*secret)) continue;
-        require(outcome.note.find(*secret) == std::string::npos, "a note shows no secret");
-        require(keys.source.find(*secret) == std::string::npos, "a source shows no secret");
+        if (outside.only_once(*secret))
+            require(keys.source.find(*secret) == std::string::npos, "a source shows no secret");
     }
     check_text(keys.source);
 }
 
 FUZZ_TARGET(credentials) {
     Outside outside(input);
-    cred::Chain chain(outside.world(), cred::Setup());
-    const cred::Outcome outcome = chain.find();
-    require(outcome.found.has_value() == outcome.error.empty() && !outcome.absent, "keys, or a reason");
-    check_text(outcome.error);
-    check_text(outcome.note);
-    if (outcome.found) check_keys(outside, outcome);
-    const cred::Discovery region = chain.region();
-    require(region.value.empty() || !region.error.empty() || endpoint::valid_region(region.value),
-            "a region is one, or wrong");
-    check_text(region.error);
-    const cred::Discovery url = chain.endpoint_url();
-    require(url.value.empty() || !url.error.empty() || endpoint::parse_url(url.value).has_value(),
-            "an endpoint is one, or wrong");
-    check_text(url.error);
-    for (const cred::Finding& finding : chain.explain()) check_text(finding.text);
+    cred::Chain chain(outside.environment(), cred::Settings());
+    const auto keys = chain.find({});
+    if (keys)
+        check_keys(outside, *keys);
+    else
+        check_text(keys.error().what());
+    const auto region = chain.region({});
+    require(!region || region->value.empty() || endpoint::valid_region(region->value), "a region is one, or wrong");
+    check_text(region ? region->why : region.error().what());
+    const auto url = chain.endpoint_url();
+    require(!url || url->value.empty() || endpoint::parse_url(url->value).has_value(), "an endpoint is one, or wrong");
+    check_text(url ? url->why : url.error().what());
+    for (const s3cache::Finding& finding : chain.explain()) {
+        check_text(finding.text);
+        if (!keys) continue;
+        for (const std::string* secret : {&keys->secret_key, &keys->session_token})
+            require(!outside.only_once(*secret) || finding.text.find(*secret) == std::string::npos,
+                    "nor does the doctor");
+    }
 }
 
 #else

@@ -304,6 +304,8 @@ TEST_CASE("xml: what is not well-formed is refused") {
                                  "<a b='1'c='2'/>",
                                  "<1/>",
                                  "< a/>",
+                                 "<a:/>",
+                                 "<a><b:></b:></a>",
                                  "<a",
                                  "<a>&b;</a>",
                                  "<a>&</a>",
