@@ -86,6 +86,8 @@ if [ -z "${S3CACHE_TEST_ENDPOINT:-}" ]; then
 fi
 
 declared=-DS3CACHE_DECLARATIONS_ONLY
+misuse() { CXX_ALL=$cxx BUILD=$build "$here/misuse.sh"; }
+
 for cxx in ${CXX_ALL:-g++ clang++}; do
     command -v "$cxx" >/dev/null || { echo "skip  $cxx is not installed"; continue; }
     std=c++17 label="$cxx $std"
@@ -105,6 +107,8 @@ for cxx in ${CXX_ALL:-g++ clang++}; do
     check 'a static Cache' program -- static_cache.cpp
     check 'a static object that uses a Cache when it is destroyed' program -- static_destructor.cpp
     check 'the same, functions in one file' program $declared -- static_destructor.cpp impl.cpp
+    check 'misuse works or does not compile' misuse
+    check 'what a newcomer writes' program -- newcomer.cpp
     check 'without gzip, credential chain and many keys' program -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN \
         -DS3CACHE_NO_MANY_KEYS -- include_only.cpp
     for std in c++20 c++23 c++2b; do
