@@ -550,18 +550,18 @@ TEST_CASE("403 is an error, or a miss for callers who may not list", "[errors]")
     CHECK(text_of(lenient.get("k")) == "v");
 }
 
-TEST_CASE("a 404 without a body is a miss, and so is one that is not XML", "[errors]") {
+TEST_CASE("a 404 without a body is a miss, a page of HTML is none", "[errors]") {
     World world;
     Cache cache = world.cache();
     world.s3.add_fault(fake_s3::html_page(404));
-    CHECK_FALSE(cache.get("k"));
+    CHECK_FALSE(cache.try_get("k"));
     fake_s3::Quirks quirks;
     quirks.empty_404 = true;
     world.s3.set_quirks(quirks);
     CHECK_FALSE(cache.get("k"));
     CHECK_FALSE(cache.get_stream("k"));
     CHECK_FALSE(cache.stat("k"));
-    CHECK(cache.stats().errors == 0);
+    CHECK(cache.stats().errors == 1);
 }
 
 // ---- answers that are not S3's --------------------------------------------------------------------------------------

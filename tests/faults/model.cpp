@@ -109,7 +109,7 @@ private:
         const Point at = points[below(engine_, 7)];
         const std::uint64_t offset = at == Point::answer_head ? below(engine_, 200) : below(engine_, 40000);
         const bool late = below(engine_, 2) == 0;
-        switch (below(engine_, 16)) {
+        switch (below(engine_, 19)) {
         case 0:
             return fake_s3::close_at(at, offset);
         case 1:
@@ -141,6 +141,12 @@ private:
             return fake_s3::garbage();
         case 14:
             return fake_s3::duplicate_header("x-amz-meta-other", "1");
+        case 15:
+            return fake_s3::other_date(late ? -7200 : 7200);
+        case 16:
+            return fake_s3::respond(late ? 408 : 520).placed(at == Point::after_effect ? at : Point::before_effect);
+        case 17:
+            return fake_s3::respond_error(400, "XAmzContentSHA256Mismatch").on("PUT");
         default:
             return fake_s3::drip(1000, 0ms);
         }

@@ -144,10 +144,11 @@ TEST_CASE("an entry that a deep listing cannot look at is an error, not an entry
     for (const int status : {403, 503}) {
         CAPTURE(status);
         world.s3.add_fault(fake_s3::respond(status).on("HeadObject").for_key(name(1)).for_times(fake_s3::forever));
-        Listing listing = cache.list({}, Look::deep);
+        Result<Listing> listing = cache.try_list({}, Look::deep);
         std::optional<Error> error;
+        if (!listing) error = listing.error();
         for (int i = 0; i < 4 && !error; ++i) {
-            auto next = listing.try_next();
+            auto next = listing->try_next();
             if (!next)
                 error = store::checked(next.error());
             else if (!*next)
@@ -185,16 +186,18 @@ TEST_CASE("a key that DeleteObjects never removes is an error of its own, that s
           "[removing][many]") {
     struct Case {
         const char* code;
+        int status;  // of the same, asked for alone
         Errc errc;
         bool retryable;
     };
-    for (const Case c : {Case{"SlowDown", Errc::throttled, true}, Case{"InternalError", Errc::store, true},
-                         Case{"AccessDenied", Errc::denied, false}}) {
+    for (const Case c : {Case{"SlowDown", 503, Errc::throttled, true}, Case{"InternalError", 500, Errc::store, true},
+                         Case{"AccessDenied", 403, Errc::denied, false}}) {
         CAPTURE(c.code);
         World world;
         Cache cache = world.cache();
         for (int i = 0; i < 5; ++i) world.put(name(i), "v");
         world.s3.refuse_in_bulk(name(2), c.code, fake_s3::forever);
+        world.always(fake_s3::respond_error(c.status, c.code).for_key(name(2)), "DeleteObject");
         const auto results = cache.remove_many({name(0), name(1), name(2), name(3), name(4)});
         for (std::size_t i = 0; i < results.size(); ++i) {
             CAPTURE(i);
@@ -250,6 +253,7 @@ TEST_CASE("clear goes on after a key that cannot be removed, and tells it at the
                 world.s3.deny_key(name(1));
             else
                 world.s3.refuse_in_bulk(name(1), code, fake_s3::forever);
+            world.always(fake_s3::respond_error(403, code).for_key(name(1)), "DeleteObject");
             const Error error = failure(cache.try_clear(""));
             CHECK(store::holds(error.what(), "9"));
             CHECK(world.s3.object_count() == 1);

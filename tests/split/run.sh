@@ -62,6 +62,12 @@ modes_do_not_mix() {
     compile a_split a.cpp -DS3CACHE_DECLARATIONS_ONLY && compile impl_split impl.cpp -DS3CACHE_DECLARATIONS_ONLY && compile b_plain b.cpp &&
         ! $cxx "$work"/{a_split,impl_split,b_plain}.o -o "$work/program" "${libs[@]}" 2>"$work/link" && grep -q works_elsewhere "$work/link"
 }
+# Nor must files that leave out different things, whichever comes first.
+switches_do_not_mix() { # SWITCH
+    compile a_less a.cpp "$1" && compile b_plain b.cpp && compile a_plain a.cpp && compile b_less b.cpp "$1" || return 1
+    ! $cxx "$work"/{a_less,b_plain}.o -o "$work/program" "${libs[@]}" 2>"$work/link" && grep -q works_elsewhere "$work/link" &&
+        ! $cxx "$work"/{b_less,a_plain}.o -o "$work/program" "${libs[@]}" 2>"$work/link" && grep -q works_elsewhere "$work/link"
+}
 # One definition of each function, in the file that asked for them.
 declarations_define_nothing() {
     compile a_split a.cpp -DS3CACHE_DECLARATIONS_ONLY &&
@@ -86,6 +92,8 @@ if [ -z "${S3CACHE_TEST_ENDPOINT:-}" ]; then
 fi
 
 declared=-DS3CACHE_DECLARATIONS_ONLY
+misuse() { CXX_ALL=$cxx BUILD=$build "$here/misuse.sh"; }
+
 for cxx in ${CXX_ALL:-g++ clang++}; do
     command -v "$cxx" >/dev/null || { echo "skip  $cxx is not installed"; continue; }
     std=c++17 label="$cxx $std"
@@ -97,6 +105,9 @@ for cxx in ${CXX_ALL:-g++ clang++}; do
     check 'declarations need no library' free_of_libraries
     check 'declarations define nothing' declarations_define_nothing
     check 'modes do not mix' modes_do_not_mix
+    for switch in S3CACHE_NO_GZIP S3CACHE_NO_CREDENTIAL_CHAIN; do
+        check "$switch here and not there does not mix" switches_do_not_mix -D$switch
+    done
     check 'alone and first' program -- include_only.cpp
     check 'twice' program -- include_twice.cpp
     check 'last' program -- include_last.cpp

@@ -16,6 +16,7 @@ namespace {
 
 using fake_s3::FakeS3;
 using fake_s3::Fault;
+using fake_s3::Header;
 using fake_s3::HeaderList;
 using fake_s3::Options;
 using fake_s3::Point;
@@ -558,6 +559,101 @@ TEST_CASE("fake: quirks by name", "[fake]") {
     client.send("PUT", "/bucket/dropped", {{"x-amz-meta-expires_at", "1"}, {"x-amz-meta-other", "2"}}, "x");
     CHECK(server.object("bucket", "dropped")->metadata == HeaderList{{"other", "2"}});
     CHECK(client.send("DELETE", "/bucket/k", {{"If-Match", "\"other\""}}).status == 204);
+    CHECK_FALSE(server.object("bucket", "k"));
+}
+
+TEST_CASE("fake: lists as other stores give them", "[fake]") {
+    Options options = open_to_all();
+    options.list_page_max = 2;
+    FakeS3 server(options);
+    for (const char* key : {"a", "b\x01", "c"}) server.put_object("bucket", key, "x");
+    Client client(server);
+    const auto list = [&](fake_s3::Quirks quirks) {
+        server.set_quirks(quirks);
+        return client.send("GET", "/bucket?list-type=2&encoding-type=url");
+    };
+    CHECK(list({}).says("<Key>b%01</Key>"));
+    fake_s3::Quirks quirks;
+    quirks.capital_true = quirks.raw_controls = true;
+    CHECK(list(quirks).says("<IsTruncated>True</IsTruncated>"));
+    CHECK(list(quirks).says("<Key>b\x01</Key>"));
+    quirks.reversed_lists = true;
+    const Reply last = list(quirks);
+    CHECK(last.says("<Key>c</Key>"));
+    CHECK_FALSE(last.says("<Key>a</Key>"));
+    server.set_list_page_max(10);
+    quirks.endless_lists = true;
+    CHECK(list(quirks).says("<NextContinuationToken>"));
+}
+
+TEST_CASE("fake: ETags, lengths, dates and copies as others give them", "[fake]") {
+    FakeS3 server(open_to_all());
+    server.put_object("bucket", "k", "body");
+    Client client(server);
+    const HeaderList replace{{"x-amz-copy-source", "/bucket/k"}, {"x-amz-metadata-directive", "REPLACE"}};
+    const auto copy = [&](Header condition) {
+        HeaderList headers = replace;
+        headers.push_back(std::move(condition));
+        return client.send("PUT", "/bucket/k", headers).status;
+    };
+    const std::string etag = client.send("GET", "/bucket/k").header("ETag");
+    CHECK(copy({"x-amz-copy-source-if-unmodified-since", "Wed, 15 Jan 2025 12:00:00 GMT"}) == 412);
+    fake_s3::Quirks quirks;
+    quirks.weak_etags = quirks.head_without_length = quirks.copy_without_etag = true;
+    server.set_quirks(quirks);
+    CHECK(client.send("GET", "/bucket/k").header("ETag") == "W/" + etag);
+    CHECK(client.send("GET", "/bucket/k", {{"If-Match", "W/" + etag}}).status == 412);
+    CHECK(client.send("GET", "/bucket/k", {{"If-None-Match", "W/" + etag}}).status == 304);
+    CHECK(client.send("HEAD", "/bucket/k").header("Content-Length").empty());
+    CHECK(copy({"x-amz-copy-source-if-match", etag}) == 200);
+    CHECK(client.send("GET", "/bucket/k").header("ETag").empty());
+    quirks = {};
+    quirks.refuse_copy_condition = true;
+    server.set_quirks(quirks);
+    server.put_object("bucket", "k", "body");
+    CHECK(copy({"x-amz-copy-source-if-match", etag}) == 412);
+    server.add_fault(fake_s3::other_date(-3600));
+    CHECK(client.send("GET", "/bucket/k").header("Age") == "3600");
+}
+
+TEST_CASE("fake: a policy's demands, and keys that are refused within a list of them", "[fake]") {
+    FakeS3 server(open_to_all());
+    server.demand_header("PutObject", "x-amz-checksum-");
+    Client client(server);
+    CHECK(client.send("PUT", "/bucket/k", {}, "x").status == 403);
+    CHECK(client.send("PUT", "/bucket/k", {{"x-amz-checksum-crc32c", "9uXx0w=="}}, "x").status != 403);
+    server.put_object("bucket", "kept", "x");
+    const std::string body = "<Delete><Object><Key>a&amp;b</Key></Object><Object><Key>kept</Key></Object></Delete>";
+    for (const bool named : {true, false}) {
+        server.refuse_in_bulk("kept", "SlowDown", 1, named);
+        const Reply done = client.send("POST", "/bucket?delete", {{"Content-MD5", "bIPA/as5c6u88P2Nf0/GGw=="}}, body);
+        CHECK(done.says(named ? "<Error><Key>kept</Key><Code>SlowDown</Code>" : "<Error><Code>SlowDown</Code>"));
+        CHECK(server.object("bucket", "kept"));
+    }
+}
+
+TEST_CASE("fake: checksums of parts are those that were announced", "[fake]") {
+    FakeS3 server(open_to_all());
+    Client client(server);
+    for (const bool announced : {false, true}) {
+        HeaderList headers;
+        if (announced) headers = {{"x-amz-checksum-algorithm", "CRC32C"}, {"x-amz-checksum-type", "FULL_OBJECT"}};
+        client.send("POST", "/bucket/big?uploads", headers);
+        char* escaped = curl_easy_escape(nullptr, server.open_uploads()[0].id.c_str(), 0);
+        const std::string target = "/bucket/big?partNumber=1&uploadId=" + std::string(escaped);
+        curl_free(escaped);
+        CHECK((client.send("PUT", target, {}, "").status == 200) == !announced);
+        CHECK((client.send("PUT", target, {{"x-amz-checksum-crc32c", "AAAAAA=="}}, "").status == 200) == announced);
+        server.erase_all();
+    }
+}
+
+TEST_CASE("fake: a body that pauses too long ends the connection", "[fake]") {
+    Options options = open_to_all();
+    options.body_idle_limit = milliseconds{50};
+    FakeS3 server(options);
+    Client client(server);
+    CHECK(client.send("PUT", "/bucket/k", {{"Content-Length", "10"}}, "x", false).status != 200);
     CHECK_FALSE(server.object("bucket", "k"));
 }
 
