@@ -328,6 +328,8 @@ def quirk_read_only_user(program):
         if 'list-type=2' in path:
             return 200, xml + (b'<ListBucketResult><Name>bucket</Name><Prefix></Prefix><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys>'
                                b'<IsTruncated>false</IsTruncated></ListBucketResult>')
+        if path.split('?')[0].strip('/') == 'bucket':
+            return 200, b''
         return 404, xml + b'<Error><Code>NoSuchKey</Code><Message>nothing</Message></Error>'
 
     with gate(program, policy) as patient:
