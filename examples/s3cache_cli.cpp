@@ -236,8 +236,7 @@ public:
     explicit Kept(const Arguments& arguments)
         : cache_(open_cache(arguments)), hasty_(open_hasty(arguments)), key_(key_of_run(arguments)) {
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
-        lease_options_.ttl = duration(arguments.get("--lease", "60s"));
-        lease_options_.if_absent = true;
+        lease_time_ = duration(arguments.get("--lease", "60s"));
         lease_ = ".s3cache/lease/" + sha256(key_).substr(0, 32);
         owner_ = unique_text() + "-" + std::to_string(getpid());
         if (!spool) fail(s3cache::Error(Errc::file, "no temporary file can be made; is TMPDIR right?"));
@@ -279,7 +278,7 @@ public:
     bool wait_for_another() {
         std::minstd_rand random(std::random_device{}());
         for (auto pause = 100ms; usable_; pause = (std::min)(2 * pause, std::chrono::milliseconds(2000))) {
-            const auto leased = hasty_.try_set(lease_, owner_, lease_options_);
+            const auto leased = take_lease();
             if (!leased) return fail(leased.error());
             leased_ = *leased;
             // Where the store does not honour conditions two may have written: who wrote last has it, once all is there.
@@ -294,9 +293,9 @@ public:
     }
     // To be called now and then while the command runs and its output is passed on and stored.
     void renew() {
-        if (!leased_ || SteadyClock::now() - renewed_ < *lease_options_.ttl / 3) return;
+        if (!leased_ || SteadyClock::now() - renewed_ < lease_time_ / 3) return;
         renewed_ = SteadyClock::now();
-        leased_ = is_leased_here() && hasty_.try_touch(lease_, *lease_options_.ttl).value_or(false);
+        leased_ = is_leased_here() && hasty_.try_touch(lease_, lease_time_ + clocks_differ_max).value_or(false);
     }
 
     Spool spool{};
@@ -315,6 +314,22 @@ private:
             return SteadyClock::now() - since < hanging_store_max && interrupted == 0;
         };
     }
+    // Ours if there is none; or if its owner has not renewed it for its time, measured here: whose clock is right does
+    // not matter, and by no clock is it over before that.
+    s3cache::Result<bool> take_lease() {
+        s3cache::SetOptions options{lease_time_ + clocks_differ_max};
+        options.if_absent = true;
+        auto taken = hasty_.try_set(lease_, owner_, options);
+        if (!taken || *taken) return taken;
+        const auto info = hasty_.try_stat(lease_);
+        if (!info || !*info) return false;
+        const std::string seen = (*info)->etag + iso8601((*info)->last_modified);
+        if (std::exchange(lease_seen_, seen) != seen) seen_since_ = SteadyClock::now();
+        if (SteadyClock::now() - seen_since_ < lease_time_) return false;
+        options.if_absent = false;
+        options.if_match = (*info)->etag;
+        return hasty_.try_set(lease_, owner_, options);
+    }
     bool is_leased_here() {
         const auto there = hasty_.try_get(lease_);
         return there && *there && (*there)->view() == owner_;
@@ -331,10 +346,12 @@ private:
 
     Cache cache_, hasty_;  // what is read is read in haste, what is stored may take its time
     const std::string key_;
-    std::string lease_, owner_;
-    s3cache::SetOptions options_, lease_options_;
+    std::string lease_, owner_, lease_seen_;
+    s3cache::Seconds lease_time_{};
+    static constexpr std::chrono::minutes clocks_differ_max{20};  // S3 refuses who is off by more than 15
+    s3cache::SetOptions options_;
     bool usable_ = true, leased_ = false;
-    SteadyClock::time_point renewed_{};
+    SteadyClock::time_point renewed_{}, seen_since_{};
 };
 
 // Ends as the command did, so that whoever waits for us sees what they would have seen of it.

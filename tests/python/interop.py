@@ -245,13 +245,15 @@ def expiries():
     live = {
         'fraction': lambda: '%.6f' % (now() + 3600), 'no fraction': lambda: '%d' % (now() + 3600),
         'exponent': lambda: '%e' % (now() + 36000), 'blanks around': lambda: ' %f ' % (now() + 3600),
-        'underscores': lambda: '{:_}'.format(int(now()) + 3600), 'plus sign': lambda: '+%f' % (now() + 3600),
+        'plus sign': lambda: '+%f' % (now() + 3600),
         'inf': lambda: 'inf', 'Infinity': lambda: 'Infinity', 'overflow': lambda: '1e400',
     }
     expired = {'a second ago': lambda: str(now() - 1), 'zero': lambda: '0', 'negative': lambda: '-1.5',
                '-inf': lambda: '-inf', 'long ago, exponent': lambda: '1e3'}
     refused = {name: (lambda name=name: name) for name in
                ('nan', '-NaN', 'tomorrow', '12,5', '0x7fffffff', '1__0', '2026-01-01T00:00:00Z', '99999999999s')}
+    # Python's float() would take it; nobody writes it, and it is not guessed at.
+    refused['underscores'] = lambda: '{:_}'.format(int(now()) + 3600)
     for name, text in live.items():
         def check(store, text=text):
             store.put('k', b'v', {'expires_at': text()})
@@ -278,12 +280,11 @@ def check_names(store):
         same(store.get('k'), (MISS, b''), name)
 
 
-def check_both_names(store):
-    """A store that only takes the one name, or the other, still has the time."""
+def check_one_name(store):
+    """Written once, under the name that Python reads; some stores give it back with a hyphen."""
     store.set('k', b'v', '--ttl', '90s')
-    found = {name.lower(): value for name, value in store.head('k')['Metadata'].items()}
-    values = {value for name, value in found.items() if name in ('expires_at', 'expires-at')}
-    same(len(values), 1, 'values of expires_at in %r' % found)
+    names = [name for name in store.head('k')['Metadata'] if name.lower().replace('-', '_') == 'expires_at']
+    same(len(names), 1, 'names of expires_at in %r' % names)
 
 
 def check_ttl_from_cpp(store):
