@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pty
 import re
 import resource
 import signal
@@ -526,6 +527,24 @@ def set_says_what_is_not_checked(shell):
     assert status == 0 and errors.count('\n') == 1 and 'without a check' in errors, errors
     assert shell.call('set', '--json', 'checked', stdin=body[:1000])[0] == 2
     assert shell.keys() == ['unchecked']
+
+
+def set_draws_what_the_store_has(shell):
+    """Not what lies in a buffer of this machine: this store takes a connection, and nothing else."""
+    path = shell.path()
+    with open(path, 'wb') as file:
+        file.write(bytes(1 << 20))
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        terminal, ours = pty.openpty()
+        endpoint = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % silent.getsockname()[1]}
+        process = shell.popen('set', 'k', path, stderr=ours, changes=endpoint)
+        os.close(ours)
+        drawn = b''
+        while b'%' not in drawn:
+            drawn += os.read(terminal, 4096)
+        assert b' 0 %' in drawn and b'#' not in drawn, drawn
+        process.kill()
+        os.close(terminal)
 
 
 def get_into_what_is_no_plain_file(shell):
