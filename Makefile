@@ -2,7 +2,7 @@
 #
 #   make            the offline tests (units, vectors, the fake S3), built and run; same as `make unit`
 #   make test       all of them: also the conformance suite on a real Ceph, http and TLS, Python, README, examples
-#   make demo       the command line at work on real files;         make examples   build/NAME of each example
+#   make demo       the command line at work, on the small S3 or with STORE=ceph; make examples   build/NAME of each example
 #   make check      AddressSanitizer + UBSan, then ThreadSanitizer; make check-all  the whole matrix, takes long
 #   make bench      speed;        make size   compile time and size; make fuzz      FUZZ_SECONDS=60 a target
 #   make docs       HTML of the public half (doxygen);              make clean
@@ -117,9 +117,7 @@ test:
 	@BUILD=$(BUILD) CXX='$(CXX)' tests/run.sh
 
 demo:
-	@tests/setup.sh demo
-	@$(MAKE) --no-print-directory $(BUILD)/s3cache
-	@BUILD=$(BUILD) tests/demo.sh
+	@BUILD=$(BUILD) CXX='$(CXX)' STORE='$(STORE)' tests/demo.sh
 
 bench:
 	@tests/setup.sh bench

@@ -2,7 +2,8 @@
 # The command line at work on real files; `make demo` is the way to call it. Leaves nothing behind.
 #
 # Where: the bucket of S3CACHE_URL; else the one of S3CACHE_TEST_ENDPOINT and S3CACHE_TEST_BUCKET; else, with
-# AWS_ENDPOINT_URL and AWS_ACCESS_KEY_ID set, a bucket made there and removed again; else a local Ceph, started for this.
+# AWS_ENDPOINT_URL and AWS_ACCESS_KEY_ID set, a bucket made there and removed again; else the project's own small S3, in
+# memory, started for this; with STORE=ceph a real one, Ceph's gateway.
 # Nobody's bucket is guessed: credentials alone don't choose one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,7 +17,7 @@ work=$(mktemp -d "$tmp/s3cache-demo.XXXXXX")
 run=demo-$(od -An -N4 -tx1 /dev/urandom | tr -d ' \n') # every key below goes under this
 stream_bytes=150000000
 begun=$SECONDS
-started_server='' made_bucket='' wrote=''
+started_server='' made_bucket='' wrote='' small_s3=''
 
 fail() {
     echo "demo: $*" >&2
@@ -30,9 +31,10 @@ clean_up() {
     trap '' INT TERM
     # shellcheck disable=SC2046
     kill $(jobs -p) 2>/dev/null || true
+    [ -z "$small_s3" ] || wait "$small_s3" 2>/dev/null || true
     [ -z "$wrote" ] || [ -n "$started_server" ] || "$s3cache" clear "$run/" >"$work/cleared" 2>&1 || status=1
     [ -z "$made_bucket" ] || signed DELETE "$made_bucket" >/dev/null || status=1
-    [ -z "$started_server" ] || S3CACHE_CEPH_DIR=$work/s3 tests/servers/ceph_rgw.sh wipe 2>/dev/null || status=1
+    [ "$started_server" != ceph ] || S3CACHE_CEPH_DIR=$work/s3 tests/servers/ceph_rgw.sh wipe 2>/dev/null || status=1
     rm -rf "$work"
     [ "$status" != 0 ] || echo "Cleaned up: nothing of this is left, here or in the bucket. It took $((SECONDS - begun)) s."
     exit "$status"
@@ -75,18 +77,35 @@ signed() { # METHOD URL: a request without a body that s3cache has no word for; 
 
 # ---------------------------------------------------------------- where
 
-start_local_server() {
-    local since
-    since=$(now_ms)
-    started_server=yes
+start_ceph() {
+    echo 'Starting a local S3, Ceph: that takes some ten seconds.'
     S3CACHE_CEPH_DIR=$work/s3 S3CACHE_CEPH_BUCKETS=demo tests/servers/ceph_rgw.sh start --install \
         >"$work/server.env" 2>"$work/server.log" || { cat "$work/server.log" >&2; fail 'the local S3 did not start'; }
+}
+
+start_small_s3() {
+    "$build/fake_s3" --bucket demo >"$work/server.env" 2>"$work/server.log" &
+    small_s3=$!
+    for _ in $(seq 100); do # it prints its line when it listens
+        [ ! -s "$work/server.env" ] || return 0
+        kill -0 "$small_s3" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$work/server.log" >&2
+    fail 'the small S3 did not start'
+}
+
+start_local_server() {
+    local since what="the project's own small S3, in memory; STORE=ceph takes a real one"
+    since=$(now_ms)
+    started_server=${STORE:-small}
+    if [ "$started_server" = ceph ]; then start_ceph && what="Ceph's gateway, in memory"; else start_small_s3; fi
     # shellcheck disable=SC1091
     . "$work/server.env"
     : >"$work/empty"
     export AWS_CONFIG_FILE=$work/empty AWS_SHARED_CREDENTIALS_FILE=$work/empty no_proxy=127.0.0.1 NO_PROXY=127.0.0.1
     export S3CACHE_URL="s3://demo?endpoint=$S3CACHE_TEST_ENDPOINT&region=us-east-1&path_style=true"
-    echo "A local S3 (Ceph's gateway, in memory) was started for this in $(took "$since")."
+    echo "A local S3 was started for this in $(took "$since") ($what)."
 }
 
 has_credentials() { [ -n "${AWS_ACCESS_KEY_ID:-}${AWS_PROFILE:-}" ] || [ -e ~/.aws/credentials ] || [ -e ~/.aws/config ]; }
@@ -224,14 +243,14 @@ show_condition() {
 }
 
 show_run() {
-    local since first i
+    local since first i runs=()
     slow() { "$s3cache" run --ttl 1m --key "$run/report" -- sh -c 'echo run >>"$0"; sleep 1; echo "a report of 1 s work"' "$work/runs"; }
     : >"$work/runs"
     echo
     echo 'A command that takes a second, ten times at once (s3cache run --ttl 1m -- COMMAND), and then once more:'
     since=$(now_ms)
-    for i in 1 2 3 4 5 6 7 8 9 10; do slow >"$work/report.$i" & done
-    for i in $(jobs -p); do wait "$i" || fail 'run failed'; done
+    for i in 1 2 3 4 5 6 7 8 9 10; do slow >"$work/report.$i" & runs+=($!); done
+    for i in "${runs[@]}"; do wait "$i" || fail 'run failed'; done
     first=$(took "$since") since=$(now_ms)
     slow >"$work/report"
     [ "$(cat "$work"/report.* | sort -u)" = "$(cat "$work/report")" ] || fail 'not all got the same'
@@ -241,7 +260,8 @@ show_run() {
 # ----------------------------------------------------------------
 
 tests/setup.sh demo
-env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory BUILD="$build" "$s3cache"
+echo 'Compiling the command line and the small S3, where that is not done yet: half a minute at most.'
+env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory BUILD="$build" "$s3cache" "$build/fake_s3"
 choose_bucket
 
 make_json >"$work/packages.json"
@@ -259,6 +279,6 @@ watch_ttl
 show_condition
 show_run
 echo
-echo "What is in the bucket now (s3cache ls):"
-"$s3cache" ls "$run/" | sed 's/^/  /'
+echo "What is in the bucket now (s3cache ls -l):"
+"$s3cache" ls -l "$run/" | sed 's/^/  /'
 echo

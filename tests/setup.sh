@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing for a target, by Debian package name, and says what it does.
+# Installs what is missing for a target, by Debian package name; says what, how much to download, and how far it is.
 #   tests/setup.sh [--check] unit|test|demo|bench|docs|ci
 # --check installs nothing: it names what is missing and fails. Where nothing is missing, nothing happens.
 set -euo pipefail
@@ -62,7 +62,7 @@ case $target in
         ;;
     demo)
         for_building
-        [ -n "${S3CACHE_URL:-}" ] || for_ceph
+        [ -n "${S3CACHE_URL:-}" ] || [ "${STORE:-}" != ceph ] || for_ceph
         ;;
     bench)
         for_unit
@@ -87,6 +87,9 @@ case $target in
         ;;
 esac
 
+if [ "$target" = test ] && [ -z "$check" ]; then
+    echo 'All tests take half an hour and more on two cores; `make unit` is their offline part alone.'
+fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ -n "$check" ]; then
@@ -107,15 +110,30 @@ if [ "$(id -u)" != 0 ]; then
     fi
 fi
 
-echo "For 'make $target' these Debian packages are missing and get installed now: ${missing[*]}"
 log=$(mktemp "${TMPDIR:-/tmp}/s3cache-setup.XXXXXX")
-if $sudo apt-get -o DPkg::Lock::Timeout=300 update -q >"$log" 2>&1 &&
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends \
-        "${missing[@]}" >>"$log" 2>&1; then
-    rm -f "$log"
-    echo "Installed."
-else
-    tail -n 8 "$log" >&2
-    echo "apt-get failed, its whole output is in $log" >&2
-    exit 1
-fi
+
+# Runs it with its output in the log, and says every few seconds how far it is: silence looks like a hang.
+watched() { # WHAT COMMAND...
+    local what=$1 begun=$SECONDS pid status=0
+    shift
+    "$@" >>"$log" 2>&1 </dev/null &
+    pid=$!
+    trap 'kill "$pid" 2>/dev/null; exit 143' INT TERM
+    while kill -0 "$pid" 2>/dev/null; do
+        sleep 1
+        [ $(((SECONDS - begun) % 5)) != 4 ] || echo "  $what, $((SECONDS - begun)) s: $(tail -n 1 "$log" | tr -d '\r' | cut -c 1-90)"
+    done
+    wait "$pid" || status=$?
+    trap - INT TERM
+    [ "$status" = 0 ] || { tail -n 8 "$log" >&2; echo "apt-get failed, its whole output is in $log" >&2; exit 1; }
+}
+
+apt() { $sudo env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -o DPkg::Lock::Timeout=300 -q "$@"; }
+
+echo "For 'make $target' these Debian packages are missing and get installed now: ${missing[*]}"
+watched 'asking for their lists' apt update
+apt install --assume-no --no-install-recommends "${missing[@]}" 2>/dev/null </dev/null |
+    sed -n 's/^Need to get \(.*\) of archives.*/  To download: \1./p; s/^After this operation, \(.*\) of additional.*/  On disk: \1./p' || true
+watched 'installing' apt install -y --no-install-recommends "${missing[@]}"
+rm -f "$log"
+echo "Installed, in $SECONDS s."

@@ -202,3 +202,5 @@ if [ -n "$markdown" ]; then
     { sed 's/$/  /' "$dir/heading"; echo; cat "$dir/rows.md" "$dir/instructions"; } >"$programs/table.md"
     echo "$programs/table.md"
 fi
+# The picture of README is of a whole run.
+if [ -n "$python" ] && [ -z "$quick$only" ]; then "$python" tests/bench/bars.py "$dir/rows.md" tests/bench/speed.svg; fi

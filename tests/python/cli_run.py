@@ -3,22 +3,30 @@
     python3 tests/python/cli_run.py [build/s3cache]
 
 The store: S3CACHE_TEST_ENDPOINT; bucket and keys as for interop.py. Nothing leaves the machine but for that store. What
-happens when is settled by what the commands say and wait for, not by time. Prints one line a check and
-'N passed, N failed'; exit status 1 if one failed.
+happens when is settled by what the commands say and wait for, not by time. What a check started is ended with it, also in the
+background of a script, where SIGINT is ignored. Prints one line a check and 'N passed, N failed'; exit status 1 if one failed.
 """
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
 import resource
 import signal
 import socket
+import stat
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 import uuid
 import xml.etree.ElementTree
 
+from botocore.exceptions import ClientError
 from doctor import WRONG_SECRET, Patient, closed_port
 
 SECONDS_MAX = 120  # of one call, so that a hang is a failure
@@ -30,7 +38,7 @@ class Shell:
     """A bucket to run commands against, below a prefix of its own, and a folder for what they leave."""
 
     def __init__(self, patient):
-        self.patient, self.prefix, self.count = patient, 'run-' + uuid.uuid4().hex, 0
+        self.patient, self.prefix, self.count, self.started = patient, 'run-' + uuid.uuid4().hex, 0, []
         self.url = 's3://%s/%s' % (patient.bucket, self.prefix)
 
     def line(self, *words):
@@ -38,10 +46,22 @@ class Shell:
 
     def popen(self, *words, changes=(), **more):
         settings = {'stdin': subprocess.DEVNULL, 'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **more}
-        return subprocess.Popen(self.line(*words), env=self.patient.environment(dict(changes)), **settings)
+        process = subprocess.Popen(self.line(*words), env=self.patient.environment(dict(changes)), start_new_session=True, **settings)
+        self.started.append(process)
+        return process
 
-    def call(self, *words, stdin=b'', changes=()):
-        process = self.popen(*words, changes=changes, stdin=subprocess.PIPE)
+    def end_all(self):
+        """Each call has a process group of its own: what it left there goes with it."""
+        for process in self.started:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+        self.started.clear()
+
+    def call(self, *words, stdin=b'', changes=(), **more):
+        process = self.popen(*words, changes=changes, stdin=subprocess.PIPE, **more)
         out, errors = process.communicate(stdin, timeout=SECONDS_MAX)
         return process.returncode, out, errors.decode(errors='replace')
 
@@ -52,7 +72,9 @@ class Shell:
 
     def refuses(self, *words):
         status, out, errors = self.call(*words)
-        assert status == 64 and not out and 'usage:' in errors, (status, out, errors)
+        lines = errors.splitlines()
+        assert status == 64 and not out, (status, out, errors)
+        assert lines[0].startswith('s3cache: ') and lines[1].startswith('usage: ') and len(lines) <= 3, errors
 
     def path(self):
         self.count += 1
@@ -209,15 +231,24 @@ def run_passes_input(shell):
     assert shell.run('--key', 'input', '--', 'cat', stdin=b'from standard input') == b'from standard input'
 
 
+def memory_peak(pid):
+    """Bytes; 0 once it has ended. (What wait4 tells counts what we held ourselves when it was started.)"""
+    with open('/proc/%d/status' % pid) as status:
+        found = re.search(r'^VmHWM:\s+(\d+) kB', status.read(), re.M)
+    return int(found[1]) * 1024 if found else 0
+
+
 def run_holds_little(shell):
     for _ in range(2):
         process = shell.popen('run', '--key', 'large', '--', 'head', '-c', str(OUTPUT_BYTES), '/dev/zero')
-        size = 0
+        size = peak = 0
         while block := process.stdout.read(1 << 20):
             size += len(block)
-        _, status, usage = os.wait4(process.pid, 0)
-        assert (status, size) == (0, OUTPUT_BYTES), (status, size)
-        assert usage.ru_maxrss * 1024 < MEMORY_BYTES_MAX, '%d MiB' % (usage.ru_maxrss // 1024)
+        while process.poll() is None:
+            peak = max(peak, memory_peak(process.pid))
+            time.sleep(0.01)
+        assert (process.returncode, size) == (0, OUTPUT_BYTES), (process.returncode, size)
+        assert peak < MEMORY_BYTES_MAX, '%d MiB' % (peak >> 20)
         process.stdout.close()
         process.stderr.close()
     assert shell.stat('large')['size'] == OUTPUT_BYTES
@@ -236,6 +267,114 @@ def run_whose_output_nobody_reads(shell):
     assert shell.keys() == [], 'half an output was kept'
     shell.run('--key', 'long', '--', 'sh', '-c', 'yes | head -c 4000000')
     assert first_line('--key', 'long', '--', 'false') == (b'y\n', -signal.SIGPIPE), 'from the cache as from the command'
+
+
+@contextlib.contextmanager
+def nonblocking_pipe():
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETFL, fcntl.fcntl(writer, fcntl.F_GETFL) | os.O_NONBLOCK)
+    try:
+        yield reader, writer
+    finally:
+        os.close(reader)
+
+
+def slowly(reader):
+    """All of it, by one who begins when the pipe is full: a writer that gives up then has lost the rest."""
+    def waiting():
+        return struct.unpack('i', fcntl.ioctl(reader, termios.FIONREAD, bytes(4)))[0]
+
+    deadline = time.monotonic() + 10
+    while waiting() < 60000 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    out = b''
+    while block := os.read(reader, 1 << 16):
+        out += block
+    return out
+
+
+def run_does_not_keep_what_was_cut_off(shell):
+    """The command succeeds, but its reader has left before the end: what it said was not passed on, so it is not kept."""
+    command = Command(shell, 'seq 1000000; echo end >&2')
+    process = shell.popen('run', '--key', 'cut', '--', *command.words)
+    assert process.stdout.readline() == b'1\n'
+    process.stdout.close()
+    status, errors = process.wait(SECONDS_MAX), process.stderr.read().decode()
+    process.stderr.close()
+    assert status == 1 and 'end\n' in errors and 'standard output' in errors, (status, errors)
+    assert shell.keys() == [], 'half an output was kept'
+    assert shell.run('--key', 'cut', '--', *command.words).count(b'\n') == 1000000
+    assert command.runs() == 2
+
+
+def run_into_a_full_device(shell):
+    """Said, and not kept; from the cache the same."""
+    def into_full(*words):
+        with open('/dev/full', 'wb') as full:
+            process = shell.popen('run', '--key', 'full', '--', *words, stdout=full)
+            errors = process.communicate(timeout=SECONDS_MAX)[1].decode()
+        assert process.returncode == 1 and errors.count('\n') == 1 and 'No space left' in errors, (process.returncode, errors)
+
+    into_full('echo', 'hi')
+    into_full('seq', '1000000')
+    assert shell.keys() == [], shell.keys()
+    shell.run('--key', 'full', '--', 'echo', 'hi')
+    into_full('false')
+
+
+def run_into_an_output_that_does_not_block(shell):
+    """Neither of the two loses anything: the one that ran, and the one from the cache."""
+    wanted = b''.join(b'%d\n' % i for i in range(1, 100001))
+    for command in ('seq', 'false'):
+        with nonblocking_pipe() as (reader, writer):
+            process = shell.popen('run', '--key', 'slow', '--', command, '100000', stdout=writer)
+            os.close(writer)
+            assert slowly(reader) == wanted and process.wait(SECONDS_MAX) == 0, process.stderr.read()
+
+
+def run_where_children_are_not_waited_for(shell):
+    """With SIGCHLD ignored by the parent, as some service managers do, a failure is a failure still."""
+    script = 'import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])'
+    line = [sys.executable, '-c', script, *shell.line('run', '--', 'sh', '-c', 'echo half; exit 3')]
+    done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=shell.patient.environment({}), timeout=SECONDS_MAX)
+    assert (done.returncode, done.stdout) == (3, b'half\n'), done
+    assert shell.keys() == [], 'a failure was kept'
+
+
+def run_renews_while_its_output_blocks(shell):
+    """The lease is short and the reader slow: who comes meanwhile waits, instead of running the command as well."""
+    command = Command(shell, 'seq 200000')
+    words = ['run', '--lease', '3s', '--key', 'leased', '--', *command.words]
+    first = shell.popen(*words)
+    assert first.stdout.readline() == b'1\n'
+    second = shell.popen(*words)
+    time.sleep(5)  # longer than the lease: nothing is read of the first meanwhile
+    assert command.runs() == 1, 'it was run again while the first one was still at it'
+    assert first.communicate(timeout=SECONDS_MAX)[0].endswith(b'\n200000\n')
+    out, errors = second.communicate(timeout=SECONDS_MAX)
+    assert (second.returncode, out.count(b'\n')) == (0, 200000) and command.runs() == 1, (command.runs(), errors)
+
+
+def run_before_a_store_that_stops_in_the_middle(shell):
+    """Half a body, and then nothing: the command runs after ten seconds at most, and not after three attempts of twenty."""
+    def serve(server):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                connections.append(connection)
+                connection.recv(1 << 16)
+                connection.sendall(b'HTTP/1.1 200 OK\r\nETag: "e"\r\nContent-Length: 100000\r\n\r\nhalf')
+
+    connections = []
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        threading.Thread(target=serve, args=(server,), daemon=True).start()
+        began = time.monotonic()
+        endpoint = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % server.getsockname()[1]}
+        status, out, errors = shell.call('run', '--', 'echo', 'out', changes=endpoint)
+        took = time.monotonic() - began
+    assert (status, out) == (0, b'out\n') and errors.count('\n') == 1, (status, out, errors)
+    assert took < 20, took  # ten, and what a slow machine adds; without the bound it was 69
 
 
 def run_hands_signals_on(shell):
@@ -335,6 +474,105 @@ def lifecycle_prints_what_the_store_takes(shell):
         assert kept == {(shell.prefix + '/', None), (shell.prefix + '/', 30)}, found
     finally:
         client.delete_bucket_lifecycle(Bucket=bucket)
+    shell.refuses('lifecycle', '--install')
+
+
+# ------------------------------------------------------------------------------------------------------- the other commands
+
+
+def help_of_one_command(shell):
+    status, out, errors = shell.call('help')
+    assert status == 0 and errors == '' and all(b'  ' + name in out for name in (b'set ', b'get ', b'ls ', b'run ', b'doctor')), out
+    for words in (['help', 'set'], ['set', '--help']):
+        status, out, errors = shell.call(*words)
+        assert status == 0 and b'--if-absent' in out and b'presign' not in out, out
+    for words in (['help', 'nothing'], ['nothing'], ['set'], ['get'], ['get', 'a', 'b'], ['get', '--ttl', '1h', 'k'], ['touch', 'k']):
+        shell.refuses(*words)
+
+
+def clear_wants_a_prefix(shell):
+    shell.put('kept', b'x')
+    for words in (['clear', ''], ['clear'], ['clear', '--all', 'kept'], ['clear', '--all', ''], ['clear', 'a', 'b']):
+        shell.refuses(*words)
+    assert shell.keys() == ['kept']
+    assert shell.call('clear', 'kept')[:2] == (0, b'1 entry removed\n')
+    assert shell.call('clear', '--all')[:2] == (0, b'0 entries removed\n')
+
+
+def purge_counts(shell):
+    for key in ('a', 'b'):
+        shell.put(key, b'x', **{'expires-at': '1000000000'})
+    shell.put('c', b'x')
+    assert shell.call('purge', 'a')[:2] == (0, b'1 expired entry removed\n')
+    assert shell.call('purge')[:2] == (0, b'1 expired entry removed\n')
+    assert shell.keys() == ['c']
+
+
+def ls_long(shell):
+    shell.put('expired', b'x' * 12, **{'expires-at': '%d' % (time.time() - 3600), 'kind': 'text'})
+    shell.call('set', '--ttl', '1h', '--json', 'later', stdin=b'[1]')
+    shell.call('set', '--gzip', 'never', stdin=b'y' * 100000)
+    status, out, errors = shell.call('ls', '-l')
+    expired, later, never = out.decode().splitlines()
+    assert status == 0 and expired.split()[:3] == ['text', '12', 'B'] and 'EXPIRED 60 min ago' in expired, out
+    assert later.startswith('json ') and re.search(r'expires in (59|60) min +later$', later), later
+    assert never.startswith('bytes ') and ' gzip ' in never and re.search(r'never expires +never$', never), never
+
+
+def set_says_what_is_not_checked(shell):
+    body = b'"' + b'x' * (17 << 20)  # no JSON: it has no end
+    status, out, errors = shell.call('set', '--json', 'unchecked', stdin=body)
+    assert status == 0 and errors.count('\n') == 1 and 'without a check' in errors, errors
+    assert shell.call('set', '--json', 'checked', stdin=body[:1000])[0] == 2
+    assert shell.keys() == ['unchecked']
+
+
+def set_draws_what_the_store_has(shell):
+    """Not what lies in a buffer of this machine: this store takes a connection, and nothing else."""
+    path = shell.path()
+    with open(path, 'wb') as file:
+        file.write(bytes(1 << 20))
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        terminal, ours = pty.openpty()
+        endpoint = {'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % silent.getsockname()[1]}
+        process = shell.popen('set', 'k', path, stderr=ours, changes=endpoint)
+        os.close(ours)
+        drawn = b''
+        while b'%' not in drawn:
+            drawn += os.read(terminal, 4096)
+        assert b' 0 %' in drawn and b'#' not in drawn, drawn
+        process.kill()
+        os.close(terminal)
+
+
+def get_into_what_is_no_plain_file(shell):
+    """A device or a FIFO is written to, a symlink followed, a mode kept; a name of 255 bytes is a name."""
+    shell.put('k', b'value')
+    fifo, plain, link = shell.path(), shell.path(), shell.path()
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert shell.call('get', '-o', fifo, 'k')[0] == 0
+    assert os.read(reader, 100) == b'value' and stat.S_ISFIFO(os.stat(fifo).st_mode)
+    os.close(reader)
+    assert shell.call('get', '-o', '/dev/null', 'k')[0] == 0 and stat.S_ISCHR(os.stat('/dev/null').st_mode)
+    with open(plain, 'w') as file:
+        file.write('old')
+    os.chmod(plain, 0o600)
+    os.symlink(plain, link)
+    assert shell.call('get', '-o', link, 'k')[0] == 0 and os.path.islink(link)
+    assert open(plain, 'rb').read() == b'value' and stat.S_IMODE(os.stat(plain).st_mode) == 0o600
+    longest = os.path.join(shell.patient.home, 'n' * 255)
+    assert shell.call('get', '-o', longest, 'k')[0] == 0 and open(longest, 'rb').read() == b'value'
+    os.unlink(longest)
+
+
+def get_into_an_output_that_does_not_block(shell):
+    body = os.urandom(1 << 20)
+    shell.put('large', body)
+    with nonblocking_pipe() as (reader, writer):
+        process = shell.popen('get', 'large', stdout=writer)
+        os.close(writer)
+        assert slowly(reader) == body and process.wait(SECONDS_MAX) == 0
 
 
 def checks(program):
@@ -343,13 +581,15 @@ def checks(program):
                       os.environ['AWS_SECRET_ACCESS_KEY'], os.environ.get('AWS_CA_BUNDLE'))
     patient.ensure_bucket()
     for name, check in list(globals().items()):
-        if name.startswith(('run_', 'lifecycle_')):
+        if name.startswith(('run_', 'lifecycle_', 'help_', 'clear_', 'purge_', 'ls_', 'set_', 'get_')):
             yield name.replace('_', ' '), check, Shell(patient)
 
 
 def main():
     program = sys.argv[1] if len(sys.argv) > 1 else 'build/s3cache'
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.default_int_handler)  # what a script in the background ignores, our commands would too
     passed = failed = 0
     for name, check, shell in checks(program):
         try:
@@ -361,7 +601,8 @@ def main():
             passed += 1
             print('ok    ' + name, flush=True)
         finally:
-            shell.call('clear', '')
+            shell.call('clear', '--all')
+            shell.end_all()
     print('%d passed, %d failed' % (passed, failed))
     return 1 if failed or not passed else 0
 

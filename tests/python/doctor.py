@@ -9,6 +9,7 @@ that store. Prints one line a check and 'N passed, N failed'; exit status 1 if o
 
 import atexit
 import contextlib
+import http.server
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 
 import boto3
@@ -27,7 +29,7 @@ WORKS, FAILS = 0, 2
 DOCTOR_SECONDS_MAX = 120
 WRONG_SECRET = 'wrongSecret/0123456789+abcdefghijklmnopq'
 TOKEN = 'tokenThatNobodyMaySee/0123456789'
-TRIALS = ('store an entry', 'find it, miss another', 'read it back', 'store only if absent', 'store only if unchanged',
+TRIALS = ('store an entry', 'find it, miss another', 'read it back', 'store a stream in parts', 'store only if absent', 'store only if unchanged',
           'give it more time', 'list', 'remove it')
 
 
@@ -255,6 +257,85 @@ def quirk_missing_is_forbidden(program):
     with fake(program, '--quirk', 'forbidden-for-missing') as patient:
         patient.doctor(FAILS, answer('find it, miss another', 'NO'), 'fix: .*s3:ListBucket', answer('remove it', 'yes'))
         assert patient.left_behind() == [], patient.left_behind()
+
+
+def quirk_small_difference_of_clocks(program):
+    with fake(program, '--clock-offset', '30') as patient:
+        patient.doctor(WORKS, '^  clock +OFF .*(29|30|31) s behind', 'fix: set it')
+
+
+def quirk_scheme_mixed_up(program):
+    """Either scheme spoken to a port that speaks the other: both ends are named."""
+    with fake(program) as patient:
+        wrong = patient.endpoint.replace('http:', 'https:')
+        patient.doctor(FAILS, answer('store an entry', 'NO'), 'fix: that port speaks HTTP: write ' + re.escape(patient.endpoint),
+                       AWS_ENDPOINT_URL=wrong)
+    with fake(program, '--tls') as patient:
+        wrong = patient.endpoint.replace('https:', 'http:')
+        patient.doctor(FAILS, answer('store an entry', 'NO'), 'fix: that port speaks HTTPS: write ' + re.escape(patient.endpoint),
+                       AWS_ENDPOINT_URL=wrong)
+
+
+def quirk_endpoint_with_a_path(program):
+    with fake(program) as patient:
+        patient.doctor(FAILS, 'fix: take the path /console off the endpoint', AWS_ENDPOINT_URL=patient.endpoint + '/console')
+
+
+def quirk_no_such_bucket_behind_a_proxy(program):
+    """Writes fail by their signature, but the keys are right: what is missing is the bucket."""
+    with fake(program, '--quirk', 'drop-underscore-headers') as patient:
+        patient.doctor(FAILS, '^    403 SignatureDoesNotMatch', 'fix: make the bucket', bucket='no-such-bucket')
+
+
+def quirk_no_uploads_in_parts(program):
+    with fake(program, '--quirk', 'part-min=%d' % (6 << 20)) as patient:
+        patient.doctor(WORKS, answer('store a stream in parts', 'NO'), 'but for what is marked NO')
+        assert patient.left_behind() == [], patient.left_behind()
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """A store in front of which stands what the test says."""
+    protocol_version = 'HTTP/1.1'
+
+    def answer(self):
+        self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        status, body = self.server.policy(self.command, self.path)
+        self.send_response(status)
+        self.send_header('Content-Length', str(len(body)))
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = answer
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def gate(program, policy):
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Gate) as server:
+        server.policy = policy
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield Patient(program, 'http://127.0.0.1:%d' % server.server_port, 'bucket', 'AKIDFAKES3EXAMPLE', 'fake/secret')
+        server.shutdown()
+
+
+def quirk_read_only_user(program):
+    xml = b'<?xml version="1.0" encoding="UTF-8"?>\n'
+
+    def policy(method, path):
+        if method not in ('GET', 'HEAD'):
+            return 403, xml + b'<Error><Code>AccessDenied</Code><Message>not yours</Message></Error>'
+        if 'list-type=2' in path:
+            return 200, xml + (b'<ListBucketResult><Name>bucket</Name><Prefix></Prefix><KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys>'
+                               b'<IsTruncated>false</IsTruncated></ListBucketResult>')
+        if path.split('?')[0].strip('/') == 'bucket':
+            return 200, b''
+        return 404, xml + b'<Error><Code>NoSuchKey</Code><Message>nothing</Message></Error>'
+
+    with gate(program, policy) as patient:
+        patient.doctor(FAILS, '^    403 AccessDenied', 'fix: reading works: set read_only', '^Reading would work')
 
 
 def checks(program):

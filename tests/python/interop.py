@@ -245,13 +245,15 @@ def expiries():
     live = {
         'fraction': lambda: '%.6f' % (now() + 3600), 'no fraction': lambda: '%d' % (now() + 3600),
         'exponent': lambda: '%e' % (now() + 36000), 'blanks around': lambda: ' %f ' % (now() + 3600),
-        'underscores': lambda: '{:_}'.format(int(now()) + 3600), 'plus sign': lambda: '+%f' % (now() + 3600),
+        'plus sign': lambda: '+%f' % (now() + 3600),
         'inf': lambda: 'inf', 'Infinity': lambda: 'Infinity', 'overflow': lambda: '1e400',
     }
     expired = {'a second ago': lambda: str(now() - 1), 'zero': lambda: '0', 'negative': lambda: '-1.5',
                '-inf': lambda: '-inf', 'long ago, exponent': lambda: '1e3'}
     refused = {name: (lambda name=name: name) for name in
                ('nan', '-NaN', 'tomorrow', '12,5', '0x7fffffff', '1__0', '2026-01-01T00:00:00Z', '99999999999s')}
+    # Python's float() would take it; nobody writes it, and it is not guessed at.
+    refused['underscores'] = lambda: '{:_}'.format(int(now()) + 3600)
     for name, text in live.items():
         def check(store, text=text):
             store.put('k', b'v', {'expires_at': text()})

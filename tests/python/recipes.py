@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Builds each of examples/recipes, runs it against a store, and compares what it prints with what examples/RECIPES.md says;
-and every C++ line of that page must stand in the recipe it is about.
+and every line of code of that page must stand in the recipe it is about. A recipe with a second half in Python (NAME.py beside
+NAME.cpp) runs before it and after it. One that is a test gets Catch2 and the small S3, and ends with Catch2's last line.
 
     recipes.py FAKE_S3     the program that serves; without it the environment names a store (S3CACHE_TEST_ENDPOINT, AWS_*)
 
@@ -29,7 +30,7 @@ def page():
         name = re.search(r'\(recipes/(\w+)\.cpp\)', section)
         if not name:
             continue
-        code = re.findall(r'^```cpp\n(.*?)^```', section, flags=re.M | re.S)
+        code = re.findall(r'^```(?:cpp|python)\n(.*?)^```', section, flags=re.M | re.S)
         prints = re.findall(r'^```text\n(.*?)^```', section, flags=re.M | re.S)
         found[name[1]] = (''.join(code), ''.join(prints))
     return found
@@ -43,24 +44,46 @@ def run(command, **more):
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', **more)
 
 
+def catch_library():
+    found = run(['pkg-config', '--libs', 'catch2'])
+    return found.stdout.split() if found.returncode == 0 and '-lCatch2' in found.stdout else []
+
+
+def build(source, functions, program):
+    """What the compiler says of it; empty: it is built."""
+    more, libraries = [], LINK
+    if 'fake_s3.hpp' in open(source, encoding='utf-8').read():
+        tests = os.path.join(ROOT, 'tests')
+        more = ['-I' + tests, os.path.join(tests, 'main.cpp'), os.path.join(tests, 'fake_s3.cpp')]
+        libraries = [*catch_library(), '-lssl', *LINK]
+    built = run([*CXX, *FLAGS, *STRICT, *more, source, functions, '-o', program, *libraries])
+    return '' if built.returncode == 0 else built.stdout
+
+
 def flaw(name, told, functions, work, environment):
     """What is wrong with a recipe; empty if nothing is."""
     source = os.path.join(RECIPES, name + '.cpp')
     if name not in told:
         return 'the page does not have it'
     code, prints = told[name]
-    there = set(stripped(open(source, encoding='utf-8').read()))
+    other = source[:-4] + '.py'
+    files = [source, other] if os.path.exists(other) else [source]
+    there = {line for file in files for line in stripped(open(file, encoding='utf-8').read())}
     strange = [line for line in stripped(code) if line not in there]
     if strange:
         return 'the page shows a line that the recipe does not have: ' + strange[0]
     program = os.path.join(work, name)
-    built = run([*CXX, *FLAGS, *STRICT, source, functions, '-o', program, *LINK])
-    if built.returncode != 0:
-        return built.stdout
-    done = run([program, 's3://bucket/recipes'], env=environment, timeout=60)
-    if done.returncode != 0 or done.stdout != prints:
-        return 'status %d, printed:\n%s' % (done.returncode, done.stdout)
-    return ''
+    problem = build(source, functions, program)
+    if problem:
+        return problem
+    printed = ''
+    for command in [[program], [sys.executable, other], [program]] if len(files) == 2 else [[program]]:
+        is_test = 'TEST_CASE' in code
+        done = run(command if is_test else [*command, 's3://bucket/recipes'], env=environment, timeout=60)
+        if done.returncode != 0:
+            return 'status %d, printed:\n%s' % (done.returncode, done.stdout)
+        printed += done.stdout.strip().splitlines()[-1] + '\n' if is_test else done.stdout
+    return '' if printed == prints else 'printed:\n' + printed
 
 
 def served(arguments):
