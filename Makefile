@@ -5,6 +5,7 @@
 #   make demo       the command line at work on real files;         make examples   build/NAME of each example
 #   make check      AddressSanitizer + UBSan, then ThreadSanitizer; make check-all  the whole matrix, takes long
 #   make bench      speed;        make size   compile time and size; make fuzz      FUZZ_SECONDS=60 a target
+#   make budget     what the header weighs against what it may: lines, instructions, compile time (tests/budget.txt)
 #   make docs       HTML of the public half (doxygen);              make clean
 #   make install    PREFIX=/usr/local DESTDIR=                      the header and a pkg-config file
 #
@@ -51,7 +52,7 @@ EXAMPLES := $(patsubst s3cache_cli,s3cache,$(basename $(notdir $(wildcard exampl
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/*.cpp)))
 
 .DEFAULT_GOAL := unit
-.PHONY: unit test demo bench fuzz check check-all size docs install examples clean programs test-programs print-test-libs
+.PHONY: unit test demo bench fuzz check check-all size budget docs install examples clean programs test-programs print-test-libs
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -128,6 +129,11 @@ bench:
 
 size:
 	@CXX='$(CXX)' tests/size.sh
+
+budget:
+	@tests/setup.sh budget
+	@$(MAKE) --no-print-directory $(BUILD)/fake_s3
+	@BUILD=$(BUILD) CXX='$(CXX)' tests/budget.py $(ARGS)
 
 check-all:
 	@tests/check_all.sh

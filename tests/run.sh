@@ -21,6 +21,8 @@ compiling() {
     suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
     suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
     suite 'consumers' tests/consumer/run.sh
+    # What it needs is installed for CI only.
+    [ -z "${CI:-}" ] || suite 'budgets' "${python/#false/python3}" tests/budget.py
     return $failed
 }
 beside=
