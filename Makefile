@@ -169,8 +169,9 @@ fuzz: $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
 install:
 	install -d '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/share/pkgconfig'
 	install -m 644 s3cache.hpp '$(DESTDIR)$(PREFIX)/include/s3cache.hpp'
-	sed -e 's|@CMAKE_INSTALL_PREFIX@|$(PREFIX)|; s|@PROJECT_VERSION@|$(VERSION)|' \
-	    cmake/s3cache.pc.in >'$(DESTDIR)$(PREFIX)/share/pkgconfig/s3cache.pc'
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: s3cache' \
+	    'Description: S3 as a cache, in one C++17 header' 'Version: $(VERSION)' 'Requires: libcurl libcrypto zlib' \
+	    'Cflags: -I$${includedir}' >'$(DESTDIR)$(PREFIX)/share/pkgconfig/s3cache.pc'
 
 docs:
 	@tests/setup.sh docs
