@@ -418,6 +418,63 @@ if [ -n "$want_run" ]; then
     cell 'suite: conformance, -fno-exceptions -fno-rtti' env BUILD="$build" CXX=g++ tests/split/no_exceptions.sh
 fi
 
+# ---------------------------------------------------------------- other versions of the libraries, played
+
+against_fake() { # COMMAND...: with a fake S3 in a process of its own, and its variables
+    (
+        make -C "$root" --no-print-directory BUILD="$build" "$build/fake_s3" || exit 1
+        rm -f "$work/own.env"
+        "$build/fake_s3" >"$work/own.env" &
+        trap 'kill $!' EXIT
+        for _ in $(seq 100); do [ -s "$work/own.env" ] && break; sleep 0.1; done
+        . "$work/own.env"
+        "$@"
+    )
+}
+# The conformance suite with a library in front of another: SOURCE of matrix/ is preloaded.
+preloaded() { # SOURCE
+    g++ -std=c++17 -shared -fPIC -O1 "$here/matrix/$1" -o "$work/$1.so" -ldl &&
+        make -C "$root" --no-print-directory BUILD="$build" "$build/conformance" &&
+        against_fake env LD_PRELOAD="$work/$1.so" "$build/conformance"
+}
+old_curl_compiles() { "$here/matrix/old_curl.sh" "$all/old_curl" && "$here/matrix/warnings.sh" g++ -isystem "$all/old_curl"; }
+no_sha256() { # an OpenSSL that allows what FIPS does, but has no module that offers any
+    printf '%s\n' 'openssl_conf = all' '[all]' 'alg_section = algorithms' '[algorithms]' 'default_properties = fips=yes' >"$work/fips.cnf"
+    g++ -std=c++17 -O0 "${given[@]+"${given[@]}"}" -I"$root" "$here/matrix/no_sha256.cpp" -o "$work/no_sha256" "${libs[@]}" &&
+        against_fake env OPENSSL_CONF="$work/fips.cnf" "$work/no_sha256"
+}
+[ -z "$want_compile" ] || cell 'warnings: headers of libcurl 7.61' old_curl_compiles
+if [ -z "$want_run" ]; then :
+elif [ "$(uname -sm)" = 'Linux x86_64' ]; then
+    cell 'suite: conformance, libcurl says it is 7.61' preloaded old_curl.cpp
+    S3CACHE_REFUSE=MD5 cell 'suite: conformance, OpenSSL refuses MD5 as under FIPS' preloaded refuse.cpp
+    cell 'suite: OpenSSL refuses SHA-256 as under FIPS: a clear error' no_sha256
+fi
+
+# ---------------------------------------------------------------- other stores
+
+# Ceph of the next Debian, in a chroot: the gateway listens on this machine's loopback.
+ceph_inside() { # SUITE COMMAND...
+    local base=$all/roots/ceph-$1 in=("$here/matrix/inside.sh" "$all/roots/ceph-$1" "$root" env S3CACHE_CEPH_DIR=/tmp/ceph) result
+    shift
+    mkdir -p "$base"
+    "${in[@]}" tests/servers/ceph_rgw.sh start >"$work/ceph.env" || return 1
+    # The certificate lies inside.
+    sed -i "s|=\(['\"]\{0,1\}\)/tmp/ceph|=\1$base/tmp/ceph|g" "$work/ceph.env"
+    (. "$work/ceph.env" && "$@")
+    result=$?
+    "${in[@]}" tests/servers/ceph_rgw.sh wipe
+    return $result
+}
+ceph_cells() { # SUITE
+    cell "suite: conformance, Ceph of $1" ceph_inside "$1" "$build/conformance"
+}
+if [ -n "$want_run" ] && [ "$(id -u)" = 0 ] && wanted ceph_cells trixie; then
+    can_make_roots && make -C "$root" --no-print-directory BUILD="$build" "$build/conformance" >"$logs/ceph" 2>&1 &&
+        "$here/matrix/root.sh" "$(dpkg --print-architecture)" trixie "$all/roots/ceph-trixie" ceph-mon ceph-osd radosgw openssl curl procps \
+            >>"$logs/ceph" 2>&1 && ceph_cells trixie || skip 'Ceph of trixie' "it could not be made ($logs/ceph)"
+fi
+
 echo '== the matrix'
 sort -t "$(printf '\t')" -k 2 "$results" | awk -F '\t' '{ printf "%-8s %-78s %s\n", $1, $2, $3 }'
 echo "$passed passed, $failed failed, $not_run not run"
