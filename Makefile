@@ -113,7 +113,6 @@ unit:
 	$(BUILD)/unit $(ARGS)
 
 test:
-	@echo 'All suites. On two cores they take about ten minutes, most of it for compiling; what gets installed is named first.'
 	@tests/setup.sh test
 	@$(MAKE) --no-print-directory programs
 	@BUILD=$(BUILD) CXX='$(CXX)' tests/run.sh

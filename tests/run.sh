@@ -20,9 +20,12 @@ suite() { # NAME COMMAND...
     tests/summary run "$@" || failed=1
 }
 
-# What only compiles and links goes on beside the other suites, which mostly wait; its output comes at the end.
-compiling() {
+# What only compiles and links goes on beside the other suites, which mostly wait: two jobs, whose output comes at the end.
+compiling_modes() {
     suite 'two modes, hostile macros' tests/split/run.sh
+    return $failed
+}
+compiling_others() {
     suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
     suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
     suite 'consumers' tests/consumer/run.sh
@@ -30,12 +33,18 @@ compiling() {
     [ -z "${CI:-}" ] || suite 'budgets' "${python/#false/python3}" tests/budget.py
     return $failed
 }
-beside=
+beside=()
+start_beside() {
+    local job
+    for job in compiling_modes compiling_others; do
+        "$job" >"$BUILD/$job.log" 2>&1 &
+        beside+=($!)
+    done
+}
 end_beside() {
-    [ -n "$beside" ] || return 0
-    wait "$beside" || failed=1
-    beside=
-    cat "$BUILD/compiling.log"
+    local pid
+    for pid in "${beside[@]}"; do wait "$pid" || failed=1; done
+    cat "$BUILD"/compiling_*.log
 }
 
 # What a process started, and what that did: ended from the leaves up, so that nobody is left to somebody else.
@@ -95,8 +104,7 @@ start_fake() { # a small S3 as a program of its own, for the Python side
 tests/summary reset
 python=$(python) || { echo 'no Python with boto3 found' >&2; python=false; }
 
-(compiling) >"$BUILD/compiling.log" 2>&1 &
-beside=$!
+start_beside
 
 suite 'unit tests, vectors' "${offline[@]}" "$BUILD/unit"
 suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"

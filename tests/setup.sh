@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for a target, by Debian package name, and says what it does.
-#   tests/setup.sh [--check] unit|test|demo|bench|budget|docs|ci
+#   tests/setup.sh [--check] unit|test|demo|bench|docs|ci
 # --check installs nothing: it names what is missing and fails. Where nothing is missing, nothing happens.
 set -euo pipefail
 
