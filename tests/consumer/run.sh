@@ -38,6 +38,11 @@ add_subdirectory() {
 fetch_content() {
     cmake -S "$here/fetch_content" -B "$work/fetch" -DS3CACHE_SOURCE="$root" && cmake --build "$work/fetch" && "$work/fetch/app"
 }
+fake_s3() { # HOW: a project whose tests talk to the fake S3
+    cmake -S "$here/fake_s3" -B "$work/fake-$1" -DS3CACHE_SOURCE="$root" -DHOW="$1" && cmake --build "$work/fake-$1" && "$work/fake-$1/app"
+}
+fake_s3_added() { fake_s3 add_subdirectory; }
+fake_s3_fetched() { fake_s3 FetchContent; }
 find_package() {
     cmake -S "$root" -B "$work/lib" -DCMAKE_INSTALL_PREFIX="$work/cmake-prefix" && cmake --install "$work/lib" &&
         cmake -S "$here/find_package" -B "$work/find" -DCMAKE_PREFIX_PATH="$work/cmake-prefix" &&
@@ -96,10 +101,13 @@ if have cmake; then
     consumer add_subdirectory add_subdirectory
     consumer FetchContent fetch_content
     consumer find_package find_package
+    consumer 'fake S3, added' fake_s3_added
+    consumer 'fake S3, fetched' fake_s3_fetched
 else
     skip add_subdirectory cmake required
     skip FetchContent cmake required
     skip find_package cmake required
+    skip 'fake S3' cmake required
 fi
 if have pkg-config; then
     consumer 'pkg-config, make' pkg_config_make

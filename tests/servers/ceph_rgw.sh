@@ -165,6 +165,9 @@ make_certificate() { # NAME
 random_hex() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }
 
 write_conf() {
+    # Debian 13's OSD looks for its classes below the folder it was started in.
+    local classes=
+    for classes in /usr/lib/*/rados-classes /usr/lib/rados-classes ''; do [ ! -d "$classes" ] || break; done
     fsid=$(cat /proc/sys/kernel/random/uuid)
     cat >"$conf" <<CONF
 [global]
@@ -194,6 +197,7 @@ log_file = $base/log/\$name.log
 mon_cluster_log_file = $base/log/cluster.log
 mon_data = $base/mon
 osd_data = $base/osd
+${classes:+osd_class_dir = $classes}
 rgw_data = $base/rgw
 debug_ms = 0
 # One copy of everything on one OSD, few placement groups: what makes it start in seconds.

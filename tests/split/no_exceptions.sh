@@ -16,20 +16,7 @@ out=$build/no_exceptions
 cxx=${CXX:-g++} std=${STD:-c++17}
 mkdir -p "$out/header"
 
-awk '
-    /^#if defined\(__cpp_exceptions\)/ { print "#if 0"; changed++; next }
-    held { # an #if whose next line tells what it is about
-        throwing = /begin\(\)|std::size_t read\(|explicit Cache\(|std::exception_ptr cause|std::rethrow/
-        print throwing ? "#if 1" : "#if S3CACHE_EXCEPTIONS"
-        changed += throwing
-        held = 0
-        if (/std::rethrow/) next # there is no such member, but for its name in the cases that are left out
-        if (/std::exception_ptr cause/) $0 = "        static constexpr bool cause = false;"
-    }
-    /^#if S3CACHE_EXCEPTIONS$/ { held = 1; next }
-    { print }
-    END { if (changed != 6) exit 1 }
-' "$root/s3cache.hpp" >"$out/header/new.hpp" || { echo 'the header has other #ifs than this script knows' >&2; exit 1; }
+python3 "$here/no_exceptions.py" "$root/s3cache.hpp" >"$out/header/new.hpp"
 cmp -s "$out/header/new.hpp" "$out/header/s3cache.hpp" || cp "$out/header/new.hpp" "$out/header/s3cache.hpp"
 
 # shellcheck disable=SC2086

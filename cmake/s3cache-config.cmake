@@ -1,5 +1,0 @@
-include(CMakeFindDependencyMacro)
-find_dependency(CURL)
-find_dependency(OpenSSL)
-find_dependency(ZLIB)
-include("${CMAKE_CURRENT_LIST_DIR}/s3cache-targets.cmake")
