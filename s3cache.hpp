@@ -374,9 +374,26 @@ private:
     bool negative_ = false;
 };
 
+// One made of a string literal, which outlives every call: a producer may return it.
+struct Literal : Payload {
+    using Payload::Payload;
+};
+
 // JSON text. Refused by set() with Errc::invalid_argument unless Python's json.loads would take it.
-inline Payload json(std::string_view text) { return {text.data(), text.size(), Kind::json}; }
-inline Payload json(const char* text) { return text ? json(std::string_view(text)) : Payload(text); }
+template <class Text>
+auto json(Text&& text) {
+    using Plain = std::remove_reference_t<Text>;
+    if constexpr (std::is_array_v<Plain> && std::is_const_v<std::remove_extent_t<Plain>>) {
+        return Literal(text, std::string_view(text).size(), Kind::json);
+    } else {
+        if constexpr (std::is_pointer_v<std::decay_t<Text>> && !std::is_array_v<Plain>) {
+            if (!text) return Payload(nullptr, 1, Kind::json);
+        }
+        const std::string_view view(text);
+        return Payload(view.data(), view.size(), Kind::json);
+    }
+}
+inline Payload json(std::nullptr_t) { return {nullptr, 1, Kind::json}; }
 inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
 
 // What a Source's callable returns to say that it failed; the upload is then aborted and nothing is stored.
@@ -3685,6 +3702,10 @@ inline constexpr long idle_seconds_max = 20;
 inline constexpr unsigned idle_connections_max = 16;
 
 using Clock = std::chrono::steady_clock;
+
+inline bool has_little_memory(const Config& config) {
+    return config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
+}
 using Milliseconds = std::chrono::milliseconds;
 
 // What the process knows of its libraries. libcurl is initialised once and never cleaned up, because the application may
@@ -3963,7 +3984,7 @@ private:
     }
 
     void set_buffers(const Config& config) {
-        const bool least = config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
+        const bool least = has_little_memory(config);
         set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
 #if LIBCURL_VERSION_NUM >= 0x073e00
         if (setup_.one_send) return;
@@ -4276,8 +4297,9 @@ private:
 // engine used last has the warmest connections.
 class Pool {
 public:
-    explicit Pool(unsigned connections) : connections_(connections), process_(process_id()) {
-        idle_.reserve((std::max)(connections, idle_connections_max));  // so that giving back needs no memory
+    explicit Pool(const Config& config) : connections_(config.connections), process_(process_id()) {
+        // So that giving back needs no memory.
+        idle_.reserve(has_little_memory(config) ? 1 : (std::max)(connections_, idle_connections_max));
     }
 
     std::unique_ptr<Engine> take() {
@@ -6055,9 +6077,9 @@ inline double read_seconds(std::string_view text) {
 }
 
 // What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no meaning.
-inline constexpr std::string_view own_names[] = {"expires_at", "expires-at", "compressed", "kind",
-                                                 "crc32c",     "write-id",   "negative",   "cost",
-                                                 "lease",      "part-bytes", "parts-etag"};
+inline constexpr std::string_view own_names[] = {"expires_at",    "expires-at", "compressed", "kind",
+                                                 "crc32c",        "write-id",   "negative",   "cost",
+                                                 "lease-seconds", "part-bytes", "parts-etag"};
 
 inline bool is_own_name(std::string_view lower_name) {
     return std::find(std::begin(own_names), std::end(own_names), lower_name) != std::end(own_names);
@@ -6080,7 +6102,7 @@ inline void read_meta(Facts& facts, const std::string& name, std::string_view va
         facts.info.negative = bytes::iequal(without_repeats(value), "true");
     } else if (name == "cost") {
         facts.cost = read_seconds(value);
-    } else if (name == "lease") {
+    } else if (name == "lease-seconds") {
         facts.lease = read_seconds(value);
     }
 }
@@ -6201,7 +6223,7 @@ struct detail::Core {
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
-          pool(config.connections),
+          pool(config),
           breaker(config.breaker_failures, config.breaker_pause),
           chain(make_environment(), {config.profile, config.region, config.endpoint}),
           identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
@@ -7473,11 +7495,16 @@ private:
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
-// as compressed that it sends as they are.) feed() and next() until that is empty, in the end finish() and once more.
+// as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is empty, in the
+// end finish() and once more.
 class Decoder {
 public:
     // zlib ends each call with a copy of its window, so `batch` bytes are gathered for one.
-    Decoder(bool compressed, std::size_t batch) : mode_(compressed ? Mode::undecided : Mode::plain), batch_(batch) {}
+    Decoder(const Info& info, std::size_t batch)
+        : mode_(!info.compressed ? Mode::plain
+                : info.kind      ? Mode::gzip
+                                 : Mode::undecided),
+          batch_(batch) {}
 
     void feed(std::string_view data) {
         if (mode_ == Mode::plain) return void(plain_ = data);
@@ -7668,7 +7695,7 @@ struct Target {
 
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
 struct PartPlan {
-    std::uint64_t first = 0, most = 0;
+    std::uint64_t first = 0, most = 0, parts = parts_max;
 
     std::uint64_t bytes_of(std::uint64_t number) const {
         std::uint64_t size = first;
@@ -7950,7 +7977,7 @@ private:
             const Result<bool> more = gather(*part);
             if (!more || !*more) return more;
         }
-        if (begun_ == parts_max)
+        if (begun_ == plan_.parts)
             return refuse(Errc::too_large,
                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
                           "transfer_bytes_max");
@@ -8143,7 +8170,7 @@ struct detail::ReaderState {
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
         if (trouble) return *trouble;
-        if (!decoder) decoder.emplace(download.facts().info.compressed, 0);
+        if (!decoder) decoder.emplace(download.facts().info, 0);
         Result<std::string_view> chunk = decoder->next();
         while (chunk && chunk->empty() && !has_ended) {
             const Result<std::string_view> data = stored_bytes();
@@ -8701,7 +8728,7 @@ private:
         const std::uint64_t most = core_.config.value_bytes_max;
         is_too_large_ = !facts.info.compressed && facts.length.value_or(0) > most;
         if (is_too_large_) return false;
-        decoder_.emplace(facts.info.compressed, inflate_batch_bytes);
+        decoder_.emplace(facts.info, inflate_batch_bytes);
         const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
         return true;
@@ -9772,7 +9799,7 @@ public:
         Target target = target_for(core_, name_, Kind::text, options);
         target.operation = "lease";
         if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
-        if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease", entry::seconds_text(time_.count()));
+        if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
         const std::string owner = core_.random_id();
         const Result<bool> stored = set_memory(session, target, owner, options);
         const bool required = core_.config.conditions == Conditions::required;

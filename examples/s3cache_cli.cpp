@@ -497,77 +497,44 @@ std::string days(const Arguments& arguments, const std::string& option, const st
     return number.find_first_not_of('0') == std::string::npos ? "" : number;
 }
 
-std::string escaped(std::string_view text) {
-    std::string out;
-    for (const char c : text) {
-        if (c == '&')
-            out += "&amp;";
-        else if (c == '<')
-            out += "&lt;";
-        else if (c == '>')
-            out += "&gt;";
-        else if (c == '\r')
-            out += "&#13;";
-        else
-            out += c;
-    }
-    return out;
-}
-
-// A bucket and the prefix that this cache's keys have there, as --bucket or S3CACHE_URL names them.
-std::pair<std::string, std::string> bucket_and_prefix(const Arguments& arguments) {
-    const char* url = std::getenv("S3CACHE_URL");
-    std::string where = arguments.get("--bucket", url ? url : "");
-    where.resize((std::min)(where.find('?'), where.size()));
-    if (where.size() > 5 && where.compare(2, 3, "://") == 0) where.erase(0, 5);
+// The rules go to standard output, ready for a file; the lines that put them into force go beside them. Both languages
+// name the same things in the same order.
+int run_lifecycle(const Arguments& arguments) {
+    const bool as_json = arguments.has("--json");
+    const std::string uploads = days(arguments, "--uploads", "1"), entries = days(arguments, "--expire", "0");
+    open_cache(arguments);  // refuses what is no place for a cache
+    std::string where = place_of(arguments);
+    where = where.substr(0, where.find('?'));
+    if (where.find("://") != std::string::npos) where.erase(0, where.find("://") + 3);
     const std::size_t slash = (std::min)(where.find('/'), where.size());
-    std::string prefix = where.substr((std::min)(slash + 1, where.size()));
+    const std::string bucket = where.substr(0, slash);
+    std::string rules, prefix = slash < where.size() ? where.substr(slash + 1) : "";
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
-    return {where.substr(0, slash), prefix};
-}
-
-struct Rule {
-    std::string id, action;  // action: the element that S3's XML has, and what stands in it
-    std::string days_name;
-    unsigned days;
-};
-
-std::string rules_xml(const std::vector<Rule>& rules, const std::string& prefix) {
-    std::string out = "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n";
-    for (const Rule& rule : rules) {
-        out += "  <Rule>\n    <ID>" + escaped(rule.id) + "</ID>\n    <Filter><Prefix>" + escaped(prefix);
-        out += "</Prefix></Filter>\n    <Status>Enabled</Status>\n    <" + rule.action + "><" + rule.days_name + ">";
-        out += std::to_string(rule.days) + "</" + rule.days_name + "></" + rule.action + ">\n  </Rule>\n";
-    }
-    return out + "</LifecycleConfiguration>\n";
-}
-
-// As `aws s3api put-bucket-lifecycle-configuration` takes them.
-std::string rules_json(const std::vector<Rule>& rules, const std::string& prefix) {
-    std::string out;
-    for (const Rule& rule : rules) {
-        out += (out.empty() ? "\n" : ",\n") + std::string("  {\"ID\":") + quoted(rule.id);
-        out += ",\"Filter\":{\"Prefix\":" + quoted(prefix) + "},\"Status\":\"Enabled\",";
-        out += "\"" + rule.action + "\":{\"" + rule.days_name + "\":" + std::to_string(rule.days) + "}}";
-    }
-    return "{\"Rules\":[" + out + "]}\n";
-}
-
-int run_lifecycle(Cache&, const Arguments& arguments) {
-    const auto [bucket, prefix] = bucket_and_prefix(arguments);
-    const unsigned uploads = days(arguments, "--uploads", 1), entries = days(arguments, "--expire", 0);
-    std::vector<Rule> rules;
-    if (uploads != 0)
-        rules.push_back(
-            {"s3cache uploads " + prefix, "AbortIncompleteMultipartUpload", "DaysAfterInitiation", uploads});
-    if (entries != 0) rules.push_back({"s3cache entries " + prefix, "Expiration", "Days", entries});
-    put(arguments.has("--json") ? rules_json(rules, prefix) : rules_xml(rules, prefix));
-    // On standard error, so that standard output is the document alone. S3 replaces all rules of a bucket at once.
-    std::fprintf(stderr,
-                 "to install (it replaces the bucket's other rules): s3cache lifecycle --json ... >rules.json && "
-                 "aws s3api put-bucket-lifecycle-configuration --bucket %s --lifecycle-configuration "
-                 "file://rules.json\n",
-                 bucket.c_str());
+    if (!as_json && prefix.find_first_of("<>&") != std::string::npos)
+        throw WrongUsage{"a prefix with <, > or & wants --json"};
+    const auto add = [&](const std::string& what, const std::string& days, const char* json, const char* xml) {
+        if (days.empty()) return;
+        const std::string id = "s3cache " + what + " " + prefix, action = as_json ? json : xml;
+        if (!rules.empty()) rules += as_json ? ",\n" : "\n";
+        rules += as_json ? "  {\"ID\":" + quoted(id) + ",\"Filter\":{\"Prefix\":" + quoted(prefix) +
+                               "},\"Status\":\"Enabled\","
+                         : "  <Rule>\n    <ID>" + id + "</ID>\n    <Filter><Prefix>" + prefix +
+                               "</Prefix></Filter>\n    <Status>Enabled</Status>\n    ";
+        rules += action.substr(0, action.find('N')) + days + action.substr(action.find('N') + 1);
+        rules += as_json ? "}" : "\n  </Rule>";
+    };
+    add("uploads", uploads, "\"AbortIncompleteMultipartUpload\":{\"DaysAfterInitiation\":N}",
+        "<AbortIncompleteMultipartUpload><DaysAfterInitiation>N</DaysAfterInitiation></"
+        "AbortIncompleteMultipartUpload>");
+    add("entries", entries, "\"Expiration\":{\"Days\":N}", "<Expiration><Days>N</Days></Expiration>");
+    put(as_json ? "{\"Rules\":[\n" + rules + "\n]}\n"
+                : "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n" + rules +
+                      "\n</LifecycleConfiguration>\n");
+    flush();
+    const std::string endpoint = arguments.has("--endpoint") ? " --endpoint-url " + arguments.get("--endpoint") : "";
+    say("to put the rules, as --json has them, into force in place of all that the bucket has:");
+    say("aws s3api put-bucket-lifecycle-configuration --bucket " + bucket +
+        " --lifecycle-configuration file://rules.json" + endpoint);
     return done;
 }
 
@@ -604,10 +571,16 @@ constexpr Command commands[] = {
      run_presign, "T is 1h, and 7d at most. It outlives the entry's TTL, and hands out gzip where --gzip made it.\n"},
     {"run", "run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...",
      "print COMMAND's output from the cache; run it if there is none, once however many ask",
-     "--ttl --key --input --env --lease", 0, 0, run_run},
+     "--ttl --key --input --env --lease", 0, 0, run_run,
+     "Kept is the output of a COMMAND that succeeded, if all of it could be passed on: under its words, the contents "
+     "of\n"
+     "each FILE and the value of each NAME, or under K. A cache that fails does not keep COMMAND from running.\n"
+     "Exit status: COMMAND's; 126, 127 if it cannot be run; 1 if its output was lost on the way to standard output.\n"},
     {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json]",
-     "rules by which the store itself removes what is old, and the AWS tool's line that installs them",
-     "--expire --uploads --json", 0, 0, run_lifecycle},
+     "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON",
+     "--expire --uploads --json", 0, 0, run_lifecycle,
+     "It installs nothing: the line that does stands on standard error. Entries go DAYS after they were written,\n"
+     "uploads that nobody completed DAYS after they began (1 unless you say so; 0: no such rule).\n"},
     {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
      run_doctor, "Exit status 0: the cache would work.\n"},
 };

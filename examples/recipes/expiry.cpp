@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
         s3cache::Cache cache(argv[1]);
         cache.set("session/ann", "...", {30min});
         cache.set("session/bob", "...", {1ms});  // gone at once
-        if (cache.get("session/ann")) cache.touch("session/ann", 2h);  // used: two hours anew, without sending it again
+        cache.touch("session/ann", 2h);          // without sending the value again
 
         std::cout << (cache.contains("session/bob") ? "there" : "expired") << "\n";
         for (const s3cache::Entry& entry : cache.list("session/"))

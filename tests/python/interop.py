@@ -281,11 +281,10 @@ def check_names(store):
 
 
 def check_one_name(store):
-    """The time is written once; Ceph gives the name back with a dash."""
+    """Written once, under the name that Python reads; some stores give it back with a hyphen."""
     store.set('k', b'v', '--ttl', '90s')
-    found = {name.lower(): value for name, value in store.head('k')['Metadata'].items()}
-    names = [name for name in found if name in ('expires_at', 'expires-at')]
-    same(len(names), 1, 'names of expires_at in %r' % found)
+    names = [name for name in store.head('k')['Metadata'] if name.lower().replace('-', '_') == 'expires_at']
+    same(len(names), 1, 'names of expires_at in %r' % names)
 
 
 def check_ttl_from_cpp(store):

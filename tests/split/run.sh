@@ -114,6 +114,10 @@ for cxx in ${CXX_ALL:-g++ clang++}; do
     check 'among hostile macros' program -- hostile.cpp
     check 'among hostile macros, declarations' program $declared -- hostile.cpp impl.cpp
     check 'a static Cache' program -- static_cache.cpp
+    check 'a static object that uses a Cache when it is destroyed' program -- static_destructor.cpp
+    check 'the same, functions in one file' program $declared -- static_destructor.cpp impl.cpp
+    check 'misuse works or does not compile' misuse
+    check 'what a newcomer writes' program -- newcomer.cpp
     check 'without gzip and credential chain' program -DS3CACHE_NO_GZIP -DS3CACHE_NO_CREDENTIAL_CHAIN -- include_only.cpp
     for std in c++20 c++23 c++2b; do
         label="$cxx $std"
