@@ -1147,6 +1147,7 @@ Result<Produced> produced(R&& result) {
 #include <array>               // digests, tables
 #include <atomic>              // counters
 #include <cerrno>              // why a file could not be had
+#include <clocale>             // the decimal point that strtod expects
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
 #include <cstring>             // memcpy, strerror
@@ -1188,59 +1189,37 @@ namespace detail::utf8 {
 // A char may be signed, and a negative one must never index a table or be compared with 0x7F.
 inline constexpr unsigned char octet(char c) { return static_cast<unsigned char>(c); }
 
-inline constexpr bool is_continuation(char c) { return (octet(c) & 0xC0) == 0x80; }
-
-// The second byte's range is what rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
-inline constexpr bool second_fits(unsigned char first, char second) {
-    const unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
-    const unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
-    return octet(second) >= low && octet(second) <= high;
-}
-
 // Length of the sequence that starts at `at`, or 0 where none does. `at` must be inside the text.
 inline std::size_t sequence(std::string_view text, std::size_t at) {
     const unsigned char first = octet(text[at]);
     if (first < 0x80) return 1;
     const std::size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
     if (first < 0xC2 || first > 0xF4 || text.size() - at < length) return 0;
-    if (!second_fits(first, text[at + 1])) return 0;
-    for (std::size_t i = 2; i < length; ++i) {
-        if (!is_continuation(text[at + i])) return 0;
+    // The second byte's range rules out overlong forms (E0, F0), surrogates (ED) and values past U+10FFFF (F4).
+    unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    for (std::size_t i = 1; i < length; ++i, low = 0x80, high = 0xBF) {
+        if (octet(text[at + i]) < low || octet(text[at + i]) > high) return 0;
     }
     return length;
 }
 
-// Eight bytes at a time: most values are ASCII throughout, and this check runs over every value that has no `kind`.
-inline std::size_t ascii_run(std::string_view text, std::size_t at) {
-    const std::size_t begin = at;
-    while (text.size() - at >= sizeof(std::uint64_t)) {
-        std::uint64_t word = 0;
-        std::memcpy(&word, text.data() + at, sizeof word);
-        if ((word & 0x8080808080808080U) != 0) break;
-        at += sizeof word;
-    }
-    while (at < text.size() && octet(text[at]) < 0x80) ++at;
-    return at - begin;
-}
-
+// Eight ASCII bytes at a time: most values have no others, and this check runs over every value that has no `kind`.
 inline bool valid(std::string_view text) {
-    std::size_t at = ascii_run(text, 0);
-    while (at < text.size()) {
-        const std::size_t length = sequence(text, at);
+    constexpr std::uint64_t high_bits = 0x8080808080808080U;
+    for (std::size_t at = 0; at < text.size();) {
+        std::uint64_t word = high_bits;
+        if (text.size() - at >= sizeof word) std::memcpy(&word, text.data() + at, sizeof word);
+        const std::size_t length = (word & high_bits) == 0 ? sizeof word : sequence(text, at);
         if (length == 0) return false;
         at += length;
-        if (length == 1) at += ascii_run(text, at);
     }
     return true;
 }
 
 // For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
 inline void append(std::string& out, std::uint32_t code) {
-    if (code < 0x80) {
-        out += static_cast<char>(code);
-        return;
-    }
-    const unsigned more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+    const unsigned more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
     constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
     out += static_cast<char>(lead[more] | (code >> (6 * more)));
     for (unsigned i = more; i-- > 0;) out += static_cast<char>(0x80 | ((code >> (6 * i)) & 0x3F));
@@ -1482,7 +1461,7 @@ inline void wipe(std::string& secret) {
 namespace detail::json {
 
 // CPython gives up at 995 levels (3.8 to 3.11) with an error that is not a ValueError; stopping a little earlier keeps
-// such a value readable as text on both sides, and keeps our own stack flat.
+// such a value readable as text on both sides.
 inline constexpr std::size_t depth_levels_max = 990;
 
 // CPython refuses longer integers because converting them takes quadratic time. Floats have no such limit.
@@ -1502,11 +1481,14 @@ public:
     void blanks() {
         while (!at_end() && bytes::is_blank(text_[at_])) ++at_;
     }
-
     bool take(char wanted) {
         if (at_end() || text_[at_] != wanted) return false;
         ++at_;
         return true;
+    }
+    bool take_after_blanks(char wanted) {
+        blanks();
+        return take(wanted);
     }
 
     // After a backslash: the UTF-16 unit that the escape stands for.
@@ -1535,51 +1517,39 @@ public:
         return false;
     }
 
+    bool key() {
+        blanks();
+        return string() && take_after_blanks(':');
+    }
+
     // A value of any depth, by a loop: recursion would let a stored value choose how much stack we use.
     bool value() {
-        std::size_t depth = 0;
-        std::array<bool, depth_levels_max> is_object;  // of the containers still open; written before it is read
+        std::string closers;  // of the containers that are open
         for (;;) {
             blanks();
             const char opening = peek();
             if (opening == '{' || opening == '[') {
-                if (depth == depth_levels_max) return false;
-                is_object[depth++] = opening == '{';
+                if (closers.size() == depth_levels_max) return false;
                 ++at_;
-                blanks();
-                if (!take(opening == '{' ? '}' : ']')) {
+                closers += opening == '{' ? '}' : ']';
+                if (!take_after_blanks(closers.back())) {
                     if (opening == '{' && !key()) return false;
                     continue;
                 }
-                --depth;
+                closers.pop_back();
             } else if (!scalar()) {
                 return false;
             }
-            if (!close(is_object, depth)) return false;
-            if (depth == 0) return true;
+            while (!closers.empty() && !take_after_blanks(',')) {
+                if (!take(closers.back())) return false;
+                closers.pop_back();
+            }
+            if (closers.empty()) return true;
+            if (closers.back() == '}' && !key()) return false;
         }
-    }
-
-    bool key() {
-        blanks();
-        if (!string()) return false;
-        blanks();
-        return take(':');
     }
 
 private:
-    // After a value: closes what ends here. On success another value follows, or, at depth 0, nothing more is open.
-    bool close(const std::array<bool, depth_levels_max>& is_object, std::size_t& depth) {
-        while (depth > 0) {
-            blanks();
-            const bool object = is_object[depth - 1];
-            if (take(',')) return !object || key();
-            if (!take(object ? '}' : ']')) return false;
-            --depth;
-        }
-        return true;
-    }
-
     bool scalar() {
         if (peek() == '"') return string();
         for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
@@ -1594,18 +1564,14 @@ private:
         take('-');
         const bool zero = peek() == '0';
         const std::size_t integer = digits();
+        const std::size_t end = at_;
         if (integer == 0 || (zero && integer > 1)) return false;
-        bool is_float = false;
-        if (take('.')) {
-            if (digits() == 0) return false;
-            is_float = true;
-        }
+        if (take('.') && digits() == 0) return false;
         if (take('e') || take('E')) {
             if (!take('-')) take('+');
             if (digits() == 0) return false;
-            is_float = true;
         }
-        return is_float || integer <= integer_digits_max;
+        return at_ > end || integer <= integer_digits_max;
     }
 
     std::size_t digits() {
@@ -1652,22 +1618,18 @@ inline std::optional<std::string> unescape(std::string_view inside) {
 inline std::string_view member(std::string_view object, std::string_view name) {
     std::string_view found;
     Scanner scanner(object);
-    scanner.blanks();
-    if (scanner.peek() != '{' || !valid(object)) return found;
-    scanner.take('{');
+    if (!scanner.take_after_blanks('{') || !valid(object)) return found;
     do {
         scanner.blanks();
         const std::size_t begin = scanner.position();
         if (!scanner.string()) return found;  // the object is empty
         const std::string_view literal = object.substr(begin + 1, scanner.position() - begin - 2);
-        scanner.blanks();
-        scanner.take(':');
+        scanner.take_after_blanks(':');
         scanner.blanks();
         const std::size_t value = scanner.position();
         scanner.value();
         if (unescape(literal) == name) found = object.substr(value, scanner.position() - value);
-        scanner.blanks();
-    } while (scanner.take(','));
+    } while (scanner.take_after_blanks(','));
     return found;
 }
 
@@ -1695,8 +1657,6 @@ using TimePoint = std::chrono::system_clock::time_point;
 
 inline constexpr std::int64_t seconds_per_day = 86400;
 
-// -- calendar
-
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
 inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
 
@@ -1714,21 +1674,17 @@ inline constexpr std::int64_t days_since_epoch(std::int64_t of_year, std::int64_
 
 // Inverse of days_since_epoch, with the time of day; for times from year 0 on.
 inline Parts parts_of(std::int64_t unix_seconds) {
-    constexpr std::int64_t era = 146097, century = 36524, leap_cycle = 1461;  // days in 400, 100 and 4 years
-    std::int64_t rest = unix_seconds / seconds_per_day - days_from_epoch_to_march_0;
+    constexpr std::int64_t era_days = 146097;  // 400 years
+    const std::int64_t days = unix_seconds / seconds_per_day - days_from_epoch_to_march_0;
+    const std::int64_t in_era = days % era_days;
     const std::int64_t in_day = unix_seconds % seconds_per_day;
-    std::int64_t years = rest / era * 400;
-    rest %= era;
-    const std::int64_t centuries = (std::min)(rest / century, std::int64_t{3});  // an era's last day is a century's too
-    rest -= centuries * century;
-    years += centuries * 100 + rest / leap_cycle * 4;
-    rest %= leap_cycle;
-    const std::int64_t single = (std::min)(rest / 365, std::int64_t{3});
-    rest -= single * 365;
-    const std::int64_t months = (5 * rest + 2) / 153;  // since March
-    return {years + single + (months >= 10 ? 1 : 0),
+    // Without the leap days before it, every year of the era has 365 days.
+    const std::int64_t years = (in_era - in_era / 1460 + in_era / 36524 - in_era / (era_days - 1)) / 365;
+    const std::int64_t in_year = in_era - (years * 365 + years / 4 - years / 100);
+    const std::int64_t months = (5 * in_year + 2) / 153;  // since March
+    return {days / era_days * 400 + years + (months >= 10 ? 1 : 0),
             months < 10 ? months + 3 : months - 9,
-            rest - (153 * months + 2) / 5 + 1,
+            in_year - (153 * months + 2) / 5 + 1,
             in_day / 3600,
             in_day / 60 % 60,
             in_day % 60};
@@ -1765,8 +1721,6 @@ inline TimePoint to_time_point(double unix_seconds) {
 inline std::int64_t unix_seconds(TimePoint when) {
     return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
 }
-
-// -- reading
 
 class Scanner {
 public:
@@ -1853,8 +1807,6 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
     return read ? scanner.time(0) : std::nullopt;
 }
 
-// -- writing
-
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
 inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
@@ -1881,71 +1833,22 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
     return out;
 }
 
-// -- expires_at: Python's float(text), for plain decimal numbers. strtod asks the locale for the decimal point, and
-// from_chars for double is missing from many libraries that C++17 programs are built with.
-
-// e5, E-10. An exponent that no number of so few digits needs becomes a large one, which decides alone.
-inline std::optional<std::int64_t> read_exponent(std::string_view text) {
-    constexpr std::int64_t most = 1000000;
-    if (text.empty() || bytes::lower(text[0]) != 'e') return std::nullopt;
-    text.remove_prefix(1);
-    const bool is_negative = bytes::starts_with(text, "-");
-    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
-    if (text.empty()) return std::nullopt;
-    std::int64_t exponent = 0;
-    for (char c : text) {
-        if (!bytes::is_digit(c)) return std::nullopt;
-        exponent = (std::min)(exponent * 10 + (c - '0'), most);
-    }
-    return is_negative ? -exponent : exponent;
-}
-
-// Exact where the digits are below 2^53 and the exponent is within 22, since 10^22 is a double and one operation rounds
-// once. Elsewhere the last bits may differ from Python's, which is far below a microsecond for any time near ours.
-inline double scaled(std::uint64_t digits, std::int64_t exponent) {
-    for (; digits != 0 && digits % 10 == 0; digits /= 10) ++exponent;
-    double value = static_cast<double>(digits);
-    for (std::int64_t left = (std::min)(std::abs(exponent), std::int64_t{400}); left > 0; left -= 22) {
-        double power = 1;
-        for (std::int64_t i = (std::min)(left, std::int64_t{22}); i > 0; --i) power *= 10;
-        value = exponent < 0 ? value / power : value * power;
-    }
-    return value;
-}
-
-inline std::optional<double> read_magnitude(std::string_view text) {
-    if (bytes::iequal(text, "inf") || bytes::iequal(text, "infinity")) return std::numeric_limits<double>::infinity();
-    if (bytes::iequal(text, "nan")) return std::numeric_limits<double>::quiet_NaN();
-    constexpr std::uint64_t enough = 100000000000000000;  // digits beyond 18 are below a double's precision
-    std::uint64_t digits = 0;
-    std::int64_t exponent = 0;
-    bool has_digit = false, has_point = false;
-    for (; !text.empty() && (bytes::is_digit(text[0]) || (text[0] == '.' && !has_point)); text.remove_prefix(1)) {
-        if (text[0] == '.') {
-            has_point = true;
-            continue;
-        }
-        has_digit = true;
-        const bool is_kept = digits < enough;
-        if (is_kept) digits = digits * 10 + static_cast<std::uint64_t>(text[0] - '0');
-        exponent += (is_kept ? 0 : 1) - (has_point ? 1 : 0);
-    }
-    const auto more = text.empty() ? std::optional<std::int64_t>(0) : read_exponent(text);
-    if (!has_digit || !more) return std::nullopt;
-    return scaled(digits, exponent + *more);
-}
-
-// Empty where float() raises, and for its underscores and the digits of other scripts. May be infinite or nan: what those
-// mean for an entry is the caller's to decide.
+// Python's float(text) of a plain decimal number; empty where that raises, and for its underscores and the digits of other
+// scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the program's decimal
+// point, so it is given that; from_chars for double is missing from many libraries that C++17 programs are built with.
 inline std::optional<double> parse_float(std::string_view text) {
     constexpr std::string_view blanks = " \t\n\r\v\f";
     const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
-    text = text.substr(begin, text.find_last_not_of(blanks) - begin + 1);
-    const bool is_negative = bytes::starts_with(text, "-");
-    if (is_negative || bytes::starts_with(text, "+")) text.remove_prefix(1);
-    const auto magnitude = read_magnitude(text);
-    if (!magnitude) return std::nullopt;
-    return is_negative ? -*magnitude : *magnitude;
+    std::string number = bytes::lower(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
+    const std::string word = number.substr(number.find_first_of("+-") == 0 ? 1 : 0);
+    const bool is_word = word == "inf" || word == "infinity" || word == "nan";
+    if (!is_word && word.find_first_not_of("0123456789.e+-") != std::string::npos) return std::nullopt;
+    const std::size_t point = number.find('.');
+    if (point != std::string::npos) number.replace(point, 1, std::localeconv()->decimal_point);
+    char* end = nullptr;
+    const double value = std::strtod(number.c_str(), &end);
+    if (number.empty() || end != number.c_str() + number.size()) return std::nullopt;
+    return value;
 }
 
 }  // namespace detail::dates
@@ -1954,33 +1857,21 @@ inline std::optional<double> parse_float(std::string_view text) {
 
 namespace detail::digest {
 
-inline std::string_view as_text(const unsigned char* data, std::size_t size) {
-    return std::string_view(reinterpret_cast<const char*>(data), size);
-}
-
 template <std::size_t size>
 std::string_view as_text(const std::array<unsigned char, size>& digest) {
-    return as_text(digest.data(), size);
+    return std::string_view(reinterpret_cast<const char*>(digest.data()), size);
 }
 
-// -- cryptographic digests
-
-struct FreeContext {
-    void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-};
-
-using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
+using Sha256Digest = std::array<unsigned char, 32>;
+using Md5Digest = std::array<unsigned char, 16>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
 // returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
-template <const EVP_MD* (*algorithm)(), std::size_t size_bytes>
-class Hasher {
+class Sha256 {
 public:
-    using Digest = std::array<unsigned char, size_bytes>;
-
-    Hasher() : context_(EVP_MD_CTX_new()) {
-        ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), algorithm(), nullptr) == 1;
+    Sha256() : context_(EVP_MD_CTX_new()) {
+        ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
     }
 
     bool ok() const { return ok_; }
@@ -1988,35 +1879,28 @@ public:
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
-    Digest finish() {
-        const Digest out = last();
+    Sha256Digest finish() {
+        Sha256Digest out{};
+        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), nullptr) == 1;
         reset();
-        return out;
-    }
-    // The same, where reset() or copy_from() comes next anyway.
-    Digest last() {
-        Digest out{};
-        unsigned int length = 0;
-        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), &length) == 1 && length == out.size();
-        return ok_ ? out : Digest{};
+        return ok_ ? out : Sha256Digest{};
     }
 
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
 
-    // Continues where the other stands. Both must be of the same algorithm, which the type sees to.
-    void copy_from(const Hasher& other) {
+    // Continues where the other stands.
+    void copy_from(const Sha256& other) {
         ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
     }
 
 private:
-    Context context_;
+    struct Free {
+        void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
+    };
+    std::unique_ptr<EVP_MD_CTX, Free> context_;
     bool ok_ = false;
 };
-
-using Sha256 = Hasher<EVP_sha256, 32>;
-using Md5 = Hasher<EVP_md5, 16>;
-using Sha256Digest = Sha256::Digest;
 
 inline Sha256Digest sha256(std::string_view data) {
     Sha256 hasher;
@@ -2032,11 +1916,10 @@ inline bool available() {
 }
 
 // Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
-inline std::optional<Md5::Digest> md5(std::string_view data) {
-    Md5 hasher;
-    hasher.update(data);
-    const Md5::Digest digest = hasher.finish();
-    return hasher.ok() ? std::optional<Md5::Digest>(digest) : std::nullopt;
+inline std::optional<Md5Digest> md5(std::string_view data) {
+    Md5Digest out{};
+    const bool ok = EVP_Digest(data.data(), data.size(), out.data(), nullptr, EVP_md5(), nullptr) == 1;
+    return ok ? std::optional<Md5Digest>(out) : std::nullopt;
 }
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
@@ -2047,16 +1930,11 @@ public:
 
     // A new key in the same contexts.
     void set(std::string_view key) {
-        const bool is_long = key.size() > block_bytes;
-        const Sha256Digest hash = is_long ? sha256(key) : Sha256Digest{};
-        std::string block(is_long ? as_text(hash) : key);
+        const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
+        std::string block(key.size() > block_bytes ? as_text(hash) : key);
         block.resize(block_bytes);
-        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
-        inner_.reset();
-        inner_.update(block);
-        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
-        outer_.reset();
-        outer_.update(block);
+        begin(inner_, block, 0x36);
+        begin(outer_, block, 0x5C);
         bytes::wipe(block);
     }
 
@@ -2064,25 +1942,28 @@ public:
     Sha256Digest sign(std::string_view data) {
         work_.copy_from(inner_);
         work_.update(data);
-        const Sha256Digest inner = work_.last();
+        const Sha256Digest inner = work_.finish();
         work_.copy_from(outer_);
         work_.update(as_text(inner));
-        return work_.last();
+        return work_.finish();
     }
 
 private:
     static constexpr std::size_t block_bytes = 64;
 
-    Sha256 inner_;
-    Sha256 outer_;
-    Sha256 work_;
+    static void begin(Sha256& hasher, std::string block, char pad) {
+        for (char& byte : block) byte = static_cast<char>(byte ^ pad);
+        hasher.reset();
+        hasher.update(block);
+        bytes::wipe(block);
+    }
+
+    Sha256 inner_, outer_, work_;
 };
 
 inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
 
-// -- checksums
-//
-// Each takes the checksum of what came before (0 at the start) and returns the one that includes the new bytes.
+// Checksums: each takes that of what came before (0 at the start) and returns the one that includes the new bytes.
 
 // A copy is one instruction; compilers do not reliably see that the loop, which any byte order understands, is one too.
 inline std::uint64_t load_little_endian(const char* data) {
@@ -2106,11 +1987,9 @@ public:
             for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : Word{0});
             rows_[0][byte] = crc;
         }
-        for (std::size_t row = 1; row < 8; ++row) {
-            for (std::size_t byte = 0; byte < 256; ++byte) {
-                const Word crc = rows_[row - 1][byte];
-                rows_[row][byte] = (crc >> 8) ^ rows_[0][crc & 0xFF];
-            }
+        for (std::size_t i = 256; i < 8 * 256; ++i) {
+            const Word crc = rows_[i / 256 - 1][i % 256];
+            rows_[i / 256][i % 256] = (crc >> 8) ^ rows_[0][crc & 0xFF];
         }
     }
 
@@ -2129,68 +2008,34 @@ private:
     std::array<std::array<Word, 256>, 8> rows_{};
 };
 
-inline constexpr std::uint32_t crc32c_polynomial = 0x82F63B78;             // Castagnoli, reflected
-inline constexpr std::uint64_t crc64nvme_polynomial = 0x9A6C9329AC4BC9B5;  // of the NVMe specification, reflected
-
-inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint32_t> table(crc32c_polynomial);
+inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
+    static const SlicingTable<std::uint64_t> table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
     return ~table.update(~crc, data, size);
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifndef S3CACHE_NO_GZIP
+inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
+    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
+}
+#endif
 
-// The attribute lets these functions use the instruction without -msse4.2 for the program, which must run elsewhere too.
-// They work on the register itself.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_serial(std::uint32_t crc, const char* data,
-                                                                     std::size_t size) {
-    for (; size >= 8; data += 8, size -= 8) {
-        crc = static_cast<std::uint32_t>(__builtin_ia32_crc32di(crc, load_little_endian(data)));
-    }
-    for (; size > 0; ++data, --size) crc = __builtin_ia32_crc32qi(crc, bytes::octet(*data));
-    return crc;
+inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
+    static const SlicingTable<std::uint32_t> table(0x82F63B78);  // Castagnoli, reflected
+    return ~table.update(~crc, data, size);
 }
 
-// The instruction takes three cycles but one may start each cycle: three lanes side by side keep it busy. Longer lanes
-// would gain little, and small values would not fill them.
-inline constexpr std::size_t crc32c_lane_bytes = 1024;
+// The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
+// again, but one already outruns any network.
+#if defined(__x86_64__) && defined(__GNUC__)
 
-// What a lane of zeros does to the register. It is linear, so four lookups give the effect on any value, and a lane's
-// result can be moved past the lane that follows it.
-class LaneShift {
-public:
-    LaneShift() {
-        const std::array<char, crc32c_lane_bytes> zeros{};
-        for (unsigned row = 0; row < 4; ++row) {
-            for (unsigned byte = 1; byte < 256; ++byte) {
-                const unsigned rest = byte & (byte - 1);
-                rows_[row][byte] = rest != 0 ? rows_[row][rest] ^ rows_[row][byte ^ rest]
-                                             : crc32c_serial(byte << (8 * row), zeros.data(), zeros.size());
-            }
-        }
-    }
-
-    std::uint32_t operator()(std::uint64_t crc) const {
-        return rows_[0][crc & 0xFF] ^ rows_[1][(crc >> 8) & 0xFF] ^ rows_[2][(crc >> 16) & 0xFF] ^ rows_[3][crc >> 24];
-    }
-
-private:
-    std::array<std::array<std::uint32_t, 256>, 4> rows_{};
-};
-
+// The attribute lets this function use the instruction without -msse4.2 for the program, which must run elsewhere too.
 __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
                                                                        std::size_t size) {
-    static const LaneShift shift;
-    crc = ~crc;
-    for (; size >= 3 * crc32c_lane_bytes; data += 3 * crc32c_lane_bytes, size -= 3 * crc32c_lane_bytes) {
-        std::uint64_t first = crc, second = 0, third = 0;
-        for (std::size_t i = 0; i < crc32c_lane_bytes; i += 8) {
-            first = __builtin_ia32_crc32di(first, load_little_endian(data + i));
-            second = __builtin_ia32_crc32di(second, load_little_endian(data + i + crc32c_lane_bytes));
-            third = __builtin_ia32_crc32di(third, load_little_endian(data + i + 2 * crc32c_lane_bytes));
-        }
-        crc = shift(shift(first) ^ second) ^ static_cast<std::uint32_t>(third);
-    }
-    return ~crc32c_serial(crc, data, size);
+    std::uint64_t wide = ~crc;
+    for (; size >= 8; data += 8, size -= 8) wide = __builtin_ia32_crc32di(wide, load_little_endian(data));
+    crc = static_cast<std::uint32_t>(wide);
+    for (; size > 0; ++data, --size) crc = __builtin_ia32_crc32qi(crc, bytes::octet(*data));
+    return ~crc;
 }
 
 // __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be included
@@ -2225,17 +2070,6 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
 
 #endif
 
-#ifndef S3CACHE_NO_GZIP
-inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
-}
-#endif
-
-inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint64_t> table(crc64nvme_polynomial);
-    return ~table.update(~crc, data, size);
-}
-
 // Checksums travel as base64 of their big-endian bytes.
 template <class Word>
 std::string big_endian(Word word) {
@@ -2253,10 +2087,6 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-// One byte of deflate data stands for at most this many: two bits for a match of 258. What a trailer claims beyond that
-// is a lie, and must not make us allocate.
-inline constexpr std::size_t expansion_max = 1032;
-
 enum class Step {
     output,       // the buffer is full: pull again
     needs_input,  // all input is used up: feed more, or end_of_input()
@@ -2268,18 +2098,6 @@ struct Pulled {
     std::size_t produced;
     Step step;
 };
-
-inline bool looks_like_gzip(std::string_view data) { return bytes::starts_with(data, "\x1f\x8b") && data.size() >= 2; }
-
-// What the last member says it holds: with one member, the whole value unless it has 4 GiB. A first guess, no more.
-inline std::size_t claimed_size(std::string_view data) {
-    std::uint64_t size = 0;
-    for (std::size_t i = 0; i < 4 && data.size() >= 4; ++i) {
-        size |= std::uint64_t{bytes::octet(data[data.size() - 4 + i])} << (8 * i);
-    }
-    const std::uint64_t most = std::uint64_t{data.size()} * expansion_max;
-    return static_cast<std::size_t>((std::min)(size, most));
-}
 
 // What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
 class Filter {
@@ -2302,32 +2120,43 @@ protected:
         }
     };
 
-    // Sets problem() if zlib's `begin` does not succeed.
-    template <class Begin>
-    void open(Function end, Begin begin) {
+    bool allocate(Function end) {
         stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
-        if (!stream_ || begin(stream_.get()) != Z_OK) problem_ = "zlib has no memory, or does not know the level";
+        if (!stream_) problem_ = "zlib has no memory";
+        return stream_ != nullptr;
     }
 
-    // One step of zlib's, from the input straight into the caller's buffer; adds to `produced`. zlib counts in 32 bits, so
-    // that long pieces take several steps.
-    int run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
-        constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
-        // zlib takes a mutable pointer unless ZLIB_CONST is set before its header, and that is the including file's choice.
-        stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
-        stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
-        stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
-        stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
-        const std::size_t offered = stream_->avail_in;
-        const std::size_t room = stream_->avail_out;
-        const int result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
-        input_.remove_prefix(offered - stream_->avail_in);
-        produced += room - stream_->avail_out;
+    // Takes what a function of zlib's returned.
+    void check(int result) {
         if (result == Z_MEM_ERROR)
             problem_ = "zlib has no memory";
         else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
             problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
-        return result;
+    }
+
+    // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is used
+    // up or something is wrong. zlib counts in 32 bits, so that long pieces take several steps.
+    bool run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
+        constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
+        int result = Z_OK;
+        while (result == Z_OK && problem_ == nullptr && produced < capacity) {
+            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, and that is the including file's choice.
+            stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+            stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+            stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
+            stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+            const std::size_t offered = stream_->avail_in, room = stream_->avail_out;
+            result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+            check(result);
+            input_.remove_prefix(offered - stream_->avail_in);
+            produced += room - stream_->avail_out;
+        }
+        return result == Z_STREAM_END;
+    }
+
+    Pulled pulled(std::size_t produced, std::size_t capacity) const {
+        if (problem_ != nullptr) return {produced, Step::damaged};
+        return {produced, produced == capacity ? Step::output : Step::needs_input};
     }
 
     std::unique_ptr<z_stream, End> stream_{};
@@ -2342,12 +2171,10 @@ public:
     Pulled pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
         while (produced < capacity && begin_member()) {
-            const std::size_t before = produced;
-            in_member_ = run(inflate, Z_NO_FLUSH, out, capacity, produced) != Z_STREAM_END;
-            if (problem_ != nullptr || (produced == before && input_.empty())) break;
+            in_member_ = !run(inflate, Z_NO_FLUSH, out, capacity, produced);
+            if (in_member_) break;
         }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
+        return pulled(produced, capacity);
     }
 
     // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all is
@@ -2364,10 +2191,10 @@ private:
         if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
         if (input_.empty()) return false;
         in_member_ = true;
-        if (!stream_)
-            open(inflateEnd, [](z_stream* stream) { return inflateInit2(stream, 16 + MAX_WBITS); });
-        else if (inflateReset(stream_.get()) != Z_OK)
-            problem_ = "zlib cannot start again";
+        if (stream_)
+            check(inflateReset(stream_.get()));
+        else if (allocate(inflateEnd))
+            check(inflateInit2(stream_.get(), 16 + MAX_WBITS));
         return problem_ == nullptr;
     }
 
@@ -2384,11 +2211,9 @@ public:
             return unknown;
         }();
         constexpr int memory_level = 8;  // zlib's default
-        open(deflateEnd, [level](z_stream* stream) {
-            const int result =
-                deflateInit2(stream, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY);
-            return result == Z_OK ? deflateSetHeader(stream, &header) : result;
-        });
+        if (!allocate(deflateEnd)) return;
+        check(deflateInit2(stream_.get(), level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
+        if (problem_ == nullptr) check(deflateSetHeader(stream_.get(), &header));
     }
 
     // No input will follow: pull() until finished.
@@ -2396,14 +2221,8 @@ public:
 
     Pulled pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        while (problem_ == nullptr && !done_ && produced < capacity) {
-            const std::size_t before = produced;
-            done_ = run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced) == Z_STREAM_END;
-            if (produced == before && input_.empty()) break;
-        }
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        if (done_) return {produced, Step::finished};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
+        done_ = done_ || run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced);
+        return done_ ? Pulled{produced, Step::finished} : pulled(produced, capacity);
     }
 
 private:
@@ -2428,17 +2247,11 @@ inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 // "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
 inline constexpr std::size_t reference_bytes_max = 16;
 
-// XML 1.0 knows no control characters but these three, not even as references.
-inline bool is_legal(std::uint32_t code) {
-    if (code < 0x20) return code == '\t' || code == '\n' || code == '\r';
-    return code <= 0x10FFFF && !(code >= 0xD800 && code <= 0xDFFF) && code != 0xFFFE && code != 0xFFFF;
-}
-
-// A text with bytes that no XML 1.0 document can hold, or that are no UTF-8, is not: such a key can be deleted alone, not
-// in a list.
+// XML 1.0 knows no control characters but three, not even as references, and neither U+FFFE nor U+FFFF. A key with one of
+// them, or that is no UTF-8, can be deleted alone but not in a list.
 inline bool representable(std::string_view text) {
     for (char c : text) {
-        if (!is_legal(bytes::octet(c))) return false;
+        if (bytes::octet(c) < 0x20 && !bytes::is_blank(c)) return false;
     }
     return utf8::valid(text) && text.find("\xEF\xBF\xBE") == std::string_view::npos &&
            text.find("\xEF\xBF\xBF") == std::string_view::npos;
@@ -2451,16 +2264,15 @@ inline std::optional<std::uint32_t> reference(std::string_view name) {
         if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
     }
     const int base = bytes::starts_with(name, "#x") ? 16 : 10;
-    if (!bytes::starts_with(name, "#")) return std::nullopt;
-    name.remove_prefix(base == 16 ? 2 : 1);
-    if (name.empty()) return std::nullopt;
+    const std::size_t digits = base == 16 ? 2 : 1;
+    if (!bytes::starts_with(name, "#") || name.size() == digits) return std::nullopt;
     std::uint32_t code = 0;
-    for (char c : name) {
+    for (char c : name.substr(digits)) {
         const int digit = bytes::hex_value(c);
         if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
         code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
     }
-    return code;
+    return code <= 0x10FFFF ? std::optional<std::uint32_t>(code) : std::nullopt;
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
@@ -2488,14 +2300,18 @@ public:
         while (!closing_ && !damaged_ && !rest_.empty()) {
             if (rest_.front() != '<')
                 damaged_ = !take_text();
-            else if (bytes::starts_with(rest_, "</"))
+            else if (take("</"))
                 damaged_ = !(closing_ = take_end_tag());
             else if (bytes::starts_with(rest_, "<!") || bytes::starts_with(rest_, "<?"))
                 damaged_ = !take_aside();
             else
                 damaged_ = !take_start_tag();
         }
-        if (closing_) fill_field();
+        // The first of repeated elements wins: a store that forwards another's error appends its own.
+        for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
+            const Field& field = fields_[i];
+            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        }
         return closing_;
     }
 
@@ -2517,23 +2333,12 @@ public:
     const std::string& text() const { return text_; }
 
 private:
-    static std::string_view local(std::string_view qualified) {
-        return qualified.substr(qualified.find(':') + 1);  // npos + 1 is 0
-    }
-
-    // The first of repeated elements wins: a store that forwards another's error appends its own.
-    void fill_field() {
-        for (const Field& field : fields_) {
-            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
-        }
-    }
-
     void leave() {
         closing_ = false;
         text_.clear();
         --depth_;
-        const std::size_t slash = path_.rfind('/');
-        path_.resize(slash == std::string::npos ? 0 : slash);
+        path_.resize((std::min)(path_.rfind('/'), path_.size()));
+        if (depth_ <= 1) path_.clear();
     }
 
     bool take(std::string_view wanted) {
@@ -2549,13 +2354,20 @@ private:
         return true;
     }
 
+    bool skip_blanks() {
+        const std::size_t before = rest_.size();
+        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
+        return rest_.size() < before;
+    }
+
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
         if (take("<?")) return skip_past("?>");
         if (take("<!--")) return skip_past("-->");
         if (depth_ == 0 || !take("<![CDATA[")) return false;
-        const std::string_view content = rest_.substr(0, rest_.find("]]>"));
-        return skip_past("]]>") && append_raw(content);
+        const std::size_t begin = text_.size();
+        append_raw(rest_.substr(0, rest_.find("]]>")));
+        return skip_past("]]>") && is_legal_from(begin);
     }
 
     bool take_text() {
@@ -2563,70 +2375,58 @@ private:
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        for (;;) {
-            const std::size_t raw = (std::min)(run.find('&'), run.size());
-            if (!append_raw(run.substr(0, raw))) return false;
-            run.remove_prefix(raw);
-            if (run.empty()) return true;
-            const std::size_t end = run.substr(0, reference_bytes_max).find(';');
-            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(1, end - 1));
+        const std::size_t begin = text_.size();
+        for (std::size_t at = run.find('&'); at != std::string_view::npos; at = run.find('&')) {
+            append_raw(run.substr(0, at));
+            const std::size_t end = run.substr(at, reference_bytes_max).find(';');
+            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(at + 1, end - 1));
             if (!code) return false;
-            illegal_ = !is_legal(*code);
-            if (illegal_) return false;
             utf8::append(text_, *code);
-            run.remove_prefix(end + 1);
+            run.remove_prefix(at + end + 1);
         }
+        append_raw(run);
+        return is_legal_from(begin);
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
-    bool append_raw(std::string_view raw) {
-        illegal_ = !representable(raw);
+    void append_raw(std::string_view raw) {
         for (std::size_t i = 0; i < raw.size(); ++i) {
-            if (raw[i] != '\r')
-                text_ += raw[i];
-            else if (i + 1 == raw.size() || raw[i + 1] != '\n')
-                text_ += '\n';
+            if (raw.substr(i, 2) != "\r\n") text_ += raw[i] == '\r' ? '\n' : raw[i];
         }
+    }
+
+    bool is_legal_from(std::size_t begin) {
+        illegal_ = !representable(std::string_view(text_).substr(begin));
         return !illegal_;
     }
 
+    // Without its prefix. Empty: no name is here.
     std::string_view take_name() {
         const std::string_view name = rest_.substr(0, rest_.find_first_of(" \t\r\n/>=<&;\"'"));
         if (name.empty() || bytes::is_digit(name[0]) || name[0] == '-' || name[0] == '.') return {};
         rest_.remove_prefix(name.size());
-        return name;
-    }
-
-    void skip_blanks() {
-        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
+        return name.substr(name.find(':') + 1);  // npos + 1 is 0
     }
 
     bool take_start_tag() {
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
-        if (local(name).empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
-        if (!skip_attributes()) return false;
+        if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
+        bool spaced = skip_blanks();
+        while (!(closing_ = take("/>")) && !take(">")) {
+            if (!spaced || !take_attribute()) return false;
+            spaced = skip_blanks();
+        }
         text_.clear();
         if (depth_ == 0)
-            root_ = local(name);
+            root_ = name;
         else
-            path_.append(path_.empty() ? "" : "/").append(local(name));
-        open_[depth_++] = name;
+            path_.append(depth_ == 1 ? "" : "/").append(name);
+        ++depth_;
         return true;
     }
 
-    // Up to and with the end of the tag.
-    bool skip_attributes() {
-        for (;;) {
-            const std::size_t before = rest_.size();
-            skip_blanks();
-            closing_ = take("/>");
-            if (closing_ || take(">")) return true;
-            if (rest_.size() == before || !skip_attribute()) return false;
-        }
-    }
-
-    bool skip_attribute() {
+    bool take_attribute() {
         if (take_name().empty()) return false;
         skip_blanks();
         if (!take("=")) return false;
@@ -2637,16 +2437,15 @@ private:
     }
 
     bool take_end_tag() {
-        rest_.remove_prefix(2);
         const std::string_view name = take_name();
         skip_blanks();
-        return depth_ > 0 && name == open_[depth_ - 1] && take(">");
+        const std::string_view open = depth_ == 1 ? root_ : std::string_view(path_).substr(path_.rfind('/') + 1);
+        return depth_ > 0 && name == open && take(">");
     }
 
     std::string_view rest_;
     std::vector<Field> fields_;
-    std::array<std::string_view, depth_max> open_{};  // the open elements from the root down, with prefixes
-    std::size_t depth_ = 0;
+    std::size_t depth_ = 0;  // open elements
     std::string_view root_;
     std::string path_;
     std::string text_;
@@ -2668,10 +2467,7 @@ inline void escape(std::string& out, std::string_view text) {
     constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
     for (char c : text) {
         const std::size_t at = special.find(c);
-        if (at == std::string_view::npos)
-            out += c;
-        else
-            out += escapes[at];
+        out += at == std::string_view::npos ? std::string_view(&c, 1) : escapes[at];
     }
 }
 
@@ -2721,15 +2517,38 @@ inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes:
 inline std::optional<std::string> upload_id(std::string_view document) {
     std::string id;
     Scanner scanner(document, {{"UploadId", &id, true}});
-    const bool good = scanner.finish() && !id.empty() && !bytes::starts_with(scanner.root(), "Error");
-    return good ? std::optional<std::string>(std::move(id)) : std::nullopt;
+    if (!scanner.finish() || id.empty() || bytes::starts_with(scanner.root(), "Error")) return std::nullopt;
+    return id;
 }
 
 // Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
 inline std::optional<std::string> etag_result(std::string_view document) {
     std::string etag;
     Scanner scanner(document, {{"ETag", &etag}});
-    return scanner.finish() && is_result(scanner) ? std::optional<std::string>(std::move(etag)) : std::nullopt;
+    if (!scanner.finish() || !is_result(scanner)) return std::nullopt;
+    return etag;
+}
+
+// Reads a document with repeated elements: `record`, which the scanner fills, goes to `out` where such an element ends.
+// False: it is no result, or says in a word that is no boolean whether it goes on; a list that is taken for complete
+// although it is not would make its reader believe that the rest is not there.
+template <class Record>
+bool read_records(Scanner& scanner, std::string_view path, Record& record, std::vector<Record>& out, bool& truncated) {
+    while (scanner.next()) {
+        if (scanner.path() == path) out.push_back(std::exchange(record, {}));
+        if (scanner.path() != "IsTruncated") continue;
+        const std::string_view word = bytes::trim(scanner.text());
+        truncated = bytes::iequal(word, "true") || word == "1";
+        if (!truncated && !bytes::iequal(word, "false") && word != "0") return false;
+    }
+    return is_result(scanner);
+}
+
+// False: it cannot be decoded, and stays as it is. '+' is a space here.
+inline bool decode(std::string& text) {
+    auto decoded = bytes::unpercent(text, true);
+    if (decoded) text = std::move(*decoded);
+    return decoded.has_value();
 }
 
 struct DeleteError {
@@ -2738,83 +2557,53 @@ struct DeleteError {
     std::string message;
 };
 
-struct Deleted {
-    std::vector<std::string> keys;
+struct Deleted {  // all that was asked for, but for these
     std::vector<DeleteError> errors;
 };
 
 inline std::optional<Deleted> delete_result(std::string_view document) {
     Deleted done;
     DeleteError failed;
+    bool truncated = false;
     Scanner scanner(
         document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
-    while (scanner.next()) {
-        if (scanner.path() == "Deleted/Key")
-            done.keys.push_back(scanner.text());
-        else if (scanner.path() == "Error")
-            done.errors.push_back(std::exchange(failed, {}));
-    }
-    return is_result(scanner) ? std::optional<Deleted>(std::move(done)) : std::nullopt;
-}
-
-// A list that is taken for complete although it is not would make its reader believe that the rest is not there, so a word
-// that is no boolean spoils the page.
-inline bool read_boolean(std::string_view text, bool& out) {
-    text = bytes::trim(text);
-    out = bytes::iequal(text, "true") || text == "1";
-    return out || bytes::iequal(text, "false") || text == "0";
-}
-
-// Keys are encoded only if the answer says so, whatever was asked for, and '+' is a space then.
-inline bool decode(std::string& text) {
-    auto decoded = bytes::unpercent(text, true);
-    if (decoded) text = std::move(*decoded);
-    return decoded.has_value();
+    if (!read_records(scanner, "Error", failed, done.errors, truncated)) return std::nullopt;
+    return done;
 }
 
 struct ListEntry {
     std::string key;
     std::uint64_t size = 0;
+    std::string size_text;
     std::string etag;           // with its quotes; empty: the store gave none
     std::string last_modified;  // ISO 8601, as given
 };
 
 struct ListPage {
     std::vector<ListEntry> entries;
-    std::vector<std::string> common_prefixes;
     bool truncated = false;
     std::string next_token;
 };
 
-// A key that cannot be decoded spoils the page: leaving it out would make a listing look complete that is not.
+// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look complete
+// that is not. Keys are encoded only if the answer says so, whatever was asked for.
 inline std::optional<ListPage> list_result(std::string_view document) {
     ListPage page;
     ListEntry entry;
     std::string encoding;
     Scanner scanner(document, {{"Contents/Key", &entry.key, true},
+                               {"Contents/Size", &entry.size_text},
                                {"Contents/ETag", &entry.etag},
                                {"Contents/LastModified", &entry.last_modified},
                                {"NextContinuationToken", &page.next_token, true},
                                {"EncodingType", &encoding}});
-    bool good = true;
-    while (good && scanner.next()) {
-        if (scanner.path() == "Contents/Size") {
-            const auto size = bytes::to_u64(bytes::trim(scanner.text()));
-            entry.size = size.value_or(0);
-            good = size.has_value();
-        } else if (scanner.path() == "Contents") {
-            page.entries.push_back(std::exchange(entry, {}));
-        } else if (scanner.path() == "CommonPrefixes/Prefix") {
-            page.common_prefixes.push_back(scanner.text());
-        } else if (scanner.path() == "IsTruncated") {
-            good = read_boolean(scanner.text(), page.truncated);
-        }
+    if (!read_records(scanner, "Contents", entry, page.entries, page.truncated)) return std::nullopt;
+    for (ListEntry& listed : page.entries) {
+        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+        if (!size || (encoding == "url" && !decode(listed.key))) return std::nullopt;
+        listed.size = *size;
     }
-    if (!good || !is_result(scanner) || !bytes::starts_with(scanner.root(), "ListBucket")) return std::nullopt;
-    if (encoding != "url") return page;
-    for (ListEntry& listed : page.entries) good = decode(listed.key) && good;
-    for (std::string& prefix : page.common_prefixes) good = decode(prefix) && good;
-    return good ? std::optional<ListPage>(std::move(page)) : std::nullopt;
+    return bytes::starts_with(scanner.root(), "ListBucket") ? std::optional<ListPage>(std::move(page)) : std::nullopt;
 }
 
 struct Upload {
@@ -2842,18 +2631,10 @@ inline std::optional<UploadsPage> list_uploads_result(std::string_view document)
                                {"NextKeyMarker", &page.next_key_marker, true},
                                {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                {"EncodingType", &encoding}});
-    bool good = true;
-    while (good && scanner.next()) {
-        if (scanner.path() == "Upload")
-            page.uploads.push_back(std::exchange(upload, {}));
-        else if (scanner.path() == "IsTruncated")
-            good = read_boolean(scanner.text(), page.truncated);
-    }
-    if (!good || !is_result(scanner)) return std::nullopt;
-    if (encoding == "url") {
-        decode(page.next_key_marker);
-        for (Upload& listed : page.uploads) decode(listed.key);
-    }
+    if (!read_records(scanner, "Upload", upload, page.uploads, page.truncated)) return std::nullopt;
+    if (encoding != "url") return page;
+    decode(page.next_key_marker);
+    for (Upload& listed : page.uploads) decode(listed.key);
     return page;
 }
 
@@ -2874,10 +2655,9 @@ inline std::optional<StsCredentials> sts_result(std::string_view document, std::
                                {paths[1], &keys.secret_key},
                                {paths[2], &keys.session_token},
                                {paths[3], &keys.expiration}});
-    if (!scanner.finish() || scanner.root() != std::string(action) + "Response") return std::nullopt;
-    for (const std::string* field : {&keys.access_key, &keys.secret_key, &keys.session_token, &keys.expiration}) {
-        if (field->empty()) return std::nullopt;
-    }
+    if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
+        keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
+        return std::nullopt;
     return keys;
 }
 

@@ -18,7 +18,7 @@ inline std::optional<std::string> inflate_all(std::string_view data, std::size_t
     gzip::Inflater inflater;
     inflater.feed(data);
     std::string out;
-    std::string room((std::min)(gzip::claimed_size(data), limit_bytes) + 1, '\0');
+    std::string room((std::min)(std::size_t{1} << 20, limit_bytes) + 1, '\0');
     gzip::Pulled pulled{0, gzip::Step::output};
     while (pulled.step == gzip::Step::output && out.size() <= limit_bytes) {
         pulled = inflater.pull(&room[0], room.size());

@@ -11,6 +11,7 @@ namespace fuzz_gzip {
 
 using fuzz::require;
 namespace gzip = s3cache::detail::gzip;
+namespace bytes = s3cache::detail::bytes;
 
 // Larger results are compared up to here only.
 constexpr std::size_t compared_bytes_max = std::size_t{1} << 16;
@@ -173,7 +174,7 @@ inline void check_deflate(std::string_view input, fuzz::Dice& dice) {
     }
     std::string problem;
     for (const std::string& packed : {out, gzip_tools::deflate_all(input, level)}) {
-        require(gzip::looks_like_gzip(packed), "gzip data looks like it");
+        require(bytes::starts_with(packed, "\x1f\x8b"), "gzip data looks like it");
         require(gzip_tools::inflate_all(packed, input.size(), problem) == std::string(input),
                 "what we deflate comes back");
     }

@@ -190,7 +190,6 @@ void check_list(const vectors::Case& c) {
         const Json& etag = row.members[2].second;
         CHECK(page->entries[i].etag == (etag.is_string ? etag.text : std::string()));
     }
-    CHECK(page->common_prefixes == c.all("common_prefixes"));
     if (c.has("truncated")) CHECK(page->truncated == c.yes("truncated"));
     for (const char* name : {"next_token", "next_continuation_token"}) {
         if (c.has(name)) CHECK(page->next_token == c.get(name));
@@ -203,7 +202,6 @@ void check_delete(const vectors::Case& c) {
         CHECK((c.has("counts_as_500") && c.yes("counts_as_500")));
         return;
     }
-    CHECK(done->keys == c.all("deleted"));
     const auto errors = c.all("errors");
     REQUIRE(done->errors.size() == errors.size());
     for (std::size_t i = 0; i < errors.size(); ++i) {
@@ -455,7 +453,6 @@ TEST_CASE("xml: an error of a deletion is kept, whether or not it says for which
     CHECK(done->errors[1].code == "AccessDenied");
     CHECK(done->errors[1].message == "no");
     CHECK(done->errors[2].code.empty());
-    CHECK(done->keys == std::vector<std::string>{" b "});
 }
 
 TEST_CASE("xml: a list that holds a character XML cannot is told from what is no list") {
@@ -483,9 +480,7 @@ TEST_CASE("xml: the title of an HTML page") {
 }
 
 TEST_CASE("xml: listings are decoded only where the store says that it encoded") {
-    const std::string head =
-        "<ListBucketResult><Contents><Key>a+b%2Fc</Key></Contents><CommonPrefixes><Prefix>%41/</Prefix></"
-        "CommonPrefixes>";
+    const std::string head = "<ListBucketResult><Contents><Key>a+b%2Fc</Key></Contents>";
     const std::string tail =
         "<IsTruncated>true</IsTruncated><NextContinuationToken>t+%41</NextContinuationToken></ListBucketResult>";
     const auto plain = xml::list_result(head + tail);
@@ -494,8 +489,6 @@ TEST_CASE("xml: listings are decoded only where the store says that it encoded")
     REQUIRE(encoded);
     CHECK(plain->entries.at(0).key == "a+b%2Fc");
     CHECK(encoded->entries.at(0).key == "a b/c");
-    CHECK(plain->common_prefixes.at(0) == "%41/");
-    CHECK(encoded->common_prefixes.at(0) == "A/");
     CHECK(encoded->next_token == "t+%41");
     CHECK(encoded->truncated);
 }
