@@ -49,23 +49,21 @@
 #define S3CACHE_VERSION "0.1.0"
 #define S3CACHE_VERSION_NUMBER 100  // 10000 * first + 100 * second + third
 
-#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
-#define S3CACHE_EXCEPTIONS 1
-#else
-#define S3CACHE_EXCEPTIONS 0
-#endif
-
 // The inline namespace names the version and everything that is compiled differently, so that files of two kinds fail to
 // link instead of sharing a type whose layout differs, or the functions of whichever comes first.
-#if defined(S3CACHE_DECLARATIONS_ONLY)
-#define S3CACHE_ABI_MODE _split
-#else
-#define S3CACHE_ABI_MODE
-#endif
-#if S3CACHE_EXCEPTIONS
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define S3CACHE_EXCEPTIONS 1
 #define S3CACHE_ABI_THROWS
 #else
+#define S3CACHE_EXCEPTIONS 0
 #define S3CACHE_ABI_THROWS _noexcept
+#endif
+#if defined(S3CACHE_DECLARATIONS_ONLY)
+#define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
+#define S3CACHE_ABI_MODE _split
+#else
+#define S3CACHE_FN inline
+#define S3CACHE_ABI_MODE
 #endif
 #if defined(S3CACHE_NO_GZIP)
 #define S3CACHE_ABI_GZIP _nogzip
@@ -80,12 +78,6 @@
 #define S3CACHE_JOIN(a, b, c, d, e) a##b##c##d##e
 #define S3CACHE_NAME(a, b, c, d, e) S3CACHE_JOIN(a, b, c, d, e)
 #define S3CACHE_ABI S3CACHE_NAME(v0_1_0, S3CACHE_ABI_MODE, S3CACHE_ABI_THROWS, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
-
-#if defined(S3CACHE_DECLARATIONS_ONLY)
-#define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
-#else
-#define S3CACHE_FN inline
-#endif
 
 #include <chrono>       // TTLs, timeouts, time points
 #include <cstddef>      // std::size_t, std::byte
@@ -141,15 +133,11 @@ enum class Errc {
 
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
 // program (the members). Copying does not throw.
-class Error
-#if S3CACHE_EXCEPTIONS
-    : public std::runtime_error
-#endif
-{
+class Error : public std::runtime_error {
 public:
     struct Details {
         Errc code = Errc::invalid_argument;
-        int status = 0;            // HTTP status; 0 if there was no answer
+        int status = 0;            // HTTP status; 0 if there was no response
         std::string s3_code{};     // such as SlowDown; the status number if the store named none
         std::string s3_message{};  // the store's own words
         std::string request_id{};  // x-amz-request-id, and x-amz-id-2 after a blank
@@ -160,15 +148,9 @@ public:
 #endif
     };
 
-    Error(Errc code, const std::string& message) : Error(with_code(code), message) {}
+    Error(Errc code, const std::string& message) : Error(Details{code}, message) {}
     Error(Details details, const std::string& message)
-#if S3CACHE_EXCEPTIONS
-        : std::runtime_error(message),
-#else
-        : message_(std::make_shared<const std::string>(message)),
-#endif
-          details_(std::make_shared<const Details>(std::move(details))) {
-    }
+        : std::runtime_error(message), details_(std::make_shared<const Details>(std::move(details))) {}
 
     Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
     Error& operator=(const Error&) noexcept = default;
@@ -181,19 +163,8 @@ public:
     int attempts() const noexcept { return details_->attempts; }
     bool retryable() const noexcept { return details_->retryable; }
     const Details& details() const noexcept { return *details_; }
-#if !S3CACHE_EXCEPTIONS
-    const char* what() const noexcept { return message_->c_str(); }
-#endif
 
 private:
-    static Details with_code(Errc code) {
-        Details details;
-        details.code = code;
-        return details;
-    }
-#if !S3CACHE_EXCEPTIONS
-    std::shared_ptr<const std::string> message_;
-#endif
     std::shared_ptr<const Details> details_;
 };
 
@@ -236,14 +207,8 @@ public:
     const Error& error() const& noexcept { return *error_; }
     Error&& error() && noexcept { return *std::move(error_); }
 
-    template <class U>
-    T value_or(U&& otherwise) const& {
-        return has_value() ? **this : static_cast<T>(std::forward<U>(otherwise));
-    }
-    template <class U>
-    T value_or(U&& otherwise) && {
-        return has_value() ? *std::move(*this) : static_cast<T>(std::forward<U>(otherwise));
-    }
+    T value_or(T otherwise) const& { return has_value() ? **this : std::move(otherwise); }
+    T value_or(T otherwise) && { return has_value() ? *std::move(*this) : std::move(otherwise); }
     template <class F>
     auto and_then(F&& next) && -> std::invoke_result_t<F, T&&> {
         if (has_value()) return std::forward<F>(next)(*std::move(*this));
@@ -331,17 +296,13 @@ private:
 };
 
 namespace detail {
+inline const void* octets(const char* data) { return data; }
+inline const void* octets(const unsigned char* data) { return data; }
+inline const void* octets(const std::byte* data) { return data; }
 // Containers of bytes that lie in one piece: vector, array and span of char, unsigned char or std::byte.
-template <class T, class = void>
-struct is_bytes : std::false_type {};
 template <class T>
-struct is_bytes<T, std::void_t<decltype(std::declval<const T&>().data()), decltype(std::declval<const T&>().size())>> {
-    using Byte = std::remove_cv_t<std::remove_pointer_t<decltype(std::declval<const T&>().data())>>;
-    static constexpr bool value =
-        (std::is_same_v<Byte, char> || std::is_same_v<Byte, unsigned char> ||
-         std::is_same_v<Byte, std::byte>)&&!std::is_convertible_v<const T&, std::string_view> &&
-        !std::is_same_v<T, Value>;
-};
+using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>,
+                                 decltype(octets(std::declval<const T&>().data()), std::declval<const T&>().size())>;
 }  // namespace detail
 
 // A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
@@ -355,7 +316,8 @@ public:
     Payload(const std::string& text) : data_(text) {}
     Payload(std::string_view text) : data_(text) {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
-    template <class Bytes, class = std::enable_if_t<detail::is_bytes<Bytes>::value>>
+    Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
+    template <class Bytes, class = detail::IfBytes<Bytes>>
     Payload(const Bytes& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
     Payload(const void* data, std::size_t size, Kind kind)
         : data_(size && data ? static_cast<const char*>(data) : "", data ? size : 0),
@@ -383,15 +345,10 @@ struct Literal : Payload {
 template <class Text>
 auto json(Text&& text) {
     using Plain = std::remove_reference_t<Text>;
-    if constexpr (std::is_array_v<Plain> && std::is_const_v<std::remove_extent_t<Plain>>) {
-        return Literal(text, std::string_view(text).size(), Kind::json);
-    } else {
-        if constexpr (std::is_pointer_v<std::decay_t<Text>> && !std::is_array_v<Plain>) {
-            if (!text) return Payload(nullptr, 1, Kind::json);
-        }
-        const std::string_view view(text);
-        return Payload(view.data(), view.size(), Kind::json);
-    }
+    constexpr bool is_literal = std::is_array_v<Plain> && std::is_const_v<std::remove_extent_t<Plain>>;
+    const Payload payload(text);
+    return std::conditional_t<is_literal, Literal, Payload>(payload.present() ? payload.view().data() : nullptr,
+                                                            payload.present() ? payload.view().size() : 1, Kind::json);
 }
 inline Payload json(std::nullptr_t) { return {nullptr, 1, Kind::json}; }
 inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
@@ -460,34 +417,27 @@ Source chunks(Iterator first, Iterator last) {
 }
 
 namespace detail {
-inline bool is_end(std::string_view item) { return item.empty(); }
-template <class T>
-bool is_end(const std::optional<T>& item) {
-    return !item;
-}
-inline const std::string_view& item_in(const std::string_view& item) { return item; }
-template <class T>
-const T& item_in(const std::optional<T>& item) {
-    return *item;
-}
-
 // Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
-template <class Range, class Next>
+template <class Range, class Item>
 class Iterator {
 public:
     using iterator_category = std::input_iterator_tag;
-    using value_type = std::decay_t<decltype(item_in(std::declval<const Next&>()))>;
+    using value_type = Item;
     using difference_type = std::ptrdiff_t;
-    using pointer = const value_type*;
-    using reference = const value_type&;
+    using pointer = const Item*;
+    using reference = const Item&;
 
     Iterator() = default;
     explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return item_in(next_); }
-    pointer operator->() const { return &item_in(next_); }
+    reference operator*() const { return *item_; }
+    pointer operator->() const { return &*item_; }
     Iterator& operator++() {
-        next_ = range_->try_next().value();
-        if (is_end(next_)) range_ = nullptr;
+        auto next = range_->try_next().value();
+        if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
+            item_ = next.empty() ? std::optional<Item>() : next;
+        else
+            item_ = std::move(next);
+        if (!item_) range_ = nullptr;
         return *this;
     }
     void operator++(int) { ++*this; }
@@ -496,7 +446,7 @@ public:
 
 private:
     Range* range_ = nullptr;
-    Next next_{};
+    std::optional<Item> item_{};
 };
 }  // namespace detail
 
@@ -542,13 +492,99 @@ template <class T, class = void>
 struct has_codec : std::false_type {};
 template <class T>
 struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
-// What set() takes by itself; and what it takes, or refuses, through codec<T>.
+// What set() takes through codec<T>, or refuses.
 template <class T>
-struct is_plain : std::bool_constant<std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>> {};
+struct is_object : std::bool_constant<has_codec<T>::value ||
+                                      !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>)> {
+};
 template <class T>
-struct is_storable : std::bool_constant<has_codec<T>::value || is_plain<T>::value> {};
+inline constexpr bool is_optional = false;
 template <class T>
-struct is_object : std::bool_constant<has_codec<T>::value || !is_plain<T>::value> {};
+inline constexpr bool is_optional<std::optional<T>> = true;
+template <class T>
+inline constexpr bool is_result = false;
+template <class T>
+inline constexpr bool is_result<Result<T>> = true;
+
+// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow it.
+template <class F>
+auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
+#if S3CACHE_EXCEPTIONS
+    Error::Details details{Errc::source};
+    try {
+        return call();
+    } catch (const std::exception& error) {
+        details.cause = std::current_exception();
+        return Error(std::move(details), std::string(who) + " threw: " + error.what());
+    } catch (...) {
+        details.cause = std::current_exception();
+        return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
+    }
+#else
+    static_cast<void>(who);
+    return call();
+#endif
+}
+
+template <class T>
+Result<T> decoded(const Value& value) {
+    if constexpr (std::is_same_v<T, Value>) {
+        return value;
+    } else if constexpr (is_optional<T>) {
+        if (value.negative()) return T();
+        return decoded<typename T::value_type>(value).transform([](auto&& inner) { return T(std::move(inner)); });
+    } else {
+        static_assert(has_codec<T>::value || std::is_same_v<T, std::string>,
+                      "get<T>(): specialise s3cache::codec<T> for this type");
+        if (value.negative())
+            return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
+        if constexpr (has_codec<T>::value)
+            return guarded([&]() -> Result<T> { return codec<T>::decode(value.view()); }, "codec::decode");
+        else
+            return value.str();
+    }
+}
+
+template <class T>
+Result<std::string> encode(const T& value) {
+    return guarded([&]() -> Result<std::string> { return codec<T>::encode(value); }, "codec::encode");
+}
+
+// A producer's result, owned: what get_or_set stores and returns.
+struct Produced {
+    std::string data;
+    std::optional<Kind> kind;  // empty: text, or bytes if it is not UTF-8
+    bool negative = false;
+};
+
+Result<Produced> drain(const Source& source);                                  // the whole source in memory
+Error about(const char* operation, std::string_view key, const Error& error);  // the same, told of what it happened to
+
+template <class R>
+Result<Produced> produced(R&& result) {
+    using T = std::decay_t<R>;
+    if constexpr (is_result<T> || is_optional<T>) {
+        if (result) return produced(*std::forward<R>(result));
+        if constexpr (is_result<T>)
+            return std::forward<R>(result).error();
+        else
+            return Produced{"null", Kind::json, true};
+    } else if constexpr (std::is_same_v<T, std::string>) {
+        return Produced{std::forward<R>(result), {}};
+    } else if constexpr (has_codec<T>::value) {
+        return encode(result).transform([](std::string&& data) { return Produced{std::move(data), codec<T>::kind}; });
+    } else if constexpr (std::is_convertible_v<R, Payload>) {
+        static_assert(
+            !std::is_same_v<T, Payload> && !std::is_same_v<T, std::string_view>,
+            "the producer's json(), bytes() or string_view only borrows data that is gone when it returns: return "
+            "a std::string, a container of bytes, or s3cache::Value(std::string, s3cache::Kind::json)");
+        const Payload payload = result;
+        if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
+        return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
+    } else {
+        return drain(Source(std::forward<R>(result)));
+    }
+}
 }  // namespace detail
 
 // --- options ---------------------------------------------------------------------------------------------------------
@@ -769,7 +805,7 @@ public:
 
     Result<std::optional<Entry>> try_next();  // empty: the end
 
-    using Iterator = detail::Iterator<Listing, std::optional<Entry>>;
+    using Iterator = detail::Iterator<Listing, Entry>;
 #if S3CACHE_EXCEPTIONS
     Iterator begin() { return Iterator(*this); }
     Iterator end() { return {}; }
@@ -801,36 +837,6 @@ struct Finding {
     std::string text;
 };
 
-namespace detail {
-// A producer's result, owned: what get_or_set stores and returns.
-struct Produced {
-    std::string data;
-    std::optional<Kind> kind;  // empty: text, or bytes if it is not UTF-8
-    bool negative = false;
-};
-template <class T>
-struct optional_in {};  // what an optional holds
-template <class T>
-struct optional_in<std::optional<T>> {
-    using type = T;
-};
-template <class T, class = void>
-struct is_optional : std::false_type {};
-template <class T>
-struct is_optional<T, std::void_t<typename optional_in<T>::type>> : std::true_type {};
-Error about(const char* operation, std::string_view key, const Error& error);  // the same, told of what it happened to
-template <class T>
-Result<std::string> encode(const T& value);
-template <class T>
-Result<T> decode(std::string_view data);
-template <class T>
-Result<T> decoded(const Value& value);
-template <class R>
-Result<Produced> produced(R&& result);
-template <class F>
-auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
-}  // namespace detail
-
 // A bucket as a cache. Movable; thread-safe; cheap to make: nothing is sent before the first operation. What every
 // operation has in common:
 //   key      1 to 1024 bytes of UTF-8 without NUL, the prefix included; anything else is Errc::invalid_argument
@@ -840,6 +846,8 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())>;
 //            callback threw)
 class Cache {
 public:
+    using Key = std::string_view;
+
     // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What the
     // URL says goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
     static Result<Cache> try_open(std::string_view where, Config config = {});
@@ -851,32 +859,31 @@ public:
     // Stores the payload under the key, replacing what was there at one stroke: readers see the old value or the new.
     // False only if a write condition of the options was not met. On an error what was stored before stays; the one
     // exception is an answer that got lost (Errc::network, timed_out): then either value may be there.
-    Result<bool> try_set(std::string_view key, Payload payload, const SetOptions& options = {});
+    Result<bool> try_set(Key key, Payload payload, const SetOptions& options = {});
     // The same from a stream of any length: one PUT if it fits Config::part_bytes, else in parts. Memory is bounded by
     // Config::transfer_bytes_max. If the source fails or throws, nothing is stored and nothing is left behind.
-    Result<bool> try_set(std::string_view key, Source source, const SetOptions& options = {});
+    Result<bool> try_set(Key key, Source source, const SetOptions& options = {});
     // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source.
-    Result<bool> try_set_file(std::string_view key, const std::string& path, const SetOptions& options = {});
+    Result<bool> try_set_file(Key key, const std::string& path, const SetOptions& options = {});
 
     // The whole value, decompressed and checked; empty: missing or expired.
-    Result<std::optional<Value>> try_get(std::string_view key, const GetOptions& options = {});
+    Result<std::optional<Value>> try_get(Key key, const GetOptions& options = {});
     // The same, unless the entry still has this ETag (of an earlier Value or Info): then nothing is sent again.
-    Result<Revalidated> try_get_if_changed(std::string_view key, std::string_view etag);
+    Result<Revalidated> try_get_if_changed(Key key, std::string_view etag);
     // The same as a stream.
-    Result<std::optional<Reader>> try_get_stream(std::string_view key, const GetOptions& options = {});
+    Result<std::optional<Reader>> try_get_stream(Key key, const GetOptions& options = {});
     // Into a file, which appears whole (written beside the target, then renamed) or not at all. Empty: no such entry.
-    Result<std::optional<Info>> try_get_file(std::string_view key, const std::string& path,
-                                             const GetOptions& options = {});
+    Result<std::optional<Info>> try_get_file(Key key, const std::string& path, const GetOptions& options = {});
 
     // No error if there is nothing under the key.
-    Result<void> try_remove(std::string_view key);
+    Result<void> try_remove(Key key);
     // What is known without the body; empty: missing or expired.
-    Result<std::optional<Info>> try_stat(std::string_view key);
-    Result<bool> try_contains(std::string_view key);
+    Result<std::optional<Info>> try_stat(Key key);
+    Result<bool> try_contains(Key key);
     // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
     // S3 copies an object onto itself for that, which it does up to 5 GiB. Another writer of the very same bytes may be
     // undone, metadata and TTL, if it writes within the round trip between the look and the copy.
-    Result<bool> try_touch(std::string_view key, Seconds ttl);
+    Result<bool> try_touch(Key key, Seconds ttl);
 
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An entry
     // that a deep look cannot look at is an error, one that has gone meanwhile is told as listed.
@@ -898,7 +905,7 @@ public:
 
     // A URL that lets anyone GET or PUT the key until `lifetime` (1 s to 7 days) is over, or the credentials that
     // signed it are. Sends nothing, except to find credentials. `method`: "GET" or "PUT".
-    Result<std::string> try_presign(std::string_view key, std::string_view method, Seconds lifetime);
+    Result<std::string> try_presign(Key key, std::string_view method, Seconds lifetime);
 
     // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
     // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
@@ -907,55 +914,53 @@ public:
     // negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that
     // cannot be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
     // Errc::source. SetOptions::timeout is that of the storing.
-    template <class F>
-    Result<Value> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
-                                 const ComputeOptions& how = {}) {
-        return compute(
-            key, [&] { return detail::guarded([&] { return detail::produced(producer()); }, "the producer"); }, options,
-            how);
-    }
-
-    template <class T, class F>
-    Result<T> try_get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
-                             const ComputeOptions& how = {}) {
-        Result<Value> value = try_get_or_set(key, std::forward<F>(producer), options, how);
-        if (!value) return std::move(value).error();
-        Result<T> decoded = detail::decoded<T>(*value);
-        return decoded ? std::move(decoded) : Result<T>(detail::about("get_or_set", key, decoded.error()));
-    }
-
-    // A TTL alone may stand for the options, as in set("k", "v", 1h).
-    template <class What, class Rep, class Period>
-    Result<bool> try_set(std::string_view key, What&& what, std::chrono::duration<Rep, Period> ttl) {
-        SetOptions options;
-        options.ttl = ttl;
-        return try_set(key, std::forward<What>(what), options);
+    template <class T = Value, class F>
+    Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+        const auto produce = [&] {
+            return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
+        };
+        Result<Value> value = compute(key, produce, options, how);
+        if constexpr (std::is_same_v<T, Value>) {
+            return value;
+        } else {
+            if (!value) return std::move(value).error();
+            return detail::decoded<T>(*value).or_else(
+                [&](const Error& e) { return detail::about("get_or_set", key, e); });
+        }
     }
 
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get of
     // the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
-    std::enable_if_t<detail::has_codec<T>::value, Result<bool>> try_set(std::string_view key, const T& value,
+    std::enable_if_t<detail::is_object<T>::value, Result<bool>> try_set(Key key, const T& value,
                                                                         const SetOptions& options = {}) {
-        Result<std::string> data = detail::encode(value);
-        if (!data) return detail::about("set", key, data.error());
-        return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
-    }
-    template <class T>
-    std::enable_if_t<!detail::is_storable<T>::value, Result<bool>> try_set(std::string_view, const T&,
-                                                                           const SetOptions& = {}) {
-        static_assert(detail::is_storable<T>::value,
+        static_assert(detail::has_codec<T>::value,
                       "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
+        if constexpr (detail::has_codec<T>::value) {
+            Result<std::string> data = detail::encode(value);
+            if (!data) return detail::about("set", key, data.error());
+            return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
+        }
         return false;
     }
     template <class T>
-    Result<std::optional<T>> try_get(std::string_view key, const GetOptions& options = {}) {
+    Result<std::optional<T>> try_get(Key key, const GetOptions& options = {}) {
         Result<std::optional<Value>> hit = try_get(key, options);
         if (!hit) return std::move(hit).error();
         if (!*hit) return std::optional<T>();
         Result<T> value = detail::decoded<T>(**hit);
         if (!value) return detail::about("get", key, value.error());
         return std::optional<T>(*std::move(value));
+    }
+
+    // A TTL alone may stand for the options, as in set("k", "v", 1h).
+    template <class What, class Rep, class Period>
+    Result<bool> try_set(Key key, What&& what, std::chrono::duration<Rep, Period> ttl) {
+        return try_set(key, std::forward<What>(what), SetOptions{ttl});
+    }
+    template <class T = Value, class F, class Rep, class Period>
+    Result<T> try_get_or_set(Key key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
+        return try_get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl});
     }
 
     // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open, ends
@@ -971,158 +976,65 @@ public:
 #if S3CACHE_EXCEPTIONS
     explicit Cache(std::string_view where, Config config = {}) : Cache(try_open(where, std::move(config)).value()) {}
 
-    bool set(std::string_view key, Payload payload, const SetOptions& options = {}) {
+    bool set(Key key, Payload payload, const SetOptions& options = {}) {
         return try_set(key, payload, options).value();
     }
-    bool set(std::string_view key, Source source, const SetOptions& options = {}) {
+    bool set(Key key, Source source, const SetOptions& options = {}) {
         return try_set(key, std::move(source), options).value();
     }
     template <class T>
-    std::enable_if_t<detail::is_object<T>::value, bool> set(std::string_view key, const T& value,
-                                                            const SetOptions& options = {}) {
+    std::enable_if_t<detail::is_object<T>::value, bool> set(Key key, const T& value, const SetOptions& options = {}) {
         return try_set(key, value, options).value();
     }
     template <class What, class Rep, class Period>
-    bool set(std::string_view key, What&& what, std::chrono::duration<Rep, Period> ttl) {
+    bool set(Key key, What&& what, std::chrono::duration<Rep, Period> ttl) {
         return try_set(key, std::forward<What>(what), ttl).value();
     }
-    bool set_file(std::string_view key, const std::string& path, const SetOptions& options = {}) {
+    bool set_file(Key key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
     }
-    std::optional<Value> get(std::string_view key, const GetOptions& options = {}) {
-        return try_get(key, options).value();
-    }
+    std::optional<Value> get(Key key, const GetOptions& options = {}) { return try_get(key, options).value(); }
     template <class T>
-    std::optional<T> get(std::string_view key, const GetOptions& options = {}) {
+    std::optional<T> get(Key key, const GetOptions& options = {}) {
         return try_get<T>(key, options).value();
     }
-    Revalidated get_if_changed(std::string_view key, std::string_view etag) {
-        return try_get_if_changed(key, etag).value();
-    }
-    std::optional<Reader> get_stream(std::string_view key, const GetOptions& options = {}) {
+    Revalidated get_if_changed(Key key, std::string_view etag) { return try_get_if_changed(key, etag).value(); }
+    std::optional<Reader> get_stream(Key key, const GetOptions& options = {}) {
         return try_get_stream(key, options).value();
     }
-    std::optional<Info> get_file(std::string_view key, const std::string& path, const GetOptions& options = {}) {
+    std::optional<Info> get_file(Key key, const std::string& path, const GetOptions& options = {}) {
         return try_get_file(key, path, options).value();
     }
-    void remove(std::string_view key) { try_remove(key).value(); }
-    std::optional<Info> stat(std::string_view key) { return try_stat(key).value(); }
-    bool contains(std::string_view key) { return try_contains(key).value(); }
-    bool touch(std::string_view key, Seconds ttl) { return try_touch(key, ttl).value(); }
+    void remove(Key key) { try_remove(key).value(); }
+    std::optional<Info> stat(Key key) { return try_stat(key).value(); }
+    bool contains(Key key) { return try_contains(key).value(); }
+    bool touch(Key key, Seconds ttl) { return try_touch(key, ttl).value(); }
     Listing list(std::string_view prefix = {}, Look look = Look::shallow) { return try_list(prefix, look).value(); }
     std::uint64_t clear(std::string_view prefix) { return try_clear(prefix).value(); }
     std::uint64_t purge_expired(std::string_view prefix = {}) { return try_purge_expired(prefix).value(); }
     std::uint64_t sweep_uploads(std::string_view prefix, Seconds older_than) {
         return try_sweep_uploads(prefix, older_than).value();
     }
-    std::string presign(std::string_view key, std::string_view method, Seconds lifetime) {
+    std::string presign(Key key, std::string_view method, Seconds lifetime) {
         return try_presign(key, method, lifetime).value();
     }
-    template <class T, class F>
-    T get_or_set(std::string_view key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+    template <class T = Value, class F>
+    T get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
         return try_get_or_set<T>(key, std::forward<F>(producer), options, how).value();
     }
-    template <class F>
-    Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
-                     const ComputeOptions& how = {}) {
-        return try_get_or_set(key, std::forward<F>(producer), options, how).value();
+    template <class T = Value, class F, class Rep, class Period>
+    T get_or_set(Key key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
+        return get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl});
     }
 #endif
 
 private:
     explicit Cache(std::shared_ptr<detail::Core> core) noexcept;
-    Result<Value> compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
-                          const SetOptions& options, const ComputeOptions& how);
+    Result<Value> compute(Key key, const std::function<Result<detail::Produced>()>& producer, const SetOptions& options,
+                          const ComputeOptions& how);
     std::shared_ptr<detail::Core> core_;
 };
 
-namespace detail {
-
-// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow it.
-template <class F>
-auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
-#if S3CACHE_EXCEPTIONS
-    Error::Details details;
-    details.code = Errc::source;
-    try {
-        return call();
-    } catch (const std::exception& error) {
-        details.cause = std::current_exception();
-        return Error(std::move(details), std::string(who) + " threw: " + error.what());
-    } catch (...) {
-        details.cause = std::current_exception();
-        return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
-    }
-#else
-    static_cast<void>(who);
-    return call();
-#endif
-}
-
-template <class T>
-struct is_result : std::false_type {};
-template <class T>
-struct is_result<Result<T>> : std::true_type {};
-
-template <class T>
-Result<std::string> encode(const T& value) {
-    return guarded([&]() -> Result<std::string> { return codec<T>::encode(value); }, "codec::encode");
-}
-
-template <class T>
-Result<T> decode(std::string_view data) {
-    return guarded([&]() -> Result<T> { return codec<T>::decode(data); }, "codec::decode");
-}
-
-template <class T>
-Result<T> decoded(const Value& value) {
-    if constexpr (is_optional<T>::value) {
-        if (value.negative()) return T();
-        return decoded<typename optional_in<T>::type>(value).transform(
-            [](auto&& inner) { return T(std::move(inner)); });
-    } else {
-        static_assert(has_codec<T>::value || std::is_same_v<T, std::string>,
-                      "get<T>(): specialise s3cache::codec<T> for this type");
-        if (value.negative())
-            return Error(Errc::source, "the entry says that there is nothing: get an optional of the type");
-        if constexpr (has_codec<T>::value)
-            return decode<T>(value.view());
-        else
-            return value.str();
-    }
-}
-
-Result<Produced> drain(const Source& source);  // the whole source in memory
-
-template <class R>
-Result<Produced> produced(R&& result) {
-    using T = std::decay_t<R>;
-    if constexpr (is_result<T>::value) {
-        if (!result) return std::forward<R>(result).error();
-        return produced(*std::forward<R>(result));
-    } else if constexpr (is_optional<T>::value) {
-        if (!result) return Produced{"null", Kind::json, true};
-        return produced(*std::forward<R>(result));
-    } else if constexpr (std::is_same_v<T, std::string>) {
-        return Produced{std::forward<R>(result), {}};
-    } else if constexpr (has_codec<T>::value) {
-        return encode(result).transform([](std::string&& data) { return Produced{std::move(data), codec<T>::kind}; });
-    } else if constexpr (std::is_same_v<T, Value>) {
-        return Produced{std::string(result.view()), result.kind(), result.negative()};
-    } else if constexpr (std::is_convertible_v<R, Payload>) {
-        static_assert(
-            !std::is_same_v<T, Payload> && !std::is_same_v<T, std::string_view>,
-            "the producer's json(), bytes() or string_view only borrows data that is gone when it returns: return "
-            "a std::string, a container of bytes, or s3cache::Value(std::string, s3cache::Kind::json)");
-        const Payload payload = result;
-        if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
-        return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
-    } else {
-        return drain(Source(std::forward<R>(result)));
-    }
-}
-
-}  // namespace detail
 }  // namespace S3CACHE_ABI
 }  // namespace s3cache
 
