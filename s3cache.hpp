@@ -116,11 +116,11 @@ enum class Errc {
     denied,            // 401 or 403: the store knows who asks, or does not, and refuses
     no_such_bucket,
     timed_out,    // connect, stall or the whole call's deadline
-    network,      // name resolution, connection, reset, answer cut short
+    network,      // name resolution, connection, reset, response cut short
     tls,          // the certificate is not trusted, or no common protocol
     throttled,    // the store asked to slow down, and still did after the retries
     store,        // any other error status of the store
-    protocol,     // an answer that is not S3's: not XML, too large, out of its own rules
+    protocol,     // the response is not a valid S3 response: not XML, too large, out of its own rules
     damaged,      // checksum, length, gzip body or metadata of the stored entry is wrong: not returned as a value
     changed,      // the object was replaced while it was being read
     source,       // the caller's Source, producer or codec failed
@@ -385,7 +385,7 @@ private:
     template <class F>
     static Read keep(F&& read) {
         if constexpr (std::is_lvalue_reference_v<F>) {
-            return std::ref(read);
+            return Read(std::ref(read));
         } else {  // std::function wants a copy constructor, which a lambda that owns its stream lacks
             auto held = std::make_shared<std::decay_t<F>>(std::forward<F>(read));
             return [held](char* buffer, std::size_t capacity) { return (*held)(buffer, capacity); };
@@ -558,7 +558,7 @@ struct Produced {
 };
 
 Result<Produced> drain(const Source& source);                                  // the whole source in memory
-Error about(const char* operation, std::string_view key, const Error& error);  // the same, told of what it happened to
+Error about(const char* operation, std::string_view key, const Error& error);  // the same, naming operation and key
 
 template <class R>
 Result<Produced> produced(R&& result) {
@@ -604,24 +604,20 @@ struct Credentials {
 // Where credentials come from. Empty: the chain (environment, web identity, profiles, container, instance metadata).
 class CredentialsProvider {
 public:
-    using Function = std::function<Result<Credentials>()>;
-
     CredentialsProvider() = default;
-    CredentialsProvider(Credentials fixed)
-        : get_([fixed = std::move(fixed)]() -> Result<Credentials> { return fixed; }) {}
-    // Called from the thread that needs them, one call at a time; again when `expires` draws near.
+    CredentialsProvider(Credentials fixed) : get_([fixed = std::move(fixed)] { return Result<Credentials>(fixed); }) {}
+    // Called from the thread that needs them, one call at a time; again when `expires` draws near. An empty function is a
+    // mistake, and does not silently stand for the chain.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
     CredentialsProvider(F get) : get_(std::move(get)) {
-        // An empty function is a mistake, and must not silently stand for the chain.
-        if (!get_)
-            get_ = [] { return Result<Credentials>(Error(Errc::credentials, "the provider is an empty function")); };
+        if (!get_) get_ = [] { return Error(Errc::credentials, "the provider is an empty function"); };
     }
 
     explicit operator bool() const noexcept { return static_cast<bool>(get_); }
     Result<Credentials> operator()() const { return get_(); }
 
 private:
-    Function get_;
+    std::function<Result<Credentials>()> get_;
 };
 
 // Requests go out unsigned: for public buckets.
@@ -701,34 +697,30 @@ struct Config {
     std::string region{};    // empty: environment, profile, else us-east-1; corrected by what the store answers
     std::string endpoint{};  // such as http://127.0.0.1:9000; empty: environment, profile, else AWS
     Addressing addressing = Addressing::automatic;
-    bool dual_stack = false;
-    bool fips = false;
-    bool accelerate = false;
+    bool dual_stack = false, fips = false, accelerate = false;  // AWS's other endpoints
     CredentialsProvider credentials{};
     std::string profile{};  // of the AWS configuration files; empty: AWS_PROFILE, else default
 
     // what
     std::optional<Seconds> default_ttl{};  // empty: never expires
+    double ttl_jitter = 0;  // in [0, 1): each TTL is cut by up to this share, so that not all end at once
     Expired expired = Expired::remove;
     MetadataNames metadata_names = MetadataNames::underscore;  // hyphen: where a proxy drops names with an underscore
     Metadata metadata{};                                       // put on every entry
-    std::string server_side_encryption{};                      // such as AES256 or aws:kms
-    std::string kms_key_id{};
-    std::string storage_class{};
-    std::uint64_t value_bytes_max = std::uint64_t{1}
-                                    << 30;  // get() refuses more, compressed or not; get_stream has no limit
+    std::string server_side_encryption{}, kms_key_id{};        // such as AES256 or aws:kms; empty: the bucket's
+    std::string storage_class{};                               // empty: STANDARD
+    std::uint64_t value_bytes_max = std::uint64_t{1} << 30U;   // get() refuses more, compressed or not
     Checksums checksums = Checksums::own;
     // Some stores ignore If-Match and If-None-Match without a word. The first conditional write finds out, on a scratch
     // key. automatic: a look before the write then has to do, which leaves the time between the two (counted in
     // stats().unconditional); required: such a write is Errc::unsupported; off: only the look, ever.
     Conditions conditions = Conditions::automatic;
-    double ttl_jitter = 0;   // in [0, 1): each TTL is cut by up to this share, so that not all end at once
-    bool read_only = false;  // what writes is Errc::read_only; get_or_set computes and does not store
-    // Errors of get, get_stream, get_file, get_many, stat and contains are reported as misses, for callers that rather compute
-    // again: counted in stats().tolerated. Wrong arguments and a cancellation stay errors.
-    bool errors_are_misses = false;
+    bool read_only = false;          // what writes is Errc::read_only; get_or_set computes and does not store
     bool unsigned_payload = false;   // over https: bodies are not hashed, which saves 0.6 ms a MiB
     bool forbidden_is_miss = false;  // 403 to get and stat is a miss: for callers without s3:ListBucket
+    // Errors of get, get_stream, get_file, get_many, stat and contains are reported as misses, counted in
+    // stats().tolerated. Wrong arguments and a cancellation stay errors.
+    bool errors_are_misses = false;
 
     // how long: zero is no limit
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
@@ -737,10 +729,9 @@ struct Config {
     // cleans up after it takes 0.5 s more at most.
     std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
-    std::chrono::milliseconds backoff_base{50};  // the n-th wait is random in [0, base * 2^n], at most backoff_cap
-    std::chrono::milliseconds backoff_cap{5000};
+    std::chrono::milliseconds backoff_base{50}, backoff_cap{5000};  // the n-th wait is random in [0, base * 2^n]
     // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable at
-    // once; after the pause one is let through to try. A miss is an answer like any other. Zero: never.
+    // once; after the pause one is let through to try. A miss is a success here. Zero: never.
     unsigned breaker_failures = 0;
     std::chrono::milliseconds breaker_pause{10000};
 
@@ -752,10 +743,9 @@ struct Config {
 
     // the network
     std::string ca_bundle{};  // PEM file; empty: AWS_CA_BUNDLE, the profile's, SSL_CERT_FILE, libcurl's, the system's
-    std::string client_certificate{};              // PEM file
-    std::string client_key{};                      // PEM file
-    std::string proxy{};                           // empty: the environment's, as libcurl reads it
-    std::function<void(void* curl)> setup_curl{};  // on each CURL* after our options, as often as these are set
+    std::string client_certificate{}, client_key{};  // PEM files
+    std::string proxy{};                             // empty: the environment's, as libcurl reads it
+    std::function<void(void* curl)> setup_curl{};    // on each CURL* after our options, as often as these are set
 
     // seen from outside
     std::function<TimePoint()> clock{};            // local time; empty: std::chrono::system_clock
@@ -858,7 +848,7 @@ public:
 
     // Stores the payload under the key, replacing what was there at one stroke: readers see the old value or the new.
     // False only if a write condition of the options was not met. On an error what was stored before stays; the one
-    // exception is an answer that got lost (Errc::network, timed_out): then either value may be there.
+    // exception is a response that got lost (Errc::network, timed_out): then either value may be there.
     Result<bool> try_set(Key key, Payload payload, const SetOptions& options = {});
     // The same from a stream of any length: one PUT if it fits Config::part_bytes, else in parts. Memory is bounded by
     // Config::transfer_bytes_max. If the source fails or throws, nothing is stored and nothing is left behind.
@@ -886,7 +876,7 @@ public:
     Result<bool> try_touch(Key key, Seconds ttl);
 
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An entry
-    // that a deep look cannot look at is an error, one that has gone meanwhile is told as listed.
+    // that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
     // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails is
     // passed over, and is an error in the end.
@@ -959,8 +949,9 @@ public:
         return try_set(key, std::forward<What>(what), SetOptions{ttl});
     }
     template <class T = Value, class F, class Rep, class Period>
-    Result<T> try_get_or_set(Key key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
-        return try_get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl});
+    Result<T> try_get_or_set(Key key, F&& producer, std::chrono::duration<Rep, Period> ttl,
+                             const ComputeOptions& how = {}) {
+        return try_get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl}, how);
     }
 
     // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open, ends
@@ -976,19 +967,10 @@ public:
 #if S3CACHE_EXCEPTIONS
     explicit Cache(std::string_view where, Config config = {}) : Cache(try_open(where, std::move(config)).value()) {}
 
-    bool set(Key key, Payload payload, const SetOptions& options = {}) {
-        return try_set(key, payload, options).value();
-    }
-    bool set(Key key, Source source, const SetOptions& options = {}) {
-        return try_set(key, std::move(source), options).value();
-    }
-    template <class T>
-    std::enable_if_t<detail::is_object<T>::value, bool> set(Key key, const T& value, const SetOptions& options = {}) {
-        return try_set(key, value, options).value();
-    }
-    template <class What, class Rep, class Period>
-    bool set(Key key, What&& what, std::chrono::duration<Rep, Period> ttl) {
-        return try_set(key, std::forward<What>(what), ttl).value();
+    // Takes what try_set() takes: a payload, a source or a type with a codec; with options or a TTL.
+    template <class What, class Options = SetOptions>
+    bool set(Key key, What&& what, const Options& options = {}) {
+        return try_set(key, std::forward<What>(what), options).value();
     }
     bool set_file(Key key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
@@ -1018,13 +1000,9 @@ public:
     std::string presign(Key key, std::string_view method, Seconds lifetime) {
         return try_presign(key, method, lifetime).value();
     }
-    template <class T = Value, class F>
-    T get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
+    template <class T = Value, class F, class Options = SetOptions>
+    T get_or_set(Key key, F&& producer, const Options& options = {}, const ComputeOptions& how = {}) {
         return try_get_or_set<T>(key, std::forward<F>(producer), options, how).value();
-    }
-    template <class T = Value, class F, class Rep, class Period>
-    T get_or_set(Key key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
-        return get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl});
     }
 #endif
 
@@ -1166,12 +1144,11 @@ inline bool iequal(std::string_view a, std::string_view b) {
 }
 
 inline bool starts_with(std::string_view text, std::string_view prefix) {
-    return text.size() >= prefix.size() && std::string_view(text.data(), prefix.size()) == prefix;
+    return text.substr(0, prefix.size()) == prefix;
 }
 
 inline bool ends_with(std::string_view text, std::string_view suffix) {
-    return text.size() >= suffix.size() &&
-           std::string_view(text.data() + text.size() - suffix.size(), suffix.size()) == suffix;
+    return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
 }
 
 // CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
@@ -1199,14 +1176,10 @@ inline constexpr int hex_value(char c) {
 }
 
 // Lower case, because that is what SigV4 signs.
-inline void append_hex(std::string& out, std::string_view raw) {
-    constexpr std::string_view digits = "0123456789abcdef";
-    const std::size_t size = out.size();
-    out.resize(size + 2 * raw.size());
-    char* at = &out[0] + size;
+inline void append_hex(std::string& out, std::string_view raw, std::string_view digits = "0123456789abcdef") {
     for (char c : raw) {
-        *at++ = digits[octet(c) >> 4];
-        *at++ = digits[octet(c) & 15];
+        out += digits[octet(c) >> 4];
+        out += digits[octet(c) & 15];
     }
 }
 
@@ -1246,15 +1219,10 @@ inline constexpr bool is_unreserved(char c) {
 // The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
 // and encode again before they check the signature. Upper-case hex for the same reason.
 inline void append_percent(std::string& out, std::string_view raw, bool keep_slash) {
-    constexpr std::string_view digits = "0123456789ABCDEF";
-    for (char c : raw) {
-        if (is_unreserved(c) || (keep_slash && c == '/')) {
-            out += c;
-        } else {
-            out += '%';
-            out += digits[octet(c) >> 4];
-            out += digits[octet(c) & 15];
-        }
+    for (std::size_t i = 0; i < raw.size(); ++i) {
+        const bool is_kept = is_unreserved(raw[i]) || (keep_slash && raw[i] == '/');
+        out += is_kept ? raw[i] : '%';
+        if (!is_kept) append_hex(out, raw.substr(i, 1), "0123456789ABCDEF");
     }
 }
 
@@ -1267,10 +1235,9 @@ inline std::optional<std::string> unpercent(std::string_view text, bool plus_is_
             out += plus_is_space && text[i] == '+' ? ' ' : text[i];
             continue;
         }
-        if (text.size() - i < 3) return std::nullopt;
-        const int high = hex_value(text[i + 1]);
-        const int low = hex_value(text[i + 2]);
-        if (high < 0 || low < 0) return std::nullopt;
+        const int high = text.size() - i < 3 ? -1 : hex_value(text[i + 1]);
+        const int low = high < 0 ? -1 : hex_value(text[i + 2]);
+        if (low < 0) return std::nullopt;
         out += static_cast<char>(high * 16 + low);
         i += 2;
     }
@@ -1298,21 +1265,9 @@ inline void add(Pairs& to, std::string_view name, std::string_view value) {
     to.emplace_back(std::string(name), std::string(value));
 }
 
-inline void append_number(std::string& out, std::uint64_t value) {
-    char digits[20];  // 2^64 - 1 has twenty of them
-    std::size_t at = sizeof digits;
-    do {
-        digits[--at] = static_cast<char>('0' + value % 10);
-        value /= 10;
-    } while (value != 0);
-    out.append(digits + at, sizeof digits - at);
-}
+inline std::string number(std::uint64_t value) { return std::to_string(value); }
 
-inline std::string number(std::uint64_t value) {
-    std::string out;
-    append_number(out, value);
-    return out;
-}
+inline void append_number(std::string& out, std::uint64_t value) { out += number(value); }
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user info
 // of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
@@ -1342,18 +1297,17 @@ inline std::string sanitize(std::string_view text) {
         known += c;
     }
     std::string out;
-    for (std::size_t at = 0; at < known.size();) {
-        const std::size_t length = (std::max)(utf8::sequence(known, at), std::size_t{1});
+    for (std::size_t at = 0, length = 0; at < known.size(); at += length) {
+        length = (std::max)(utf8::sequence(known, at), std::size_t{1});
         std::string piece = known.substr(at, length);
         const unsigned char first = octet(piece[0]);
         const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
         if (is_control || (length == 1 && first >= 0x80)) {
-            piece = "\\x" + hex(piece.substr(0, 1));
-            if (length == 2) piece += "\\x" + hex(known.substr(at + 1, 1));
+            piece.clear();
+            for (std::size_t i = 0; i < length; ++i) piece += "\\x" + hex(known.substr(at + i, 1));
         }
         if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
         out += piece;
-        at += length;
     }
     return out;
 }

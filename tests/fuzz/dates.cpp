@@ -118,10 +118,9 @@ inline void check_times(std::string_view text) {
     require(dates::http_date(padded) == dates::http_date(text), "blanks around a date mean nothing");
     check_plain_forms(text);
     const auto wait = retry::retry_after(text, dates::TimePoint{std::chrono::hours(24) * 20454});
-    if (!wait) return;
-    require(wait->count() >= 0 && *wait <= retry::retry_after_max, "waits have bounds");
+    require(wait.count() >= 0 && wait <= retry::retry_after_max, "waits have bounds");
     const auto when = dates::http_date(text);
-    require(!when || *when >= dates::TimePoint{} || wait->count() == 0, "what is past is not waited for");
+    require(!when || *when >= dates::TimePoint{} || wait.count() == 0, "what is past is not waited for");
 }
 
 // The grammar that Python's float and C's strtod share: [+-]digits[.digits][e[+-]digits]

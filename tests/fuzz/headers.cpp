@@ -65,11 +65,11 @@ inline void check_facts(const entry::Facts& facts, const Lines& lines) {
         if (facts.expires_at > -bound && facts.expires_at < bound) {
             require(shown > facts.expires_at - 1 && shown < facts.expires_at + 1, "a time as the header says");
         }
-        require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0 || facts.lease_age(),
+        require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0 || facts.lease > 0,
                 "not expired before time");
     }
     for (const auto& [name, value] : facts.info.metadata) {
-        require(!entry::reserved(name) && name == bytes::lower(name) && !name.empty(), "metadata is the user's own");
+        require(!entry::is_own_name(name) && name == bytes::lower(name) && !name.empty(), "metadata is the user's own");
         require(count_of(lines, "x-amz-meta-" + name) > 0, "and came from a line");
         static_cast<void>(value);
     }
