@@ -178,34 +178,49 @@ namespace detail {
     std::abort();  // value() of an error is a bug of the caller; there is no other way to leave here
 #endif
 }
+
+// What a Result is beside its value.
+class ResultBase {
+public:
+    using error_type = Error;
+
+    bool has_value() const noexcept { return !error_; }
+    explicit operator bool() const noexcept { return has_value(); }
+
+    Error& error() & noexcept { return *error_; }
+    const Error& error() const& noexcept { return *error_; }
+    Error&& error() && noexcept { return *std::move(error_); }
+
+protected:
+    ResultBase() noexcept = default;
+    ResultBase(Error error) : error_(std::move(error)) {}
+    void check() const {
+        if (error_) raise(*error_);
+    }
+
+private:
+    std::optional<Error> error_;
+};
 }  // namespace detail
 
 // A value or an Error, with the members of std::expected. value() of an error throws it (without exceptions: aborts).
 template <class T>
-class [[nodiscard]] Result {
+class [[nodiscard]] Result : public detail::ResultBase {
 public:
     using value_type = T;
-    using error_type = Error;
 
     Result(T value) : value_(std::move(value)) {}
-    Result(Error error) : error_(std::move(error)) {}
+    Result(Error error) : ResultBase(std::move(error)) {}
 
-    bool has_value() const noexcept { return value_.has_value(); }
-    explicit operator bool() const noexcept { return has_value(); }
-
-    T& value() & { return checked(), **this; }
-    const T& value() const& { return checked(), **this; }
-    T&& value() && { return checked(), *std::move(*this); }
+    T& value() & { return check(), **this; }
+    const T& value() const& { return check(), **this; }
+    T&& value() && { return check(), *std::move(*this); }
 
     T& operator*() & noexcept { return *value_; }
     const T& operator*() const& noexcept { return *value_; }
     T&& operator*() && noexcept { return *std::move(value_); }
     T* operator->() noexcept { return &*value_; }
     const T* operator->() const noexcept { return &*value_; }
-
-    Error& error() & noexcept { return *error_; }
-    const Error& error() const& noexcept { return *error_; }
-    Error&& error() && noexcept { return *std::move(error_); }
 
     T value_or(T otherwise) const& { return has_value() ? **this : std::move(otherwise); }
     T value_or(T otherwise) && { return has_value() ? *std::move(*this) : std::move(otherwise); }
@@ -225,32 +240,18 @@ public:
     }
 
 private:
-    void checked() const {
-        if (!has_value()) detail::raise(error());
-    }
-    std::optional<T> value_;  // one of the two is there; a variant of them would take much longer to compile
-    std::optional<Error> error_;
+    std::optional<T> value_;  // there where no error is; a variant of the two would take much longer to compile
 };
 
 template <>
-class [[nodiscard]] Result<void> {
+class [[nodiscard]] Result<void> : public detail::ResultBase {
 public:
     using value_type = void;
-    using error_type = Error;
 
     Result() noexcept = default;
-    Result(Error error) : error_(std::move(error)) {}
+    Result(Error error) : ResultBase(std::move(error)) {}
 
-    bool has_value() const noexcept { return !error_; }
-    explicit operator bool() const noexcept { return has_value(); }
-    void value() const {
-        if (error_) detail::raise(*error_);
-    }
-    const Error& error() const& noexcept { return *error_; }
-    Error&& error() && noexcept { return std::move(*error_); }
-
-private:
-    std::optional<Error> error_;
+    void value() const { check(); }
 };
 
 // --- values ----------------------------------------------------------------------------------------------------------
@@ -1177,9 +1178,11 @@ inline constexpr int hex_value(char c) {
 
 // Lower case, because that is what SigV4 signs.
 inline void append_hex(std::string& out, std::string_view raw, std::string_view digits = "0123456789abcdef") {
+    std::size_t at = out.size();
+    out.resize(at + 2 * raw.size());
     for (char c : raw) {
-        out += digits[octet(c) >> 4];
-        out += digits[octet(c) & 15];
+        out[at++] = digits[octet(c) >> 4];
+        out[at++] = digits[octet(c) & 15];
     }
 }
 
@@ -1559,11 +1562,9 @@ inline Parts parts_of(std::int64_t unix_seconds) {
 // A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of the
 // next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
-    if (time[year] < 1 || time[month] < 1 || time[month] > 12 || time[day] < 1 || time[day] > 31) return false;
-    const std::int64_t days = days_since_epoch(time[year], time[month], time[day]);
-    const bool in_month = days_since_epoch(time[year] + (time[month] == 12), time[month] % 12 + 1, 1) > days;
-    return in_month && time[hour] <= 23 && time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 &&
-           time[offset_minute] <= 59;
+    const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
+    return time[year] >= 1 && std::equal(time.begin(), time.begin() + hour, same.begin()) && time[hour] <= 23 &&
+           time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 && time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
@@ -2110,9 +2111,6 @@ inline constexpr std::size_t depth_max = 32;
 // A page of 1,000 keys of 1,024 bytes, each byte an entity or escape of six, with all that stands around them.
 inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 
-// "&#x10FFFF;" has ten; leading zeros are legal but no store writes them by the dozen.
-inline constexpr std::size_t reference_bytes_max = 16;
-
 // XML 1.0 knows no control characters but three, not even as references, and neither U+FFFE nor U+FFFF. A key with one of
 // them, or that is no UTF-8, can be deleted alone but not in a list.
 inline bool representable(std::string_view text) {
@@ -2244,7 +2242,7 @@ private:
         const std::size_t begin = text_.size();
         for (std::size_t at = run.find('&'); at != std::string_view::npos; at = run.find('&')) {
             append_raw(run.substr(0, at));
-            const std::size_t end = run.substr(at, reference_bytes_max).find(';');
+            const std::size_t end = run.substr(at, 16).find(';');  // "&#x10FFFF;" has ten; leading zeros are legal
             const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(at + 1, end - 1));
             if (!code) return false;
             utf8::append(text_, *code);
