@@ -310,11 +310,12 @@ using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_vi
 struct Nothing {};
 inline Nothing nothing() { return {}; }
 
-// What set() stores. Borrows: the data must live until the call returns; nothing is copied.
+// What set() stores. Borrows: the data must live until the call returns; nothing is copied. A temporary string is kept.
 class Payload {
 public:
     Payload(const char* text) : data_(text ? text : ""), present_(text != nullptr) {}
     Payload(const std::string& text) : data_(text) {}
+    Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
     Payload(std::string_view text) : data_(text) {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
@@ -324,6 +325,7 @@ public:
         : data_(size && data ? static_cast<const char*>(data) : "", data ? size : 0),
           kind_(kind),
           present_(data || !size) {}
+    Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
@@ -331,6 +333,7 @@ public:
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
+    std::shared_ptr<const std::string> kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
     bool present_ = true;
@@ -347,11 +350,8 @@ template <class Text>
 auto json(Text&& text) {
     using Plain = std::remove_reference_t<Text>;
     constexpr bool is_literal = std::is_array_v<Plain> && std::is_const_v<std::remove_extent_t<Plain>>;
-    const Payload payload(text);
-    return std::conditional_t<is_literal, Literal, Payload>(payload.present() ? payload.view().data() : nullptr,
-                                                            payload.present() ? payload.view().size() : 1, Kind::json);
+    return std::conditional_t<is_literal, Literal, Payload>(Payload(std::forward<Text>(text)), Kind::json);
 }
-inline Payload json(std::nullptr_t) { return {nullptr, 1, Kind::json}; }
 inline Payload bytes(const void* data, std::size_t size) { return {data, size, Kind::bytes}; }
 
 // What a Source's callable returns to say that it failed; the upload is then aborted and nothing is stored.
@@ -372,7 +372,14 @@ public:
     }
     template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Source> &&
                                                 std::is_invocable_r_v<std::size_t, F&, char*, std::size_t>>>
-    Source(F&& read) : read_(keep(std::forward<F>(read))) {}
+    Source(F&& read) {
+        if constexpr (std::is_lvalue_reference_v<F>)
+            read_ = std::ref(read);
+        else  // std::function wants a copy constructor, which a lambda that owns its stream lacks
+            read_ = [held = std::make_shared<F>(std::move(read))](char* to, std::size_t most) {
+                return (*held)(to, most);
+            };
+    }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
     Source sized(std::uint64_t bytes) && {
@@ -383,15 +390,6 @@ public:
     std::size_t read(char* buffer, std::size_t capacity) const { return read_(buffer, capacity); }
 
 private:
-    template <class F>
-    static Read keep(F&& read) {
-        if constexpr (std::is_lvalue_reference_v<F>) {
-            return Read(std::ref(read));
-        } else {  // std::function wants a copy constructor, which a lambda that owns its stream lacks
-            auto held = std::make_shared<std::decay_t<F>>(std::forward<F>(read));
-            return [held](char* buffer, std::size_t capacity) { return (*held)(buffer, capacity); };
-        }
-    }
     Read read_;
     std::optional<std::uint64_t> size_;
 };
@@ -582,10 +580,19 @@ Result<Produced> produced(R&& result) {
         const Payload payload = result;
         if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
         return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
-    } else {
+    } else if constexpr (std::is_convertible_v<R, Source>) {
         return drain(Source(std::forward<R>(result)));
+    } else {
+        static_assert(
+            has_codec<T>::value,
+            "get_or_set(): the producer returns no text, bytes, Value, Source, nothing() or type with a codec");
     }
 }
+
+template <class F, class = void>
+struct is_producer : std::false_type {};
+template <class F>
+struct is_producer<F, std::enable_if_t<!std::is_void_v<std::invoke_result_t<F&>>>> : std::true_type {};
 }  // namespace detail
 
 // --- options ---------------------------------------------------------------------------------------------------------
@@ -907,8 +914,11 @@ public:
     // Errc::source. SetOptions::timeout is that of the storing.
     template <class T = Value, class F>
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
-        const auto produce = [&] {
-            return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
+        static_assert(detail::is_producer<F>::value,
+                      "get_or_set(): the producer takes no argument and returns what to store, or nothing()");
+        const auto produce = [&]() -> Result<detail::Produced> {
+            if constexpr (detail::is_producer<F>::value)
+                return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
         };
         Result<Value> value = compute(key, produce, options, how);
         if constexpr (std::is_same_v<T, Value>) {
@@ -982,9 +992,7 @@ public:
         return try_get<T>(key, options).value();
     }
     Revalidated get_if_changed(Key key, std::string_view etag) { return try_get_if_changed(key, etag).value(); }
-    std::optional<Reader> get_stream(Key key, const GetOptions& options = {}) {
-        return try_get_stream(key, options).value();
-    }
+    std::optional<Reader> get_stream(Key key, const GetOptions& how = {}) { return try_get_stream(key, how).value(); }
     std::optional<Info> get_file(Key key, const std::string& path, const GetOptions& options = {}) {
         return try_get_file(key, path, options).value();
     }
@@ -995,12 +1003,8 @@ public:
     Listing list(std::string_view prefix = {}, Look look = Look::shallow) { return try_list(prefix, look).value(); }
     std::uint64_t clear(std::string_view prefix) { return try_clear(prefix).value(); }
     std::uint64_t purge_expired(std::string_view prefix = {}) { return try_purge_expired(prefix).value(); }
-    std::uint64_t sweep_uploads(std::string_view prefix, Seconds older_than) {
-        return try_sweep_uploads(prefix, older_than).value();
-    }
-    std::string presign(Key key, std::string_view method, Seconds lifetime) {
-        return try_presign(key, method, lifetime).value();
-    }
+    std::uint64_t sweep_uploads(std::string_view prefix, Seconds age) { return try_sweep_uploads(prefix, age).value(); }
+    std::string presign(Key key, std::string_view method, Seconds ttl) { return try_presign(key, method, ttl).value(); }
     template <class T = Value, class F, class Options = SetOptions>
     T get_or_set(Key key, F&& producer, const Options& options = {}, const ComputeOptions& how = {}) {
         return try_get_or_set<T>(key, std::forward<F>(producer), options, how).value();
@@ -5731,6 +5735,7 @@ inline bool is_own_name(std::string_view lower_name) {
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
 inline void read_meta(Facts& facts, const std::string& name, std::string_view value) {
+    if (name.empty()) return;
     if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, value);
     if (name == "expires_at" || name == "expires-at") {
         if (facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
