@@ -258,8 +258,8 @@ public:
 
 enum class Kind { json, text, bytes };
 
-using Metadata =
-    std::vector<std::pair<std::string, std::string>>;  // names without `x-amz-meta-`, lower case on reading
+// Names without `x-amz-meta-`, lower case on reading.
+using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 // What the store says of an entry.
 struct Info {
@@ -643,8 +643,8 @@ struct Progress {
     std::uint64_t done = 0;                // payload bytes so far, as they go over the wire
     std::optional<std::uint64_t> total{};  // empty: not known
 };
-using ProgressCallback =
-    std::function<bool(const Progress&)>;  // false cancels; called some ten times a second; must not throw
+// False cancels. Called some ten times a second; must not throw.
+using ProgressCallback = std::function<bool(const Progress&)>;
 
 struct SetOptions {
     std::optional<Seconds> ttl{};  // empty: Config::default_ttl; `forever`: never expires; else over zero
