@@ -3117,8 +3117,6 @@ inline constexpr std::size_t bucket_label_bytes_min = 3;
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
 
-inline constexpr unsigned port_max = 65535;
-
 struct Options {
     std::string bucket;
     std::string region;
@@ -3162,15 +3160,11 @@ inline bool valid_bucket(std::string_view bucket) {
 
 // Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
 inline std::string unsupported_kind(std::string_view bucket) {
-    const auto named = [bucket](std::string_view part) { return bucket.find(part) != std::string_view::npos; };
     if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
         return "directory buckets (S3 Express) are not supported";
     if (!bytes::starts_with(bucket, "arn:")) return {};
-    if (named(":s3::")) return "multi-region access points are not supported";
-    const char* kind = named(":s3-outposts:")        ? "access points on Outposts"
-                       : named(":s3-object-lambda:") ? "Object Lambda access points"
-                                                     : "ARNs of access points";
-    return std::string(kind) + " are not supported: use the access point's alias, which is the name of a bucket";
+    return "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
+           "the name of a bucket";
 }
 
 inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
@@ -3202,33 +3196,27 @@ inline bool fits_host(std::string_view bucket, bool dots_allowed) {
 }
 
 struct Partition {
-    std::string_view name;
     std::string_view region_prefix;
     std::string_view suffix;
 };
 
-// The first entry doubles as the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
-// regions every year and partitions hardly ever.
+// The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds regions
+// every year and partitions hardly ever.
 inline constexpr Partition partitions[] = {
-    {"aws", "", "amazonaws.com"},
-    {"aws-cn", "cn-", "amazonaws.com.cn"},
-    {"aws-us-gov", "us-gov-", "amazonaws.com"},
-    {"aws-iso", "us-iso-", "c2s.ic.gov"},
-    {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
-    {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
-    {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
-    {"aws-eusc", "eusc-de-", "amazonaws.eu"},
+    {"cn-", "amazonaws.com.cn"},    {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
+    {"eu-isoe-", "cloud.adc-e.uk"}, {"us-isof-", "csp.hci.ic.gov"}, {"eusc-de-", "amazonaws.eu"},
+    {"", "amazonaws.com"},
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    for (const Partition& partition : partitions) {
-        const bool named = !partition.region_prefix.empty() && bytes::starts_with(region, partition.region_prefix);
-        if (!named) continue;
+    const Partition* at = partitions;
+    for (; !at->region_prefix.empty(); ++at) {
+        if (!bytes::starts_with(region, at->region_prefix)) continue;
         // "cn-north-1" belongs there, "cn-x" does not: a place and a number must follow.
-        const auto rest = split(region.substr(partition.region_prefix.size()), "-");
-        if (rest.size() == 2 && !rest[0].empty() && all_digits(rest[1])) return partition;
+        const auto rest = split(region.substr(at->region_prefix.size()), "-");
+        if (rest.size() == 2 && !rest[0].empty() && all_digits(rest[1])) break;
     }
-    return partitions[0];
+    return *at;
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -3245,49 +3233,39 @@ struct Url {
     bool is_address = false;
 };
 
-// The one way to write an address, because libcurl rewrites others ("127.1", "[0::1]") before it sends the host, and
-// then it is not the host that was signed. Empty: not an address.
-inline std::string plain_address(int family, const std::string& text) {
+// The one way to write "1.2.3.4" or "[::1]", because libcurl rewrites others ("127.1", "[0::1]") before it sends the
+// host, and then it is not the host that was signed. Empty: not an address.
+inline std::string plain_address(const std::string& host) {
+    const bool bracketed = host[0] == '[';
+    const int family = bracketed ? AF_INET6 : AF_INET;
+    const std::string text = bracketed ? host.substr(1, host.size() - 2) : host;
     unsigned char address[16];
     char plain[64];
-    if (::inet_pton(family, text.c_str(), address) != 1) return {};
-    return ::inet_ntop(family, address, plain, sizeof plain) != nullptr ? plain : "";
+    if (::inet_pton(family, text.c_str(), address) != 1 || !::inet_ntop(family, address, plain, sizeof plain))
+        return {};
+    return bracketed ? '[' + std::string(plain) + ']' : plain;
 }
 
-// "name", "1.2.3.4" or "[address]", as it is signed and sent. '_' as in the names of Docker.
-inline std::string plain_host(std::string_view host, Url& url) {
-    const std::string lower = bytes::lower(host);
-    if (bytes::starts_with(lower, "[")) {
-        const std::string address = plain_address(AF_INET6, lower.substr(1, lower.size() - 2));
-        url.is_address = true;
-        return address.empty() ? address : '[' + address + ']';
-    }
-    const auto allowed = [](char c) {
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';
-    };
-    if (!std::all_of(lower.begin(), lower.end(), allowed)) return {};
-    const std::string_view last = std::string_view(lower).substr(lower.rfind('.') + 1);
-    const bool numeric = all_digits(last) || (bytes::starts_with(last, "0x") &&
-                                              last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos);
-    url.is_address = numeric;
-    return numeric ? plain_address(AF_INET, lower) : lower;
-}
-
-// "host", "host:port" or "[address]:port"; an '@' is refused with every other odd byte, so no password gets into a URL.
+// "host", "host:port" or "[address]:port", as it is signed and sent; an '@' is refused with every other odd byte, so no
+// password gets into a URL. '_' as in the names of Docker.
 inline bool parse_authority(std::string_view authority, Url& url) {
-    const bool bracketed = bytes::starts_with(authority, "[");
-    const std::size_t end = (std::min)(bracketed ? authority.find(']') : authority.find(':'), authority.size());
-    if (bracketed && end == authority.size()) return false;
-    const std::size_t host_bytes = end + (bracketed ? 1 : 0);
-    url.host = plain_host(authority.substr(0, host_bytes), url);
-    std::string_view port = authority.substr(host_bytes);
+    const std::size_t bracket = authority.rfind(']') + 1;  // 0: there is none
+    const std::size_t end = (std::min)(authority.find(':', bracket), authority.size());
+    url.host = bytes::lower(authority.substr(0, end));
+    const std::string_view last = std::string_view(url.host).substr(url.host.rfind('.') + 1);
+    const bool hexadecimal =
+        bytes::starts_with(last, "0x") && last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
+    url.is_address = bracket != 0 || hexadecimal || all_digits(last);
+    if (url.is_address)
+        url.host = plain_address(url.host);
+    else if (url.host.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-._") != std::string::npos)
+        return false;
+    const std::string_view port = authority.substr(end);
     if (url.host.empty()) return false;
     if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
-    const auto number = bytes::to_u64(port.substr(1));
-    if (port.front() != ':' || !number || *number == 0 || *number > port_max) return false;
-    if (*number == (url.scheme == "https" ? 443 : 80)) return true;
-    url.host += ':';
-    bytes::append_number(url.host, *number);
+    const std::uint64_t number = bytes::to_u64(port.substr(1)).value_or(0);
+    if (number == 0 || number > 65535) return false;
+    if (number != (url.scheme == "https" ? 443 : 80)) bytes::append_number(url.host += ':', number);
     return true;
 }
 
@@ -3319,7 +3297,7 @@ inline Result<void> check_options(const Options& options) {
     if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
         return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
-    const bool china = partition_of(options.region).name == "aws-cn";
+    const bool china = partition_of(options.region).region_prefix == "cn-";
     if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
     return {};
 }
@@ -3510,16 +3488,11 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
-    const auto is_blank = [](char c) { return c <= ' ' && bytes::is_blank(c); };
-    value = bytes::trim(value);
-    for (;;) {
-        const auto blank = std::find_if(value.begin(), value.end(), is_blank);
-        const std::size_t word = static_cast<std::size_t>(blank - value.begin());
-        out.append(value.data(), word);
-        value.remove_prefix(word);
-        if (value.empty()) return;
-        out += ' ';
-        while (bytes::is_blank(value.front())) value.remove_prefix(1);  // ends, because it does not end in a blank
+    for (char c : bytes::trim(value)) {
+        if (c > ' ' || !bytes::is_blank(c))
+            out += c;
+        else if (out.back() != ' ')  // not before the first byte, which is no blank
+            out += ' ';
     }
 }
 
@@ -3535,18 +3508,10 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request without touching the heap once its buffers have grown. What stays the same from one to the
-// next is kept: the order of the headers, the scope, the key. One for each connection handle: it keeps state and is not
-// to be shared between threads.
+// Signs request after request without touching the heap once its buffers have grown, and keeps the key. One for each
+// connection handle, because it is not to be shared between threads.
 class Signer {
 public:
-    Signer() = default;
-    Signer(Signer&&) = default;
-    Signer& operator=(Signer&&) = default;
-    Signer(const Signer&) = delete;
-    Signer& operator=(const Signer&) = delete;
-    ~Signer() { bytes::wipe(key_secret_); }
-
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
@@ -3591,17 +3556,8 @@ private:
         return std::string_view(names_).substr(ends_[header], ends_[header + 1] - ends_[header]);
     }
 
-    bool has_same_names(const Request& request) const {
-        if (ends_.size() != request.header_count + 1) return false;
-        for (std::size_t i = 0; i < request.header_count; ++i) {
-            if (request.headers[i].name != name_of(i)) return false;
-        }
-        return true;
-    }
-
     // Sorted by name, repeats in sending order. The place breaks the tie because std::stable_sort allocates.
     void select_headers(const Request& request) {
-        if (has_same_names(request)) return;
         names_.clear();
         ends_.assign(1, 0);
         order_.clear();
@@ -3649,12 +3605,12 @@ private:
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
     digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
-        if (key_ && key_scope_ == scope_ && key_secret_ == credentials.secret_key) return *key_;
+        if (key_ && key_scope_ == scope_ && key_owner_.secret_key == credentials.secret_key) return *key_;
         auto key = signing_key(credentials.secret_key, scope);
         key_.emplace(digest::as_text(key));
         OPENSSL_cleanse(key.data(), key.size());
-        bytes::wipe(key_secret_);
-        key_secret_ = credentials.secret_key;
+        bytes::wipe(key_owner_.secret_key);
+        key_owner_.secret_key = credentials.secret_key;
         key_scope_ = scope_;
         return *key_;
     }
@@ -3671,7 +3627,7 @@ private:
     digest::Sha256 hash_;
     std::optional<digest::HmacSha256Key> key_;
     std::string key_scope_;
-    std::string key_secret_;
+    Credentials key_owner_;  // whose destructor overwrites the secret
 };
 
 }  // namespace detail::sigv4
@@ -4558,14 +4514,12 @@ using std::chrono::seconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
-inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
-inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
+inline constexpr std::size_t token_bytes_max = 20000;       // STS takes no longer one; servers refuse such headers
 inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; HTTP software takes no more everywhere
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
-inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
 inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
 inline constexpr milliseconds sts_connect_timeout{3000};
 inline constexpr milliseconds sts_timeout{10000};
@@ -4611,7 +4565,7 @@ struct WebRequest {
     bytes::Pairs headers{};
     std::string body{};
     milliseconds connect_timeout{1000};
-    milliseconds timeout{1000};
+    milliseconds timeout{1000};  // of instance metadata, as in the AWS CLI
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::size_t answer_bytes_max = credentials::answer_bytes_max;
@@ -4655,10 +4609,9 @@ struct Settings {
     std::string endpoint_url{};
 };
 
-// An empty value: nothing is configured, and `why` says where it was looked for.
 struct Setting {
-    std::string value{};
-    std::string why{};
+    std::string value{};  // empty: nothing is configured
+    std::string why{};    // where it was found
 };
 
 // -- texts
@@ -4747,6 +4700,10 @@ inline Setting first_variable(const Environment& environment, std::initializer_l
     return {};
 }
 
+inline bool is_url(const std::string& text) {
+    return check_value(text, {}, text_bytes_max) && endpoint::parse_url(text);
+}
+
 inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
 
 // -- the files
@@ -4756,7 +4713,6 @@ struct Files {
     ini::File config{}, credentials{};
     std::string config_path{}, credentials_path{};
     std::string profile{};
-    bool exist = false;  // one of them does
 
     Files() = default;
     Files(const Files&) = delete;
@@ -4786,19 +4742,21 @@ inline std::string home_directory(const Environment& environment) {
     return home;
 }
 
-// True: the file exists. A byte order mark, as Windows editors write it, is no part of the text.
-inline Result<bool> read_settings(ini::File& out, std::string& path, const Environment& environment) {
+// A byte order mark, as Windows editors write it, is no part of the text.
+inline Result<void> read_settings(ini::File& out, std::string& path, const Environment& environment,
+                                  const char* variable, const char* otherwise) {
+    path = first_variable(environment, {variable}).value;
+    if (path.empty()) path = otherwise;
     if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
     FileText file = environment.read_file(path);
     path = bytes::sanitize(path);
-    if (file.state == FileState::missing) return false;
     if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
     const bool marked = bytes::starts_with(file.text, "\xEF\xBB\xBF");
     auto parsed = ini::parse(std::string_view(file.text).substr(marked ? 3 : 0), path);
     bytes::wipe(file.text);
     if (!parsed) return std::move(parsed).error();
     out = *std::move(parsed);
-    return true;
+    return {};
 }
 
 // Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
@@ -4812,15 +4770,11 @@ inline Setting chosen_profile(const Environment& environment, const Settings& se
 }
 
 inline Result<void> read_files(Files& files, const Environment& environment, const Settings& settings) {
-    files.config_path = first_variable(environment, {"AWS_CONFIG_FILE"}).value;
-    if (files.config_path.empty()) files.config_path = "~/.aws/config";
-    files.credentials_path = first_variable(environment, {"AWS_SHARED_CREDENTIALS_FILE"}).value;
-    if (files.credentials_path.empty()) files.credentials_path = "~/.aws/credentials";
-    const auto config = read_settings(files.config, files.config_path, environment);
-    if (!config) return config.error();
-    const auto credentials = read_settings(files.credentials, files.credentials_path, environment);
-    if (!credentials) return credentials.error();
-    files.exist = *config || *credentials;
+    auto read = read_settings(files.config, files.config_path, environment, "AWS_CONFIG_FILE", "~/.aws/config");
+    if (read)
+        read = read_settings(files.credentials, files.credentials_path, environment, "AWS_SHARED_CREDENTIALS_FILE",
+                             "~/.aws/credentials");
+    if (!read) return read;
     const Setting chosen = chosen_profile(environment, settings);
     files.profile = chosen.value;
     const ini::Profile profile = files.find(files.profile);
@@ -4933,8 +4887,7 @@ public:
             if (auto read = load(); !read) return std::move(read).error();
             set = {profile_value("region"), profile_text(files_->profile) + ": region"};
         }
-        if (set.value.empty()) return Setting{{}, "neither AWS_REGION nor the profile sets one"};
-        if (endpoint::valid_region(set.value)) return set;
+        if (set.value.empty() || endpoint::valid_region(set.value)) return set;
         return unexpected(set.why, set.value, "a region such as eu-west-1", Errc::invalid_argument);
     }
 
@@ -4945,12 +4898,11 @@ public:
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
             const Setting ignore = in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls");
-            if (switched_on(ignore.value)) return Setting{{}, ignore.why + " is true"};
+            if (switched_on(ignore.value)) return Setting();
             set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
         if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
-        if (set.value.empty()) return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
-        if (check_value(set.value, {}, text_bytes_max) && endpoint::parse_url(set.value)) return set;
+        if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set.why, set.value, "a URL such as https://s3.example.com", Errc::invalid_argument);
     }
 
@@ -5036,11 +4988,7 @@ private:
             return broken(where + " signs in through a session that only the AWS CLI keeps: add this line to it in " +
                           files_->config_path + ": " + export_line(name));
         if (in(profile.config)) return static_keys(*profile.config, files_->config_path + ", " + where);
-        if (!files_->exist) return passed_over(where + ": there are no configuration files");
-        const bool half =
-            profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
-        return passed_over(where + (half ? ": aws_access_key_id or role_arn is not set, although what belongs to it is"
-                                         : " has no credentials"));
+        return passed_over(where + ": neither aws_access_key_id nor role_arn is set");
     }
 
     // The older name of the session token comes first, as in botocore.
@@ -5138,8 +5086,7 @@ private:
         return wanted.empty() ? "s3cache-" + std::to_string(unix_seconds(environment_.now())) : wanted;
     }
 
-    // The file is read anew each time, because Kubernetes and CI systems replace it long before the role's credentials
-    // end. A variable counts even if it is empty, as in botocore.
+    // A variable counts even if it is empty, as in botocore.
     Keys keys_by_web_identity(const std::string& name, bool use_variables) {
         const ini::Profile profile = files_->find(name);
         const auto setting = [&](const char* variable, const char* otherwise) {
@@ -5155,7 +5102,7 @@ private:
             return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
                           " is not: set both or neither");
         if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
-        const auto token = token_in(path.value, where + ": " + path.why, jwt_bytes_max, false);
+        const auto token = token_in(path.value, where + ": " + path.why, false);
         if (!token) return token.error();
         const bytes::Pairs fields{
             {"RoleArn", arn.value},
@@ -5164,16 +5111,16 @@ private:
         return ask_sts("AssumeRoleWithWebIdentity", fields, nullptr, where);
     }
 
-    // Of a container's agent, where "Bearer x" has a blank in it, or of a web identity.
-    Result<std::string> token_in(const std::string& path, const std::string& setting, std::size_t bytes_max,
-                                 bool blanks_allowed) const {
+    // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run, so
+    // the file is read anew each time.
+    Result<std::string> token_in(const std::string& path, const std::string& setting, bool blanks_allowed) const {
         const std::string named = setting + " " + bytes::sanitize(path);
         const FileText file = environment_.read_file(path);
-        if (file.state == FileState::missing) return broken(named + " does not exist, expected a file with a token");
         if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
         std::string token(bytes::trim(file.text));
-        if (token.empty()) return broken(named + " is empty, expected a token");
-        if (auto fine = check_value(token, named, bytes_max, blanks_allowed); !fine) return std::move(fine).error();
+        if (token.empty()) return broken(named + " does not exist or is empty, expected a file with a token");
+        if (auto fine = check_value(token, named, token_bytes_max, blanks_allowed); !fine)
+            return std::move(fine).error();
         return token;
     }
 
@@ -5221,11 +5168,10 @@ private:
 
     // -- container and instance metadata
 
-    // Read anew each time, because the agent replaces it. Empty where none is configured.
+    // Empty where none is configured.
     Result<std::string> container_token() const {
         const Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
-        if (bytes::ends_with(token.why, "_FILE"))
-            return token_in(token.value, "container: " + token.why, token_bytes_max, true);
+        if (bytes::ends_with(token.why, "_FILE")) return token_in(token.value, "container: " + token.why, true);
         if (auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true); !fine)
             return std::move(fine).error();
         return token.value;
@@ -5255,11 +5201,10 @@ private:
         if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4"))
             return unexpected(mode.why, mode.value, "IPv4 or IPv6");
         if (url.value.empty()) url.value = ipv6 ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
-        if (!check_value(url.value, {}, text_bytes_max) || !endpoint::parse_url(url.value))
-            return unexpected(url.why, url.value, "a URL such as http://169.254.169.254");
+        if (!is_url(url.value)) return unexpected(url.why, url.value, "a URL such as http://169.254.169.254");
         WebRequest request{"PUT", url.value.substr(0, url.value.find_last_not_of('/') + 1)};
         request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        request.connect_timeout = request.timeout = imds_timeout * static_cast<int>(numbers[0]);
+        request.connect_timeout = request.timeout = seconds(numbers[0]);
         request.attempts = static_cast<int>(numbers[1]);
         request.bypass_proxy = true;
         return request;
@@ -5519,61 +5464,40 @@ inline int spawn(std::vector<std::string> argv, int output, ::pid_t& child) {
     return failed;
 }
 
-// Waits, with WNOHANG just looks: true once the child has ended. A program that ignores SIGCHLD or waits for all children
-// takes the status away from us; what the helper wrote is then all there is to judge by.
-inline bool reap(::pid_t child, int flags, ProcessResult& result) {
-    int status = 0;
-    ::pid_t got = 0;
-    do {
-        got = ::waitpid(child, &status, flags);
-    } while (got < 0 && errno == EINTR);
-    if (got == 0) return false;
-    if (got < 0 || WIFEXITED(status))
-        result.exit_status = got < 0 ? 0 : WEXITSTATUS(status);
-    else if (result.problem.empty())
-        result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
-    return true;
-}
-
-// False at the end of what the helper writes.
-inline bool read_some(int fd, milliseconds wait, std::size_t bytes_max, ProcessResult& result) {
-    struct pollfd ready = {fd, POLLIN, 0};
-    char buffer[4096];
-    if (::poll(&ready, 1, static_cast<int>(wait.count())) <= 0) return true;
-    const auto got = ::read(fd, buffer, sizeof buffer);
-    if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
-    if (got < 0 && errno != EINTR) result.problem = "its output cannot be read";
-    if (result.output.size() > bytes_max)
-        result.problem = "its output is longer than " + bytes::number(bytes_max) + " bytes";
-    return got != 0;
-}
-
 inline ProcessResult run_process(const std::vector<std::string>& argv, milliseconds timeout,
                                  std::size_t output_bytes_max, const Limits& limits) {
-    ProcessResult result;
-    int ends[2] = {-1, -1};
-    ::pid_t child = 0;
+    int ends[2] = {-1, -1}, status = 0;
+    ::pid_t child = 0, ended = 0;
     int failed = ::pipe(ends) != 0 ? errno : 0;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     if (failed == 0) failed = spawn(argv, ends[1], child);
     ::close(ends[1]);
-    if (failed != 0)
-        result.problem =
-            failed == ENOENT ? "there is no such program" : "it does not start: system error " + std::to_string(failed);
+    ProcessResult result;
+    if (failed != 0) result.problem = "it does not start: system error " + std::to_string(failed);
+    if (failed == ENOENT) result.problem = "there is no such program";
     const auto end = std::chrono::steady_clock::now() + timeout;
-    bool ended = failed != 0, open = true;
-    while (!ended && result.problem.empty()) {
-        if (std::chrono::steady_clock::now() >= end || limits.over())
+    struct pollfd output = {ends[0], POLLIN, 0};
+    while (ended == 0 && result.problem.empty()) {
+        char buffer[4096];
+        // A helper ends right after its output; there is no portable wait for that with a timeout.
+        const bool ready =
+            ::poll(&output, 1, output.fd < 0 ? 5 : static_cast<int>(limits.slice(cancel_poll).count())) > 0;
+        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
+        if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
+        if (got == 0) output.fd = -1;  // which poll passes over
+        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        if (result.output.size() > output_bytes_max)
+            result.problem = "its output is longer than " + bytes::number(output_bytes_max) + " bytes";
+        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
             result.problem = "it took too long";
-        else if (open)
-            open = read_some(ends[0], limits.slice(cancel_poll), output_bytes_max, result);
-        else if (!(ended = reap(child, WNOHANG, result)))
-            ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
     }
     ::close(ends[0]);
-    if (ended) return result;
-    ::kill(child, SIGKILL);
-    reap(child, 0, result);
+    if (failed == 0 && ended == 0) ::kill(child, SIGKILL);
+    while (failed == 0 && ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
+    // then all there is to judge by.
+    if (ended < 0 || (ended > 0 && WIFEXITED(status))) result.exit_status = ended < 0 ? 0 : WEXITSTATUS(status);
+    if (ended > 0 && WIFSIGNALED(status)) result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
     return result;
 }
 #endif

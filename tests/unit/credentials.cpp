@@ -523,7 +523,7 @@ TEST_CASE("credentials: halves in a profile are told to whoever finds no credent
     Fake fake;
     SECTION("a source without a role") { fake.config("[default]\nsource_profile = base\n"); }
     SECTION("a secret without its key") { fake.shared("[default]\naws_secret_access_key = SECRET-x\n"); }
-    CHECK(contains(fake.error(), "profile default: aws_access_key_id or role_arn is not set"));
+    CHECK(contains(fake.error(), "profile default: neither aws_access_key_id nor role_arn is set"));
 }
 
 TEST_CASE("credentials: keys that are there but empty are not passed over") {
@@ -1000,7 +1000,7 @@ TEST_CASE("credentials: container tokens that cannot be sent") {
     fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "SECRET-a\r\nX-Evil: 1";
     CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN contains a line break"));
     fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "/var/token";
-    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE /var/token does not exist"));
+    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE /var/token does not exist or is empty"));
     fake.files["/var/token"] = unreadable_file();
     CHECK(contains(fake.error(), "cannot be read"));
     fake.files["/var/token"] = text_file("");
