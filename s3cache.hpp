@@ -4521,14 +4521,12 @@ inline constexpr std::size_t roles_max = 100;               // roles that lead t
 
 // -- times: a metadata service answers from the same host, STS from the same region
 inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr milliseconds sts_connect_timeout{3000};
 inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
 inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
-inline constexpr minutes advisory_window{15};          // one thread renews, the others go on
-inline constexpr minutes mandatory_window{10};         // the others wait for it, unless it has failed before
+inline constexpr minutes renewal_window{15};           // one thread renews, the others go on
 inline constexpr minutes imds_extension{15};           // use of overdue instance credentials in an outage
 inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
 inline constexpr seconds retry_most{60};
@@ -4564,7 +4562,7 @@ struct WebRequest {
     std::string url{};
     bytes::Pairs headers{};
     std::string body{};
-    milliseconds connect_timeout{1000};
+    milliseconds connect_timeout{3000};
     milliseconds timeout{1000};  // of instance metadata, as in the AWS CLI
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
@@ -4856,6 +4854,8 @@ inline Result<std::string> container_url(const Setting& set) {
                   "[fd00:ec2::23]; expected one of them, or https");
 }
 
+#else
+inline Result<void> read_files(Files&, const Environment&, const Settings&) { return {}; }
 #endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // -- the chain
@@ -4870,11 +4870,9 @@ public:
     Result<void> load() {
         if (files_) return {};
         files_.emplace();
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-        return read_files(*files_, environment_, settings_);
-#else
-        return {};
-#endif
+        auto read = read_files(*files_, environment_, settings_);
+        if (!read) files_.reset();
+        return read;
     }
 
     std::string profile_value(const char* name) const { return files_->find(files_->profile).get(name); }
@@ -4940,11 +4938,18 @@ public:
                 "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
         const auto url = container_url(address);
         if (!url) return url.error();
-        const auto token = container_token();
-        if (!token) return token.error();
-        WebRequest request{"GET", *url, {{"Accept", "application/json"}}, {}, container_timeout, container_timeout};
+        Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        if (bytes::ends_with(token.why, "_FILE")) {
+            auto read = token_in(token.value, "container: " + token.why, true);
+            if (!read) return std::move(read).error();
+            token.value = *std::move(read);
+        }
+        auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true);
+        if (!fine) return std::move(fine).error();
+        WebRequest request{"GET", *url, {{"Accept", "application/json"}}};
+        request.timeout = container_timeout;
         request.bypass_proxy = true;
-        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
+        if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
         return metadata_keys(request, "container (" + address.why + ", " + host_of(*url) + ")");
     }
 
@@ -5039,10 +5044,6 @@ private:
             return broken(where +
                           ": mfa_serial asks a person for a code, which this library does not do. Use another " +
                           "profile with this line: " + export_line(name));
-        const std::uint64_t lifetime = bytes::to_u64(duration).value_or(0);
-        if (!duration.empty() && (lifetime < 900 || lifetime > 43200))
-            return unexpected(where + ": duration_seconds", duration, "900 to 43200");
-        if (auto fine = check_arn(arn, where + ": role_arn"); !fine) return std::move(fine).error();
         if (visited_.empty()) visited_.push_back(name);
         const Keys keys = profile.has("source_profile") ? source_keys(name, profile.get("source_profile"))
                                                         : named_source(profile.get("credential_source"), where);
@@ -5075,11 +5076,6 @@ private:
         return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
     }
 
-    static Result<void> check_arn(const std::string& arn, const std::string& name) {
-        if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, text_bytes_max)) return {};
-        return unexpected(name, arn, "arn:aws:iam::ACCOUNT:role/NAME");
-    }
-
     // -- STS
 
     std::string session_name(const std::string& wanted) const {
@@ -5101,7 +5097,6 @@ private:
         if (arn.value.empty())
             return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
                           " is not: set both or neither");
-        if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
         const auto token = token_in(path.value, where + ": " + path.why, false);
         if (!token) return token.error();
         const bytes::Pairs fields{
@@ -5138,7 +5133,6 @@ private:
             endpoint::parse_url(place->value.empty() ? "https://sts." + signing_region + "." + suffix : place->value);
         if (!url) return broken(where + ": there is no STS endpoint");
         WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
-        request.connect_timeout = sts_connect_timeout;
         request.timeout = sts_timeout;
         bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
@@ -5168,15 +5162,6 @@ private:
 
     // -- container and instance metadata
 
-    // Empty where none is configured.
-    Result<std::string> container_token() const {
-        const Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
-        if (bytes::ends_with(token.why, "_FILE")) return token_in(token.value, "container: " + token.why, true);
-        if (auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true); !fine)
-            return std::move(fine).error();
-        return token.value;
-    }
-
     // The last question to a container's agent or an instance's metadata.
     Keys metadata_keys(const WebRequest& request, const std::string& where, bool overdue_too = false) const {
         const auto answer = ask(request);
@@ -5189,12 +5174,6 @@ private:
 
     // The question for a session; its URL is that of the service still.
     Result<WebRequest> imds_request() const {
-        std::uint64_t numbers[2] = {1, 1};
-        for (std::size_t i = 0; i < 2; ++i) {
-            const Setting set = first({i == 0 ? "AWS_METADATA_SERVICE_TIMEOUT" : "AWS_METADATA_SERVICE_NUM_ATTEMPTS"});
-            if (!set.value.empty()) numbers[i] = bytes::to_u64(bytes::trim(set.value)).value_or(0);
-            if (numbers[i] < 1 || numbers[i] > 100) return unexpected(set.why, set.value, "a whole number to 100");
-        }
         Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
@@ -5204,8 +5183,7 @@ private:
         if (!is_url(url.value)) return unexpected(url.why, url.value, "a URL such as http://169.254.169.254");
         WebRequest request{"PUT", url.value.substr(0, url.value.find_last_not_of('/') + 1)};
         request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        request.connect_timeout = request.timeout = seconds(numbers[0]);
-        request.attempts = static_cast<int>(numbers[1]);
+        request.attempts = 1;
         request.bypass_proxy = true;
         return request;
     }
@@ -5535,9 +5513,8 @@ struct Snapshot {
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
 // go on with what there is. The source is called by one thread at a time and must not use the provider itself.
 //
-//     time ────────────── advisory_at_ ────────────── mandatory_at_ ─────────────── expires_
-//     served from memory  one caller renews, the      the others wait for it,       nobody is served
-//                         others are served           unless it has failed before   before it has renewed
+//     time ────────────── renew_at_ ──────────────────────── expires_
+//     served from memory  one caller renews, others served   nobody is served before it has renewed
 class Provider {
 public:
     using Source = std::function<Keys(const Limits&)>;
@@ -5546,15 +5523,14 @@ public:
     Provider(const Provider&) = delete;
     Provider& operator=(const Provider&) = delete;
 
-    // The keys to sign one request with. Blocks only if there are none that are valid, or for the first try to renew
-    // those that are in their last minutes.
+    // The keys to sign one request with. Waits for another thread only if there are none that are valid.
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         for (;;) {
             if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
             const TimePoint now = now_();
             const bool usable = current_ && now < expires_;
-            if (usable && now < advisory_at_) return current_;
+            if (usable && now < renew_at_) return current_;
             if (!refreshing_) {
                 // A clock set back must not turn a minute of patience into a day.
                 const bool too_early = failures_ > 0 && now < retry_at_ && retry_at_ - now <= retry_most;
@@ -5564,9 +5540,8 @@ public:
                 if (done || (current_ && now_() < expires_)) return current_;
                 return std::move(done).error();
             }
-            const bool may_go_on = usable && (now < mandatory_at_ || failures_ > 0);
-            if (may_go_on || (!wait(lock, limits) && usable)) return current_;
-            if (refreshing_) return limits.error("another thread fetched the credentials");
+            if (usable) return current_;
+            if (!wait(lock, limits)) return limits.error("another thread fetched the credentials");
         }
     }
 
@@ -5628,11 +5603,9 @@ private:
         if (!current_ || parts(current_->credentials) != parts(*got)) ++generation_;
         expires_ = got->expires.value_or((TimePoint::max)());
         current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation_});
-        // Of credentials that live less than an hour the windows are parts, because else they would be renewed all the
-        // time.
+        // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
         const TimePoint::duration life = expires_ - now;
-        advisory_at_ = expires_ - (std::min)(TimePoint::duration(advisory_window), life / 4);
-        mandatory_at_ = expires_ - (std::min)(TimePoint::duration(mandatory_window), life / 6);
+        renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
@@ -5653,7 +5626,7 @@ private:
     bool refreshing_ = false;
     int failures_ = 0;  // at most six, which are a minute
     std::string error_;
-    TimePoint expires_{}, advisory_at_{}, mandatory_at_{}, retry_at_{}, forced_at_{};
+    TimePoint expires_{}, renew_at_{}, retry_at_{}, forced_at_{};
     std::uint64_t forced_ = 0;
 };
 

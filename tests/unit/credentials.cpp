@@ -330,12 +330,10 @@ TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, an
     fake.told();
 }
 
-TEST_CASE("credentials: a token file without a role, or with one that is none, is an error") {
+TEST_CASE("credentials: a token file without a role is an error") {
     WebIdentityFake fake;
     fake.env.erase("AWS_ROLE_ARN");
     CHECK(contains(fake.error(), "AWS_ROLE_ARN is not"));
-    fake.env["AWS_ROLE_ARN"] = "deploy";
-    CHECK(contains(fake.error(), "AWS_ROLE_ARN is 'deploy', expected"));
 }
 
 TEST_CASE("credentials: token files that are no token") {
@@ -650,14 +648,6 @@ TEST_CASE("credentials: roles whose source is wrong") {
         fake.role("source_profile = base\nmfa_serial = arn:aws:iam::1:mfa/me\n");
         CHECK(contains(fake.error(),
                        "credential_process = aws configure export-credentials --profile default --format process"));
-    }
-    SECTION("duration") {
-        fake.role("source_profile = base\nduration_seconds = 1h\n");
-        CHECK(contains(fake.error(), "duration_seconds is '1h', expected 900 to 43200"));
-    }
-    SECTION("no ARN") {
-        fake.config("[default]\nrole_arn = deploy\nsource_profile = base\n");
-        CHECK(contains(fake.error(), "role_arn is 'deploy'"));
     }
     CHECK(fake.requests.empty());
 }
@@ -1168,17 +1158,15 @@ TEST_CASE("credentials: version 1 is never used") {
     }
 }
 
-TEST_CASE("credentials: where instance metadata is and how long it may take") {
+TEST_CASE("credentials: where instance metadata is") {
     Fake fake;
     const auto first = [&fake] {
         fake.requests.clear();
         static_cast<void>(cred::Chain(fake.environment(), {}).find({}));
         return fake.requests.empty() ? WebRequest() : fake.requests[0];
     };
-    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "3";
-    fake.env["AWS_METADATA_SERVICE_NUM_ATTEMPTS"] = "2";
-    CHECK(first().timeout == 3s);
-    CHECK(fake.requests.size() == 2);
+    CHECK(first().timeout == 1s);
+    CHECK(fake.requests.size() == 1);
     fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] = "IPv6";
     CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
     fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = "http://localhost:1338/";
@@ -1191,8 +1179,6 @@ TEST_CASE("credentials: where instance metadata is and how long it may take") {
     fake.env.erase("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
     fake.config("[default]\nec2_metadata_service_endpoint_mode = ipv6\n");
     CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
-    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "a while";
-    CHECK(contains(fake.error(), "AWS_METADATA_SERVICE_TIMEOUT is 'a while'"));
 }
 
 TEST_CASE("credentials: odd answers of instance metadata") {
@@ -1757,47 +1743,6 @@ TEST_CASE("credentials: one thread renews while the others go on") {
     renewing.join();
     CHECK((*provider.snapshot({}))->generation == 2);
     CHECK(calls == 2);
-}
-
-TEST_CASE("credentials: in the last minutes the others wait for the first try to renew, and for no later one") {
-    Gate gate;
-    std::atomic<int> calls{0};
-    std::atomic<long> minutes{0};
-    std::atomic<bool> fails{false};
-    const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
-    Provider provider(
-        [&](const Limits&) -> Keys {
-            const int call = ++calls;
-            if (fails) return Error(Errc::credentials, "out of order");
-            if (call > 1) gate.wait();
-            return Keys(Credentials{"ASIA" + std::to_string(call), "SECRET-x", {}, now() + 1h, ""});
-        },
-        now);
-    REQUIRE(provider.snapshot({}).has_value());
-    SECTION("first try") {
-        minutes = 52;
-        std::thread renewing([&] { static_cast<void>(provider.snapshot({})); });
-        gate.await_waiter();
-        std::uint64_t generation = 0;
-        std::thread waiting([&] { generation = (*provider.snapshot({}))->generation; });
-        gate.open();
-        renewing.join();
-        waiting.join();
-        CHECK(generation == 2);
-    }
-    SECTION("later try") {
-        fails = true;
-        minutes = 46;
-        CHECK((*provider.snapshot({}))->generation == 1);
-        fails = false;
-        minutes = 52;
-        std::thread renewing([&] { static_cast<void>(provider.snapshot({})); });
-        gate.await_waiter();
-        CHECK((*provider.snapshot({}))->generation == 1);  // would hang here if it waited
-        gate.open();
-        renewing.join();
-        CHECK((*provider.snapshot({}))->generation == 2);
-    }
 }
 
 TEST_CASE("credentials: who waits for another thread's renewal goes when the own call's time is over") {
