@@ -3110,9 +3110,7 @@ inline Profile find_profile(const File& config, const File& credentials, std::st
 
 namespace detail::endpoint {
 
-// The limit of one DNS label.
-inline constexpr std::size_t label_bytes_max = 63;
-inline constexpr std::size_t bucket_label_bytes_min = 3;
+inline constexpr std::size_t label_bytes_max = 63;  // of DNS
 
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
@@ -3139,10 +3137,19 @@ struct Endpoint {
 
 inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
+inline bool only(std::string_view text, std::string_view others) {
+    return std::all_of(text.begin(), text.end(), [others](char c) {
+        return bytes::is_alpha(c) || bytes::is_digit(c) || others.find(c) != std::string_view::npos;
+    });
+}
+
+inline bool all_digits(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
+}
+
 inline bool valid_label(std::string_view text) {
-    if (text.empty() || text.size() > label_bytes_max || text.front() == '-' || text.back() == '-') return false;
-    return std::all_of(text.begin(), text.end(),
-                       [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-'; });
+    return !text.empty() && text.size() <= label_bytes_max && text.front() != '-' && text.back() != '-' &&
+           only(text, "-");
 }
 
 // Any host label will do, because stores have regions of their own ("auto", "garage"). More than that would let a region
@@ -3151,11 +3158,8 @@ inline bool valid_region(std::string_view region) { return valid_label(region); 
 
 // What S3 has ever allowed.
 inline bool valid_bucket(std::string_view bucket) {
-    const auto allowed = [](char c) {
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
-    };
     if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
-    return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
+    return !bucket.empty() && bucket.size() <= bucket_bytes_max && only(bucket, ".-_");
 }
 
 // Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
@@ -3177,10 +3181,6 @@ inline std::vector<std::string_view> split(std::string_view text, std::string_vi
     }
 }
 
-inline bool all_digits(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
-}
-
 // Four numbers are an address whatever their size: no certificate names 300.1.1.1 either.
 inline bool looks_like_ipv4(std::string_view host) {
     const auto parts = split(host, ".");
@@ -3189,7 +3189,7 @@ inline bool looks_like_ipv4(std::string_view host) {
 
 // A bucket whose name can be the first part of a host. Lower case only, because hosts don't tell the difference.
 inline bool fits_host(std::string_view bucket, bool dots_allowed) {
-    if (bucket.size() < bucket_label_bytes_min || looks_like_ipv4(bucket)) return false;
+    if (bucket.size() < 3 || looks_like_ipv4(bucket)) return false;
     if (bucket != bytes::lower(bucket)) return false;
     const auto labels = split(bucket, ".");
     return (dots_allowed || labels.size() == 1) && std::all_of(labels.begin(), labels.end(), valid_label);
@@ -3258,7 +3258,7 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     url.is_address = bracket != 0 || hexadecimal || all_digits(last);
     if (url.is_address)
         url.host = plain_address(url.host);
-    else if (url.host.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-._") != std::string::npos)
+    else if (!only(url.host, "-._"))
         return false;
     const std::string_view port = authority.substr(end);
     if (url.host.empty()) return false;
@@ -3526,10 +3526,9 @@ public:
     }
 
     // The whole query string of a presigned URL, made of `query` and the signature's own parameters; `request.query` is
-    // not looked at. Whoever uses the URL must send the signed headers unchanged. Empty: the lifetime is not allowed.
+    // not looked at. Whoever uses the URL must send the signed headers unchanged.
     std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
-        if (lifetime_seconds == 0 || lifetime_seconds > presign_seconds_max) return {};
         select_headers(request);
         write_scope(scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
@@ -4671,12 +4670,11 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
 
 // Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
 inline Keys check(Credentials keys, const std::string& where, TimePoint now) {
-    const char* names[] = {"the access key", "the secret key"};
     const bool lacks_secret = keys.secret_key.empty();
-    if (keys.access_key.empty() != lacks_secret) {
-        return broken(where + ": " + names[lacks_secret ? 0 : 1] + " is set but " + names[lacks_secret ? 1 : 0] +
-                      " is not: set both or neither");
-    }
+    if (keys.access_key.empty() != lacks_secret)
+        return broken(where + (lacks_secret
+                                   ? ": the access key is set but the secret key is not: set both or neither"
+                                   : ": the secret key is set but the access key is not: set both or neither"));
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
     auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
     if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
@@ -4711,17 +4709,6 @@ struct Files {
     ini::File config{}, credentials{};
     std::string config_path{}, credentials_path{};
     std::string profile{};
-
-    Files() = default;
-    Files(const Files&) = delete;
-    Files& operator=(const Files&) = delete;
-    ~Files() {
-        for (ini::File* file : {&config, &credentials}) {
-            for (ini::Section& section : *file) {
-                for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
-            }
-        }
-    }
     ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
 };
 
@@ -4746,12 +4733,11 @@ inline Result<void> read_settings(ini::File& out, std::string& path, const Envir
     path = first_variable(environment, {variable}).value;
     if (path.empty()) path = otherwise;
     if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
-    FileText file = environment.read_file(path);
+    const FileText file = environment.read_file(path);
     path = bytes::sanitize(path);
     if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
     const bool marked = bytes::starts_with(file.text, "\xEF\xBB\xBF");
     auto parsed = ini::parse(std::string_view(file.text).substr(marked ? 3 : 0), path);
-    bytes::wipe(file.text);
     if (!parsed) return std::move(parsed).error();
     out = *std::move(parsed);
     return {};
@@ -5018,7 +5004,7 @@ private:
             return broken(where + ": credential_process has an open quote or names no program");
         // Only the program is named in messages, because its arguments may hold a password.
         const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
-        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
+        const ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
         if (!result.problem.empty() && limits_.over()) return limits_.error(named + " ran");
         if (!result.problem.empty()) return broken(named + ": " + result.problem);
         if (result.exit_status != 0)
@@ -5026,7 +5012,6 @@ private:
         if (json::number_field(result.output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
         auto keys = keys_in_json(result.output, named);
-        bytes::wipe(result.output);
         if (!keys) return std::move(keys).error();
         return finish(*std::move(keys), named, false);
     }
@@ -5037,7 +5022,6 @@ private:
     // is visited twice but one that holds keys beside its role.
     Keys assume_role(const std::string& name, const ini::Profile& profile) {
         const std::string where = profile_text(name), arn = profile.get("role_arn");
-        const std::string duration = profile.get("duration_seconds"), id = profile.get("external_id");
         if (profile.has("source_profile") == profile.has("credential_source"))
             return broken(where + ": role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial"))
@@ -5050,10 +5034,12 @@ private:
         if (is_passed_over(keys))
             return broken(where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
-        bytes::Pairs fields{{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
-        if (!id.empty()) bytes::add(fields, "ExternalId", id);
-        if (!duration.empty()) bytes::add(fields, "DurationSeconds", duration);
-        return ask_sts("AssumeRole", fields, &*keys, where + ", role " + bytes::sanitize(arn));
+        return ask_sts("AssumeRole",
+                       {{"RoleArn", arn},
+                        {"RoleSessionName", profile.get("role_session_name")},
+                        {"ExternalId", profile.get("external_id")},
+                        {"DurationSeconds", profile.get("duration_seconds")}},
+                       &*keys, where + ", role " + bytes::sanitize(arn));
     }
 
     Keys source_keys(const std::string& profile, const std::string& source) {
@@ -5078,10 +5064,6 @@ private:
 
     // -- STS
 
-    std::string session_name(const std::string& wanted) const {
-        return wanted.empty() ? "s3cache-" + std::to_string(unix_seconds(environment_.now())) : wanted;
-    }
-
     // A variable counts even if it is empty, as in botocore.
     Keys keys_by_web_identity(const std::string& name, bool use_variables) {
         const ini::Profile profile = files_->find(name);
@@ -5099,11 +5081,10 @@ private:
                           " is not: set both or neither");
         const auto token = token_in(path.value, where + ": " + path.why, false);
         if (!token) return token.error();
-        const bytes::Pairs fields{
-            {"RoleArn", arn.value},
-            {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
-            {"WebIdentityToken", *token}};
-        return ask_sts("AssumeRoleWithWebIdentity", fields, nullptr, where);
+        const std::string session = setting("AWS_ROLE_SESSION_NAME", "role_session_name").value;
+        return ask_sts("AssumeRoleWithWebIdentity",
+                       {{"RoleArn", arn.value}, {"RoleSessionName", session}, {"WebIdentityToken", *token}}, nullptr,
+                       where);
     }
 
     // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run, so
@@ -5120,7 +5101,8 @@ private:
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
-    Keys ask_sts(const char* operation, const bytes::Pairs& fields, const Credentials* keys, const std::string& where) {
+    Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
+        const TimePoint now = environment_.now();
         const auto configured = region();
         if (!configured) return configured.error();
         const auto place = endpoint_url("STS");
@@ -5136,8 +5118,11 @@ private:
         request.timeout = sts_timeout;
         bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        for (const auto& [name, value] : fields)
+        for (auto& [name, value] : fields) {
+            if (name == "RoleSessionName" && value.empty()) value = "s3cache-" + std::to_string(unix_seconds(now));
+            if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
+        }
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const auto answer = ask(request);
         if (!answer) return answer.error();
@@ -5200,9 +5185,9 @@ private:
         const auto session = ask(*request);
         if (!session) return session.error();
         const int status = session->status;
-        if (status == 0)  // inside a container the answer dies on its second hop
-            return passed_over(where + ": " + told(*session) + "; in a container on EC2 the hop limit must be 2");
-        if (status == 403 || status == 404 || status == 405) return passed_over(where + ": " + told(*session));
+        if (status == 0 || status == 403 || status == 404 || status == 405)
+            return passed_over(where + ": " + told(*session) +
+                               (status == 0 ? "; in a container on EC2 the hop limit must be 2" : ""));
         const std::string token(bytes::trim(session->body));
         if (status != 200 || token.empty() || !check_value(token, {}, text_bytes_max))
             return broken(where + ": " + told(*session) + ", expected 200 with a session token");
@@ -5214,9 +5199,8 @@ private:
         const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
         if (roles->status == 404 || (roles->status == 200 && role.empty()))
             return passed_over("the instance has no role attached");
-        if (roles->status != 200) return broken(where + ": " + told(*roles) + " to the question for the role");
-        if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
-            return unexpected(where + ": the role", role, "its name");
+        if (roles->status != 200 || role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
+            return broken(where + ": " + told(*roles) + ", expected 200 with the name of a role");
         bytes::append_percent(request->url, role, false);
         return metadata_keys(*request, where + ", role " + bytes::sanitize(role), true);
     }
@@ -5301,19 +5285,13 @@ struct Source {
     Keys (Walk::*ask)();
 };
 
+inline constexpr Source sources[] = {
+    {"environment", &Walk::environment},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-inline constexpr Source sources[] = {{"environment", &Walk::environment},
-                                     {"web identity", &Walk::web_identity},
-                                     {"profile", &Walk::profile},
-                                     {"container", &Walk::container},
-                                     {"instance metadata", &Walk::instance}};
-inline constexpr const char* other_sources = "";
-#else
-inline constexpr Source sources[] = {{"environment", &Walk::environment}};
-inline constexpr const char* other_sources =
-    "; this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY, or give credentials in code";
+    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
+    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
 #endif
+};
 
 // Thread-safe.
 class Chain {
@@ -5336,7 +5314,10 @@ public:
                 return broken(std::string(source.name) + ", which gave credentials before: " + keys.error().what());
             seen += std::string("; ") + source.name + ": " + keys.error().what();
         }
-        return broken("no credentials found" + seen + other_sources);
+#ifdef S3CACHE_NO_CREDENTIAL_CHAIN
+        seen += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
+#endif
+        return broken("no credentials found" + seen);
     }
 
     // The same walk, told source by source. Changes nothing in what find() does next.
