@@ -2914,14 +2914,7 @@ struct Section {
 
 using File = std::vector<Section>;  // in the order of the file
 
-// Python's str.strip() also takes these, and a form feed before a section name is easy to overlook.
-inline bool is_space(char c) { return bytes::is_blank(c) || c == '\v' || c == '\f' || (c >= '\x1c' && c <= '\x1f'); }
-
-inline std::string_view strip(std::string_view text) {
-    while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-    while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
-    return text;
-}
+using bytes::trim;
 
 // The dialect of Python's RawConfigParser, with its strictness, because what boto3 refuses must not silently work here
 // with other settings than the user believes in.
@@ -2943,7 +2936,7 @@ public:
 private:
     void take_line(std::string_view line) {
         if (!utf8::valid(line)) return fail("not UTF-8 text");
-        const std::string_view value = strip(line);
+        const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         if (value.empty()) {
             if (setting_ != nullptr) setting_->text += '\n';  // a blank line inside a value belongs to it
@@ -2977,11 +2970,11 @@ private:
     void take_setting(std::string_view line) {
         const std::size_t delimiter = line.find_first_of("=:");
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
-        const std::string name = bytes::lower(strip(line.substr(0, delimiter)));
+        const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
         if (section_->find(name) != nullptr)
             return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
-        section_->settings.push_back({name, std::string(strip(line.substr(delimiter + 1))), {}, line_});
+        section_->settings.push_back({name, std::string(trim(line.substr(delimiter + 1))), {}, line_});
         setting_ = &section_->settings.back();
     }
 
@@ -3000,11 +2993,11 @@ private:
     }
 
     void finish_setting(Setting& setting) {
-        while (!setting.text.empty() && is_space(setting.text.back())) setting.text.pop_back();
+        while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
         if (!bytes::starts_with(setting.text, "\n")) return;
         for (std::string_view rest = setting.text; !rest.empty();) {
             const std::size_t end = (std::min)(rest.find('\n'), rest.size());
-            const std::string_view line = strip(rest.substr(0, end));
+            const std::string_view line = trim(rest.substr(0, end));
             rest.remove_prefix((std::min)(end + 1, rest.size()));
             const std::size_t equals = line.find('=');
             if (line.empty()) continue;
@@ -3012,7 +3005,7 @@ private:
                 line_ = setting.line;
                 return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
-            bytes::add(setting.block, strip(line.substr(0, equals)), strip(line.substr(equals + 1)));
+            bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
         }
         setting.text.clear();
     }
@@ -3069,7 +3062,7 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
 // of the first word is looked at, and of two sections for one name the later one counts.
 inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
     for (auto section = config.rbegin(); section != config.rend(); ++section) {
-        if (kind == "profile" && name == "default" && strip(section->name) == name) return &*section;
+        if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
         if (!bytes::starts_with(section->name, kind)) continue;
         const auto words = split_words(section->name);
         if (words && words->size() == 2 && (*words)[1] == name) return &*section;
@@ -3099,7 +3092,7 @@ inline Profile find_profile(const File& config, const File& credentials, std::st
     Profile out;
     out.config = find_section(config, "profile", name);
     for (const Section& section : credentials) {  // bare names here
-        if (section.name == name || (name == "default" && strip(section.name) == name)) out.credentials = &section;
+        if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
     }
     return out;
 }
@@ -3109,8 +3102,6 @@ inline Profile find_profile(const File& config, const File& credentials, std::st
 // --- endpoint: bucket, region and options to scheme, host and path; where a cache lives, as text.
 
 namespace detail::endpoint {
-
-inline constexpr std::size_t label_bytes_max = 63;  // of DNS
 
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
@@ -3147,14 +3138,11 @@ inline bool all_digits(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
 }
 
-inline bool valid_label(std::string_view text) {
-    return !text.empty() && text.size() <= label_bytes_max && text.front() != '-' && text.back() != '-' &&
-           only(text, "-");
+// Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
+// region from the environment choose the host that requests are sent to.
+inline bool valid_region(std::string_view region) {
+    return !region.empty() && region.size() <= 63 && region.front() != '-' && region.back() != '-' && only(region, "-");
 }
-
-// Any host label will do, because stores have regions of their own ("auto", "garage"). More than that would let a region
-// from the environment choose the host that requests are sent to.
-inline bool valid_region(std::string_view region) { return valid_label(region); }
 
 // What S3 has ever allowed.
 inline bool valid_bucket(std::string_view bucket) {
@@ -3181,20 +3169,6 @@ inline std::vector<std::string_view> split(std::string_view text, std::string_vi
     }
 }
 
-// Four numbers are an address whatever their size: no certificate names 300.1.1.1 either.
-inline bool looks_like_ipv4(std::string_view host) {
-    const auto parts = split(host, ".");
-    return parts.size() == 4 && std::all_of(parts.begin(), parts.end(), all_digits);
-}
-
-// A bucket whose name can be the first part of a host. Lower case only, because hosts don't tell the difference.
-inline bool fits_host(std::string_view bucket, bool dots_allowed) {
-    if (bucket.size() < 3 || looks_like_ipv4(bucket)) return false;
-    if (bucket != bytes::lower(bucket)) return false;
-    const auto labels = split(bucket, ".");
-    return (dots_allowed || labels.size() == 1) && std::all_of(labels.begin(), labels.end(), valid_label);
-}
-
 struct Partition {
     std::string_view region_prefix;
     std::string_view suffix;
@@ -3209,14 +3183,9 @@ inline constexpr Partition partitions[] = {
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    const Partition* at = partitions;
-    for (; !at->region_prefix.empty(); ++at) {
-        if (!bytes::starts_with(region, at->region_prefix)) continue;
-        // "cn-north-1" belongs there, "cn-x" does not: a place and a number must follow.
-        const auto rest = split(region.substr(at->region_prefix.size()), "-");
-        if (rest.size() == 2 && !rest[0].empty() && all_digits(rest[1])) break;
-    }
-    return *at;
+    return *std::find_if(std::begin(partitions), std::end(partitions) - 1, [region](const Partition& partition) {
+        return bytes::starts_with(region, partition.region_prefix) && bytes::is_digit(region.back());
+    });
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -3314,11 +3283,18 @@ inline Url aws_url(const Options& options, const std::string& region) {
     return url;
 }
 
-// A wildcard certificate covers one label, so dots in the bucket need plain http; an address takes no label at all.
+// Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
+// four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in the
+// bucket need plain http; an address takes no label at all.
 inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
+    const std::string& bucket = options.bucket;
     if (options.addressing == Addressing::path || base.is_address) return false;
     if (options.addressing == Addressing::automatic && is_custom) return false;
-    return fits_host(options.bucket, is_custom && base.scheme == "http");
+    const auto labels = split(bucket, ".");
+    if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
+    if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
+    return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
+           std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
 }
 
 inline Result<Endpoint> resolve(const Options& options) {
@@ -4850,8 +4826,8 @@ inline Result<void> read_files(Files&, const Environment&, const Settings&) { re
 // when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Settings& settings, const Limits& limits)
-        : environment_(environment), settings_(settings), limits_(limits) {}
+    Walk(const Environment& environment, const Settings& settings, Limits limits = {})
+        : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
     Result<void> load() {
         if (files_) return {};
@@ -5275,7 +5251,7 @@ private:
 
     const Environment& environment_;
     const Settings& settings_;
-    const Limits& limits_;
+    const Limits limits_;
     std::optional<Files> files_;
 };
 
@@ -5322,8 +5298,7 @@ public:
 
     // The same walk, told source by source. Changes nothing in what find() does next.
     std::vector<Finding> explain() const {
-        const Limits limits;
-        Walk walk(environment_, settings_, limits);
+        Walk walk(environment_, settings_);
         std::vector<Finding> findings;
         bool decided = false;
         for (const Source& source : sources) {
@@ -5339,18 +5314,14 @@ public:
         return findings;
     }
 
-    Result<Setting> region(const Limits& limits) const { return Walk(environment_, settings_, limits).region(); }
+    Result<Setting> region(const Limits&) const { return Walk(environment_, settings_).region(); }
 
     // An empty value: AWS's own.
-    Result<Setting> endpoint_url() const {
-        const Limits limits;
-        return Walk(environment_, settings_, limits).endpoint_url("S3");
-    }
+    Result<Setting> endpoint_url() const { return Walk(environment_, settings_).endpoint_url("S3"); }
 
     // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
     std::string profile_setting(const char* name) const {
-        const Limits limits;
-        Walk walk(environment_, settings_, limits);
+        Walk walk(environment_, settings_);
         return walk.load() ? walk.profile_value(name) : std::string();
     }
 
