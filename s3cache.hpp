@@ -3358,7 +3358,7 @@ inline Result<void> take_parameters(Location& location, std::string_view query) 
         const std::string_view name = pair.substr(0, equals);
         auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
         if (value && !value->empty() && take_parameter(location, name, *std::move(value))) continue;
-        return refuse("'" + bytes::sanitize(name) +
+        return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
                       "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
     }
@@ -3484,15 +3484,14 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request without touching the heap once its buffers have grown, and keeps the key. One for each
-// connection handle, because it is not to be shared between threads.
+// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to be
+// shared between threads.
 class Signer {
 public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
-        select_headers(request);
-        write_scope(scope);
+        begin(request, scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
@@ -3505,8 +3504,7 @@ public:
     // not looked at. Whoever uses the URL must send the signed headers unchanged.
     std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
-        select_headers(request);
-        write_scope(scope);
+        begin(request, scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
@@ -3526,46 +3524,32 @@ public:
     const std::string& signature() const { return signature_; }
 
 private:
-    // The lower-case name of the header at that place in the request.
-    std::string_view name_of(std::size_t header) const {
-        return std::string_view(names_).substr(ends_[header], ends_[header + 1] - ends_[header]);
-    }
-
-    // Sorted by name, repeats in sending order. The place breaks the tie because std::stable_sort allocates.
-    void select_headers(const Request& request) {
+    // Names sorted, repeats in sending order; and the scope.
+    void begin(const Request& request, const Scope& scope) {
         names_.clear();
-        ends_.assign(1, 0);
-        order_.clear();
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            for (char c : request.headers[i].name) names_ += bytes::lower(c);
-            ends_.push_back(names_.size());
-            if (!never_signed(name_of(i))) order_.push_back(i);
+            std::string name = bytes::lower(request.headers[i].name);
+            if (!never_signed(name)) names_.emplace_back(std::move(name), i);
         }
-        std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-            const int order = name_of(a).compare(name_of(b));
-            return order != 0 ? order < 0 : a < b;
-        });
+        std::sort(names_.begin(), names_.end());
         signed_headers_.clear();
-        for (std::size_t i = 0; i < order_.size(); ++i) {
-            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(name_of(order_[i]));
+        for (std::size_t i = 0; i < names_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
         }
-    }
-
-    bool repeats(std::size_t i) const { return i != 0 && name_of(order_[i]) == name_of(order_[i - 1]); }
-
-    void write_scope(const Scope& scope) {
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
+
+    bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
 
     void write_canonical_request(const Request& request, std::string_view query) {
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < order_.size(); ++i) {
+        for (std::size_t i = 0; i < names_.size(); ++i) {
             canonical_ += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_.append(name_of(order_[i])) += ':';
-            append_header_value(canonical_, request.headers[order_[i]].value);
+            if (!repeats(i)) canonical_.append(names_[i].first) += ':';
+            append_header_value(canonical_, request.headers[names_[i].second].value);
         }
         (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
@@ -3590,9 +3574,8 @@ private:
         return *key_;
     }
 
-    std::string names_;               // lower-case, one behind the other
-    std::vector<std::size_t> ends_;   // of the names; the first is 0
-    std::vector<std::size_t> order_;  // the headers that are signed, sorted
+    std::vector<std::pair<std::string, std::size_t>>
+        names_;  // what is signed, in lower case: sorted; place in the request
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;

@@ -238,6 +238,7 @@ TEST_CASE("endpoint: keys in a location are refused and not repeated") {
         CHECK_FALSE(contains(problem_of(location), "HU"));
     }
     CHECK_FALSE(contains(problem_of(endpoint::resolve(options("b", "http://AKID:HUSH@store"))), "HUSH"));
+    CHECK_FALSE(contains(problem_of(endpoint::parse_location("s3://b?http//AKID:HUSH@store")), "HUSH"));
 }
 
 TEST_CASE("endpoint: a location that is misspelt is refused, not guessed at") {
