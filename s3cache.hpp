@@ -2562,14 +2562,7 @@ struct Section {
 
 using File = std::vector<Section>;  // in the order of the file
 
-// Python's str.strip() also takes these, and a form feed before a section name is easy to overlook.
-inline bool is_space(char c) { return bytes::is_blank(c) || c == '\v' || c == '\f' || (c >= '\x1c' && c <= '\x1f'); }
-
-inline std::string_view strip(std::string_view text) {
-    while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
-    while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
-    return text;
-}
+using bytes::trim;
 
 // The dialect of Python's RawConfigParser, with its strictness, because what boto3 refuses must not silently work here
 // with other settings than the user believes in.
@@ -2591,7 +2584,7 @@ public:
 private:
     void take_line(std::string_view line) {
         if (!utf8::valid(line)) return fail("not UTF-8 text");
-        const std::string_view value = strip(line);
+        const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         if (value.empty()) {
             if (setting_ != nullptr) setting_->text += '\n';  // a blank line inside a value belongs to it
@@ -2625,11 +2618,11 @@ private:
     void take_setting(std::string_view line) {
         const std::size_t delimiter = line.find_first_of("=:");
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
-        const std::string name = bytes::lower(strip(line.substr(0, delimiter)));
+        const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
         if (section_->find(name) != nullptr)
             return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
-        section_->settings.push_back({name, std::string(strip(line.substr(delimiter + 1))), {}, line_});
+        section_->settings.push_back({name, std::string(trim(line.substr(delimiter + 1))), {}, line_});
         setting_ = &section_->settings.back();
     }
 
@@ -2648,11 +2641,11 @@ private:
     }
 
     void finish_setting(Setting& setting) {
-        while (!setting.text.empty() && is_space(setting.text.back())) setting.text.pop_back();
+        while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
         if (!bytes::starts_with(setting.text, "\n")) return;
         for (std::string_view rest = setting.text; !rest.empty();) {
             const std::size_t end = (std::min)(rest.find('\n'), rest.size());
-            const std::string_view line = strip(rest.substr(0, end));
+            const std::string_view line = trim(rest.substr(0, end));
             rest.remove_prefix((std::min)(end + 1, rest.size()));
             const std::size_t equals = line.find('=');
             if (line.empty()) continue;
@@ -2660,7 +2653,7 @@ private:
                 line_ = setting.line;
                 return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
-            bytes::add(setting.block, strip(line.substr(0, equals)), strip(line.substr(equals + 1)));
+            bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
         }
         setting.text.clear();
     }
@@ -2717,7 +2710,7 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
 // of the first word is looked at, and of two sections for one name the later one counts.
 inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
     for (auto section = config.rbegin(); section != config.rend(); ++section) {
-        if (kind == "profile" && name == "default" && strip(section->name) == name) return &*section;
+        if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
         if (!bytes::starts_with(section->name, kind)) continue;
         const auto words = split_words(section->name);
         if (words && words->size() == 2 && (*words)[1] == name) return &*section;
@@ -2747,7 +2740,7 @@ inline Profile find_profile(const File& config, const File& credentials, std::st
     Profile out;
     out.config = find_section(config, "profile", name);
     for (const Section& section : credentials) {  // bare names here
-        if (section.name == name || (name == "default" && strip(section.name) == name)) out.credentials = &section;
+        if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
     }
     return out;
 }
@@ -2758,14 +2751,8 @@ inline Profile find_profile(const File& config, const File& credentials, std::st
 
 namespace detail::endpoint {
 
-// The limit of one DNS label.
-inline constexpr std::size_t label_bytes_max = 63;
-inline constexpr std::size_t bucket_label_bytes_min = 3;
-
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
-
-inline constexpr unsigned port_max = 65535;
 
 struct Options {
     std::string bucket;
@@ -2789,36 +2776,35 @@ struct Endpoint {
 
 inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
-inline bool valid_label(std::string_view text) {
-    if (text.empty() || text.size() > label_bytes_max || text.front() == '-' || text.back() == '-') return false;
-    return std::all_of(text.begin(), text.end(),
-                       [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-'; });
+inline bool only(std::string_view text, std::string_view others) {
+    return std::all_of(text.begin(), text.end(), [others](char c) {
+        return bytes::is_alpha(c) || bytes::is_digit(c) || others.find(c) != std::string_view::npos;
+    });
 }
 
-// Any host label will do, because stores have regions of their own ("auto", "garage"). More than that would let a region
-// from the environment choose the host that requests are sent to.
-inline bool valid_region(std::string_view region) { return valid_label(region); }
+inline bool all_digits(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
+}
+
+// Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
+// region from the environment choose the host that requests are sent to.
+inline bool valid_region(std::string_view region) {
+    return !region.empty() && region.size() <= 63 && region.front() != '-' && region.back() != '-' && only(region, "-");
+}
 
 // What S3 has ever allowed.
 inline bool valid_bucket(std::string_view bucket) {
-    const auto allowed = [](char c) {
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '.' || c == '-' || c == '_';
-    };
     if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
-    return !bucket.empty() && bucket.size() <= bucket_bytes_max && std::all_of(bucket.begin(), bucket.end(), allowed);
+    return !bucket.empty() && bucket.size() <= bucket_bytes_max && only(bucket, ".-_");
 }
 
 // Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
 inline std::string unsupported_kind(std::string_view bucket) {
-    const auto named = [bucket](std::string_view part) { return bucket.find(part) != std::string_view::npos; };
     if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
         return "directory buckets (S3 Express) are not supported";
     if (!bytes::starts_with(bucket, "arn:")) return {};
-    if (named(":s3::")) return "multi-region access points are not supported";
-    const char* kind = named(":s3-outposts:")        ? "access points on Outposts"
-                       : named(":s3-object-lambda:") ? "Object Lambda access points"
-                                                     : "ARNs of access points";
-    return std::string(kind) + " are not supported: use the access point's alias, which is the name of a bucket";
+    return "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
+           "the name of a bucket";
 }
 
 inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
@@ -2831,52 +2817,23 @@ inline std::vector<std::string_view> split(std::string_view text, std::string_vi
     }
 }
 
-inline bool all_digits(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
-}
-
-// Four numbers are an address whatever their size: no certificate names 300.1.1.1 either.
-inline bool looks_like_ipv4(std::string_view host) {
-    const auto parts = split(host, ".");
-    return parts.size() == 4 && std::all_of(parts.begin(), parts.end(), all_digits);
-}
-
-// A bucket whose name can be the first part of a host. Lower case only, because hosts don't tell the difference.
-inline bool fits_host(std::string_view bucket, bool dots_allowed) {
-    if (bucket.size() < bucket_label_bytes_min || looks_like_ipv4(bucket)) return false;
-    if (bucket != bytes::lower(bucket)) return false;
-    const auto labels = split(bucket, ".");
-    return (dots_allowed || labels.size() == 1) && std::all_of(labels.begin(), labels.end(), valid_label);
-}
-
 struct Partition {
-    std::string_view name;
     std::string_view region_prefix;
     std::string_view suffix;
 };
 
-// The first entry doubles as the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
-// regions every year and partitions hardly ever.
+// The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds regions
+// every year and partitions hardly ever.
 inline constexpr Partition partitions[] = {
-    {"aws", "", "amazonaws.com"},
-    {"aws-cn", "cn-", "amazonaws.com.cn"},
-    {"aws-us-gov", "us-gov-", "amazonaws.com"},
-    {"aws-iso", "us-iso-", "c2s.ic.gov"},
-    {"aws-iso-b", "us-isob-", "sc2s.sgov.gov"},
-    {"aws-iso-e", "eu-isoe-", "cloud.adc-e.uk"},
-    {"aws-iso-f", "us-isof-", "csp.hci.ic.gov"},
-    {"aws-eusc", "eusc-de-", "amazonaws.eu"},
+    {"cn-", "amazonaws.com.cn"},    {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
+    {"eu-isoe-", "cloud.adc-e.uk"}, {"us-isof-", "csp.hci.ic.gov"}, {"eusc-de-", "amazonaws.eu"},
+    {"", "amazonaws.com"},
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    for (const Partition& partition : partitions) {
-        const bool named = !partition.region_prefix.empty() && bytes::starts_with(region, partition.region_prefix);
-        if (!named) continue;
-        // "cn-north-1" belongs there, "cn-x" does not: a place and a number must follow.
-        const auto rest = split(region.substr(partition.region_prefix.size()), "-");
-        if (rest.size() == 2 && !rest[0].empty() && all_digits(rest[1])) return partition;
-    }
-    return partitions[0];
+    return *std::find_if(std::begin(partitions), std::end(partitions) - 1, [region](const Partition& partition) {
+        return bytes::starts_with(region, partition.region_prefix) && bytes::is_digit(region.back());
+    });
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -2893,49 +2850,39 @@ struct Url {
     bool is_address = false;
 };
 
-// The one way to write an address, because libcurl rewrites others ("127.1", "[0::1]") before it sends the host, and
-// then it is not the host that was signed. Empty: not an address.
-inline std::string plain_address(int family, const std::string& text) {
+// The one way to write "1.2.3.4" or "[::1]", because libcurl rewrites others ("127.1", "[0::1]") before it sends the
+// host, and then it is not the host that was signed. Empty: not an address.
+inline std::string plain_address(const std::string& host) {
+    const bool bracketed = host[0] == '[';
+    const int family = bracketed ? AF_INET6 : AF_INET;
+    const std::string text = bracketed ? host.substr(1, host.size() - 2) : host;
     unsigned char address[16];
     char plain[64];
-    if (::inet_pton(family, text.c_str(), address) != 1) return {};
-    return ::inet_ntop(family, address, plain, sizeof plain) != nullptr ? plain : "";
+    if (::inet_pton(family, text.c_str(), address) != 1 || !::inet_ntop(family, address, plain, sizeof plain))
+        return {};
+    return bracketed ? '[' + std::string(plain) + ']' : plain;
 }
 
-// "name", "1.2.3.4" or "[address]", as it is signed and sent. '_' as in the names of Docker.
-inline std::string plain_host(std::string_view host, Url& url) {
-    const std::string lower = bytes::lower(host);
-    if (bytes::starts_with(lower, "[")) {
-        const std::string address = plain_address(AF_INET6, lower.substr(1, lower.size() - 2));
-        url.is_address = true;
-        return address.empty() ? address : '[' + address + ']';
-    }
-    const auto allowed = [](char c) {
-        return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '.' || c == '_';
-    };
-    if (!std::all_of(lower.begin(), lower.end(), allowed)) return {};
-    const std::string_view last = std::string_view(lower).substr(lower.rfind('.') + 1);
-    const bool numeric = all_digits(last) || (bytes::starts_with(last, "0x") &&
-                                              last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos);
-    url.is_address = numeric;
-    return numeric ? plain_address(AF_INET, lower) : lower;
-}
-
-// "host", "host:port" or "[address]:port"; an '@' is refused with every other odd byte, so no password gets into a URL.
+// "host", "host:port" or "[address]:port", as it is signed and sent; an '@' is refused with every other odd byte, so no
+// password gets into a URL. '_' as in the names of Docker.
 inline bool parse_authority(std::string_view authority, Url& url) {
-    const bool bracketed = bytes::starts_with(authority, "[");
-    const std::size_t end = (std::min)(bracketed ? authority.find(']') : authority.find(':'), authority.size());
-    if (bracketed && end == authority.size()) return false;
-    const std::size_t host_bytes = end + (bracketed ? 1 : 0);
-    url.host = plain_host(authority.substr(0, host_bytes), url);
-    std::string_view port = authority.substr(host_bytes);
+    const std::size_t bracket = authority.rfind(']') + 1;  // 0: there is none
+    const std::size_t end = (std::min)(authority.find(':', bracket), authority.size());
+    url.host = bytes::lower(authority.substr(0, end));
+    const std::string_view last = std::string_view(url.host).substr(url.host.rfind('.') + 1);
+    const bool hexadecimal =
+        bytes::starts_with(last, "0x") && last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
+    url.is_address = bracket != 0 || hexadecimal || all_digits(last);
+    if (url.is_address)
+        url.host = plain_address(url.host);
+    else if (!only(url.host, "-._"))
+        return false;
+    const std::string_view port = authority.substr(end);
     if (url.host.empty()) return false;
     if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
-    const auto number = bytes::to_u64(port.substr(1));
-    if (port.front() != ':' || !number || *number == 0 || *number > port_max) return false;
-    if (*number == (url.scheme == "https" ? 443 : 80)) return true;
-    url.host += ':';
-    bytes::append_number(url.host, *number);
+    const std::uint64_t number = bytes::to_u64(port.substr(1)).value_or(0);
+    if (number == 0 || number > 65535) return false;
+    if (number != (url.scheme == "https" ? 443 : 80)) bytes::append_number(url.host += ':', number);
     return true;
 }
 
@@ -2967,7 +2914,7 @@ inline Result<void> check_options(const Options& options) {
     if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
         return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
-    const bool china = partition_of(options.region).name == "aws-cn";
+    const bool china = partition_of(options.region).region_prefix == "cn-";
     if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
     return {};
 }
@@ -2984,11 +2931,18 @@ inline Url aws_url(const Options& options, const std::string& region) {
     return url;
 }
 
-// A wildcard certificate covers one label, so dots in the bucket need plain http; an address takes no label at all.
+// Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
+// four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in the
+// bucket need plain http; an address takes no label at all.
 inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
+    const std::string& bucket = options.bucket;
     if (options.addressing == Addressing::path || base.is_address) return false;
     if (options.addressing == Addressing::automatic && is_custom) return false;
-    return fits_host(options.bucket, is_custom && base.scheme == "http");
+    const auto labels = split(bucket, ".");
+    if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
+    if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
+    return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
+           std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
 }
 
 inline Result<Endpoint> resolve(const Options& options) {
@@ -3052,7 +3006,7 @@ inline Result<void> take_parameters(Location& location, std::string_view query) 
         const std::string_view name = pair.substr(0, equals);
         auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
         if (value && !value->empty() && take_parameter(location, name, *std::move(value))) continue;
-        return refuse("'" + bytes::sanitize(name) +
+        return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
                       "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
     }
@@ -3158,16 +3112,11 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
-    const auto is_blank = [](char c) { return c <= ' ' && bytes::is_blank(c); };
-    value = bytes::trim(value);
-    for (;;) {
-        const auto blank = std::find_if(value.begin(), value.end(), is_blank);
-        const std::size_t word = static_cast<std::size_t>(blank - value.begin());
-        out.append(value.data(), word);
-        value.remove_prefix(word);
-        if (value.empty()) return;
-        out += ' ';
-        while (bytes::is_blank(value.front())) value.remove_prefix(1);  // ends, because it does not end in a blank
+    for (char c : bytes::trim(value)) {
+        if (c > ' ' || !bytes::is_blank(c))
+            out += c;
+        else if (out.back() != ' ')  // not before the first byte, which is no blank
+            out += ' ';
     }
 }
 
@@ -3183,23 +3132,14 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request without touching the heap once its buffers have grown. What stays the same from one to the
-// next is kept: the order of the headers, the scope, the key. One for each connection handle: it keeps state and is not
-// to be shared between threads.
+// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to be
+// shared between threads.
 class Signer {
 public:
-    Signer() = default;
-    Signer(Signer&&) = default;
-    Signer& operator=(Signer&&) = default;
-    Signer(const Signer&) = delete;
-    Signer& operator=(const Signer&) = delete;
-    ~Signer() { bytes::wipe(key_secret_); }
-
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
-        select_headers(request);
-        write_scope(scope);
+        begin(request, scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
@@ -3209,12 +3149,10 @@ public:
     }
 
     // The whole query string of a presigned URL, made of `query` and the signature's own parameters; `request.query` is
-    // not looked at. Whoever uses the URL must send the signed headers unchanged. Empty: the lifetime is not allowed.
+    // not looked at. Whoever uses the URL must send the signed headers unchanged.
     std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
-        if (lifetime_seconds == 0 || lifetime_seconds > presign_seconds_max) return {};
-        select_headers(request);
-        write_scope(scope);
+        begin(request, scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
@@ -3234,55 +3172,32 @@ public:
     const std::string& signature() const { return signature_; }
 
 private:
-    // The lower-case name of the header at that place in the request.
-    std::string_view name_of(std::size_t header) const {
-        return std::string_view(names_).substr(ends_[header], ends_[header + 1] - ends_[header]);
-    }
-
-    bool has_same_names(const Request& request) const {
-        if (ends_.size() != request.header_count + 1) return false;
-        for (std::size_t i = 0; i < request.header_count; ++i) {
-            if (request.headers[i].name != name_of(i)) return false;
-        }
-        return true;
-    }
-
-    // Sorted by name, repeats in sending order. The place breaks the tie because std::stable_sort allocates.
-    void select_headers(const Request& request) {
-        if (has_same_names(request)) return;
+    // Names sorted, repeats in sending order; and the scope.
+    void begin(const Request& request, const Scope& scope) {
         names_.clear();
-        ends_.assign(1, 0);
-        order_.clear();
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            for (char c : request.headers[i].name) names_ += bytes::lower(c);
-            ends_.push_back(names_.size());
-            if (!never_signed(name_of(i))) order_.push_back(i);
+            std::string name = bytes::lower(request.headers[i].name);
+            if (!never_signed(name)) names_.emplace_back(std::move(name), i);
         }
-        std::sort(order_.begin(), order_.end(), [this](std::size_t a, std::size_t b) {
-            const int order = name_of(a).compare(name_of(b));
-            return order != 0 ? order < 0 : a < b;
-        });
+        std::sort(names_.begin(), names_.end());
         signed_headers_.clear();
-        for (std::size_t i = 0; i < order_.size(); ++i) {
-            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(name_of(order_[i]));
+        for (std::size_t i = 0; i < names_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
         }
-    }
-
-    bool repeats(std::size_t i) const { return i != 0 && name_of(order_[i]) == name_of(order_[i - 1]); }
-
-    void write_scope(const Scope& scope) {
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
+
+    bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
 
     void write_canonical_request(const Request& request, std::string_view query) {
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < order_.size(); ++i) {
+        for (std::size_t i = 0; i < names_.size(); ++i) {
             canonical_ += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_.append(name_of(order_[i])) += ':';
-            append_header_value(canonical_, request.headers[order_[i]].value);
+            if (!repeats(i)) canonical_.append(names_[i].first) += ':';
+            append_header_value(canonical_, request.headers[names_[i].second].value);
         }
         (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
@@ -3297,19 +3212,18 @@ private:
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
     digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
-        if (key_ && key_scope_ == scope_ && key_secret_ == credentials.secret_key) return *key_;
+        if (key_ && key_scope_ == scope_ && key_owner_.secret_key == credentials.secret_key) return *key_;
         auto key = signing_key(credentials.secret_key, scope);
         key_.emplace(digest::as_text(key));
         OPENSSL_cleanse(key.data(), key.size());
-        bytes::wipe(key_secret_);
-        key_secret_ = credentials.secret_key;
+        bytes::wipe(key_owner_.secret_key);
+        key_owner_.secret_key = credentials.secret_key;
         key_scope_ = scope_;
         return *key_;
     }
 
-    std::string names_;               // lower-case, one behind the other
-    std::vector<std::size_t> ends_;   // of the names; the first is 0
-    std::vector<std::size_t> order_;  // the headers that are signed, sorted
+    std::vector<std::pair<std::string, std::size_t>>
+        names_;  // what is signed, in lower case: sorted; place in the request
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
@@ -3319,7 +3233,7 @@ private:
     digest::Sha256 hash_;
     std::optional<digest::HmacSha256Key> key_;
     std::string key_scope_;
-    std::string key_secret_;
+    Credentials key_owner_;  // whose destructor overwrites the secret
 };
 
 }  // namespace detail::sigv4
@@ -4206,28 +4120,21 @@ using std::chrono::seconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
-inline constexpr std::size_t jwt_bytes_max = 20000;         // STS takes no longer web identity token
 inline constexpr std::size_t key_bytes_max = 1024;          // AWS documents 128 for ids; MinIO takes any length
-inline constexpr std::size_t token_bytes_max = 16 * 1024;   // servers refuse longer headers
+inline constexpr std::size_t token_bytes_max = 20000;       // STS takes no longer one; servers refuse such headers
 inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; HTTP software takes no more everywhere
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
-inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI; AWS_METADATA_SERVICE_TIMEOUT changes it
 inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr milliseconds sts_connect_timeout{3000};
 inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
 inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
-inline constexpr seconds imds_absent_first{10};        // a host without the service is left alone so long; doubles
-inline constexpr seconds imds_absent_most{600};
-inline constexpr seconds files_fresh{1};        // one call's looks at the files share one reading of them
-inline constexpr minutes advisory_window{15};   // one thread renews, the others go on
-inline constexpr minutes mandatory_window{10};  // the others wait for it, unless it has failed before
-inline constexpr minutes imds_extension{15};    // use of overdue instance credentials in an outage
-inline constexpr seconds retry_first{1};        // after a failed renewal; doubles
+inline constexpr minutes renewal_window{15};           // one thread renews, the others go on
+inline constexpr minutes imds_extension{15};           // use of overdue instance credentials in an outage
+inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
 inline constexpr seconds retry_most{60};
 inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
 inline constexpr seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
@@ -4261,8 +4168,9 @@ struct WebRequest {
     std::string url{};
     bytes::Pairs headers{};
     std::string body{};
-    milliseconds connect_timeout{1000};
-    milliseconds timeout{1000};
+    milliseconds connect_timeout{3000};
+    milliseconds timeout{1000};  // of instance metadata, as in the AWS CLI
+    int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::size_t answer_bytes_max = credentials::answer_bytes_max;
 };
@@ -4278,8 +4186,7 @@ enum class FileState { missing, unreadable, text };
 struct FileText {
     FileState state = FileState::missing;
     std::string text{};
-    std::string problem{};            // why it is unreadable
-    bool readable_by_others = false;  // worth a hint where keys are in it
+    std::string problem{};  // why it is unreadable
 };
 
 struct ProcessResult {
@@ -4306,23 +4213,41 @@ struct Settings {
     std::string endpoint_url{};
 };
 
-// An empty value: nothing is configured, and `why` says where it was looked for.
 struct Setting {
-    std::string value{};
-    std::string why{};
+    std::string value{};  // empty: nothing is configured
+    std::string why{};    // where it was found
 };
 
 // -- texts
 
+using Keys = Result<Credentials>;
+
 inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
+
+// A source that is not configured: the next one is asked. One that is configured but broken is an error, because falling
+// through could use another identity.
+inline Error passed_over(const std::string& why) { return Error(Errc::unavailable, why); }
+inline bool is_passed_over(const Keys& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
 // The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string masked(std::string_view access_key) {
     return access_key.size() < 12 ? "****" : "****" + std::string(access_key.substr(access_key.size() - 4));
 }
 
-// A URL for a message: tokens stand behind the question mark, passwords before the '@'.
-inline std::string shown_url(std::string_view url) { return bytes::sanitize(url.substr(0, url.find('?'))); }
+// What may be a URL, for a message: tokens stand behind the question mark, passwords before the '@', even where the
+// scheme is misspelt.
+inline std::string shown_url(std::string_view url) {
+    const std::size_t at = url.rfind('@');
+    if (at == std::string_view::npos) return bytes::sanitize(url.substr(0, url.find('?')));
+    url.remove_prefix(at);
+    return bytes::sanitize(std::string("******").append(url.substr(0, url.find_first_of("/?#&"))));
+}
+
+// `name` is where the value was found.
+inline Error unexpected(const std::string& name, const std::string& value, const std::string& expected,
+                        Errc code = Errc::credentials) {
+    return Error(code, name + " is '" + shown_url(value) + "', expected " + expected);
+}
 
 inline std::int64_t unix_seconds(TimePoint when) {
     return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
@@ -4350,31 +4275,17 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
     return {};
 }
 
-// How a source calls the parts of its keys.
-struct Names {
-    const char* access_key;
-    const char* secret_key;
-    const char* token;
-};
-
-inline constexpr Names variable_names{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"};
-inline constexpr Names setting_names{"aws_access_key_id", "aws_secret_access_key", "aws_session_token"};
-inline constexpr Names answer_names{"AccessKeyId", "SecretAccessKey", "SessionToken"};
-inline constexpr Names metadata_names{"AccessKeyId", "SecretAccessKey", "Token"};
-inline constexpr Names member_names{"the access key", "the secret key", "the session token"};
-
 // Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
-inline Result<Credentials> check(Credentials keys, const std::string& where, const Names& names, TimePoint now) {
+inline Keys check(Credentials keys, const std::string& where, TimePoint now) {
     const bool lacks_secret = keys.secret_key.empty();
-    if (keys.access_key.empty() != lacks_secret) {
-        return broken(where + ": " + (lacks_secret ? names.access_key : names.secret_key) + " is set but " +
-                      (lacks_secret ? names.secret_key : names.access_key) + " is not: set both or neither");
-    }
-    const std::string name = where + ": ";
+    if (keys.access_key.empty() != lacks_secret)
+        return broken(where + (lacks_secret
+                                   ? ": the access key is set but the secret key is not: set both or neither"
+                                   : ": the secret key is set but the access key is not: set both or neither"));
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
-    auto fine = check_value(keys.access_key, name + names.access_key, key_bytes_max);
-    if (fine) fine = check_value(keys.secret_key, name + names.secret_key, key_bytes_max, true);
-    if (fine) fine = check_value(keys.session_token, name + names.token, token_bytes_max);
+    auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
+    if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
+    if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
     if (!fine) return std::move(fine).error();
     keys.source = where;
     if (!keys.expires || *keys.expires > now) return keys;
@@ -4382,77 +4293,33 @@ inline Result<Credentials> check(Credentials keys, const std::string& where, con
                   time_text(now) + ": renew them there, or set the clock");
 }
 
-// `text` as the expiry of keys; empty: none.
-inline Result<std::optional<TimePoint>> check_expiry(const std::string& text, const std::string& name) {
-    const auto time = dates::iso8601(text);
-    if (time || text.empty()) return time;
-    return broken(name + " is '" + bytes::sanitize(text) + "', expected a time such as 2025-01-15T12:34:56Z");
-}
-
-inline Result<Setting> check_region(Setting region, const std::string& name) {
-    if (region.value.empty() || endpoint::valid_region(region.value)) return region;
-    return endpoint::refuse(name + " is '" + bytes::sanitize(region.value) + "', expected a region such as eu-west-1");
-}
-
-inline Result<Setting> check_url(Setting url, const std::string& name) {
-    if (url.value.empty()) return url;
-    if (check_value(url.value, {}, text_bytes_max) && endpoint::parse_url(url.value)) return url;
-    return endpoint::refuse(name + " is '" + shown_url(url.value) + "', expected a URL such as https://s3.example.com");
-}
-
-inline Result<void> check_arn(const std::string& arn, const std::string& name) {
-    if (bytes::starts_with(arn, "arn:") && check_value(arn, {}, text_bytes_max)) return {};
-    return broken(name + " is '" + bytes::sanitize(arn) + "', expected arn:aws:iam::ACCOUNT:role/NAME");
-}
-
-// -- the environment
-
 // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
 // declare variables that they leave blank.
 inline Setting first_variable(const Environment& environment, std::initializer_list<const char*> names) {
     for (const char* name : names) {
-        auto value = environment.variable ? environment.variable(name) : std::nullopt;
+        auto value = environment.variable(name);
         if (value && !value->empty()) return {*std::move(value), name};
     }
     return {};
 }
 
-inline std::string variable(const Environment& environment, const char* name) {
-    return first_variable(environment, {name}).value;
+inline bool is_url(const std::string& text) {
+    return check_value(text, {}, text_bytes_max) && endpoint::parse_url(text);
 }
 
 inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
 
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-
 // -- the files
-
-struct SettingsFile {
-    std::string path{};
-    ini::File sections{};
-    std::string hint{};  // for people, if keys lie open
-    bool exists = false;
-
-    SettingsFile() = default;
-    SettingsFile(const SettingsFile&) = delete;
-    SettingsFile& operator=(const SettingsFile&) = delete;
-    ~SettingsFile() {
-        for (ini::Section& section : sections) {
-            for (ini::Setting& setting : section.settings) bytes::wipe(setting.text);
-        }
-    }
-};
 
 // Both files as one reading found them, and the profile that is selected.
 struct Files {
-    SettingsFile config{}, credentials{};
+    ini::File config{}, credentials{};
+    std::string config_path{}, credentials_path{};
     std::string profile{};
-    TimePoint read_at{};
-
-    ini::Profile find(const std::string& name) const {
-        return ini::find_profile(config.sections, credentials.sections, name);
-    }
+    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
 };
+
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
 // As Python's expanduser: HOME, or else what the password database says.
 inline std::string home_directory(const Environment& environment) {
@@ -4468,23 +4335,18 @@ inline std::string home_directory(const Environment& environment) {
 }
 
 // A byte order mark, as Windows editors write it, is no part of the text.
-inline Result<void> read_settings(SettingsFile& out, const Environment& environment, const char* name,
-                                  const char* otherwise) {
-    std::string path = variable(environment, name);
+inline Result<void> read_settings(ini::File& out, std::string& path, const Environment& environment,
+                                  const char* variable, const char* otherwise) {
+    path = first_variable(environment, {variable}).value;
     if (path.empty()) path = otherwise;
     if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
-    FileText file = environment.read_file ? environment.read_file(path) : FileText();
-    out.path = bytes::sanitize(path);
-    out.exists = file.state == FileState::text;
-    if (file.state == FileState::missing) return {};
-    if (file.state == FileState::unreadable) return broken(out.path + " cannot be read: " + file.problem);
-    if (file.readable_by_others) out.hint = "; others may read the file: chmod 600 " + out.path;
-    std::string_view text = file.text;
-    if (bytes::starts_with(text, "\xEF\xBB\xBF")) text.remove_prefix(3);
-    auto parsed = ini::parse(text, out.path);
-    bytes::wipe(file.text);
+    const FileText file = environment.read_file(path);
+    path = bytes::sanitize(path);
+    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
+    const bool marked = bytes::starts_with(file.text, "\xEF\xBB\xBF");
+    auto parsed = ini::parse(std::string_view(file.text).substr(marked ? 3 : 0), path);
     if (!parsed) return std::move(parsed).error();
-    out.sections = *std::move(parsed);
+    out = *std::move(parsed);
     return {};
 }
 
@@ -4493,76 +4355,52 @@ inline Result<void> read_settings(SettingsFile& out, const Environment& environm
 inline Setting chosen_profile(const Environment& environment, const Settings& settings) {
     if (!settings.profile.empty()) return {settings.profile, "the configured profile"};
     for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-        auto value = environment.variable ? environment.variable(name) : std::nullopt;
-        if (value) return {*std::move(value), name};
+        if (auto value = environment.variable(name)) return {*std::move(value), name};
     }
     return {"default", {}};
 }
 
-inline Result<std::shared_ptr<const Files>> read_files(const Environment& environment, const Settings& settings) {
-    auto files = std::make_shared<Files>();
-    files->read_at = environment.now();
-    auto read = read_settings(files->config, environment, "AWS_CONFIG_FILE", "~/.aws/config");
+inline Result<void> read_files(Files& files, const Environment& environment, const Settings& settings) {
+    auto read = read_settings(files.config, files.config_path, environment, "AWS_CONFIG_FILE", "~/.aws/config");
     if (read)
-        read = read_settings(files->credentials, environment, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
-    if (!read) return std::move(read).error();
+        read = read_settings(files.credentials, files.credentials_path, environment, "AWS_SHARED_CREDENTIALS_FILE",
+                             "~/.aws/credentials");
+    if (!read) return read;
     const Setting chosen = chosen_profile(environment, settings);
-    files->profile = chosen.value;
-    const ini::Profile profile = files->find(files->profile);
-    const std::string name = bytes::sanitize(files->profile), services = profile.get("services");
-    if (!chosen.why.empty() && !profile.exists()) {
-        return broken(chosen.why + ": there is no profile '" + name + "' in " + files->config.path + " or " +
-                      files->credentials.path);
-    }
-    if (!services.empty() && ini::find_section(files->config.sections, "services", services) == nullptr)
+    files.profile = chosen.value;
+    const ini::Profile profile = files.find(files.profile);
+    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
+    if (!chosen.why.empty() && !profile.exists())
+        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
+                      files.credentials_path);
+    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
         return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
-    return std::shared_ptr<const Files>(std::move(files));
+    return {};
 }
 
 // -- answers of endpoints and processes
 
-// Absent and null are empty; a value of another type makes the answer unusable, because else a token could go missing.
-inline std::string text_member(std::string_view body, const char* name, std::string& wrong) {
-    const std::string_view raw = json::member(body, name);
-    if (raw.empty() || raw == "null") return {};
-    auto text = json::string_field(body, name);
-    if (!text) wrong = std::string(name) + " is not a text";
-    return text ? std::move(*text) : std::string();
-}
-
-// Error documents name a code, which is shown if it looks like one. Free text in them is not shown, because it may
-// repeat what we sent.
-inline std::string code_in(std::string_view body) {
-    for (const char* name : {"Code", "code"}) {
-        const std::string code = json::string_field(body, name).value_or(std::string());
-        const bool plain = code.size() <= 64 && std::all_of(code.begin(), code.end(), bytes::is_alpha);
-        if (plain && !code.empty()) return ", it says " + code;
-    }
-    return {};
-}
-
-inline Result<Credentials> keys_in_json(std::string_view body, const std::string& where, const Names& names) {
+// Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
+// unusable, because else a token could go missing.
+inline Result<xml::StsCredentials> keys_in_json(std::string_view body, const std::string& where) {
     const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
     if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body))
         return broken(where + ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
-    std::string wrong;
-    Credentials keys;
-    keys.access_key = text_member(body, names.access_key, wrong);
-    keys.secret_key = text_member(body, names.secret_key, wrong);
-    keys.session_token = text_member(body, names.token, wrong);
-    auto expires = check_expiry(text_member(body, "Expiration", wrong).substr(0, 40), where + ": Expiration");
-    if (!wrong.empty()) return broken(where + ": " + wrong);
-    if (keys.access_key.empty() && keys.secret_key.empty())
-        return broken(where + ": the answer has no AccessKeyId and SecretAccessKey" + code_in(body));
-    if (!expires) return std::move(expires).error();
-    keys.expires = *expires;
-    return keys;
-}
-
-// Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread keeps a
-// fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
-inline TimePoint extended(TimePoint now) {
-    return now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+    xml::StsCredentials keys;
+    const std::pair<const char*, std::string*> members[] = {{"AccessKeyId", &keys.access_key},
+                                                            {"SecretAccessKey", &keys.secret_key},
+                                                            {"SessionToken", &keys.session_token},
+                                                            {"Token", &keys.session_token},
+                                                            {"Expiration", &keys.expiration}};
+    for (const auto& [name, value] : members) {
+        const std::string_view raw = json::member(body, name);
+        if (raw.empty() || raw == "null") continue;
+        auto text = json::string_field(body, name);
+        if (!text) return broken(where + ": " + name + " is not a text");
+        *value = *std::move(text);
+    }
+    if (!keys.access_key.empty() || !keys.secret_key.empty()) return keys;
+    return broken(where + ": the answer has no AccessKeyId and SecretAccessKey");
 }
 
 inline std::string told(const WebAnswer& answer) {
@@ -4570,29 +4408,21 @@ inline std::string told(const WebAnswer& answer) {
     return "no answer" + (answer.problem.empty() ? std::string() : " (" + bytes::sanitize(answer.problem) + ")");
 }
 
-// What STS says about roles and policies is what the reader needs, but it may repeat the token that it was sent.
+// What STS says about roles and policies is what the reader needs, unless it repeats the token that it was sent.
 inline std::string sts_complaint(const WebAnswer& answer, const std::string& token) {
     if (answer.status == 200) return "an answer without credentials";
     const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
     if (!error || error->code.empty()) return told(answer);
-    std::string text = error->message;
-    for (std::size_t at = 0; token.size() >= 4 && (at = text.find(token, at)) != std::string::npos;)
-        text.replace(at, token.size(), "******");
-    return told(answer) + ", " + bytes::sanitize(error->code + ": " + text);
+    const bool repeats = !token.empty() && error->message.find(token) != std::string::npos;
+    return told(answer) + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
 }
 
 // -- addresses
 
-// The host in an authority such as [::1]:80, without its brackets and port.
-inline std::string_view host_in(std::string_view authority) {
-    const std::size_t end = authority.find(']');
-    return end != std::string_view::npos ? authority.substr(1, end - 1) : authority.substr(0, authority.find(':'));
-}
-
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
 inline bool plain_http_allowed(const endpoint::Url& url) {
-    const std::string_view host = host_in(url.host);
-    for (std::string_view known : {"localhost", "169.254.170.2", "169.254.170.23", "fd00:ec2::23", "::1"}) {
+    const std::string host = url.host.substr(0, url.host.find(':', url.host.find(']') + 1));  // npos + 1 is 0
+    for (const char* known : {"localhost", "169.254.170.2", "169.254.170.23", "[fd00:ec2::23]", "[::1]"}) {
         if (host == known) return true;
     }
     return url.is_address && bytes::starts_with(host, "127.");
@@ -4604,12 +4434,11 @@ inline Result<std::string> container_url(const Setting& set) {
     const bool relative = bytes::ends_with(set.why, "RELATIVE_URI");
     const std::string url = (relative ? "http://169.254.170.2" : "") + set.value;
     const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
-    const bool odd = url.find_first_of("\\#<>\"{}|^`") != std::string::npos || !check_value(url, {}, text_bytes_max);
-    const auto base = odd ? std::nullopt : endpoint::parse_url(std::string_view(url).substr(0, end));
+    const bool fine = check_value(url, {}, text_bytes_max) && url.find_first_of("\\#") == std::string::npos;
+    const auto base = fine ? endpoint::parse_url(std::string_view(url).substr(0, end)) : std::nullopt;
     if (!base || (relative && set.value[0] != '/'))
-        return broken("container: " + set.why +
-                      (relative ? " is no path such as /v2/credentials/ID"
-                                : " is no URL such as http://169.254.170.23/v1/credentials"));
+        return broken("container: " + set.why + " is no " +
+                      (relative ? "path such as /v2/credentials/ID" : "URL such as http://169.254.170.23/credentials"));
     const std::string shown = base->scheme + "://" + base->host;
     if (base->scheme == "https" || plain_http_allowed(*base))
         return shown + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
@@ -4618,232 +4447,117 @@ inline Result<std::string> container_url(const Setting& set) {
                   "[fd00:ec2::23]; expected one of them, or https");
 }
 
-struct ImdsSettings {
-    std::string base = "http://169.254.169.254";  // no slash at its end
-    std::string token{};                          // of a session; empty: nothing that speaks version 2 is there
-    milliseconds timeout = imds_timeout;
-    int attempts = 1;
-};
-
+#else
+inline Result<void> read_files(Files&, const Environment&, const Settings&) { return {}; }
 #endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // -- the chain
 
-// One caller's walk through the sources. Keys are nothing where a source is not configured and the next one is to be
-// asked, and an error where it is configured but broken, because falling through could then use another identity.
-using Found = Result<std::optional<Credentials>>;
-
-struct Look {
-    const Limits& limits;
-    bool for_keys = false;         // then the files are read anew, because other programs rewrite them
-    std::string note{};            // of the last source, for people: why it was passed over, or a hint
-    bool imds_absent = false;      // it did not answer
-    bool imds_left_alone = false;  // because it did not a moment ago
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    std::shared_ptr<const Files> files{};
-#endif
-
-    Found pass_over(std::string why) {
-        note = std::move(why);
-        return std::optional<Credentials>();
-    }
-};
-
-inline Found found(Result<Credentials> keys) {
-    if (!keys) return std::move(keys).error();
-    return std::optional<Credentials>(*std::move(keys));
-}
-
-// The sources in botocore's order. Thread-safe.
-class Chain {
+// One caller's walk through the sources, and through what names a region and an endpoint. The files are read once in it,
+// when they are first needed, and anew in the next, because other programs rewrite them.
+class Walk {
 public:
-    Chain(Environment environment, Settings settings)
-        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+    Walk(const Environment& environment, const Settings& settings, Limits limits = {})
+        : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
-    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
-    // turn a person into the instance's role.
-    Result<Credentials> find(const Limits& limits) {
-        Look look{limits, true};
-        look.imds_left_alone = environment_.now() < TimePoint(seconds(imds_absent_until_));
-        const int before = answered_;
-        std::string seen;
-        for (int i = (std::max)(before, 0); i < source_count; ++i) {
-            const Source& source = sources[i];
-            Found keys = (this->*source.ask)(look);
-            if (look.imds_absent && before < 0) leave_imds_alone();
-            if (!keys) return std::move(keys).error();
-            if (*keys) {
-                answered_ = i;
-                return **std::move(keys);
-            }
-            if (before >= 0) return broken(std::string(source.name) + ", which gave credentials before: " + look.note);
-            seen += std::string("; ") + source.name + ": " + look.note;
+    Result<void> load() {
+        if (files_) return {};
+        files_.emplace();
+        auto read = read_files(*files_, environment_, settings_);
+        if (!read) files_.reset();
+        return read;
+    }
+
+    std::string profile_value(const char* name) const { return files_->find(files_->profile).get(name); }
+
+    // Without asking instance metadata: the store corrects a wrong region.
+    Result<Setting> region() {
+        Setting set{settings_.region, "Config::region"};
+        if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (set.value.empty()) {
+            if (auto read = load(); !read) return std::move(read).error();
+            set = {profile_value("region"), profile_text(files_->profile) + ": region"};
         }
-        return broken("no credentials found" + seen + other_sources);
-    }
-
-    // The same walk, told source by source. Changes nothing in what find() does next.
-    std::vector<Finding> explain() {
-        const Limits limits;
-        Look look{limits, true};
-        std::vector<Finding> findings;
-        bool decided = false;
-        for (const Source& source : sources) {
-            findings.push_back({std::string("credentials: ") + source.name, Finding::Verdict::not_asked, {}});
-            if (decided) continue;
-            look.note.clear();
-            const Found keys = (this->*source.ask)(look);
-            decided = !keys || *keys;
-            Finding& finding = findings.back();
-            finding.verdict = !keys   ? Finding::Verdict::broken
-                              : *keys ? Finding::Verdict::used
-                                      : Finding::Verdict::passed_over;
-            finding.text = !keys ? keys.error().what() : *keys ? summary(**keys) + look.note : look.note;
-        }
-        return findings;
-    }
-
-    // Instance metadata is asked only after it gave the credentials, because elsewhere it may be another network's.
-    Result<Setting> region(const Limits& limits) {
-        Look look{limits};
-        auto out = configured_region(look);
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-        if (out && out->value.empty() && answered_ == source_count - 1 && !foreign_endpoint(look))
-            return imds_region(look);
-#endif
-        return out;
-    }
-
-    // An empty value: AWS's own.
-    Result<Setting> endpoint_url() {
-        const Limits limits;
-        Look look{limits};
-        return configured_endpoint(look, "S3");
-    }
-
-    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) {
-        const Limits limits;
-        Look look{limits};
-        return load(look) ? profile_value(look, name) : std::string();
-    }
-
-private:
-    struct Source {
-        const char* name;
-        Found (Chain::*ask)(Look&);
-    };
-
-    // -- what needs no files
-
-    // As in botocore a secret alone is passed over, and an access key alone is an error.
-    Found environment_keys(Look& look) {
-        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
-        return keys_in_environment(look);
-    }
-
-    Found keys_in_environment(Look& look) {
-        Credentials keys;
-        keys.access_key = variable(environment_, "AWS_ACCESS_KEY_ID");
-        if (keys.access_key.empty()) return look.pass_over("AWS_ACCESS_KEY_ID is not set");
-        keys.secret_key = variable(environment_, "AWS_SECRET_ACCESS_KEY");
-        keys.session_token = first_variable(environment_, {"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
-        auto expires =
-            check_expiry(variable(environment_, "AWS_CREDENTIAL_EXPIRATION"), "environment: AWS_CREDENTIAL_EXPIRATION");
-        if (!expires) return std::move(expires).error();
-        keys.expires = *expires;
-        return found(check(std::move(keys), "environment", variable_names, environment_.now()));
-    }
-
-    // Without asking instance metadata.
-    Result<Setting> configured_region(Look& look) {
-        if (!settings_.region.empty()) return check_region({settings_.region, "set in code"}, "the region");
-        Setting set = first_variable(environment_, {"AWS_REGION", "AWS_DEFAULT_REGION"});
-        if (!set.value.empty()) return check_region(set, set.why);
-        if (auto read = load(look); !read) return std::move(read).error();
-        set = {profile_value(look, "region"), selected_text(look)};
-        if (!set.value.empty()) return check_region(set, set.why + ": region");
-        return Setting{{}, "neither AWS_REGION nor the profile sets one"};
+        if (set.value.empty() || endpoint::valid_region(set.value)) return set;
+        return unexpected(set.why, set.value, "a region such as eu-west-1", Errc::invalid_argument);
     }
 
     // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
-    Result<Setting> configured_endpoint(Look& look, const std::string& service) {
+    Result<Setting> endpoint_url(const std::string& service) {
         const std::string own = "AWS_ENDPOINT_URL_" + service;
-        if (service == "S3" && !settings_.endpoint_url.empty())
-            return check_url({settings_.endpoint_url, "set in code"}, "the endpoint");
-        Setting set = first_variable(environment_, {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"});
-        if (switched_on(set.value)) return Setting{{}, set.why + " is true"};
-        if (auto read = load(look); !read) return std::move(read).error();
-        if (set.value.empty() && switched_on(profile_value(look, "ignore_configured_endpoint_urls")))
-            return Setting{{}, "the profile says ignore_configured_endpoint_urls"};
-        set = first_variable(environment_, {own.c_str(), "AWS_ENDPOINT_URL"});
-        if (!set.value.empty()) return check_url(set, set.why);
-        set = {endpoint_in_files(look, bytes::lower(service)), selected_text(look)};
-        if (!set.value.empty()) return check_url(set, set.why + ": endpoint_url");
-        return Setting{{}, "neither " + own + ", AWS_ENDPOINT_URL nor the profile sets one"};
+        Setting set{service == "S3" ? settings_.endpoint_url : std::string(), "Config::endpoint"};
+        if (set.value.empty()) {
+            if (auto read = load(); !read) return std::move(read).error();
+            const Setting ignore = in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls");
+            if (switched_on(ignore.value)) return Setting();
+            set = first({own.c_str(), "AWS_ENDPOINT_URL"});
+        }
+        if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
+        if (set.value.empty() || is_url(set.value)) return set;
+        return unexpected(set.why, set.value, "a URL such as https://s3.example.com", Errc::invalid_argument);
     }
 
-    // Shortly at first, because a service that is slow once must not cost minutes of credentials.
-    void leave_imds_alone() {
-        const std::int64_t wait = imds_absent_for_;
-        imds_absent_until_ = unix_seconds(environment_.now()) + wait;
-        imds_absent_for_ = (std::min)(2 * wait, std::int64_t{imds_absent_most.count()});
+    // -- the sources
+
+    // As in botocore a secret alone is passed over, and an access key alone is an error.
+    Keys environment() {
+        if (!settings_.profile.empty()) return passed_over("a profile is chosen in code");
+        return keys_in_environment();
     }
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    // -- the files
-
-    Result<void> load(Look& look) {
-        if (look.files) return {};
-        const std::lock_guard<std::mutex> lock(files_lock_);
-        const TimePoint now = environment_.now();
-        const bool fresh = files_ && now >= files_->read_at && now - files_->read_at < files_fresh;
-        if (!fresh || (look.for_keys && keys_taken_)) {
-            auto read = read_files(environment_, settings_);
-            if (!read) return std::move(read).error();
-            files_ = *std::move(read);
-            keys_taken_ = false;
-        }
-        keys_taken_ = keys_taken_ || look.for_keys;
-        look.files = files_;
-        return {};
-    }
-
-    static ini::Profile selected(const Look& look) { return look.files->find(look.files->profile); }
-    static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
-    static std::string selected_text(const Look& look) { return profile_text(look.files->profile); }
-    static std::string profile_value(const Look& look, const char* name) { return selected(look).get(name); }
-
-    static std::string endpoint_in_files(const Look& look, const std::string& service) {
-        const ini::Profile profile = selected(look);
-        const ini::Section* services =
-            ini::find_section(look.files->config.sections, "services", profile.get("services"));
-        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
-        std::string url = profile.get("endpoint_url");
-        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
-            if (name == "endpoint_url" && !value.empty()) url = value;
-        }
-        return url;
-    }
-
-    // -- profiles
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
-    Found web_identity(Look& look) {
-        if (!settings_.profile.empty()) return look.pass_over("a profile is chosen in code");
-        if (variable(environment_, "AWS_WEB_IDENTITY_TOKEN_FILE").empty())
-            return look.pass_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
-        if (auto read = load(look); !read) return std::move(read).error();
-        const std::string& name = look.files->profile;
-        if (assumes_role(selected(look))) return look.pass_over(profile_text(name) + " names a role, which goes first");
-        return keys_by_web_identity(look, name, true);
+    Keys web_identity() {
+        if (!settings_.profile.empty()) return passed_over("a profile is chosen in code");
+        if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
+            return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+        if (auto read = load(); !read) return std::move(read).error();
+        const std::string& name = files_->profile;
+        if (assumes_role(files_->find(name)))
+            return passed_over(profile_text(name) + " names a role, which goes first");
+        return keys_by_web_identity(name, true);
     }
 
-    Found selected_profile(Look& look) {
-        if (auto read = load(look); !read) return std::move(read).error();
-        std::vector<std::string> visited;
-        return keys_of(look, look.files->profile, visited);
+    Keys profile() {
+        if (auto read = load(); !read) return std::move(read).error();
+        return keys_of(files_->profile);
     }
+
+    Keys container() {
+        const Setting address = first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        if (address.value.empty())
+            return passed_over(
+                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+        const auto url = container_url(address);
+        if (!url) return url.error();
+        Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        if (bytes::ends_with(token.why, "_FILE")) {
+            auto read = token_in(token.value, "container: " + token.why, true);
+            if (!read) return std::move(read).error();
+            token.value = *std::move(read);
+        }
+        auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true);
+        if (!fine) return std::move(fine).error();
+        WebRequest request{"GET", *url, {{"Accept", "application/json"}}};
+        request.timeout = container_timeout;
+        request.bypass_proxy = true;
+        if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
+        return metadata_keys(request, "container (" + address.why + ", " + host_of(*url) + ")");
+    }
+
+    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
+    // no metadata service. Private endpoints of AWS are AWS.
+    Keys instance() {
+        const auto set = endpoint_url("S3");
+        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
+        if (!set || (!set->value.empty() && !(url && endpoint::is_aws_host(url->host))))
+            return passed_over("the endpoint is not one of AWS");
+        return instance_metadata();
+    }
+
+private:
+    // -- profiles
 
     static bool assumes_role(const ini::Profile& profile) {
         return profile.has("role_arn") && !profile.has("web_identity_token_file");
@@ -4853,50 +4567,35 @@ private:
     }
 
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
-    // broken. `visited` are the profiles whose roles are assumed with these keys; without any it is the selected one.
-    Found keys_of(Look& look, const std::string& name, std::vector<std::string>& visited) {
-        const Files& files = *look.files;
-        const ini::Profile profile = files.find(name);
+    // broken. visited_ are the profiles whose roles are assumed with these keys; without any it is the selected one.
+    Keys keys_of(const std::string& name) {
+        const ini::Profile profile = files_->find(name);
         const std::string where = profile_text(name);
-        const bool is_source = !visited.empty();
+        const bool is_source = !visited_.empty();
         const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
-        if (assumes_role(profile) && !(is_source && has_static_keys(profile)))
-            return assume_role(look, name, profile, visited);
+        if (assumes_role(profile) && !(is_source && has_static_keys(profile))) return assume_role(name, profile);
         if (profile.has("web_identity_token_file")) {
-            Found keys = keys_by_web_identity(look, name, !is_source && settings_.profile.empty());
-            if (!keys || *keys) return keys;  // nothing if a variable that goes first is empty
+            Keys keys = keys_by_web_identity(name, !is_source && settings_.profile.empty());
+            if (!is_passed_over(keys)) return keys;  // it is if a variable that goes first is empty
         }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (in(profile.credentials) && !sso) return static_keys(look, *profile.credentials, files.credentials, where);
-        if (profile.has("credential_process")) return keys_by_process(look, profile.get("credential_process"), where);
-        if (sso || profile.has("login_session")) {
-            return broken(where +
-                          " signs in through a session that only the AWS CLI keeps: add this line to the "
-                          "profile in " +
-                          files.config.path + ": " + export_line(name));
-        }
-        if (in(profile.config)) return static_keys(look, *profile.config, files.config, where);
-        if (!files.config.exists && !files.credentials.exists)
-            return look.pass_over(where + ": there are no configuration files");
-        const bool half =
-            profile.has("aws_secret_access_key") || profile.has("source_profile") || profile.has("credential_source");
-        return look.pass_over(where +
-                              (half ? ": aws_access_key_id or role_arn is not set, although what belongs to it is"
-                                    : " has no credentials"));
+        if (in(profile.credentials) && !sso)
+            return static_keys(*profile.credentials, files_->credentials_path + ", " + where);
+        if (profile.has("credential_process")) return keys_by_process(profile.get("credential_process"), where);
+        if (sso || profile.has("login_session"))
+            return broken(where + " signs in through a session that only the AWS CLI keeps: add this line to it in " +
+                          files_->config_path + ": " + export_line(name));
+        if (in(profile.config)) return static_keys(*profile.config, files_->config_path + ", " + where);
+        return passed_over(where + ": neither aws_access_key_id nor role_arn is set");
     }
 
     // The older name of the session token comes first, as in botocore.
-    Found static_keys(Look& look, const ini::Section& section, const SettingsFile& file, const std::string& profile) {
-        const std::string where = file.path + ", " + profile;
-        ini::Profile only;
-        only.config = &section;
-        Credentials keys;
-        keys.access_key = only.get("aws_access_key_id");
-        keys.secret_key = only.get("aws_secret_access_key");
-        keys.session_token = only.get(only.has("aws_security_token") ? "aws_security_token" : "aws_session_token");
-        if (keys.access_key.empty()) return broken(where + ": aws_access_key_id is empty");
-        look.note = file.hint;
-        return found(check(std::move(keys), where, setting_names, environment_.now()));
+    Keys static_keys(const ini::Section& section, const std::string& where) const {
+        const ini::Profile only{nullptr, &section};
+        const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
+        if (only.get("aws_access_key_id").empty()) return broken(where + ": aws_access_key_id is empty");
+        return finish({only.get("aws_access_key_id"), only.get("aws_secret_access_key"), only.get(token), {}}, where,
+                      false);
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4906,155 +4605,138 @@ private:
                bytes::sanitize(plain ? profile : "\"" + profile + "\"") + " --format process";
     }
 
-    Found keys_by_process(Look& look, const std::string& command, const std::string& where) {
+    Keys keys_by_process(const std::string& command, const std::string& where) const {
         const auto words = ini::split_words(command);
         if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
             return broken(where + ": credential_process has an open quote or names no program");
-        if (!environment_.run_process) return broken(where + ": credential_process cannot be run here");
         // Only the program is named in messages, because its arguments may hold a password.
         const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
-        ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, look.limits);
-        if (!result.problem.empty() && look.limits.over()) return look.limits.error(named + " ran");
+        const ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
+        if (!result.problem.empty() && limits_.over()) return limits_.error(named + " ran");
         if (!result.problem.empty()) return broken(named + ": " + result.problem);
         if (result.exit_status != 0)
             return broken(named + " ended with exit status " + std::to_string(result.exit_status));
         if (json::number_field(result.output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        auto keys = keys_in_json(result.output, named, answer_names);
-        bytes::wipe(result.output);
+        auto keys = keys_in_json(result.output, named);
         if (!keys) return std::move(keys).error();
-        return found(check(*std::move(keys), named, answer_names, environment_.now()));
+        return finish(*std::move(keys), named, false);
     }
 
     // -- roles
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no profile
     // is visited twice but one that holds keys beside its role.
-    Found assume_role(Look& look, const std::string& name, const ini::Profile& profile,
-                      std::vector<std::string>& visited) {
+    Keys assume_role(const std::string& name, const ini::Profile& profile) {
         const std::string where = profile_text(name), arn = profile.get("role_arn");
-        if (auto fine = check_role(name, profile); !fine) return std::move(fine).error();
-        if (visited.empty()) visited.push_back(name);
-        Found keys = profile.has("source_profile") ? source_keys(look, name, profile.get("source_profile"), visited)
-                                                   : named_source(look, profile.get("credential_source"), where);
-        if (!keys) return keys;
-        if (!*keys) return broken(where + ": no credentials to assume the role with: " + look.note);
-        bytes::Pairs fields{{"RoleArn", arn}, {"RoleSessionName", session_name(profile.get("role_session_name"))}};
-        if (profile.has("external_id")) bytes::add(fields, "ExternalId", profile.get("external_id"));
-        if (profile.has("duration_seconds")) bytes::add(fields, "DurationSeconds", profile.get("duration_seconds"));
-        return ask_sts(look, "AssumeRole", fields, &**keys, where + ", role " + bytes::sanitize(arn));
-    }
-
-    static Result<void> check_role(const std::string& name, const ini::Profile& profile) {
-        const std::string where = profile_text(name) + ": ", duration = profile.get("duration_seconds");
         if (profile.has("source_profile") == profile.has("credential_source"))
-            return broken(where + "role_arn needs source_profile or credential_source, and not both");
-        if (profile.has("mfa_serial")) {
+            return broken(where + ": role_arn needs source_profile or credential_source, and not both");
+        if (profile.has("mfa_serial"))
             return broken(where +
-                          "mfa_serial asks a person for a code, which this library does not do. Use another "
-                          "profile with this line: " +
-                          export_line(name));
-        }
-        const auto lifetime = bytes::to_u64(duration);
-        if (!duration.empty() && !(lifetime && *lifetime >= 900 && *lifetime <= 43200))
-            return broken(where + "duration_seconds is '" + bytes::sanitize(duration) + "', expected 900 to 43200");
-        return check_arn(profile.get("role_arn"), where + "role_arn");
+                          ": mfa_serial asks a person for a code, which this library does not do. Use another " +
+                          "profile with this line: " + export_line(name));
+        if (visited_.empty()) visited_.push_back(name);
+        const Keys keys = profile.has("source_profile") ? source_keys(name, profile.get("source_profile"))
+                                                        : named_source(profile.get("credential_source"), where);
+        if (is_passed_over(keys))
+            return broken(where + ": no credentials to assume the role with: " + keys.error().what());
+        if (!keys) return keys;
+        return ask_sts("AssumeRole",
+                       {{"RoleArn", arn},
+                        {"RoleSessionName", profile.get("role_session_name")},
+                        {"ExternalId", profile.get("external_id")},
+                        {"DurationSeconds", profile.get("duration_seconds")}},
+                       &*keys, where + ", role " + bytes::sanitize(arn));
     }
 
-    Found source_keys(Look& look, const std::string& profile, const std::string& source,
-                      std::vector<std::string>& visited) {
+    Keys source_keys(const std::string& profile, const std::string& source) {
         const std::string what = profile_text(profile) + ": source_profile " + bytes::sanitize(source);
-        const ini::Profile origin = look.files->find(source);
+        const ini::Profile origin = files_->find(source);
         if (!origin.exists()) return broken(what + " does not exist");
-        const bool again = std::find(visited.begin(), visited.end(), source) != visited.end();
+        const bool again = std::find(visited_.begin(), visited_.end(), source) != visited_.end();
         if (again && !(source == profile && has_static_keys(origin))) return broken(what + " leads round in a circle");
-        if (visited.size() > roles_max) return broken(what + " comes after too many roles");
-        visited.push_back(source);
-        Found keys = keys_of(look, source, visited);
-        return keys && !*keys ? Found(broken(what + " has no credentials")) : keys;
+        if (visited_.size() > roles_max) return broken(what + " comes after too many roles");
+        visited_.push_back(source);
+        Keys keys = keys_of(source);
+        if (is_passed_over(keys)) return broken(what + " has no credentials");
+        return keys;
     }
 
-    Found named_source(Look& look, const std::string& source, const std::string& where) {
-        if (source == "EcsContainer") return container(look);
-        if (source == "Ec2InstanceMetadata") return instance_metadata(look);
-        if (source == "Environment") return keys_in_environment(look);
+    Keys named_source(const std::string& source, const std::string& where) {
+        if (source == "EcsContainer") return container();
+        if (source == "Ec2InstanceMetadata") return instance_metadata();
+        if (source == "Environment") return keys_in_environment();
         return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
     }
 
     // -- STS
 
-    std::string session_name(const std::string& wanted) const {
-        return wanted.empty() ? "s3cache-" + std::to_string(unix_seconds(environment_.now())) : wanted;
-    }
-
-    // The file is read anew each time, because Kubernetes and CI systems replace it long before the role's credentials
-    // end. A variable counts even if it is empty, as in botocore.
-    Found keys_by_web_identity(Look& look, const std::string& name, bool use_variables) {
-        const ini::Profile profile = look.files->find(name);
-        const auto setting = [&](const char* in_environment, const char* in_profile) {
-            auto value = use_variables && environment_.variable ? environment_.variable(in_environment) : std::nullopt;
-            return value ? Setting{*std::move(value), in_environment} : Setting{profile.get(in_profile), in_profile};
+    // A variable counts even if it is empty, as in botocore.
+    Keys keys_by_web_identity(const std::string& name, bool use_variables) {
+        const ini::Profile profile = files_->find(name);
+        const auto setting = [&](const char* variable, const char* otherwise) {
+            auto value = use_variables ? environment_.variable(variable) : std::nullopt;
+            return value ? Setting{*std::move(value), variable} : Setting{profile.get(otherwise), otherwise};
         };
         const Setting path = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
         const Setting arn = setting("AWS_ROLE_ARN", "role_arn");
         const bool by_variable = bytes::starts_with(path.why, "AWS_");
         const std::string where = by_variable ? "web identity" : profile_text(name);
-        if (path.value.empty()) return look.pass_over(where + ": " + path.why + " is empty");
-        if (arn.value.empty()) {
+        if (path.value.empty()) return passed_over(where + ": " + path.why + " is empty");
+        if (arn.value.empty())
             return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
                           " is not: set both or neither");
-        }
-        if (auto fine = check_arn(arn.value, where + ": " + arn.why); !fine) return std::move(fine).error();
-        const auto token = token_in(path.value, where + ": " + path.why, jwt_bytes_max, false);
+        const auto token = token_in(path.value, where + ": " + path.why, false);
         if (!token) return token.error();
-        const bytes::Pairs fields{
-            {"RoleArn", arn.value},
-            {"RoleSessionName", session_name(setting("AWS_ROLE_SESSION_NAME", "role_session_name").value)},
-            {"WebIdentityToken", *token}};
-        return ask_sts(look, "AssumeRoleWithWebIdentity", fields, nullptr, where);
+        const std::string session = setting("AWS_ROLE_SESSION_NAME", "role_session_name").value;
+        return ask_sts("AssumeRoleWithWebIdentity",
+                       {{"RoleArn", arn.value}, {"RoleSessionName", session}, {"WebIdentityToken", *token}}, nullptr,
+                       where);
     }
 
-    // Of a container's agent, where "Bearer x" has a blank in it, or of a web identity.
-    Result<std::string> token_in(const std::string& path, const std::string& setting, std::size_t bytes_max,
-                                 bool blanks_allowed) const {
+    // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run, so
+    // the file is read anew each time.
+    Result<std::string> token_in(const std::string& path, const std::string& setting, bool blanks_allowed) const {
         const std::string named = setting + " " + bytes::sanitize(path);
-        const FileText file = environment_.read_file ? environment_.read_file(path) : FileText();
-        if (file.state == FileState::missing) return broken(named + " does not exist, expected a file with a token");
+        const FileText file = environment_.read_file(path);
         if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
         std::string token(bytes::trim(file.text));
-        if (token.empty()) return broken(named + " is empty, expected a token");
-        if (auto fine = check_value(token, named, bytes_max, blanks_allowed); !fine) return std::move(fine).error();
+        if (token.empty()) return broken(named + " does not exist or is empty, expected a file with a token");
+        if (auto fine = check_value(token, named, token_bytes_max, blanks_allowed); !fine)
+            return std::move(fine).error();
         return token;
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
-    Found ask_sts(Look& look, const char* operation, const bytes::Pairs& fields, const Credentials* keys,
-                  const std::string& where) {
-        const auto region = configured_region(look);
-        if (!region) return region.error();
-        const auto place = configured_endpoint(look, "STS");
+    Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
+        const TimePoint now = environment_.now();
+        const auto configured = region();
+        if (!configured) return configured.error();
+        const auto place = endpoint_url("STS");
         if (!place) return place.error();
         // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
-        const bool of_aws = !region->value.empty() && bytes::is_digit(region->value.back());
-        const std::string signing_region = of_aws ? region->value : "us-east-1";
-        std::string base = "https://sts." + signing_region + ".";
-        base.append(endpoint::partition_of(signing_region).suffix);
-        const auto url = endpoint::parse_url(place->value.empty() ? base : place->value);
+        const bool of_aws = !configured->value.empty() && bytes::is_digit(configured->value.back());
+        const std::string signing_region = of_aws ? configured->value : "us-east-1";
+        const std::string suffix(endpoint::partition_of(signing_region).suffix);
+        const auto url =
+            endpoint::parse_url(place->value.empty() ? "https://sts." + signing_region + "." + suffix : place->value);
         if (!url) return broken(where + ": there is no STS endpoint");
-        WebRequest request;
-        request.method = "POST";
-        request.url = url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path);
-        request.connect_timeout = sts_connect_timeout;
+        WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.timeout = sts_timeout;
         bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        for (const auto& [name, value] : fields)
+        for (auto& [name, value] : fields) {
+            if (name == "RoleSessionName" && value.empty()) value = "s3cache-" + std::to_string(unix_seconds(now));
+            if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
+        }
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
-        const auto answer = endpoint_request(look, request, attempts_max);
+        const auto answer = ask(request);
         if (!answer) return answer.error();
-        return keys_in_xml(*answer, operation, where, request.url,
-                           keys != nullptr ? keys->session_token : fields.back().second);
+        auto result = answer->status == 200 ? xml::sts_result(answer->body, operation) : std::nullopt;
+        if (result) return finish(*std::move(result), where, true);
+        return broken(where + ": " + operation + " at " + request.url + ": " +
+                      sts_complaint(*answer, keys != nullptr ? keys->session_token : fields.back().second));
     }
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
@@ -5065,236 +4747,220 @@ private:
         std::vector<sigv4::Header> headers{{"host", url.host}};
         for (const auto& [name, value] : request.headers) headers.push_back({name, value});
         const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
-        const std::string path = url.path.empty() ? "/" : url.path;
-        const sigv4::Request to_sign{"POST", path, {}, headers.data(), headers.size(), hash};
+        const sigv4::Request to_sign{"POST", url.path, {}, headers.data(), headers.size(), hash};
         sigv4::Signer signer;
         bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
     }
 
-    Found keys_in_xml(const WebAnswer& answer, const char* operation, const std::string& where, const std::string& url,
-                      const std::string& token) const {
-        const std::string asked = where + ": " + operation + " at " + url + ": ";
-        const auto result = answer.status == 200 ? xml::sts_result(answer.body, operation) : std::nullopt;
-        if (!result) return broken(asked + sts_complaint(answer, token));
-        auto expires = check_expiry(result->expiration, asked + "Expiration");
-        if (!expires) return std::move(expires).error();
-        if (!*expires) return broken(asked + "the keys have no Expiration");
-        Credentials got{result->access_key, result->secret_key, result->session_token, *expires};
-        return found(check(std::move(got), where, answer_names, environment_.now()));
-    }
-
     // -- container and instance metadata
 
-    Found container(Look& look) {
-        const Setting address = first_variable(
-            environment_, {"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
-        if (address.value.empty())
-            return look.pass_over(
-                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
-        const auto url = container_url(address);
-        if (!url) return url.error();
-        const auto token = container_token();
-        if (!token) return token.error();
-        WebRequest request = link_local("GET", *url, container_timeout);
-        bytes::add(request.headers, "Accept", "application/json");
-        if (!token->empty()) bytes::add(request.headers, "Authorization", *token);
-        return metadata_keys(endpoint_request(look, request, attempts_max),
-                             "container (" + address.why + ", " + host_of(*url) + ")", false);
-    }
-
-    // Read anew each time, because the agent replaces it. Empty where none is configured.
-    Result<std::string> container_token() const {
-        const Setting token = first_variable(
-            environment_, {"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
-        if (bytes::ends_with(token.why, "_FILE"))
-            return token_in(token.value, "container: " + token.why, token_bytes_max, true);
-        if (auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true); !fine)
-            return std::move(fine).error();
-        return token.value;
-    }
-
-    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
-    // no metadata service. Private endpoints of AWS are AWS.
-    bool foreign_endpoint(Look& look) {
-        const auto set = configured_endpoint(look, "S3");
-        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
-        return !set || (!set->value.empty() && !(url && endpoint::is_aws_host(host_in(url->host))));
-    }
-
-    Found instance(Look& look) {
-        if (foreign_endpoint(look)) return look.pass_over("the endpoint is not one of AWS");
-        return instance_metadata(look);
-    }
-
-    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
-    Found instance_metadata(Look& look) {
-        if (switched_on(variable(environment_, "AWS_EC2_METADATA_DISABLED")))
-            return look.pass_over("AWS_EC2_METADATA_DISABLED is true");
-        if (look.imds_left_alone) return look.pass_over("nothing answered there a moment ago");
-        if (auto read = load(look); !read) return std::move(read).error();
-        const auto imds = imds_session(look);
-        if (!imds) return imds.error();
-        if (imds->token.empty()) return look.pass_over(look.note);
-        std::string path = "/latest/meta-data/iam/security-credentials/", where = imds_text(*imds);
-        const auto roles = ask_imds(look, *imds, path);
-        if (!roles) return roles.error();
-        const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
-        if (roles->status == 404 || (roles->status == 200 && role.empty()))
-            return look.pass_over("the instance has no role attached");
-        if (roles->status != 200) return broken(where + ": " + told(*roles) + " to the question for the role");
-        if (role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
-            return broken(where + ": '" + bytes::sanitize(role) + "' is no role name");
-        bytes::append_percent(path, role, false);
-        return metadata_keys(ask_imds(look, *imds, path), where + ", role " + bytes::sanitize(role), true);
-    }
-
-    // The last answer of a container's agent or an instance's metadata.
-    Found metadata_keys(const Result<WebAnswer>& answer, const std::string& where, bool overdue_too) const {
+    // The last question to a container's agent or an instance's metadata.
+    Keys metadata_keys(const WebRequest& request, const std::string& where, bool overdue_too = false) const {
+        const auto answer = ask(request);
         if (!answer) return answer.error();
         if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
-        auto keys = keys_in_json(answer->body, where, metadata_names);
+        auto keys = keys_in_json(answer->body, where);
         if (!keys) return std::move(keys).error();
-        if (!keys->expires) return broken(where + ": the answer has no Expiration");
-        const TimePoint now = environment_.now();
-        if (overdue_too && *keys->expires <= now) keys->expires = extended(now);
-        return found(check(*std::move(keys), where, metadata_names, now));
+        return finish(*std::move(keys), where, true, overdue_too);
     }
 
-    // A variable, or else what the profile says.
-    Setting variable_or_profile(const Look& look, const char* name, const char* in_profile) const {
-        const Setting set = first_variable(environment_, {name});
-        return set.value.empty() ? Setting{selected(look).get(in_profile), in_profile} : set;
-    }
-
-    Result<ImdsSettings> imds_settings(const Look& look) const {
-        const auto wrong = [](const Setting& set, const char* expected) {
-            return broken("instance metadata: " + set.why + " is '" + shown_url(set.value) + "', expected " + expected);
-        };
-        std::uint64_t numbers[2] = {1, 1};
-        for (std::size_t i = 0; i < 2; ++i) {
-            const Setting set = first_variable(
-                environment_, {i == 0 ? "AWS_METADATA_SERVICE_TIMEOUT" : "AWS_METADATA_SERVICE_NUM_ATTEMPTS"});
-            if (!set.value.empty()) numbers[i] = bytes::to_u64(bytes::trim(set.value)).value_or(0);
-            if (numbers[i] < 1 || numbers[i] > 100) return wrong(set, "a whole number from 1 to 100");
-        }
-        ImdsSettings place;
-        place.timeout = imds_timeout * static_cast<int>(numbers[0]);
-        place.attempts = static_cast<int>(numbers[1]);
-        const Setting url =
-            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
-        const Setting mode =
-            variable_or_profile(look, "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
+    // The question for a session; its URL is that of the service still.
+    Result<WebRequest> imds_request() const {
+        Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
+        const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
-        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) return wrong(mode, "IPv4 or IPv6");
-        if (ipv6) place.base = "http://[fd00:ec2::254]";
-        if (!check_url(url, {})) return wrong(url, "a URL such as http://169.254.169.254");
-        if (!url.value.empty()) place.base = url.value.substr(0, url.value.find_last_not_of('/') + 1);
-        return place;
-    }
-
-    static std::string imds_text(const ImdsSettings& imds) {
-        return "instance metadata (" + shown_url(imds.base) + ")";
-    }
-
-    Result<ImdsSettings> imds_session(Look& look) const {
-        auto imds = imds_settings(look);
-        if (!imds) return imds;
-        WebRequest request = link_local("PUT", imds->base + "/latest/api/token", imds->timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
-        const auto answer = endpoint_request(look, request, imds->attempts);
-        if (!answer) return answer.error();
-        const int status = answer->status;
-        imds->token = bytes::trim(answer->body);
-        if (status == 200 && !imds->token.empty() && check_value(imds->token, {}, text_bytes_max)) return imds;
-        imds->token.clear();
-        look.note = imds_text(*imds) + ": " + (status == 200 ? "the answer is no session token" : told(*answer));
-        look.imds_absent = status == 0 || status == 403 || status == 404 || status == 405;
-        if (!look.imds_absent) return broken(look.note);
-        // Inside a container the answer dies on its second hop, which looks like a host without the service.
-        if (status == 0) look.note += "; in a container on EC2 the hop limit must be 2";
-        return imds;
-    }
-
-    Result<WebAnswer> ask_imds(Look& look, const ImdsSettings& imds, const std::string& path) const {
-        WebRequest request = link_local("GET", imds.base + path, imds.timeout);
-        bytes::add(request.headers, "x-aws-ec2-metadata-token", imds.token);
-        return endpoint_request(look, request, imds.attempts);
-    }
-
-    Result<Setting> imds_region(Look& look) const {
-        const Setting unknown{{}, "instance metadata does not tell one"};
-        const auto imds = imds_session(look);
-        if (!imds && look.limits.over()) return imds.error();
-        if (!imds || imds->token.empty()) return unknown;
-        const auto answer = ask_imds(look, *imds, "/latest/meta-data/placement/region");
-        if (!answer) return answer.error();
-        const std::string region(bytes::trim(answer->body));
-        return answer->status == 200 && endpoint::valid_region(region) ? Setting{region, "instance metadata"} : unknown;
-    }
-
-    // -- HTTP
-
-    static WebRequest link_local(const char* method, const std::string& url, milliseconds timeout) {
-        WebRequest request;
-        request.method = method;
-        request.url = url;
-        request.connect_timeout = request.timeout = timeout;
+        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4"))
+            return unexpected(mode.why, mode.value, "IPv4 or IPv6");
+        if (url.value.empty()) url.value = ipv6 ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
+        if (!is_url(url.value)) return unexpected(url.why, url.value, "a URL such as http://169.254.169.254");
+        WebRequest request{"PUT", url.value.substr(0, url.value.find_last_not_of('/') + 1)};
+        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
+        request.attempts = 1;
         request.bypass_proxy = true;
         return request;
     }
 
+    // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
+    Keys instance_metadata() {
+        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"}).value))
+            return passed_over("AWS_EC2_METADATA_DISABLED is true");
+        if (auto read = load(); !read) return std::move(read).error();
+        auto request = imds_request();
+        if (!request) return std::move(request).error();
+        const std::string base = request->url, where = "instance metadata (" + shown_url(base) + ")";
+        request->url += "/latest/api/token";
+        const auto session = ask(*request);
+        if (!session) return session.error();
+        const int status = session->status;
+        if (status == 0 || status == 403 || status == 404 || status == 405)
+            return passed_over(where + ": " + told(*session) +
+                               (status == 0 ? "; in a container on EC2 the hop limit must be 2" : ""));
+        const std::string token(bytes::trim(session->body));
+        if (status != 200 || token.empty() || !check_value(token, {}, text_bytes_max))
+            return broken(where + ": " + told(*session) + ", expected 200 with a session token");
+        request->method = "GET";
+        request->headers = {{"x-aws-ec2-metadata-token", token}};
+        request->url = base + "/latest/meta-data/iam/security-credentials/";
+        const auto roles = ask(*request);
+        if (!roles) return roles.error();
+        const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
+        if (roles->status == 404 || (roles->status == 200 && role.empty()))
+            return passed_over("the instance has no role attached");
+        if (roles->status != 200 || role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
+            return broken(where + ": " + told(*roles) + ", expected 200 with the name of a role");
+        bytes::append_percent(request->url, role, false);
+        return metadata_keys(*request, where + ", role " + bytes::sanitize(role), true);
+    }
+
+    // -- HTTP
+
     static std::string host_of(const std::string& url) { return bytes::sanitize(url.substr(0, url.find('/', 8))); }
 
     // One question to a credential endpoint, asked again where it had a bad moment. An error only if the time is over.
-    Result<WebAnswer> endpoint_request(const Look& look, const WebRequest& request, int attempts) const {
+    Result<WebAnswer> ask(const WebRequest& request) const {
         for (int attempt = 1;; ++attempt) {
-            WebAnswer answer{0, {}, "no HTTP client"};
-            if (environment_.fetch && !look.limits.over()) answer = environment_.fetch(request, look.limits);
+            WebAnswer answer;
+            if (!limits_.over()) answer = environment_.fetch(request, limits_);
             if (answer.body.size() > request.answer_bytes_max)
                 answer = {0, {}, "an answer longer than " + bytes::number(request.answer_bytes_max) + " bytes"};
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
-            if (again && attempt < attempts && !look.limits.over()) environment_.sleep(between_attempts, look.limits);
-            if (again && look.limits.over())
-                return look.limits.error(host_of(request.url) + " was asked for credentials");
-            if (!again || attempt >= attempts) return answer;
+            if (again && attempt < request.attempts && !limits_.over()) environment_.sleep(between_attempts, limits_);
+            if (again && limits_.over()) return limits_.error(host_of(request.url) + " was asked for credentials");
+            if (!again || attempt >= request.attempts) return answer;
         }
     }
 
-    static constexpr const char* other_sources = "";
-    static constexpr int source_count = 5;
-    static const Source sources[source_count];
-    std::mutex files_lock_;
-    std::shared_ptr<const Files> files_;
-    bool keys_taken_ = false;
-#else
-    static Result<void> load(Look&) { return {}; }
-    static std::string selected_text(const Look&) { return {}; }
-    static std::string profile_value(const Look&, const char*) { return {}; }
-    static std::string endpoint_in_files(const Look&, const std::string&) { return {}; }
-    static constexpr const char* other_sources =
-        "; this program was built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): set AWS_ACCESS_KEY_ID and "
-        "AWS_SECRET_ACCESS_KEY, or give credentials in code";
-    static constexpr int source_count = 1;
-    static const Source sources[source_count];
-#endif
+    std::vector<std::string> visited_;
+#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
-    const Environment environment_;
-    const Settings settings_;
-    std::atomic<int> answered_{-1};                   // the source that answered
-    std::atomic<std::int64_t> imds_absent_until_{0};  // in seconds since 1970
-    std::atomic<std::int64_t> imds_absent_for_{imds_absent_first.count()};
+private:
+    static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
+
+    // A time after which they are no use must be told by whoever renews them.
+    Keys finish(xml::StsCredentials got, const std::string& where, bool must_expire, bool overdue_too = false) const {
+        Credentials keys{std::move(got.access_key), std::move(got.secret_key), std::move(got.session_token)};
+        keys.expires = dates::iso8601(got.expiration);
+        if (!keys.expires && !got.expiration.empty())
+            return unexpected(where + ": the expiry", got.expiration, "a time such as 2025-01-15T12:34:56Z");
+        if (!keys.expires && must_expire) return broken(where + ": the keys have no Expiration");
+        // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread
+        // keeps a fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
+        const TimePoint now = environment_.now();
+        if (overdue_too && *keys.expires <= now)
+            keys.expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+        return check(std::move(keys), where, now);
+    }
+
+    Keys keys_in_environment() const {
+        const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
+        if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
+        return finish(
+            {access_key, first({"AWS_SECRET_ACCESS_KEY"}).value,
+             first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value, first({"AWS_CREDENTIAL_EXPIRATION"}).value},
+            "environment", false);
+    }
+
+    Setting first(std::initializer_list<const char*> names) const { return first_variable(environment_, names); }
+
+    // A variable, or else what the profile says.
+    Setting in_profile(const char* variable, const char* name) const {
+        const Setting set = first({variable});
+        return set.value.empty() ? Setting{profile_value(name), profile_text(files_->profile) + ": " + name} : set;
+    }
+
+    Setting endpoint_in_files(const std::string& service) const {
+        const ini::Profile profile = files_->find(files_->profile);
+        const ini::Section* services = ini::find_section(files_->config, "services", profile.get("services"));
+        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
+        Setting url{profile.get("endpoint_url"), profile_text(files_->profile) + ": endpoint_url"};
+        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
+            if (name == "endpoint_url" && !value.empty()) url.value = value;
+        }
+        return url;
+    }
+
+    const Environment& environment_;
+    const Settings& settings_;
+    const Limits limits_;
+    std::optional<Files> files_;
 };
 
+// In botocore's order.
+struct Source {
+    const char* name;
+    Keys (Walk::*ask)();
+};
+
+inline constexpr Source sources[] = {
+    {"environment", &Walk::environment},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys},
-                                                           {"web identity", &Chain::web_identity},
-                                                           {"profile", &Chain::selected_profile},
-                                                           {"container", &Chain::container},
-                                                           {"instance metadata", &Chain::instance}};
-#else
-inline const Chain::Source Chain::sources[source_count] = {{"environment", &Chain::environment_keys}};
+    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
+    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
 #endif
+};
+
+// Thread-safe.
+class Chain {
+public:
+    Chain(Environment environment, Settings settings)
+        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+
+    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
+    // turn a person into the instance's role.
+    Keys find(const Limits& limits) {
+        Walk walk(environment_, settings_, limits);
+        const Source* const before = answered_;
+        std::string seen;
+        for (const Source& source : sources) {
+            if (before != nullptr && before != &source) continue;
+            Keys keys = (walk.*source.ask)();
+            if (keys) answered_ = &source;
+            if (!is_passed_over(keys)) return keys;
+            if (before != nullptr)
+                return broken(std::string(source.name) + ", which gave credentials before: " + keys.error().what());
+            seen += std::string("; ") + source.name + ": " + keys.error().what();
+        }
+#ifdef S3CACHE_NO_CREDENTIAL_CHAIN
+        seen += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
+#endif
+        return broken("no credentials found" + seen);
+    }
+
+    // The same walk, told source by source. Changes nothing in what find() does next.
+    std::vector<Finding> explain() const {
+        Walk walk(environment_, settings_);
+        std::vector<Finding> findings;
+        bool decided = false;
+        for (const Source& source : sources) {
+            findings.push_back({std::string("credentials: ") + source.name, Finding::Verdict::not_asked, {}});
+            if (decided) continue;
+            const Keys keys = (walk.*source.ask)();
+            decided = !is_passed_over(keys);
+            findings.back().verdict = keys      ? Finding::Verdict::used
+                                      : decided ? Finding::Verdict::broken
+                                                : Finding::Verdict::passed_over;
+            findings.back().text = keys ? summary(*keys) : std::string(keys.error().what());
+        }
+        return findings;
+    }
+
+    Result<Setting> region(const Limits&) const { return Walk(environment_, settings_).region(); }
+
+    // An empty value: AWS's own.
+    Result<Setting> endpoint_url() const { return Walk(environment_, settings_).endpoint_url("S3"); }
+
+    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
+    std::string profile_setting(const char* name) const {
+        Walk walk(environment_, settings_);
+        return walk.load() ? walk.profile_value(name) : std::string();
+    }
+
+private:
+    const Environment environment_;
+    const Settings settings_;
+    std::atomic<const Source*> answered_{nullptr};
+};
 
 // -- the real outside: the only place here that touches files, processes and variables
 
@@ -5304,29 +4970,26 @@ inline FileText read_file(const std::string& path) {
     out.state = FileState::unreadable;
 #ifndef _WIN32
     struct stat about {};
-    const bool there = ::stat(path.c_str(), &about) == 0;
-    if (there && !S_ISREG(about.st_mode)) {  // opening a FIFO would wait for a writer for ever
+    if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode)) {  // a FIFO would be waited for for ever
         out.problem = "it is not a regular file";
         if (path == "/dev/null") out.state = FileState::missing;  // how people say that there is none
         return out;
     }
-    out.readable_by_others = there && (about.st_mode & (S_IRGRP | S_IROTH)) != 0;
 #endif
     std::FILE* file = std::fopen(path.c_str(), "rb");
-    if (!file) {
-        if (errno == ENOENT || errno == ENOTDIR) out.state = FileState::missing;
-        out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
-        return out;
+    if (file != nullptr) {
+        out.text.resize(ini::file_bytes_max + 1);
+        out.text.resize(std::fread(&out.text[0], 1, out.text.size(), file));
     }
-    char buffer[4096];
-    std::size_t got = 0;
-    while (out.text.size() <= ini::file_bytes_max && (got = std::fread(buffer, 1, sizeof buffer, file)) > 0)
-        out.text.append(buffer, got);
-    if (std::ferror(file)) out.problem = "system error " + std::to_string(errno);
-    if (out.text.size() > ini::file_bytes_max)
+    if (file == nullptr && (errno == ENOENT || errno == ENOTDIR))
+        out.state = FileState::missing;
+    else if (file == nullptr || std::ferror(file))
+        out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
+    else if (out.text.size() > ini::file_bytes_max)
         out.problem = "it is longer than " + bytes::number(ini::file_bytes_max) + " bytes";
-    std::fclose(file);
-    if (out.problem.empty()) out.state = FileState::text;
+    else
+        out.state = FileState::text;
+    if (file != nullptr) std::fclose(file);
     return out;
 }
 
@@ -5339,99 +5002,63 @@ inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, 
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that. Its
 // standard error stays the program's, because prompts and complaints are for a person, and may hold what our messages
 // must not. Returns an errno.
-inline int spawn(const std::vector<std::string>& argv, int output, ::pid_t& child) {
-    std::vector<std::string> words(argv);
-    std::vector<char*> pointers;
-    for (std::string& word : words) pointers.push_back(&word[0]);
-    pointers.push_back(nullptr);
+inline int spawn(std::vector<std::string> argv, int output, ::pid_t& child) {
+    std::vector<char*> words;
+    for (std::string& word : argv) words.push_back(&word[0]);
+    words.push_back(nullptr);
     posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t signals;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, output, 1);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    int flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
-#if defined(__APPLE__)
-    posix_spawn_file_actions_addinherit_np(&actions, 2);
-    flags |= POSIX_SPAWN_CLOEXEC_DEFAULT;
-#elif defined(__GLIBC_PREREQ)
-#if __GLIBC_PREREQ(2, 34)
-    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-#endif
-#endif
-    posix_spawnattr_init(&attributes);
-    sigemptyset(&signals);  // a macro on some systems, as the next one
-    posix_spawnattr_setsigmask(&attributes, &signals);
-    sigaddset(&signals, SIGPIPE);
-    posix_spawnattr_setsigdefault(&attributes, &signals);
-    posix_spawnattr_setflags(&attributes, static_cast<short>(flags));
 #if defined(__APPLE__)
     char** environment = *_NSGetEnviron();
 #else
     char** environment = ::environ;
 #endif
-    const int failed = ::posix_spawnp(&child, pointers[0], &actions, &attributes, pointers.data(), environment);
-    posix_spawnattr_destroy(&attributes);
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 34)
+    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+#endif
+#endif
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environment);
     posix_spawn_file_actions_destroy(&actions);
     return failed;
 }
 
-// Waits, with WNOHANG just looks: true once the child has ended. A program that ignores SIGCHLD or waits for all children
-// takes the status away from us; what the helper wrote is then all there is to judge by.
-inline bool reap(::pid_t child, int flags, ProcessResult& result) {
-    int status = 0;
-    ::pid_t got = 0;
-    do {
-        got = ::waitpid(child, &status, flags);
-    } while (got < 0 && errno == EINTR);
-    if (got == 0) return false;
-    const bool exited = got < 0 || WIFEXITED(status);
-    if (exited) result.exit_status = got < 0 ? 0 : WEXITSTATUS(status);
-    if (!exited && result.problem.empty())
-        result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
-    return true;
-}
-
-// False at the end of what the helper writes.
-inline bool read_some(int fd, milliseconds wait, std::size_t bytes_max, ProcessResult& result) {
-    struct pollfd ready = {fd, POLLIN, 0};
-    char buffer[4096];
-    if (::poll(&ready, 1, static_cast<int>(wait.count())) <= 0) return true;
-    const auto got = ::read(fd, buffer, sizeof buffer);
-    if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
-    if (got < 0 && errno != EINTR) result.problem = "its output cannot be read";
-    if (result.output.size() > bytes_max)
-        result.problem = "its output is longer than " + bytes::number(bytes_max) + " bytes";
-    return got != 0;
-}
-
 inline ProcessResult run_process(const std::vector<std::string>& argv, milliseconds timeout,
                                  std::size_t output_bytes_max, const Limits& limits) {
-    ProcessResult result;
-    int ends[2] = {-1, -1};
-    ::pid_t child = 0;
+    int ends[2] = {-1, -1}, status = 0;
+    ::pid_t child = 0, ended = 0;
     int failed = ::pipe(ends) != 0 ? errno : 0;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     if (failed == 0) failed = spawn(argv, ends[1], child);
     ::close(ends[1]);
-    if (failed != 0)
-        result.problem =
-            failed == ENOENT ? "there is no such program" : "it does not start: system error " + std::to_string(failed);
+    ProcessResult result;
+    if (failed != 0) result.problem = "it does not start: system error " + std::to_string(failed);
+    if (failed == ENOENT) result.problem = "there is no such program";
     const auto end = std::chrono::steady_clock::now() + timeout;
-    bool ended = failed != 0, open = true;
-    while (!ended && result.problem.empty()) {
-        const auto left = std::chrono::duration_cast<milliseconds>(end - std::chrono::steady_clock::now());
-        if (left.count() <= 0 || limits.over())
+    struct pollfd output = {ends[0], POLLIN, 0};
+    while (ended == 0 && result.problem.empty()) {
+        char buffer[4096];
+        // A helper ends right after its output; there is no portable wait for that with a timeout.
+        const bool ready =
+            ::poll(&output, 1, output.fd < 0 ? 5 : static_cast<int>(limits.slice(cancel_poll).count())) > 0;
+        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
+        if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
+        if (got == 0) output.fd = -1;  // which poll passes over
+        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        if (result.output.size() > output_bytes_max)
+            result.problem = "its output is longer than " + bytes::number(output_bytes_max) + " bytes";
+        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
             result.problem = "it took too long";
-        else if (open)
-            open = read_some(ends[0], limits.slice((std::min)(left, milliseconds(1000))), output_bytes_max, result);
-        else if (!(ended = reap(child, WNOHANG, result)))
-            ::poll(nullptr, 0, 5);  // a helper ends right after its output; there is no portable wait with a timeout
     }
     ::close(ends[0]);
-    if (ended) return result;
-    ::kill(child, SIGKILL);
-    reap(child, 0, result);
+    if (failed == 0 && ended == 0) ::kill(child, SIGKILL);
+    while (failed == 0 && ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
+    // then all there is to judge by.
+    if (ended < 0 || (ended > 0 && WIFEXITED(status))) result.exit_status = ended < 0 ? 0 : WEXITSTATUS(status);
+    if (ended > 0 && WIFSIGNALED(status)) result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
     return result;
 }
 #endif
@@ -5469,36 +5096,35 @@ struct Snapshot {
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
 // go on with what there is. The source is called by one thread at a time and must not use the provider itself.
 //
-//     time ────────────── advisory_at_ ────────────── mandatory_at_ ─────────────── expires
-//     served from memory  one caller renews, the      the others wait for it,       nobody is served
-//                         others are served           unless it has failed before   before it has renewed
+//     time ────────────── renew_at_ ──────────────────────── expires_
+//     served from memory  one caller renews, others served   nobody is served before it has renewed
 class Provider {
 public:
-    using Source = std::function<Result<Credentials>(const Limits&)>;
+    using Source = std::function<Keys(const Limits&)>;
 
     Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
     Provider(const Provider&) = delete;
     Provider& operator=(const Provider&) = delete;
 
-    // The keys to sign one request with. Blocks only if there are none that are valid, or for the first try to renew
-    // those that are in their last minutes.
+    // The keys to sign one request with. Waits for another thread only if there are none that are valid.
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        if (current_ && !current_->credentials.expires) return current_;  // the usual case asks no clock
         for (;;) {
+            if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
             const TimePoint now = now_();
-            const Plan next = plan(now);
-            if (next == Plan::serve) return current_;
-            if (next == Plan::fail) return broken(error_);
-            Result<void> done;
-            if (next == Plan::wait) {
-                if (wait(lock, limits)) continue;
-                done = limits.error("another thread fetched the credentials");
-            } else {
-                done = refresh(lock, limits);  // once, because keys that expire at once would be fetched for ever
+            const bool usable = current_ && now < expires_;
+            if (usable && now < renew_at_) return current_;
+            if (!refreshing_) {
+                // A clock set back must not turn a minute of patience into a day.
+                const bool too_early = failures_ > 0 && now < retry_at_ && retry_at_ - now <= retry_most;
+                if (too_early && !usable) return broken(error_);
+                if (too_early) return current_;
+                auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
+                if (done || (current_ && now_() < expires_)) return current_;
+                return std::move(done).error();
             }
-            if (done || valid(now)) return current_;
-            return std::move(done).error();
+            if (usable) return current_;
+            if (!wait(lock, limits)) return limits.error("another thread fetched the credentials");
         }
     }
 
@@ -5517,26 +5143,10 @@ public:
     }
 
 private:
-    enum class Plan { serve, fail, wait, refresh };
-
     // False: the caller's time is over first.
     bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
         while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice(std::chrono::seconds(60)));
         return !refreshing_;
-    }
-
-    bool valid(TimePoint now) const {
-        return current_ && (!current_->credentials.expires || now < *current_->credentials.expires);
-    }
-
-    Plan plan(TimePoint now) const {
-        const bool usable = valid(now);
-        if (usable && (!current_->credentials.expires || now < advisory_at_)) return Plan::serve;
-        if (refreshing_) return usable && (now < mandatory_at_ || failures_ > 0) ? Plan::serve : Plan::wait;
-        // A clock set back must not turn a minute of patience into a day.
-        const bool too_early = failures_ > 0 && now < retry_at_ && retry_at_ - now <= retry_most;
-        if (too_early) return usable ? Plan::serve : Plan::fail;
-        return Plan::refresh;
     }
 
     // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
@@ -5553,7 +5163,7 @@ private:
         };
         refreshing_ = true;
         lock.unlock();
-        std::optional<Result<Credentials>> got;
+        std::optional<Keys> got;
         {
             const Refreshing guard{*this, lock};
             got.emplace(source_(limits));
@@ -5561,42 +5171,33 @@ private:
         return store_refresh_result(*std::move(got), limits, now_());
     }
 
-    Result<void> store_refresh_result(Result<Credentials> got, const Limits& limits, TimePoint now) {
+    Result<void> store_refresh_result(Keys got, const Limits& limits, TimePoint now) {
         if (got) {
             const std::string where = got->source.empty() ? std::string("credentials") : got->source;
-            got = check(*std::move(got), where, member_names, now);
+            got = check(*std::move(got), where, now);
         }
         // That the caller had no time left says nothing about the source: the next caller asks it.
         if (!got && limits.over()) return std::move(got).error();
         if (!got) return fail(got.error().what(), now);
         failures_ = 0;
-        const bool same = current_ && same_keys(current_->credentials, *got);
-        if (!same) ++generation_;
+        const auto parts = [](const Credentials& keys) {
+            return std::tie(keys.access_key, keys.secret_key, keys.session_token);
+        };
+        if (!current_ || parts(current_->credentials) != parts(*got)) ++generation_;
+        expires_ = got->expires.value_or((TimePoint::max)());
         current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation_});
-        if (current_->credentials.expires) plan_renewal(*current_->credentials.expires, now);
+        // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
+        const TimePoint::duration life = expires_ - now;
+        renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
     Error fail(const std::string& problem, TimePoint now) {
-        const std::chrono::seconds most = valid(now) ? retry_most : retry_most_unserved;
-        const int doublings = (std::min)(failures_, 6);
-        retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << doublings));
-        failures_ = (std::min)(failures_ + 1, 1000);
+        const std::chrono::seconds most = current_ && now < expires_ ? retry_most : retry_most_unserved;
+        retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << failures_));
+        failures_ = (std::min)(failures_ + 1, 6);
         error_ = problem;
         return broken(problem);
-    }
-
-    // Of credentials that live less than an hour from now the windows are parts, because else they would be renewed all
-    // the time.
-    void plan_renewal(TimePoint expires, TimePoint now) {
-        using Duration = TimePoint::duration;
-        const auto life = expires - now;
-        advisory_at_ = expires - (std::min)(Duration(advisory_window), Duration(life / 4));
-        mandatory_at_ = expires - (std::min)(Duration(mandatory_window), Duration(life / 6));
-    }
-
-    static bool same_keys(const Credentials& a, const Credentials& b) {
-        return a.access_key == b.access_key && a.secret_key == b.secret_key && a.session_token == b.session_token;
     }
 
     const Source source_;
@@ -5606,9 +5207,9 @@ private:
     std::shared_ptr<const Snapshot> current_;
     std::uint64_t generation_ = 0;
     bool refreshing_ = false;
-    int failures_ = 0;
+    int failures_ = 0;  // at most six, which are a minute
     std::string error_;
-    TimePoint advisory_at_{}, mandatory_at_{}, retry_at_{}, forced_at_{};
+    TimePoint expires_{}, renew_at_{}, retry_at_{}, forced_at_{};
     std::uint64_t forced_ = 0;
 };
 

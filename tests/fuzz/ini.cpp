@@ -50,15 +50,15 @@ inline void check_section(const ini::Section& section) {
     require(!section.name.empty() && section.name != "DEFAULT" && utf8::valid(section.name), "a section has a name");
     for (const ini::Setting& setting : section.settings) {
         const std::string& name = setting.name;
-        require(!name.empty() && bytes::lower(name) == name && ini::strip(name) == name,
+        require(!name.empty() && bytes::lower(name) == name && bytes::trim(name) == name,
                 "names are lower case and stripped");
         require(name.find_first_of("=:\r\n") == std::string::npos, "a name ends at the delimiter");
         require(section.find(name) == &setting, "a name comes once");
-        require(ini::strip(setting.text) == setting.text && utf8::valid(setting.text), "values are stripped text");
+        require(bytes::trim(setting.text) == setting.text && utf8::valid(setting.text), "values are stripped text");
         require(setting.block.empty() || setting.text.empty(), "a text or a block");
         require(setting.line > 0, "a setting has a line");
         for (const auto& [inner, value] : setting.block) {
-            require(ini::strip(inner) == inner && ini::strip(value) == value, "blocks are stripped too");
+            require(bytes::trim(inner) == inner && bytes::trim(value) == value, "blocks are stripped too");
             require((inner + value).find('\n') == std::string::npos, "one line each");
         }
     }

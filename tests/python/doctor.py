@@ -161,7 +161,7 @@ def machine_no_network(patient):
 
 
 def machine_half_an_environment(patient):
-    patient.doctor(FAILS, BROKEN % 'environment' + '.*AWS_ACCESS_KEY_ID is set but AWS_SECRET_ACCESS_KEY is not',
+    patient.doctor(FAILS, BROKEN % 'environment' + '.*the access key is set but the secret key is not',
                    '^  credentials: profile +not asked', 'fix: .*BROKEN', AWS_SECRET_ACCESS_KEY=None)
     # The secret alone is passed over, as botocore does.
     patient.doctor(FAILS, '^  credentials: environment +passed over +AWS_ACCESS_KEY_ID is not set', AWS_ACCESS_KEY_ID=None)

