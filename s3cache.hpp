@@ -3685,28 +3685,26 @@ inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
 inline constexpr std::size_t header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
-// A body up to this goes out with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
-inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
 // Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS,
 // and the least is what libcurl takes for sending, for programs with little memory.
 inline constexpr long least_buffer_bytes = 16L << 10;
-inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see small_memory()
+inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see has_little_memory()
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
-// Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
+// 256 KiB instead of libcurl's 64 saves a twelfth of a large upload. The records of TLS are 16 KiB anyway.
 inline constexpr long upload_buffer_bytes = 256L << 10;
-inline constexpr long tls_upload_buffer_bytes = 128L << 10;  // its records are 16 KiB anyway
+inline constexpr long tls_upload_buffer_bytes = 128L << 10;
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
 using Clock = std::chrono::steady_clock;
+using Milliseconds = std::chrono::milliseconds;
 
 inline bool has_little_memory(const Config& config) {
     return config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
 }
-using Milliseconds = std::chrono::milliseconds;
 
 // What the process knows of its libraries. libcurl is initialised once and never cleaned up, because the application may
 // use it too. OpenSSL is asked not to clean up at exit, so that a destructor of a static object may still use a Cache.
@@ -3735,19 +3733,16 @@ inline std::uint64_t process_id() {
 }
 
 // Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
-inline constexpr std::array<const char*, 6> ca_bundles = {
-    "/etc/ssl/certs/ca-certificates.crt",                 // Debian, Alpine, Arch, Gentoo
-    "/etc/pki/tls/certs/ca-bundle.crt",                   // Red Hat, Fedora
-    "/etc/ssl/ca-bundle.pem",                             // SUSE
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // CentOS
-    "/usr/local/share/certs/ca-root-nss.crt",             // FreeBSD
-    "/etc/ssl/cert.pem"};                                 // OpenBSD, Alpine
-
 // Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
 inline std::string ca_bundle_for(const char* own_file, const char* own_folder, bool (*is_there)(const char* path)) {
     if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
     if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
-    for (const char* path : ca_bundles) {
+    for (const char* path : {"/etc/ssl/certs/ca-certificates.crt",                 // Debian, Alpine, Arch, Gentoo
+                             "/etc/pki/tls/certs/ca-bundle.crt",                   // Red Hat, Fedora
+                             "/etc/ssl/ca-bundle.pem",                             // SUSE
+                             "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // CentOS
+                             "/usr/local/share/certs/ca-root-nss.crt",             // FreeBSD
+                             "/etc/ssl/cert.pem"}) {                               // OpenBSD, Alpine
         if (is_there(path)) return path;
     }
     return {};
@@ -3777,56 +3772,52 @@ R shielded(F&& call, R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again.
+// The header lines of one response, in one block of text that is used again. It is short, so looking through it for a
+// name costs less than an index.
 class Headers {
 public:
     void clear() {
         text_.clear();
-        lines_.clear();
+        lines_ = 0;
     }
-
     bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
-        const std::size_t colon = line.find(':');
-        if (colon == std::string_view::npos) return true;
-        if (lines_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        const std::string_view name = bytes::trim(line.substr(0, colon));
-        const std::string_view value = bytes::trim(line.substr(colon + 1));
-        const auto at = [&](std::string_view piece) {  // in text_, where the line goes as it is
-            return text_.size() + static_cast<std::size_t>(piece.data() - line.data());
-        };
-        lines_.push_back({at(name), name.size(), at(value), value.size()});
-        text_.append(line);
+        if (line.find(':') == std::string_view::npos) return true;
+        if (lines_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        ++lines_;
+        text_.append(line).append(1, '\n');
         return true;
     }
 
+    template <class F>
+    void each(F&& visit) const {
+        for (std::string_view rest = text_; !rest.empty();) {
+            const std::size_t end = rest.find('\n');
+            const std::string_view line = rest.substr(0, end);
+            rest.remove_prefix(end + 1);
+            const std::size_t colon = line.find(':');
+            if (colon == std::string_view::npos) continue;  // the rest of a line end
+            visit(bytes::trim(line.substr(0, colon)), bytes::trim(line.substr(colon + 1)));
+        }
+    }
     // The first line of that name; stores that repeat one repeat its value.
     std::optional<std::string_view> find(std::string_view name) const {
-        for (const Line& line : lines_) {
-            if (line.name_size == name.size() && bytes::iequal(name_of(line), name)) return value_of(line);
-        }
-        return std::nullopt;
+        std::optional<std::string_view> found;
+        each([&](std::string_view other, std::string_view value) {
+            if (!found && bytes::iequal(other, name)) found = value;
+        });
+        return found;
     }
     std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
 
-    template <class F>
-    void each(F&& visit) const {
-        for (const Line& line : lines_) visit(name_of(line), value_of(line));
-    }
-
 private:
-    struct Line {
-        std::size_t name_at, name_size, value_at, value_size;
-    };
-    std::string_view name_of(const Line& line) const { return {text_.data() + line.name_at, line.name_size}; }
-    std::string_view value_of(const Line& line) const { return {text_.data() + line.value_at, line.value_size}; }
     std::string text_;
-    std::vector<Line> lines_;
+    std::size_t lines_ = 0;
 };
 
 enum class Method { get, head, put, post, erase };
 
-inline std::string_view name_of(Method method) {
-    constexpr std::string_view names[] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
+inline const char* name_of(Method method) {
+    constexpr const char* names[] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
     return names[static_cast<std::size_t>(method)];
 }
 
@@ -3851,7 +3842,7 @@ public:
     bool large = false;  // a large response is likely
     bool bypass_proxy = false;
     std::string url;
-    std::optional<std::string_view> body;  // borrowed; empty: the method has none
+    std::string_view body;  // borrowed; of PUT and POST
     Sink sink{};
     Limits limits{};
     // the response
@@ -3859,11 +3850,12 @@ public:
     int status = 0;
     Headers headers;
     std::string text;  // the body, where no sink takes it
-    std::uint64_t received = 0, sent = 0;
+    std::uint64_t received = 0;
     bool paused = false;
     bool reused = false;     // the connection was
     bool overflow = false;   // more headers or text than we take
     bool no_memory = false;  // a sink threw
+    bool broken = false;     // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     // kept from request to request
@@ -3881,9 +3873,20 @@ public:
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
 
+    std::uint64_t sent() const {  // of the body
+        curl_off_t bytes = 0;
+        curl_easy_getinfo(easy, CURLINFO_SIZE_UPLOAD_T, &bytes);
+        return static_cast<std::uint64_t>(bytes);
+    }
+    long info(CURLINFO which) const {
+        long value = 0;
+        curl_easy_getinfo(easy, which, &value);
+        return value;
+    }
+
     void clear_request() {
         used_ = 0;
-        body.reset();
+        body = {};
         sink = {};
         large = bypass_proxy = false;
     }
@@ -3912,49 +3915,51 @@ public:
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
     bool prepare(const Config& config, CURLSH* share) {
         if (!easy) return false;
-        const Setup wanted{method, body && body->size() <= one_send_bytes_max, large, bypass_proxy, limits};
-        refused_ = false;
-        if (!set_up_ || !(wanted == setup_)) {
+        broken = false;
+        const Setup wanted{static_cast<std::int64_t>(method), large, bypass_proxy, limits.connect.count(),
+                           limits.stall.count()};
+        if (wanted != setup_) {
             setup_ = wanted;
             curl_easy_reset(easy);
             set_up(config, share);
-            set_up_ = true;
         }
         set(CURLOPT_URL, url.c_str());
         set_headers();
-        set_body();
+        if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
+            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
+            set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
+        }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
         result = CURLE_OK;
         status = 0;
         headers.clear();
         text.clear();
-        received = sent = 0;
+        received = 0;
         paused = reused = overflow = no_memory = false;
         problem[0] = '\0';
-        if (refused_) set_up_ = false;
-        return !refused_;
+        return !broken;
     }
 
 private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
-    struct Setup {
-        Method method = Method::get;
-        bool one_send = false, large = false, bypass_proxy = false;
-        Limits limits{};
-        bool operator==(const Setup& other) const {
-            return method == other.method && one_send == other.one_send && large == other.large &&
-                   bypass_proxy == other.bypass_proxy && limits.connect == other.limits.connect &&
-                   limits.stall == other.limits.stall;
-        }
-    };
+    using Setup = std::array<std::int64_t, 5>;
     struct Line {
         std::string text;
         std::size_t name_size = 0;
     };
+    bool has_body() const { return method == Method::put || method == Method::post; }
+
     template <class T>
     void set(CURLoption option, T value) {
-        if (curl_easy_setopt(easy, option, value) != CURLE_OK) refused_ = true;
+        if (curl_easy_setopt(easy, option, value) != CURLE_OK) broken = true;
+    }
+    template <class T>
+    void set_if_known(CURLoption option, T value) {  // to this libcurl
+        static_cast<void>(curl_easy_setopt(easy, option, value));
+    }
+    void set_if_given(CURLoption option, const std::string& value) {
+        if (!value.empty()) set(option, value.c_str());
     }
 
     void set_up(const Config& config, CURLSH* share) {
@@ -3963,8 +3968,7 @@ private:
         set(CURLOPT_NOSIGNAL, 1L);
         set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        names_itself_ = !config.setup_curl;
-        if (!names_itself_) set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);  // which the hook may replace
+        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3975,97 +3979,46 @@ private:
         // libcurl counts whole seconds of a transfer that moves less than a byte a second.
         set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
         set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
-        if (share) static_cast<void>(curl_easy_setopt(easy, CURLOPT_SHARE, share));
-        set_buffers(config);
-        set_newer_options();
-        set_network(config);
-        set_method();
+        set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+        set_if_given(CURLOPT_CAINFO, config.ca_bundle);
+        set_if_given(CURLOPT_SSLCERT, config.client_certificate);
+        set_if_given(CURLOPT_SSLKEY, config.client_key);
+        set_if_given(CURLOPT_PROXY, config.proxy);
+        if (bypass_proxy) set(CURLOPT_NOPROXY, "*");
+        if (share) set_if_known(CURLOPT_SHARE, share);
+        if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
+        if (method == Method::head) set(CURLOPT_NOBODY, 1L);
+        if (has_body()) set(CURLOPT_POST, 1L);
+        if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
+        set_buffers(has_little_memory(config));
+#if LIBCURL_VERSION_NUM >= 0x074000
+        set_if_known(CURLOPT_HTTP09_ALLOWED, 0L);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074100
+        set_if_known(CURLOPT_MAXAGE_CONN, idle_seconds_max);
+#endif
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    void set_buffers(const Config& config) {
-        const bool least = has_little_memory(config);
+    void set_buffers(bool least) {
         set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
 #if LIBCURL_VERSION_NUM >= 0x073e00
-        if (setup_.one_send) return;
-        const bool tls = bytes::starts_with(url, "https:");
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
-                                           least ? least_buffer_bytes
-                                           : tls ? tls_upload_buffer_bytes
-                                                 : upload_buffer_bytes));
+        const long size = bytes::starts_with(url, "https:") ? tls_upload_buffer_bytes : upload_buffer_bytes;
+        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes : size);
 #endif
-    }
-
-    // What an older libcurl lacks at compile time, or refuses at run time.
-    void set_newer_options() {
-#if LIBCURL_VERSION_NUM >= 0x074000
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074100
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x075500
-        if (library().version >= 0x075500) set(CURLOPT_PROTOCOLS_STR, "http,https");
-#else
-        set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-    }
-
-    void set_network(const Config& config) {
-        set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
-        if (!config.ca_bundle.empty()) set(CURLOPT_CAINFO, config.ca_bundle.c_str());
-        if (!config.client_certificate.empty()) set(CURLOPT_SSLCERT, config.client_certificate.c_str());
-        if (!config.client_key.empty()) set(CURLOPT_SSLKEY, config.client_key.c_str());
-        if (bypass_proxy) {
-            set(CURLOPT_NOPROXY, "*");
-        } else if (!config.proxy.empty()) {
-            set(CURLOPT_PROXY, config.proxy.c_str());
-        }
-    }
-
-    void set_method() {
-        switch (method) {
-        case Method::get:
-            return set(CURLOPT_HTTPGET, 1L);
-        case Method::head:
-            return set(CURLOPT_NOBODY, 1L);
-        case Method::post:
-            return set(CURLOPT_POST, 1L);
-        case Method::erase:
-            return set(CURLOPT_CUSTOMREQUEST, "DELETE");
-        case Method::put:
-            break;
-        }
-        if (setup_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
-        set(CURLOPT_UPLOAD, 1L);
-        set(CURLOPT_READFUNCTION, &Transfer::on_read);
-        set(CURLOPT_READDATA, static_cast<void*>(this));
-        set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);  // libcurl starts again on a reused connection that is dead
-        set(CURLOPT_SEEKDATA, static_cast<void*>(this));
-    }
-
-    // The size is always given: without it libcurl would send the body chunked, which S3 refuses.
-    void set_body() {
-        if (!body) return;
-        const auto size = static_cast<curl_off_t>(body->size());
-        if (method == Method::put && !setup_.one_send) return set(CURLOPT_INFILESIZE_LARGE, size);
-        set(CURLOPT_POSTFIELDSIZE_LARGE, size);
-        set(CURLOPT_POSTFIELDS, body->data() ? body->data() : "");
     }
 
     void set_headers() {
         const std::size_t signed_count = used_;
         const auto leave_out = [this](std::string_view name) {
             add_header(name, "");
-            lines_[used_ - 1].text.back() = ':';  // libcurl's way to send no such header
+            lines_[used_ - 1].text.back() = ':';  // libcurl's way to send no such header of its own
         };
-        if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
-        leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
-        if (names_itself_)
-            add_header("User-Agent", "s3cache/" S3CACHE_VERSION);  // as an option libcurl writes it twice
-        bool typed = false;
-        for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
-        if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
+        leave_out("Accept");  // it says nothing, and libcurl takes its time to write it
+        if (has_body()) {
+            leave_out("Expect");        // asking leave to send costs a second on the stores that do not answer it
+            leave_out("Content-Type");  // it would say that the body is a form
+        }
         list_.resize(used_);
         for (std::size_t i = 0; i < used_; ++i)
             list_[i] = {&lines_[i].text[0], i + 1 < used_ ? &list_[i + 1] : nullptr};
@@ -4097,88 +4050,61 @@ private:
 
     std::size_t take_body(const char* data, std::size_t size) {
         if (sink.take && (status == 200 || status == 206)) {
-            switch (sink.take(sink.self, *this, data, size)) {
-            case SinkResult::pause:
-                paused = true;
-                return CURL_WRITEFUNC_PAUSE;
-            case SinkResult::stop:
-                return 0;
-            case SinkResult::consumed:
-                break;
-            }
-        } else if (text.size() + size > text_bytes_max) {
-            overflow = true;
-            return 0;
+            const SinkResult said = sink.take(sink.self, *this, data, size);
+            paused = said == SinkResult::pause;
+            if (paused) return CURL_WRITEFUNC_PAUSE;
+            if (said == SinkResult::stop) return 0;
         } else {
+            overflow = text.size() + size > text_bytes_max;
+            if (overflow) return 0;
             text.append(data, size);
         }
         received += size;
         return size;
     }
 
-    static std::size_t on_read(char* buffer, std::size_t size, std::size_t count, void* self) {
-        Transfer& transfer = *static_cast<Transfer*>(self);
-        const std::string_view left = transfer.body->substr(static_cast<std::size_t>(transfer.sent));
-        const std::size_t taken = left.copy(buffer, size * count);
-        transfer.sent += taken;
-        return taken;
-    }
-
-    static int on_seek(void* self, curl_off_t offset, int origin) {
-        Transfer& transfer = *static_cast<Transfer*>(self);
-        if (origin != SEEK_SET || offset < 0 || static_cast<std::uint64_t>(offset) > transfer.body->size())
-            return CURL_SEEKFUNC_CANTSEEK;
-        transfer.sent = static_cast<std::uint64_t>(offset);
-        return CURL_SEEKFUNC_OK;
-    }
-
-    Setup setup_;
-    bool set_up_ = false, refused_ = false, names_itself_ = false;
+    std::optional<Setup> setup_;
     std::vector<Line> lines_;
     std::size_t used_ = 0;
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect it.
-class SigpipeGuard {
-public:
+struct SigpipeGuard {
 #if defined(_WIN32)
     SigpipeGuard() {}
 #else
-    SigpipeGuard() : active_(library().version < 0x075700) {
-        if (!active_) return;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        was_pending_ = is_pending();
-        pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    SigpipeGuard() : active(library().version < 0x075700) {
+        if (!active) return;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        was_pending = is_pending();
+        pthread_sigmask(SIG_BLOCK, &pipe, &before);
     }
     ~SigpipeGuard() {
-        if (!active_) return;
+        if (!active) return;
         int taken = 0;
-        if (!was_pending_ && is_pending()) sigwait(&pipe_, &taken);
-        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        if (!was_pending && is_pending()) sigwait(&pipe, &taken);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
-#endif
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
-
-#if !defined(_WIN32)
-private:
     static bool is_pending() {
         sigset_t pending;
         sigpending(&pending);
         return sigismember(&pending, SIGPIPE) == 1;
     }
-    bool active_ = false, was_pending_ = false;
-    sigset_t pipe_{}, before_{};
+    const bool active;
+    bool was_pending = false;
+    sigset_t pipe{}, before{};
 #endif
+    SigpipeGuard(const SigpipeGuard&) = delete;
+    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
 };
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process that
 // made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
 class Engine {
 public:
-    explicit Engine(unsigned connections) : multi_(curl_multi_init()), process_(process_id()) {
+    explicit Engine(unsigned connections) : multi_(curl_multi_init()) {
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
@@ -4192,7 +4118,6 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    std::uint64_t process() const { return process_; }
     bool is_of_parent() const { return process_ != process_id(); }
 
     std::unique_ptr<Transfer> borrow() {
@@ -4210,11 +4135,13 @@ public:
         if (running && is_of_parent()) return static_cast<void>(transfer.release());
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(transfer));
+        if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
     }
 
     bool start(Transfer& transfer, const Config& config, CURLSH* share) {
-        return multi_ && transfer.prepare(config, share) && curl_multi_add_handle(multi_, transfer.easy) == CURLM_OK;
+        transfer.broken =
+            !multi_ || !transfer.prepare(config, share) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
+        return !transfer.broken;
     }
     // Takes a transfer out that has failed outside of perform().
     void stop(Transfer& transfer, CURLcode result) {
@@ -4228,17 +4155,14 @@ public:
         const SigpipeGuard guard;
         int running = 0;
         if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
-        int left = 0;
-        while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
+        while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
             if (message->msg != CURLMSG_DONE) continue;
-            void* owner = nullptr;
-            const CURLcode result = message->data.result;  // the message goes with the handle
-            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &owner);
-            Transfer& transfer = *static_cast<Transfer*>(owner);
-            long connects = 0;
-            curl_easy_getinfo(transfer.easy, CURLINFO_NUM_CONNECTS, &connects);
-            transfer.reused = connects == 0;
-            stop(transfer, result);
+            void* self = nullptr;
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &self);
+            Transfer& transfer = *static_cast<Transfer*>(self);
+            transfer.reused = transfer.info(CURLINFO_NUM_CONNECTS) == 0;
+            transfer.broken = message->data.result == CURLE_OUT_OF_MEMORY;
+            stop(transfer, message->data.result);  // the message goes with the handle
             finished(transfer);
         }
         return true;
@@ -4259,7 +4183,7 @@ public:
 
 private:
     CURLM* multi_;
-    const std::uint64_t process_;
+    const std::uint64_t process_ = process_id();
     std::size_t made_ = 0;  // transfers
     std::vector<std::unique_ptr<Transfer>> idle_;
 };
@@ -4294,37 +4218,32 @@ private:
 };
 
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
-// engine used last has the warmest connections.
+// engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
-    explicit Pool(const Config& config) : connections_(config.connections), process_(process_id()) {
+    explicit Pool(const Config& config) : connections_(config.connections) {
         // So that giving back needs no memory.
         idle_.reserve(has_little_memory(config) ? 1 : (std::max)(connections_, idle_connections_max));
     }
 
     std::unique_ptr<Engine> take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        if (process_ != process_id()) {  // after a fork: its engines are the parent's, and let go of unclosed
-            idle_.clear();
-            process_ = process_id();
+        while (!idle_.empty()) {
+            std::unique_ptr<Engine> engine = std::move(idle_.back());
+            idle_.pop_back();
+            if (!engine->is_of_parent()) return engine;
         }
-        if (idle_.empty()) return std::make_unique<Engine>(connections_);
-        std::unique_ptr<Engine> engine = std::move(idle_.back());
-        idle_.pop_back();
-        return engine;
+        return std::make_unique<Engine>(connections_);
     }
-    // In a child that has taken none yet this keeps its parent's, which its first take() lets go of.
     void give_back(std::unique_ptr<Engine> engine) noexcept {
         const std::lock_guard<std::mutex> hold(lock_);
-        const bool is_ours = engine->process() == process_;
-        if (is_ours && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
+        if (!engine->is_of_parent() && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
     }
 
 private:
     std::mutex lock_;
     std::vector<std::unique_ptr<Engine>> idle_;
-    unsigned connections_;
-    std::uint64_t process_;
+    const unsigned connections_;
 };
 
 }  // namespace detail::http
@@ -4353,110 +4272,72 @@ enum class Action {
 
 // What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
 struct Rule {
-    std::string_view code;  // of S3; empty: the row is about the status
-    int status;
+    std::string_view words;  // codes of S3 and statuses, a blank around each
     Action action;
     Errc kind;
     const char* advice;
 };
 
-// The one table from answers to actions, kinds of errors and advice. A code counts before the status.
-inline const Rule& rule_for(int status, std::string_view code) {
+// The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
+// (that permission is lacking) need not fit a code that nobody knows.
+inline Rule rule_for(int status, std::string_view code) {
     using A = Action;
-    constexpr const char* slower = "ask less often, or spread the keys over more prefixes";
-    constexpr const char* permission = "these credentials lack the permission, or the bucket is another's";
-    constexpr const char* corrected = "the request went to another region's host: check the region and the endpoint";
-    static const Rule rules[] = {
-        {"AccessDenied", 0, A::accept, Errc::denied, permission},
-        {"AuthorizationHeaderMalformed", 0, A::correct_region, Errc::store, corrected},
-        {"BadDigest", 0, A::retry, Errc::network, ""},  // damaged on its way
-        {"BandwidthLimitExceeded", 0, A::retry, Errc::throttled, slower},
-        {"ConditionalRequestConflict", 0, A::retry, Errc::store, ""},
-        {"EntityTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"ExpiredToken", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"ExpiredTokenException", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"IllegalLocationConstraintException", 0, A::correct_region, Errc::store, corrected},
-        {"InternalError", 0, A::retry, Errc::store, ""},
-        {"InternalErrors", 0, A::retry, Errc::store, ""},
-        {"InvalidAccessKeyId", 0, A::refresh_credentials, Errc::denied,
+    static constexpr Rule rules[] = {
+        {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
+         "ConditionalRequestConflict 408 500 502 503 504 509 "
+         "520 521 522 523 524 ",  // of Cloudflare's front, about the store behind it
+         A::retry, Errc::store, ""},
+        {" BadDigest XAmzContentSHA256Mismatch ", A::retry, Errc::network, ""},  // damaged on its way
+        {" SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException ThrottledException TooManyRequests "
+         "RequestLimitExceeded BandwidthLimitExceeded 429 ",
+         A::retry, Errc::throttled, "ask less often, or spread the keys over more prefixes"},
+        {" ExpiredToken ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired ",
+         A::refresh_credentials, Errc::credentials, ""},
+        {" InvalidAccessKeyId ", A::refresh_credentials, Errc::denied,
          "the store does not know this access key: check it, and the endpoint"},
-        {"InvalidObjectState", 0, A::accept, Errc::store,
-         "the object is archived: restore it (aws s3api restore-object), or remove it"},
-        {"InvalidToken", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"KeyTooLongError", 0, A::accept, Errc::too_large, ""},
-        {"MetadataTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"NoSuchBucket", 0, A::accept, Errc::no_such_bucket,
-         "create the bucket, or check its name, the region and the endpoint"},
-        {"NotImplemented", 0, A::accept, Errc::unsupported, ""},
-        {"OperationAborted", 0, A::retry, Errc::store, ""},
-        {"PermanentRedirect", 0, A::correct_region, Errc::store, corrected},
-        {"PriorRequestNotComplete", 0, A::retry, Errc::store, ""},
-        {"QuotaExceeded", 0, A::accept, Errc::store, "the store's quota is used up: remove entries, or raise it"},
-        {"RequestExpired", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"RequestHeaderSectionTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"RequestLimitExceeded", 0, A::retry, Errc::throttled, slower},
-        {"RequestTimeTooSkewed", 0, A::correct_clock, Errc::denied, "this machine's clock is off"},
-        {"RequestTimeout", 0, A::retry, Errc::store, ""},
-        {"ServiceUnavailable", 0, A::retry, Errc::store, ""},
-        {"SignatureDoesNotMatch", 0, A::refresh_credentials, Errc::denied,
+        {" SignatureDoesNotMatch ", A::refresh_credentials, Errc::denied,
          "check the secret key, and that no proxy changes headers"},
-        {"SlowDown", 0, A::retry, Errc::throttled, slower},
-        {"SlowDownRead", 0, A::retry, Errc::throttled, slower},
-        {"SlowDownWrite", 0, A::retry, Errc::throttled, slower},
-        {"Throttling", 0, A::retry, Errc::throttled, slower},
-        {"ThrottlingException", 0, A::retry, Errc::throttled, slower},
-        {"ThrottledException", 0, A::retry, Errc::throttled, slower},
-        {"TokenRefreshRequired", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"TooManyRequests", 0, A::retry, Errc::throttled, slower},
-        {"XAmzContentSHA256Mismatch", 0, A::retry, Errc::network, ""},  // damaged on its way
-        {"", 301, A::correct_region, Errc::store, corrected},
-        {"", 307, A::correct_region, Errc::store, corrected},
-        {"", 401, A::accept, Errc::denied, permission},
-        {"", 403, A::accept, Errc::denied, permission},
-        {"", 407, A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
-        {"", 408, A::retry, Errc::store, ""},
-        {"", 413, A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
-        {"", 429, A::retry, Errc::throttled, slower},
-        {"", 500, A::retry, Errc::store, ""},
-        {"", 501, A::accept, Errc::unsupported, ""},
-        {"", 502, A::retry, Errc::store, ""},
-        {"", 503, A::retry, Errc::store, ""},
-        {"", 504, A::retry, Errc::store, ""},
-        {"", 509, A::retry, Errc::store, ""},
-        {"", 520, A::retry, Errc::store, ""},  // to 524: of Cloudflare's front, about the store behind it
-        {"", 521, A::retry, Errc::store, ""},
-        {"", 522, A::retry, Errc::store, ""},
-        {"", 523, A::retry, Errc::store, ""},
-        {"", 524, A::retry, Errc::store, ""},
-        {"", 0, A::accept, Errc::store, ""},
+        {" RequestTimeTooSkewed ", A::correct_clock, Errc::denied, "this machine's clock is off"},
+        {" AuthorizationHeaderMalformed IllegalLocationConstraintException PermanentRedirect 301 307 ",
+         A::correct_region, Errc::store,
+         "the request went to another region's host: check the region and the endpoint"},
+        {" AccessDenied 401 403 ", A::accept, Errc::denied,
+         "these credentials lack the permission, or the bucket is another's"},
+        {" InvalidObjectState ", A::accept, Errc::denied,
+         "the object is archived: restore it (aws s3api restore-object), or remove it"},
+        {" QuotaExceeded QuotaExceededException StorageQuotaExceeded XMinioStorageFull InsufficientCapacity ",
+         A::accept, Errc::store, "the store's quota or space is used up: remove entries, or raise it"},
+        {" NoSuchBucket ", A::accept, Errc::no_such_bucket,
+         "create the bucket, or check its name, the region and the endpoint"},
+        {" EntityTooLarge KeyTooLongError MetadataTooLarge RequestHeaderSectionTooLarge ", A::accept, Errc::too_large,
+         ""},
+        {" 413 ", A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
+        {" 407 ", A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
+        {" NotImplemented 501 ", A::accept, Errc::unsupported, ""},
     };
-    const Rule* found = nullptr;
-    for (const Rule& rule : rules) {
-        if (!rule.code.empty() && rule.code == code) return rule;
-        const bool fits = rule.code.empty() && (rule.status == status || rule.status == 0);
-        if (fits && !found) found = &rule;
-    }
-    return *found;
+    const auto find = [](std::string_view word) {
+        const std::string blank = " ";
+        return std::find_if(std::begin(rules), std::end(rules),
+                            [wanted = blank + std::string(word) + blank](auto& rule) {
+                                return rule.words.find(wanted) != std::string_view::npos;
+                            });
+    };
+    const std::string number = bytes::number(static_cast<std::uint64_t>(status));
+    if (const auto* by_code = find(code); by_code != std::end(rules)) return *by_code;
+    const auto* by_status = find(number);
+    if (by_status == std::end(rules)) return {{}, A::accept, Errc::store, ""};
+    const bool is_own_code = !code.empty() && code != number;
+    return {{}, by_status->action, by_status->kind, is_own_code ? "" : by_status->advice};
 }
 
 inline bool is_passing(CURLcode result) {
-    switch (result) {
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_CONNECT:
-    case CURLE_HTTP2:
-    case CURLE_PARTIAL_FILE:
-    case CURLE_OPERATION_TIMEDOUT:
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_GOT_NOTHING:
-    case CURLE_SEND_ERROR:
-    case CURLE_RECV_ERROR:
-    case CURLE_SEND_FAIL_REWIND:
-    case CURLE_HTTP2_STREAM:
-        return true;
-    default:
-        return false;
+    for (const CURLcode passing :
+         {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
+          CURLE_PARTIAL_FILE, CURLE_OPERATION_TIMEDOUT, CURLE_SSL_CONNECT_ERROR, CURLE_GOT_NOTHING, CURLE_SEND_ERROR,
+          CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM}) {
+        if (result == passing) return true;
     }
+    return false;
 }
 
 inline Action action_for(CURLcode result, int status, std::string_view code) {
@@ -4482,13 +4363,13 @@ inline double seconds_between(TimePoint from, TimePoint to) {
 
 // Retry-After: seconds or an HTTP date; zero if it is neither.
 inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint now) {
-    const double most = Seconds(retry_after_max).count();
     double wait = 0;
     if (const auto seconds = bytes::to_u64(text))
         wait = static_cast<double>(*seconds);
     else if (const auto when = dates::http_date(text))
         wait = seconds_between(now, *when);
-    return std::chrono::milliseconds(static_cast<std::int64_t>((std::max)(0.0, (std::min)(wait, most)) * 1000));
+    wait = (std::max)(0.0, (std::min)(wait, Seconds(retry_after_max).count()));
+    return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
 // The token bucket of one cache.
@@ -4500,21 +4381,17 @@ public:
         last_ = now;
         if (tokens_ < tokens) return false;
         tokens_ -= tokens;
-        full_ = false;
         return true;
     }
     void succeeded() {
-        if (full_.load(std::memory_order_relaxed)) return;  // the usual case takes no lock
         const std::lock_guard<std::mutex> hold(lock_);
         tokens_ = (std::min)(quota_tokens, tokens_ + 1);
-        full_ = tokens_ >= quota_tokens;
     }
 
 private:
     std::mutex lock_;
     double tokens_ = quota_tokens;
     http::Clock::time_point last_ = http::Clock::now();
-    std::atomic<bool> full_{true};
 };
 
 // The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each pause,
@@ -6362,7 +6239,7 @@ private:
         transfer->url = request.url;
         transfer->bypass_proxy = request.bypass_proxy;
         transfer->limits = {request.connect_timeout, {}, request.timeout};
-        if (transfer->method != http::Method::get) transfer->body = request.body;
+        transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
         credentials::WebAnswer answer;
         bool running = engine.start(*transfer, config, nullptr);
@@ -6694,7 +6571,7 @@ private:
         out.method = request.method;
         out.sink = request.sink;
         out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
-        if (request.method == Method::put || request.method == Method::post) out.body = request.body;
+        out.body = request.body;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
 
@@ -7674,7 +7551,7 @@ private:
     bool report() {
         std::uint64_t sum = done;
         for (const Exchange* exchange : running)
-            sum += exchange->answer && !exchange->done ? exchange->answer->sent : 0;
+            sum += exchange->answer && !exchange->done ? exchange->answer->sent() : 0;
         most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
         return callback_({most_, total_});
     }
