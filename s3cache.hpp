@@ -4267,6 +4267,7 @@ enum class Action {
     refresh_credentials,  // once, with fresh ones
     correct_clock,        // once, with the store's time
     correct_region,       // once, signed for the region that the store named
+    ask_again,            // once, because what was said is not about the request
     give_up,              // no answer, and another attempt would not help
 };
 
@@ -4340,10 +4341,13 @@ inline bool is_passing(CURLcode result) {
     return false;
 }
 
+// Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
+inline bool is_answered(CURLcode result, int status) {
+    return result == CURLE_OK || (status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR));
+}
+
 inline Action action_for(CURLcode result, int status, std::string_view code) {
-    // A store may refuse and close while we still send: then the answer counts, not the broken pipe.
-    const bool refused_early = status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR);
-    if (result != CURLE_OK && !refused_early) return is_passing(result) ? Action::retry : Action::give_up;
+    if (!is_answered(result, status)) return is_passing(result) ? Action::retry : Action::give_up;
     if (status / 100 == 2 && code.empty()) return Action::accept;
     return rule_for(status, code).action;
 }
@@ -5893,14 +5897,14 @@ struct Facts {
     }
 };
 
-inline std::string_view kind_name(Kind kind) {
-    return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes";
-}
+inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};
+
+inline std::string_view kind_name(Kind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
 
 inline std::optional<Kind> kind_of(std::string_view text) {
-    if (text == "json") return Kind::json;
-    if (text == "text") return Kind::text;
-    if (text == "bytes") return Kind::bytes;
+    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
+        if (text == kind_name(kind)) return kind;
+    }
     return std::nullopt;  // another program's idea of a kind
 }
 
@@ -5928,7 +5932,7 @@ inline std::string_view without_repeats(std::string_view text) {
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
-    const std::optional<double> seconds = dates::parse_float(without_repeats(text));
+    const std::optional<double> seconds = dates::parse_float(text);
     if (!seconds || *seconds != *seconds) {
         facts.expiry = Expiry::malformed;
     } else if (*seconds > (std::numeric_limits<double>::max)()) {
@@ -5963,25 +5967,18 @@ inline bool is_own_name(std::string_view lower_name) {
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, const std::string& name, std::string_view value) {
-    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, value);
-    if (name == "expires_at" || name == "expires-at") {
-        if (facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
-    } else if (name == "compressed") {
-        facts.info.compressed = bytes::iequal(without_repeats(value), "true");
-    } else if (name == "kind") {
-        facts.info.kind = kind_of(without_repeats(value));
-    } else if (name == "crc32c") {
-        facts.crc32c = read_crc32c(without_repeats(value));
-    } else if (name == "write-id") {
-        facts.write_id = value;
-    } else if (name == "negative") {
-        facts.info.negative = bytes::iequal(without_repeats(value), "true");
-    } else if (name == "cost") {
-        facts.cost = read_seconds(value);
-    } else if (name == "lease-seconds") {
-        facts.lease = read_seconds(value);
-    }
+inline void read_meta(Facts& facts, const std::string& name, std::string_view text) {
+    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, text);
+    const std::string_view value = without_repeats(text);
+    const bool is_expiry = name == "expires_at" || name == "expires-at";
+    if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
+    if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
+    if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
+    if (name == "kind") facts.info.kind = kind_of(value);
+    if (name == "crc32c") facts.crc32c = read_crc32c(value);
+    if (name == "write-id") facts.write_id = value;
+    if (name == "cost") facts.cost = read_seconds(value);
+    if (name == "lease-seconds") facts.lease = read_seconds(value);
 }
 
 // The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
@@ -5996,32 +5993,29 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
     }
 }
 
+inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
+    Info& info = facts.info;
+    if (bytes::starts_with(name, meta_prefix)) read_meta(facts, name.substr(meta_prefix.size()), value);
+    if (bytes::starts_with(name, "x-amz-")) facts.from_s3 = true;
+    if (name == "x-amz-version-id" && value != "null") info.version_id = value;
+    if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
+    if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
+    if (name == "content-type") info.content_type = value;
+    if (name == "last-modified") info.last_modified = dates::http_date(value).value_or(TimePoint());
+    if (name == "date") facts.answered = dates::http_date(value).value_or(TimePoint());
+    read_store_sum(facts, name, value);
+}
+
 inline Facts read(const http::Headers& headers) {
     Facts facts;
     std::string lower;
     headers.each([&](std::string_view name, std::string_view value) {
         lower.assign(name);
         for (char& c : lower) c = bytes::lower(c);
-        if (bytes::starts_with(lower, "x-amz-")) {
-            facts.from_s3 = true;
-            if (bytes::starts_with(lower, meta_prefix))
-                read_meta(facts, lower.substr(meta_prefix.size()), value);
-            else if (lower == "x-amz-version-id" && value != "null")
-                facts.info.version_id = value;
-            else
-                read_store_sum(facts, lower, value);
-        } else if (lower == "etag") {
-            if (facts.info.etag.empty()) facts.info.etag = value;  // the first of several, as for all headers
-        } else if (lower == "content-length") {
-            if (!facts.length) facts.length = bytes::to_u64(value);
-        } else if (lower == "content-type") {
-            facts.info.content_type = value;
-        } else if (lower == "last-modified") {
-            facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
-        } else if (lower == "date") {
-            facts.answered = dates::http_date(value).value_or(TimePoint());
-        }
+        read_header(facts, lower, value);
     });
+    // Something before the store may add its headers to a page of its own, which has no ETag.
+    if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !facts.info.etag.empty();
     facts.info.size = facts.length.value_or(0);
     return facts;
@@ -6232,29 +6226,29 @@ private:
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        const std::string_view method = request.method;
-        transfer->method = method == "GET"   ? http::Method::get
-                           : method == "PUT" ? http::Method::put
-                                             : http::Method::post;
+        for (const http::Method method : {http::Method::put, http::Method::post}) {
+            if (request.method == std::string_view(http::name_of(method))) transfer->method = method;
+        }
         transfer->url = request.url;
         transfer->bypass_proxy = request.bypass_proxy;
         transfer->limits = {request.connect_timeout, {}, request.timeout};
         transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
-        credentials::WebAnswer answer;
-        bool running = engine.start(*transfer, config, nullptr);
-        if (!running) answer.problem = "libcurl refused the request";
+        const bool started = engine.start(*transfer, config, nullptr);
+        bool running = started;
         while (running && !limits.over()) {
-            const bool fine = engine.perform([&](http::Transfer& done) {
-                running = false;
-                answer.status = done.result == CURLE_OK ? done.status : 0;
-                if (answer.status == 0) answer.problem = curl_easy_strerror(done.result);
-                answer.body = done.text.substr(0, request.answer_bytes_max + 1);
-            });
-            if (!fine) running = false, answer.problem = "libcurl gave up on its connections";
+            if (!engine.perform([&](http::Transfer&) { running = false; })) break;
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        if (running) answer.problem = "the caller does not wait any longer";
+        credentials::WebAnswer answer;
+        if (!started || running || transfer->result != CURLE_OK) {
+            answer.problem = !started  ? "libcurl refused the request"
+                             : running ? "the caller does not wait any longer"
+                                       : curl_easy_strerror(transfer->result);
+        } else {
+            answer.status = transfer->status;
+            answer.body = transfer->text.substr(0, request.answer_bytes_max + 1);
+        }
         engine.give_back(std::move(transfer), running);
         return answer;
     }
@@ -6291,7 +6285,7 @@ struct Request {
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
-    bool is_correction = false;    // asked to find out region or clock: these are not asked for again
+    bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
     std::optional<Milliseconds> stall{};
 
@@ -6341,7 +6335,12 @@ struct Exchange {
     std::string path{}, signed_for{};  // encoded; region
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
-    bool running = false, new_credentials = false, new_clock = false, new_region = false, tried_reused = false;
+    std::int64_t clock_offset_ms = 0;  // with which it is signed
+    unsigned corrections = 0;          // those that were made, a bit for each Action
+    bool running = false;
+
+    bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
+    bool is_anonymous() const { return identity->credentials.access_key.empty(); }
 };
 
 // "get reports/q3: <text>"
@@ -6361,49 +6360,71 @@ inline std::string elapsed_text(int attempts, http::Clock::duration time) {
     return out + bytes::number(milliseconds / 1000) + "." + bytes::number(milliseconds / 100 % 10) + " s";
 }
 
-// CURLE_TOO_LARGE, since 8.6, which the headers at hand may not know: what was CURLE_OUT_OF_MEMORY before.
-inline constexpr int curl_too_large = 100;
-
 inline Errc kind_of(CURLcode result, bool overflow) {
-    if (static_cast<int>(result) == curl_too_large) return Errc::protocol;
-    switch (result) {
-    case CURLE_OPERATION_TIMEDOUT:
-        return Errc::timed_out;
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_SSL_CERTPROBLEM:
-    case CURLE_SSL_CIPHER:
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
+    constexpr int curl_too_large = 100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
+    const auto is_one_of = [result](std::initializer_list<int> codes) {
+        return std::find(codes.begin(), codes.end(), static_cast<int>(result)) != codes.end();
+    };
+    if (result == CURLE_OPERATION_TIMEDOUT) return Errc::timed_out;
+    if (is_one_of({CURLE_SSL_CONNECT_ERROR, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION,
+                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR}))
         return Errc::tls;
-    case CURLE_URL_MALFORMAT:
-        return Errc::invalid_argument;
-    case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
-    case CURLE_WRITE_ERROR:
-        return overflow ? Errc::protocol : Errc::network;
-    case CURLE_OUT_OF_MEMORY:  // how libcurl names a header line that is too long for it
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_BAD_CONTENT_ENCODING:
-        return Errc::protocol;
-    default:
-        return Errc::network;
+    const bool odd =
+        is_one_of({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING});
+    return odd || overflow ? Errc::protocol : Errc::network;
+}
+
+// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from them.
+inline std::string_view advice_for(std::string_view url, std::string_view text) {
+    constexpr std::string_view use_http = "something there speaks plain http: try http:// in the endpoint";
+    constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
+    constexpr std::string_view clock = "is this machine's clock right?";
+    const struct {
+        std::string_view scheme, words, advice;
+    } hints[] = {
+        {"https:", "wrong version number", use_http},
+        {"https:", "packet length", use_http},
+        {"https:", "record layer", use_http},
+        {"https:", "unknown protocol", use_http},
+        {"http:", "Empty reply", use_https},
+        {"http:", "HTTP/0.9", use_https},
+        {"http:", "HTTPS port", use_https},
+        {"https:", "not yet valid", clock},
+        {"https:", "has expired", clock},
+        {"http", "equester pays", "a bucket whose requester pays wants x-amz-request-payer, which is not sent"},
+    };
+    for (const auto& hint : hints) {
+        if (bytes::starts_with(url, hint.scheme) && text.find(hint.words) != std::string_view::npos) return hint.advice;
     }
+    return {};
 }
 
-inline bool contains_any(std::string_view text, std::initializer_list<std::string_view> words) {
-    return std::any_of(words.begin(), words.end(),
-                       [text](std::string_view word) { return text.find(word) != std::string_view::npos; });
+// What the store said, where it speaks XML, or what else can be made of the body for a person.
+inline std::string words_of(const Exchange& exchange) {
+    const std::string_view text = exchange.answer->text;
+    if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
+    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
+    return bytes::sanitize(bytes::trim(xml::html_title(text)));
 }
 
-// What a person can do about a connection that failed. libcurl passes on the words of the TLS library.
-inline const char* connection_advice(Errc kind, CURLcode result, std::string_view text, std::string_view url) {
-    const bool tls = bytes::starts_with(url, "https:");
-    if (tls && contains_any(text, {"wrong version number", "packet length", "record layer", "unknown protocol"}))
-        return "something there speaks plain http: try http:// in the endpoint";
-    if (contains_any(text, {"not yet valid", "has expired"})) return "is this machine's clock right?";
-    if (!tls && result == CURLE_GOT_NOTHING) return "perhaps the port wants TLS: try https:// in the endpoint";
-    if (kind == Errc::tls) return "set Config::ca_bundle to the authority that signed the store's certificate";
-    return "";
+inline std::string request_id(const Exchange& exchange) {
+    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
+    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
+    const std::string_view second = exchange.headers().get("x-amz-id-2");
+    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
+    return id;
+}
+
+// What happened, after how many attempts, in the store's words, and what to do.
+inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
+    details.attempts = exchange.attempts;
+    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
+    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
+    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
+    const std::string_view location = exchange.headers().get("location");
+    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
+    if (!advice.empty()) text.append("; ").append(advice);
+    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
 }
 
 // An engine for as long as one operation lasts, and the exchanges that run on it: any number at once, on this thread.
@@ -6414,13 +6435,10 @@ inline const char* connection_advice(Errc kind, CURLcode result, std::string_vie
 //              └── waiting <┘ passing trouble, or a mistake that the answer helps to correct
 class Session {
 public:
-    explicit Session(Core& core) : Session(core, core.config.call_timeout) {}
-    Session(Core& core, Milliseconds timeout)
+    explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        allow(timeout);
+        allow(timeout.value_or(core.config.call_timeout));
     }
-    Session(Core& core, std::optional<Milliseconds> timeout)
-        : Session(core, timeout.value_or(core.config.call_timeout)) {}
     ~Session() { core_.pool.give_back(std::move(engine_)); }
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
@@ -6455,22 +6473,23 @@ public:
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(operation, key, "");
+        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(operation, key);
         return {};
     }
 
     void start(Exchange& exchange) {
+        const Request& request = exchange.request;
         exchanges_.push_back(&exchange);
-        exchange.done = exchange.stopped_by_sink = exchange.tried_reused = false;
-        exchange.new_credentials = exchange.new_clock = exchange.new_region = false;
+        exchange.done = exchange.stopped_by_sink = false;
+        exchange.corrections = 0;
         exchange.attempts = 0;
+        exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (cancelled_ && !exchange.request.not_cancellable)
-            return end(exchange,
-                       refusal(Errc::cancelled, exchange.request.operation, exchange.request.key, why_cancelled_));
+        if (cancelled_ && !request.not_cancellable)
+            return end(exchange, refusal(Errc::cancelled, request.operation, request.key, why_cancelled_));
         if (!core_.breaker.is_on() || core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
-        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key,
+        end(exchange, refusal(Errc::unavailable, request.operation, request.key,
                               "not sent: the last calls failed, and Config::breaker_pause is not over"));
     }
 
@@ -6483,15 +6502,9 @@ public:
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
         if (report_progress_) report_progress();
-        if (cancelled_ || woken_ || most.count() == 0) return !cancelled_;
-        for (const Exchange* exchange : exchanges_) {
-            if (exchange->done) continue;
-            if (exchange->answer && exchange->answer->paused) return !cancelled_;
-            if (exchange->running) continue;
-            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
-            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
-        }
-        engine_->wait((std::min)(most, tick));
+        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_timeout)
+            end_all(Errc::cancelled, why_cancelled_, true);
+        if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
         return !cancelled_;
     }
     void run(Exchange& exchange) {
@@ -6520,24 +6533,37 @@ public:
         finish_attempt(exchange);
     }
     // Ends what runs with this error.
-    void end_all(Errc code, const std::string& why) {
+    void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange : exchanges_) {
             const Request& request = exchange->request;
-            if (!exchange->done && !request.not_cancellable)
+            if (!exchange->done && (also_not_cancellable || !request.not_cancellable))
                 end(*exchange, refusal(code, request.operation, request.key, why));
         }
     }
-    Error out_of_time(std::string_view operation, std::string_view key, std::string_view after) const {
-        Error::Details details;
-        details.code = Errc::timed_out;
-        details.retryable = true;
-        const std::string limit = bytes::number(static_cast<std::uint64_t>(timeout_.count()));
-        return Error(details, about(operation, key,
-                                    "the call's time (call_timeout, " + limit + " ms) is over" + std::string(after)));
-    }
 
     // The answer as an error, for an operation that can make nothing of it.
-    Error failure(const Exchange& exchange) const;
+    Error failure(const Exchange& exchange) const {
+        if (exchange.error) return *exchange.error;
+        Error::Details details;
+        details.status = exchange.status();
+        const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
+        details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
+        details.s3_message = words_of(exchange);
+        details.request_id = request_id(exchange);
+        const retry::Rule rule = retry::rule_for(details.status, details.s3_code);
+        details.code = rule.kind;
+        details.retryable = rule.action == retry::Action::retry;
+        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
+        std::string_view advice = advice_for(exchange.answer->url, details.s3_message);
+        if (advice.empty()) advice = rule.advice;
+        const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
+        if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
+                           details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
+            advice =
+                "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
+                "MetadataNames::hyphen (?metadata_names=hyphen)";
+        return told(exchange, std::move(details), text, advice);
+    }
 
 private:
     void attempt(Exchange& exchange, http::Clock::time_point now) {
@@ -6557,12 +6583,12 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(request.operation, request.key, "");
+        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(request.operation, request.key);
         auto who = core_.identity.snapshot(limits());
-        if (!who) return Error(who.error().details(), about(request.operation, request.key, who.error().what()));
+        if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
         const auto place = core_.place(limits());  // the instance that gave credentials may have to say where it is
-        if (!place) return refusal(place.error().code(), request.operation, request.key, place.error().what());
+        if (!place) return not_found_out(request, place.error());
         if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
         const endpoint::Endpoint& where = **place;
@@ -6590,6 +6616,29 @@ private:
         const auto left = std::chrono::duration_cast<Milliseconds>(*deadline_ - http::Clock::now());
         return (std::max)(left, Milliseconds(1));
     }
+    // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
+    Error not_found_out(const Request& request, const Error& why) const {
+        std::string text = why.what();
+        if (why.code() == Errc::timed_out && deadline_) text += " (" + limit_text() + ")";
+        if (why.code() == Errc::cancelled) text += " (by Cache::cancel())";
+        return Error(why.details(), about(request.operation, request.key, text));
+    }
+    std::string limit_text() const {
+        return "call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) + " ms";
+    }
+    std::string out_of_time_text() const { return "the call's time (" + limit_text() + ") is over"; }
+    static Error::Details timed_out_details() {
+        Error::Details details;
+        details.code = Errc::timed_out;
+        details.retryable = true;
+        return details;
+    }
+    Error out_of_time(std::string_view operation, std::string_view key) const {
+        return Error(timed_out_details(), about(operation, key, out_of_time_text()));
+    }
+    TimePoint now_for(const Exchange& exchange) const {
+        return core_.local_now() + Milliseconds(exchange.clock_offset_ms);
+    }
 
     void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
         const Request& request = exchange.request;
@@ -6598,11 +6647,11 @@ private:
         if (request.ttl) {
             const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
             out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at",
-                           entry::seconds_text(core_.unix_now() + request.ttl->count()));
+                           entry::seconds_text(Seconds(now_for(exchange).time_since_epoch() + *request.ttl).count()));
         }
         const Credentials& keys = exchange.identity->credentials;
-        if (keys.access_key.empty()) return;  // anonymous
-        const std::int64_t now = dates::unix_seconds(core_.now());
+        if (exchange.is_anonymous()) return;
+        const std::int64_t now = dates::unix_seconds(now_for(exchange));
         if (out.amz_date.empty() || out.amz_date_of != now) {
             out.amz_date.clear();
             dates::append_amz_date(out.amz_date, now);
@@ -6632,6 +6681,20 @@ private:
         }
     }
 
+    // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
+    void wait(Milliseconds most) {
+        bool any = false;
+        for (const Exchange* exchange : exchanges_) {
+            if (exchange->done) continue;
+            any = true;
+            if (exchange->answer && exchange->answer->paused) return;
+            if (exchange->running) continue;
+            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
+            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
+        }
+        if (any || !cancelled_) engine_->wait(most);
+    }
+
     void report_progress() {
         const auto now = http::Clock::now();
         if (now < next_report_) return;
@@ -6639,7 +6702,9 @@ private:
         if (!report_progress_()) cancel("cancelled by the progress callback");
     }
     void cancel(const char* why) {
+        if (cancelled_) return;
         cancelled_ = true;
+        cancelled_at_ = http::Clock::now();
         why_cancelled_ = why;
         end_all(Errc::cancelled, why);
     }
@@ -6663,23 +6728,18 @@ private:
         core_.count(&Stats::bytes_out, exchange.request.body.size());
         if (!answer.reused) core_.count(&Stats::connections);
         read_answer(exchange);
-        if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
-            exchange.stopped_by_sink = exchange.done = true;
-            report_health(true);
-            return emit_event(exchange, "done");
-        }
-        const retry::Action action = retry::action_for(answer.result, answer.status, exchange.code());
-        if (action == retry::Action::accept && !broke_when_reused(exchange)) {
-            core_.quota.succeeded();
-            report_health(true);
-            exchange.done = true;
-            return emit_event(exchange, exchange.ok() ? "done" : "error");
-        }
+        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
+        const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
+        const retry::Action action = action_for(exchange);
         if (goes_on(exchange, action)) return emit_event(exchange, "retry");
-        report_health(action != retry::Action::retry && action != retry::Action::give_up);
         exchange.done = true;
-        if (answer.result != CURLE_OK) exchange.error = no_answer(exchange);
-        emit_event(exchange, "error");
+        if (!answered) exchange.error = no_answer(exchange);
+        if (answered && action == retry::Action::accept) core_.quota.succeeded();
+        if (core_.breaker.is_on()) core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
+        const bool was_signed_right = exchange.ok() || exchange.status() == 404;
+        if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
+            core_.clock_offset_ms.store(exchange.clock_offset_ms);
+        emit_event(exchange, exchange.ok() ? "done" : "error");
     }
 
     // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
@@ -6706,76 +6766,67 @@ private:
             fault->code = "PermanentRedirect";
     }
 
+    // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP at
+    // all, or to a HEAD a bare 400 (RequestTimeout). A bare 403 to a HEAD may be about the clock.
+    retry::Action action_for(const Exchange& exchange) const {
+        const http::Transfer& answer = *exchange.answer;
+        if (exchange.stopped_by_sink) return retry::Action::accept;
+        const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
+        if (is_bare && answer.status == 403 && std::fabs(skew(answer, core_.now()).value_or(0)) > skew_seconds_min)
+            return retry::Action::correct_clock;
+        const bool is_odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
+                            (is_bare && answer.status == 400);
+        if (is_odd && answer.reused) return retry::Action::ask_again;
+        if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
+        return retry::action_for(answer.result, answer.status, exchange.code());
+    }
+    // The status with which a proxy refused to open a tunnel; 0: none did.
+    static int refused_by_proxy(const http::Transfer& answer) {
+        const long status = answer.result == CURLE_OK ? 0 : answer.info(CURLINFO_HTTP_CONNECTCODE);
+        return status >= 300 ? static_cast<int>(status) : 0;
+    }
+
     bool goes_on(Exchange& exchange, retry::Action action) {
         using retry::Action;
-        switch (action) {
-        case Action::retry:
-            return retry_later(exchange);
-        case Action::refresh_credentials:
-            return once(exchange.new_credentials) &&
-                   core_.identity.force_refresh(exchange.identity->generation, limits()) && again_now(exchange);
-        case Action::correct_clock:
-            return once(exchange.new_clock) && correct_clock(exchange) && again_now(exchange);
-        case Action::correct_region:
-            return once(exchange.new_region) && correct_region(exchange) && again_now(exchange);
-        case Action::accept:
-            return again_now(exchange);  // broke_when_reused
-        case Action::give_up:
-            break;
-        }
-        return broke_when_reused(exchange) && again_now(exchange);
+        if (action == Action::accept || action == Action::give_up) return false;
+        if (action == Action::retry) return retry_later(exchange);
+        if (exchange.has_tried(action)) return false;
+        exchange.corrections |= 1U << static_cast<unsigned>(action);
+        const bool corrected = action == Action::refresh_credentials
+                                   ? core_.identity.force_refresh(exchange.identity->generation, limits())
+                               : action == Action::correct_clock  ? correct_clock(exchange)
+                               : action == Action::correct_region ? correct_region(exchange)
+                                                                  : true;
+        return corrected && again_now(exchange);
     }
-    static bool once(bool& done) { return !std::exchange(done, true); }
 
-    // A store that closes an idle connection may answer to it with something that is not about the request: no HTTP at
-    // all, or to a HEAD a bare 400 (RequestTimeout). The same goes for a clock that a bare 403 may be about.
-    bool broke_when_reused(Exchange& exchange) {
-        const http::Transfer& answer = *exchange.answer;
-        const bool bare = exchange.request.method == Method::head && !exchange.fault;
-        if (bare && answer.status == 403 && looks_skewed(answer) && !exchange.request.is_correction)
-            return once(exchange.new_clock) && clock_changes_by_asking(exchange);
-        const bool odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
-                         (bare && answer.status == 400);
-        return odd && answer.reused && once(exchange.tried_reused);
-    }
+    // How far the store's clock is ahead, by an answer's Date.
     static std::optional<double> skew(const http::Transfer& answer, TimePoint now) {
         const auto date = dates::http_date(answer.headers.get("date"));
         if (!date) return std::nullopt;
         return retry::seconds_between(now, *date);
     }
-    bool looks_skewed(const http::Transfer& answer) const {
-        const auto off = skew(answer, core_.now());
-        return off && std::fabs(*off) > skew_seconds_min;
-    }
-    // Only a refusal with a body names its reason, so the same is asked in a way that gets one.
-    bool clock_changes_by_asking(const Exchange& exchange) {
-        const std::int64_t before = core_.clock_offset_ms.load();
-        ask_for_correction(exchange, Method::get);
-        return core_.clock_offset_ms.load() != before;
-    }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says.
-    bool correct_clock(const Exchange& exchange) {
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
+    // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
+    bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
-        if (!off || std::fabs(*off) > skew_seconds_max) return false;
-        core_.clock_offset_ms.store(static_cast<std::int64_t>(*off * 1000));
+        if (!off || std::fabs(*off) > skew_seconds_max || exchange.is_anonymous()) return false;
+        exchange.clock_offset_ms = static_cast<std::int64_t>(*off * 1000);
+        if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
         return true;
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
         if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.signed_for)) return true;
         if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
-        ask_for_correction(exchange, Method::head);
-        const auto place = core_.place(limits());
-        return place && (*place)->signing_region != exchange.signed_for;
-    }
-    void ask_for_correction(const Exchange& about, Method method) {
-        Session other(core_, Milliseconds(0));
+        Session other(core_);
         other.deadline_ = deadline_;
-        Exchange look{bucket_request(about.request.operation, method, {}, about.request.key)};
-        if (method == Method::get) look.request.query = "list-type=2&max-keys=1";
+        Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
         look.request.is_correction = true;
         other.run(look);
         other.drop(look);
+        const auto place = core_.place(limits());
+        return place && (*place)->signing_region != exchange.signed_for;
     }
 
     bool again_now(Exchange& exchange) {
@@ -6804,9 +6855,6 @@ private:
         return asked ? (std::max)(delay, retry::retry_after(*asked, core_.now())) : delay;
     }
 
-    void report_health(bool healthy) {
-        if (core_.breaker.is_on()) core_.breaker.report(healthy, core_.local_now());
-    }
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
         const http::Transfer& answer = *exchange.answer;
@@ -6828,32 +6876,31 @@ private:
 
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
-        const Request& request = exchange.request;
-        const std::string elapsed = elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
-        if (answer.result == CURLE_OPERATION_TIMEDOUT && deadline_ &&
-            http::Clock::now() >= *deadline_ - Milliseconds(5))
-            return with_attempts(out_of_time(request.operation, request.key, elapsed), exchange.attempts);
+        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
+            return told(exchange, timed_out_details(), out_of_time_text(), {});
         Error::Details details;
         details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
-        details.attempts = exchange.attempts;
         details.retryable = retry::is_passing(answer.result);
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
                                              : bytes::sanitize(bytes::trim(answer.problem));
-        long system_error = 0;
-        curl_easy_getinfo(answer.easy, CURLINFO_OS_ERRNO, &system_error);
+        const long system_error = answer.info(CURLINFO_OS_ERRNO);
         if (system_error == EMFILE || system_error == ENFILE) text = "no file descriptor is left (see ulimit -n)";
         if (text.empty()) text = curl_easy_strerror(answer.result);
         if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
-        const char* advice = connection_advice(details.code, answer.result, text, answer.url);
-        text += elapsed;
-        if (*advice) text.append("; ").append(advice);
-        return Error(std::move(details), about(request.operation, request.key, text));
-    }
-    static Error with_attempts(const Error& error, int attempts) {
-        Error::Details details = error.details();
-        details.attempts = attempts;
-        return Error(std::move(details), error.what());
+        const bool stalled = text.find("too slow") != std::string::npos;
+        if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
+        std::string_view advice = advice_for(answer.url, text);
+        if (advice.empty() && details.code == Errc::tls)
+            advice = "set Config::ca_bundle to the authority that signed the store's certificate";
+        if (const int refusal = refused_by_proxy(answer)) {
+            const retry::Rule rule = retry::rule_for(refusal, {});
+            details.code = rule.kind;
+            details.retryable = rule.action == retry::Action::retry;
+            advice = refusal == 407 ? rule.advice : "the proxy refuses: see Config::proxy";
+        }
+        return told(exchange, std::move(details), std::move(text), advice);
     }
 
     Core& core_;
@@ -6865,57 +6912,10 @@ private:
     std::optional<http::Clock::time_point> deadline_, overtime_;
     bool is_callers_ = false;  // the deadline: the caller has set it
     bool woken_ = false, cancelled_ = false;
+    http::Clock::time_point cancelled_at_{};
     const char* why_cancelled_ = "";
     std::uint64_t cancels_;  // of the cache, when this session began
 };
-
-// What the store said, where it speaks XML, or what else can be made of the body for a person.
-inline std::string words_of(const Exchange& exchange) {
-    if (exchange.fault) return bytes::sanitize(exchange.fault->message);
-    const std::string_view text = exchange.answer ? std::string_view(exchange.answer->text) : std::string_view();
-    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    return bytes::sanitize(bytes::trim(xml::html_title(text)));
-}
-
-inline std::string request_id(const Exchange& exchange) {
-    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
-    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
-    const std::string_view second = exchange.headers().get("x-amz-id-2");
-    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
-    return id;
-}
-
-inline Error Session::failure(const Exchange& exchange) const {
-    if (exchange.error) return *exchange.error;
-    Error::Details details;
-    details.status = exchange.status();
-    const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
-    details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
-    details.s3_message = words_of(exchange);
-    if (exchange.answer) details.request_id = request_id(exchange);
-    details.attempts = exchange.attempts;
-    const retry::Rule& rule = retry::rule_for(details.status, details.s3_code);
-    details.code = rule.kind;
-    details.retryable = rule.action == retry::Action::retry;
-    std::string text = status;
-    if (details.s3_code != status) text.append(" ").append(details.s3_code);
-    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
-    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
-    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
-    const std::string_view location = exchange.answer ? exchange.headers().get("location") : std::string_view();
-    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
-    const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
-    const bool dropped = underscore && (details.s3_message.find("not signed") != std::string::npos ||
-                                        details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400");
-    const char* advice = rule.advice;
-    if (dropped)
-        advice =
-            "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
-            "MetadataNames::hyphen (?metadata_names=hyphen)";
-    if (details.s3_message.find("HTTPS port") != std::string::npos) advice = "try https:// in the endpoint";
-    if (*advice) text.append("; ").append(advice);
-    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
-}
 
 // An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
 struct Call : Exchange {
@@ -8414,14 +8414,15 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
     return session.failure(look);
 }
 
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only once a
-// good answer has shown that this is an S3 store: a wrong endpoint would turn every get into a miss.
+// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has no
+// others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a miss.
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
+    const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
     if (call.status() == 404)
         return code != "NoSuchBucket" &&
-               (call.fault || call.request.method == Method::head || core.store_seen.load(std::memory_order_relaxed));
+               (call.fault || call.request.method == Method::head || (call.answer->text.empty() && is_s3));
     const bool is_forbidden =
         call.status() == 403 && (code == "AccessDenied" || (code.empty() && call.answer->text.empty()));
     return is_forbidden && core.config.forbidden_is_miss;
