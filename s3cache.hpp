@@ -3691,9 +3691,8 @@ inline constexpr long least_buffer_bytes = 16L << 10;
 inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see has_little_memory()
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
-// 256 KiB instead of libcurl's 64 saves a twelfth of a large upload. The records of TLS are 16 KiB anyway.
+// 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
-inline constexpr long tls_upload_buffer_bytes = 128L << 10;
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
@@ -3706,20 +3705,12 @@ inline bool has_little_memory(const Config& config) {
     return config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
 }
 
-// What the process knows of its libraries. libcurl is initialised once and never cleaned up, because the application may
-// use it too. OpenSSL is asked not to clean up at exit, so that a destructor of a static object may still use a Cache.
-struct Library {
-    Library() {
-        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
-        ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-        if (const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW)) version = info->version_num;
-    }
-    bool ready = false;
-    unsigned version = 0;
-};
-inline const Library& library() {
-    static const Library instance;
-    return instance;
+// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to clean
+// up at exit, so that a destructor of a static object may still use a Cache.
+inline bool is_ready() {
+    static const bool ready =
+        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+    return ready;
 }
 // False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
 inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
@@ -3859,15 +3850,13 @@ public:
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     // kept from request to request
-    std::string amz_date;
-    std::int64_t amz_date_of = 0;  // the second that it tells
     std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (Line& line : lines_) bytes::wipe(line.text);  // session tokens and signatures
+        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -3891,25 +3880,14 @@ public:
         large = bypass_proxy = false;
     }
 
-    // Appends a header exactly as it will be sent; the signer reads it back from here.
     void add_header(std::string_view name, std::string_view value) {
-        if (used_ == lines_.size()) lines_.emplace_back();
-        Line& line = lines_[used_++];
-        line.name_size = name.size();
-        line.text.assign(name);
-        if (value.empty()) {
-            line.text += ';';  // libcurl's way to write an empty value; with a colon it would drop the header
-        } else {
-            line.text.append(": ").append(value);
-        }
-    }
-    std::size_t header_count() const { return used_; }
-    std::string_view header_name(std::size_t i) const {
-        return std::string_view(lines_[i].text).substr(0, lines_[i].name_size);
-    }
-    std::string_view header_value(std::size_t i) const {
-        const Line& line = lines_[i];
-        return std::string_view(line.text).substr((std::min)(line.text.size(), line.name_size + 2));
+        std::string& line = next_line();
+        line.assign(name);
+        // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
+        if (value.empty())
+            line += ';';
+        else
+            line.append(": ").append(value);
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
@@ -3944,10 +3922,6 @@ private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
     using Setup = std::array<std::int64_t, 5>;
-    struct Line {
-        std::string text;
-        std::size_t name_size = 0;
-    };
     bool has_body() const { return method == Method::put || method == Method::post; }
 
     template <class T>
@@ -4003,26 +3977,25 @@ private:
     void set_buffers(bool least) {
         set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
 #if LIBCURL_VERSION_NUM >= 0x073e00
-        const long size = bytes::starts_with(url, "https:") ? tls_upload_buffer_bytes : upload_buffer_bytes;
-        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes : size);
+        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes : upload_buffer_bytes);
 #endif
     }
 
+    std::string& next_line() {
+        if (used_ == lines_.size()) lines_.emplace_back();
+        return lines_[used_++];
+    }
     void set_headers() {
-        const std::size_t signed_count = used_;
-        const auto leave_out = [this](std::string_view name) {
-            add_header(name, "");
-            lines_[used_ - 1].text.back() = ':';  // libcurl's way to send no such header of its own
-        };
-        leave_out("Accept");  // it says nothing, and libcurl takes its time to write it
-        if (has_body()) {
-            leave_out("Expect");        // asking leave to send costs a second on the stores that do not answer it
-            leave_out("Content-Type");  // it would say that the body is a form
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send (Expect)
+        // costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        const std::size_t given = used_;
+        next_line().assign("Accept:");
+        for (const char* of_body : {"Expect:", "Content-Type:"}) {
+            if (has_body()) next_line().assign(of_body);
         }
         list_.resize(used_);
-        for (std::size_t i = 0; i < used_; ++i)
-            list_[i] = {&lines_[i].text[0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        used_ = signed_count;
+        for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
+        used_ = given;
         set(CURLOPT_HTTPHEADER, list_.data());
     }
 
@@ -4031,9 +4004,7 @@ private:
         const std::string_view line(data, size * count);
         if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
             transfer.headers.clear();
-            const std::size_t blank = line.find(' ');
-            const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
-            transfer.status = static_cast<int>(code.value_or(0));
+            transfer.status = static_cast<int>(transfer.info(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
         transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
@@ -4064,7 +4035,7 @@ private:
     }
 
     std::optional<Setup> setup_;
-    std::vector<Line> lines_;
+    std::vector<std::string> lines_;
     std::size_t used_ = 0;
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
@@ -4074,17 +4045,16 @@ struct SigpipeGuard {
 #if defined(_WIN32)
     SigpipeGuard() {}
 #else
-    SigpipeGuard() : active(library().version < 0x075700) {
+    SigpipeGuard() : active(curl_version_info(CURLVERSION_NOW)->version_num < 0x075700 && !is_pending()) {
         if (!active) return;
         sigemptyset(&pipe);
         sigaddset(&pipe, SIGPIPE);
-        was_pending = is_pending();
         pthread_sigmask(SIG_BLOCK, &pipe, &before);
     }
     ~SigpipeGuard() {
         if (!active) return;
         int taken = 0;
-        if (!was_pending && is_pending()) sigwait(&pipe, &taken);
+        if (is_pending()) sigwait(&pipe, &taken);
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
     static bool is_pending() {
@@ -4093,7 +4063,6 @@ struct SigpipeGuard {
         return sigismember(&pending, SIGPIPE) == 1;
     }
     const bool active;
-    bool was_pending = false;
     sigset_t pipe{}, before{};
 #endif
     SigpipeGuard(const SigpipeGuard&) = delete;
@@ -4193,8 +4162,12 @@ class Share {
 public:
     Share() : share_(curl_share_init()) {
         if (!share_) return;
-        curl_share_setopt(share_, CURLSHOPT_LOCKFUNC, &Share::lock);
-        curl_share_setopt(share_, CURLSHOPT_UNLOCKFUNC, &Share::unlock);
+        using Data = curl_lock_data;
+        curl_share_setopt(
+            share_, CURLSHOPT_LOCKFUNC,
+            +[](CURL*, Data data, curl_lock_access, void* self) { lock_of(self, data).lock(); });
+        curl_share_setopt(
+            share_, CURLSHOPT_UNLOCKFUNC, +[](CURL*, Data data, void* self) { lock_of(self, data).unlock(); });
         curl_share_setopt(share_, CURLSHOPT_USERDATA, static_cast<void*>(this));
         curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
         curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
@@ -4207,11 +4180,8 @@ public:
     CURLSH* get() const { return share_; }
 
 private:
-    static void lock(CURL*, curl_lock_data data, curl_lock_access, void* self) {
-        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].lock();
-    }
-    static void unlock(CURL*, curl_lock_data data, void* self) {
-        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].unlock();
+    static std::mutex& lock_of(void* self, curl_lock_data data) {
+        return static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)];
     }
     std::array<std::mutex, CURL_LOCK_DATA_LAST> locks_;
     CURLSH* share_;
@@ -4317,15 +4287,13 @@ inline Rule rule_for(int status, std::string_view code) {
         {" NotImplemented 501 ", A::accept, Errc::unsupported, ""},
     };
     const auto find = [](std::string_view word) {
-        const std::string blank = " ";
+        const std::string wanted = " " + std::string(word) + " ";
         return std::find_if(std::begin(rules), std::end(rules),
-                            [wanted = blank + std::string(word) + blank](auto& rule) {
-                                return rule.words.find(wanted) != std::string_view::npos;
-                            });
+                            [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; });
     };
     const std::string number = bytes::number(static_cast<std::uint64_t>(status));
-    if (const auto* by_code = find(code); by_code != std::end(rules)) return *by_code;
-    const auto* by_status = find(number);
+    if (const Rule* by_code = find(code); by_code != std::end(rules)) return *by_code;
+    const Rule* by_status = find(number);
     if (by_status == std::end(rules)) return {{}, A::accept, Errc::store, ""};
     const bool is_own_code = !code.empty() && code != number;
     return {{}, by_status->action, by_status->kind, is_own_code ? "" : by_status->advice};
@@ -6143,17 +6111,13 @@ struct detail::Core {
         return resolve_place(url->value, region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature
-    // changes. False: it is no news.
+    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is no
+    // news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
         if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-        if (place_now->is_aws()) return resolve_place({}, region).has_value();
-        auto place = std::make_shared<Place>(*place_now);
-        place->signing_region = region;
-        place_now = std::move(place);
-        return true;
+        return resolve_place(place_now->configured_url, region).has_value();
     }
 
     const Config config;
@@ -6296,21 +6260,11 @@ struct Request {
 };
 
 inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    Request out;
-    out.operation = operation;
-    out.method = method;
-    out.key = key;
-    out.object = core.object(key);
-    return out;
+    return {operation, key, method, core.object(key)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
-    Request out;
-    out.operation = operation;
-    out.method = method;
-    out.key = key;
-    out.query = std::move(query);
-    return out;
+    return {operation, key, method, {}, std::move(query)};
 }
 
 // One request on its way, with all its attempts. Tied to a session by Call.
@@ -6361,7 +6315,8 @@ inline std::string elapsed_text(int attempts, http::Clock::duration time) {
 }
 
 inline Errc kind_of(CURLcode result, bool overflow) {
-    constexpr int curl_too_large = 100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
+    constexpr int curl_too_large =
+        100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
     const auto is_one_of = [result](std::initializer_list<int> codes) {
         return std::find(codes.begin(), codes.end(), static_cast<int>(result)) != codes.end();
     };
@@ -6618,57 +6573,47 @@ private:
     }
     // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
     Error not_found_out(const Request& request, const Error& why) const {
-        std::string text = why.what();
-        if (why.code() == Errc::timed_out && deadline_) text += " (" + limit_text() + ")";
-        if (why.code() == Errc::cancelled) text += " (by Cache::cancel())";
-        return Error(why.details(), about(request.operation, request.key, text));
+        const char* limit = why.code() == Errc::timed_out && deadline_ ? " (call_timeout)"
+                            : why.code() == Errc::cancelled            ? " (by Cache::cancel())"
+                                                                       : "";
+        return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
     }
-    std::string limit_text() const {
-        return "call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) + " ms";
-    }
-    std::string out_of_time_text() const { return "the call's time (" + limit_text() + ") is over"; }
-    static Error::Details timed_out_details() {
+    Error out_of_time(std::string_view operation, std::string_view key, const Exchange* exchange = nullptr) const {
         Error::Details details;
         details.code = Errc::timed_out;
         details.retryable = true;
-        return details;
+        const std::string limit = bytes::number(static_cast<std::uint64_t>(timeout_.count()));
+        const std::string text = "the call's time (call_timeout, " + limit + " ms) is over";
+        return exchange ? told(*exchange, details, text, {}) : Error(details, about(operation, key, text));
     }
-    Error out_of_time(std::string_view operation, std::string_view key) const {
-        return Error(timed_out_details(), about(operation, key, out_of_time_text()));
-    }
-    TimePoint now_for(const Exchange& exchange) const {
-        return core_.local_now() + Milliseconds(exchange.clock_offset_ms);
-    }
-
     void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        for (const auto& [name, value] : request.headers) out.add_header(name, value);
-        if (request.ttl) {
-            const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at",
-                           entry::seconds_text(Seconds(now_for(exchange).time_since_epoch() + *request.ttl).count()));
-        }
-        const Credentials& keys = exchange.identity->credentials;
-        if (exchange.is_anonymous()) return;
-        const std::int64_t now = dates::unix_seconds(now_for(exchange));
-        if (out.amz_date.empty() || out.amz_date_of != now) {
-            out.amz_date.clear();
-            dates::append_amz_date(out.amz_date, now);
-            out.amz_date_of = now;
-        }
-        const std::string_view hash =
-            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
-        out.add_header("x-amz-content-sha256", hash);
-        out.add_header("x-amz-date", out.amz_date);
-        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
         out.to_sign.clear();
         out.to_sign.push_back({"host", place.host});
-        for (std::size_t i = 0; i < out.header_count(); ++i)
-            out.to_sign.push_back({out.header_name(i), out.header_value(i)});
+        const auto add = [&out](std::string_view name, std::string_view value) {
+            out.add_header(name, value);
+            out.to_sign.push_back({name, value});
+        };
+        for (const auto& [name, value] : request.headers) add(name, value);
+        const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
+        const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
+        std::string expiry, date;
+        if (request.ttl) {
+            expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
+            add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
+        }
+        if (exchange.is_anonymous()) return;
+        const Credentials& keys = exchange.identity->credentials;
+        dates::append_amz_date(date, dates::unix_seconds(now));
+        const std::string_view hash =
+            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
+        add("x-amz-content-sha256", hash);
+        add("x-amz-date", date);
+        if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
             http::name_of(request.method), exchange.path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
-        out.add_header("authorization", out.signer.sign(to_sign, keys, {out.amz_date, place.signing_region, "s3"}));
+        out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
     void start_due() {
@@ -6878,7 +6823,7 @@ private:
         const http::Transfer& answer = *exchange.answer;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
-            return told(exchange, timed_out_details(), out_of_time_text(), {});
+            return out_of_time(exchange.request.operation, exchange.request.key, &exchange);
         Error::Details details;
         details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
         details.retryable = retry::is_passing(answer.result);
@@ -10054,7 +9999,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
         endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
                            config.addressing, config.dual_stack, config.fips, config.accelerate});
     if (!place) return refuse(place.error().what());
-    if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
+    if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     if (!digest::available())
         return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
     static_cast<void>(out_of_memory());
