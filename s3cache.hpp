@@ -3723,6 +3723,16 @@ inline std::uint64_t process_id() {
 #endif
 }
 
+// libcurl does not say so where it cannot connect for that.
+inline bool no_descriptor_is_left() {
+#if !defined(_WIN32)
+    const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (probe < 0) return errno == EMFILE || errno == ENFILE;
+    close(probe);
+#endif
+    return false;
+}
+
 // Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
 // Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
 inline std::string ca_bundle_for(const char* own_file, const char* own_folder, bool (*is_there)(const char* path)) {
@@ -6227,8 +6237,8 @@ using Milliseconds = std::chrono::milliseconds;
 // no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
-// S3 refuses requests that are a quarter of an hour off; a silent refusal may be put down to the clock from here on.
-inline constexpr double skew_seconds_min = 300;
+// S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
+inline constexpr double skew_seconds_min = 900;
 // A machine that has lost its clock starts in 1970; nothing honest is a century off.
 inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
 // How often progress is reported and cancellation looked for.
@@ -6331,7 +6341,7 @@ inline Errc kind_of(CURLcode result, bool overflow) {
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from them.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    constexpr std::string_view use_http = "something there speaks plain http: try http:// in the endpoint";
+    constexpr std::string_view use_http = "perhaps the port speaks plain http: try http:// in the endpoint";
     constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
     constexpr std::string_view clock = "is this machine's clock right?";
     const struct {
@@ -6341,8 +6351,10 @@ inline std::string_view advice_for(std::string_view url, std::string_view text) 
         {"https:", "packet length", use_http},
         {"https:", "record layer", use_http},
         {"https:", "unknown protocol", use_http},
+        {"https:", "SSL connection timeout", use_http},
         {"http:", "Empty reply", use_https},
         {"http:", "HTTP/0.9", use_https},
+        {"http:", "reset by peer", use_https},
         {"http:", "HTTPS port", use_https},
         {"https:", "not yet valid", clock},
         {"https:", "has expired", clock},
@@ -6359,7 +6371,12 @@ inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
     if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    return bytes::sanitize(bytes::trim(xml::html_title(text)));
+    std::string title(xml::html_title(text));
+    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
+    std::replace_if(title.begin(), title.end(), is_blank, ' ');
+    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
+    title.erase(std::unique(title.begin(), title.end(), both), title.end());
+    return bytes::sanitize(bytes::trim(title));
 }
 
 inline std::string request_id(const Exchange& exchange) {
@@ -6830,13 +6847,14 @@ private:
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
                                              : bytes::sanitize(bytes::trim(answer.problem));
-        const long system_error = answer.info(CURLINFO_OS_ERRNO);
-        if (system_error == EMFILE || system_error == ENFILE) text = "no file descriptor is left (see ulimit -n)";
+        if (answer.result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
+            text = "no file descriptor is left (see ulimit -n)";
         if (text.empty()) text = curl_easy_strerror(answer.result);
         if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
         const bool stalled = text.find("too slow") != std::string::npos;
         if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
-        std::string_view advice = advice_for(answer.url, text);
+        // What was a store before is one still.
+        std::string_view advice = core_.store_seen ? std::string_view() : advice_for(answer.url, text);
         if (advice.empty() && details.code == Errc::tls)
             advice = "set Config::ca_bundle to the authority that signed the store's certificate";
         if (const int refusal = refused_by_proxy(answer)) {
