@@ -3685,10 +3685,7 @@ inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
 inline constexpr std::size_t header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
-// Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS,
-// and the least is what libcurl takes for sending, for programs with little memory.
-inline constexpr long least_buffer_bytes = 16L << 10;
-inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see has_little_memory()
+// Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
 // 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
@@ -3700,10 +3697,6 @@ inline constexpr unsigned idle_connections_max = 16;
 
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
-
-inline bool has_little_memory(const Config& config) {
-    return config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
-}
 
 // libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to clean
 // up at exit, so that a destructor of a static object may still use a Cache.
@@ -3731,31 +3724,6 @@ inline bool no_descriptor_is_left() {
     close(probe);
 #endif
     return false;
-}
-
-// Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
-// Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
-inline std::string ca_bundle_for(const char* own_file, const char* own_folder, bool (*is_there)(const char* path)) {
-    if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
-    if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
-    for (const char* path : {"/etc/ssl/certs/ca-certificates.crt",                 // Debian, Alpine, Arch, Gentoo
-                             "/etc/pki/tls/certs/ca-bundle.crt",                   // Red Hat, Fedora
-                             "/etc/ssl/ca-bundle.pem",                             // SUSE
-                             "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // CentOS
-                             "/usr/local/share/certs/ca-root-nss.crt",             // FreeBSD
-                             "/etc/ssl/cert.pem"}) {                               // OpenBSD, Alpine
-        if (is_there(path)) return path;
-    }
-    return {};
-}
-
-inline std::string find_ca_bundle() {
-#if LIBCURL_VERSION_NUM >= 0x074600 && !defined(_WIN32)
-    const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW);
-    if (info && info->age >= CURLVERSION_SEVENTH)
-        return ca_bundle_for(info->cainfo, info->capath, [](const char* path) { return access(path, R_OK) == 0; });
-#endif
-    return {};
 }
 
 // Runs what a C library called back, through which no exception may pass.
@@ -3901,7 +3869,7 @@ public:
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
-    bool prepare(const Config& config, CURLSH* share) {
+    bool prepare(const Config& config) {
         if (!easy) return false;
         broken = false;
         const Setup wanted{static_cast<std::int64_t>(method), large, bypass_proxy, limits.connect.count(),
@@ -3909,7 +3877,7 @@ public:
         if (wanted != setup_) {
             setup_ = wanted;
             curl_easy_reset(easy);
-            set_up(config, share);
+            set_up(config);
         }
         set(CURLOPT_URL, url.c_str());
         set_headers();
@@ -3946,7 +3914,7 @@ private:
         if (!value.empty()) set(option, value.c_str());
     }
 
-    void set_up(const Config& config, CURLSH* share) {
+    void set_up(const Config& config) {
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
         set(CURLOPT_NOSIGNAL, 1L);
@@ -3969,12 +3937,14 @@ private:
         set_if_given(CURLOPT_SSLKEY, config.client_key);
         set_if_given(CURLOPT_PROXY, config.proxy);
         if (bypass_proxy) set(CURLOPT_NOPROXY, "*");
-        if (share) set_if_known(CURLOPT_SHARE, share);
         if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
         if (method == Method::head) set(CURLOPT_NOBODY, 1L);
         if (has_body()) set(CURLOPT_POST, 1L);
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
-        set_buffers(has_little_memory(config));
+        set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+#if LIBCURL_VERSION_NUM >= 0x073e00
+        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+#endif
 #if LIBCURL_VERSION_NUM >= 0x074000
         set_if_known(CURLOPT_HTTP09_ALLOWED, 0L);
 #endif
@@ -3982,13 +3952,6 @@ private:
         set_if_known(CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
-    }
-
-    void set_buffers(bool least) {
-        set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
-#if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, least ? least_buffer_bytes : upload_buffer_bytes);
-#endif
     }
 
     std::string& next_line() {
@@ -4117,9 +4080,9 @@ public:
         if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
     }
 
-    bool start(Transfer& transfer, const Config& config, CURLSH* share) {
+    bool start(Transfer& transfer, const Config& config) {
         transfer.broken =
-            !multi_ || !transfer.prepare(config, share) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
+            !multi_ || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
         return !transfer.broken;
     }
     // Takes a transfer out that has failed outside of perform().
@@ -4167,43 +4130,12 @@ private:
     std::vector<std::unique_ptr<Transfer>> idle_;
 };
 
-// DNS answers and TLS sessions, shared by all engines of a cache. Connections are not: libcurl forbids that between threads.
-class Share {
-public:
-    Share() : share_(curl_share_init()) {
-        if (!share_) return;
-        using Data = curl_lock_data;
-        curl_share_setopt(
-            share_, CURLSHOPT_LOCKFUNC,
-            +[](CURL*, Data data, curl_lock_access, void* self) { lock_of(self, data).lock(); });
-        curl_share_setopt(
-            share_, CURLSHOPT_UNLOCKFUNC, +[](CURL*, Data data, void* self) { lock_of(self, data).unlock(); });
-        curl_share_setopt(share_, CURLSHOPT_USERDATA, static_cast<void*>(this));
-        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
-        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
-    }
-    ~Share() {
-        if (share_) curl_share_cleanup(share_);
-    }
-    Share(const Share&) = delete;
-    Share& operator=(const Share&) = delete;
-    CURLSH* get() const { return share_; }
-
-private:
-    static std::mutex& lock_of(void* self, curl_lock_data data) {
-        return static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)];
-    }
-    std::array<std::mutex, CURL_LOCK_DATA_LAST> locks_;
-    CURLSH* share_;
-};
-
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
 // engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
     explicit Pool(const Config& config) : connections_(config.connections) {
-        // So that giving back needs no memory.
-        idle_.reserve(has_little_memory(config) ? 1 : (std::max)(connections_, idle_connections_max));
+        idle_.reserve((std::max)(connections_, idle_connections_max));  // so that giving back needs no memory
     }
 
     std::unique_ptr<Engine> take() {
@@ -5830,8 +5762,8 @@ private:
 namespace detail::entry {
 
 inline constexpr std::string_view meta_prefix = "x-amz-meta-";
-inline constexpr std::size_t metadata_bytes_max =
-    2048;  // S3's own bound, names (without the prefix) and values together
+// S3's own bound, names (without the prefix) and values together.
+inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
@@ -5936,12 +5868,10 @@ inline double read_seconds(std::string_view text) {
 }
 
 // What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no meaning.
-inline constexpr std::string_view own_names[] = {"expires_at",    "expires-at", "compressed", "kind",
-                                                 "crc32c",        "write-id",   "negative",   "cost",
-                                                 "lease-seconds", "part-bytes", "parts-etag"};
-
-inline bool is_own_name(std::string_view lower_name) {
-    return std::find(std::begin(own_names), std::end(own_names), lower_name) != std::end(own_names);
+inline bool is_own_name(const std::string& lower_name) {
+    constexpr std::string_view names =
+        " expires_at expires-at compressed kind crc32c write-id negative cost lease-seconds part-bytes parts-etag ";
+    return names.find(" " + lower_name + " ") != std::string_view::npos;
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
@@ -6004,10 +5934,7 @@ inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest:
 // Milliseconds are enough for a TTL, and exact as decimals.
 inline std::string seconds_text(double seconds) {
     const auto milliseconds = static_cast<std::uint64_t>((std::max)(seconds, 0.0) * 1000 + 0.5);
-    std::string out = bytes::number(milliseconds / 1000) + ".000";
-    std::uint64_t rest = milliseconds % 1000;
-    for (std::size_t at = out.size(); rest != 0; rest /= 10) out[--at] = static_cast<char>('0' + rest % 10);
-    return out;
+    return bytes::number(milliseconds / 1000) + "." + bytes::number(1000 + milliseconds % 1000).substr(1);
 }
 
 // Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
@@ -6016,9 +5943,9 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
 }
 inline bool is_scratch_name(std::string_view key) {
     const std::size_t begin = scratch_name("lease", {}).size();  // as long as that of "probe"
-    const bool lease = bytes::starts_with(key, scratch_name("lease", {})) && key.size() == begin + 32;
-    const bool probe = bytes::starts_with(key, scratch_name("probe", {})) && key.size() == begin + 16;
-    return (lease || probe) && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
+    const bool is_ours = (key.size() == begin + 32 && bytes::starts_with(key, scratch_name("lease", {}))) ||
+                         (key.size() == begin + 16 && bytes::starts_with(key, scratch_name("probe", {})));
+    return is_ours && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
 }
 
 // Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
@@ -6039,11 +5966,11 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     std::size_t total = 0;
     for (const auto& [name, value] : metadata) {
         const std::string quoted = "metadata name '" + name + "'";
+        const bool is_plain = std::all_of(name.begin(), name.end(), [](char c) {
+            return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '_' || c == '.';
+        });
         if (name.empty()) return refuse("a metadata name is empty");
-        for (const char c : name) {
-            if (!bytes::is_alpha(c) && !bytes::is_digit(c) && c != '-' && c != '_' && c != '.')
-                return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        }
+        if (!is_plain) return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
         for (const auto& other : metadata) {
             if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
         }
@@ -6133,7 +6060,6 @@ struct detail::Core {
     const Config config;
     const std::string bucket;
     const std::string prefix;  // empty, or ends in a slash
-    http::Share share;         // before the pool: handles let go of it before it goes
     http::Pool pool;
     retry::Quota quota;
     retry::Breaker breaker;
@@ -6208,7 +6134,7 @@ private:
         transfer->limits = {request.connect_timeout, {}, request.timeout};
         transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
-        const bool started = engine.start(*transfer, config, nullptr);
+        const bool started = engine.start(*transfer, config);
         bool running = started;
         while (running && !limits.over()) {
             if (!engine.perform([&](http::Transfer&) { running = false; })) break;
@@ -6239,8 +6165,6 @@ inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
 inline constexpr double skew_seconds_min = 900;
-// A machine that has lost its clock starts in 1970; nothing honest is a century off.
-inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
 // How often progress is reported and cancellation looked for.
 inline constexpr Milliseconds tick{100};
 inline constexpr Milliseconds step_most{1000};
@@ -6544,7 +6468,7 @@ private:
         exchange.error.reset();
         exchange.stopped_by_sink = false;
         if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
-        if (!engine_->start(*exchange.answer, core_.config, core_.share.get()))
+        if (!engine_->start(*exchange.answer, core_.config))
             return end(exchange, refusal(Errc::unsupported, exchange.request.operation, exchange.request.key,
                                          "libcurl refused the request or has no memory"));
         exchange.running = true;
@@ -6772,7 +6696,7 @@ private:
     // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
-        if (!off || std::fabs(*off) > skew_seconds_max || exchange.is_anonymous()) return false;
+        if (!off || exchange.is_anonymous()) return false;
         exchange.clock_offset_ms = static_cast<std::int64_t>(*off * 1000);
         if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
         return true;
@@ -9979,7 +9903,7 @@ inline std::string environment(const Config& config, const char* name) {
     return value ? value : "";
 }
 
-// The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
+// The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
     std::string path = environment(config, "AWS_CA_BUNDLE");
     if (path.empty()) {
@@ -9988,7 +9912,7 @@ inline std::string find_trusted(const Config& config) {
         path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
     }
     if (path.empty()) path = environment(config, "SSL_CERT_FILE");
-    return path.empty() ? http::find_ca_bundle() : path;
+    return path;
 }
 
 // What the location says goes before the configuration.
