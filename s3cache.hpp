@@ -3840,16 +3840,13 @@ public:
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
 
-    std::uint64_t sent() const {  // of the body
-        curl_off_t bytes = 0;
-        curl_easy_getinfo(easy, CURLINFO_SIZE_UPLOAD_T, &bytes);
-        return static_cast<std::uint64_t>(bytes);
-    }
-    long info(CURLINFO which) const {
-        long value = 0;
+    template <class T>
+    T info(CURLINFO which) const {
+        T value{};
         curl_easy_getinfo(easy, which, &value);
         return value;
     }
+    std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
 
     void clear_request() {
         used_ = 0;
@@ -3977,7 +3974,7 @@ private:
         const std::string_view line(data, size * count);
         if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
             transfer.headers.clear();
-            transfer.status = static_cast<int>(transfer.info(CURLINFO_RESPONSE_CODE));
+            transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
         transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
@@ -4102,7 +4099,7 @@ public:
             void* self = nullptr;
             curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &self);
             Transfer& transfer = *static_cast<Transfer*>(self);
-            transfer.reused = transfer.info(CURLINFO_NUM_CONNECTS) == 0;
+            transfer.reused = transfer.info<long>(CURLINFO_NUM_CONNECTS) == 0;
             transfer.broken = message->data.result == CURLE_OUT_OF_MEMORY;
             stop(transfer, message->data.result);  // the message goes with the handle
             finished(transfer);
@@ -5989,11 +5986,7 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 
 // What all copies of a handle, all readers and all threads of one Cache share.
 struct detail::Core {
-    // Where requests go.
-    struct Place : endpoint::Endpoint {
-        std::string configured_url;  // empty: AWS
-        bool is_aws() const { return configured_url.empty(); }
-    };
+    using Place = endpoint::Endpoint;  // where requests go
 
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
@@ -6045,7 +6038,8 @@ struct detail::Core {
         if (!url) return url.error();
         const auto region = chain.region(limits);
         if (!region) return region.error();
-        return resolve_place(url->value, region->value.empty() ? "us-east-1" : region->value);
+        configured_url = url->value;
+        return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
     // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is no
@@ -6054,7 +6048,7 @@ struct detail::Core {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
         if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-        return resolve_place(place_now->configured_url, region).has_value();
+        return resolve_place(region).has_value();
     }
 
     const Config config;
@@ -6075,6 +6069,7 @@ struct detail::Core {
 
     std::mutex place_lock;
     std::shared_ptr<const Place> place_now;
+    std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
         std::thread::id owner = std::this_thread::get_id();
@@ -6096,14 +6091,11 @@ struct detail::Core {
     }
 
 private:
-    Result<std::shared_ptr<const Place>> resolve_place(const std::string& url, const std::string& region) {
+    Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
         auto found = endpoint::resolve(
-            {bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+            {bucket, region, configured_url, config.addressing, config.dual_stack, config.fips, config.accelerate});
         if (!found) return found.error();
-        auto place = std::make_shared<Place>();
-        static_cast<endpoint::Endpoint&>(*place) = *std::move(found);
-        place->configured_url = url;
-        place_now = std::move(place);
+        place_now = std::make_shared<const Place>(*std::move(found));
         return place_now;
     }
 
@@ -6668,7 +6660,7 @@ private:
     }
     // The status with which a proxy refused to open a tunnel; 0: none did.
     static int refused_by_proxy(const http::Transfer& answer) {
-        const long status = answer.result == CURLE_OK ? 0 : answer.info(CURLINFO_HTTP_CONNECTCODE);
+        const long status = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
         return status >= 300 ? static_cast<int>(status) : 0;
     }
 
@@ -8911,7 +8903,7 @@ inline Result<bool> honours_conditions(Session& session) {
     Core& core = session.core();
     using Trait = Core::Trait;
     const auto place = core.place();
-    if (place && (*place)->is_aws()) return true;
+    if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::pair<std::string, std::string> none_there("if-none-match", "*");
     const std::pair<std::string, std::string> wrong_etag("if-match", "\"00000000000000000000000000000000\"");
