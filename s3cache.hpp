@@ -4224,18 +4224,18 @@ inline Rule rule_for(int status, std::string_view code) {
         {" 413 ", A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
         {" 407 ", A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
         {" NotImplemented 501 ", A::accept, Errc::unsupported, ""},
+        {"", A::accept, Errc::store, ""},
     };
     const auto find = [](std::string_view word) {
         const std::string wanted = " " + std::string(word) + " ";
-        return std::find_if(std::begin(rules), std::end(rules),
-                            [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; });
+        const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
+        return *std::find_if(std::begin(rules), std::end(rules) - 1, fits);
     };
     const std::string number = bytes::number(static_cast<std::uint64_t>(status));
-    if (const Rule* by_code = find(code); by_code != std::end(rules)) return *by_code;
-    const Rule* by_status = find(number);
-    if (by_status == std::end(rules)) return {{}, A::accept, Errc::store, ""};
-    const bool is_own_code = !code.empty() && code != number;
-    return {{}, by_status->action, by_status->kind, is_own_code ? "" : by_status->advice};
+    if (const Rule by_code = find(code); !by_code.words.empty()) return by_code;
+    Rule by_status = find(number);
+    if (!code.empty() && code != number) by_status.advice = "";
+    return by_status;
 }
 
 inline bool is_passing(CURLcode result) {
@@ -6230,7 +6230,10 @@ inline std::string about(std::string_view operation, std::string_view key, std::
     return out.append(": ").append(text);
 }
 inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
-    return Error(kind, about(operation, key, text));
+    Error::Details details;
+    details.code = kind;
+    details.retryable = kind == Errc::timed_out;
+    return Error(std::move(details), about(operation, key, text));
 }
 
 inline std::string elapsed_text(int attempts, http::Clock::duration time) {
@@ -6361,7 +6364,8 @@ public:
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(operation, key);
+        if (deadline_ && http::Clock::now() >= *deadline_)
+            return refusal(Errc::timed_out, operation, key, out_of_time_text());
         return {};
     }
 
@@ -6471,7 +6475,8 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(request.operation, request.key);
+        if (deadline_ && http::Clock::now() >= *deadline_)
+            return refusal(Errc::timed_out, request.operation, request.key, out_of_time_text());
         auto who = core_.identity.snapshot(limits());
         if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
@@ -6511,14 +6516,11 @@ private:
                                                                        : "";
         return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
     }
-    Error out_of_time(std::string_view operation, std::string_view key, const Exchange* exchange = nullptr) const {
-        Error::Details details;
-        details.code = Errc::timed_out;
-        details.retryable = true;
-        const std::string limit = bytes::number(static_cast<std::uint64_t>(timeout_.count()));
-        const std::string text = "the call's time (call_timeout, " + limit + " ms) is over";
-        return exchange ? told(*exchange, details, text, {}) : Error(details, about(operation, key, text));
+    std::string out_of_time_text() const {
+        return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
+               " ms) is over";
     }
+
     void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
@@ -6754,12 +6756,12 @@ private:
 
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
-        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
-            return out_of_time(exchange.request.operation, exchange.request.key, &exchange);
         Error::Details details;
         details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
         details.retryable = retry::is_passing(answer.result);
+        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
+            return told(exchange, std::move(details), out_of_time_text(), {});
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
                                              : bytes::sanitize(bytes::trim(answer.problem));
