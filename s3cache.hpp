@@ -4311,12 +4311,12 @@ class Breaker {
 public:
     Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
 
-    bool is_on() const { return failures_max_ != 0; }
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
-        const bool open = failures_ >= failures_max_ && now < until_ && until_ - now <= pause_;
-        if (!open && failures_ >= failures_max_) until_ = now + pause_;
+        const bool tripped = failures_max_ != 0 && failures_ >= failures_max_;
+        const bool open = tripped && now < until_ && until_ - now <= pause_;
+        if (tripped && !open) until_ = now + pause_;
         return !open;
     }
     void report(bool healthy, TimePoint now) {
@@ -6379,7 +6379,7 @@ public:
         exchange.began = http::Clock::now();
         if (cancelled_ && !request.not_cancellable)
             return end(exchange, refusal(Errc::cancelled, request.operation, request.key, why_cancelled_));
-        if (!core_.breaker.is_on() || core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
+        if (core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         end(exchange, refusal(Errc::unavailable, request.operation, request.key,
                               "not sent: the last calls failed, and Config::breaker_pause is not over"));
@@ -6615,7 +6615,7 @@ private:
         exchange.done = true;
         if (!answered) exchange.error = no_answer(exchange);
         if (answered && action == retry::Action::accept) core_.quota.succeeded();
-        if (core_.breaker.is_on()) core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
+        core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
         const bool was_signed_right = exchange.ok() || exchange.status() == 404;
         if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
             core_.clock_offset_ms.store(exchange.clock_offset_ms);
@@ -6718,7 +6718,9 @@ private:
         const auto now = http::Clock::now();
         const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
-        const auto delay = retry_delay(exchange);
+        auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
+        if (const auto asked = exchange.headers().find("retry-after"))
+            delay = (std::max)(delay, retry::retry_after(*asked, core_.now()));
         if (deadline_ && now + delay >= *deadline_) return false;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (!core_.quota.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
@@ -6729,12 +6731,6 @@ private:
             exchange.due = now + delay;
         return true;
     }
-    Milliseconds retry_delay(const Exchange& exchange) const {
-        const Milliseconds delay = retry::backoff(core_.config, exchange.attempts, core_.random());
-        const auto asked = exchange.headers().find("retry-after");
-        return asked ? (std::max)(delay, retry::retry_after(*asked, core_.now())) : delay;
-    }
-
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
         const http::Transfer& answer = *exchange.answer;
@@ -6747,10 +6743,8 @@ private:
         event.duration = http::Clock::now() - exchange.attempt_began;
         event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
         event.reused = answer.reused;
-        const std::string problem = answer.result != CURLE_OK && !exchange.stopped_by_sink
-                                        ? bytes::sanitize(bytes::trim(answer.problem))
-                                        : std::string();
-        event.detail = problem;
+        const std::string problem = bytes::sanitize(bytes::trim(answer.problem));
+        if (answer.result != CURLE_OK && !exchange.stopped_by_sink) event.detail = problem;
         core_.config.on_event(event);
     }
 
