@@ -3247,43 +3247,25 @@ inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
 inline constexpr std::size_t header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
-// A body up to this goes out with the head in one send, which costs a sixth less CPU; libcurl does it up to 64 KiB.
-inline constexpr std::size_t one_send_bytes_max = std::size_t{60} << 10;
-// Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS,
-// and the least is what libcurl takes for sending, for programs with little memory.
-inline constexpr long least_buffer_bytes = 16L << 10;
-inline constexpr std::size_t little_memory_bytes = std::size_t{5} << 20;  // see small_memory()
+// Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
 inline constexpr long small_buffer_bytes = 32L << 10;
 inline constexpr long large_buffer_bytes = 512L << 10;
-// Of a body that does not go out with the head: 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
+// 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
-inline constexpr long tls_upload_buffer_bytes = 128L << 10;  // its records are 16 KiB anyway
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
 using Clock = std::chrono::steady_clock;
-
-inline bool has_little_memory(const Config& config) {
-    return config.connections == 1 && config.transfer_bytes_max <= little_memory_bytes;
-}
 using Milliseconds = std::chrono::milliseconds;
 
-// What the process knows of its libraries. libcurl is initialised once and never cleaned up, because the application may
-// use it too. OpenSSL is asked not to clean up at exit, so that a destructor of a static object may still use a Cache.
-struct Library {
-    Library() {
-        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
-        ready = curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-        if (const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW)) version = info->version_num;
-    }
-    bool ready = false;
-    unsigned version = 0;
-};
-inline const Library& library() {
-    static const Library instance;
-    return instance;
+// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to clean
+// up at exit, so that a destructor of a static object may still use a Cache.
+inline bool is_ready() {
+    static const bool ready =
+        OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
+    return ready;
 }
 // False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
 inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
@@ -3296,32 +3278,14 @@ inline std::uint64_t process_id() {
 #endif
 }
 
-// Where systems keep the certificates that they trust, for a libcurl that was built for another one and looks in vain.
-inline constexpr std::array<const char*, 6> ca_bundles = {
-    "/etc/ssl/certs/ca-certificates.crt",                 // Debian, Alpine, Arch, Gentoo
-    "/etc/pki/tls/certs/ca-bundle.crt",                   // Red Hat, Fedora
-    "/etc/ssl/ca-bundle.pem",                             // SUSE
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // CentOS
-    "/usr/local/share/certs/ca-root-nss.crt",             // FreeBSD
-    "/etc/ssl/cert.pem"};                                 // OpenBSD, Alpine
-
-// Empty: libcurl's own choice stands. `is_there` looks at a path; null paths are what libcurl was built without.
-inline std::string ca_bundle_for(const char* own_file, const char* own_folder, bool (*is_there)(const char* path)) {
-    if ((own_file && is_there(own_file)) || (own_folder && is_there(own_folder))) return {};
-    if (!own_file && !own_folder) return {};  // it has another source, such as the system's own store
-    for (const char* path : ca_bundles) {
-        if (is_there(path)) return path;
-    }
-    return {};
-}
-
-inline std::string find_ca_bundle() {
-#if LIBCURL_VERSION_NUM >= 0x074600 && !defined(_WIN32)
-    const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW);
-    if (info && info->age >= CURLVERSION_SEVENTH)
-        return ca_bundle_for(info->cainfo, info->capath, [](const char* path) { return access(path, R_OK) == 0; });
+// libcurl does not say so where it cannot connect for that.
+inline bool no_descriptor_is_left() {
+#if !defined(_WIN32)
+    const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    if (probe < 0) return errno == EMFILE || errno == ENFILE;
+    close(probe);
 #endif
-    return {};
+    return false;
 }
 
 // Runs what a C library called back, through which no exception may pass.
@@ -3339,56 +3303,52 @@ R shielded(F&& call, R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again.
+// The header lines of one response, in one block of text that is used again. It is short, so looking through it for a
+// name costs less than an index.
 class Headers {
 public:
     void clear() {
         text_.clear();
-        lines_.clear();
+        lines_ = 0;
     }
-
     bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
-        const std::size_t colon = line.find(':');
-        if (colon == std::string_view::npos) return true;
-        if (lines_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        const std::string_view name = bytes::trim(line.substr(0, colon));
-        const std::string_view value = bytes::trim(line.substr(colon + 1));
-        const auto at = [&](std::string_view piece) {  // in text_, where the line goes as it is
-            return text_.size() + static_cast<std::size_t>(piece.data() - line.data());
-        };
-        lines_.push_back({at(name), name.size(), at(value), value.size()});
-        text_.append(line);
+        if (line.find(':') == std::string_view::npos) return true;
+        if (lines_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        ++lines_;
+        text_.append(line).append(1, '\n');
         return true;
     }
 
+    template <class F>
+    void each(F&& visit) const {
+        for (std::string_view rest = text_; !rest.empty();) {
+            const std::size_t end = rest.find('\n');
+            const std::string_view line = rest.substr(0, end);
+            rest.remove_prefix(end + 1);
+            const std::size_t colon = line.find(':');
+            if (colon == std::string_view::npos) continue;  // the rest of a line end
+            visit(bytes::trim(line.substr(0, colon)), bytes::trim(line.substr(colon + 1)));
+        }
+    }
     // The first line of that name; stores that repeat one repeat its value.
     std::optional<std::string_view> find(std::string_view name) const {
-        for (const Line& line : lines_) {
-            if (line.name_size == name.size() && bytes::iequal(name_of(line), name)) return value_of(line);
-        }
-        return std::nullopt;
+        std::optional<std::string_view> found;
+        each([&](std::string_view other, std::string_view value) {
+            if (!found && bytes::iequal(other, name)) found = value;
+        });
+        return found;
     }
     std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
 
-    template <class F>
-    void each(F&& visit) const {
-        for (const Line& line : lines_) visit(name_of(line), value_of(line));
-    }
-
 private:
-    struct Line {
-        std::size_t name_at, name_size, value_at, value_size;
-    };
-    std::string_view name_of(const Line& line) const { return {text_.data() + line.name_at, line.name_size}; }
-    std::string_view value_of(const Line& line) const { return {text_.data() + line.value_at, line.value_size}; }
     std::string text_;
-    std::vector<Line> lines_;
+    std::size_t lines_ = 0;
 };
 
 enum class Method { get, head, put, post, erase };
 
-inline std::string_view name_of(Method method) {
-    constexpr std::string_view names[] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
+inline const char* name_of(Method method) {
+    constexpr const char* names[] = {"GET", "HEAD", "PUT", "POST", "DELETE"};
     return names[static_cast<std::size_t>(method)];
 }
 
@@ -3413,7 +3373,7 @@ public:
     bool large = false;  // a large response is likely
     bool bypass_proxy = false;
     std::string url;
-    std::optional<std::string_view> body;  // borrowed; empty: the method has none
+    std::string_view body;  // borrowed; of PUT and POST
     Sink sink{};
     Limits limits{};
     // the response
@@ -3421,112 +3381,105 @@ public:
     int status = 0;
     Headers headers;
     std::string text;  // the body, where no sink takes it
-    std::uint64_t received = 0, sent = 0;
+    std::uint64_t received = 0;
     bool paused = false;
     bool reused = false;     // the connection was
     bool overflow = false;   // more headers or text than we take
     bool no_memory = false;  // a sink threw
+    bool broken = false;     // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     // kept from request to request
-    std::string amz_date;
-    std::int64_t amz_date_of = 0;  // the second that it tells
     std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (Line& line : lines_) bytes::wipe(line.text);  // session tokens and signatures
+        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
 
+    template <class T>
+    T info(CURLINFO which) const {
+        T value{};
+        curl_easy_getinfo(easy, which, &value);
+        return value;
+    }
+    std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
+
     void clear_request() {
         used_ = 0;
-        body.reset();
+        body = {};
         sink = {};
         large = bypass_proxy = false;
     }
 
-    // Appends a header exactly as it will be sent; the signer reads it back from here.
     void add_header(std::string_view name, std::string_view value) {
-        if (used_ == lines_.size()) lines_.emplace_back();
-        Line& line = lines_[used_++];
-        line.name_size = name.size();
-        line.text.assign(name);
-        if (value.empty()) {
-            line.text += ';';  // libcurl's way to write an empty value; with a colon it would drop the header
-        } else {
-            line.text.append(": ").append(value);
-        }
-    }
-    std::size_t header_count() const { return used_; }
-    std::string_view header_name(std::size_t i) const {
-        return std::string_view(lines_[i].text).substr(0, lines_[i].name_size);
-    }
-    std::string_view header_value(std::size_t i) const {
-        const Line& line = lines_[i];
-        return std::string_view(line.text).substr((std::min)(line.text.size(), line.name_size + 2));
+        std::string& line = next_line();
+        line.assign(name);
+        // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
+        if (value.empty())
+            line += ';';
+        else
+            line.append(": ").append(value);
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
-    bool prepare(const Config& config, CURLSH* share) {
+    bool prepare(const Config& config) {
         if (!easy) return false;
-        const Setup wanted{method, body && body->size() <= one_send_bytes_max, large, bypass_proxy, limits};
-        refused_ = false;
-        if (!set_up_ || !(wanted == setup_)) {
+        broken = false;
+        const Setup wanted{static_cast<std::int64_t>(method), large, bypass_proxy, limits.connect.count(),
+                           limits.stall.count()};
+        if (wanted != setup_) {
             setup_ = wanted;
             curl_easy_reset(easy);
-            set_up(config, share);
-            set_up_ = true;
+            set_up(config);
         }
         set(CURLOPT_URL, url.c_str());
         set_headers();
-        set_body();
+        if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
+            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
+            set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
+        }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
         result = CURLE_OK;
         status = 0;
         headers.clear();
         text.clear();
-        received = sent = 0;
+        received = 0;
         paused = reused = overflow = no_memory = false;
         problem[0] = '\0';
-        if (refused_) set_up_ = false;
-        return !refused_;
+        return !broken;
     }
 
 private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
-    struct Setup {
-        Method method = Method::get;
-        bool one_send = false, large = false, bypass_proxy = false;
-        Limits limits{};
-        bool operator==(const Setup& other) const {
-            return method == other.method && one_send == other.one_send && large == other.large &&
-                   bypass_proxy == other.bypass_proxy && limits.connect == other.limits.connect &&
-                   limits.stall == other.limits.stall;
-        }
-    };
-    struct Line {
-        std::string text;
-        std::size_t name_size = 0;
-    };
+    using Setup = std::array<std::int64_t, 5>;
+    bool has_body() const { return method == Method::put || method == Method::post; }
+
     template <class T>
     void set(CURLoption option, T value) {
-        if (curl_easy_setopt(easy, option, value) != CURLE_OK) refused_ = true;
+        if (curl_easy_setopt(easy, option, value) != CURLE_OK) broken = true;
+    }
+    template <class T>
+    void set_if_known(CURLoption option, T value) {  // to this libcurl
+        static_cast<void>(curl_easy_setopt(easy, option, value));
+    }
+    void set_if_given(CURLoption option, const std::string& value) {
+        if (!value.empty()) set(option, value.c_str());
     }
 
-    void set_up(const Config& config, CURLSH* share) {
+    void set_up(const Config& config) {
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
         set(CURLOPT_NOSIGNAL, 1L);
         set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        names_itself_ = !config.setup_curl;
-        if (!names_itself_) set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);  // which the hook may replace
+        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3537,101 +3490,44 @@ private:
         // libcurl counts whole seconds of a transfer that moves less than a byte a second.
         set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
         set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
-        if (share) static_cast<void>(curl_easy_setopt(easy, CURLOPT_SHARE, share));
-        set_buffers(config);
-        set_newer_options();
-        set_network(config);
-        set_method();
+        set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
+        set_if_given(CURLOPT_CAINFO, config.ca_bundle);
+        set_if_given(CURLOPT_SSLCERT, config.client_certificate);
+        set_if_given(CURLOPT_SSLKEY, config.client_key);
+        set_if_given(CURLOPT_PROXY, config.proxy);
+        if (bypass_proxy) set(CURLOPT_NOPROXY, "*");
+        if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
+        if (method == Method::head) set(CURLOPT_NOBODY, 1L);
+        if (has_body()) set(CURLOPT_POST, 1L);
+        if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
+        set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+#if LIBCURL_VERSION_NUM >= 0x073e00
+        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074000
+        set_if_known(CURLOPT_HTTP09_ALLOWED, 0L);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x074100
+        set_if_known(CURLOPT_MAXAGE_CONN, idle_seconds_max);
+#endif
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    void set_buffers(const Config& config) {
-        const bool least = has_little_memory(config);
-        set(CURLOPT_BUFFERSIZE, least ? least_buffer_bytes : large ? large_buffer_bytes : small_buffer_bytes);
-#if LIBCURL_VERSION_NUM >= 0x073e00
-        if (setup_.one_send) return;
-        const bool tls = bytes::starts_with(url, "https:");
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE,
-                                           least ? least_buffer_bytes
-                                           : tls ? tls_upload_buffer_bytes
-                                                 : upload_buffer_bytes));
-#endif
+    std::string& next_line() {
+        if (used_ == lines_.size()) lines_.emplace_back();
+        return lines_[used_++];
     }
-
-    // What an older libcurl lacks at compile time, or refuses at run time.
-    void set_newer_options() {
-#if LIBCURL_VERSION_NUM >= 0x074000
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074100
-        static_cast<void>(curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max));
-#endif
-#if LIBCURL_VERSION_NUM >= 0x075500
-        if (library().version >= 0x075500) set(CURLOPT_PROTOCOLS_STR, "http,https");
-#else
-        set(CURLOPT_PROTOCOLS, static_cast<long>(CURLPROTO_HTTP | CURLPROTO_HTTPS));
-#endif
-    }
-
-    void set_network(const Config& config) {
-        set(CURLOPT_SSLVERSION, static_cast<long>(CURL_SSLVERSION_TLSv1_2));
-        if (!config.ca_bundle.empty()) set(CURLOPT_CAINFO, config.ca_bundle.c_str());
-        if (!config.client_certificate.empty()) set(CURLOPT_SSLCERT, config.client_certificate.c_str());
-        if (!config.client_key.empty()) set(CURLOPT_SSLKEY, config.client_key.c_str());
-        if (bypass_proxy) {
-            set(CURLOPT_NOPROXY, "*");
-        } else if (!config.proxy.empty()) {
-            set(CURLOPT_PROXY, config.proxy.c_str());
-        }
-    }
-
-    void set_method() {
-        switch (method) {
-        case Method::get:
-            return set(CURLOPT_HTTPGET, 1L);
-        case Method::head:
-            return set(CURLOPT_NOBODY, 1L);
-        case Method::post:
-            return set(CURLOPT_POST, 1L);
-        case Method::erase:
-            return set(CURLOPT_CUSTOMREQUEST, "DELETE");
-        case Method::put:
-            break;
-        }
-        if (setup_.one_send) return set(CURLOPT_CUSTOMREQUEST, "PUT");  // with POSTFIELDS, see set_body
-        set(CURLOPT_UPLOAD, 1L);
-        set(CURLOPT_READFUNCTION, &Transfer::on_read);
-        set(CURLOPT_READDATA, static_cast<void*>(this));
-        set(CURLOPT_SEEKFUNCTION, &Transfer::on_seek);  // libcurl starts again on a reused connection that is dead
-        set(CURLOPT_SEEKDATA, static_cast<void*>(this));
-    }
-
-    // The size is always given: without it libcurl would send the body chunked, which S3 refuses.
-    void set_body() {
-        if (!body) return;
-        const auto size = static_cast<curl_off_t>(body->size());
-        if (method == Method::put && !setup_.one_send) return set(CURLOPT_INFILESIZE_LARGE, size);
-        set(CURLOPT_POSTFIELDSIZE_LARGE, size);
-        set(CURLOPT_POSTFIELDS, body->data() ? body->data() : "");
-    }
-
     void set_headers() {
-        const std::size_t signed_count = used_;
-        const auto leave_out = [this](std::string_view name) {
-            add_header(name, "");
-            lines_[used_ - 1].text.back() = ':';  // libcurl's way to send no such header
-        };
-        if (body) leave_out("Expect");  // asking leave to send costs a second on the stores that do not answer it
-        leave_out("Accept");            // it says nothing, and libcurl takes its time to write it
-        if (names_itself_)
-            add_header("User-Agent", "s3cache/" S3CACHE_VERSION);  // as an option libcurl writes it twice
-        bool typed = false;
-        for (std::size_t i = 0; i < signed_count; ++i) typed |= bytes::iequal(header_name(i), "content-type");
-        if (body && !typed) leave_out("Content-Type");  // it would say that the body is a form
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send (Expect)
+        // costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        const std::size_t given = used_;
+        next_line().assign("Accept:");
+        for (const char* of_body : {"Expect:", "Content-Type:"}) {
+            if (has_body()) next_line().assign(of_body);
+        }
         list_.resize(used_);
-        for (std::size_t i = 0; i < used_; ++i)
-            list_[i] = {&lines_[i].text[0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        used_ = signed_count;
+        for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
+        used_ = given;
         set(CURLOPT_HTTPHEADER, list_.data());
     }
 
@@ -3640,9 +3536,7 @@ private:
         const std::string_view line(data, size * count);
         if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
             transfer.headers.clear();
-            const std::size_t blank = line.find(' ');
-            const auto code = bytes::to_u64(blank == std::string_view::npos ? line : line.substr(blank + 1, 3));
-            transfer.status = static_cast<int>(code.value_or(0));
+            transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
         transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
@@ -3659,88 +3553,59 @@ private:
 
     std::size_t take_body(const char* data, std::size_t size) {
         if (sink.take && (status == 200 || status == 206)) {
-            switch (sink.take(sink.self, *this, data, size)) {
-            case SinkResult::pause:
-                paused = true;
-                return CURL_WRITEFUNC_PAUSE;
-            case SinkResult::stop:
-                return 0;
-            case SinkResult::consumed:
-                break;
-            }
-        } else if (text.size() + size > text_bytes_max) {
-            overflow = true;
-            return 0;
+            const SinkResult said = sink.take(sink.self, *this, data, size);
+            paused = said == SinkResult::pause;
+            if (paused) return CURL_WRITEFUNC_PAUSE;
+            if (said == SinkResult::stop) return 0;
         } else {
+            overflow = text.size() + size > text_bytes_max;
+            if (overflow) return 0;
             text.append(data, size);
         }
         received += size;
         return size;
     }
 
-    static std::size_t on_read(char* buffer, std::size_t size, std::size_t count, void* self) {
-        Transfer& transfer = *static_cast<Transfer*>(self);
-        const std::string_view left = transfer.body->substr(static_cast<std::size_t>(transfer.sent));
-        const std::size_t taken = left.copy(buffer, size * count);
-        transfer.sent += taken;
-        return taken;
-    }
-
-    static int on_seek(void* self, curl_off_t offset, int origin) {
-        Transfer& transfer = *static_cast<Transfer*>(self);
-        if (origin != SEEK_SET || offset < 0 || static_cast<std::uint64_t>(offset) > transfer.body->size())
-            return CURL_SEEKFUNC_CANTSEEK;
-        transfer.sent = static_cast<std::uint64_t>(offset);
-        return CURL_SEEKFUNC_OK;
-    }
-
-    Setup setup_;
-    bool set_up_ = false, refused_ = false, names_itself_ = false;
-    std::vector<Line> lines_;
+    std::optional<Setup> setup_;
+    std::vector<std::string> lines_;
     std::size_t used_ = 0;
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect it.
-class SigpipeGuard {
-public:
+struct SigpipeGuard {
 #if defined(_WIN32)
     SigpipeGuard() {}
 #else
-    SigpipeGuard() : active_(library().version < 0x075700) {
-        if (!active_) return;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        was_pending_ = is_pending();
-        pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    SigpipeGuard() : active(curl_version_info(CURLVERSION_NOW)->version_num < 0x075700 && !is_pending()) {
+        if (!active) return;
+        sigemptyset(&pipe);
+        sigaddset(&pipe, SIGPIPE);
+        pthread_sigmask(SIG_BLOCK, &pipe, &before);
     }
     ~SigpipeGuard() {
-        if (!active_) return;
+        if (!active) return;
         int taken = 0;
-        if (!was_pending_ && is_pending()) sigwait(&pipe_, &taken);
-        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        if (is_pending()) sigwait(&pipe, &taken);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
-#endif
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
-
-#if !defined(_WIN32)
-private:
     static bool is_pending() {
         sigset_t pending;
         sigpending(&pending);
         return sigismember(&pending, SIGPIPE) == 1;
     }
-    bool active_ = false, was_pending_ = false;
-    sigset_t pipe_{}, before_{};
+    const bool active;
+    sigset_t pipe{}, before{};
 #endif
+    SigpipeGuard(const SigpipeGuard&) = delete;
+    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
 };
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process that
 // made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
 class Engine {
 public:
-    explicit Engine(unsigned connections) : multi_(curl_multi_init()), process_(process_id()) {
+    explicit Engine(unsigned connections) : multi_(curl_multi_init()) {
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
@@ -3754,7 +3619,6 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    std::uint64_t process() const { return process_; }
     bool is_of_parent() const { return process_ != process_id(); }
 
     std::unique_ptr<Transfer> borrow() {
@@ -3772,11 +3636,13 @@ public:
         if (running && is_of_parent()) return static_cast<void>(transfer.release());
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(transfer));
+        if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
     }
 
-    bool start(Transfer& transfer, const Config& config, CURLSH* share) {
-        return multi_ && transfer.prepare(config, share) && curl_multi_add_handle(multi_, transfer.easy) == CURLM_OK;
+    bool start(Transfer& transfer, const Config& config) {
+        transfer.broken =
+            !multi_ || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
+        return !transfer.broken;
     }
     // Takes a transfer out that has failed outside of perform().
     void stop(Transfer& transfer, CURLcode result) {
@@ -3790,17 +3656,14 @@ public:
         const SigpipeGuard guard;
         int running = 0;
         if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
-        int left = 0;
-        while (CURLMsg* message = curl_multi_info_read(multi_, &left)) {
+        while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
             if (message->msg != CURLMSG_DONE) continue;
-            void* owner = nullptr;
-            const CURLcode result = message->data.result;  // the message goes with the handle
-            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &owner);
-            Transfer& transfer = *static_cast<Transfer*>(owner);
-            long connects = 0;
-            curl_easy_getinfo(transfer.easy, CURLINFO_NUM_CONNECTS, &connects);
-            transfer.reused = connects == 0;
-            stop(transfer, result);
+            void* self = nullptr;
+            curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &self);
+            Transfer& transfer = *static_cast<Transfer*>(self);
+            transfer.reused = transfer.info<long>(CURLINFO_NUM_CONNECTS) == 0;
+            transfer.broken = message->data.result == CURLE_OUT_OF_MEMORY;
+            stop(transfer, message->data.result);  // the message goes with the handle
             finished(transfer);
         }
         return true;
@@ -3821,72 +3684,37 @@ public:
 
 private:
     CURLM* multi_;
-    const std::uint64_t process_;
+    const std::uint64_t process_ = process_id();
     std::size_t made_ = 0;  // transfers
     std::vector<std::unique_ptr<Transfer>> idle_;
 };
 
-// DNS answers and TLS sessions, shared by all engines of a cache. Connections are not: libcurl forbids that between threads.
-class Share {
-public:
-    Share() : share_(curl_share_init()) {
-        if (!share_) return;
-        curl_share_setopt(share_, CURLSHOPT_LOCKFUNC, &Share::lock);
-        curl_share_setopt(share_, CURLSHOPT_UNLOCKFUNC, &Share::unlock);
-        curl_share_setopt(share_, CURLSHOPT_USERDATA, static_cast<void*>(this));
-        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_DNS);
-        curl_share_setopt(share_, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
-    }
-    ~Share() {
-        if (share_) curl_share_cleanup(share_);
-    }
-    Share(const Share&) = delete;
-    Share& operator=(const Share&) = delete;
-    CURLSH* get() const { return share_; }
-
-private:
-    static void lock(CURL*, curl_lock_data data, curl_lock_access, void* self) {
-        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].lock();
-    }
-    static void unlock(CURL*, curl_lock_data data, void* self) {
-        static_cast<Share*>(self)->locks_[static_cast<std::size_t>(data)].unlock();
-    }
-    std::array<std::mutex, CURL_LOCK_DATA_LAST> locks_;
-    CURLSH* share_;
-};
-
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
-// engine used last has the warmest connections.
+// engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
-    explicit Pool(const Config& config) : connections_(config.connections), process_(process_id()) {
-        // So that giving back needs no memory.
-        idle_.reserve(has_little_memory(config) ? 1 : (std::max)(connections_, idle_connections_max));
+    explicit Pool(const Config& config) : connections_(config.connections) {
+        idle_.reserve((std::max)(connections_, idle_connections_max));  // so that giving back needs no memory
     }
 
     std::unique_ptr<Engine> take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        if (process_ != process_id()) {  // after a fork: its engines are the parent's, and let go of unclosed
-            idle_.clear();
-            process_ = process_id();
+        while (!idle_.empty()) {
+            std::unique_ptr<Engine> engine = std::move(idle_.back());
+            idle_.pop_back();
+            if (!engine->is_of_parent()) return engine;
         }
-        if (idle_.empty()) return std::make_unique<Engine>(connections_);
-        std::unique_ptr<Engine> engine = std::move(idle_.back());
-        idle_.pop_back();
-        return engine;
+        return std::make_unique<Engine>(connections_);
     }
-    // In a child that has taken none yet this keeps its parent's, which its first take() lets go of.
     void give_back(std::unique_ptr<Engine> engine) noexcept {
         const std::lock_guard<std::mutex> hold(lock_);
-        const bool is_ours = engine->process() == process_;
-        if (is_ours && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
+        if (!engine->is_of_parent() && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
     }
 
 private:
     std::mutex lock_;
     std::vector<std::unique_ptr<Engine>> idle_;
-    unsigned connections_;
-    std::uint64_t process_;
+    const unsigned connections_;
 };
 
 }  // namespace detail::http
@@ -3910,121 +3738,85 @@ enum class Action {
     refresh_credentials,  // once, with fresh ones
     correct_clock,        // once, with the store's time
     correct_region,       // once, signed for the region that the store named
+    ask_again,            // once, because what was said is not about the request
     give_up,              // no answer, and another attempt would not help
 };
 
 // What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
 struct Rule {
-    std::string_view code;  // of S3; empty: the row is about the status
-    int status;
+    std::string_view words;  // codes of S3 and statuses, a blank around each
     Action action;
     Errc kind;
     const char* advice;
 };
 
-// The one table from answers to actions, kinds of errors and advice. A code counts before the status.
-inline const Rule& rule_for(int status, std::string_view code) {
+// The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
+// (that permission is lacking) need not fit a code that nobody knows.
+inline Rule rule_for(int status, std::string_view code) {
     using A = Action;
-    constexpr const char* slower = "ask less often, or spread the keys over more prefixes";
-    constexpr const char* permission = "these credentials lack the permission, or the bucket is another's";
-    constexpr const char* corrected = "the request went to another region's host: check the region and the endpoint";
-    static const Rule rules[] = {
-        {"AccessDenied", 0, A::accept, Errc::denied, permission},
-        {"AuthorizationHeaderMalformed", 0, A::correct_region, Errc::store, corrected},
-        {"BadDigest", 0, A::retry, Errc::network, ""},  // damaged on its way
-        {"BandwidthLimitExceeded", 0, A::retry, Errc::throttled, slower},
-        {"ConditionalRequestConflict", 0, A::retry, Errc::store, ""},
-        {"EntityTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"ExpiredToken", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"ExpiredTokenException", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"IllegalLocationConstraintException", 0, A::correct_region, Errc::store, corrected},
-        {"InternalError", 0, A::retry, Errc::store, ""},
-        {"InternalErrors", 0, A::retry, Errc::store, ""},
-        {"InvalidAccessKeyId", 0, A::refresh_credentials, Errc::denied,
+    static constexpr Rule rules[] = {
+        {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
+         "ConditionalRequestConflict 408 500 502 503 504 509 "
+         "520 521 522 523 524 ",  // of Cloudflare's front, about the store behind it
+         A::retry, Errc::store, ""},
+        {" BadDigest XAmzContentSHA256Mismatch ", A::retry, Errc::network, ""},  // damaged on its way
+        {" SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException ThrottledException TooManyRequests "
+         "RequestLimitExceeded BandwidthLimitExceeded 429 ",
+         A::retry, Errc::throttled, "ask less often, or spread the keys over more prefixes"},
+        {" ExpiredToken ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired ",
+         A::refresh_credentials, Errc::credentials, ""},
+        {" InvalidAccessKeyId ", A::refresh_credentials, Errc::denied,
          "the store does not know this access key: check it, and the endpoint"},
-        {"InvalidObjectState", 0, A::accept, Errc::store,
-         "the object is archived: restore it (aws s3api restore-object), or remove it"},
-        {"InvalidToken", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"KeyTooLongError", 0, A::accept, Errc::too_large, ""},
-        {"MetadataTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"NoSuchBucket", 0, A::accept, Errc::no_such_bucket,
-         "create the bucket, or check its name, the region and the endpoint"},
-        {"NotImplemented", 0, A::accept, Errc::unsupported, ""},
-        {"OperationAborted", 0, A::retry, Errc::store, ""},
-        {"PermanentRedirect", 0, A::correct_region, Errc::store, corrected},
-        {"PriorRequestNotComplete", 0, A::retry, Errc::store, ""},
-        {"QuotaExceeded", 0, A::accept, Errc::store, "the store's quota is used up: remove entries, or raise it"},
-        {"RequestExpired", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"RequestHeaderSectionTooLarge", 0, A::accept, Errc::too_large, ""},
-        {"RequestLimitExceeded", 0, A::retry, Errc::throttled, slower},
-        {"RequestTimeTooSkewed", 0, A::correct_clock, Errc::denied, "this machine's clock is off"},
-        {"RequestTimeout", 0, A::retry, Errc::store, ""},
-        {"ServiceUnavailable", 0, A::retry, Errc::store, ""},
-        {"SignatureDoesNotMatch", 0, A::refresh_credentials, Errc::denied,
+        {" SignatureDoesNotMatch ", A::refresh_credentials, Errc::denied,
          "check the secret key, and that no proxy changes headers"},
-        {"SlowDown", 0, A::retry, Errc::throttled, slower},
-        {"SlowDownRead", 0, A::retry, Errc::throttled, slower},
-        {"SlowDownWrite", 0, A::retry, Errc::throttled, slower},
-        {"Throttling", 0, A::retry, Errc::throttled, slower},
-        {"ThrottlingException", 0, A::retry, Errc::throttled, slower},
-        {"ThrottledException", 0, A::retry, Errc::throttled, slower},
-        {"TokenRefreshRequired", 0, A::refresh_credentials, Errc::credentials, ""},
-        {"TooManyRequests", 0, A::retry, Errc::throttled, slower},
-        {"XAmzContentSHA256Mismatch", 0, A::retry, Errc::network, ""},  // damaged on its way
-        {"", 301, A::correct_region, Errc::store, corrected},
-        {"", 307, A::correct_region, Errc::store, corrected},
-        {"", 401, A::accept, Errc::denied, permission},
-        {"", 403, A::accept, Errc::denied, permission},
-        {"", 407, A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
-        {"", 408, A::retry, Errc::store, ""},
-        {"", 413, A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
-        {"", 429, A::retry, Errc::throttled, slower},
-        {"", 500, A::retry, Errc::store, ""},
-        {"", 501, A::accept, Errc::unsupported, ""},
-        {"", 502, A::retry, Errc::store, ""},
-        {"", 503, A::retry, Errc::store, ""},
-        {"", 504, A::retry, Errc::store, ""},
-        {"", 509, A::retry, Errc::store, ""},
-        {"", 520, A::retry, Errc::store, ""},  // to 524: of Cloudflare's front, about the store behind it
-        {"", 521, A::retry, Errc::store, ""},
-        {"", 522, A::retry, Errc::store, ""},
-        {"", 523, A::retry, Errc::store, ""},
-        {"", 524, A::retry, Errc::store, ""},
-        {"", 0, A::accept, Errc::store, ""},
+        {" RequestTimeTooSkewed ", A::correct_clock, Errc::denied, "this machine's clock is off"},
+        {" AuthorizationHeaderMalformed IllegalLocationConstraintException PermanentRedirect 301 307 ",
+         A::correct_region, Errc::store,
+         "the request went to another region's host: check the region and the endpoint"},
+        {" AccessDenied 401 403 ", A::accept, Errc::denied,
+         "these credentials lack the permission, or the bucket is another's"},
+        {" InvalidObjectState ", A::accept, Errc::denied,
+         "the object is archived: restore it (aws s3api restore-object), or remove it"},
+        {" QuotaExceeded QuotaExceededException StorageQuotaExceeded XMinioStorageFull InsufficientCapacity ",
+         A::accept, Errc::store, "the store's quota or space is used up: remove entries, or raise it"},
+        {" NoSuchBucket ", A::accept, Errc::no_such_bucket,
+         "create the bucket, or check its name, the region and the endpoint"},
+        {" EntityTooLarge KeyTooLongError MetadataTooLarge RequestHeaderSectionTooLarge ", A::accept, Errc::too_large,
+         ""},
+        {" 413 ", A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
+        {" 407 ", A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
+        {" NotImplemented 501 ", A::accept, Errc::unsupported, ""},
+        {"", A::accept, Errc::store, ""},
     };
-    const Rule* found = nullptr;
-    for (const Rule& rule : rules) {
-        if (!rule.code.empty() && rule.code == code) return rule;
-        const bool fits = rule.code.empty() && (rule.status == status || rule.status == 0);
-        if (fits && !found) found = &rule;
-    }
-    return *found;
+    const auto find = [](std::string_view word) {
+        const std::string wanted = " " + std::string(word) + " ";
+        const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
+        return *std::find_if(std::begin(rules), std::end(rules) - 1, fits);
+    };
+    const std::string number = bytes::number(static_cast<std::uint64_t>(status));
+    if (const Rule by_code = find(code); !by_code.words.empty()) return by_code;
+    Rule by_status = find(number);
+    if (!code.empty() && code != number) by_status.advice = "";
+    return by_status;
 }
 
 inline bool is_passing(CURLcode result) {
-    switch (result) {
-    case CURLE_COULDNT_RESOLVE_PROXY:
-    case CURLE_COULDNT_RESOLVE_HOST:
-    case CURLE_COULDNT_CONNECT:
-    case CURLE_HTTP2:
-    case CURLE_PARTIAL_FILE:
-    case CURLE_OPERATION_TIMEDOUT:
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_GOT_NOTHING:
-    case CURLE_SEND_ERROR:
-    case CURLE_RECV_ERROR:
-    case CURLE_SEND_FAIL_REWIND:
-    case CURLE_HTTP2_STREAM:
-        return true;
-    default:
-        return false;
+    for (const CURLcode passing :
+         {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
+          CURLE_PARTIAL_FILE, CURLE_OPERATION_TIMEDOUT, CURLE_SSL_CONNECT_ERROR, CURLE_GOT_NOTHING, CURLE_SEND_ERROR,
+          CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM}) {
+        if (result == passing) return true;
     }
+    return false;
+}
+
+// Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
+inline bool is_answered(CURLcode result, int status) {
+    return result == CURLE_OK || (status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR));
 }
 
 inline Action action_for(CURLcode result, int status, std::string_view code) {
-    // A store may refuse and close while we still send: then the answer counts, not the broken pipe.
-    const bool refused_early = status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR);
-    if (result != CURLE_OK && !refused_early) return is_passing(result) ? Action::retry : Action::give_up;
+    if (!is_answered(result, status)) return is_passing(result) ? Action::retry : Action::give_up;
     if (status / 100 == 2 && code.empty()) return Action::accept;
     return rule_for(status, code).action;
 }
@@ -4044,13 +3836,13 @@ inline double seconds_between(TimePoint from, TimePoint to) {
 
 // Retry-After: seconds or an HTTP date; zero if it is neither.
 inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint now) {
-    const double most = Seconds(retry_after_max).count();
     double wait = 0;
     if (const auto seconds = bytes::to_u64(text))
         wait = static_cast<double>(*seconds);
     else if (const auto when = dates::http_date(text))
         wait = seconds_between(now, *when);
-    return std::chrono::milliseconds(static_cast<std::int64_t>((std::max)(0.0, (std::min)(wait, most)) * 1000));
+    wait = (std::max)(0.0, (std::min)(wait, Seconds(retry_after_max).count()));
+    return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
 // The token bucket of one cache.
@@ -4062,21 +3854,17 @@ public:
         last_ = now;
         if (tokens_ < tokens) return false;
         tokens_ -= tokens;
-        full_ = false;
         return true;
     }
     void succeeded() {
-        if (full_.load(std::memory_order_relaxed)) return;  // the usual case takes no lock
         const std::lock_guard<std::mutex> hold(lock_);
         tokens_ = (std::min)(quota_tokens, tokens_ + 1);
-        full_ = tokens_ >= quota_tokens;
     }
 
 private:
     std::mutex lock_;
     double tokens_ = quota_tokens;
     http::Clock::time_point last_ = http::Clock::now();
-    std::atomic<bool> full_{true};
 };
 
 // The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each pause,
@@ -4085,12 +3873,12 @@ class Breaker {
 public:
     Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
 
-    bool is_on() const { return failures_max_ != 0; }
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
-        const bool open = failures_ >= failures_max_ && now < until_ && until_ - now <= pause_;
-        if (!open && failures_ >= failures_max_) until_ = now + pause_;
+        const bool tripped = failures_max_ != 0 && failures_ >= failures_max_;
+        const bool open = tripped && now < until_ && until_ - now <= pause_;
+        if (tripped && !open) until_ = now + pause_;
         return !open;
     }
     void report(bool healthy, TimePoint now) {
@@ -5220,8 +5008,8 @@ private:
 namespace detail::entry {
 
 inline constexpr std::string_view meta_prefix = "x-amz-meta-";
-inline constexpr std::size_t metadata_bytes_max =
-    2048;  // S3's own bound, names (without the prefix) and values together
+// S3's own bound, names (without the prefix) and values together.
+inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
@@ -5265,14 +5053,14 @@ struct Facts {
     }
 };
 
-inline std::string_view kind_name(Kind kind) {
-    return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes";
-}
+inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};
+
+inline std::string_view kind_name(Kind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
 
 inline std::optional<Kind> kind_of(std::string_view text) {
-    if (text == "json") return Kind::json;
-    if (text == "text") return Kind::text;
-    if (text == "bytes") return Kind::bytes;
+    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
+        if (text == kind_name(kind)) return kind;
+    }
     return std::nullopt;  // another program's idea of a kind
 }
 
@@ -5300,7 +5088,7 @@ inline std::string_view without_repeats(std::string_view text) {
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
-    const std::optional<double> seconds = dates::parse_float(without_repeats(text));
+    const std::optional<double> seconds = dates::parse_float(text);
     if (!seconds || *seconds != *seconds) {
         facts.expiry = Expiry::malformed;
     } else if (*seconds > (std::numeric_limits<double>::max)()) {
@@ -5326,35 +5114,26 @@ inline double read_seconds(std::string_view text) {
 }
 
 // What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no meaning.
-inline constexpr std::string_view own_names[] = {"expires_at",    "expires-at", "compressed", "kind",
-                                                 "crc32c",        "write-id",   "negative",   "cost",
-                                                 "lease-seconds", "part-bytes", "parts-etag"};
-
-inline bool is_own_name(std::string_view lower_name) {
-    return std::find(std::begin(own_names), std::end(own_names), lower_name) != std::end(own_names);
+inline bool is_own_name(const std::string& lower_name) {
+    constexpr std::string_view names =
+        " expires_at expires-at compressed kind crc32c write-id negative cost lease-seconds part-bytes parts-etag ";
+    return names.find(" " + lower_name + " ") != std::string_view::npos;
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, const std::string& name, std::string_view value) {
+inline void read_meta(Facts& facts, const std::string& name, std::string_view text) {
     if (name.empty()) return;
-    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, value);
-    if (name == "expires_at" || name == "expires-at") {
-        if (facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
-    } else if (name == "compressed") {
-        facts.info.compressed = bytes::iequal(without_repeats(value), "true");
-    } else if (name == "kind") {
-        facts.info.kind = kind_of(without_repeats(value));
-    } else if (name == "crc32c") {
-        facts.crc32c = read_crc32c(without_repeats(value));
-    } else if (name == "write-id") {
-        facts.write_id = value;
-    } else if (name == "negative") {
-        facts.info.negative = bytes::iequal(without_repeats(value), "true");
-    } else if (name == "cost") {
-        facts.cost = read_seconds(value);
-    } else if (name == "lease-seconds") {
-        facts.lease = read_seconds(value);
-    }
+    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, text);
+    const std::string_view value = without_repeats(text);
+    const bool is_expiry = name == "expires_at" || name == "expires-at";
+    if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
+    if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
+    if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
+    if (name == "kind") facts.info.kind = kind_of(value);
+    if (name == "crc32c") facts.crc32c = read_crc32c(value);
+    if (name == "write-id") facts.write_id = value;
+    if (name == "cost") facts.cost = read_seconds(value);
+    if (name == "lease-seconds") facts.lease = read_seconds(value);
 }
 
 // The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
@@ -5369,32 +5148,29 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
     }
 }
 
+inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
+    Info& info = facts.info;
+    if (bytes::starts_with(name, meta_prefix)) read_meta(facts, name.substr(meta_prefix.size()), value);
+    if (bytes::starts_with(name, "x-amz-")) facts.from_s3 = true;
+    if (name == "x-amz-version-id" && value != "null") info.version_id = value;
+    if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
+    if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
+    if (name == "content-type") info.content_type = value;
+    if (name == "last-modified") info.last_modified = dates::http_date(value).value_or(TimePoint());
+    if (name == "date") facts.answered = dates::http_date(value).value_or(TimePoint());
+    read_store_sum(facts, name, value);
+}
+
 inline Facts read(const http::Headers& headers) {
     Facts facts;
     std::string lower;
     headers.each([&](std::string_view name, std::string_view value) {
         lower.assign(name);
         for (char& c : lower) c = bytes::lower(c);
-        if (bytes::starts_with(lower, "x-amz-")) {
-            facts.from_s3 = true;
-            if (bytes::starts_with(lower, meta_prefix))
-                read_meta(facts, lower.substr(meta_prefix.size()), value);
-            else if (lower == "x-amz-version-id" && value != "null")
-                facts.info.version_id = value;
-            else
-                read_store_sum(facts, lower, value);
-        } else if (lower == "etag") {
-            if (facts.info.etag.empty()) facts.info.etag = value;  // the first of several, as for all headers
-        } else if (lower == "content-length") {
-            if (!facts.length) facts.length = bytes::to_u64(value);
-        } else if (lower == "content-type") {
-            facts.info.content_type = value;
-        } else if (lower == "last-modified") {
-            facts.info.last_modified = dates::http_date(value).value_or(TimePoint());
-        } else if (lower == "date") {
-            facts.answered = dates::http_date(value).value_or(TimePoint());
-        }
+        read_header(facts, lower, value);
     });
+    // Something before the store may add its headers to a page of its own, which has no ETag.
+    if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !facts.info.etag.empty();
     facts.info.size = facts.length.value_or(0);
     return facts;
@@ -5405,10 +5181,7 @@ inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest:
 // Milliseconds are enough for a TTL, and exact as decimals.
 inline std::string seconds_text(double seconds) {
     const auto milliseconds = static_cast<std::uint64_t>((std::max)(seconds, 0.0) * 1000 + 0.5);
-    std::string out = bytes::number(milliseconds / 1000) + ".000";
-    std::uint64_t rest = milliseconds % 1000;
-    for (std::size_t at = out.size(); rest != 0; rest /= 10) out[--at] = static_cast<char>('0' + rest % 10);
-    return out;
+    return bytes::number(milliseconds / 1000) + "." + bytes::number(1000 + milliseconds % 1000).substr(1);
 }
 
 // Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
@@ -5417,9 +5190,9 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
 }
 inline bool is_scratch_name(std::string_view key) {
     const std::size_t begin = scratch_name("lease", {}).size();  // as long as that of "probe"
-    const bool lease = bytes::starts_with(key, scratch_name("lease", {})) && key.size() == begin + 32;
-    const bool probe = bytes::starts_with(key, scratch_name("probe", {})) && key.size() == begin + 16;
-    return (lease || probe) && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
+    const bool is_ours = (key.size() == begin + 32 && bytes::starts_with(key, scratch_name("lease", {}))) ||
+                         (key.size() == begin + 16 && bytes::starts_with(key, scratch_name("probe", {})));
+    return is_ours && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
 }
 
 // Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
@@ -5440,11 +5213,11 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     std::size_t total = 0;
     for (const auto& [name, value] : metadata) {
         const std::string quoted = "metadata name '" + name + "'";
+        const bool is_plain = std::all_of(name.begin(), name.end(), [](char c) {
+            return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '_' || c == '.';
+        });
         if (name.empty()) return refuse("a metadata name is empty");
-        for (const char c : name) {
-            if (!bytes::is_alpha(c) && !bytes::is_digit(c) && c != '-' && c != '_' && c != '.')
-                return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        }
+        if (!is_plain) return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
         for (const auto& other : metadata) {
             if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
         }
@@ -5463,11 +5236,7 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 
 // What all copies of a handle, all readers and all threads of one Cache share.
 struct detail::Core {
-    // Where requests go.
-    struct Place : endpoint::Endpoint {
-        std::string configured_url;  // empty: AWS
-        bool is_aws() const { return configured_url.empty(); }
-    };
+    using Place = endpoint::Endpoint;  // where requests go
 
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
@@ -5519,26 +5288,22 @@ struct detail::Core {
         if (!url) return url.error();
         const auto region = chain.region(limits);
         if (!region) return region.error();
-        return resolve_place(url->value, region->value.empty() ? "us-east-1" : region->value);
+        configured_url = url->value;
+        return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region. On AWS that is another host, of the same suffix; elsewhere only the signature
-    // changes. False: it is no news.
+    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is no
+    // news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
         if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-        if (place_now->is_aws()) return resolve_place({}, region).has_value();
-        auto place = std::make_shared<Place>(*place_now);
-        place->signing_region = region;
-        place_now = std::move(place);
-        return true;
+        return resolve_place(region).has_value();
     }
 
     const Config config;
     const std::string bucket;
     const std::string prefix;  // empty, or ends in a slash
-    http::Share share;         // before the pool: handles let go of it before it goes
     http::Pool pool;
     retry::Quota quota;
     retry::Breaker breaker;
@@ -5554,6 +5319,7 @@ struct detail::Core {
 
     std::mutex place_lock;
     std::shared_ptr<const Place> place_now;
+    std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
         std::thread::id owner = std::this_thread::get_id();
@@ -5575,14 +5341,11 @@ struct detail::Core {
     }
 
 private:
-    Result<std::shared_ptr<const Place>> resolve_place(const std::string& url, const std::string& region) {
+    Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
         auto found = endpoint::resolve(
-            {bucket, region, url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+            {bucket, region, configured_url, config.addressing, config.dual_stack, config.fips, config.accelerate});
         if (!found) return found.error();
-        auto place = std::make_shared<Place>();
-        static_cast<endpoint::Endpoint&>(*place) = *std::move(found);
-        place->configured_url = url;
-        place_now = std::move(place);
+        place_now = std::make_shared<const Place>(*std::move(found));
         return place_now;
     }
 
@@ -5605,29 +5368,29 @@ private:
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        const std::string_view method = request.method;
-        transfer->method = method == "GET"   ? http::Method::get
-                           : method == "PUT" ? http::Method::put
-                                             : http::Method::post;
+        for (const http::Method method : {http::Method::put, http::Method::post}) {
+            if (request.method == std::string_view(http::name_of(method))) transfer->method = method;
+        }
         transfer->url = request.url;
         transfer->bypass_proxy = request.bypass_proxy;
         transfer->limits = {request.connect_timeout, {}, request.timeout};
-        if (transfer->method != http::Method::get) transfer->body = request.body;
+        transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
-        credentials::WebAnswer answer;
-        bool running = engine.start(*transfer, config, nullptr);
-        if (!running) answer.problem = "libcurl refused the request";
+        const bool started = engine.start(*transfer, config);
+        bool running = started;
         while (running && !limits.over()) {
-            const bool fine = engine.perform([&](http::Transfer& done) {
-                running = false;
-                answer.status = done.result == CURLE_OK ? done.status : 0;
-                if (answer.status == 0) answer.problem = curl_easy_strerror(done.result);
-                answer.body = done.text.substr(0, request.answer_bytes_max + 1);
-            });
-            if (!fine) running = false, answer.problem = "libcurl gave up on its connections";
+            if (!engine.perform([&](http::Transfer&) { running = false; })) break;
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        if (running) answer.problem = "the caller does not wait any longer";
+        credentials::WebAnswer answer;
+        if (!started || running || transfer->result != CURLE_OK) {
+            answer.problem = !started  ? "libcurl refused the request"
+                             : running ? "the caller does not wait any longer"
+                                       : curl_easy_strerror(transfer->result);
+        } else {
+            answer.status = transfer->status;
+            answer.body = transfer->text.substr(0, request.answer_bytes_max + 1);
+        }
         engine.give_back(std::move(transfer), running);
         return answer;
     }
@@ -5642,10 +5405,8 @@ using Milliseconds = std::chrono::milliseconds;
 // no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
-// S3 refuses requests that are a quarter of an hour off; a silent refusal may be put down to the clock from here on.
-inline constexpr double skew_seconds_min = 300;
-// A machine that has lost its clock starts in 1970; nothing honest is a century off.
-inline constexpr double skew_seconds_max = 100.0 * 366 * 86400;
+// S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
+inline constexpr double skew_seconds_min = 900;
 // How often progress is reported and cancellation looked for.
 inline constexpr Milliseconds tick{100};
 inline constexpr Milliseconds step_most{1000};
@@ -5664,7 +5425,7 @@ struct Request {
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
-    bool is_correction = false;    // asked to find out region or clock: these are not asked for again
+    bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
     std::optional<Milliseconds> stall{};
 
@@ -5675,21 +5436,11 @@ struct Request {
 };
 
 inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    Request out;
-    out.operation = operation;
-    out.method = method;
-    out.key = key;
-    out.object = core.object(key);
-    return out;
+    return {operation, key, method, core.object(key)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
-    Request out;
-    out.operation = operation;
-    out.method = method;
-    out.key = key;
-    out.query = std::move(query);
-    return out;
+    return {operation, key, method, {}, std::move(query)};
 }
 
 // One request on its way, with all its attempts. Tied to a session by Call.
@@ -5714,7 +5465,12 @@ struct Exchange {
     std::string path{}, signed_for{};  // encoded; region
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
-    bool running = false, new_credentials = false, new_clock = false, new_region = false, tried_reused = false;
+    std::int64_t clock_offset_ms = 0;  // with which it is signed
+    unsigned corrections = 0;          // those that were made, a bit for each Action
+    bool running = false;
+
+    bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
+    bool is_anonymous() const { return identity->credentials.access_key.empty(); }
 };
 
 // "get reports/q3: <text>"
@@ -5724,7 +5480,10 @@ inline std::string about(std::string_view operation, std::string_view key, std::
     return out.append(": ").append(text);
 }
 inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
-    return Error(kind, about(operation, key, text));
+    Error::Details details;
+    details.code = kind;
+    details.retryable = kind == Errc::timed_out;
+    return Error(std::move(details), about(operation, key, text));
 }
 
 inline std::string elapsed_text(int attempts, http::Clock::duration time) {
@@ -5734,49 +5493,79 @@ inline std::string elapsed_text(int attempts, http::Clock::duration time) {
     return out + bytes::number(milliseconds / 1000) + "." + bytes::number(milliseconds / 100 % 10) + " s";
 }
 
-// CURLE_TOO_LARGE, since 8.6, which the headers at hand may not know: what was CURLE_OUT_OF_MEMORY before.
-inline constexpr int curl_too_large = 100;
-
 inline Errc kind_of(CURLcode result, bool overflow) {
-    if (static_cast<int>(result) == curl_too_large) return Errc::protocol;
-    switch (result) {
-    case CURLE_OPERATION_TIMEDOUT:
-        return Errc::timed_out;
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_SSL_CERTPROBLEM:
-    case CURLE_SSL_CIPHER:
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
+    constexpr int curl_too_large =
+        100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
+    const auto is_one_of = [result](std::initializer_list<int> codes) {
+        return std::find(codes.begin(), codes.end(), static_cast<int>(result)) != codes.end();
+    };
+    if (result == CURLE_OPERATION_TIMEDOUT) return Errc::timed_out;
+    if (is_one_of({CURLE_SSL_CONNECT_ERROR, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION,
+                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR}))
         return Errc::tls;
-    case CURLE_URL_MALFORMAT:
-        return Errc::invalid_argument;
-    case CURLE_UNSUPPORTED_PROTOCOL:  // our URLs are http or https: this is an answer that is neither
-    case CURLE_WRITE_ERROR:
-        return overflow ? Errc::protocol : Errc::network;
-    case CURLE_OUT_OF_MEMORY:  // how libcurl names a header line that is too long for it
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_BAD_CONTENT_ENCODING:
-        return Errc::protocol;
-    default:
-        return Errc::network;
+    const bool odd =
+        is_one_of({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING});
+    return odd || overflow ? Errc::protocol : Errc::network;
+}
+
+// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from them.
+inline std::string_view advice_for(std::string_view url, std::string_view text) {
+    constexpr std::string_view use_http = "perhaps the port speaks plain http: try http:// in the endpoint";
+    constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
+    constexpr std::string_view clock = "is this machine's clock right?";
+    const struct {
+        std::string_view scheme, words, advice;
+    } hints[] = {
+        {"https:", "wrong version number", use_http},
+        {"https:", "packet length", use_http},
+        {"https:", "record layer", use_http},
+        {"https:", "unknown protocol", use_http},
+        {"https:", "SSL connection timeout", use_http},
+        {"http:", "Empty reply", use_https},
+        {"http:", "HTTP/0.9", use_https},
+        {"http:", "reset by peer", use_https},
+        {"http:", "HTTPS port", use_https},
+        {"https:", "not yet valid", clock},
+        {"https:", "has expired", clock},
+        {"http", "equester pays", "a bucket whose requester pays wants x-amz-request-payer, which is not sent"},
+    };
+    for (const auto& hint : hints) {
+        if (bytes::starts_with(url, hint.scheme) && text.find(hint.words) != std::string_view::npos) return hint.advice;
     }
+    return {};
 }
 
-inline bool contains_any(std::string_view text, std::initializer_list<std::string_view> words) {
-    return std::any_of(words.begin(), words.end(),
-                       [text](std::string_view word) { return text.find(word) != std::string_view::npos; });
+// What the store said, where it speaks XML, or what else can be made of the body for a person.
+inline std::string words_of(const Exchange& exchange) {
+    const std::string_view text = exchange.answer->text;
+    if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
+    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
+    std::string title(xml::html_title(text));
+    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
+    std::replace_if(title.begin(), title.end(), is_blank, ' ');
+    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
+    title.erase(std::unique(title.begin(), title.end(), both), title.end());
+    return bytes::sanitize(bytes::trim(title));
 }
 
-// What a person can do about a connection that failed. libcurl passes on the words of the TLS library.
-inline const char* connection_advice(Errc kind, CURLcode result, std::string_view text, std::string_view url) {
-    const bool tls = bytes::starts_with(url, "https:");
-    if (tls && contains_any(text, {"wrong version number", "packet length", "record layer", "unknown protocol"}))
-        return "something there speaks plain http: try http:// in the endpoint";
-    if (contains_any(text, {"not yet valid", "has expired"})) return "is this machine's clock right?";
-    if (!tls && result == CURLE_GOT_NOTHING) return "perhaps the port wants TLS: try https:// in the endpoint";
-    if (kind == Errc::tls) return "set Config::ca_bundle to the authority that signed the store's certificate";
-    return "";
+inline std::string request_id(const Exchange& exchange) {
+    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
+    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
+    const std::string_view second = exchange.headers().get("x-amz-id-2");
+    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
+    return id;
+}
+
+// What happened, after how many attempts, in the store's words, and what to do.
+inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
+    details.attempts = exchange.attempts;
+    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
+    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
+    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
+    const std::string_view location = exchange.headers().get("location");
+    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
+    if (!advice.empty()) text.append("; ").append(advice);
+    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
 }
 
 // An engine for as long as one operation lasts, and the exchanges that run on it: any number at once, on this thread.
@@ -5787,13 +5576,10 @@ inline const char* connection_advice(Errc kind, CURLcode result, std::string_vie
 //              └── waiting <┘ passing trouble, or a mistake that the answer helps to correct
 class Session {
 public:
-    explicit Session(Core& core) : Session(core, core.config.call_timeout) {}
-    Session(Core& core, Milliseconds timeout)
+    explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        allow(timeout);
+        allow(timeout.value_or(core.config.call_timeout));
     }
-    Session(Core& core, std::optional<Milliseconds> timeout)
-        : Session(core, timeout.value_or(core.config.call_timeout)) {}
     ~Session() { core_.pool.give_back(std::move(engine_)); }
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
@@ -5828,22 +5614,24 @@ public:
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(operation, key, "");
+        if (deadline_ && http::Clock::now() >= *deadline_)
+            return refusal(Errc::timed_out, operation, key, out_of_time_text());
         return {};
     }
 
     void start(Exchange& exchange) {
+        const Request& request = exchange.request;
         exchanges_.push_back(&exchange);
-        exchange.done = exchange.stopped_by_sink = exchange.tried_reused = false;
-        exchange.new_credentials = exchange.new_clock = exchange.new_region = false;
+        exchange.done = exchange.stopped_by_sink = false;
+        exchange.corrections = 0;
         exchange.attempts = 0;
+        exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (cancelled_ && !exchange.request.not_cancellable)
-            return end(exchange,
-                       refusal(Errc::cancelled, exchange.request.operation, exchange.request.key, why_cancelled_));
-        if (!core_.breaker.is_on() || core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
+        if (cancelled_ && !request.not_cancellable)
+            return end(exchange, refusal(Errc::cancelled, request.operation, request.key, why_cancelled_));
+        if (core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
-        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key,
+        end(exchange, refusal(Errc::unavailable, request.operation, request.key,
                               "not sent: the last calls failed, and Config::breaker_pause is not over"));
     }
 
@@ -5856,15 +5644,9 @@ public:
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
         if (report_progress_) report_progress();
-        if (cancelled_ || woken_ || most.count() == 0) return !cancelled_;
-        for (const Exchange* exchange : exchanges_) {
-            if (exchange->done) continue;
-            if (exchange->answer && exchange->answer->paused) return !cancelled_;
-            if (exchange->running) continue;
-            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
-            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
-        }
-        engine_->wait((std::min)(most, tick));
+        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_timeout)
+            end_all(Errc::cancelled, why_cancelled_, true);
+        if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
         return !cancelled_;
     }
     void run(Exchange& exchange) {
@@ -5893,24 +5675,37 @@ public:
         finish_attempt(exchange);
     }
     // Ends what runs with this error.
-    void end_all(Errc code, const std::string& why) {
+    void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange : exchanges_) {
             const Request& request = exchange->request;
-            if (!exchange->done && !request.not_cancellable)
+            if (!exchange->done && (also_not_cancellable || !request.not_cancellable))
                 end(*exchange, refusal(code, request.operation, request.key, why));
         }
     }
-    Error out_of_time(std::string_view operation, std::string_view key, std::string_view after) const {
-        Error::Details details;
-        details.code = Errc::timed_out;
-        details.retryable = true;
-        const std::string limit = bytes::number(static_cast<std::uint64_t>(timeout_.count()));
-        return Error(details, about(operation, key,
-                                    "the call's time (call_timeout, " + limit + " ms) is over" + std::string(after)));
-    }
 
     // The answer as an error, for an operation that can make nothing of it.
-    Error failure(const Exchange& exchange) const;
+    Error failure(const Exchange& exchange) const {
+        if (exchange.error) return *exchange.error;
+        Error::Details details;
+        details.status = exchange.status();
+        const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
+        details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
+        details.s3_message = words_of(exchange);
+        details.request_id = request_id(exchange);
+        const retry::Rule rule = retry::rule_for(details.status, details.s3_code);
+        details.code = rule.kind;
+        details.retryable = rule.action == retry::Action::retry;
+        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
+        std::string_view advice = advice_for(exchange.answer->url, details.s3_message);
+        if (advice.empty()) advice = rule.advice;
+        const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
+        if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
+                           details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
+            advice =
+                "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
+                "MetadataNames::hyphen (?metadata_names=hyphen)";
+        return told(exchange, std::move(details), text, advice);
+    }
 
 private:
     void attempt(Exchange& exchange, http::Clock::time_point now) {
@@ -5919,7 +5714,7 @@ private:
         exchange.error.reset();
         exchange.stopped_by_sink = false;
         if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
-        if (!engine_->start(*exchange.answer, core_.config, core_.share.get()))
+        if (!engine_->start(*exchange.answer, core_.config))
             return end(exchange, refusal(Errc::unsupported, exchange.request.operation, exchange.request.key,
                                          "libcurl refused the request or has no memory"));
         exchange.running = true;
@@ -5930,12 +5725,13 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (deadline_ && http::Clock::now() >= *deadline_) return out_of_time(request.operation, request.key, "");
+        if (deadline_ && http::Clock::now() >= *deadline_)
+            return refusal(Errc::timed_out, request.operation, request.key, out_of_time_text());
         auto who = core_.identity.snapshot(limits());
-        if (!who) return Error(who.error().details(), about(request.operation, request.key, who.error().what()));
+        if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
         const auto place = core_.place(limits());  // the instance that gave credentials may have to say where it is
-        if (!place) return refusal(place.error().code(), request.operation, request.key, place.error().what());
+        if (!place) return not_found_out(request, place.error());
         if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
         const endpoint::Endpoint& where = **place;
@@ -5944,7 +5740,7 @@ private:
         out.method = request.method;
         out.sink = request.sink;
         out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
-        if (request.method == Method::put || request.method == Method::post) out.body = request.body;
+        out.body = request.body;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
 
@@ -5963,36 +5759,46 @@ private:
         const auto left = std::chrono::duration_cast<Milliseconds>(*deadline_ - http::Clock::now());
         return (std::max)(left, Milliseconds(1));
     }
+    // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
+    Error not_found_out(const Request& request, const Error& why) const {
+        const char* limit = why.code() == Errc::timed_out && deadline_ ? " (call_timeout)"
+                            : why.code() == Errc::cancelled            ? " (by Cache::cancel())"
+                                                                       : "";
+        return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
+    }
+    std::string out_of_time_text() const {
+        return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
+               " ms) is over";
+    }
 
     void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        for (const auto& [name, value] : request.headers) out.add_header(name, value);
-        if (request.ttl) {
-            const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at",
-                           entry::seconds_text(core_.unix_now() + request.ttl->count()));
-        }
-        const Credentials& keys = exchange.identity->credentials;
-        if (keys.access_key.empty()) return;  // anonymous
-        const std::int64_t now = dates::unix_seconds(core_.now());
-        if (out.amz_date.empty() || out.amz_date_of != now) {
-            out.amz_date.clear();
-            dates::append_amz_date(out.amz_date, now);
-            out.amz_date_of = now;
-        }
-        const std::string_view hash =
-            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
-        out.add_header("x-amz-content-sha256", hash);
-        out.add_header("x-amz-date", out.amz_date);
-        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
         out.to_sign.clear();
         out.to_sign.push_back({"host", place.host});
-        for (std::size_t i = 0; i < out.header_count(); ++i)
-            out.to_sign.push_back({out.header_name(i), out.header_value(i)});
+        const auto add = [&out](std::string_view name, std::string_view value) {
+            out.add_header(name, value);
+            out.to_sign.push_back({name, value});
+        };
+        for (const auto& [name, value] : request.headers) add(name, value);
+        const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
+        const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
+        std::string expiry, date;
+        if (request.ttl) {
+            expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
+            add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
+        }
+        if (exchange.is_anonymous()) return;
+        const Credentials& keys = exchange.identity->credentials;
+        dates::append_amz_date(date, dates::unix_seconds(now));
+        const std::string_view hash =
+            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
+        add("x-amz-content-sha256", hash);
+        add("x-amz-date", date);
+        if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
             http::name_of(request.method), exchange.path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
-        out.add_header("authorization", out.signer.sign(to_sign, keys, {out.amz_date, place.signing_region, "s3"}));
+        out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
     void start_due() {
@@ -6005,6 +5811,20 @@ private:
         }
     }
 
+    // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
+    void wait(Milliseconds most) {
+        bool any = false;
+        for (const Exchange* exchange : exchanges_) {
+            if (exchange->done) continue;
+            any = true;
+            if (exchange->answer && exchange->answer->paused) return;
+            if (exchange->running) continue;
+            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
+            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
+        }
+        if (any || !cancelled_) engine_->wait(most);
+    }
+
     void report_progress() {
         const auto now = http::Clock::now();
         if (now < next_report_) return;
@@ -6012,7 +5832,9 @@ private:
         if (!report_progress_()) cancel("cancelled by the progress callback");
     }
     void cancel(const char* why) {
+        if (cancelled_) return;
         cancelled_ = true;
+        cancelled_at_ = http::Clock::now();
         why_cancelled_ = why;
         end_all(Errc::cancelled, why);
     }
@@ -6036,23 +5858,18 @@ private:
         core_.count(&Stats::bytes_out, exchange.request.body.size());
         if (!answer.reused) core_.count(&Stats::connections);
         read_answer(exchange);
-        if (answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory) {
-            exchange.stopped_by_sink = exchange.done = true;
-            report_health(true);
-            return emit_event(exchange, "done");
-        }
-        const retry::Action action = retry::action_for(answer.result, answer.status, exchange.code());
-        if (action == retry::Action::accept && !broke_when_reused(exchange)) {
-            core_.quota.succeeded();
-            report_health(true);
-            exchange.done = true;
-            return emit_event(exchange, exchange.ok() ? "done" : "error");
-        }
+        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
+        const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
+        const retry::Action action = action_for(exchange);
         if (goes_on(exchange, action)) return emit_event(exchange, "retry");
-        report_health(action != retry::Action::retry && action != retry::Action::give_up);
         exchange.done = true;
-        if (answer.result != CURLE_OK) exchange.error = no_answer(exchange);
-        emit_event(exchange, "error");
+        if (!answered) exchange.error = no_answer(exchange);
+        if (answered && action == retry::Action::accept) core_.quota.succeeded();
+        core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
+        const bool was_signed_right = exchange.ok() || exchange.status() == 404;
+        if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
+            core_.clock_offset_ms.store(exchange.clock_offset_ms);
+        emit_event(exchange, exchange.ok() ? "done" : "error");
     }
 
     // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
@@ -6079,76 +5896,67 @@ private:
             fault->code = "PermanentRedirect";
     }
 
+    // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP at
+    // all, or to a HEAD a bare 400 (RequestTimeout). A bare 403 to a HEAD may be about the clock.
+    retry::Action action_for(const Exchange& exchange) const {
+        const http::Transfer& answer = *exchange.answer;
+        if (exchange.stopped_by_sink) return retry::Action::accept;
+        const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
+        if (is_bare && answer.status == 403 && std::fabs(skew(answer, core_.now()).value_or(0)) > skew_seconds_min)
+            return retry::Action::correct_clock;
+        const bool is_odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
+                            (is_bare && answer.status == 400);
+        if (is_odd && answer.reused) return retry::Action::ask_again;
+        if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
+        return retry::action_for(answer.result, answer.status, exchange.code());
+    }
+    // The status with which a proxy refused to open a tunnel; 0: none did.
+    static int refused_by_proxy(const http::Transfer& answer) {
+        const long status = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
+        return status >= 300 ? static_cast<int>(status) : 0;
+    }
+
     bool goes_on(Exchange& exchange, retry::Action action) {
         using retry::Action;
-        switch (action) {
-        case Action::retry:
-            return retry_later(exchange);
-        case Action::refresh_credentials:
-            return once(exchange.new_credentials) &&
-                   core_.identity.force_refresh(exchange.identity->generation, limits()) && again_now(exchange);
-        case Action::correct_clock:
-            return once(exchange.new_clock) && correct_clock(exchange) && again_now(exchange);
-        case Action::correct_region:
-            return once(exchange.new_region) && correct_region(exchange) && again_now(exchange);
-        case Action::accept:
-            return again_now(exchange);  // broke_when_reused
-        case Action::give_up:
-            break;
-        }
-        return broke_when_reused(exchange) && again_now(exchange);
+        if (action == Action::accept || action == Action::give_up) return false;
+        if (action == Action::retry) return retry_later(exchange);
+        if (exchange.has_tried(action)) return false;
+        exchange.corrections |= 1U << static_cast<unsigned>(action);
+        const bool corrected = action == Action::refresh_credentials
+                                   ? core_.identity.force_refresh(exchange.identity->generation, limits())
+                               : action == Action::correct_clock  ? correct_clock(exchange)
+                               : action == Action::correct_region ? correct_region(exchange)
+                                                                  : true;
+        return corrected && again_now(exchange);
     }
-    static bool once(bool& done) { return !std::exchange(done, true); }
 
-    // A store that closes an idle connection may answer to it with something that is not about the request: no HTTP at
-    // all, or to a HEAD a bare 400 (RequestTimeout). The same goes for a clock that a bare 403 may be about.
-    bool broke_when_reused(Exchange& exchange) {
-        const http::Transfer& answer = *exchange.answer;
-        const bool bare = exchange.request.method == Method::head && !exchange.fault;
-        if (bare && answer.status == 403 && looks_skewed(answer) && !exchange.request.is_correction)
-            return once(exchange.new_clock) && clock_changes_by_asking(exchange);
-        const bool odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
-                         (bare && answer.status == 400);
-        return odd && answer.reused && once(exchange.tried_reused);
-    }
+    // How far the store's clock is ahead, by an answer's Date.
     static std::optional<double> skew(const http::Transfer& answer, TimePoint now) {
         const auto date = dates::http_date(answer.headers.get("date"));
         if (!date) return std::nullopt;
         return retry::seconds_between(now, *date);
     }
-    bool looks_skewed(const http::Transfer& answer) const {
-        const auto off = skew(answer, core_.now());
-        return off && std::fabs(*off) > skew_seconds_min;
-    }
-    // Only a refusal with a body names its reason, so the same is asked in a way that gets one.
-    bool clock_changes_by_asking(const Exchange& exchange) {
-        const std::int64_t before = core_.clock_offset_ms.load();
-        ask_for_correction(exchange, Method::get);
-        return core_.clock_offset_ms.load() != before;
-    }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says.
-    bool correct_clock(const Exchange& exchange) {
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
+    // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
+    bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
-        if (!off || std::fabs(*off) > skew_seconds_max) return false;
-        core_.clock_offset_ms.store(static_cast<std::int64_t>(*off * 1000));
+        if (!off || exchange.is_anonymous()) return false;
+        exchange.clock_offset_ms = static_cast<std::int64_t>(*off * 1000);
+        if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
         return true;
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
         if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.signed_for)) return true;
         if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
-        ask_for_correction(exchange, Method::head);
-        const auto place = core_.place(limits());
-        return place && (*place)->signing_region != exchange.signed_for;
-    }
-    void ask_for_correction(const Exchange& about, Method method) {
-        Session other(core_, Milliseconds(0));
+        Session other(core_);
         other.deadline_ = deadline_;
-        Exchange look{bucket_request(about.request.operation, method, {}, about.request.key)};
-        if (method == Method::get) look.request.query = "list-type=2&max-keys=1";
+        Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
         look.request.is_correction = true;
         other.run(look);
         other.drop(look);
+        const auto place = core_.place(limits());
+        return place && (*place)->signing_region != exchange.signed_for;
     }
 
     bool again_now(Exchange& exchange) {
@@ -6160,7 +5968,9 @@ private:
         const auto now = http::Clock::now();
         const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
-        const auto delay = retry_delay(exchange);
+        auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
+        if (const auto asked = exchange.headers().find("retry-after"))
+            delay = (std::max)(delay, retry::retry_after(*asked, core_.now()));
         if (deadline_ && now + delay >= *deadline_) return false;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (!core_.quota.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
@@ -6170,15 +5980,6 @@ private:
         else
             exchange.due = now + delay;
         return true;
-    }
-    Milliseconds retry_delay(const Exchange& exchange) const {
-        const Milliseconds delay = retry::backoff(core_.config, exchange.attempts, core_.random());
-        const auto asked = exchange.headers().find("retry-after");
-        return asked ? (std::max)(delay, retry::retry_after(*asked, core_.now())) : delay;
-    }
-
-    void report_health(bool healthy) {
-        if (core_.breaker.is_on()) core_.breaker.report(healthy, core_.local_now());
     }
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
@@ -6192,41 +5993,39 @@ private:
         event.duration = http::Clock::now() - exchange.attempt_began;
         event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
         event.reused = answer.reused;
-        const std::string problem = answer.result != CURLE_OK && !exchange.stopped_by_sink
-                                        ? bytes::sanitize(bytes::trim(answer.problem))
-                                        : std::string();
-        event.detail = problem;
+        const std::string problem = bytes::sanitize(bytes::trim(answer.problem));
+        if (answer.result != CURLE_OK && !exchange.stopped_by_sink) event.detail = problem;
         core_.config.on_event(event);
     }
 
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
-        const Request& request = exchange.request;
-        const std::string elapsed = elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
-        if (answer.result == CURLE_OPERATION_TIMEDOUT && deadline_ &&
-            http::Clock::now() >= *deadline_ - Milliseconds(5))
-            return with_attempts(out_of_time(request.operation, request.key, elapsed), exchange.attempts);
         Error::Details details;
         details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
-        details.attempts = exchange.attempts;
         details.retryable = retry::is_passing(answer.result);
+        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
+            return told(exchange, std::move(details), out_of_time_text(), {});
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
                                              : bytes::sanitize(bytes::trim(answer.problem));
-        long system_error = 0;
-        curl_easy_getinfo(answer.easy, CURLINFO_OS_ERRNO, &system_error);
-        if (system_error == EMFILE || system_error == ENFILE) text = "no file descriptor is left (see ulimit -n)";
+        if (answer.result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
+            text = "no file descriptor is left (see ulimit -n)";
         if (text.empty()) text = curl_easy_strerror(answer.result);
         if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
-        const char* advice = connection_advice(details.code, answer.result, text, answer.url);
-        text += elapsed;
-        if (*advice) text.append("; ").append(advice);
-        return Error(std::move(details), about(request.operation, request.key, text));
-    }
-    static Error with_attempts(const Error& error, int attempts) {
-        Error::Details details = error.details();
-        details.attempts = attempts;
-        return Error(std::move(details), error.what());
+        const bool stalled = text.find("too slow") != std::string::npos;
+        if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
+        // What was a store before is one still.
+        std::string_view advice = core_.store_seen ? std::string_view() : advice_for(answer.url, text);
+        if (advice.empty() && details.code == Errc::tls)
+            advice = "set Config::ca_bundle to the authority that signed the store's certificate";
+        if (const int refusal = refused_by_proxy(answer)) {
+            const retry::Rule rule = retry::rule_for(refusal, {});
+            details.code = rule.kind;
+            details.retryable = rule.action == retry::Action::retry;
+            advice = refusal == 407 ? rule.advice : "the proxy refuses: see Config::proxy";
+        }
+        return told(exchange, std::move(details), std::move(text), advice);
     }
 
     Core& core_;
@@ -6238,57 +6037,10 @@ private:
     std::optional<http::Clock::time_point> deadline_, overtime_;
     bool is_callers_ = false;  // the deadline: the caller has set it
     bool woken_ = false, cancelled_ = false;
+    http::Clock::time_point cancelled_at_{};
     const char* why_cancelled_ = "";
     std::uint64_t cancels_;  // of the cache, when this session began
 };
-
-// What the store said, where it speaks XML, or what else can be made of the body for a person.
-inline std::string words_of(const Exchange& exchange) {
-    if (exchange.fault) return bytes::sanitize(exchange.fault->message);
-    const std::string_view text = exchange.answer ? std::string_view(exchange.answer->text) : std::string_view();
-    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    return bytes::sanitize(bytes::trim(xml::html_title(text)));
-}
-
-inline std::string request_id(const Exchange& exchange) {
-    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
-    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
-    const std::string_view second = exchange.headers().get("x-amz-id-2");
-    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
-    return id;
-}
-
-inline Error Session::failure(const Exchange& exchange) const {
-    if (exchange.error) return *exchange.error;
-    Error::Details details;
-    details.status = exchange.status();
-    const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
-    details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
-    details.s3_message = words_of(exchange);
-    if (exchange.answer) details.request_id = request_id(exchange);
-    details.attempts = exchange.attempts;
-    const retry::Rule& rule = retry::rule_for(details.status, details.s3_code);
-    details.code = rule.kind;
-    details.retryable = rule.action == retry::Action::retry;
-    std::string text = status;
-    if (details.s3_code != status) text.append(" ").append(details.s3_code);
-    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
-    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
-    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
-    const std::string_view location = exchange.answer ? exchange.headers().get("location") : std::string_view();
-    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
-    const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
-    const bool dropped = underscore && (details.s3_message.find("not signed") != std::string::npos ||
-                                        details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400");
-    const char* advice = rule.advice;
-    if (dropped)
-        advice =
-            "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
-            "MetadataNames::hyphen (?metadata_names=hyphen)";
-    if (details.s3_message.find("HTTPS port") != std::string::npos) advice = "try https:// in the endpoint";
-    if (*advice) text.append("; ").append(advice);
-    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
-}
 
 // An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
 struct Call : Exchange {
@@ -6924,7 +6676,7 @@ private:
     bool report() {
         std::uint64_t sum = done;
         for (const Exchange* exchange : running)
-            sum += exchange->answer && !exchange->done ? exchange->answer->sent : 0;
+            sum += exchange->answer && !exchange->done ? exchange->answer->sent() : 0;
         most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
         return callback_({most_, total_});
     }
@@ -7787,14 +7539,15 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
     return session.failure(look);
 }
 
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only once a
-// good answer has shown that this is an S3 store: a wrong endpoint would turn every get into a miss.
+// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has no
+// others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a miss.
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
+    const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
     if (call.status() == 404)
         return code != "NoSuchBucket" &&
-               (call.fault || call.request.method == Method::head || core.store_seen.load(std::memory_order_relaxed));
+               (call.fault || call.request.method == Method::head || (call.answer->text.empty() && is_s3));
     const bool is_forbidden =
         call.status() == 403 && (code == "AccessDenied" || (code.empty() && call.answer->text.empty()));
     return is_forbidden && core.config.forbidden_is_miss;
@@ -8396,7 +8149,7 @@ inline Result<bool> honours_conditions(Session& session) {
     Core& core = session.core();
     using Trait = Core::Trait;
     const auto place = core.place();
-    if (place && (*place)->is_aws()) return true;
+    if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::pair<std::string, std::string> none_there("if-none-match", "*");
     const std::pair<std::string, std::string> wrong_etag("if-match", "\"00000000000000000000000000000000\"");
@@ -9388,7 +9141,7 @@ inline std::string environment(const Config& config, const char* name) {
     return value ? value : "";
 }
 
-// The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
+// The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
     std::string path = environment(config, "AWS_CA_BUNDLE");
     if (path.empty()) {
@@ -9397,7 +9150,7 @@ inline std::string find_trusted(const Config& config) {
         path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
     }
     if (path.empty()) path = environment(config, "SSL_CERT_FILE");
-    return path.empty() ? http::find_ca_bundle() : path;
+    return path;
 }
 
 // What the location says goes before the configuration.
@@ -9426,7 +9179,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
         endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
                            config.addressing, config.dual_stack, config.fips, config.accelerate});
     if (!place) return refuse(place.error().what());
-    if (!http::library().ready) return Error(Errc::unsupported, "open: libcurl could not be initialised");
+    if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     if (!digest::available())
         return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
     static_cast<void>(out_of_memory());

@@ -468,20 +468,6 @@ TEST_CASE("a refusal that names no region is settled by the bucket's HEAD", "[re
     CHECK(world.requests([&] { CHECK(cache.get("k")); }) == 1);
 }
 
-TEST_CASE("certificates are looked for where systems keep them, if libcurl's own place is empty", "[tls]") {
-    static std::string only;
-    const auto found = [](const char* file, const char* folder, const std::string& there) {
-        only = there;
-        return detail::http::ca_bundle_for(file, folder, [](const char* path) { return path == only; });
-    };
-    CHECK(found("/own.crt", nullptr, "/own.crt").empty());
-    CHECK(found("/own.crt", "/own", "/own").empty());
-    CHECK(found("/own.crt", "/own", "/etc/pki/tls/certs/ca-bundle.crt") == "/etc/pki/tls/certs/ca-bundle.crt");
-    CHECK(found("/own.crt", "/own", "/etc/ssl/cert.pem") == "/etc/ssl/cert.pem");
-    CHECK(found("/own.crt", "/own", "/nowhere").empty());
-    CHECK(found(nullptr, nullptr, "/etc/ssl/cert.pem").empty());  // it has a source that is no file
-}
-
 TEST_CASE("the profile's ca_bundle is trusted, after what the environment names", "[tls]") {
     World world(store::over(true));
     const store::Folder folder;
