@@ -7642,7 +7642,13 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 class BodySum {
 public:
     BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {}
+    ~BodySum() {  // what was summed for nothing is not to be part of the next body's sum
+        if (hashes_ && is_begun_) hash_.reset();
+    }
+    BodySum(const BodySum&) = delete;
+    BodySum& operator=(const BodySum&) = delete;
     void update(std::string_view data) {
+        is_begun_ = true;
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
             if (hashes_) hash_.update(piece);
@@ -7653,6 +7659,7 @@ public:
     std::uint32_t crc() const { return crc_; }
     std::string finish() {
         crc_ = 0;
+        is_begun_ = false;
         if (!hashes_) return std::string(sigv4::unsigned_payload);
         const digest::Sha256Digest hash = hash_.finish();
         return bytes::hex(digest::as_text(hash));
@@ -7661,6 +7668,7 @@ public:
 private:
     digest::Sha256& hash_;
     const bool hashes_;
+    bool is_begun_ = false;
     std::uint32_t crc_ = 0;
 };
 
@@ -7790,7 +7798,7 @@ public:
         whole_crc_ = digest::crc32c(0, data.data(), data.size());
         return run_parts();
     }
-    // A source. `whole_crc`: of all its bytes, where they could be read before; it must be what is then sent.
+    // A source. `whole_crc`: of all its bytes, where they could be read before.
     Result<bool> run(UploadSource& source, std::optional<std::uint32_t> whole_crc) {
         source_ = &source;
         whole_crc_ = whole_crc;
@@ -7843,8 +7851,6 @@ private:
             session_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
             if (Result<void> fine = collect(); !fine) return std::move(fine).error();
         }
-        if (source_ && whole_crc_ && source_crc_ != *whole_crc_)
-            return refuse(Errc::source, "the file changed while it was read: nothing was stored");
         return complete();
     }
     bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
@@ -7932,7 +7938,6 @@ private:
         for (;;) {
             const std::string_view fresh(data + summed, (std::min)(filled, size) - summed);
             sum_.update(fresh);
-            if (whole_crc_) source_crc_ = digest::crc32c(source_crc_, fresh.data(), fresh.size());
             summed += fresh.size();
             if (filled > size || source_->at_end()) break;
             const Result<std::size_t> count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
@@ -8078,7 +8083,6 @@ private:
     char next_byte_ = 0;     // the first of those
     int fast_parts_ = 0;     // in a row that the source has given without a pause
     std::optional<std::uint32_t> whole_crc_;
-    std::uint32_t source_crc_ = 0;
     std::uint64_t begun_ = 0;                   // parts
     std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
     std::unique_ptr<Part> spare_;
@@ -8106,6 +8110,8 @@ struct detail::ReaderState {
     ReaderState& operator=(const ReaderState&) = delete;
 
     bool has_begun() const { return download.call.done || !back.empty(); }
+    // The connection broke after some bytes: what they are worth is told where they are read.
+    bool broke_later() const { return download.call.error && !back.empty(); }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
         if (trouble) return *trouble;
@@ -8843,7 +8849,7 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
         record(*core, "get", key, outcomes::miss);
         return std::optional<Reader>();
     }
-    if (call.done && !state->download.first_part_done()) {  // it was short enough to be here already, or it failed
+    if (call.done && !state->download.first_part_done() && !state->broke_later()) {  // it was short enough to be here already, or it failed
         if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
     }
     const entry::Facts facts = state->download.facts();
@@ -9311,10 +9317,13 @@ struct FileCloser {
 };
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
-inline Source source_of(std::FILE* in) {
-    Source source([in](char* buffer, std::size_t capacity) {
+// A file of which the sum is known must still have it at its end.
+inline Source source_of(std::FILE* in, std::optional<std::uint32_t> expected = {}) {
+    Source source([in, expected, crc = std::uint32_t{0}](char* buffer, std::size_t capacity) mutable {
         const std::size_t count = std::fread(buffer, 1, capacity, in);
-        return count == 0 && std::ferror(in) ? source_failed : count;
+        if (expected) crc = digest::crc32c(crc, buffer, count);
+        const bool is_whole = !std::ferror(in) && (!expected || crc == *expected);
+        return count == 0 && !is_whole ? source_failed : count;
     });
     const auto size = size_of(in);
     return size ? std::move(source).sized(*size) : source;
@@ -9324,7 +9333,7 @@ inline Error file_error(const char* operation, std::string_view key, const std::
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
-// Of a whole file that will go up in parts: what is sent must then have the same sum.
+// Of a whole file: what is sent must then have the same sum, since it may be written to meanwhile.
 inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
     std::vector<char> piece(transfer::piece_bytes);
     std::uint32_t crc = 0;
@@ -9340,19 +9349,22 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
     const File opened(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened.get());
-    const Timing timing{http::Clock::now(), source.size().value_or(0)};
+    const auto size = size_of(opened.get());
+    const Timing timing{http::Clock::now(), size.value_or(0)};
     Session session(core, options.timeout);
     Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    std::optional<std::uint32_t> whole_crc;
-    if (source.size().value_or(0) > core.config.part_bytes && !options.compress &&
-        core.config.checksums != Checksums::none) {
+    std::optional<std::uint32_t> crc;
+    if (size) {
         const Result<std::uint32_t> summed = sum_file(session, key, opened.get());
         if (!summed) return record_set(core, key, summed.error(), timing);
-        whole_crc = *summed;
+        crc = *summed;
     }
-    Result<bool> stored = set_source(session, target, source, options, whole_crc);
-    if (!stored && std::ferror(opened.get())) stored = file_error("set", key, path, "cannot read");
+    const Source source = source_of(opened.get(), crc);
+    Result<bool> stored = set_source(session, target, source, options, options.compress ? std::nullopt : crc);
+    if (!stored && std::ferror(opened.get()))
+        stored = file_error("set", key, path, "cannot read");
+    else if (!stored && stored.error().code() == Errc::source)
+        stored = refusal(Errc::source, "set", key, "the file changed while it was read: nothing was stored");
     return record_set(core, key, std::move(stored), timing);
 }
 
