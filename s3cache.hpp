@@ -7170,8 +7170,8 @@ private:
         return true;
     }
     std::string store_text() const {
-        if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_sum_));
-        return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_sum_)));
+        const std::string text = digest::big_endian(store_sum_);
+        return bytes::base64(facts_.store_sum_type == "crc64nvme" ? text : text.substr(sizeof crc_));
     }
 
     const entry::Facts& facts_;
@@ -7274,41 +7274,29 @@ public:
     std::uint64_t taken() const { return taken_; }
     // Of the body, as it is stored: what has come in so far.
     std::uint64_t arrived() const {
-        std::uint64_t sum = taken_;
-        for (std::size_t i = is_handed_out_ ? 1 : 0; i < ranges_.size(); ++i) sum += ranges_[i]->received;
+        std::uint64_t sum = taken_ - delivered_;
+        for (const auto& range : ranges_) sum += range->received;
         return sum;
     }
 
     // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
     void allow_parallel() { may_be_parallel_ = true; }
-    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile.
+    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile; then
+    // what they have brought is handed out in order.
     void tend() {
-        if (first_part_end_ && !call.done) fill(lanes() - 1);
+        if (!first_part_end_ || done()) return;
+        fill(call.done ? lanes() : lanes() - 1);
+        while (call.done && !done() && ranges_.front()->call.done && hand_out(*ranges_.front())) fill(lanes());
     }
     // Bytes are waited for from now on: how fast they come is measured by that time alone.
     void wait_begins() { since_ = http::Clock::now(); }
-
-    // The first connection has brought its part of a large object, for next_range() to go on with.
-    bool first_part_done() const { return first_part_end_ && taken_ >= first_part_end_; }
-    // The next bytes of the rest, valid until the next call; empty at its end.
-    Result<std::string_view> next_range() {
-        session_.drop(call);
-        if (std::exchange(is_handed_out_, false)) {
-            spare_ = std::move(ranges_.front());
-            ranges_.erase(ranges_.begin());
-        }
-        fill(lanes());
-        if (ranges_.empty()) return std::string_view();
-        Range& first = *ranges_.front();
-        session_.wait_for(first.call);
-        if (Result<void> fine = first.check(); !fine) return std::move(fine).error();
-        is_handed_out_ = true;
-        verifier_->update(first.body());
-        taken_ += first.size;
-        return first.body();
+    // All has come, or nothing more will.
+    bool done() const {
+        return call.done && (!first_part_done() || is_stopped_ || trouble_ || taken_ == *facts_.length);
     }
+    Call& waited_for() { return call.done && !ranges_.empty() ? ranges_.front()->call : call; }
 
-    // After the call is done: whether what was taken is the whole object.
+    // Once done(): whether what was taken is the whole object.
     Result<void> check() {
         if (trouble_) return *trouble_;
         if (!first_part_done()) {
@@ -7327,6 +7315,8 @@ private:
     const Config& config() const { return session_.core().config; }
     std::size_t lanes() const { return lanes_for(config(), config().part_bytes); }
     Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", call.request.key, why); }
+    // The first connection has brought its part of a large object.
+    bool first_part_done() const { return first_part_end_ && taken_ >= first_part_end_; }
 
     Result<void> check_answer() {
         if (call.error) return *call.error;
@@ -7365,6 +7355,23 @@ private:
             next_offset_ = (std::min)(from + config().part_bytes, *facts_.length);
             ranges_.back()->start(from, next_offset_ - from);
         }
+    }
+
+    // False: the consumer takes no more for now, or at all.
+    bool hand_out(Range& range) {
+        if (Result<void> fine = range.check(); !fine) return stop(std::move(fine).error()), false;
+        const std::string_view piece = range.body().substr(delivered_, piece_bytes);
+        const SinkResult result = consumer_.take(consumer_.self, piece);
+        is_stopped_ = result == SinkResult::stop;
+        if (result != SinkResult::consumed) return false;
+        verifier_->update(piece);
+        taken_ += piece.size();
+        delivered_ += piece.size();
+        if (delivered_ < range.size) return true;
+        delivered_ = 0;
+        spare_ = std::move(ranges_.front());
+        ranges_.erase(ranges_.begin());
+        return true;
     }
 
     SinkResult take(const http::Transfer& from, std::string_view data) {
@@ -7431,7 +7438,8 @@ private:
     std::uint64_t next_offset_ = 0;     // of the next range
     std::vector<std::unique_ptr<Range>> ranges_;  // on their way, in order
     std::unique_ptr<Range> spare_;
-    bool is_handed_out_ = false;  // the first of them
+    std::size_t delivered_ = 0;  // of the first of them
+    bool is_stopped_ = false;    // by the consumer, meanwhile
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
@@ -8184,17 +8192,9 @@ private:
         front.clear();
         download.wait_begins();
         session.resume(download.call);
-        while (back.empty() && !download.call.done) {
-            session.step(s3::step_most);
-            download.tend();
-        }
+        for (download.tend(); back.empty() && !download.done(); download.tend()) session.step(s3::step_most);
         std::swap(front, back);
         if (!front.empty()) return std::string_view(front);
-        if (download.first_part_done()) {
-            std::string().swap(front), std::string().swap(back);  // the ranges have buffers of their own
-            Result<std::string_view> range = download.next_range();
-            if (!range || !range->empty()) return range;
-        }
         if (Result<void> whole = download.check(); !whole) return std::move(whole).error();
         return std::string_view();
     }
@@ -8628,10 +8628,10 @@ public:
         if (wanted_.progress && *wanted_.progress) session_.on_progress({});
     }
 
-    Call& call() { return download_.call; }
+    Call& call() { return download_.waited_for(); }
     bool tend() {
         download_.tend();
-        return !download_.call.done;
+        return !download_.done();
     }
     // Once the call is done.
     Result<GetResult> result() {
@@ -8690,7 +8690,6 @@ private:
     bool is_broken() const { return is_too_large_ || decoding_error_; }
 
     Result<std::optional<Value>> value() {
-        if (Result<void> rest = take_ranges(); !rest) return std::move(rest).error();
         if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
         if (!is_broken()) {
             if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
@@ -8707,16 +8706,6 @@ private:
         info.kind = kind;
         return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
     }
-    Result<void> take_ranges() {
-        while (download_.first_part_done() && !is_broken()) {
-            const Result<std::string_view> data = download_.next_range();
-            if (!data) return data.error();
-            if (data->empty()) return {};
-            static_cast<void>(take(*data));
-        }
-        return {};
-    }
-
     // Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
     Result<GetResult> interpret_unchanged() {
         const auto there = look(session_, "get", key_);
@@ -8849,7 +8838,7 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
         record(*core, "get", key, outcomes::miss);
         return std::optional<Reader>();
     }
-    if (call.done && !state->download.first_part_done() && !state->broke_later()) {  // it was short enough to be here already, or it failed
+    if (state->download.done() && !state->broke_later()) {  // it was short enough to be here already, or it failed
         if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
     }
     const entry::Facts facts = state->download.facts();
