@@ -7882,14 +7882,7 @@ private:
             return true;
         };
         is_open_ = true;  // until the answer says otherwise
-        session_.start(call);
-        while (!call.done && session_.step(s3::step_most)) {
-        }
-        const bool is_cancelled = !call.done;
-        Result<void> allowed = session_.check_allowed(target_.operation, target_.key);
-        if (is_cancelled) session_.allow_cleanup();  // for the id a little longer
-        for (const auto end = http::Clock::now() + s3::cleanup_overtime; !call.done && http::Clock::now() < end;)
-            session_.step(s3::tick);
+        Result<void> allowed = run_to_the_id(call);
         const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
         if (id) {
             std::string encoded;
@@ -7898,9 +7891,20 @@ private:
             return allowed;
         }
         is_open_ = !call.done || is_unread(call);
-        if (is_cancelled) return allowed;
+        if (!call.done) return allowed;
         return call.ok() ? refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
                          : session_.failure(call);
+    }
+    // Waits a little longer than it may, since only who knows the id can take the upload back.
+    Result<void> run_to_the_id(Call& call) {
+        session_.start(call);
+        while (!call.done && session_.step(s3::step_most)) {
+        }
+        Result<void> allowed = session_.check_allowed(target_.operation, target_.key);
+        if (!call.done) session_.allow_cleanup();
+        for (const auto end = http::Clock::now() + s3::cleanup_overtime; !call.done && http::Clock::now() < end;)
+            session_.step(s3::tick);
+        return allowed;
     }
     // There was no memory for an answer.
     static bool is_unread(const Exchange& call) {
