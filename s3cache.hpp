@@ -6110,14 +6110,16 @@ inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both
 // R2). Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
 inline constexpr std::uint64_t equal_parts = 5000;
 inline constexpr std::uint64_t parts_a_size = 500;
-// A connection that brings this much is left alone; a slower one is helped by others. So much of an object, or so long a
-// time, shows how fast a connection is: more would be time lost, less might be the burst of a buffer or a busy moment.
-inline constexpr double fast_bytes_per_second = 200e6;
-inline constexpr std::uint64_t sample_bytes = std::uint64_t{1} << 20;
+// A connection that has brought less than this after so long a wait is helped by others; with a faster one it is the
+// processor that sets the pace.
 inline constexpr std::chrono::milliseconds sample_time{20};
-// A source that takes longer for a piece is asked only while nothing is being sent: what is on its way would stall, and
-// stores close such connections.
-inline constexpr std::chrono::milliseconds slow_source_time{50};
+inline constexpr std::uint64_t fast_bytes = 4000000;
+// A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way would
+// stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
+inline constexpr std::chrono::milliseconds turn_time{10}, slow_source_time{200};
+inline constexpr int fast_parts_min = 2;
+// How often a PUT whose answer is odd, or whose condition the store takes in another form, is sent again.
+inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
@@ -6135,158 +6137,112 @@ inline std::string range_text(std::uint64_t first, std::optional<std::uint64_t> 
 // What a body is checked against as it streams by, by what its entry and Config::checksums offer.
 class Verifier {
 public:
-    Verifier(const entry::Facts& facts, Checksums policy) : facts_(facts) {  // borrowed: they must live as long
-        has_crc_ = policy != Checksums::none && facts.crc32c;
-        if (policy == Checksums::store) store_sum_ = sum_function(facts.store_sum_type);
-    }
+    Verifier(const entry::Facts& facts, Checksums policy)  // borrowed: they must live as long
+        : facts_(facts),
+          has_crc_(policy != Checksums::none && facts.crc32c),
+          has_store_sum_(policy == Checksums::store && add_to_store_sum({})) {}
 
     void update(std::string_view data) {
         if (has_crc_) crc_ = digest::crc32c(crc_, data.data(), data.size());
-        if (store_sum_) store_crc_ = store_sum_(store_crc_, data);
+        if (has_store_sum_) static_cast<void>(add_to_store_sum(data));
     }
     // Why the body is not what was stored; null: it is, as far as can be told.
     const char* mismatch() const {
         if (has_crc_ && crc_ != *facts_.crc32c)
             return "the body does not match its CRC-32C: the stored entry is damaged";
-        if (store_sum_ && store_text() != facts_.store_sum)
+        if (has_store_sum_ && store_text() != facts_.store_sum)
             return "the body does not match the store's own checksum of it";
         return nullptr;
     }
 
 private:
-    using Sum = std::uint64_t (*)(std::uint64_t crc, std::string_view data);
-    static Sum sum_function(std::string_view type) {
-        if (type == "crc64nvme")
-            return [](std::uint64_t crc, std::string_view data) {
-                return digest::crc64nvme(crc, data.data(), data.size());
-            };
-        if (type == "crc32c")
-            return [](std::uint64_t crc, std::string_view data) {
-                return std::uint64_t{digest::crc32c(static_cast<std::uint32_t>(crc), data.data(), data.size())};
-            };
+    // False: a kind of sum that is none of ours.
+    bool add_to_store_sum(std::string_view data) {
+        const auto crc = static_cast<std::uint32_t>(store_sum_);
+        if (facts_.store_sum_type == "crc64nvme")
+            store_sum_ = digest::crc64nvme(store_sum_, data.data(), data.size());
+        else if (facts_.store_sum_type == "crc32c")
+            store_sum_ = digest::crc32c(crc, data.data(), data.size());
 #ifndef S3CACHE_NO_GZIP  // zlib has this one
-        if (type == "crc32")
-            return [](std::uint64_t crc, std::string_view data) {
-                return std::uint64_t{digest::crc32(static_cast<std::uint32_t>(crc), data.data(), data.size())};
-            };
+        else if (facts_.store_sum_type == "crc32")
+            store_sum_ = digest::crc32(crc, data.data(), data.size());
 #endif
-        return nullptr;
+        else
+            return false;
+        return true;
     }
     std::string store_text() const {
-        if (facts_.store_sum_type == "crc64nvme") return bytes::base64(digest::big_endian(store_crc_));
-        return bytes::base64(digest::big_endian(static_cast<std::uint32_t>(store_crc_)));
+        const std::string text = digest::big_endian(store_sum_);
+        return bytes::base64(facts_.store_sum_type == "crc64nvme" ? text : text.substr(sizeof crc_));
     }
 
     const entry::Facts& facts_;
-    bool has_crc_ = false;
-    Sum store_sum_ = nullptr;
     std::uint32_t crc_ = 0;
-    std::uint64_t store_crc_ = 0;
+    std::uint64_t store_sum_ = 0;
+    const bool has_crc_, has_store_sum_;
 };
 
-// The rest of a large object over several connections: ranges of one version (If-Match), each into a buffer of its own,
-// handed out in order. No more than the lanes' buffers is ever held.
-class ParallelDownload {
-public:
-    ParallelDownload(Session& session, const s3::Request& like, const entry::Facts& facts, std::uint64_t from,
-                     std::size_t lanes)
-        : session_(session),
-          like_(like),
-          etag_(facts.info.etag),
-          end_(*facts.length),
-          next_offset_(from),
-          lanes_(lanes) {}
-    ParallelDownload(const ParallelDownload&) = delete;
-    ParallelDownload& operator=(const ParallelDownload&) = delete;
+// Whether an answer holds the bytes from `first` on of the version that the rest is from.
+inline Result<void> check_range(const http::Transfer& from, std::string_view key, std::string_view etag,
+                                std::uint64_t first) {
+    if (from.headers.get("etag") != etag)
+        return refusal(Errc::changed, "get", key, "the object was replaced while it was read");
+    if (from.status == 206 && bytes::starts_with(from.headers.get("content-range"), "bytes " + range_text(first)))
+        return {};
+    return refusal(Errc::protocol, "get", key, "the store answered with another range than asked for");
+}
 
-    // Starts as many ranges as may be on their way at once.
-    void fill(std::size_t at_once) {
-        while (ranges_.size() < at_once && next_offset_ < end_) {
-            auto range = std::make_unique<Range>(session_, like_);
-            range->offset = next_offset_;
-            range->size = (std::min)(part_bytes(), end_ - next_offset_);
-            range->buffer = std::move(spare_);
-            if (!range->buffer) range->buffer.reset(new char[static_cast<std::size_t>(part_bytes())]);
-            next_offset_ += range->size;
-            Range* self = range.get();
-            range->call.request.headers = {{"range", self->header()}, {"if-match", etag_}};
-            range->call.request.sink = {self, &Range::take};
-            range->call.request.large = true;
-            range->call.on_retry = [self](const Exchange&) {  // only what is missing is asked for again
-                self->call.request.headers.front().second = self->header();
-                return !self->is_misplaced;
-            };
-            ranges_.push_back(std::move(range));
-            session_.start(self->call);
-        }
+// The answer as an error, where the beginning of the object has been there.
+inline Error range_failure(const Session& session, const Exchange& call) {
+    if (!call.error && (call.status() == 412 || call.status() == 404))
+        return refusal(Errc::changed, "get", call.request.key, "the object was replaced while it was read");
+    return session.failure(call);
+}
+
+// A part of a large object, that comes on a connection of its own.
+struct Range {
+    Range(Session& session, std::string_view key, std::string_view version)
+        : etag(version),
+          buffer(new char[session.core().config.part_bytes]),
+          call(session, s3::request(session.core(), "get", Method::get, key)) {
+        call.request.large = true;
+        call.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t count) {
+                                 return static_cast<Range*>(self)->take(from, {data, count});
+                             }};
+        call.on_retry = [this](const Exchange&) { return ask(), placed.has_value(); };
     }
-    // The next range, valid until the next call; empty at the end.
-    Result<std::string_view> next() {
-        if (handed_out_) {
-            spare_ = std::move(ranges_.front()->buffer);
-            ranges_.erase(ranges_.begin());
-        }
-        handed_out_ = false;
-        fill(lanes_);
-        if (ranges_.empty()) return std::string_view();
-        Range& first = *ranges_.front();
-        session_.wait_for(first.call);
-        if (Result<void> fine = check(first); !fine) return std::move(fine).error();
-        handed_out_ = true;
-        return std::string_view(first.buffer.get(), static_cast<std::size_t>(first.size));
+    void start(std::uint64_t from, std::uint64_t bytes) {
+        offset = from, size = bytes, received = 0;
+        ask();
+        call.session.drop(call);
+        call.session.start(call);
     }
-    // What has come of ranges that were not handed out yet.
-    std::uint64_t waiting_bytes() const {
-        std::uint64_t sum = 0;
-        for (std::size_t i = handed_out_ ? 1 : 0; i < ranges_.size(); ++i) sum += ranges_[i]->received;
-        return sum;
+    Result<void> check() const {
+        if (!placed) return placed;
+        if (!call.ok() || call.stopped_by_sink) return range_failure(call.session, call);
+        if (received == size) return {};
+        return refusal(Errc::damaged, "get", call.request.key, "a range is shorter than announced");
     }
+    std::string_view body() const { return {buffer.get(), static_cast<std::size_t>(size)}; }
+
+    const std::string etag;
+    const std::unique_ptr<char[]> buffer;
+    std::uint64_t offset = 0, size = 0, received = 0;
+    Result<void> placed{};
+    Call call;
 
 private:
-    struct Range {
-        Range(Session& session, const s3::Request& like) : call(session, like) {}
-        std::string header() const { return "bytes=" + range_text(offset + received, offset + size - 1); }
-        static SinkResult take(void* self, const http::Transfer& from, const char* data, std::size_t count) {
-            Range& range = *static_cast<Range*>(self);
-            if (from.received == 0) {
-                const std::string expected = "bytes " + range.header().substr(6) + "/";
-                range.is_misplaced =
-                    from.status != 206 || !bytes::starts_with(from.headers.get("content-range"), expected);
-            }
-            if (range.is_misplaced || count > range.size - range.received) return SinkResult::stop;
-            std::memcpy(range.buffer.get() + range.received, data, count);
-            range.received += count;
-            return SinkResult::consumed;
-        }
-        std::unique_ptr<char[]> buffer{};
-        std::uint64_t offset = 0, size = 0, received = 0;
-        bool is_misplaced = false;
-        Call call;
-    };
-
-    std::uint64_t part_bytes() const { return session_.core().config.part_bytes; }
-    Result<void> check(const Range& range) const {
-        const auto refuse = [&](Errc code, std::string_view text) {
-            return refusal(code, like_.operation, like_.key, text);
-        };
-        const int status = range.call.status();
-        if (status == 412 || status == 404) return refuse(Errc::changed, "the object was replaced while it was read");
-        if (range.is_misplaced && status == 200) return refuse(Errc::unsupported, "the store does not answer ranges");
-        if (range.is_misplaced) return refuse(Errc::protocol, "the store answered with another range than asked for");
-        if (!range.call.ok() || range.call.stopped_by_sink) return session_.failure(range.call);
-        if (range.received != range.size) return refuse(Errc::damaged, "a range is shorter than announced");
-        return {};
+    void ask() {  // for what is missing
+        call.request.headers = {{"range", "bytes=" + range_text(offset + received, offset + size - 1)},
+                                {"if-match", etag}};
     }
-
-    Session& session_;
-    const s3::Request like_;
-    const std::string etag_;
-    const std::uint64_t end_;
-    std::uint64_t next_offset_;
-    const std::size_t lanes_;
-    std::vector<std::unique_ptr<Range>> ranges_;  // on their way, in order
-    std::unique_ptr<char[]> spare_;
-    bool handed_out_ = false;  // the first of them
+    SinkResult take(const http::Transfer& from, std::string_view data) {
+        if (from.received == 0) placed = check_range(from, call.request.key, etag, offset + received);
+        if (!placed || data.size() > size - received) return SinkResult::stop;
+        data.copy(buffer.get() + received, data.size());
+        received += data.size();
+        return SinkResult::consumed;
+    }
 };
 
 // The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
@@ -6319,46 +6275,33 @@ public:
     Info take_info() { return std::move(facts_.info); }  // at the end: a broken connection is resumed by it
     std::uint64_t taken() const { return taken_; }
     // Of the body, as it is stored: what has come in so far.
-    std::uint64_t arrived() const { return taken_ + (parallel_ ? parallel_->waiting_bytes() : 0); }
+    std::uint64_t arrived() const {
+        std::uint64_t sum = taken_ - delivered_;
+        for (const auto& range : ranges_) sum += range->received;
+        return sum;
+    }
 
     // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
     void allow_parallel() { may_be_parallel_ = true; }
-    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile.
+    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile; then
+    // what they have brought is handed out in order.
     void tend() {
-        if (first_part_end_ && !parallel_ && !call.done) start_parallel();
+        if (!first_part_end_ || done()) return;
+        fill(call.done ? lanes() : lanes() - 1);
+        while (call.done && !done() && ranges_.front()->call.done && hand_out(*ranges_.front())) fill(lanes());
     }
     // Bytes are waited for from now on: how fast they come is measured by that time alone.
     void wait_begins() { since_ = http::Clock::now(); }
-
-    // The first connection has brought its part of a large object, for next_range() to go on with.
-    bool first_part_done() const { return first_part_done_; }
-    // The next bytes of the rest, valid until the next call; empty at its end. Empty, too, once the store has turned out
-    // to ignore ranges: then first_part_done() is over, and the call goes on by itself where it was.
-    Result<std::string_view> next_range() {
-        if (!parallel_) start_parallel();
-        session_.drop(call);
-        Result<std::string_view> data = parallel_->next();
-        if (!data && data.error().code() == Errc::unsupported) {
-            parallel_.reset();
-            first_part_done_ = sampling_ = false;
-            first_part_end_ = 0;
-            rewind();
-            session_.start(call);
-            return std::string_view();
-        }
-        if (!data) return data;
-        verifier_->update(*data);
-        taken_ += data->size();
-        return data;
+    // All has come, or nothing more will.
+    bool done() const {
+        return call.done && (!first_part_done() || is_stopped_ || trouble_ || taken_ == *facts_.length);
     }
+    Call& waited_for() { return call.done && !ranges_.empty() ? ranges_.front()->call : call; }
 
-    // After the call is done: whether what was taken is the whole object.
+    // Once done(): whether what was taken is the whole object.
     Result<void> check() {
-        const auto refuse = [&](Errc code, std::string_view text) {
-            return refusal(code, "get", call.request.key, text);
-        };
         if (trouble_) return *trouble_;
-        if (!first_part_done_) {
+        if (!first_part_done()) {
             if (Result<void> fine = check_answer(); !fine) return fine;
         }
         if (!is_wanted_) return {};
@@ -6372,14 +6315,14 @@ public:
 
 private:
     const Config& config() const { return session_.core().config; }
+    std::size_t lanes() const { return lanes_for(config(), config().part_bytes); }
+    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", call.request.key, why); }
+    // The first connection has brought its part of a large object.
+    bool first_part_done() const { return first_part_end_ && taken_ >= first_part_end_; }
 
     Result<void> check_answer() {
-        const auto refuse = [&](Errc code, std::string_view text) {
-            return refusal(code, "get", call.request.key, text);
-        };
         if (call.error) return *call.error;
-        if (call.status() == 412 && taken_) return refuse(Errc::changed, "the object was replaced while it was read");
-        if (!call.ok()) return session_.failure(call);
+        if (!call.ok()) return taken_ ? range_failure(session_, call) : session_.failure(call);
         if (!is_open_) open(call.headers());
         if (!is_wanted_) return {};
         if (!facts_.from_s3) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
@@ -6393,81 +6336,83 @@ private:
         is_open_ = true;
         is_wanted_ = consumer_.open(consumer_.self, facts_);
         verifier_.emplace(facts_, config().checksums);
-        const std::uint64_t part = config().part_bytes;
-        const bool worth_it = lanes_for(config(), part) > 1 && facts_.length.value_or(0) / 2 >= part;
-        sampling_ = may_be_parallel_ && worth_it && facts_.has_strong_etag();
-        sample_least_ = (std::min)(sample_bytes, part);
-        first_part_end_ = 0;
-        if (sampling_) wait_begins();
+        is_sampling_ = may_be_parallel_ && lanes() > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
+                       facts_.has_strong_etag() && headers.get("accept-ranges") == "bytes";
+        if (is_sampling_) wait_begins();
     }
-
-    // What one connection brings at this rate, several could not bring much faster: the processor is the limit then. It
-    // is looked at again with each part.
+    // Decides once whether others are to help.
     void look_at_speed() {
-        const std::uint64_t part = config().part_bytes;
         waited_ += http::Clock::now() - since_;
-        const std::uint64_t sample = taken_ - sample_start_;
-        if (sample < sample_least_ && waited_ < sample_time) return;
-        const bool is_fast = static_cast<double>(sample) > fast_bytes_per_second * Seconds(waited_).count();
-        const std::uint64_t part_end = (taken_ + part / 2) / part * part + part;
-        sampling_ = is_fast && part_end < *facts_.length;
-        if (!is_fast && part_end < *facts_.length) first_part_end_ = part_end;
-        sample_start_ = taken_;
-        sample_least_ = part;
-        waited_ = {};
+        if (waited_ < sample_time) return;
+        is_sampling_ = false;
+        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
+        if (taken_ < fast_bytes && part_end < *facts_.length) first_part_end_ = next_offset_ = part_end;
+    }
+    // Starts as many ranges as may be on their way at once: no more than the lanes' buffers is ever held.
+    void fill(std::size_t at_once) {
+        while (ranges_.size() < at_once && next_offset_ < *facts_.length) {
+            if (!spare_) spare_ = std::make_unique<Range>(session_, call.request.key, facts_.info.etag);
+            ranges_.push_back(std::move(spare_));
+            const std::uint64_t from = next_offset_;
+            next_offset_ = (std::min)(from + config().part_bytes, *facts_.length);
+            ranges_.back()->start(from, next_offset_ - from);
+        }
     }
 
-    void start_parallel() {
-        const std::size_t lanes = lanes_for(config(), config().part_bytes);
-        s3::Request like = s3::request(session_.core(), "get", Method::get, call.request.key);
-        parallel_.emplace(session_, like, facts_, first_part_end_, lanes);
-        parallel_->fill(lanes - 1);  // and the first connection
+    // False: the consumer takes no more for now, or at all.
+    bool hand_out(Range& range) {
+        if (Result<void> fine = range.check(); !fine) return stop(std::move(fine).error()), false;
+        const std::string_view piece = range.body().substr(delivered_, piece_bytes);
+        const SinkResult result = consumer_.take(consumer_.self, piece);
+        is_stopped_ = result == SinkResult::stop;
+        if (result != SinkResult::consumed) return false;
+        verifier_->update(piece);
+        taken_ += piece.size();
+        delivered_ += piece.size();
+        if (delivered_ < range.size) return true;
+        delivered_ = 0;
+        spare_ = std::move(ranges_.front());
+        ranges_.erase(ranges_.begin());
+        return true;
     }
 
     SinkResult take(const http::Transfer& from, std::string_view data) {
         if (!is_open_) {
             if (from.status != 200)
-                return stop(Errc::protocol, "the store answered with a range that was not asked for");
+                return stop(refuse(Errc::protocol, "the store answered with a range that was not asked for"));
             open(from.headers);
         }
         if (!is_wanted_)
             return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? SinkResult::consumed
                                                                                       : SinkResult::stop;
-        if (!is_joined_) {
-            const SinkResult joined = join(from);
-            if (joined != SinkResult::consumed) return joined;
+        if (taken_ && from.received == 0) {
+            if (Result<void> fine = resume(from); !fine) return stop(std::move(fine).error());
         }
-        if (sampling_) look_at_speed();
+        if (is_sampling_) look_at_speed();
         const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
         std::string_view fresh = data.substr(skipped);
         if (first_part_end_)
             fresh = fresh.substr(
                 0, static_cast<std::size_t>((std::min)(std::uint64_t{fresh.size()}, first_part_end_ - taken_)));
         const SinkResult result = fresh.empty() ? SinkResult::consumed : consumer_.take(consumer_.self, fresh);
-        if (sampling_) wait_begins();  // what was done with the bytes is not the network's time
+        if (is_sampling_) wait_begins();  // what was done with the bytes is not the network's time
         if (result != SinkResult::consumed) return result;
         skip_ -= skipped;
         taken_ += fresh.size();
         verifier_->update(fresh);
-        first_part_done_ = first_part_end_ && taken_ == first_part_end_;
-        return first_part_done_ ? SinkResult::stop : SinkResult::consumed;
+        return first_part_done() ? SinkResult::stop : SinkResult::consumed;
     }
-    SinkResult stop(Errc code, std::string_view why) {
-        trouble_ = refusal(code, "get", call.request.key, why);
+    SinkResult stop(Error why) {
+        trouble_ = std::move(why);
         return SinkResult::stop;
     }
 
-    // Whether a resumed answer carries on the same object where the last one broke off.
-    SinkResult join(const http::Transfer& from) {
-        is_joined_ = true;
-        skip_ = from.status == 200 ? taken_ : 0;  // a store that ignores ranges sends all of it again
-        if (from.headers.get("etag") != facts_.info.etag)
-            return stop(Errc::changed, "the object was replaced while it was read");
-        if (from.status == 200 || bytes::starts_with(from.headers.get("content-range"), "bytes " + range_text(taken_)))
-            return SinkResult::consumed;
-        return stop(Errc::protocol, "the store answered with another range than asked for");
+    // Whether an answer carries on the same object where the last one broke off.
+    Result<void> resume(const http::Transfer& from) {
+        const bool is_whole = from.status == 200 && from.headers.get("etag") == facts_.info.etag;
+        skip_ = is_whole ? taken_ : 0;  // a store that ignores ranges sends all of it again
+        return is_whole ? Result<void>() : check_range(from, call.request.key, facts_.info.etag, taken_);
     }
-
     bool rewind() {
         if (taken_ == 0) {
             is_open_ = false;
@@ -6476,7 +6421,6 @@ private:
         if (!facts_.has_strong_etag()) return false;
         if (taken_ - attempt_start_ >= progress_bytes_min) call.attempts = 0;
         attempt_start_ = taken_;
-        is_joined_ = false;
         call.request.headers = {{"range", "bytes=" + range_text(taken_)}, {"if-match", facts_.info.etag}};
         return true;
     }
@@ -6485,15 +6429,19 @@ private:
     const Consumer consumer_;
     entry::Facts facts_;
     std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
-    std::uint64_t first_part_end_ = 0;  // where the first connection ends and others go on; 0: it brings everything
     std::optional<Verifier> verifier_;
-    bool is_open_ = false, is_wanted_ = true, is_joined_ = true, first_part_done_ = false, may_be_parallel_ = false;
-    bool sampling_ = false;  // the connection's speed is looked at
-    std::uint64_t sample_start_ = 0, sample_least_ = 0;
-    http::Clock::time_point since_{};
-    http::Clock::duration waited_{};  // for the bytes of the sample
+    bool is_open_ = false, is_wanted_ = true;
     std::optional<Error> trouble_;
-    std::optional<ParallelDownload> parallel_;
+
+    bool may_be_parallel_ = false, is_sampling_ = false;  // the connection's speed is looked at
+    http::Clock::time_point since_{};
+    http::Clock::duration waited_{};
+    std::uint64_t first_part_end_ = 0;  // where the first connection ends and others go on; 0: it brings everything
+    std::uint64_t next_offset_ = 0;     // of the next range
+    std::vector<std::unique_ptr<Range>> ranges_;  // on their way, in order
+    std::unique_ptr<Range> spare_;
+    std::size_t delivered_ = 0;  // of the first of them
+    bool is_stopped_ = false;    // by the consumer, meanwhile
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
@@ -6577,24 +6525,33 @@ public:
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
         deflater_.emplace(*level);
-        const std::uint64_t expected = source.size().value_or(piece_bytes);
-        raw_.resize(static_cast<std::size_t>((std::min)(expected, std::uint64_t{piece_bytes})) + 1);
+        raw_.reset(new char[piece_bytes]);
 #else
         static_cast<void>(level);
 #endif
     }
 
-    // Fills the buffer unless the end comes first; the count.
+    // Some bytes, or none: more are to come unless at_end(). The source is asked once at most.
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
-        std::size_t filled = 0;
-        if (ahead_ && capacity) buffer[filled++] = *std::exchange(ahead_, std::nullopt);
-        while (filled < capacity && !is_at_end_) {
-            const Result<std::size_t> count = some(buffer + filled, capacity - filled);
+#ifndef S3CACHE_NO_GZIP
+        if (deflater_) {
+            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
+            if (pulled.step == gzip::Step::damaged)
+                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = pulled.step == gzip::Step::finished;
+            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const Result<std::size_t> count = ask(raw_.get(), piece_bytes);
             if (!count) return count;
-            filled += *count;
+            deflater_->feed({raw_.get(), *count});
+            if (*count == 0) deflater_->finish();
+            return pulled.produced;
         }
-        return filled;
+#endif
+        Result<std::size_t> count = ask(buffer, capacity);
+        is_at_end_ = count && *count == 0;
+        return count;
     }
+    bool at_end() const { return is_at_end_; }
     std::uint64_t taken() const { return taken_; }
     bool is_deflated() const {
 #ifndef S3CACHE_NO_GZIP
@@ -6602,15 +6559,6 @@ public:
 #else
         return false;
 #endif
-    }
-    // Whether all has been read. Needs to look one byte ahead.
-    Result<bool> at_end() {
-        char next = 0;
-        if (ahead_) return false;
-        const Result<std::size_t> count = read(&next, 1);
-        if (!count) return count.error();
-        if (*count) ahead_ = next;
-        return *count == 0;
     }
 
 private:
@@ -6626,34 +6574,12 @@ private:
         return count;
     }
 
-    // Some bytes, or none: more are to come unless is_at_end_.
-    Result<std::size_t> some(char* buffer, std::size_t capacity) {
-#ifndef S3CACHE_NO_GZIP
-        if (deflater_) {
-            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
-            const Result<std::size_t> count = ask(&raw_[0], raw_.size());
-            if (!count) return count;
-            deflater_->feed(std::string_view(raw_).substr(0, *count));
-            if (*count == 0) deflater_->finish();
-            return pulled.produced;
-        }
-#endif
-        Result<std::size_t> count = ask(buffer, capacity);
-        is_at_end_ = count && *count == 0;
-        return count;
-    }
-
     const Source& source_;
     std::uint64_t taken_ = 0;
     bool is_at_end_ = false;
-    std::optional<char> ahead_;
 #ifndef S3CACHE_NO_GZIP
     std::optional<gzip::Deflater> deflater_;
-    std::string raw_;
+    std::unique_ptr<char[]> raw_;
 #endif
 };
 
@@ -6701,8 +6627,7 @@ struct PartPlan {
 
     std::uint64_t bytes_of(std::uint64_t number) const {
         std::uint64_t size = first;
-        if (number <= equal_parts) return size;
-        for (std::uint64_t i = 0; i <= (number - equal_parts - 1) / parts_a_size && size < most; ++i)
+        for (std::uint64_t i = equal_parts; i < number && size < most; i += parts_a_size)
             size = (std::min)(2 * size, most);
         return size;
     }
@@ -6727,7 +6652,13 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 class BodySum {
 public:
     BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {}
+    ~BodySum() {  // what was summed for nothing is not to be part of the next body's sum
+        if (hashes_ && is_begun_) hash_.reset();
+    }
+    BodySum(const BodySum&) = delete;
+    BodySum& operator=(const BodySum&) = delete;
     void update(std::string_view data) {
+        is_begun_ = true;
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
             if (hashes_) hash_.update(piece);
@@ -6738,6 +6669,7 @@ public:
     std::uint32_t crc() const { return crc_; }
     std::string finish() {
         crc_ = 0;
+        is_begun_ = false;
         if (!hashes_) return std::string(sigv4::unsigned_payload);
         const digest::Sha256Digest hash = hash_.finish();
         return bytes::hex(digest::as_text(hash));
@@ -6746,6 +6678,7 @@ public:
 private:
     digest::Sha256& hash_;
     const bool hashes_;
+    bool is_begun_ = false;
     std::uint32_t crc_ = 0;
 };
 
@@ -6772,33 +6705,21 @@ public:
         : session_(session), target_(target), call_(session, request(session.core(), target, body, sum)) {}
 
     Call& call() { return call_; }
-    // To be called when the call is done; true: it goes on, in a form that this store takes.
+    // To be called when the call is done; true: it goes on, once more or in a form that this store takes.
     bool tend() {
         if (!call_.done) return true;
-        if (!target_.condition || fell_back_) return false;
-        std::string& condition = call_.request.headers.back().second;
-        if (!call_.ok() && retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported && !call_.error) {
-            call_.request.headers.pop_back();  // Swift, B2: the look before has to do
-        } else if (is_unmet(target_, call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
-            condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
-        } else {
-            return false;
-        }
-        fell_back_ = true;
+        if (sent_again_ == puts_again_max || !(is_odd() || fits_condition())) return false;
+        ++sent_again_;
         session_.drop(call_);
         session_.start(call_);
         return true;
     }
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
-        if (call_.ok()) {
-            // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags.
-            const bool has_etag = call_.status() != 200 || !call_.headers().get("etag").empty();
-            // OpenStack Swift answers with a page to one of two who write a key at once: the object itself tells.
-            if ((call_.answer->text.empty() && has_etag) || is_stored_by_us(session_, target_)) return true;
+        if (is_odd())
             return refusal(Errc::protocol, target_.operation, target_.key,
                            "the answer is not that to a PUT: is the endpoint an S3 store?");
-        }
+        if (call_.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
         if (is_unmet(target_, call_)) return is_stored_by_us(session_, target_);
         return session_.failure(call_);
@@ -6822,6 +6743,27 @@ private:
         out.payload_hash = sum.finish();
         return out;
     }
+    // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift answers
+    // with a page to one of two who write a key at once.
+    bool is_odd() const {
+        return call_.ok() &&
+               (!call_.answer->text.empty() || (call_.status() == 200 && call_.headers().get("etag").empty()));
+    }
+    // Puts the write condition as this store takes it; false: it is as it should be.
+    bool fits_condition() {
+        bytes::Pairs& headers = call_.request.headers;
+        if (!target_.condition || headers.back().first != target_.condition->first || call_.ok() || call_.error)
+            return false;
+        std::string& condition = headers.back().second;
+        if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported) {
+            headers.pop_back();  // Swift, B2: the look before has to do
+        } else if (is_unmet(target_, call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
+            condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
+        } else {
+            return false;
+        }
+        return true;
+    }
     bool is_still_there() {
         Call look(session_, s3::request(session_.core(), target_.operation, Method::head, target_.key));
         look.run();
@@ -6830,7 +6772,7 @@ private:
 
     Session& session_;
     const Target& target_;
-    bool fell_back_ = false;
+    int sent_again_ = 0;
     Call call_;
 };
 
@@ -6850,7 +6792,7 @@ public:
           plan_(plan),
           sum_(session, hashes) {}
     ~Upload() {
-        if (is_begun_) static_cast<void>(http::shielded([this] { return abandon(), true; }, false));
+        if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
     Upload(const Upload&) = delete;
     Upload& operator=(const Upload&) = delete;
@@ -6858,46 +6800,31 @@ public:
     // True: stored; false: a write condition was not met, nothing was stored.
     // Bytes in memory: nothing is copied. Parts only from twice a part's size on: one PUT is atomic and cheaper.
     Result<bool> run(std::string_view data) {
-        memory_ = data;
         if (data.size() <= std::uint64_t{2} * core_.config.part_bytes) {
             sum_.update(data);
             return put(data);
         }
+        memory_ = data;
         whole_crc_ = digest::crc32c(0, data.data(), data.size());
         return run_parts();
     }
-    // A source. `whole_crc`: of all its bytes, where they could be read before; it must be what is then sent.
+    // A source. `whole_crc`: of all its bytes, where they could be read before.
     Result<bool> run(UploadSource& source, std::optional<std::uint32_t> whole_crc) {
         source_ = &source;
         whole_crc_ = whole_crc;
-        auto first = std::make_unique<Part>(session_, request(Method::put, {}));
-        const Result<bool> more = gather(*first);
-        if (!more) return more.error();
-        const Result<bool> at_end = source.at_end();
-        if (!at_end) return about(target_.operation, target_.key, at_end.error());
-        if (*at_end) return put(first->body());
-        gathered_ = std::move(first);
         return run_parts();
     }
 
 private:
-    struct Buffer {
-        std::unique_ptr<char[]> data{};  // left uninitialised: pages that a short part does not use are never touched
-        std::size_t capacity = 0;
-    };
     struct Part {
         Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
-        std::string_view body() const { return memory.data() ? memory : std::string_view(buffer.data.get(), filled); }
-        Buffer buffer{};
-        std::size_t filled = 0;
-        std::string_view memory{};  // instead of the buffer
+        std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
+        std::size_t capacity = 0;
+        std::string_view body{};  // in the buffer, or in the caller's memory
         std::uint64_t number = 0;
-        std::uint32_t crc = 0;
+        std::string crc{};
+        bool is_sent = false;
         Call call;
-    };
-    struct Stored {
-        std::string etag;
-        std::uint32_t crc = 0;
     };
 
     Result<bool> put(std::string_view body) {
@@ -6919,22 +6846,24 @@ private:
     // -- parts
 
     Result<bool> run_parts() {
+        if (Result<void> fine = gather(); !fine) return std::move(fine).error();
+        if (!has_more_) return put(parts_.front()->body);
         if (Result<void> made = create(); !made) return std::move(made).error();
-        bool more = true;
-        while (more || !parts_.empty()) {
-            if (more && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1))) {
-                const Result<bool> started = start_next();
-                if (!started) return started;
-                more = *started;
+        prepare(*parts_.front());
+        while (has_more_ || !parts_.empty()) {
+            if (has_room()) {
+                if (Result<void> fine = gather(); !fine) return std::move(fine).error();
+                prepare(*parts_.back());
             }
-            const bool may_start = more && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1));
-            if (!parts_.empty()) session_.step(may_start ? s3::Milliseconds(0) : s3::step_most);
+            for (const auto& part : parts_) {
+                if (!part->is_sent) send(*part);
+            }
+            session_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
             if (Result<void> fine = collect(); !fine) return std::move(fine).error();
         }
-        if (source_ && whole_crc_ && source_crc_ != *whole_crc_)
-            return refuse(Errc::source, "the file changed while it was read: nothing was stored");
         return complete();
     }
+    bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
 
     Result<void> create() {
         s3::Request out = request(Method::post, "uploads=");
@@ -6948,94 +6877,131 @@ private:
         // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
         call.on_retry = [this](const Exchange& lost) {
             const CURLcode result = lost.answer->result;
+            if (is_unread(lost)) core_.count(&Stats::leftover_uploads);
             if (result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST)
                 emit_leftover(
                     "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
             return true;
         };
-        call.run();
-        if (!call.ok()) return session_.failure(call);
-        is_begun_ = true;
-        const auto id = xml::upload_id(call.answer->text);
-        if (!id) {
-            is_begun_ = false;
-            return refuse(Errc::protocol, "the store began no upload: its answer is not S3's");
+        is_open_ = true;  // until the answer says otherwise
+        Result<void> allowed = run_to_the_id(call);
+        const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
+        if (id) {
+            std::string encoded;
+            bytes::append_percent(encoded, *id, false);
+            id_ = std::move(encoded);
+            return allowed;
         }
-        std::string encoded;
-        bytes::append_percent(encoded, *id, false);
-        id_ = std::move(encoded);
-        return session_.check_allowed(target_.operation, target_.key);
+        is_open_ = !call.done || is_unread(call);
+        if (!call.done) return allowed;
+        return call.ok() ? refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
+                         : session_.failure(call);
+    }
+    // Waits a little longer than it may, since only who knows the id can take the upload back.
+    Result<void> run_to_the_id(Call& call) {
+        session_.start(call);
+        while (!call.done && session_.step(s3::step_most)) {
+        }
+        Result<void> allowed = session_.check_allowed(target_.operation, target_.key);
+        if (!call.done) session_.allow_cleanup();
+        for (const auto end = http::Clock::now() + s3::cleanup_overtime; !call.done && http::Clock::now() < end;)
+            session_.step(s3::tick);
+        return allowed;
+    }
+    // There was no memory for an answer.
+    static bool is_unread(const Exchange& call) {
+        if (!call.answer) return false;
+        return call.answer->no_memory || call.answer->overflow || call.answer->result == CURLE_OUT_OF_MEMORY;
     }
 
     // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
     bool reports_taken() const { return source_ && source_->is_deflated(); }
 
-    // Gathers the next part and sends it on its way; false: there are no more.
-    Result<bool> start_next() {
-        std::unique_ptr<Part> part = std::move(gathered_);
-        if (!part) {
-            part = std::make_unique<Part>(session_, request(Method::put, {}));
-            part->buffer = std::exchange(spare_, {});
-            const Result<bool> more = gather(*part);
-            if (!more || !*more) return more;
-        }
+    // Takes in and sums the next part.
+    Result<void> gather() {
         if (begun_ == plan_.parts)
             return refuse(Errc::too_large,
                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
                           "transfer_bytes_max");
-        part->number = ++begun_;
-        s3::Request& out = part->call.request;
-        out.query = "partNumber=" + bytes::number(part->number) + "&uploadId=" + id_;
-        out.body = part->body();
-        out.payload_hash = sum_.finish();
-        if (has_store_sums()) out.header("x-amz-checksum-crc32c", entry::crc32c_text(part->crc));
-        if (!reports_taken()) meter_.running.push_back(&part->call);
-        parts_.push_back(std::move(part));
-        session_.start(parts_.back()->call);
-        return true;
-    }
-
-    // Fills a part, sums it, and lets the network have its turns meanwhile. False: there are no more bytes.
-    Result<bool> gather(Part& part) {
-        const auto size = static_cast<std::size_t>(plan_.bytes_of(begun_ + 1));
+        const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
+        auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, request(Method::put, {}));
         if (!source_) {
-            part.memory = memory_.substr((std::min)(memory_at_, memory_.size()), size);
-            memory_at_ += part.memory.size();
-            sum_.update(part.memory);
-        } else if (const Result<void> filled = fill(part, size); !filled) {
-            return filled.error();
+            part->body = memory_.substr(0, size);
+            memory_.remove_prefix(part->body.size());
+            has_more_ = !memory_.empty();
+            sum_.update(part->body);
+        } else if (Result<void> filled = fill(*part, size); !filled) {
+            return filled;
         }
-        part.crc = sum_.crc();
-        return !part.body().empty();
-    }
-    Result<void> fill(Part& part, std::size_t size) {
-        if (part.buffer.capacity < size) {
-            part.buffer = {};  // before there is another
-            part.buffer = {std::unique_ptr<char[]>(new char[size]), size};
-        }
-        while (part.filled < size) {
-            const std::size_t wanted = (std::min)(size - part.filled, piece_bytes);
-            if (is_source_slow_) wait_for_parts();
-            const auto began = http::Clock::now();
-            const Result<std::size_t> count = source_->read(part.buffer.data.get() + part.filled, wanted);
-            is_source_slow_ = http::Clock::now() - began > slow_source_time;
-            if (!count) return about(target_.operation, target_.key, count.error());
-            const std::string_view piece(part.buffer.data.get() + part.filled, *count);
-            sum_.update(piece);
-            if (whole_crc_) source_crc_ = digest::crc32c(source_crc_, piece.data(), piece.size());
-            part.filled += *count;
-            if (reports_taken()) meter_.done = source_->taken();
-            session_.step(s3::Milliseconds(0));
-            if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed) return allowed;
-            if (*count < wanted) break;
-        }
+        part->number = begun_;
+        part->is_sent = false;
+        parts_.push_back(std::move(part));
         return {};
     }
-    void wait_for_parts() {
-        for (const auto& part : parts_) session_.wait_for(part->call);
+    // Reads a part, and one byte further, which tells whether there is another.
+    Result<void> fill(Part& part, std::size_t size) {
+        if (part.capacity <= size) {
+            part.capacity = 0;
+            part.buffer.reset();  // before there is another
+            part.buffer.reset(new char[size + 1]);
+            part.capacity = size + 1;
+        }
+        char* const data = part.buffer.get();
+        std::size_t filled = 0, summed = 0;
+        if (has_more_) data[filled++] = next_byte_;
+        for (;;) {
+            const std::string_view fresh(data + summed, (std::min)(filled, size) - summed);
+            sum_.update(fresh);
+            summed += fresh.size();
+            if (filled > size || source_->at_end()) break;
+            const Result<std::size_t> count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+            if (!count) return count.error();
+            filled += *count;
+        }
+        part.body = {data, summed};
+        has_more_ = filled > size;
+        if (has_more_) next_byte_ = data[size];
+        ++fast_parts_;
+        return {};
+    }
+    // Asks the source for a while, then lets the network have its turn.
+    Result<std::size_t> read(char* to, std::size_t most) {
+        for (std::size_t i = 0; i < parts_.size() && fast_parts_ < fast_parts_min; ++i) {
+            if (parts_[i]->is_sent) session_.wait_for(parts_[i]->call);
+        }
+        const auto began = http::Clock::now();
+        http::Clock::duration took{};
+        std::size_t filled = 0;
+        while (filled < most && !source_->at_end() && took < turn_time) {
+            const Result<std::size_t> count = source_->read(to + filled, most - filled);
+            if (!count) return about(target_.operation, target_.key, count.error());
+            filled += *count;
+            took = http::Clock::now() - began;
+        }
+        if (took > slow_source_time) fast_parts_ = -1;
+        if (reports_taken()) meter_.done = source_->taken();
+        session_.step(s3::Milliseconds(0));
+        if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed)
+            return std::move(allowed).error();
+        return filled;
     }
 
-    // Takes in the parts that are done.
+    // What was summed last becomes a request.
+    void prepare(Part& part) {
+        s3::Request& out = part.call.request;
+        out.query = "partNumber=" + bytes::number(part.number) + "&uploadId=" + id_;
+        out.body = part.body;
+        part.crc = has_store_sums() ? entry::crc32c_text(sum_.crc()) : std::string();
+        out.payload_hash = sum_.finish();
+        out.headers.clear();
+        if (has_store_sums()) out.header("x-amz-checksum-crc32c", part.crc);
+    }
+    void send(Part& part) {
+        part.is_sent = true;
+        if (!reports_taken()) meter_.running.push_back(&part.call);
+        session_.start(part.call);
+    }
+    // Takes in the answers of the parts that are done.
     Result<void> collect() {
         for (std::size_t i = 0; i < parts_.size();) {
             Part& part = *parts_[i];
@@ -7048,12 +7014,18 @@ private:
             if (etag.empty())
                 return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
             stored_.resize((std::max)(stored_.size(), static_cast<std::size_t>(part.number)));
-            stored_[static_cast<std::size_t>(part.number - 1)] = {std::string(etag), part.crc};
+            std::string& line = stored_[static_cast<std::size_t>(part.number - 1)];
+            line = "<Part><PartNumber>" + bytes::number(part.number) + "</PartNumber><ETag>";
+            xml::escape(line, etag);
+            line += "</ETag>";
+            if (has_store_sums()) line += "<ChecksumCRC32C>" + part.crc + "</ChecksumCRC32C>";
+            line += "</Part>";
             if (!reports_taken()) {
-                meter_.done += part.body().size();
+                meter_.done += part.body.size();
                 meter_.running.erase(std::find(meter_.running.begin(), meter_.running.end(), &part.call));
             }
-            spare_ = std::move(part.buffer);
+            session_.drop(part.call);
+            spare_ = std::move(parts_[i]);
             parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
         }
         return {};
@@ -7061,13 +7033,7 @@ private:
 
     Result<bool> complete() {
         std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
-        for (std::size_t i = 0; i < stored_.size(); ++i) {
-            list += "<Part><PartNumber>" + bytes::number(i + 1) + "</PartNumber><ETag>";
-            xml::escape(list, stored_[i].etag);
-            list += "</ETag>";
-            if (has_store_sums()) list += "<ChecksumCRC32C>" + entry::crc32c_text(stored_[i].crc) + "</ChecksumCRC32C>";
-            list += "</Part>";
-        }
+        for (const std::string& line : stored_) list += line;
         list += "</CompleteMultipartUpload>";
         s3::Request out = request(Method::post, "uploadId=" + id_);
         if (target_.condition) out.header(target_.condition->first, target_.condition->second);
@@ -7083,41 +7049,31 @@ private:
 
     // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
     Result<bool> interpret_completion(Call& call) {
-        if (call.ok()) {
-            if (!xml::etag_result(call.answer->text))
-                return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
-            is_begun_ = false;
-            return true;
-        }
+        if (call.ok() && !xml::etag_result(call.answer->text))
+            return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         const bool unmet = is_unmet(target_, call);
         const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-        if (unclear && is_stored_by_us(session_, target_)) {
-            is_begun_ = false;
-            return true;
-        }
+        is_open_ = !call.ok() && !(unclear && is_stored_by_us(session_, target_));
+        if (!is_open_) return true;
         if (unmet) return false;
         return session_.failure(call);
     }
 
     // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
-    void abandon() {
+    // False: it may still be there.
+    bool abort() {
         parts_.clear();
         meter_.running.clear();
-        if (id_.empty()) return report_leftover("there was no memory to take in its id");
+        if (id_.empty()) return emit_leftover("there was no memory to take in its id"), false;
         session_.allow_cleanup();
         s3::Request out = request(Method::erase, "uploadId=" + id_);
         out.operation = "abort_upload";
         Call call(session_, std::move(out));
         call.run();
         const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
-        if (is_page)
-            report_leftover("the answer to the abort is not S3's");
-        else if (!call.ok() && call.status() != 404)
-            report_leftover(session_.failure(call).what());
-    }
-    void report_leftover(std::string_view why) {
-        core_.count(&Stats::leftover_uploads);
-        emit_leftover(why);
+        if ((call.ok() && !is_page) || call.status() == 404) return true;
+        emit_leftover(is_page ? "the answer to the abort is not S3's" : session_.failure(call).what());
+        return false;
     }
     void emit_leftover(std::string_view why) {
         if (!core_.config.on_event) return;
@@ -7135,19 +7091,18 @@ private:
     ProgressMeter& meter_;
     const PartPlan plan_;
     BodySum sum_;
-    std::string_view memory_;
-    std::size_t memory_at_ = 0;
+    std::string_view memory_;  // what is left of it
     UploadSource* source_ = nullptr;
-    bool is_source_slow_ = false;
+    bool has_more_ = false;  // than the parts begun
+    char next_byte_ = 0;     // the first of those
+    int fast_parts_ = 0;     // in a row that the source has given without a pause
     std::optional<std::uint32_t> whole_crc_;
-    std::uint32_t source_crc_ = 0;
-    std::unique_ptr<Part> gathered_;            // the first part, read before it was known that there would be others
-    std::vector<std::unique_ptr<Part>> parts_;  // in flight
-    Buffer spare_;
-    std::vector<Stored> stored_;
-    std::uint64_t begun_ = 0;
-    bool is_begun_ = false;  // an upload may be open at the store
-    std::string id_;         // of the upload, percent-encoded
+    std::uint64_t begun_ = 0;                   // parts
+    std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
+    std::unique_ptr<Part> spare_;
+    std::vector<std::string> stored_;  // what Complete says of each
+    bool is_open_ = false;             // an upload may be, at the store
+    std::string id_;                   // its, percent-encoded
 };
 
 }  // namespace detail::transfer
@@ -7168,7 +7123,9 @@ struct detail::ReaderState {
     ReaderState(const ReaderState&) = delete;
     ReaderState& operator=(const ReaderState&) = delete;
 
-    bool has_begun() const { return download.call.done || back.size > 0; }
+    bool has_begun() const { return download.call.done || !back.empty(); }
+    // The connection broke after some bytes: what they are worth is told where they are read.
+    bool broke_later() const { return download.call.error && !back.empty(); }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
         if (trouble) return *trouble;
@@ -7218,51 +7175,37 @@ struct detail::ReaderState {
     std::unique_ptr<std::istream> stream{};
 
 private:
-    struct Buffer {
-        std::unique_ptr<char[]> data{};
-        std::size_t size = 0, capacity = 0;
-    };
     Error fail(Error why) {
         if (why.code() == Errc::damaged) core->count(&Stats::damaged);
         trouble = why;
         return why;
     }
     http::SinkResult keep(std::string_view data) {
-        if (back.size + data.size() > back.capacity) {
-            if (back.size) return http::SinkResult::pause;
+        if (back.empty()) {
             const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
                                                   std::uint64_t{core->config.transfer_bytes_max} / 8);
             const std::uint64_t expected = (std::min)(download.facts().length.value_or(most), most);
-            back.capacity = (std::max)(data.size(), static_cast<std::size_t>(expected));
-            back.data.reset(new char[back.capacity]);
+            back.reserve((std::max)(data.size(), static_cast<std::size_t>(expected)));
+        } else if (back.size() + data.size() > back.capacity()) {
+            return http::SinkResult::pause;
         }
-        std::memcpy(back.data.get() + back.size, data.data(), data.size());
-        back.size += data.size();
+        back.append(data);
         session.wake();
         return http::SinkResult::consumed;
     }
     // The stored bytes as they come; empty at the checked end.
     Result<std::string_view> stored_bytes() {
-        front.size = 0;
+        front.clear();
         download.wait_begins();
         session.resume(download.call);
-        while (back.size == 0 && !download.call.done) {
-            session.step(s3::step_most);
-            download.tend();
-        }
+        for (download.tend(); back.empty() && !download.done(); download.tend()) session.step(s3::step_most);
         std::swap(front, back);
-        if (front.size) return std::string_view(front.data.get(), front.size);
-        if (download.first_part_done()) {
-            front = {}, back = {};  // the ranges have buffers of their own
-            Result<std::string_view> range = download.next_range();
-            if (!range || !range->empty()) return range;
-            if (!download.first_part_done()) return stored_bytes();
-        }
+        if (!front.empty()) return std::string_view(front);
         if (Result<void> whole = download.check(); !whole) return std::move(whole).error();
         return std::string_view();
     }
 
-    Buffer front{}, back{};
+    std::string front, back;
     bool has_ended = false;
     std::optional<transfer::Decoder> decoder{};
     std::optional<Error> trouble{};
@@ -7692,10 +7635,10 @@ public:
         if (wanted_.progress && *wanted_.progress) session_.on_progress({});
     }
 
-    Call& call() { return download_.call; }
+    Call& call() { return download_.waited_for(); }
     bool tend() {
         download_.tend();
-        return !download_.call.done;
+        return !download_.done();
     }
     // Once the call is done.
     Result<GetResult> result() {
@@ -7754,7 +7697,6 @@ private:
     bool is_broken() const { return is_too_large_ || decoding_error_; }
 
     Result<std::optional<Value>> value() {
-        if (Result<void> rest = take_ranges(); !rest) return std::move(rest).error();
         if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
         if (!is_broken()) {
             if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
@@ -7771,19 +7713,6 @@ private:
         info.kind = kind;
         return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
     }
-    Result<void> take_ranges() {
-        while (download_.first_part_done() && !is_broken()) {
-            const Result<std::string_view> data = download_.next_range();
-            if (!data) return data.error();
-            if (!data->empty())
-                static_cast<void>(take(*data));
-            else if (download_.first_part_done())
-                return {};
-            if (!download_.first_part_done()) session_.wait_for(call());
-        }
-        return {};
-    }
-
     // Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
     Result<GetResult> interpret_unchanged() {
         const auto there = look(session_, "get", key_);
@@ -7916,7 +7845,7 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
         record(*core, "get", key, outcomes::miss);
         return std::optional<Reader>();
     }
-    if (call.done && !state->download.first_part_done()) {  // it was short enough to be here already, or it failed
+    if (state->download.done() && !state->broke_later()) {  // it was short enough to be here already, or it failed
         if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
     }
     const entry::Facts facts = state->download.facts();
@@ -8384,10 +8313,13 @@ struct FileCloser {
 };
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
-inline Source source_of(std::FILE* in) {
-    Source source([in](char* buffer, std::size_t capacity) {
+// A file of which the sum is known must still have it at its end.
+inline Source source_of(std::FILE* in, std::optional<std::uint32_t> expected = {}) {
+    Source source([in, expected, crc = std::uint32_t{0}](char* buffer, std::size_t capacity) mutable {
         const std::size_t count = std::fread(buffer, 1, capacity, in);
-        return count == 0 && std::ferror(in) ? source_failed : count;
+        if (expected) crc = digest::crc32c(crc, buffer, count);
+        const bool is_whole = !std::ferror(in) && (!expected || crc == *expected);
+        return count == 0 && !is_whole ? source_failed : count;
     });
     const auto size = size_of(in);
     return size ? std::move(source).sized(*size) : source;
@@ -8397,7 +8329,7 @@ inline Error file_error(const char* operation, std::string_view key, const std::
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
-// Of a whole file that will go up in parts: what is sent must then have the same sum.
+// Of a whole file: what is sent must then have the same sum, since it may be written to meanwhile.
 inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
     std::vector<char> piece(transfer::piece_bytes);
     std::uint32_t crc = 0;
@@ -8413,19 +8345,22 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
     const File opened(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened.get());
-    const Timing timing{http::Clock::now(), source.size().value_or(0)};
+    const auto size = size_of(opened.get());
+    const Timing timing{http::Clock::now(), size.value_or(0)};
     Session session(core, options.timeout);
     Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    std::optional<std::uint32_t> whole_crc;
-    if (source.size().value_or(0) > core.config.part_bytes && !options.compress &&
-        core.config.checksums != Checksums::none) {
+    std::optional<std::uint32_t> crc;
+    if (size) {
         const Result<std::uint32_t> summed = sum_file(session, key, opened.get());
         if (!summed) return record_set(core, key, summed.error(), timing);
-        whole_crc = *summed;
+        crc = *summed;
     }
-    Result<bool> stored = set_source(session, target, source, options, whole_crc);
-    if (!stored && std::ferror(opened.get())) stored = file_error("set", key, path, "cannot read");
+    const Source source = source_of(opened.get(), crc);
+    Result<bool> stored = set_source(session, target, source, options, options.compress ? std::nullopt : crc);
+    if (!stored && std::ferror(opened.get()))
+        stored = file_error("set", key, path, "cannot read");
+    else if (!stored && stored.error().code() == Errc::source)
+        stored = refusal(Errc::source, "set", key, "the file changed while it was read: nothing was stored");
     return record_set(core, key, std::move(stored), timing);
 }
 
@@ -9201,8 +9136,8 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     for (;;) {
         const Result<std::size_t> count = reading.read(piece.data(), piece.size());
         if (!count) return count.error();
-        if (*count == 0) return out;
         out.data.append(piece.data(), *count);
+        if (reading.at_end()) return out;
     }
 }
 

@@ -1526,7 +1526,8 @@ private:
     }
 
     void describe(Answer& out, const Entry& entry) const {
-        out.headers = {{"Last-Modified", http_date(entry.modified)}, {"Accept-Ranges", "bytes"}};
+        out.headers = {{"Last-Modified", http_date(entry.modified)}};
+        if (!options.quirks.ignore_range) out.headers.emplace_back("Accept-Ranges", "bytes");
         if (!entry.etag.empty()) out.headers.emplace_back("ETag", (options.quirks.weak_etags ? "W/" : "") + entry.etag);
         for (const Header& header : entry.headers) out.headers.emplace_back(answer_name(header.first), header.second);
         for (const Header& meta : entry.metadata) {

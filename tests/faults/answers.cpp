@@ -816,7 +816,7 @@ TEST_CASE("a large object on a slow connection comes in ranges of one version, a
             ++ranged;
             CHECK(request.header("if-match"));
         }
-        CHECK(ranged >= 2);
+        CHECK((ranged >= 2) == !ignores_ranges);  // such a store does not announce ranges, so none is asked for
         if (ignores_ranges) continue;
         // One range fails for a while: it alone is asked for again.
         world.s3.add_fault(fake_s3::slow_down().on("GetObject").nth_time(3).for_times(1));
