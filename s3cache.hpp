@@ -8268,19 +8268,65 @@ private:
 
 // --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do --------------------------------
 
-// A Listing's insides.
-struct detail::ListingState {
-    ListingState(std::shared_ptr<Core> shared, std::string_view below, Look how)
+namespace detail::cache {
+
+using http::Method;
+using s3::Call;
+using s3::Exchange;
+using s3::refusal;
+using s3::request;
+using s3::Session;
+using transfer::Target;
+
+inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
+// An entry that is replaced under our hands is read or touched again, but not for ever.
+inline constexpr int versions_tried_max = 3;
+
+// -- pages of a list
+
+// A request without a body on one of many entries.
+struct PlainJob {
+    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
+    Call& call() { return plain; }
+    bool tend() const { return !plain.done; }
+    Call plain;
+};
+
+// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
+// page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
+// whatever order a store sorts.
+struct PageOrder {
+    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
+
+    // What is wrong with the page, if anything.
+    const char* check(std::size_t size, const std::string& first, const std::string& last) {
+        if (size == 0) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
+        empty_pages = 0;
+        if (pages != 0 && (first == remembered || first == previous_last))
+            return "the store sends the same page again instead of the next";
+        if ((pages & (pages + 1)) == 0) remembered = first;
+        previous_last = last;
+        ++pages;
+        return nullptr;
+    }
+
+    std::uint64_t pages = 0;
+    unsigned empty_pages = 0;
+    std::string remembered{}, previous_last{};
+};
+
+// The entries below a prefix, page by page: a Listing's insides.
+struct Pages {
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how)
         : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
 
     Result<std::optional<Entry>> next() {
         if (trouble) return *trouble;
         while (at == page.size()) {
             if (is_last) return std::optional<Entry>();
-            if (Result<void> fine = next_page(); !fine) {
-                trouble = std::move(fine).error();
-                return *trouble;
-            }
+            Result<void> fine = next_page();
+            if (fine && unreadable) fine = *unreadable;
+            if (!fine) return trouble.emplace(std::move(fine).error());
         }
         return std::optional<Entry>(std::move(page[at++]));
     }
@@ -8291,7 +8337,10 @@ struct detail::ListingState {
         if (!got) return std::move(got).error();
         page.clear();
         at = 0;
-        if (Result<void> forward = check_forward(*got); !forward) return forward;
+        const auto& entries = got->entries;
+        const char* wrong = entries.empty() ? order.check(0, {}, {})
+                                            : order.check(entries.size(), entries.front().key, entries.back().key);
+        if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
             if (!bytes::starts_with(listed.key, prefix)) return refuse("the store listed a key outside the prefix");
             Entry entry;
@@ -8309,98 +8358,75 @@ struct detail::ListingState {
     // From the first page again.
     void rewind() {
         token.clear();
-        page.clear();
-        at = pages = 0;
+        order = {};
         is_last = false;
     }
 
     std::shared_ptr<Core> core;
-    s3::Session session;
+    Session session;
     std::string prefix, token{};
     Look look;
     std::vector<Entry> page{};
     std::size_t at = 0;
-    std::uint64_t pages = 0;
+    PageOrder order{};
     bool is_last = false, hides_scratch = true;
-    std::optional<Error> trouble{};
+    std::optional<Error> trouble{}, unreadable{};  // unreadable: the page had a key that is left out of it
 
 private:
-    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
+    static constexpr char illegal_mark = '\x7F';  // stands for bytes that XML cannot hold
 
-    Error refuse(std::string_view text) const { return s3::refusal(Errc::protocol, "list", prefix, text); }
+    Error refuse(std::string_view text) const { return refusal(Errc::protocol, "list", prefix, text); }
 
     Result<xml::ListPage> fetch_page() {
         bytes::Pairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
         if (!prefix.empty()) bytes::add(query, "prefix", prefix);
         if (!token.empty()) bytes::add(query, "continuation-token", token);
-        s3::Call call(session, s3::bucket_request("list", s3::Method::get, sigv4::canonical_query(query), prefix));
+        Call call(session, s3::bucket_request("list", Method::get, sigv4::canonical_query(query), prefix));
         call.run();
         if (!call.ok()) return session.failure(call);
         std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got && xml::has_illegal_character(call.answer->text))
-            return refuse(
-                "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
+        if (!got && xml::has_illegal_character(call.answer->text)) got = readable_part(call.answer->text);
         if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
         if (got->truncated && (got->next_token.empty() || got->next_token == token))
             return refuse("the store says there is more, but not how to go on");
         return *std::move(got);
     }
-
-    // A store that ignores the token sends the same pages for ever. Each page's first key is compared with that of an
-    // earlier page, which is moved on at each power of two: so any circle is found, in whatever order a store sorts.
-    Result<void> check_forward(const xml::ListPage& got) {
-        if (got.entries.empty()) {
-            if (++empty_pages > empty_pages_max) return refuse("the store sends empty pages without end");
-            return {};
+    // Without the keys that stand raw in it with bytes that XML cannot hold.
+    std::optional<xml::ListPage> readable_part(std::string text) {
+        for (char& c : text) {
+            if (bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t') c = illegal_mark;
         }
-        empty_pages = 0;
-        const std::string& first = got.entries.front().key;
-        if (pages != 0 && first == remembered) return refuse("the store sends the same page again instead of the next");
-        if ((pages & (pages + 1)) == 0) remembered = first;
-        ++pages;
-        return {};
+        std::optional<xml::ListPage> got = xml::list_result(text);
+        if (!got) return got;
+        auto& entries = got->entries;
+        entries.erase(std::remove_if(entries.begin(), entries.end(),
+                                     [](const auto& one) { return one.key.find(illegal_mark) != std::string::npos; }),
+                      entries.end());
+        unreadable =
+            refuse("a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
+        return got;
     }
 
-    struct Look_ {
-        s3::Call looked;
-        Look_(s3::Session& session, s3::Request request) : looked(session, std::move(request)) {}
-        s3::Call& call() { return looked; }
-        bool tend() const { return !looked.done; }
-    };
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
     Result<void> look_deeper() {
         Result<void> out;
         s3::run_all(
             session, page.size(), core->config.connections,
             [&](std::size_t i) {
-                return std::make_unique<Look_>(session, s3::request(*core, "stat", s3::Method::head, page[i].key));
+                return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
             },
-            [&](std::size_t i, Look_& job) {
-                if (job.looked.ok())
-                    page[i].info = entry::read(job.looked.headers()).info;
-                else if ((job.looked.error || job.looked.status() != 404) && out)
-                    out = session.failure(job.looked);
+            [&](std::size_t i, PlainJob& job) {
+                if (job.plain.ok()) {
+                    entry::Facts facts = entry::read(job.plain.headers());
+                    if (!facts.length) facts.info.size = page[i].info.size;
+                    page[i].info = std::move(facts.info);
+                } else if ((job.plain.error || job.plain.status() != 404) && out) {
+                    out = session.failure(job.plain);
+                }
             });
         return out;
     }
-
-    std::string remembered{};
-    unsigned empty_pages = 0;
 };
-
-namespace detail::cache {
-
-using http::Method;
-using s3::Call;
-using s3::Exchange;
-using s3::refusal;
-using s3::request;
-using s3::Session;
-using transfer::Target;
-
-inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
-// An entry that is replaced under our hands is read or touched again, but not for ever.
-inline constexpr int versions_tried_max = 3;
 
 // -- checks before anything is sent
 
@@ -8434,15 +8460,38 @@ inline const Error& out_of_memory() {
 }
 template <class F>
 auto never_throws(F&& call) noexcept -> decltype(call()) {
+    using R = decltype(call());
 #if S3CACHE_EXCEPTIONS
     try {
         return call();
-    } catch (...) {
+    } catch (const std::bad_alloc&) {
         return out_of_memory();
+    } catch (const std::exception& error) {
+        return http::shielded([&]() -> R { return Error(Errc::source, error.what()); }, R(out_of_memory()));
+    } catch (...) {
+        return http::shielded([&]() -> R { return Error(Errc::source, "a callback threw"); }, R(out_of_memory()));
     }
 #else
     return call();
 #endif
+}
+
+// Does `work`, which tells of each key once; what is thrown on the way is the error of all that it did not tell of.
+template <class T, class KeyOf, class Tell, class Work>
+void tell_each(const char* operation, std::size_t total, KeyOf&& key_of, Tell&& tell, Work&& work) {
+    std::vector<bool> is_told;
+    const Result<void> ran = never_throws([&]() -> Result<void> {
+        is_told.resize(total);
+        work([&](std::size_t i, Result<T> result) {
+            is_told[i] = true;
+            tell(i, std::move(result));
+        });
+        return {};
+    });
+    for (std::size_t i = 0; !ran && i < total; ++i) {
+        if (!is_told.empty() && is_told[i]) continue;
+        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(i), ran.error()); }));
+    }
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
@@ -8460,7 +8509,6 @@ inline constexpr Outcome unchanged{"unchanged", &Stats::unchanged}, tolerated{"t
 inline constexpr Outcome stored{"done", &Stats::sets}, removed{"done", &Stats::removes};
 inline constexpr Outcome refused{"refused", &Stats::refused}, unconditional{"unconditional", &Stats::unconditional};
 inline constexpr Outcome error{"error", &Stats::errors}, damaged{"damaged", &Stats::damaged};
-inline constexpr Outcome failed_aside{"error"};  // of something beside the operation, which goes on
 inline constexpr Outcome early{"early"}, computed{"computed", &Stats::computed}, waited{"waited", &Stats::waited};
 inline constexpr Outcome stale{"stale", &Stats::stale};
 }  // namespace outcomes
@@ -8582,14 +8630,6 @@ inline Result<void> interpret_removal(Session& session, const Exchange& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// A request without a body on one of many entries.
-struct PlainJob {
-    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() { return plain; }
-    bool tend() const { return !plain.done; }
-    Call plain;
-};
-
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match then
 // keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags, and for
 // stores that ignore If-Match on DELETE: there a window of one round trip is left.
@@ -8642,16 +8682,14 @@ private:
     std::optional<Error> trouble_;
     Call look_, erase_;
 };
-
 // -- reading
 
 // What a get may ask for beside the value.
 struct GetRequest {
-    Seconds grace{0};  // an entry that has expired no longer than this is returned too
+    GetOptions options{};
     std::string_view if_none_match{};
+    Seconds grace{0};            // an entry that has expired no longer than this is returned too
     bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
-    const ProgressCallback* progress = nullptr;
-    std::optional<std::chrono::milliseconds> timeout{};
 };
 
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
@@ -8666,7 +8704,14 @@ struct GetResult {
 inline constexpr std::uint64_t gzip_ratio_likely = 6;
 inline constexpr std::size_t inflate_batch_bytes = std::size_t{64} << 10;
 
-// One get of a whole value; by itself or among many.
+// Whether a reader removes an entry that it has found expired: never one that this process is about to replace.
+inline bool removes_expired(Core& core, std::string_view key, const entry::Facts& facts) {
+    return core.config.expired == Expired::remove && !core.config.read_only && facts.expiry == entry::Expiry::at &&
+           !core.is_computing(key);
+}
+
+// One get of a whole value, by itself or among many. An expired entry is removed once the reading is done; a failure of
+// that is no concern of the reader's, since the entry will be met again.
 class GetOperation {
 public:
     GetOperation(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
@@ -8679,39 +8724,44 @@ public:
               {this,
                [](void* self, const entry::Facts& facts) { return static_cast<GetOperation*>(self)->open(facts); },
                [](void* self, std::string_view data) { return static_cast<GetOperation*>(self)->take(data); }}) {
-        if (!wanted.if_none_match.empty()) call().request.header("if-none-match", wanted.if_none_match);
+        if (!wanted.if_none_match.empty()) download_.call.request.header("if-none-match", wanted.if_none_match);
         if (is_alone) download_.allow_parallel();  // with as many connections as help
-        if (wanted.progress && *wanted.progress) session.on_progress([this] { return report_progress(); });
+        if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
     GetOperation(const GetOperation&) = delete;
     GetOperation& operator=(const GetOperation&) = delete;
     ~GetOperation() {
-        if (wanted_.progress && *wanted_.progress) session_.on_progress({});
+        if (wanted_.options.progress) session_.on_progress({});
     }
 
-    Call& call() { return download_.call; }
+    Call& call() { return removal_ ? removal_->call() : download_.call; }
     bool tend() {
+        if (removal_) return removal_->tend();
         download_.tend();
-        return !download_.call.done;
+        if (!download_.call.done) return true;
+        if (download_.taken() == 0 && download_.call.ok()) static_cast<void>(download_.check());  // opens an empty body
+        if (!is_refused_ || wanted_.keeps_expired || !removes_expired(core_, key_, download_.facts())) return false;
+        session_.start(removal_.emplace(session_, "expire", key_, download_.facts()).call());
+        return true;
     }
-    // Once the call is done.
+    // Once tend() has said that it is done.
     Result<GetResult> result() {
-        if (is_absent(core_, call())) {
-            record(core_, "get", key_, outcomes::miss, {}, timing_of(call(), 0));
+        const Call& call = download_.call;
+        if (is_absent(core_, call)) {
+            record(core_, "get", key_, outcomes::miss, {}, timing_of(call, 0));
             return GetResult();
         }
-        if (call().status() == 304 && !call().error && !wanted_.if_none_match.empty()) return interpret_unchanged();
+        if (call.status() == 304 && !call.error && !wanted_.if_none_match.empty()) return interpret_unchanged();
         Result<std::optional<Value>> got = value();
-        const Timing timing = timing_of(call(), download_.taken());
+        const Timing timing = timing_of(call, download_.taken());
         if (!got) return record_error(core_, "get", key_, got.error(), timing);
-        const bool has_value = got->has_value();
-        if (has_value && wanted_.progress && *wanted_.progress) static_cast<void>(report_progress());
-        if (has_value) record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
         const entry::Facts& facts = download_.facts();
-        return GetResult{*std::move(got), facts.expiry, facts.expires_at, facts.cost, is_stale_, false};
+        GetResult out{*std::move(got), facts.expiry, facts.expires_at, facts.cost, is_stale_, false};
+        if (!out.value) return out;
+        if (wanted_.options.progress) static_cast<void>(report_progress());
+        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
+        return out;
     }
-    // What was found expired and is to be removed.
-    const std::optional<entry::Facts>& expired() const { return expired_; }
 
 private:
     bool open(const entry::Facts& facts) {
@@ -8719,15 +8769,9 @@ private:
         const double now = core_.unix_now();
         is_stale_ = facts.expired(now) && !facts.expired(now - wanted_.grace.count());
         is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts);
-        if (is_refused_) {
-            const bool removes =
-                core_.config.expired == Expired::remove && !core_.config.read_only && !wanted_.keeps_expired;
-            if (removes && facts.expiry == entry::Expiry::at) expired_ = facts;
-            return false;
-        }
         const std::uint64_t most = core_.config.value_bytes_max;
         is_too_large_ = !facts.info.compressed && facts.length.value_or(0) > most;
-        if (is_too_large_) return false;
+        if (is_refused_ || is_too_large_) return false;
         decoder_.emplace(facts.info, inflate_batch_bytes);
         const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
@@ -8747,7 +8791,7 @@ private:
             value_.append(*chunk);
         }
     }
-    bool report_progress() const { return (*wanted_.progress)({download_.arrived(), download_.facts().length}); }
+    bool report_progress() const { return wanted_.options.progress({download_.arrived(), download_.facts().length}); }
     bool is_broken() const { return is_too_large_ || decoding_error_; }
 
     Result<std::optional<Value>> value() {
@@ -8755,7 +8799,6 @@ private:
         if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
         if (!is_broken()) {
             if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
-            if (is_refused_) return std::optional<Value>();  // an empty body is opened by its check
             decoder_->finish();
             static_cast<void>(drain_decoder());
         }
@@ -8776,7 +8819,7 @@ private:
                 static_cast<void>(take(*data));
             else if (download_.first_part_done())
                 return {};
-            if (!download_.first_part_done()) session_.wait_for(call());
+            if (!download_.first_part_done()) session_.wait_for(download_.call);
         }
         return {};
     }
@@ -8786,102 +8829,73 @@ private:
         const auto there = look(session_, "get", key_);
         if (!there) return record_error(core_, "get", key_, there.error());
         GetResult out;
-        if (!*there) {
-            record(core_, "get", key_, outcomes::miss);
-        } else if (is_usable(core_, "get", key_, **there)) {
-            out.is_unchanged = true;
-            record(core_, "get", key_, outcomes::unchanged);
-        }
+        out.is_unchanged = *there && is_usable(core_, "get", key_, **there);
+        if (!*there || out.is_unchanged)
+            record(core_, "get", key_, out.is_unchanged ? outcomes::unchanged : outcomes::miss);
         return out;
     }
 
     Session& session_;
     Core& core_;
-    const GetRequest wanted_;
+    const GetRequest& wanted_;
     const std::string_view key_;
     std::optional<transfer::Decoder> decoder_;
     std::string value_;
-    std::optional<entry::Facts> expired_;
     std::optional<Error> decoding_error_;
     bool is_refused_ = false, is_too_large_ = false, is_stale_ = false;
     transfer::Download download_;
+    std::optional<ExpiredRemoval> removal_;
 };
 
-using GotOne = std::function<void(std::size_t index, Result<GetResult> result)>;
-
-// One get or many: a single one is a run of one. Expired entries are removed after the reading is done.
-inline void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted,
-                    const GotOne& visit) {
-    Session session(core, wanted.timeout);
+// One get or many: a single one is a run of one. `tell` is given an index and a Result<GetResult>.
+template <class Tell>
+void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted, Tell&& tell) {
+    Session session(core, wanted.options.timeout);
     std::vector<std::size_t> todo, changed;
-    std::vector<std::pair<std::size_t, entry::Facts>> expired;
     for (std::size_t i = 0; i < keys.size(); ++i) todo.push_back(i);
-    for (int tried = 1; !todo.empty(); ++tried) {
+    for (int tried = 1; !todo.empty(); ++tried, todo = std::exchange(changed, {})) {
         s3::run_all(
             session, todo.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<GetOperation> {
                 const std::string_view key = keys[todo[i]];
                 if (const Result<void> fine = check_key(core, "get", key); !fine)
-                    return visit(todo[i], fine.error()), nullptr;
+                    return tell(todo[i], fine.error()), nullptr;
                 return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
             },
             [&](std::size_t i, GetOperation& get) {
                 Result<GetResult> result = get.result();
-                if (get.expired()) expired.emplace_back(todo[i], *get.expired());
                 const bool was_replaced = !result && result.error().code() == Errc::changed;
                 if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
-                visit(todo[i], std::move(result));
+                tell(todo[i], std::move(result));
             });
-        todo = std::exchange(changed, {});
     }
-    s3::run_all(
-        session, expired.size(), core.config.connections,
-        [&](std::size_t i) -> std::unique_ptr<ExpiredRemoval> {
-            const std::string_view key = keys[expired[i].first];
-            if (core.is_computing(key)) return nullptr;
-            return std::make_unique<ExpiredRemoval>(session, "expire", key, expired[i].second);
-        },
-        [](std::size_t, ExpiredRemoval&) {});  // a failure is no concern of the reader's: the entry will be met again
 }
-
 inline Result<GetResult> get_one(Core& core, std::string_view key, const GetRequest& wanted) {
     Result<GetResult> out = GetResult();
     get_all(core, {key}, wanted, [&](std::size_t, Result<GetResult> got) { out = std::move(got); });
     return out;
 }
+inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
+    return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
+}
 
 inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    GetRequest wanted;
-    wanted.progress = &options.progress;
-    wanted.timeout = options.timeout;
-    return tolerated(core, "get", key,
-                     get_one(core, key, wanted).transform([](GetResult&& got) { return std::move(got.value); }));
+    return value_of(core, key, get_one(core, key, {options}));
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    std::vector<bool> is_visited(keys.size());
-    const auto tell = [&](std::size_t i, Result<std::optional<Value>> result) {
-        is_visited[i] = true;
-        visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
-    };
-    const Result<void> ran = never_throws([&]() -> Result<void> {
-        const std::vector<std::string_view> views(keys.begin(), keys.end());
-        get_all(core, views, {}, [&](std::size_t i, Result<GetResult> got) {
-            tell(i, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
+    tell_each<GetResult>(
+        "get", keys.size(), [&](std::size_t i) -> std::string_view { return keys[i]; },
+        [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
+        [&](const auto& tell) {
+            get_all(core, {keys.begin(), keys.end()}, {}, tell);
         });
-        return {};
-    });
-    for (std::size_t i = 0; !ran && i < keys.size(); ++i) {
-        if (!is_visited[i]) tell(i, ran.error());
-    }
 }
 
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
     if (etag.empty() || !entry::check_value(etag))
         return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    GetRequest wanted;
-    wanted.if_none_match = etag;
-    return get_one(core, key, wanted).transform([&](GetResult&& got) {
+    return get_one(core, key, {{}, etag}).transform([&](GetResult&& got) {
         // A store that ignores the header sends the value again, which is the same one.
         const bool is_same = got.is_unchanged || (got.value && got.value->info().etag == etag);
         return is_same ? Revalidated{true, {}} : Revalidated{false, std::move(got.value)};
@@ -8895,17 +8909,17 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     auto state = std::make_unique<ReaderState>(core, key);
     Session& session = state->session;
     Call& call = state->download.call;
-    const auto limit = options.timeout.value_or(core->config.call_timeout);
-    const auto deadline = http::Clock::now() + limit;
     if (options.progress) {
         session.on_progress([reader = state.get(), progress = options.progress] {
             return progress({reader->download.arrived(), reader->download.facts().length});
         });
     }
+    const auto limit = options.timeout.value_or(core->config.call_timeout);
+    const auto deadline = http::Clock::now() + limit;
     if (whole) session.allow(limit);
     session.start(call);
     while (!state->has_begun()) {
-        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::step_most);
+        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::tick);
         if (limit.count() && !state->has_begun() && http::Clock::now() > deadline)
             session.end_all(Errc::timed_out, "no answer within call_timeout");
     }
@@ -8917,19 +8931,17 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
         if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
     }
     const entry::Facts facts = state->download.facts();
-    if (!is_usable(*core, "get", key, facts)) {
-        session.drop(call);
-        const bool removes = core->config.expired == Expired::remove && !core->config.read_only;
-        if (removes && facts.expiry == entry::Expiry::at && !core->is_computing(key)) {
-            s3::run_all(
-                session, 1, 1,
-                [&](std::size_t) { return std::make_unique<ExpiredRemoval>(session, "expire", key, facts); },
-                [](std::size_t, ExpiredRemoval&) {});
-        }
-        return std::optional<Reader>();
+    if (is_usable(*core, "get", key, facts)) {
+        record(*core, "get", key, outcomes::hit);
+        return std::optional<Reader>(Reader(std::move(state)));
     }
-    record(*core, "get", key, outcomes::hit);
-    return std::optional<Reader>(Reader(std::move(state)));
+    session.drop(call);
+    if (removes_expired(*core, key, facts)) {
+        ExpiredRemoval removal(session, "expire", key, facts);
+        session.start(removal.call());
+        while (removal.tend()) session.step(s3::step_most);
+    }
+    return std::optional<Reader>();
 }
 
 // Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
@@ -8960,29 +8972,22 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
 
 // The headers that a copy onto itself would lose unless they are said again.
 inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
-    static constexpr std::string_view kept[] = {"content-type",
-                                                "cache-control",
-                                                "content-disposition",
-                                                "content-encoding",
-                                                "content-language",
-                                                "expires",
-                                                "x-amz-storage-class",
-                                                "x-amz-server-side-encryption",
-                                                "x-amz-server-side-encryption-aws-kms-key-id",
-                                                "x-amz-website-redirect-location"};
+    static constexpr std::string_view kept =
+        " content-type cache-control content-disposition content-encoding content-language expires x-amz-storage-class "
+        "x-amz-server-side-encryption x-amz-server-side-encryption-aws-kms-key-id x-amz-website-redirect-location ";
     headers.each([&](std::string_view name, std::string_view value) {
         const std::string lower = bytes::lower(name);
         if (lower == "x-amz-meta-expires_at" || lower == "x-amz-meta-expires-at") return;
-        if (bytes::starts_with(lower, entry::meta_prefix) ||
-            std::find(std::begin(kept), std::end(kept), lower) != std::end(kept))
+        if (bytes::starts_with(lower, entry::meta_prefix) || kept.find(" " + lower + " ") != std::string_view::npos)
             copy.header(lower, value);
     });
 }
 
 inline constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
 
-// S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone,
-// but for one of the same bytes that came in the round trip between the look and the copy: it has the same ETag.
+// S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
+// One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
+// store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
 inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
     Session session(core);
     std::string refused_etag;
@@ -9002,8 +9007,11 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         bytes::append_percent(source, copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
-        if (facts.has_strong_etag() && facts.info.etag != refused_etag)
+        if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
+            const auto since = there.headers().find("last-modified");
+            if (since) copy.header("x-amz-copy-source-if-unmodified-since", *since);
+        }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
         Call copied(session, std::move(copy));
@@ -9023,321 +9031,6 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     Result<bool> touched = touch_unrecorded(core, key, ttl);
     if (!touched) return record_error(core, "touch", key, touched.error());
     return touched;
-}
-
-// -- writing
-
-inline Result<void> check_options(const Core& core, std::string_view key, const SetOptions& options) {
-    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
-    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
-    if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
-    if (!entry::check_value(options.if_match)) return refuse("if_match is no ETag");
-    if (!entry::check_value(options.content_type))
-        return refuse("content_type holds bytes that are not printable ASCII");
-    Metadata all = core.config.metadata;
-    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
-    if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
-    return {};
-}
-
-inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
-    if (Result<void> fine = check_key_to_write(core, "set", key); !fine) return fine;
-#ifdef S3CACHE_NO_GZIP
-    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
-#endif
-    return check_options(core, key, options);
-}
-
-// The kind under which a payload is stored, which must be what it says; an error before anything is sent.
-inline Result<Kind> check_kind(std::string_view key, const Payload& payload, const SetOptions& options) {
-    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
-    if (!payload.present()) return refuse("the payload is a null pointer");
-    const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
-    if (wanted == Kind::bytes) return Kind::bytes;
-    if (wanted == Kind::json)
-        return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
-    const bool is_text = utf8::valid(payload.view());
-    if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
-    return is_text ? Kind::text : Kind::bytes;
-}
-
-// What every object of ours must carry, scratch objects too: a bucket's policy may refuse those without.
-inline void add_store_headers(const Config& config, bytes::Pairs& headers) {
-    if (!config.server_side_encryption.empty())
-        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
-    if (!config.kms_key_id.empty())
-        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
-    if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
-}
-
-inline void name_write(const Core& core, Target& target) {
-    target.write_id = core.random_id();
-    bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
-}
-
-inline Target target_for(const Core& core, std::string_view key, Kind kind, const SetOptions& options,
-                         double cost = 0) {
-    const Config& config = core.config;
-    Target out;
-    out.key = key;
-    bytes::Pairs& headers = out.headers;
-    bytes::add(headers, "content-type",
-               options.content_type.empty() ? entry::content_type(kind) : options.content_type);
-    bytes::add(headers, "x-amz-meta-kind", entry::kind_name(kind));
-    if (options.compress) bytes::add(headers, "x-amz-meta-compressed", "true");
-    if (cost > 0) bytes::add(headers, "x-amz-meta-cost", entry::seconds_text(cost));
-    for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
-        for (const auto& [name, value] : *metadata)
-            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
-    }
-    add_store_headers(config, headers);
-    if (options.if_absent) out.condition.emplace("if-none-match", "*");
-    if (!options.if_match.empty()) out.condition.emplace("if-match", options.if_match);
-    if (out.condition) name_write(core, out);
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
-    if (ttl && ttl->count() < entry::ttl_seconds_max)
-        out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
-    return out;
-}
-
-// Whether bodies are hashed for the signature.
-inline bool hashes_bodies(Core& core) {
-    if (!core.config.unsigned_payload) return true;
-    const auto place = core.place();
-    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
-}
-
-inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
-    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
-    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
-    return stored;
-}
-
-// -- write conditions: what the store makes of them is found out once a cache, by trying
-
-// A scratch object has a time to live in case that it cannot be removed.
-inline constexpr Seconds scratch_ttl{600};
-
-// One request on a scratch object; its status, or why there is none that tells anything.
-inline Result<int> try_scratch(Session& session, std::string_view key, Method method,
-                               std::optional<std::pair<std::string, std::string>> condition) {
-    constexpr std::string_view text = "a scratch object: may be removed";
-    Core& core = session.core();
-    s3::Request out = request(core, "probe", method, key);
-    if (method == Method::put) {
-        add_store_headers(core.config, out.headers);
-        if (core.config.checksums == Checksums::store)
-            out.header("x-amz-checksum-crc32c", entry::crc32c_text(digest::crc32c(0, text.data(), text.size())));
-        out.ttl = scratch_ttl;
-        out.body = text;
-        out.payload_hash = bytes::hex(digest::as_text(digest::sha256(text)));
-    }
-    if (condition) out.header(condition->first, condition->second);
-    Call call(session, std::move(out));
-    call.run();
-    const int status = call.status();
-    if (call.ok() || (!call.error && (status == 412 || status == 409 || status == 501))) return status;
-    return session.failure(call);
-}
-
-// Whether conditions on PUT are honoured. An error: it could not be found out, this time.
-inline Result<bool> honours_conditions(Session& session) {
-    Core& core = session.core();
-    using Trait = Core::Trait;
-    const auto place = core.place();
-    if (place && (*place)->is_aws()) return true;
-    if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
-    const std::pair<std::string, std::string> none_there("if-none-match", "*");
-    const std::pair<std::string, std::string> wrong_etag("if-match", "\"00000000000000000000000000000000\"");
-    const std::string key = entry::scratch_name("probe", core.random_id());
-    const Result<int> first = try_scratch(session, key, Method::put, none_there);
-    if (!first) return first.error();
-    if (*first / 100 != 2) return core.honours_conditions = Trait::no, false;  // refused as such: nothing is there
-    const Result<int> second = try_scratch(session, key, Method::put, none_there);
-    const Result<int> third = try_scratch(session, key, Method::put, wrong_etag);
-    static_cast<void>(try_scratch(session, key, Method::erase, {}));
-    if (!second) return second.error();
-    if (!third) return third.error();
-    const bool honours = *second / 100 != 2 && *third / 100 != 2;
-    core.honours_conditions = honours ? Trait::yes : Trait::no;
-    return honours;
-}
-
-// What the policy says of a conditional write: it goes ahead, or an error.
-inline Result<void> check_condition_policy(Session& session, const Target& target) {
-    Core& core = session.core();
-    if (core.config.conditions == Conditions::off) return {};
-    const Result<bool> honours = honours_conditions(session);
-    if (honours && *honours) return {};
-    if (core.config.conditions == Conditions::required) {
-        if (!honours) return about(target.operation, target.key, honours.error());
-        return refusal(Errc::unsupported, target.operation, target.key,
-                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
-                       "requires it");
-    }
-    record(core, target.operation, target.key, outcomes::unconditional);
-    return {};
-}
-
-// An expired entry is in nobody's way, but two may want its place, with the same bytes as it and each other has: then
-// If-Match on its ETag lets both pass. So it is first replaced by a mark that is unique (and expired, too, for readers);
-// its ETag is what the write itself then has for a condition. False: another was first.
-inline Result<bool> claim_expired(Session& session, Target& target, const entry::Facts& expired) {
-    Core& core = session.core();
-    const std::string id = core.random_id();
-    Target claim;
-    claim.operation = target.operation;
-    claim.key = target.key;
-    claim.condition.emplace("if-match", expired.info.etag);
-    name_write(core, claim);
-    bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
-    add_store_headers(core.config, claim.headers);
-    transfer::BodySum sum(session, hashes_bodies(core));
-    sum.update(id);
-    transfer::Put put(session, claim, id, sum);
-    const Result<bool> claimed = put.run();
-    if (!claimed || !*claimed) return claimed;
-    const std::string_view etag = put.call().answer ? put.call().headers().get("etag") : std::string_view();
-    if (!etag.empty()) target.condition.emplace("if-match", std::string(etag));
-    return true;
-}
-
-// Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
-// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
-inline Result<bool> is_condition_met(Session& session, Target& target) {
-    if (!target.condition) return true;
-    if (Result<void> allowed = check_condition_policy(session, target); !allowed) return std::move(allowed).error();
-    const auto there = look(session, target.operation, target.key);
-    if (!there) return there.error();
-    Core& core = session.core();
-    const bool wants_match = target.condition->first == "if-match";
-    const bool is_expired = *there && (*there)->expired(core.unix_now());
-    const bool is_met = wants_match ? *there && (*there)->info.etag == target.condition->second : !*there || is_expired;
-    if (!is_met) return false;
-    // A weak ETag holds for no server, so the look has to do, as where conditions are off.
-    if (core.config.conditions == Conditions::off || (*there && !(*there)->has_strong_etag()))
-        target.condition.reset();
-    else if (!wants_match && is_expired)
-        return claim_expired(session, target, **there);
-    return true;
-}
-
-inline Result<bool> set_source(Session& session, Target& target, const Source& source, const SetOptions& options,
-                               std::optional<std::uint32_t> whole_crc = {}) {
-    Core& core = session.core();
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, source.size(), options.compress);
-    if (!plan) return about("set", target.key, plan.error());
-    transfer::ProgressMeter meter(session, options.progress, source.size());
-    Result<bool> is_met = is_condition_met(session, target);
-    if (!is_met || !*is_met) return is_met;
-    if (target.write_id.empty()) name_write(core, target);
-    transfer::UploadSource reading(source,
-                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
-    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
-    Result<bool> stored = upload.run(reading, whole_crc);
-    if (stored && *stored) meter.finish(reading.taken());
-    return stored;
-}
-
-inline Result<bool> set_memory(Session& session, Target& target, std::string_view data, const SetOptions& options) {
-    Core& core = session.core();
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, data.size(), false);
-    if (!plan) return about("set", target.key, plan.error());
-    transfer::ProgressMeter meter(session, options.progress, data.size());
-    Result<bool> is_met = is_condition_met(session, target);
-    if (!is_met || !*is_met) return is_met;
-    const bool in_parts = data.size() > std::uint64_t{2} * core.config.part_bytes;
-    if (in_parts && target.write_id.empty()) name_write(core, target);
-    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
-    Result<bool> stored = upload.run(data);
-    if (stored && *stored) meter.finish(data.size());
-    return stored;
-}
-
-// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
-inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
-                        double cost = 0) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const Result<Kind> kind = check_kind(key, payload, options);
-    if (!kind) return kind.error();
-    std::string_view data = payload.view();
-    const Timing timing{http::Clock::now(), data.size()};
-    Session session(core, options.timeout);
-    SetOptions how = options;
-    how.compress = options.compress && !payload.negative();
-    Target target = target_for(core, key, *kind, how, cost);
-    if (payload.negative()) bytes::add(target.headers, "x-amz-meta-negative", "true");
-    if (!how.compress) return record_set(core, key, set_memory(session, target, data, how), timing);
-    const Source source = Source([&data](char* buffer, std::size_t capacity) {
-                              const std::size_t count = data.copy(buffer, capacity);
-                              data.remove_prefix(count);
-                              return count;
-                          }).sized(data.size());
-    return record_set(core, key, set_source(session, target, source, how), timing);
-}
-
-inline Result<bool> set(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const Timing timing{http::Clock::now(), source.size().value_or(0)};
-    Session session(core, options.timeout);
-    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    return record_set(core, key, set_source(session, target, source, options), timing);
-}
-
-// One of many that goes out in one PUT, as it is.
-struct PutOperation {
-    PutOperation(Session& session, const Item& item, Kind kind)
-        : target(target_for(session.core(), item.key, kind, item.options)),
-          put(session, target, item.payload.view(), sum_of(session, item.payload.view())) {
-        if (item.payload.negative()) call().request.header("x-amz-meta-negative", "true");
-    }
-    Call& call() { return put.call(); }
-    bool tend() { return put.tend(); }
-
-    Target target;
-    std::optional<transfer::BodySum> sum{};
-    transfer::Put put;
-
-private:
-    transfer::BodySum& sum_of(Session& session, std::string_view data) {
-        sum.emplace(session, hashes_bodies(session.core()));
-        sum->update(data);
-        return *sum;
-    }
-};
-
-inline bool fits_one_put(const Config& config, const Item& item) {
-    const SetOptions& options = item.options;
-    return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-           !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
-}
-
-inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    std::vector<Result<bool>> results(items.size(), out_of_memory());
-    static_cast<void>(never_throws([&]() -> Result<void> {
-        Session session(core);
-        s3::run_all(
-            session, items.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<PutOperation> {
-                const Item& item = items[i];
-                if (const Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return results[i] = allowed.error(), nullptr;
-                if (!fits_one_put(core.config, item))
-                    return results[i] = set(core, item.key, item.payload, item.options), nullptr;
-                if (const Result<void> fine = check_set(core, item.key, item.options); !fine)
-                    return results[i] = fine.error(), nullptr;
-                const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
-                if (!kind) return results[i] = kind.error(), nullptr;
-                return std::make_unique<PutOperation>(session, item, *kind);
-            },
-            [&](std::size_t i, PutOperation& one) {
-                results[i] = record_set(core, items[i].key, one.put.result(),
-                                        timing_of(one.call(), items[i].payload.view().size()));
-            });
-        return {};
-    }));
-    return results;
 }
 
 // -- files
@@ -9406,24 +9099,325 @@ inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, st
     return crc;
 }
 
+// -- writing
+
+inline Result<void> check_options(const Core& core, std::string_view key, const SetOptions& options) {
+    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
+    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
+    if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
+    if (!entry::check_value(options.if_match)) return refuse("if_match is no ETag");
+    if (!entry::check_value(options.content_type))
+        return refuse("content_type holds bytes that are not printable ASCII");
+    Metadata all = core.config.metadata;
+    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
+    if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
+    return {};
+}
+
+inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
+    if (Result<void> fine = check_key_to_write(core, "set", key); !fine) return fine;
+#ifdef S3CACHE_NO_GZIP
+    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
+#endif
+    return check_options(core, key, options);
+}
+
+// The kind under which a payload is stored, which must be what it says; an error before anything is sent.
+inline Result<Kind> check_kind(std::string_view key, const Payload& payload, const SetOptions& options) {
+    const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
+    if (!payload.present()) return refuse("the payload is a null pointer");
+    const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
+    if (wanted == Kind::bytes) return Kind::bytes;
+    if (wanted == Kind::json)
+        return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
+    const bool is_text = utf8::valid(payload.view());
+    if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
+    return is_text ? Kind::text : Kind::bytes;
+}
+
+// What every object of ours must carry, scratch objects too: a bucket's policy may refuse those without.
+inline void add_store_headers(const Config& config, bytes::Pairs& headers) {
+    if (!config.server_side_encryption.empty())
+        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
+    if (!config.kms_key_id.empty())
+        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
+    if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
+}
+
+inline void name_write(const Core& core, Target& target) {
+    if (!target.write_id.empty()) return;
+    target.write_id = core.random_id();
+    bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
+}
+
+// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
+inline Target target_for(const Core& core, std::string_view key, Kind kind, const SetOptions& options,
+                         bool is_negative = false, double cost = 0) {
+    const Config& config = core.config;
+    Target out;
+    out.key = key;
+    bytes::Pairs& headers = out.headers;
+    bytes::add(headers, "content-type",
+               options.content_type.empty() ? entry::content_type(kind) : options.content_type);
+    bytes::add(headers, "x-amz-meta-kind", entry::kind_name(kind));
+    if (options.compress) bytes::add(headers, "x-amz-meta-compressed", "true");
+    if (is_negative) bytes::add(headers, "x-amz-meta-negative", "true");
+    if (cost > 0) bytes::add(headers, "x-amz-meta-cost", entry::seconds_text(cost));
+    for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
+        for (const auto& [name, value] : *metadata)
+            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
+    }
+    add_store_headers(config, headers);
+    if (options.if_absent) out.condition.emplace("if-none-match", "*");
+    if (!options.if_match.empty()) out.condition.emplace("if-match", options.if_match);
+    if (out.condition) name_write(core, out);
+    const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
+    if (ttl && ttl->count() < entry::ttl_seconds_max)
+        out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
+    return out;
+}
+
+// Whether bodies are hashed for the signature.
+inline bool hashes_bodies(Core& core) {
+    if (!core.config.unsigned_payload) return true;
+    const auto place = core.place();
+    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
+}
+inline transfer::BodySum sum_of(Session& session, std::string_view data) {
+    transfer::BodySum sum(session, hashes_bodies(session.core()));
+    sum.update(data);
+    return sum;
+}
+
+// -- write conditions: what the store makes of them is found out once a cache, by trying
+
+// A small object of the cache's own. False: the condition was not met. `etag` is that of what was stored.
+inline Result<bool> put_small(Session& session, Target& target, std::string_view text, std::string* etag = nullptr) {
+    add_store_headers(session.core().config, target.headers);
+    transfer::BodySum sum = sum_of(session, text);
+    transfer::Put put(session, target, text, sum);
+    const Result<bool> stored = put.run();
+    if (etag && stored && *stored && put.call().answer) *etag = put.call().headers().get("etag");
+    return stored;
+}
+
+// Whether conditions on PUT are honoured. An error: it could not be found out, this time.
+inline Result<bool> honours_conditions(Session& session) {
+    Core& core = session.core();
+    using Trait = Core::Trait;
+    const auto place = core.place();
+    if (place && (*place)->is_aws()) return true;
+    if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
+    const std::string key = entry::scratch_name("probe", core.random_id());
+    const auto is_stored = [&](const char* condition, const char* etag) {
+        Target target;
+        target.operation = "probe";
+        target.key = key;
+        target.condition.emplace(condition, etag);
+        target.ttl = Seconds(600);  // in case that it cannot be removed
+        return put_small(session, target, "a scratch object: may be removed");
+    };
+    const Result<bool> first = is_stored("if-none-match", "*");
+    if (!first) return first;
+    const Result<bool> second = is_stored("if-none-match", "*");
+    const Result<bool> third = second ? is_stored("if-match", "\"00000000000000000000000000000000\"") : second;
+    Call erase(session, request(core, "probe", Method::erase, key));
+    erase.run();
+    if (!third) return third;
+    core.honours_conditions = *second || *third ? Trait::no : Trait::yes;
+    return !*second && !*third;
+}
+
+// An expired entry is in nobody's way, but two may want its place, with the same bytes as it and each other has: then
+// If-Match on its ETag lets both pass. So it is first replaced by a mark that is unique (and expired, too, for readers);
+// its ETag is what the write itself then has for a condition. False: another was first.
+inline Result<bool> claim_expired(Session& session, Target& target, const entry::Facts& expired) {
+    Target claim;
+    claim.operation = target.operation;
+    claim.key = target.key;
+    claim.condition.emplace("if-match", expired.info.etag);
+    name_write(session.core(), claim);
+    bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
+    std::string etag;
+    const Result<bool> claimed = put_small(session, claim, claim.write_id, &etag);
+    if (claimed && *claimed && !etag.empty()) target.condition.emplace("if-match", std::move(etag));
+    return claimed;
+}
+
+// Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
+// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
+inline Result<bool> is_condition_met(Session& session, Target& target) {
+    if (!target.condition) return true;
+    Core& core = session.core();
+    const Conditions policy = core.config.conditions;
+    const Result<bool> honours = policy == Conditions::off ? false : honours_conditions(session);
+    const bool is_safe = honours && *honours;
+    if (!is_safe && policy == Conditions::required) {
+        if (!honours) return about(target.operation, target.key, honours.error());
+        return refusal(Errc::unsupported, target.operation, target.key,
+                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
+                       "requires it");
+    }
+    if (!is_safe && policy == Conditions::automatic)
+        record(core, target.operation, target.key, outcomes::unconditional);
+    const auto there = look(session, target.operation, target.key);
+    if (!there) return there.error();
+    const bool wants_match = target.condition->first == "if-match";
+    const bool is_expired = *there && (*there)->expired(core.unix_now());
+    const bool is_met = wants_match ? *there && (*there)->info.etag == target.condition->second : !*there || is_expired;
+    if (!is_met) return false;
+    // A weak ETag holds for no server, so the look has to do, as where conditions are off.
+    if (policy == Conditions::off || (*there && !(*there)->has_strong_etag()))
+        target.condition.reset();
+    else if (!wants_match && is_expired)
+        return claim_expired(session, target, **there);
+    return true;
+}
+
+// -- set
+
+// What a set() stores: bytes in memory, or a source, which may be a file.
+struct Body {
+    std::string_view memory{};
+    const Source* source = nullptr;
+    std::FILE* file = nullptr;
+    std::string path{};
+
+    std::optional<std::uint64_t> size() const { return source ? source->size() : memory.size(); }
+};
+
+inline Result<bool> send(Session& session, Target& target, const Body& body, const SetOptions& options) {
+    Core& core = session.core();
+    const auto size = body.size();
+    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, size, options.compress);
+    if (!plan) return about("set", target.key, plan.error());
+    // What is sent of a file in parts must have the sum that the whole has now.
+    std::optional<std::uint32_t> whole_crc;
+    if (body.file && size.value_or(0) > core.config.part_bytes && !options.compress &&
+        core.config.checksums != Checksums::none) {
+        const Result<std::uint32_t> summed = sum_file(session, target.key, body.file);
+        if (!summed) return summed.error();
+        whole_crc = *summed;
+    }
+    transfer::ProgressMeter meter(session, options.progress, size);
+    Result<bool> is_met = is_condition_met(session, target);
+    if (!is_met || !*is_met) return is_met;
+    if (body.source || *size > std::uint64_t{2} * core.config.part_bytes) name_write(core, target);
+    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
+    if (!body.source) {
+        Result<bool> stored = upload.run(body.memory);
+        if (stored && *stored) meter.finish(*size);
+        return stored;
+    }
+    transfer::UploadSource reading(*body.source,
+                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    Result<bool> stored = upload.run(reading, whole_crc);
+    if (stored && *stored) meter.finish(reading.taken());
+    if (!stored && body.file && std::ferror(body.file)) return file_error("set", target.key, body.path, "cannot read");
+    return stored;
+}
+
+inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
+    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
+    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
+    return stored;
+}
+
+inline Result<bool> set(Core& core, std::string_view key, Kind kind, const Body& body, const SetOptions& options,
+                        bool is_negative = false, double cost = 0) {
+    const Timing timing{http::Clock::now(), body.size().value_or(0)};
+    Session session(core, options.timeout);
+    Target target = target_for(core, key, kind, options, is_negative, cost);
+    return record_set(core, key, send(session, target, body, options), timing);
+}
+
+inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
+                                double cost = 0) {
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const Result<Kind> kind = check_kind(key, payload, options);
+    if (!kind) return kind.error();
+    std::string_view data = payload.view();
+    if (!options.compress || payload.negative()) {
+        SetOptions plain = options;
+        plain.compress = false;
+        return set(core, key, *kind, {data}, plain, payload.negative(), cost);
+    }
+    const Source source = Source([&data](char* buffer, std::size_t capacity) {
+                              const std::size_t count = data.copy(buffer, capacity);
+                              data.remove_prefix(count);
+                              return count;
+                          }).sized(data.size());
+    return set(core, key, *kind, {{}, &source}, options, false, cost);
+}
+
+inline Result<bool> set_source(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source}, options);
+}
+
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
     const File opened(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
     const Source source = source_of(opened.get());
-    const Timing timing{http::Clock::now(), source.size().value_or(0)};
-    Session session(core, options.timeout);
-    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    std::optional<std::uint32_t> whole_crc;
-    if (source.size().value_or(0) > core.config.part_bytes && !options.compress &&
-        core.config.checksums != Checksums::none) {
-        const Result<std::uint32_t> summed = sum_file(session, key, opened.get());
-        if (!summed) return record_set(core, key, summed.error(), timing);
-        whole_crc = *summed;
-    }
-    Result<bool> stored = set_source(session, target, source, options, whole_crc);
-    if (!stored && std::ferror(opened.get())) stored = file_error("set", key, path, "cannot read");
-    return record_set(core, key, std::move(stored), timing);
+    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source, opened.get(), path}, options);
+}
+
+// One of many that goes out in one PUT, as it is.
+struct PutOperation {
+    PutOperation(Session& session, const Item& item, Kind kind, transfer::BodySum sum)
+        : target(target_for(session.core(), item.key, kind, item.options, item.payload.negative())),
+          put(session, target, item.payload.view(), sum) {}
+    Call& call() { return put.call(); }
+    bool tend() { return put.tend(); }
+
+    Target target;
+    transfer::Put put;
+};
+
+inline bool fits_one_put(const Config& config, const Item& item) {
+    const SetOptions& options = item.options;
+    return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
+           !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
+}
+
+// The operation for one of many, or else what became of it already.
+inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const Item& item) {
+    if (Result<void> fine = check_set(session.core(), item.key, item.options); !fine) return std::move(fine).error();
+    const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
+    if (!kind) return kind.error();
+    return std::make_unique<PutOperation>(session, item, *kind, sum_of(session, item.payload.view()));
+}
+
+inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
+    auto results = never_throws([&]() -> Result<std::vector<Result<bool>>> {
+        return std::vector<Result<bool>>(items.size(), out_of_memory());
+    });
+    if (!results) return {};
+    const auto work = [&](const auto& tell) {
+        Session session(core);
+        s3::run_all(
+            session, items.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<PutOperation> {
+                const Item& item = items[i];
+                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
+                    return tell(i, std::move(allowed).error()), nullptr;
+                if (!fits_one_put(core.config, item))
+                    return tell(i, set_payload(core, item.key, item.payload, item.options)), nullptr;
+                auto operation = begin_put(session, item);
+                if (!operation) return tell(i, operation.error()), nullptr;
+                return *std::move(operation);
+            },
+            [&](std::size_t i, PutOperation& one) {
+                const Timing timing = timing_of(one.call(), items[i].payload.view().size());
+                tell(i, record_set(core, items[i].key, one.put.result(), timing));
+            });
+    };
+    tell_each<bool>(
+        "set", items.size(), [&](std::size_t i) -> std::string_view { return items[i].key; },
+        [&](std::size_t i, Result<bool> result) { (*results)[i] = std::move(result); }, work);
+    return *std::move(results);
 }
 
 inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key, const std::string& path) {
@@ -9643,7 +9637,7 @@ inline constexpr int clear_rounds_max = 3;
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
-    ListingState listing(core, prefix, Look::shallow);
+    Pages listing(core, prefix, Look::shallow);
     listing.hides_scratch = false;
     Tally tally;
     for (int round = 0; round < clear_rounds_max; ++round, listing.rewind()) {
@@ -9654,14 +9648,14 @@ inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::strin
             for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
             for (const Result<void>& result : remove_many(listing.session, keys)) tally.add(result);
         }
-        if (tally.first || tally.done == before || listing.pages < 2) break;
+        if (tally.first || tally.done == before || listing.order.pages < 2) break;
     }
     return tally.result("clear");
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
-    ListingState listing(core, prefix, Look::shallow);
+    Pages listing(core, prefix, Look::shallow);
     listing.hides_scratch = false;
     Tally tally;
     while (!listing.is_last) {
@@ -9801,7 +9795,7 @@ public:
         if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
         if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
         const std::string owner = core_.random_id();
-        const Result<bool> stored = set_memory(session, target, owner, options);
+        const Result<bool> stored = send(session, target, {owner}, options);
         const bool required = core_.config.conditions == Conditions::required;
         if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
         if (!stored) return Held::unknown;
@@ -9963,8 +9957,8 @@ private:
         if (core_.config.read_only) return;
         SetOptions options = options_;
         if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
-        static_cast<void>(
-            set(core_, key_, payload_of(made), options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
+        static_cast<void>(set_payload(core_, key_, payload_of(made), options,
+                                      how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
     }
 
     Core& core_;
@@ -10187,6 +10181,10 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
 
 // --- the members declared above --------------------------------------------------------------------------------------
 
+struct detail::ListingState : cache::Pages {
+    using Pages::Pages;
+};
+
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
@@ -10285,10 +10283,10 @@ S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) 
     });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, payload, options); });
+    return detail::cache::never_throws([&] { return detail::cache::set_payload(*core_, key, payload, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, source, options); });
+    return detail::cache::never_throws([&] { return detail::cache::set_source(*core_, key, source, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
     return detail::cache::never_throws([&] { return detail::cache::set_file(*core_, key, path, options); });
