@@ -8458,12 +8458,12 @@ inline const Error& out_of_memory() {
     static const Error& error = *new Error(Errc::too_large, "out of memory");  // never destroyed: statics may call us
     return error;
 }
-template <class F>
-auto never_throws(F&& call) noexcept -> decltype(call()) {
-    using R = decltype(call());
+template <class F, class... Arguments>
+auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
+    using R = decltype(call(arguments...));
 #if S3CACHE_EXCEPTIONS
     try {
-        return call();
+        return call(arguments...);
     } catch (const std::bad_alloc&) {
         return out_of_memory();
     } catch (const std::exception& error) {
@@ -8472,7 +8472,7 @@ auto never_throws(F&& call) noexcept -> decltype(call()) {
         return http::shielded([&]() -> R { return Error(Errc::source, "a callback threw"); }, R(out_of_memory()));
     }
 #else
-    return call();
+    return call(arguments...);
 #endif
 }
 
@@ -8492,6 +8492,16 @@ void tell_each(const char* operation, std::size_t total, KeyOf&& key_of, Tell&& 
         if (!is_told.empty() && is_told[i]) continue;
         tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(i), ran.error()); }));
     }
+}
+// The same with the results in order. There are none only if there is no memory for them.
+template <class T, class KeyOf, class Work>
+std::vector<Result<T>> result_of_each(const char* operation, std::size_t total, KeyOf&& key_of, Work&& work) {
+    using Results = std::vector<Result<T>>;
+    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(total, out_of_memory()); });
+    if (!out) return {};
+    tell_each<T>(
+        operation, total, key_of, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
+    return *std::move(out);
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
@@ -8944,6 +8954,11 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     return std::optional<Reader>();
 }
 
+inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key,
+                                                const GetOptions& options) {
+    return tolerated(*core, "get", key, open_stream(core, key, options));
+}
+
 // Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
 inline std::uint64_t size_by_range(Session& session, std::string_view key) {
     Call call(session, request(session.core(), "stat", Method::get, key).header("range", "bytes=0-0"));
@@ -9391,10 +9406,6 @@ inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const I
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    auto results = never_throws([&]() -> Result<std::vector<Result<bool>>> {
-        return std::vector<Result<bool>>(items.size(), out_of_memory());
-    });
-    if (!results) return {};
     const auto work = [&](const auto& tell) {
         Session session(core);
         s3::run_all(
@@ -9414,11 +9425,11 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
     };
-    tell_each<bool>(
-        "set", items.size(), [&](std::size_t i) -> std::string_view { return items[i].key; },
-        [&](std::size_t i, Result<bool> result) { (*results)[i] = std::move(result); }, work);
-    return *std::move(results);
+    return result_of_each<bool>(
+        "set", items.size(), [&](std::size_t i) -> std::string_view { return items[i].key; }, work);
 }
+
+// -- get_file
 
 inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
@@ -9496,20 +9507,20 @@ inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, s
 
 inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
-// Removal of many keys: in bulk where the store does that, else one request a key.
+// Removal of any number of keys: in bulk where the store does that, else one request a key.
 class Removal {
 public:
-    Removal(Session& session, const std::vector<std::string>& keys)
-        : session_(session), core_(session.core()), keys_(keys), results_(keys.size(), out_of_memory()) {}
+    using Tell = std::function<void(std::size_t index, Result<void> removed)>;
+    Removal(Session& session, const std::vector<std::string>& keys, Tell tell)
+        : session_(session), core_(session.core()), keys_(keys), tell_(std::move(tell)) {}
 
     void run() {
-        std::vector<std::size_t> batch;
+        Indices batch;
         for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (const Result<void> fine = check_key_to_write(core_, "remove", keys_[i]); !fine) {
-                results_[i] = fine;
-                continue;
-            }
-            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
+            if (const Result<void> fine = check_key_to_write(core_, "remove", keys_[i]); !fine)
+                tell_(i, fine);
+            else
+                (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
@@ -9522,19 +9533,20 @@ public:
                 record_removal(singly_[i], interpret_removal(session_, job.plain), timing_of(job.plain, 0));
             });
     }
-    std::vector<Result<void>> results() && { return std::move(results_); }
 
 private:
+    using Indices = std::vector<std::size_t>;
+
     void record_removal(std::size_t i, Result<void> removed, const Timing& timing) {
         if (removed)
             record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
         else
             removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
-        results_[i] = std::move(removed);
+        tell_(i, std::move(removed));
     }
 
     // Keys of which the answer says nothing certain are asked for again one by one: that repeats what is worth repeating.
-    void remove_in_bulk(const std::vector<std::size_t>& batch) {
+    void remove_in_bulk(const Indices& batch) {
         if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
         for (const std::size_t i : batch) {
@@ -9548,23 +9560,16 @@ private:
         const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
         if (deleted) return take_in(batch, *deleted, timing_of(call, 0));
         const Error why = session_.failure(call);
-        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
-                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
-        if (!is_outage) {  // the store does not do this, and nothing is known of any key
-            bulk_works_ = false;
-            return ask_singly(batch);
-        }
-        // An outage is not multiplied by the number of keys.
+        // An outage is not multiplied by the number of keys. Else the store does not do this, and nothing is known.
+        bulk_works_ = call.error || why.retryable() || why.code() == Errc::no_such_bucket || call.status() == 403;
+        if (!bulk_works_) return ask_singly(batch);
         for (const std::size_t i : batch) record_removal(i, why, timing_of(call, 0));
     }
-    void ask_singly(const std::vector<std::size_t>& which) {
-        singly_.insert(singly_.end(), which.begin(), which.end());
-    }
+    void ask_singly(const Indices& which) { singly_.insert(singly_.end(), which.begin(), which.end()); }
 
     static s3::Request bulk_request(const std::string& list) {
         s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
         out.body = list;
-        out.error_in_200 = false;
         const auto sha = digest::sha256(list);
         out.payload_hash = bytes::hex(digest::as_text(sha));
         out.header("content-type", "application/xml");
@@ -9576,43 +9581,51 @@ private:
         return out;
     }
 
-    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
-        const bool is_certain = std::none_of(deleted.errors.begin(), deleted.errors.end(),
-                                             [](const xml::DeleteError& error) { return error.key.empty(); });
-        if (!is_certain) return ask_singly(batch);
+    void take_in(const Indices& batch, const xml::Deleted& deleted, const Timing& timing) {
         for (const std::size_t i : batch) {
             const std::string object = core_.object(keys_[i]);
-            const auto error =
-                std::find_if(deleted.errors.begin(), deleted.errors.end(),
-                             [&](const xml::DeleteError& one) { return one.key == object && one.code != "NoSuchKey"; });
-            if (error == deleted.errors.end()) {
+            const auto error = std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const auto& one) {
+                return one.key.empty() || (one.key == object && one.code != "NoSuchKey");  // without a key: any
+            });
+            if (error == deleted.errors.end())
                 record_removal(i, {}, timing);
-            } else if (const retry::Rule& rule = retry::rule_for(0, error->code); rule.action == retry::Action::retry) {
+            else if (error->key.empty() || retry::rule_for(0, error->code).action == retry::Action::retry)
                 singly_.push_back(i);
-            } else {
-                Error::Details details;
-                details.code = rule.kind;
-                details.s3_code = bytes::sanitize(error->code);
-                details.s3_message = bytes::sanitize(error->message);
-                record_removal(
-                    i, Error(details, s3::about("remove", keys_[i], details.s3_code + ": " + details.s3_message)),
-                    timing);
-            }
+            else
+                record_removal(i, error_of(keys_[i], *error), timing);
         }
+    }
+    static Error error_of(std::string_view key, const xml::DeleteError& error) {
+        Error::Details details;
+        details.code = retry::rule_for(0, error.code).kind;
+        details.s3_code = bytes::sanitize(error.code);
+        details.s3_message = bytes::sanitize(error.message);
+        const std::string text = details.s3_code + ": " + details.s3_message;
+        return Error(std::move(details), s3::about("remove", key, text));
     }
 
     Session& session_;
     Core& core_;
     const std::vector<std::string>& keys_;
-    std::vector<Result<void>> results_;
-    std::vector<std::size_t> singly_;
+    const Tell tell_;
+    Indices singly_;
     bool bulk_works_ = true;
 };
 
-inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
-    Removal removal(session, keys);
-    removal.run();
-    return std::move(removal).results();
+inline Result<void> remove(Core& core, std::string_view key) {
+    Result<void> out;
+    Session session(core);
+    Removal(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); }).run();
+    return out;
+}
+
+inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
+    return result_of_each<void>(
+        "remove", keys.size(), [&](std::size_t i) -> std::string_view { return keys[i]; },
+        [&](const auto& tell) {
+            Session session(core);
+            Removal(session, keys, tell).run();
+        });
 }
 
 // What could be done is done, whatever fails; the first failure is what is returned in the end.
@@ -9637,47 +9650,44 @@ inline constexpr int clear_rounds_max = 3;
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
-    Pages listing(core, prefix, Look::shallow);
-    listing.hides_scratch = false;
+    Pages pages(core, prefix, Look::shallow);
+    pages.hides_scratch = false;
     Tally tally;
-    for (int round = 0; round < clear_rounds_max; ++round, listing.rewind()) {
+    for (int round = 0; round < clear_rounds_max; ++round, pages.rewind()) {
         const std::uint64_t before = tally.done;
-        while (!listing.is_last) {
-            if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+        while (!pages.is_last) {
+            if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
             std::vector<std::string> keys;
-            for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
-            for (const Result<void>& result : remove_many(listing.session, keys)) tally.add(result);
+            for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
+            Removal(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); }).run();
         }
-        if (tally.first || tally.done == before || listing.order.pages < 2) break;
+        if (tally.first || tally.done == before || pages.order.pages < 2) break;
     }
+    if (pages.unreadable) tally.add(*pages.unreadable);
     return tally.result("clear");
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
-    Pages listing(core, prefix, Look::shallow);
-    listing.hides_scratch = false;
+    Pages pages(core, prefix, Look::shallow);
+    pages.hides_scratch = false;
     Tally tally;
-    while (!listing.is_last) {
-        if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+    while (!pages.is_last) {
+        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
         s3::run_all(
-            listing.session, listing.page.size(), core->config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<ExpiredRemoval>(listing.session, "purge", listing.page[i].key);
-            },
+            pages.session, pages.page.size(), core->config.connections,
+            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key); },
             [&](std::size_t, ExpiredRemoval& job) {
                 const Result<bool> removed = job.result();
-                if (!removed)
-                    tally.add(removed.error());
-                else if (*removed)
-                    tally.add({});
+                if (!removed || *removed) tally.add(removed ? Result<void>() : removed.error());
             });
     }
+    if (pages.unreadable) tally.add(*pages.unreadable);
     return tally.result("purge_expired");
 }
 
 inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
-                                             const xml::UploadsPage& before) {
+                                             const xml::UploadsPage& before, PageOrder& order) {
     bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
@@ -9687,11 +9697,13 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     call.run();
     if (!call.ok()) return session.failure(call);
     std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
-    const bool leads_on = page && (!page->truncated || page->next_key_marker > before.next_key_marker ||
-                                   (page->next_key_marker == before.next_key_marker &&
-                                    page->next_upload_id_marker != before.next_upload_id_marker));
-    if (leads_on) return *std::move(page);
-    return refusal(Errc::protocol, "sweep_uploads", prefix, "the answer is no list of uploads, or leads nowhere");
+    const auto name = [](const xml::Upload& upload) { return upload.key + '\n' + upload.id; };
+    const char* wrong = "the answer is no list of uploads";
+    if (page)
+        wrong = page->uploads.empty() ? order.check(0, {}, {})
+                                      : order.check(1, name(page->uploads.front()), name(page->uploads.back()));
+    if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
+    return *std::move(page);
 }
 
 // Whether it is gone by this. Empty: there is no such upload.
@@ -9713,8 +9725,9 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     const std::string below = core.object(prefix);
     Tally tally;
     xml::UploadsPage page;
+    PageOrder order;
     do {
-        Result<xml::UploadsPage> got = uploads_page(session, below, page);
+        Result<xml::UploadsPage> got = uploads_page(session, below, page, order);
         if (!got) return std::move(got).error();
         page = *std::move(got);
         for (const xml::Upload& upload : page.uploads) {
@@ -9779,13 +9792,9 @@ public:
         static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
     }
 
-    enum class Held {
-        by_us,
-        by_others,
-        unknown
-    };  // unknown: the store did not say, and computing must not wait for that
-    // An error only where Config::conditions requires what the store does not do.
-    Result<Held> take() {
+    // Whether it is ours now; empty: the store did not say, and computing must not wait for that. An error only where
+    // Config::conditions requires what the store does not do.
+    Result<std::optional<bool>> take() {
         Session session(core_);
         SetOptions options;
         options.ttl = time_;
@@ -9794,132 +9803,124 @@ public:
         target.operation = "lease";
         if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
         if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
-        const std::string owner = core_.random_id();
-        const Result<bool> stored = send(session, target, {owner}, options);
+        const Result<bool> stored = send(session, target, {target.write_id}, options);
         const bool required = core_.config.conditions == Conditions::required;
         if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
-        if (!stored) return Held::unknown;
-        if (!*stored) return Held::by_others;
-        write_id_ = target.write_id;
+        if (!stored) return std::optional<bool>();
         const bool in_doubt = core_.honours_conditions == Core::Trait::no || core_.config.conditions == Conditions::off;
-        if (!in_doubt || has_settled(session)) return Held::by_us;
-        write_id_.clear();
-        return Held::by_others;
-    }
-
-    void release() {
-        if (write_id_.empty()) return;
-        Session session(core_);
-        const auto there = look(session, "lease", name_);
-        const bool is_ours = there && *there && (*there)->write_id == write_id_;
-        write_id_.clear();
-        if (!is_ours) return;
-        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", (*there)->info.etag));
-        erase.run();
+        if (*stored && in_doubt) core_.sleep(lease_settles);
+        is_ours_ = *stored;
+        write_id_ = target.write_id;
+        if (in_doubt) is_ours_ = etag_if_ours(session).has_value();
+        return std::optional<bool>(is_ours_);
     }
 
 private:
-    bool has_settled(Session& session) const {
-        core_.sleep(lease_settles);
+    std::optional<std::string> etag_if_ours(Session& session) const {
         const auto there = look(session, "lease", name_);
-        return there && *there && (*there)->write_id == write_id_;
+        const bool is_ours = is_ours_ && there && *there && (*there)->write_id == write_id_;
+        return is_ours ? std::optional<std::string>((*there)->info.etag) : std::nullopt;
+    }
+    void release() {
+        if (!is_ours_) return;
+        Session session(core_);
+        const auto etag = etag_if_ours(session);
+        if (!etag) return;
+        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", *etag));
+        erase.run();
     }
 
     Core& core_;
     const std::string name_;
     const Seconds time_;
-    std::string write_id_;  // not empty: ours
+    std::string write_id_;
+    bool is_ours_ = false;
 };
 
 // One computation of a key's value by this process, with what was there before.
-class Computation {
-public:
+struct Computation {
     using Producer = std::function<Result<Produced>()>;
 
-    Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options,
-                const ComputeOptions& how, std::shared_ptr<Core::InFlight> in_flight)
-        : core_(core), key_(key), producer_(producer), options_(options), how_(how), in_flight_(std::move(in_flight)) {}
+    Core& core;
+    const std::string_view key;
+    const Producer& producer;
+    const SetOptions& options;
+    const ComputeOptions& how;
+    const std::shared_ptr<Core::InFlight> in_flight;
+    GetResult before{};
+    bool is_early = false;
 
     Result<Value> run() {
         Result<GetResult> found = recall();
         if (!found && !may_compute_after(found.error())) return std::move(found).error();
-        if (found) before_ = *std::move(found);
-        is_early_ = is_due_early();
-        if (is_fresh(before_) && !is_early_) return *std::move(before_.value);
-        if (is_early_) {
-            record(core_, "get_or_set", key_, outcomes::early);
-            const std::lock_guard<std::mutex> hold(core_.in_flight_lock);
-            in_flight_->stale_value = before_.value;  // for those who ask meanwhile
-            in_flight_->done.notify_all();
+        if (found) before = *std::move(found);
+        is_early = is_due_early();
+        if (is_fresh(before) && !is_early) return *std::move(before.value);
+        if (is_early) {
+            record(core, "get_or_set", key, outcomes::early);
+            const std::lock_guard<std::mutex> hold(core.in_flight_lock);
+            in_flight->stale_value = before.value;  // for those who ask meanwhile
+            in_flight->done.notify_all();
         }
-        if (!(how_.lease.count() > 0) || core_.config.read_only) return made_or_old();
-        Lease lease(core_, key_, how_.lease);
+        if (!(how.lease.count() > 0) || core.config.read_only) return made_or_old();
+        Lease lease(core, key, how.lease);
         Result<std::optional<Value>> others = wait_for_turn(lease);
         if (!others) return std::move(others).error();
         return *others ? Result<Value>(**std::move(others)) : made_or_old();
     }
 
-private:
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const {
-        GetRequest wanted;
-        wanted.grace = how_.stale_if_error;
-        wanted.keeps_expired = true;
-        return get_one(core_, key_, wanted);
-    }
+    Result<GetResult> recall() const { return get_one(core, key, {{}, {}, how.stale_if_error, true}); }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
         const Errc code = error.code();
-        const bool is_passing = code == Errc::network || code == Errc::timed_out || code == Errc::throttled ||
-                                code == Errc::unavailable || error.status() >= 500;
-        if (code == Errc::damaged || is_passing) return true;
-        return static_cast<bool>(tolerated(core_, "get", key_, Result<std::optional<Value>>(error)));
+        return tolerated(core, "get", key, Result<std::optional<Value>>(error)) || code == Errc::damaged ||
+               code == Errc::network || code == Errc::timed_out || code == Errc::throttled ||
+               code == Errc::unavailable || error.status() >= 500;
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how_.early_refresh > 0) || before_.expiry != entry::Expiry::at || !is_fresh(before_)) return false;
-        const double ahead = before_.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
-        return core_.unix_now() + ahead >= before_.expires_at;
+        if (!(how.early_refresh > 0) || before.expiry != entry::Expiry::at || !is_fresh(before)) return false;
+        const double ahead = before.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
+        return core.unix_now() + ahead >= before.expires_at;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
     std::optional<Value> others_value() const {
         Result<GetResult> found = recall();
         if (!found || !is_fresh(*found)) return std::nullopt;
-        const bool is_known = is_early_ && found->value->info().etag == before_.value->info().etag &&
-                              found->expires_at <= before_.expires_at;
+        const bool is_known = is_early && found->value->info().etag == before.value->info().etag &&
+                              found->expires_at <= before.expires_at;
         return is_known ? std::nullopt : std::move(found->value);
     }
 
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
     Result<std::optional<Value>> wait_for_turn(Lease& lease) {
-        const Seconds most = how_.lease_wait.count() > 0 ? how_.lease_wait : how_.lease;
-        const auto cancels = core_.cancels.load();
+        const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
+        const auto cancels = core.cancels.load();
         Seconds waited{0};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
             std::optional<Value> value = waited.count() > 0 ? others_value() : std::nullopt;
-            Lease::Held held = Lease::Held::by_others;
+            bool is_ours = false;
             if (!value) {
-                const Result<Lease::Held> took = lease.take();
+                const Result<std::optional<bool>> took = lease.take();
                 if (!took) return took.error();
-                held = *took;
-                if (held == Lease::Held::unknown) return std::optional<Value>();
+                if (!*took) return std::optional<Value>();
+                is_ours = **took;
                 // Also before computing: the one before us may have stored its value between our look and our lease.
-                if (held == Lease::Held::by_us || waited.count() == 0) value = others_value();
+                if (is_ours || waited.count() == 0) value = others_value();
             }
-            if (value && (held == Lease::Held::by_others || waited.count() > 0))
-                record(core_, "get_or_set", key_, outcomes::waited);
-            if (value || held == Lease::Held::by_us) return value;
-            if (is_early_) return before_.value;  // somebody is at it
+            if (value && (!is_ours || waited.count() > 0)) record(core, "get_or_set", key, outcomes::waited);
+            if (value || is_ours) return value;
+            if (is_early) return before.value;  // somebody is at it
             if (waited >= most) return std::optional<Value>();
-            if (core_.cancels.load() != cancels)
-                return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
-            const auto time = std::chrono::milliseconds(
-                static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
-            core_.sleep(time);
+            if (core.cancels.load() != cancels)
+                return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+            const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
+            core.sleep(time);
             waited += time;
         }
     }
@@ -9927,103 +9928,75 @@ private:
     // If the producer fails, what was there before may do.
     Result<Value> made_or_old() {
         Result<Value> value = made();
-        if (value || !before_.value) return value;
-        record(core_, "get_or_set", key_, before_.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
-        return *std::move(before_.value);
+        if (value || !before.value) return value;
+        record(core, "get_or_set", key, before.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
+        return *std::move(before.value);
     }
+    // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
     Result<Value> made() {
-        const TimePoint began = core_.local_now();
-        Result<Produced> made = producer_();
-        core_.count(&Stats::computed);
-        if (!made) return about("get_or_set", key_, made.error());
-        const double seconds = retry::seconds_between(began, core_.local_now());
-        record(core_, "get_or_set", key_, Outcome{"computed"});
-        const Result<Kind> kind = check_kind(key_, payload_of(*made), options_);
+        const TimePoint began = core.local_now();
+        Result<Produced> made = producer();
+        if (!made) return core.count(&Stats::computed), about("get_or_set", key, made.error());
+        const double seconds = (std::max)(retry::seconds_between(began, core.local_now()), 0.001);
+        record(core, "get_or_set", key, outcomes::computed);
+        const Payload payload = made->negative ? nothing()
+                                : made->kind   ? Payload(made->data.data(), made->data.size(), *made->kind)
+                                               : Payload(made->data);
+        const Result<Kind> kind = check_kind(key, payload, options);
         if (!kind) return kind.error();
-        store(*made, seconds);
+        SetOptions storing = options;
+        if (made->negative && how.negative_ttl) storing.ttl = how.negative_ttl;
+        if (!core.config.read_only)
+            static_cast<void>(set_payload(core, key, payload, storing, how.early_refresh > 0 ? seconds : 0));
         Info info;
         info.size = made->data.size();
         info.negative = made->negative;
         info.kind = *kind;
-        info.metadata = options_.metadata;
+        info.metadata = options.metadata;
         return Value(std::move(made->data), *kind, std::move(info));
     }
-    static Payload payload_of(const Produced& made) {
-        if (made.negative) return nothing();
-        return made.kind ? Payload(made.data.data(), made.data.size(), *made.kind) : Payload(made.data);
-    }
-    // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
-    void store(const Produced& made, double seconds) {
-        if (core_.config.read_only) return;
-        SetOptions options = options_;
-        if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
-        static_cast<void>(set_payload(core_, key_, payload_of(made), options,
-                                      how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
-    }
-
-    Core& core_;
-    const std::string_view key_;
-    const Producer& producer_;
-    const SetOptions& options_;
-    const ComputeOptions& how_;
-    const std::shared_ptr<Core::InFlight> in_flight_;
-    GetResult before_{};
-    bool is_early_ = false;
 };
 
 inline Result<void> check_compute(const Core& core, std::string_view key, const SetOptions& options,
                                   const ComputeOptions& how) {
-    if (Result<void> fine = check_key(core, "get_or_set", key); !fine) return fine;
-    if (!core.config.read_only) {
-        if (Result<void> fine = check_set(core, key, options); !fine) return fine;
-    }
-    const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                      how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (fine) return {};
+    Result<void> fine = check_key(core, "get_or_set", key);
+    if (fine && !core.config.read_only) fine = check_set(core, key, options);
+    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+    if (!fine || in_range) return fine;
     return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
 }
 
 using InFlight = Core::InFlight;
-using InFlightLock = std::unique_lock<std::mutex>;
 
 template <class List, class Key>
-auto find_in(const List& list, const Key& key) -> decltype(list.front().second) {
-    for (const auto& entry : list) {
-        if (entry.first == key) return entry.second;
-    }
-    return nullptr;
-}
-template <class List, class Key>
-void erase_from(List& list, const Key& key) noexcept {
-    for (auto entry = list.begin(); entry != list.end(); ++entry) {
-        if (entry->first == key) return static_cast<void>(list.erase(entry));
-    }
+auto find_in(List& list, const Key& key) {
+    return std::find_if(list.begin(), list.end(), [&](const auto& entry) { return entry.first == key; });
 }
 
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
 inline bool waits_for_us(const Core& core, const InFlight* in_flight) {
     while (in_flight->owner != std::this_thread::get_id()) {
-        const std::shared_ptr<InFlight> next = find_in(core.waits, in_flight->owner);
-        if (!next || next->result) return false;  // done: that thread is about to go on
-        in_flight = next.get();
+        const auto next = find_in(core.waits, in_flight->owner);
+        if (next == core.waits.end() || next->second->result) return false;  // done: that thread is about to go on
+        in_flight = next->second.get();
     }
     return true;
 }
 
 // Another thread is at it: what it brings, or what is still good meanwhile.
 inline Result<Value> wait_for(Core& core, std::string_view key, const std::shared_ptr<InFlight>& in_flight,
-                              InFlightLock& hold) {
+                              std::unique_lock<std::mutex>& hold) {
     const auto cancels = core.cancels.load();
     const auto& stale = in_flight->stale_value;
     core.waits.emplace_back(std::this_thread::get_id(), in_flight);
     ++in_flight->waiting;
     const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
     while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
-    erase_from(core.waits, std::this_thread::get_id());
+    core.waits.erase(find_in(core.waits, std::this_thread::get_id()));
     --in_flight->waiting;
-    if (!in_flight->result && !is_good())
-        return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
     const bool is_brought = in_flight->result.has_value();
+    if (!is_brought && !is_good()) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
     return is_brought ? *in_flight->result : Result<Value>(*stale);
@@ -10033,23 +10006,25 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
                              const SetOptions& options, const ComputeOptions& how) {
     if (Result<void> fine = check_compute(core, key, options, how); !fine) return std::move(fine).error();
-    InFlightLock hold(core.in_flight_lock);
-    std::shared_ptr<InFlight> others = find_in(core.in_flight, key);
-    if (others && others->process != http::process_id()) {  // of the parent: no thread of it is here
-        core.in_flight.clear();
-        others.reset();
+    std::unique_lock<std::mutex> hold(core.in_flight_lock);
+    auto others = find_in(core.in_flight, key);
+    if (others != core.in_flight.end() && others->second->process != http::process_id()) {
+        core.in_flight.clear();  // of the parent: no thread of it is here
+        others = core.in_flight.end();
     }
-    if (others && waits_for_us(core, others.get()))
+    if (others != core.in_flight.end()) {
+        const std::shared_ptr<InFlight> at_it = others->second;
+        if (!waits_for_us(core, at_it.get())) return wait_for(core, key, at_it, hold);
         return refusal(Errc::source, "get_or_set", key,
                        "the producer asks, itself or through others that wait, for what it is to produce");
-    if (others) return wait_for(core, key, others, hold);
+    }
     const auto in_flight = std::make_shared<InFlight>();
     core.in_flight.emplace_back(std::string(key), in_flight);
     hold.unlock();
     Result<Value> result =
-        never_throws([&] { return Computation(core, key, producer, options, how, in_flight).run(); });
+        never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
     hold.lock();
-    erase_from(core.in_flight, key);
+    core.in_flight.erase(find_in(core.in_flight, key));
     if (in_flight->waiting == 0) return result;
     in_flight->result = never_throws([&]() -> Result<Value> { return result; });
     in_flight->done.notify_all();
@@ -10058,36 +10033,36 @@ inline Result<Value> compute(Core& core, std::string_view key, const Computation
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const Result<credentials::Setting>& found, std::string_view otherwise) {
+inline Finding finding_of(const char* about, const Result<std::string>& found, std::string_view otherwise = {}) {
     using Verdict = Finding::Verdict;
     if (!found) return {about, Verdict::broken, found.error().what()};
-    if (found->value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
-    return {about, Verdict::used, found->value + " (" + found->why + ")"};
+    return {about, found->empty() ? Verdict::passed_over : Verdict::used,
+            found->empty() ? std::string(otherwise) : *found};
 }
 
 inline std::vector<Finding> explain(Core& core) {
-    using Verdict = Finding::Verdict;
+    const auto setting = [](const Result<credentials::Setting>& found) -> Result<std::string> {
+        if (!found) return found.error();
+        return found->value.empty() ? std::string() : found->value + " (" + found->why + ")";
+    };
     std::vector<Finding> out;
-    if (core.config.credentials) {
-        const auto got = core.identity.snapshot({});
-        out.push_back({"credentials: in code", got ? Verdict::used : Verdict::broken,
-                       got ? credentials::summary((*got)->credentials) : std::string(got.error().what())});
-    } else {
+    if (core.config.credentials)
+        out.push_back(finding_of("credentials: in code", core.identity.snapshot({}).transform([](const auto& got) {
+            return credentials::summary(got->credentials);
+        })));
+    else
         out = core.chain.explain();
-    }
-    out.push_back(finding_of("region", core.chain.region({}), "us-east-1 (none is configured)"));
-    out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
-    const auto place = core.place();
-    out.push_back(
-        {"requests go to", place ? Verdict::used : Verdict::broken,
-         place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
+    out.push_back(finding_of("region", setting(core.chain.region({})), "us-east-1 (none is configured)"));
+    out.push_back(finding_of("endpoint", setting(core.chain.endpoint_url()), "Amazon S3 (none is configured)"));
+    out.push_back(finding_of("requests go to", core.place().transform([](const auto& place) {
+        return place->url() + ", signed for " + place->signing_region;
+    })));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
-    std::string text = "this machine's, which no store has refused";
-    if (offset != 0)
-        text = "corrected: this machine's is " +
-               bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset)) +
-               (offset < 0 ? " s ahead of the store's" : " s behind the store's");
-    out.push_back({"clock", Verdict::used, std::move(text)});
+    const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
+    out.push_back({"clock", Finding::Verdict::used,
+                   offset == 0 ? "the local one; the store has not refused it"
+                               : "corrected: this machine's is " + off +
+                                     (offset < 0 ? " s ahead of the store's" : " s behind the store's")});
     return out;
 }
 
@@ -10095,27 +10070,29 @@ inline std::vector<Finding> explain(Core& core) {
 
 inline Result<void> check_config(const Config& config) {
     const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, text); };
-    if (bytes::has_control(config.endpoint)) return refuse("the endpoint holds control characters");
-    if (const Result<void> fine = entry::check_metadata(config.metadata); !fine)
-        return refuse(std::string("Config::metadata: ") + fine.error().what());
+    const Result<void> metadata = entry::check_metadata(config.metadata);
+    if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
         if (const Result<void> fine = entry::check_value(*value); !fine)
             return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
     }
-    if (config.connections < 1 || config.connections > 1000)
-        return refuse("Config::connections is not within 1 and 1000");
-    if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
-    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
-    if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
-        return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
-    if (config.compression_level < 0 || config.compression_level > 9)
-        return refuse("Config::compression_level is not within 0 and 9");
-    if (config.default_ttl && !(config.default_ttl->count() > 0))
-        return refuse("Config::default_ttl must be over zero");
+    bool are_times_fine = true;
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
-                             config.backoff_cap, config.breaker_pause}) {
-        if (time.count() < 0 || time > std::chrono::hours(24 * 20))
-            return refuse("a timeout of Config is negative or over 20 days");
+                             config.backoff_cap, config.breaker_pause})
+        are_times_fine &= time.count() >= 0 && time <= std::chrono::hours(24 * 20);
+    const std::pair<bool, const char*> rules[] = {
+        {!bytes::has_control(config.endpoint), "the endpoint holds control characters"},
+        {config.connections >= 1 && config.connections <= 1000, "Config::connections is not within 1 and 1000"},
+        {config.attempts_max >= 1, "Config::attempts_max is under 1"},
+        {config.ttl_jitter >= 0 && config.ttl_jitter < 1, "Config::ttl_jitter is not within 0 and 1"},
+        {config.part_bytes >= 1 && config.transfer_bytes_max >= 1,
+         "Config::part_bytes and transfer_bytes_max must be over zero"},
+        {config.compression_level >= 0 && config.compression_level <= 9,
+         "Config::compression_level is not within 0 and 9"},
+        {!config.default_ttl || config.default_ttl->count() > 0, "Config::default_ttl must be over zero"},
+        {are_times_fine, "a timeout of Config is negative or over 20 days"}};
+    for (const auto& [is_met, text] : rules) {
+        if (!is_met) return refuse(text);
     }
     return {};
 }
@@ -10126,22 +10103,15 @@ inline bool is_plausible_bucket(std::string_view name) {
     return name.size() >= 3 && fine(name.front()) && fine(name.back());
 }
 
-inline std::string environment(const Config& config, const char* name) {
-    if (config.seams.environment) return config.seams.environment(name).value_or(std::string());
-    const char* value = std::getenv(name);
-    return value ? value : "";
-}
-
 // The file of certificates to trust, where the environment or the profile names one, or libcurl's own is not there.
 inline std::string find_trusted(const Config& config) {
-    std::string path = environment(config, "AWS_CA_BUNDLE");
-    if (path.empty()) {
-        credentials::Environment outside = credentials::real_environment({});
-        if (config.seams.environment) outside.variable = config.seams.environment;
+    credentials::Environment outside = credentials::real_environment({});
+    if (config.seams.environment) outside.variable = config.seams.environment;
+    std::string path = outside.variable("AWS_CA_BUNDLE").value_or("");
+    const std::string other = outside.variable("SSL_CERT_FILE").value_or("");
+    if (path.empty())
         path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
-    }
-    if (path.empty()) path = environment(config, "SSL_CERT_FILE");
-    return path.empty() ? http::find_ca_bundle() : path;
+    return !path.empty() ? path : !other.empty() ? other : http::find_ca_bundle();
 }
 
 // What the location says goes before the configuration.
@@ -10276,49 +10246,45 @@ S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
 S3CACHE_FN Cache::~Cache() = default;
 
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    return detail::cache::never_throws([&]() -> Result<Cache> {
-        Result<std::shared_ptr<detail::Core>> core = detail::cache::open(where, std::move(config));
-        if (!core) return std::move(core).error();
-        return Cache(*std::move(core));
+    return detail::cache::never_throws([&] {
+        return detail::cache::open(where, std::move(config)).transform([](auto&& core) {
+            return Cache(std::move(core));
+        });
     });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set_payload(*core_, key, payload, options); });
+    return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set_source(*core_, key, source, options); });
+    return detail::cache::never_throws(detail::cache::set_source, *core_, key, source, options);
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set_file(*core_, key, path, options); });
+    return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);
 }
 S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::get(*core_, key, options); });
+    return detail::cache::never_throws(detail::cache::get, *core_, key, options);
 }
 S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
-    return detail::cache::never_throws([&] { return detail::cache::get_if_changed(*core_, key, etag); });
+    return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws(
-        [&] { return detail::cache::tolerated(*core_, "get", key, detail::cache::open_stream(core_, key, options)); });
+    return detail::cache::never_throws(detail::cache::get_stream, core_, key, options);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
                                                            const GetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::get_file(core_, key, path, options); });
+    return detail::cache::never_throws(detail::cache::get_file, core_, key, path, options);
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
-    return detail::cache::never_throws([&]() -> Result<void> {
-        detail::s3::Session session(*core_);
-        return detail::cache::remove_many(session, {std::string(key)}).front();
-    });
+    return detail::cache::never_throws(detail::cache::remove, *core_, key);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
-    return detail::cache::never_throws([&] { return detail::cache::stat(*core_, key); });
+    return detail::cache::never_throws(detail::cache::stat, *core_, key);
 }
 S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
     return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
-    return detail::cache::never_throws([&] { return detail::cache::touch(*core_, key, ttl); });
+    return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
@@ -10328,10 +10294,20 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws([&] { return detail::cache::clear(core_, prefix); });
+    return detail::cache::never_throws(detail::cache::clear, core_, prefix);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws([&] { return detail::cache::purge_expired(core_, prefix); });
+    return detail::cache::never_throws(detail::cache::purge_expired, core_, prefix);
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
+    return detail::cache::never_throws(detail::cache::sweep_uploads, *core_, prefix, older_than);
+}
+S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
+    return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
+}
+S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+                                        const SetOptions& options, const ComputeOptions& how) {
+    return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
     detail::cache::get_many(*core_, keys, visit);
@@ -10340,22 +10316,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
     return detail::cache::set_many(*core_, items);
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
-    std::vector<Result<void>> failed(keys.size(), detail::cache::out_of_memory());
-    auto removed = detail::cache::never_throws([&]() -> Result<std::vector<Result<void>>> {
-        detail::s3::Session session(*core_);
-        return detail::cache::remove_many(session, keys);
-    });
-    return removed ? *std::move(removed) : std::move(failed);
-}
-S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws([&] { return detail::cache::sweep_uploads(*core_, prefix, older_than); });
-}
-S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
-    return detail::cache::never_throws([&] { return detail::cache::presign(*core_, key, method, lifetime); });
-}
-S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
-                                        const SetOptions& options, const ComputeOptions& how) {
-    return detail::cache::never_throws([&] { return detail::cache::compute(*core_, key, producer, options, how); });
+    return detail::cache::remove_many(*core_, keys);
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }
