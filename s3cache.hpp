@@ -362,6 +362,10 @@ public:
           kind_(kind),
           present_(data || !size) {}
 
+    Payload(const Value& value) : Payload(value.view().data(), value.size(), value.kind()) {
+        negative_ = value.negative();
+    }
+
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
     bool present() const noexcept { return present_; }           // false: made from a null pointer, refused by set()
@@ -925,6 +929,12 @@ public:
     }
 
     // A TTL alone may stand for the options, as in set("k", "v", 1h).
+    template <class F, class Rep, class Period>
+    Result<Value> try_get_or_set(std::string_view key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
+        SetOptions options;
+        options.ttl = ttl;
+        return try_get_or_set(key, std::forward<F>(producer), options);
+    }
     template <class What, class Rep, class Period>
     Result<bool> try_set(std::string_view key, What&& what, std::chrono::duration<Rep, Period> ttl) {
         SetOptions options;
@@ -1026,6 +1036,10 @@ public:
     Value get_or_set(std::string_view key, F&& producer, const SetOptions& options = {},
                      const ComputeOptions& how = {}) {
         return try_get_or_set(key, std::forward<F>(producer), options, how).value();
+    }
+    template <class F, class Rep, class Period>
+    Value get_or_set(std::string_view key, F&& producer, std::chrono::duration<Rep, Period> ttl) {
+        return try_get_or_set(key, std::forward<F>(producer), ttl).value();
     }
 #endif
 
@@ -7691,6 +7705,7 @@ struct Target {
     std::optional<std::pair<std::string, std::string>> condition{};  // If-Match or If-None-Match
     std::optional<Seconds> ttl{};
     std::string write_id{};  // names this very write, so that an answer that got lost can be made up for
+    std::optional<std::string> replaced_id{};  // of the write that the condition is about, where that is known
 };
 
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
@@ -7823,7 +7838,8 @@ private:
     bool is_still_there() {
         Call look(session_, s3::request(session_.core(), target_.operation, Method::head, target_.key));
         look.run();
-        return look.ok() && look.headers().get("etag") == target_.condition->second;
+        if (!look.ok() || look.headers().get("etag") != target_.condition->second) return false;
+        return !target_.replaced_id || entry::read(look.headers()).write_id == *target_.replaced_id;
     }
 
     Session& session_;
@@ -9051,37 +9067,38 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
 // -- files
 
 // Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
-// before it), the plain names refuse files over 2 GiB. std::fopen elsewhere.
-inline std::FILE* open_file(const std::string& path, const char* mode) {
-#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-    return fopen64(path.c_str(), mode);
-#else
-    return std::fopen(path.c_str(), mode);
-#endif
-}
-
+// before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
+inline std::FILE* open_file(const std::string& path, const char* mode) { return fopen64(path.c_str(), mode); }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
-#elif !defined(_WIN32)
+#else
+inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
+#if !defined(_WIN32)
 using FileStat = struct stat;
 inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
 #endif
+#endif
 
-inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe, a device, or a file without a length
+// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
+// (those of /proc say 0 and hold something).
+inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #if defined(_WIN32)
-    if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
-    const long long size = _ftelli64(file);
-    std::rewind(file);
+    const long long at = _ftelli64(file);
+    const bool is_plain = _fseeki64(file, 0, SEEK_END) == 0;
+    const long long size = is_plain ? _ftelli64(file) : 0;
+    return static_cast<void>(_fseeki64(file, at, SEEK_SET)), std::array<std::int64_t, 3>{(std::max)(size, 0LL), 0, 0};
 #else
     FileStat seen;
-    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode)) return std::nullopt;
-    const auto size = seen.st_size;
+    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode) || seen.st_size <= 0) return {};
+#if defined(__APPLE__)
+    return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
+#else
+    return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
 #endif
-    if (size <= 0) return std::nullopt;  // files of /proc say 0 and hold something
-    return static_cast<std::uint64_t>(size);
+#endif
 }
 
 struct FileCloser {
@@ -9089,13 +9106,14 @@ struct FileCloser {
 };
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
+// A file that is written to while it is read fails: what was read is of no one moment.
 inline Source source_of(std::FILE* in) {
-    Source source([in](char* buffer, std::size_t capacity) {
+    const auto before = state_of(in);
+    Source source([in, before](char* buffer, std::size_t capacity) {
         const std::size_t count = std::fread(buffer, 1, capacity, in);
-        return count == 0 && std::ferror(in) ? source_failed : count;
+        return count == 0 && (std::ferror(in) || state_of(in) != before) ? source_failed : count;
     });
-    const auto size = size_of(in);
-    return size ? std::move(source).sized(*size) : source;
+    return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
 }
 
 inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
@@ -9252,6 +9270,7 @@ inline Result<bool> claim_expired(Session& session, Target& target, const entry:
     claim.operation = target.operation;
     claim.key = target.key;
     claim.condition.emplace("if-match", expired.info.etag);
+    claim.replaced_id = expired.write_id;
     name_write(session.core(), claim);
     bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
     std::string etag;
@@ -9441,32 +9460,30 @@ inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key
     }
 }
 
-// Where a file is written before it is renamed onto its target: in the same folder, under a short name of its own, since
-// the target's may be as long as names can be.
-inline std::string beside(const Core& core, const std::string& path) {
-    const std::size_t slash = path.find_last_of("/\\");
-    return path.substr(0, slash == std::string::npos ? 0 : slash + 1) + ".s3cache-" + core.random_id();
-}
+inline constexpr int links_max = 40;  // to follow: as many as Linux does
+
+inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
 
 // What a path means for writing: links are followed, and what is no plain file (a device, a pipe) is written through.
 struct FileTarget {
     std::string path;
     bool is_written_through = false;
-#if !defined(_WIN32)
-    std::optional<::mode_t> mode{};  // of the file that will be replaced
-#endif
+    std::optional<unsigned> mode{};  // of the file that will be replaced
 };
-inline FileTarget file_target(const std::string& path) {
-    FileTarget out{path};
+inline Result<FileTarget> file_target(std::string_view key, std::string path) {
 #if !defined(_WIN32)
-    const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr), std::free);
-    if (resolved) out.path = resolved.get();
+    char link[4096];
+    for (int followed = 0;; ++followed) {
+        const auto size = ::readlink(path.c_str(), link, sizeof link);
+        if (size <= 0) break;
+        if (followed == links_max) return errno = ELOOP, file_error("get", key, path, "cannot follow");
+        path = (link[0] == '/' ? std::string() : folder_of(path)).append(link, static_cast<std::size_t>(size));
+    }
     FileStat seen;
-    if (!stat_file(out.path, seen)) return out;
-    out.is_written_through = !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
-    out.mode = seen.st_mode & 07777;
+    if (stat_file(path, seen))
+        return FileTarget{path, !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode), unsigned{seen.st_mode} & 07777U};
 #endif
-    return out;
+    return FileTarget{std::move(path)};
 }
 
 inline bool replace_file(const std::string& from, const std::string& to) {
@@ -9476,13 +9493,16 @@ inline bool replace_file(const std::string& from, const std::string& to) {
     return std::rename(from.c_str(), to.c_str()) == 0;
 }
 
-// Written beside the target and renamed onto it, so that nobody ever sees half a file.
+// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
+// since the target's may be as long as names can be.
 inline Result<void> write_file(const Core& core, Reader& reader, const FileTarget& target, std::string_view key) {
-    const std::string path = target.is_written_through ? target.path : beside(core, target.path);
+    const std::string path =
+        target.is_written_through ? target.path : folder_of(target.path) + ".s3cache-" + core.random_id();
     File out(open_file(path, target.is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (target.mode && !target.is_written_through) static_cast<void>(::fchmod(fileno(out.get()), *target.mode));
+    if (target.mode && !target.is_written_through)
+        static_cast<void>(::fchmod(fileno(out.get()), static_cast<::mode_t>(*target.mode)));
 #endif
     Result<void> written = copy_to(reader, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
@@ -9497,7 +9517,9 @@ inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, s
     Result<std::optional<Reader>> reader = open_stream(core, key, options, true);
     if (!reader) return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(reader).error()));
     if (!*reader) return std::optional<Info>();
-    if (Result<void> written = write_file(*core, **reader, file_target(path), key); !written)
+    const Result<FileTarget> target = file_target(key, path);
+    if (!target) return target.error();
+    if (Result<void> written = write_file(*core, **reader, *target, key); !written)
         return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(written).error()));
     if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
     return std::optional<Info>((*reader)->info());
