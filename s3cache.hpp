@@ -8446,27 +8446,23 @@ private:
 
 // -- checks before anything is sent
 
-inline Result<void> check_key(const Core& core, const char* operation, std::string_view key) {
-    const char* wrong = key.empty() ? "the key is empty"
-                        : core.prefix.size() + key.size() > key_bytes_max
-                            ? "the key, with its prefix, is over 1024 bytes"
-                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
-                        : !utf8::valid(key)                        ? "the key is not UTF-8"
-                                                                   : nullptr;
-    if (wrong) return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), wrong);
-    if (!http::can_still_run())
-        return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
-    return {};
-}
-
 inline Result<void> check_writable(const Core& core, const char* operation, std::string_view key) {
     if (!core.config.read_only) return {};
     return refusal(Errc::read_only, operation, key, "this cache is for reading only (Config::read_only)");
 }
 
-inline Result<void> check_key_to_write(const Core& core, const char* operation, std::string_view key) {
-    Result<void> fine = check_key(core, operation, key);
-    return fine ? check_writable(core, operation, key) : fine;
+inline Result<void> check_key(const Core& core, const char* operation, std::string_view key, bool to_write = false) {
+    const bool is_utf8 = utf8::valid(key);
+    const char* wrong = key.empty() ? "the key is empty"
+                        : core.prefix.size() + key.size() > key_bytes_max
+                            ? "the key, with its prefix, is over 1024 bytes"
+                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
+                        : !is_utf8                                 ? "the key is not UTF-8"
+                                                                   : nullptr;
+    if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
+    if (!http::can_still_run())
+        return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
+    return to_write ? check_writable(core, operation, key) : Result<void>();
 }
 
 // A try_ form never throws: what the standard library may throw (no memory) becomes an Error, which is made ahead.
@@ -8493,30 +8489,32 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 }
 
 // Does `work`, which tells of each key once; what is thrown on the way is the error of all that it did not tell of.
-template <class T, class KeyOf, class Tell, class Work>
-void tell_each(const char* operation, std::size_t total, KeyOf&& key_of, Tell&& tell, Work&& work) {
+inline std::string_view key_of(std::string_view key) { return key; }
+inline std::string_view key_of(const Item& item) { return item.key; }
+template <class T, class List, class Tell, class Work>
+void tell_each(const char* operation, const List& list, Tell&& tell, Work&& work) {
     std::vector<bool> is_told;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        is_told.resize(total);
+        is_told.resize(list.size());
         work([&](std::size_t i, Result<T> result) {
             is_told[i] = true;
             tell(i, std::move(result));
         });
         return {};
     });
-    for (std::size_t i = 0; !ran && i < total; ++i) {
+    for (std::size_t i = 0; !ran && i < list.size(); ++i) {
         if (!is_told.empty() && is_told[i]) continue;
-        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(i), ran.error()); }));
+        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); }));
     }
 }
 // The same with the results in order. There are none only if there is no memory for them.
-template <class T, class KeyOf, class Work>
-std::vector<Result<T>> result_of_each(const char* operation, std::size_t total, KeyOf&& key_of, Work&& work) {
+template <class T, class List, class Work>
+std::vector<Result<T>> result_of_each(const char* operation, const List& list, Work&& work) {
     using Results = std::vector<Result<T>>;
-    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(total, out_of_memory()); });
+    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(list.size(), out_of_memory()); });
     if (!out) return {};
     tell_each<T>(
-        operation, total, key_of, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
+        operation, list, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
     return *std::move(out);
 }
 
@@ -8721,8 +8719,7 @@ struct GetRequest {
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
 struct GetResult {
     std::optional<Value> value{};
-    entry::Expiry expiry = entry::Expiry::never;
-    double expires_at = 0, cost = 0;  // as in entry::Facts
+    entry::Facts facts{};  // without the Info, which the value has
     bool is_stale = false, is_unchanged = false;
 };
 
@@ -8781,8 +8778,7 @@ public:
         Result<std::optional<Value>> got = value();
         const Timing timing = timing_of(call, download_.taken());
         if (!got) return record_error(core_, "get", key_, got.error(), timing);
-        const entry::Facts& facts = download_.facts();
-        GetResult out{*std::move(got), facts.expiry, facts.expires_at, facts.cost, is_stale_, false};
+        GetResult out{*std::move(got), download_.facts(), is_stale_, false};
         if (!out.value) return out;
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
@@ -8911,7 +8907,7 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
     tell_each<GetResult>(
-        "get", keys.size(), [&](std::size_t i) -> std::string_view { return keys[i]; },
+        "get", keys,
         [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
         [&](const auto& tell) {
             get_all(core, {keys.begin(), keys.end()}, {}, tell);
@@ -9056,7 +9052,7 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
 }
 
 inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (Result<void> fine = check_key_to_write(core, "touch", key); !fine) return std::move(fine).error();
+    if (Result<void> fine = check_key(core, "touch", key, true); !fine) return std::move(fine).error();
     if (!(ttl.count() > 0))
         return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
     Result<bool> touched = touch_unrecorded(core, key, ttl);
@@ -9134,7 +9130,11 @@ inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, st
 
 // -- writing
 
-inline Result<void> check_options(const Core& core, std::string_view key, const SetOptions& options) {
+inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
+    if (Result<void> fine = check_key(core, "set", key, true); !fine) return fine;
+#ifdef S3CACHE_NO_GZIP
+    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
+#endif
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
@@ -9146,14 +9146,6 @@ inline Result<void> check_options(const Core& core, std::string_view key, const 
     all.insert(all.end(), options.metadata.begin(), options.metadata.end());
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
     return {};
-}
-
-inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
-    if (Result<void> fine = check_key_to_write(core, "set", key); !fine) return fine;
-#ifdef S3CACHE_NO_GZIP
-    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
-#endif
-    return check_options(core, key, options);
 }
 
 // The kind under which a payload is stored, which must be what it says; an error before anything is sent.
@@ -9444,8 +9436,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
     };
-    return result_of_each<bool>(
-        "set", items.size(), [&](std::size_t i) -> std::string_view { return items[i].key; }, work);
+    return result_of_each<bool>("set", items, work);
 }
 
 // -- get_file
@@ -9539,7 +9530,7 @@ public:
     void run() {
         Indices batch;
         for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (const Result<void> fine = check_key_to_write(core_, "remove", keys_[i]); !fine)
+            if (const Result<void> fine = check_key(core_, "remove", keys_[i], true); !fine)
                 tell_(i, fine);
             else
                 (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
@@ -9567,7 +9558,6 @@ private:
         tell_(i, std::move(removed));
     }
 
-    // Keys of which the answer says nothing certain are asked for again one by one: that repeats what is worth repeating.
     void remove_in_bulk(const Indices& batch) {
         if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
@@ -9603,27 +9593,18 @@ private:
         return out;
     }
 
+    // What the answer names as an error, or everything if one is without a name, is asked for again by itself.
     void take_in(const Indices& batch, const xml::Deleted& deleted, const Timing& timing) {
         for (const std::size_t i : batch) {
             const std::string object = core_.object(keys_[i]);
-            const auto error = std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const auto& one) {
-                return one.key.empty() || (one.key == object && one.code != "NoSuchKey");  // without a key: any
+            const bool failed = std::any_of(deleted.errors.begin(), deleted.errors.end(), [&](const auto& error) {
+                return error.key.empty() || (error.key == object && error.code != "NoSuchKey");
             });
-            if (error == deleted.errors.end())
-                record_removal(i, {}, timing);
-            else if (error->key.empty() || retry::rule_for(0, error->code).action == retry::Action::retry)
+            if (failed)
                 singly_.push_back(i);
             else
-                record_removal(i, error_of(keys_[i], *error), timing);
+                record_removal(i, {}, timing);
         }
-    }
-    static Error error_of(std::string_view key, const xml::DeleteError& error) {
-        Error::Details details;
-        details.code = retry::rule_for(0, error.code).kind;
-        details.s3_code = bytes::sanitize(error.code);
-        details.s3_message = bytes::sanitize(error.message);
-        const std::string text = details.s3_code + ": " + details.s3_message;
-        return Error(std::move(details), s3::about("remove", key, text));
     }
 
     Session& session_;
@@ -9642,12 +9623,10 @@ inline Result<void> remove(Core& core, std::string_view key) {
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>(
-        "remove", keys.size(), [&](std::size_t i) -> std::string_view { return keys[i]; },
-        [&](const auto& tell) {
-            Session session(core);
-            Removal(session, keys, tell).run();
-        });
+    return result_of_each<void>("remove", keys, [&](const auto& tell) {
+        Session session(core);
+        Removal(session, keys, tell).run();
+    });
 }
 
 // What could be done is done, whatever fails; the first failure is what is returned in the end.
@@ -9904,9 +9883,9 @@ struct Computation {
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how.early_refresh > 0) || before.expiry != entry::Expiry::at || !is_fresh(before)) return false;
-        const double ahead = before.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
-        return core.unix_now() + ahead >= before.expires_at;
+        if (!(how.early_refresh > 0) || before.facts.expiry != entry::Expiry::at || !is_fresh(before)) return false;
+        const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
+        return core.unix_now() + ahead >= before.facts.expires_at;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
@@ -9914,7 +9893,7 @@ struct Computation {
         Result<GetResult> found = recall();
         if (!found || !is_fresh(*found)) return std::nullopt;
         const bool is_known = is_early && found->value->info().etag == before.value->info().etag &&
-                              found->expires_at <= before.expires_at;
+                              found->facts.expires_at <= before.facts.expires_at;
         return is_known ? std::nullopt : std::move(found->value);
     }
 
