@@ -8308,6 +8308,15 @@ struct PlainJob {
     Call plain;
 };
 
+// Runs `total` requests without a body: `make(i)` is the i-th, `end(i, call)` looks at the answer.
+template <class Make, class End>
+void run_plain(Session& session, std::size_t total, Make&& make, End&& end) {
+    s3::run_all(
+        session, total, session.core().config.connections,
+        [&](std::size_t i) { return std::make_unique<PlainJob>(session, make(i)); },
+        [&](std::size_t i, PlainJob& job) { end(i, job.plain); });
+}
+
 // A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
 // page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
 // whatever order a store sorts.
@@ -8426,18 +8435,15 @@ private:
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
     Result<void> look_deeper() {
         Result<void> out;
-        s3::run_all(
-            session, page.size(), core->config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
-            },
-            [&](std::size_t i, PlainJob& job) {
-                if (job.plain.ok()) {
-                    entry::Facts facts = entry::read(job.plain.headers());
+        run_plain(
+            session, page.size(), [&](std::size_t i) { return request(*core, "stat", Method::head, page[i].key); },
+            [&](std::size_t i, Call& call) {
+                if (call.ok()) {
+                    entry::Facts facts = entry::read(call.headers());
                     if (!facts.length) facts.info.size = page[i].info.size;
                     page[i].info = std::move(facts.info);
-                } else if ((job.plain.error || job.plain.status() != 404) && out) {
-                    out = session.failure(job.plain);
+                } else if ((call.error || call.status() != 404) && out) {
+                    out = session.failure(call);
                 }
             });
         return out;
@@ -8711,7 +8717,6 @@ private:
 // What a get may ask for beside the value.
 struct GetRequest {
     GetOptions options{};
-    std::string_view if_none_match{};
     Seconds grace{0};            // an entry that has expired no longer than this is returned too
     bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
 };
@@ -8720,7 +8725,7 @@ struct GetRequest {
 struct GetResult {
     std::optional<Value> value{};
     entry::Facts facts{};  // without the Info, which the value has
-    bool is_stale = false, is_unchanged = false;
+    bool is_stale = false;
 };
 
 // Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
@@ -8747,7 +8752,6 @@ public:
               {this,
                [](void* self, const entry::Facts& facts) { return static_cast<GetOperation*>(self)->open(facts); },
                [](void* self, std::string_view data) { return static_cast<GetOperation*>(self)->take(data); }}) {
-        if (!wanted.if_none_match.empty()) download_.call.request.header("if-none-match", wanted.if_none_match);
         if (is_alone) download_.allow_parallel();  // with as many connections as help
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
@@ -8774,11 +8778,10 @@ public:
             record(core_, "get", key_, outcomes::miss, {}, timing_of(call, 0));
             return GetResult();
         }
-        if (call.status() == 304 && !call.error && !wanted_.if_none_match.empty()) return interpret_unchanged();
         Result<std::optional<Value>> got = value();
         const Timing timing = timing_of(call, download_.taken());
         if (!got) return record_error(core_, "get", key_, got.error(), timing);
-        GetResult out{*std::move(got), download_.facts(), is_stale_, false};
+        GetResult out{*std::move(got), download_.facts(), is_stale_};
         if (!out.value) return out;
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
@@ -8846,17 +8849,6 @@ private:
         return {};
     }
 
-    // Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
-    Result<GetResult> interpret_unchanged() {
-        const auto there = look(session_, "get", key_);
-        if (!there) return record_error(core_, "get", key_, there.error());
-        GetResult out;
-        out.is_unchanged = *there && is_usable(core_, "get", key_, **there);
-        if (!*there || out.is_unchanged)
-            record(core_, "get", key_, out.is_unchanged ? outcomes::unchanged : outcomes::miss);
-        return out;
-    }
-
     Session& session_;
     Core& core_;
     const GetRequest& wanted_;
@@ -8914,14 +8906,21 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
         });
 }
 
+// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
+    if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
     if (etag.empty() || !entry::check_value(etag))
         return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    return get_one(core, key, {{}, etag}).transform([&](GetResult&& got) {
-        // A store that ignores the header sends the value again, which is the same one.
-        const bool is_same = got.is_unchanged || (got.value && got.value->info().etag == etag);
-        return is_same ? Revalidated{true, {}} : Revalidated{false, std::move(got.value)};
-    });
+    Session session(core);
+    const auto there = look(session, "get", key);
+    if (!there) return record_error(core, "get", key, there.error());
+    if (!*there || (*there)->info.etag != etag)
+        return get_one(core, key, {}).transform([](GetResult&& got) {
+            return Revalidated{false, std::move(got.value)};
+        });
+    const bool is_unchanged = is_usable(core, "get", key, **there);
+    if (is_unchanged) record(core, "get", key, outcomes::unchanged);
+    return Revalidated{is_unchanged, {}};
 }
 
 // The limit covers the reading too with `whole`, and otherwise the opening alone.
@@ -9537,13 +9536,11 @@ public:
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
-        s3::run_all(
-            session_, singly_.size(), core_.config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
-            },
-            [&](std::size_t i, PlainJob& job) {
-                record_removal(singly_[i], interpret_removal(session_, job.plain), timing_of(job.plain, 0));
+        run_plain(
+            session_, singly_.size(),
+            [&](std::size_t i) { return request(core_, "remove", Method::erase, keys_[singly_[i]]); },
+            [&](std::size_t i, Call& call) {
+                record_removal(singly_[i], interpret_removal(session_, call), timing_of(call, 0));
             });
     }
 
@@ -9872,7 +9869,7 @@ struct Computation {
 
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const { return get_one(core, key, {{}, {}, how.stale_if_error, true}); }
+    Result<GetResult> recall() const { return get_one(core, key, {{}, how.stale_if_error, true}); }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
