@@ -8300,21 +8300,19 @@ inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
 
-// A request without a body on one of many entries.
-struct PlainJob {
-    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() { return plain; }
-    bool tend() const { return !plain.done; }
-    Call plain;
-};
-
 // Runs `total` requests without a body: `make(i)` is the i-th, `end(i, call)` looks at the answer.
 template <class Make, class End>
 void run_plain(Session& session, std::size_t total, Make&& make, End&& end) {
+    struct Job {
+        Job(Session& on, s3::Request what) : plain(on, std::move(what)) {}
+        Call& call() { return plain; }
+        bool tend() const { return !plain.done; }
+        Call plain;
+    };
     s3::run_all(
         session, total, session.core().config.connections,
-        [&](std::size_t i) { return std::make_unique<PlainJob>(session, make(i)); },
-        [&](std::size_t i, PlainJob& job) { end(i, job.plain); });
+        [&](std::size_t i) { return std::make_unique<Job>(session, make(i)); },
+        [&](std::size_t i, Job& job) { end(i, job.plain); });
 }
 
 // A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
