@@ -8300,20 +8300,13 @@ inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
 
-// Runs `total` requests without a body: `make(i)` is the i-th, `end(i, call)` looks at the answer.
-template <class Make, class End>
-void run_plain(Session& session, std::size_t total, Make&& make, End&& end) {
-    struct Job {
-        Job(Session& on, s3::Request what) : plain(on, std::move(what)) {}
-        Call& call() { return plain; }
-        bool tend() const { return !plain.done; }
-        Call plain;
-    };
-    s3::run_all(
-        session, total, session.core().config.connections,
-        [&](std::size_t i) { return std::make_unique<Job>(session, make(i)); },
-        [&](std::size_t i, Job& job) { end(i, job.plain); });
-}
+// A request without a body on one of many entries.
+struct PlainJob {
+    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
+    Call& call() { return plain; }
+    bool tend() const { return !plain.done; }
+    Call plain;
+};
 
 // A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
 // page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
@@ -8433,15 +8426,18 @@ private:
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
     Result<void> look_deeper() {
         Result<void> out;
-        run_plain(
-            session, page.size(), [&](std::size_t i) { return request(*core, "stat", Method::head, page[i].key); },
-            [&](std::size_t i, Call& call) {
-                if (call.ok()) {
-                    entry::Facts facts = entry::read(call.headers());
+        s3::run_all(
+            session, page.size(), core->config.connections,
+            [&](std::size_t i) {
+                return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
+            },
+            [&](std::size_t i, PlainJob& job) {
+                if (job.plain.ok()) {
+                    entry::Facts facts = entry::read(job.plain.headers());
                     if (!facts.length) facts.info.size = page[i].info.size;
                     page[i].info = std::move(facts.info);
-                } else if ((call.error || call.status() != 404) && out) {
-                    out = session.failure(call);
+                } else if ((job.plain.error || job.plain.status() != 404) && out) {
+                    out = session.failure(job.plain);
                 }
             });
         return out;
@@ -9515,112 +9511,43 @@ inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, s
 
 // -- removing many
 
-inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
-
-// Removal of any number of keys: in bulk where the store does that, else one request a key.
-class Removal {
-public:
-    using Tell = std::function<void(std::size_t index, Result<void> removed)>;
-    Removal(Session& session, const std::vector<std::string>& keys, Tell tell)
-        : session_(session), core_(session.core()), keys_(keys), tell_(std::move(tell)) {}
-
-    void run() {
-        Indices batch;
-        for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (const Result<void> fine = check_key(core_, "remove", keys_[i], true); !fine)
-                tell_(i, fine);
+// One request a key, each of which has its own answer, is tried again by itself and costs nothing at AWS. (DeleteObjects
+// takes a thousand keys at once, and answers in as many ways.) An outage is not multiplied by the number of keys.
+template <class Tell>
+void remove_all(Session& session, const std::vector<std::string>& keys, Tell&& tell) {
+    Core& core = session.core();
+    std::optional<Error> outage;
+    s3::run_all(
+        session, keys.size(), core.config.connections,
+        [&](std::size_t i) -> std::unique_ptr<PlainJob> {
+            Result<void> fine = check_key(core, "remove", keys[i], true);
+            if (fine && outage) fine = *outage;
+            if (!fine) return tell(i, std::move(fine)), nullptr;
+            return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[i]));
+        },
+        [&](std::size_t i, PlainJob& job) {
+            Result<void> removed = interpret_removal(session, job.plain);
+            if (removed)
+                record(core, "remove", keys[i], outcomes::removed, {}, timing_of(job.plain, 0));
             else
-                (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
-            if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
-        }
-        remove_in_bulk(batch);
-        run_plain(
-            session_, singly_.size(),
-            [&](std::size_t i) { return request(core_, "remove", Method::erase, keys_[singly_[i]]); },
-            [&](std::size_t i, Call& call) {
-                record_removal(singly_[i], interpret_removal(session_, call), timing_of(call, 0));
-            });
-    }
-
-private:
-    using Indices = std::vector<std::size_t>;
-
-    void record_removal(std::size_t i, Result<void> removed, const Timing& timing) {
-        if (removed)
-            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
-        else
-            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
-        tell_(i, std::move(removed));
-    }
-
-    void remove_in_bulk(const Indices& batch) {
-        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
-        std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
-        for (const std::size_t i : batch) {
-            list += "<Object><Key>";
-            xml::escape(list, core_.object(keys_[i]));
-            list += "</Key></Object>";
-        }
-        list += "</Delete>";
-        Call call(session_, bulk_request(list));
-        call.run();
-        const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
-        if (deleted) return take_in(batch, *deleted, timing_of(call, 0));
-        const Error why = session_.failure(call);
-        // An outage is not multiplied by the number of keys. Else the store does not do this, and nothing is known.
-        bulk_works_ = call.error || why.retryable() || why.code() == Errc::no_such_bucket || call.status() == 403;
-        if (!bulk_works_) return ask_singly(batch);
-        for (const std::size_t i : batch) record_removal(i, why, timing_of(call, 0));
-    }
-    void ask_singly(const Indices& which) { singly_.insert(singly_.end(), which.begin(), which.end()); }
-
-    static s3::Request bulk_request(const std::string& list) {
-        s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
-        out.body = list;
-        const auto sha = digest::sha256(list);
-        out.payload_hash = bytes::hex(digest::as_text(sha));
-        out.header("content-type", "application/xml");
-        // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
-        if (const auto md5 = digest::md5(list))
-            out.header("content-md5", bytes::base64(digest::as_text(*md5)));
-        else
-            out.header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
-        return out;
-    }
-
-    // What the answer names as an error, or everything if one is without a name, is asked for again by itself.
-    void take_in(const Indices& batch, const xml::Deleted& deleted, const Timing& timing) {
-        for (const std::size_t i : batch) {
-            const std::string object = core_.object(keys_[i]);
-            const bool failed = std::any_of(deleted.errors.begin(), deleted.errors.end(), [&](const auto& error) {
-                return error.key.empty() || (error.key == object && error.code != "NoSuchKey");
-            });
-            if (failed)
-                singly_.push_back(i);
-            else
-                record_removal(i, {}, timing);
-        }
-    }
-
-    Session& session_;
-    Core& core_;
-    const std::vector<std::string>& keys_;
-    const Tell tell_;
-    Indices singly_;
-    bool bulk_works_ = true;
-};
+                removed = record_error(core, "remove", keys[i], removed.error(), timing_of(job.plain, 0));
+            if (job.plain.error || (!removed && removed.error().code() == Errc::no_such_bucket))
+                outage = removed.error();
+            tell(i, std::move(removed));
+        });
+}
 
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    Removal(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); }).run();
+    remove_all(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); });
     return out;
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
     return result_of_each<void>("remove", keys, [&](const auto& tell) {
         Session session(core);
-        Removal(session, keys, tell).run();
+        remove_all(session, keys, tell);
     });
 }
 
@@ -9655,7 +9582,7 @@ inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::strin
             if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
             std::vector<std::string> keys;
             for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
-            Removal(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); }).run();
+            remove_all(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); });
         }
         if (tally.first || tally.done == before || pages.order.pages < 2) break;
     }
