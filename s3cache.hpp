@@ -8472,16 +8472,19 @@ inline const Error& out_of_memory() {
 }
 template <class F, class... Arguments>
 auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
-    using R = decltype(call(arguments...));
 #if S3CACHE_EXCEPTIONS
+    using R = decltype(call(arguments...));
+    const auto error = [](const char* text) {
+        return http::shielded([&]() -> R { return Error(Errc::source, text); }, R(out_of_memory()));
+    };
     try {
         return call(arguments...);
     } catch (const std::bad_alloc&) {
         return out_of_memory();
-    } catch (const std::exception& error) {
-        return http::shielded([&]() -> R { return Error(Errc::source, error.what()); }, R(out_of_memory()));
+    } catch (const std::exception& thrown) {
+        return error(thrown.what());
     } catch (...) {
-        return http::shielded([&]() -> R { return Error(Errc::source, "a callback threw"); }, R(out_of_memory()));
+        return error("a callback threw");
     }
 #else
     return call(arguments...);
@@ -8980,9 +8983,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
     auto facts = look(session, "stat", key);
-    if (!facts)
-        return tolerated(core, "stat", key,
-                         Result<std::optional<Info>>(record_error(core, "stat", key, facts.error())));
+    if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
     if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
     if (!(*facts)->length) (*facts)->info.size = size_by_range(session, key);
     return std::optional<Info>(std::move((*facts)->info));
@@ -9499,12 +9500,12 @@ inline Result<void> write_file(const Core& core, Reader& reader, const FileTarge
 inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key,
                                             const std::string& path, const GetOptions& options) {
     Result<std::optional<Reader>> reader = open_stream(core, key, options, true);
-    if (!reader) return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(reader).error()));
+    if (!reader) return tolerated<Info>(*core, "get", key, std::move(reader).error());
     if (!*reader) return std::optional<Info>();
     const Result<FileTarget> target = file_target(key, path);
     if (!target) return target.error();
     if (Result<void> written = write_file(*core, **reader, *target, key); !written)
-        return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(written).error()));
+        return tolerated<Info>(*core, "get", key, std::move(written).error());
     if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
     return std::optional<Info>((*reader)->info());
 }
@@ -9799,9 +9800,8 @@ struct Computation {
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
         const Errc code = error.code();
-        return tolerated(core, "get", key, Result<std::optional<Value>>(error)) || code == Errc::damaged ||
-               code == Errc::network || code == Errc::timed_out || code == Errc::throttled ||
-               code == Errc::unavailable || error.status() >= 500;
+        return tolerated<Value>(core, "get", key, error) || code == Errc::damaged || code == Errc::network ||
+               code == Errc::timed_out || code == Errc::throttled || code == Errc::unavailable || error.status() >= 500;
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
