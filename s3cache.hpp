@@ -7739,7 +7739,9 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
 class BodySum {
 public:
-    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {}
+    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {
+        if (hashes_) hash_.reset();  // of what an upload that was given up has left there
+    }
     void update(std::string_view data) {
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
