@@ -6619,6 +6619,7 @@ struct Target {
     std::optional<std::pair<std::string, std::string>> condition{};  // If-Match or If-None-Match
     std::optional<Seconds> ttl{};
     std::string write_id{};  // names this very write, so that an answer that got lost can be made up for
+    std::optional<std::string> replaced_id{};  // of the write that the condition is about, where that is known
 };
 
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
@@ -6651,14 +6652,10 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
 class BodySum {
 public:
-    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {}
-    ~BodySum() {  // what was summed for nothing is not to be part of the next body's sum
-        if (hashes_ && is_begun_) hash_.reset();
+    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {
+        if (hashes_) hash_.reset();  // of what an upload that was given up has left there
     }
-    BodySum(const BodySum&) = delete;
-    BodySum& operator=(const BodySum&) = delete;
     void update(std::string_view data) {
-        is_begun_ = true;
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
             if (hashes_) hash_.update(piece);
@@ -6669,7 +6666,6 @@ public:
     std::uint32_t crc() const { return crc_; }
     std::string finish() {
         crc_ = 0;
-        is_begun_ = false;
         if (!hashes_) return std::string(sigv4::unsigned_payload);
         const digest::Sha256Digest hash = hash_.finish();
         return bytes::hex(digest::as_text(hash));
@@ -6678,7 +6674,6 @@ public:
 private:
     digest::Sha256& hash_;
     const bool hashes_;
-    bool is_begun_ = false;
     std::uint32_t crc_ = 0;
 };
 
@@ -6767,7 +6762,8 @@ private:
     bool is_still_there() {
         Call look(session_, s3::request(session_.core(), target_.operation, Method::head, target_.key));
         look.run();
-        return look.ok() && look.headers().get("etag") == target_.condition->second;
+        if (!look.ok() || look.headers().get("etag") != target_.condition->second) return false;
+        return !target_.replaced_id || entry::read(look.headers()).write_id == *target_.replaced_id;
     }
 
     Session& session_;
@@ -7213,19 +7209,65 @@ private:
 
 // --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do --------------------------------
 
-// A Listing's insides.
-struct detail::ListingState {
-    ListingState(std::shared_ptr<Core> shared, std::string_view below, Look how)
+namespace detail::cache {
+
+using http::Method;
+using s3::Call;
+using s3::Exchange;
+using s3::refusal;
+using s3::request;
+using s3::Session;
+using transfer::Target;
+
+inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
+// An entry that is replaced under our hands is read or touched again, but not for ever.
+inline constexpr int versions_tried_max = 3;
+
+// -- pages of a list
+
+// A request without a body on one of many entries.
+struct PlainJob {
+    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
+    Call& call() { return plain; }
+    bool tend() const { return !plain.done; }
+    Call plain;
+};
+
+// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
+// page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
+// whatever order a store sorts.
+struct PageOrder {
+    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
+
+    // What is wrong with the page, if anything.
+    const char* check(std::size_t size, const std::string& first, const std::string& last) {
+        if (size == 0) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
+        empty_pages = 0;
+        if (pages != 0 && (first == remembered || first == previous_last))
+            return "the store sends the same page again instead of the next";
+        if ((pages & (pages + 1)) == 0) remembered = first;
+        previous_last = last;
+        ++pages;
+        return nullptr;
+    }
+
+    std::uint64_t pages = 0;
+    unsigned empty_pages = 0;
+    std::string remembered{}, previous_last{};
+};
+
+// The entries below a prefix, page by page: a Listing's insides.
+struct Pages {
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how)
         : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
 
     Result<std::optional<Entry>> next() {
         if (trouble) return *trouble;
         while (at == page.size()) {
             if (is_last) return std::optional<Entry>();
-            if (Result<void> fine = next_page(); !fine) {
-                trouble = std::move(fine).error();
-                return *trouble;
-            }
+            Result<void> fine = next_page();
+            if (fine && unreadable) fine = *unreadable;
+            if (!fine) return trouble.emplace(std::move(fine).error());
         }
         return std::optional<Entry>(std::move(page[at++]));
     }
@@ -7236,7 +7278,10 @@ struct detail::ListingState {
         if (!got) return std::move(got).error();
         page.clear();
         at = 0;
-        if (Result<void> forward = check_forward(*got); !forward) return forward;
+        const auto& entries = got->entries;
+        const char* wrong = entries.empty() ? order.check(0, {}, {})
+                                            : order.check(entries.size(), entries.front().key, entries.back().key);
+        if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
             if (!bytes::starts_with(listed.key, prefix)) return refuse("the store listed a key outside the prefix");
             Entry entry;
@@ -7254,122 +7299,95 @@ struct detail::ListingState {
     // From the first page again.
     void rewind() {
         token.clear();
-        page.clear();
-        at = pages = 0;
+        order = {};
         is_last = false;
     }
 
     std::shared_ptr<Core> core;
-    s3::Session session;
+    Session session;
     std::string prefix, token{};
     Look look;
     std::vector<Entry> page{};
     std::size_t at = 0;
-    std::uint64_t pages = 0;
+    PageOrder order{};
     bool is_last = false, hides_scratch = true;
-    std::optional<Error> trouble{};
+    std::optional<Error> trouble{}, unreadable{};  // unreadable: the page had a key that is left out of it
 
 private:
-    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
+    static constexpr char illegal_mark = '\x7F';  // stands for bytes that XML cannot hold
 
-    Error refuse(std::string_view text) const { return s3::refusal(Errc::protocol, "list", prefix, text); }
+    Error refuse(std::string_view text) const { return refusal(Errc::protocol, "list", prefix, text); }
 
     Result<xml::ListPage> fetch_page() {
         bytes::Pairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
         if (!prefix.empty()) bytes::add(query, "prefix", prefix);
         if (!token.empty()) bytes::add(query, "continuation-token", token);
-        s3::Call call(session, s3::bucket_request("list", s3::Method::get, sigv4::canonical_query(query), prefix));
+        Call call(session, s3::bucket_request("list", Method::get, sigv4::canonical_query(query), prefix));
         call.run();
         if (!call.ok()) return session.failure(call);
         std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got && xml::has_illegal_character(call.answer->text))
-            return refuse(
-                "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
+        if (!got && xml::has_illegal_character(call.answer->text)) got = readable_part(call.answer->text);
         if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
         if (got->truncated && (got->next_token.empty() || got->next_token == token))
             return refuse("the store says there is more, but not how to go on");
         return *std::move(got);
     }
-
-    // A store that ignores the token sends the same pages for ever. Each page's first key is compared with that of an
-    // earlier page, which is moved on at each power of two: so any circle is found, in whatever order a store sorts.
-    Result<void> check_forward(const xml::ListPage& got) {
-        if (got.entries.empty()) {
-            if (++empty_pages > empty_pages_max) return refuse("the store sends empty pages without end");
-            return {};
+    // Without the keys that stand raw in it with bytes that XML cannot hold.
+    std::optional<xml::ListPage> readable_part(std::string text) {
+        for (char& c : text) {
+            if (bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t') c = illegal_mark;
         }
-        empty_pages = 0;
-        const std::string& first = got.entries.front().key;
-        if (pages != 0 && first == remembered) return refuse("the store sends the same page again instead of the next");
-        if ((pages & (pages + 1)) == 0) remembered = first;
-        ++pages;
-        return {};
+        std::optional<xml::ListPage> got = xml::list_result(text);
+        if (!got) return got;
+        auto& entries = got->entries;
+        entries.erase(std::remove_if(entries.begin(), entries.end(),
+                                     [](const auto& one) { return one.key.find(illegal_mark) != std::string::npos; }),
+                      entries.end());
+        unreadable =
+            refuse("a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
+        return got;
     }
 
-    struct Look_ {
-        s3::Call looked;
-        Look_(s3::Session& session, s3::Request request) : looked(session, std::move(request)) {}
-        s3::Call& call() { return looked; }
-        bool tend() const { return !looked.done; }
-    };
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
     Result<void> look_deeper() {
         Result<void> out;
         s3::run_all(
             session, page.size(), core->config.connections,
             [&](std::size_t i) {
-                return std::make_unique<Look_>(session, s3::request(*core, "stat", s3::Method::head, page[i].key));
+                return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
             },
-            [&](std::size_t i, Look_& job) {
-                if (job.looked.ok())
-                    page[i].info = entry::read(job.looked.headers()).info;
-                else if ((job.looked.error || job.looked.status() != 404) && out)
-                    out = session.failure(job.looked);
+            [&](std::size_t i, PlainJob& job) {
+                if (job.plain.ok()) {
+                    entry::Facts facts = entry::read(job.plain.headers());
+                    if (!facts.length) facts.info.size = page[i].info.size;
+                    page[i].info = std::move(facts.info);
+                } else if ((job.plain.error || job.plain.status() != 404) && out) {
+                    out = session.failure(job.plain);
+                }
             });
         return out;
     }
-
-    std::string remembered{};
-    unsigned empty_pages = 0;
 };
 
-namespace detail::cache {
-
-using http::Method;
-using s3::Call;
-using s3::Exchange;
-using s3::refusal;
-using s3::request;
-using s3::Session;
-using transfer::Target;
-
-inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
-// An entry that is replaced under our hands is read or touched again, but not for ever.
-inline constexpr int versions_tried_max = 3;
-
 // -- checks before anything is sent
-
-inline Result<void> check_key(const Core& core, const char* operation, std::string_view key) {
-    const char* wrong = key.empty() ? "the key is empty"
-                        : core.prefix.size() + key.size() > key_bytes_max
-                            ? "the key, with its prefix, is over 1024 bytes"
-                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
-                        : !utf8::valid(key)                        ? "the key is not UTF-8"
-                                                                   : nullptr;
-    if (wrong) return refusal(Errc::invalid_argument, operation, utf8::valid(key) ? key : std::string_view(), wrong);
-    if (!http::can_still_run())
-        return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
-    return {};
-}
 
 inline Result<void> check_writable(const Core& core, const char* operation, std::string_view key) {
     if (!core.config.read_only) return {};
     return refusal(Errc::read_only, operation, key, "this cache is for reading only (Config::read_only)");
 }
 
-inline Result<void> check_key_to_write(const Core& core, const char* operation, std::string_view key) {
-    Result<void> fine = check_key(core, operation, key);
-    return fine ? check_writable(core, operation, key) : fine;
+inline Result<void> check_key(const Core& core, const char* operation, std::string_view key, bool to_write = false) {
+    const bool is_utf8 = utf8::valid(key);
+    const char* wrong = key.empty() ? "the key is empty"
+                        : core.prefix.size() + key.size() > key_bytes_max
+                            ? "the key, with its prefix, is over 1024 bytes"
+                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
+                        : !is_utf8                                 ? "the key is not UTF-8"
+                                                                   : nullptr;
+    if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
+    if (!http::can_still_run())
+        return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
+    return to_write ? check_writable(core, operation, key) : Result<void>();
 }
 
 // A try_ form never throws: what the standard library may throw (no memory) becomes an Error, which is made ahead.
@@ -7377,17 +7395,55 @@ inline const Error& out_of_memory() {
     static const Error& error = *new Error(Errc::too_large, "out of memory");  // never destroyed: statics may call us
     return error;
 }
-template <class F>
-auto never_throws(F&& call) noexcept -> decltype(call()) {
+template <class F, class... Arguments>
+auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
 #if S3CACHE_EXCEPTIONS
+    using R = decltype(call(arguments...));
+    const auto error = [](const char* text) {
+        return http::shielded([&]() -> R { return Error(Errc::source, text); }, R(out_of_memory()));
+    };
     try {
-        return call();
-    } catch (...) {
+        return call(arguments...);
+    } catch (const std::bad_alloc&) {
         return out_of_memory();
+    } catch (const std::exception& thrown) {
+        return error(thrown.what());
+    } catch (...) {
+        return error("a callback threw");
     }
 #else
-    return call();
+    return call(arguments...);
 #endif
+}
+
+// Does `work`, which tells of each key once; what is thrown on the way is the error of all that it did not tell of.
+inline std::string_view key_of(std::string_view key) { return key; }
+inline std::string_view key_of(const Item& item) { return item.key; }
+template <class T, class List, class Tell, class Work>
+void tell_each(const char* operation, const List& list, Tell&& tell, Work&& work) {
+    std::vector<bool> is_told;
+    const Result<void> ran = never_throws([&]() -> Result<void> {
+        is_told.resize(list.size());
+        work([&](std::size_t i, Result<T> result) {
+            is_told[i] = true;
+            tell(i, std::move(result));
+        });
+        return {};
+    });
+    for (std::size_t i = 0; !ran && i < list.size(); ++i) {
+        if (!is_told.empty() && is_told[i]) continue;
+        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); }));
+    }
+}
+// The same with the results in order. There are none only if there is no memory for them.
+template <class T, class List, class Work>
+std::vector<Result<T>> result_of_each(const char* operation, const List& list, Work&& work) {
+    using Results = std::vector<Result<T>>;
+    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(list.size(), out_of_memory()); });
+    if (!out) return {};
+    tell_each<T>(
+        operation, list, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
+    return *std::move(out);
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
@@ -7405,7 +7461,6 @@ inline constexpr Outcome unchanged{"unchanged", &Stats::unchanged}, tolerated{"t
 inline constexpr Outcome stored{"done", &Stats::sets}, removed{"done", &Stats::removes};
 inline constexpr Outcome refused{"refused", &Stats::refused}, unconditional{"unconditional", &Stats::unconditional};
 inline constexpr Outcome error{"error", &Stats::errors}, damaged{"damaged", &Stats::damaged};
-inline constexpr Outcome failed_aside{"error"};  // of something beside the operation, which goes on
 inline constexpr Outcome early{"early"}, computed{"computed", &Stats::computed}, waited{"waited", &Stats::waited};
 inline constexpr Outcome stale{"stale", &Stats::stale};
 }  // namespace outcomes
@@ -7528,14 +7583,6 @@ inline Result<void> interpret_removal(Session& session, const Exchange& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// A request without a body on one of many entries.
-struct PlainJob {
-    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() { return plain; }
-    bool tend() const { return !plain.done; }
-    Call plain;
-};
-
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match then
 // keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags, and for
 // stores that ignore If-Match on DELETE: there a window of one round trip is left.
@@ -7588,31 +7635,34 @@ private:
     std::optional<Error> trouble_;
     Call look_, erase_;
 };
-
 // -- reading
 
 // What a get may ask for beside the value.
 struct GetRequest {
-    Seconds grace{0};  // an entry that has expired no longer than this is returned too
-    std::string_view if_none_match{};
+    GetOptions options{};
+    Seconds grace{0};            // an entry that has expired no longer than this is returned too
     bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
-    const ProgressCallback* progress = nullptr;
-    std::optional<std::chrono::milliseconds> timeout{};
 };
 
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
 struct GetResult {
     std::optional<Value> value{};
-    entry::Expiry expiry = entry::Expiry::never;
-    double expires_at = 0, cost = 0;  // as in entry::Facts
-    bool is_stale = false, is_unchanged = false;
+    entry::Facts facts{};  // without the Info, which the value has
+    bool is_stale = false;
 };
 
 // Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
 inline constexpr std::uint64_t gzip_ratio_likely = 6;
 inline constexpr std::size_t inflate_batch_bytes = std::size_t{64} << 10;
 
-// One get of a whole value; by itself or among many.
+// Whether a reader removes an entry that it has found expired: never one that this process is about to replace.
+inline bool removes_expired(Core& core, std::string_view key, const entry::Facts& facts) {
+    return core.config.expired == Expired::remove && !core.config.read_only && facts.expiry == entry::Expiry::at &&
+           !core.is_computing(key);
+}
+
+// One get of a whole value, by itself or among many. An expired entry is removed once the reading is done; a failure of
+// that is no concern of the reader's, since the entry will be met again.
 class GetOperation {
 public:
     GetOperation(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
@@ -7625,39 +7675,41 @@ public:
               {this,
                [](void* self, const entry::Facts& facts) { return static_cast<GetOperation*>(self)->open(facts); },
                [](void* self, std::string_view data) { return static_cast<GetOperation*>(self)->take(data); }}) {
-        if (!wanted.if_none_match.empty()) call().request.header("if-none-match", wanted.if_none_match);
         if (is_alone) download_.allow_parallel();  // with as many connections as help
-        if (wanted.progress && *wanted.progress) session.on_progress([this] { return report_progress(); });
+        if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
     GetOperation(const GetOperation&) = delete;
     GetOperation& operator=(const GetOperation&) = delete;
     ~GetOperation() {
-        if (wanted_.progress && *wanted_.progress) session_.on_progress({});
+        if (wanted_.options.progress) session_.on_progress({});
     }
 
-    Call& call() { return download_.waited_for(); }
+    Call& call() { return removal_ ? removal_->call() : download_.waited_for(); }
     bool tend() {
+        if (removal_) return removal_->tend();
         download_.tend();
-        return !download_.done();
+        if (!download_.done()) return true;
+        if (download_.taken() == 0 && download_.call.ok()) static_cast<void>(download_.check());  // opens an empty body
+        if (!is_refused_ || wanted_.keeps_expired || !removes_expired(core_, key_, download_.facts())) return false;
+        session_.start(removal_.emplace(session_, "expire", key_, download_.facts()).call());
+        return true;
     }
-    // Once the call is done.
+    // Once tend() has said that it is done.
     Result<GetResult> result() {
-        if (is_absent(core_, call())) {
-            record(core_, "get", key_, outcomes::miss, {}, timing_of(call(), 0));
+        const Call& call = download_.call;
+        if (is_absent(core_, call)) {
+            record(core_, "get", key_, outcomes::miss, {}, timing_of(call, 0));
             return GetResult();
         }
-        if (call().status() == 304 && !call().error && !wanted_.if_none_match.empty()) return interpret_unchanged();
         Result<std::optional<Value>> got = value();
-        const Timing timing = timing_of(call(), download_.taken());
+        const Timing timing = timing_of(call, download_.taken());
         if (!got) return record_error(core_, "get", key_, got.error(), timing);
-        const bool has_value = got->has_value();
-        if (has_value && wanted_.progress && *wanted_.progress) static_cast<void>(report_progress());
-        if (has_value) record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
-        const entry::Facts& facts = download_.facts();
-        return GetResult{*std::move(got), facts.expiry, facts.expires_at, facts.cost, is_stale_, false};
+        GetResult out{*std::move(got), download_.facts(), is_stale_};
+        if (!out.value) return out;
+        if (wanted_.options.progress) static_cast<void>(report_progress());
+        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
+        return out;
     }
-    // What was found expired and is to be removed.
-    const std::optional<entry::Facts>& expired() const { return expired_; }
 
 private:
     bool open(const entry::Facts& facts) {
@@ -7665,15 +7717,9 @@ private:
         const double now = core_.unix_now();
         is_stale_ = facts.expired(now) && !facts.expired(now - wanted_.grace.count());
         is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts);
-        if (is_refused_) {
-            const bool removes =
-                core_.config.expired == Expired::remove && !core_.config.read_only && !wanted_.keeps_expired;
-            if (removes && facts.expiry == entry::Expiry::at) expired_ = facts;
-            return false;
-        }
         const std::uint64_t most = core_.config.value_bytes_max;
         is_too_large_ = !facts.info.compressed && facts.length.value_or(0) > most;
-        if (is_too_large_) return false;
+        if (is_refused_ || is_too_large_) return false;
         decoder_.emplace(facts.info, inflate_batch_bytes);
         const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
@@ -7693,14 +7739,13 @@ private:
             value_.append(*chunk);
         }
     }
-    bool report_progress() const { return (*wanted_.progress)({download_.arrived(), download_.facts().length}); }
+    bool report_progress() const { return wanted_.options.progress({download_.arrived(), download_.facts().length}); }
     bool is_broken() const { return is_too_large_ || decoding_error_; }
 
     Result<std::optional<Value>> value() {
         if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
         if (!is_broken()) {
             if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
-            if (is_refused_) return std::optional<Value>();  // an empty body is opened by its check
             decoder_->finish();
             static_cast<void>(drain_decoder());
         }
@@ -7713,111 +7758,79 @@ private:
         info.kind = kind;
         return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
     }
-    // Not replaced since, but its time may be up. Most stores leave metadata out of this answer, so it is looked for.
-    Result<GetResult> interpret_unchanged() {
-        const auto there = look(session_, "get", key_);
-        if (!there) return record_error(core_, "get", key_, there.error());
-        GetResult out;
-        if (!*there) {
-            record(core_, "get", key_, outcomes::miss);
-        } else if (is_usable(core_, "get", key_, **there)) {
-            out.is_unchanged = true;
-            record(core_, "get", key_, outcomes::unchanged);
-        }
-        return out;
-    }
 
     Session& session_;
     Core& core_;
-    const GetRequest wanted_;
+    const GetRequest& wanted_;
     const std::string_view key_;
     std::optional<transfer::Decoder> decoder_;
     std::string value_;
-    std::optional<entry::Facts> expired_;
     std::optional<Error> decoding_error_;
     bool is_refused_ = false, is_too_large_ = false, is_stale_ = false;
     transfer::Download download_;
+    std::optional<ExpiredRemoval> removal_;
 };
 
-using GotOne = std::function<void(std::size_t index, Result<GetResult> result)>;
-
-// One get or many: a single one is a run of one. Expired entries are removed after the reading is done.
-inline void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted,
-                    const GotOne& visit) {
-    Session session(core, wanted.timeout);
+// One get or many: a single one is a run of one. `tell` is given an index and a Result<GetResult>.
+template <class Tell>
+void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted, Tell&& tell) {
+    Session session(core, wanted.options.timeout);
     std::vector<std::size_t> todo, changed;
-    std::vector<std::pair<std::size_t, entry::Facts>> expired;
     for (std::size_t i = 0; i < keys.size(); ++i) todo.push_back(i);
-    for (int tried = 1; !todo.empty(); ++tried) {
+    for (int tried = 1; !todo.empty(); ++tried, todo = std::exchange(changed, {})) {
         s3::run_all(
             session, todo.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<GetOperation> {
                 const std::string_view key = keys[todo[i]];
                 if (const Result<void> fine = check_key(core, "get", key); !fine)
-                    return visit(todo[i], fine.error()), nullptr;
+                    return tell(todo[i], fine.error()), nullptr;
                 return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
             },
             [&](std::size_t i, GetOperation& get) {
                 Result<GetResult> result = get.result();
-                if (get.expired()) expired.emplace_back(todo[i], *get.expired());
                 const bool was_replaced = !result && result.error().code() == Errc::changed;
                 if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
-                visit(todo[i], std::move(result));
+                tell(todo[i], std::move(result));
             });
-        todo = std::exchange(changed, {});
     }
-    s3::run_all(
-        session, expired.size(), core.config.connections,
-        [&](std::size_t i) -> std::unique_ptr<ExpiredRemoval> {
-            const std::string_view key = keys[expired[i].first];
-            if (core.is_computing(key)) return nullptr;
-            return std::make_unique<ExpiredRemoval>(session, "expire", key, expired[i].second);
-        },
-        [](std::size_t, ExpiredRemoval&) {});  // a failure is no concern of the reader's: the entry will be met again
 }
-
 inline Result<GetResult> get_one(Core& core, std::string_view key, const GetRequest& wanted) {
     Result<GetResult> out = GetResult();
     get_all(core, {key}, wanted, [&](std::size_t, Result<GetResult> got) { out = std::move(got); });
     return out;
 }
+inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
+    return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
+}
 
 inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    GetRequest wanted;
-    wanted.progress = &options.progress;
-    wanted.timeout = options.timeout;
-    return tolerated(core, "get", key,
-                     get_one(core, key, wanted).transform([](GetResult&& got) { return std::move(got.value); }));
+    return value_of(core, key, get_one(core, key, {options}));
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    std::vector<bool> is_visited(keys.size());
-    const auto tell = [&](std::size_t i, Result<std::optional<Value>> result) {
-        is_visited[i] = true;
-        visit(keys[i], tolerated(core, "get", keys[i], std::move(result)));
-    };
-    const Result<void> ran = never_throws([&]() -> Result<void> {
-        const std::vector<std::string_view> views(keys.begin(), keys.end());
-        get_all(core, views, {}, [&](std::size_t i, Result<GetResult> got) {
-            tell(i, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
+    tell_each<GetResult>(
+        "get", keys,
+        [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
+        [&](const auto& tell) {
+            get_all(core, {keys.begin(), keys.end()}, {}, tell);
         });
-        return {};
-    });
-    for (std::size_t i = 0; !ran && i < keys.size(); ++i) {
-        if (!is_visited[i]) tell(i, ran.error());
-    }
 }
 
+// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
+    if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
     if (etag.empty() || !entry::check_value(etag))
         return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    GetRequest wanted;
-    wanted.if_none_match = etag;
-    return get_one(core, key, wanted).transform([&](GetResult&& got) {
-        // A store that ignores the header sends the value again, which is the same one.
-        const bool is_same = got.is_unchanged || (got.value && got.value->info().etag == etag);
-        return is_same ? Revalidated{true, {}} : Revalidated{false, std::move(got.value)};
-    });
+    Session session(core);
+    const auto there = look(session, "get", key);
+    if (!there) return record_error(core, "get", key, there.error());
+    if (!*there || (*there)->info.etag != etag)
+        return get_one(core, key, {}).transform([](GetResult&& got) {
+            return Revalidated{false, std::move(got.value)};
+        });
+    const bool is_unchanged = is_usable(core, "get", key, **there);
+    if (is_unchanged) record(core, "get", key, outcomes::unchanged);
+    return Revalidated{is_unchanged, {}};
 }
 
 // The limit covers the reading too with `whole`, and otherwise the opening alone.
@@ -7827,17 +7840,17 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
     auto state = std::make_unique<ReaderState>(core, key);
     Session& session = state->session;
     Call& call = state->download.call;
-    const auto limit = options.timeout.value_or(core->config.call_timeout);
-    const auto deadline = http::Clock::now() + limit;
     if (options.progress) {
         session.on_progress([reader = state.get(), progress = options.progress] {
             return progress({reader->download.arrived(), reader->download.facts().length});
         });
     }
+    const auto limit = options.timeout.value_or(core->config.call_timeout);
+    const auto deadline = http::Clock::now() + limit;
     if (whole) session.allow(limit);
     session.start(call);
     while (!state->has_begun()) {
-        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::step_most);
+        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::tick);
         if (limit.count() && !state->has_begun() && http::Clock::now() > deadline)
             session.end_all(Errc::timed_out, "no answer within call_timeout");
     }
@@ -7849,19 +7862,22 @@ inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& co
         if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
     }
     const entry::Facts facts = state->download.facts();
-    if (!is_usable(*core, "get", key, facts)) {
-        session.drop(call);
-        const bool removes = core->config.expired == Expired::remove && !core->config.read_only;
-        if (removes && facts.expiry == entry::Expiry::at && !core->is_computing(key)) {
-            s3::run_all(
-                session, 1, 1,
-                [&](std::size_t) { return std::make_unique<ExpiredRemoval>(session, "expire", key, facts); },
-                [](std::size_t, ExpiredRemoval&) {});
-        }
-        return std::optional<Reader>();
+    if (is_usable(*core, "get", key, facts)) {
+        record(*core, "get", key, outcomes::hit);
+        return std::optional<Reader>(Reader(std::move(state)));
     }
-    record(*core, "get", key, outcomes::hit);
-    return std::optional<Reader>(Reader(std::move(state)));
+    session.drop(call);
+    if (removes_expired(*core, key, facts)) {
+        ExpiredRemoval removal(session, "expire", key, facts);
+        session.start(removal.call());
+        while (removal.tend()) session.step(s3::step_most);
+    }
+    return std::optional<Reader>();
+}
+
+inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key,
+                                                const GetOptions& options) {
+    return tolerated(*core, "get", key, open_stream(core, key, options));
 }
 
 // Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
@@ -7880,9 +7896,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
     auto facts = look(session, "stat", key);
-    if (!facts)
-        return tolerated(core, "stat", key,
-                         Result<std::optional<Info>>(record_error(core, "stat", key, facts.error())));
+    if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
     if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
     if (!(*facts)->length) (*facts)->info.size = size_by_range(session, key);
     return std::optional<Info>(std::move((*facts)->info));
@@ -7892,29 +7906,22 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
 
 // The headers that a copy onto itself would lose unless they are said again.
 inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
-    static constexpr std::string_view kept[] = {"content-type",
-                                                "cache-control",
-                                                "content-disposition",
-                                                "content-encoding",
-                                                "content-language",
-                                                "expires",
-                                                "x-amz-storage-class",
-                                                "x-amz-server-side-encryption",
-                                                "x-amz-server-side-encryption-aws-kms-key-id",
-                                                "x-amz-website-redirect-location"};
+    static constexpr std::string_view kept =
+        " content-type cache-control content-disposition content-encoding content-language expires x-amz-storage-class "
+        "x-amz-server-side-encryption x-amz-server-side-encryption-aws-kms-key-id x-amz-website-redirect-location ";
     headers.each([&](std::string_view name, std::string_view value) {
         const std::string lower = bytes::lower(name);
         if (lower == "x-amz-meta-expires_at" || lower == "x-amz-meta-expires-at") return;
-        if (bytes::starts_with(lower, entry::meta_prefix) ||
-            std::find(std::begin(kept), std::end(kept), lower) != std::end(kept))
+        if (bytes::starts_with(lower, entry::meta_prefix) || kept.find(" " + lower + " ") != std::string_view::npos)
             copy.header(lower, value);
     });
 }
 
 inline constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
 
-// S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone,
-// but for one of the same bytes that came in the round trip between the look and the copy: it has the same ETag.
+// S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
+// One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
+// store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
 inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
     Session session(core);
     std::string refused_etag;
@@ -7934,8 +7941,11 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         bytes::append_percent(source, copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
-        if (facts.has_strong_etag() && facts.info.etag != refused_etag)
+        if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
+            const auto since = there.headers().find("last-modified");
+            if (since) copy.header("x-amz-copy-source-if-unmodified-since", *since);
+        }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
         Call copied(session, std::move(copy));
@@ -7949,7 +7959,7 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
 }
 
 inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (Result<void> fine = check_key_to_write(core, "touch", key); !fine) return std::move(fine).error();
+    if (Result<void> fine = check_key(core, "touch", key, true); !fine) return std::move(fine).error();
     if (!(ttl.count() > 0))
         return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
     Result<bool> touched = touch_unrecorded(core, key, ttl);
@@ -7957,9 +7967,81 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     return touched;
 }
 
+// -- files
+
+// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
+// before it), the plain names refuse files over 2 GiB.
+#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+using FileStat = struct stat64;
+inline std::FILE* open_file(const std::string& path, const char* mode) { return fopen64(path.c_str(), mode); }
+inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
+#else
+inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
+#if !defined(_WIN32)
+using FileStat = struct stat;
+inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
+#endif
+#endif
+
+// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
+// (those of /proc say 0 and hold something).
+inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
+#if defined(_WIN32)
+    const long long at = _ftelli64(file);
+    const bool is_plain = _fseeki64(file, 0, SEEK_END) == 0;
+    const long long size = is_plain ? _ftelli64(file) : 0;
+    return static_cast<void>(_fseeki64(file, at, SEEK_SET)), std::array<std::int64_t, 3>{(std::max)(size, 0LL), 0, 0};
+#else
+    FileStat seen;
+    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode) || seen.st_size <= 0) return {};
+#if defined(__APPLE__)
+    return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
+#else
+    return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
+#endif
+#endif
+}
+
+struct FileCloser {
+    void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
+};
+using File = std::unique_ptr<std::FILE, FileCloser>;
+
+// A file that is written to while it is read fails: what was read is of no one moment.
+inline Source source_of(std::FILE* in) {
+    const auto before = state_of(in);
+    Source source([in, before](char* buffer, std::size_t capacity) {
+        const std::size_t count = std::fread(buffer, 1, capacity, in);
+        return count == 0 && (std::ferror(in) || state_of(in) != before) ? source_failed : count;
+    });
+    return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
+}
+
+inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
+    return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
+}
+
+// Of a whole file that will go up in parts: what is sent must then have the same sum.
+inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
+    std::vector<char> piece(transfer::piece_bytes);
+    std::uint32_t crc = 0;
+    while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), in)) {
+        crc = digest::crc32c(crc, piece.data(), count);
+        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
+    }
+    std::rewind(in);
+    return crc;
+}
+
 // -- writing
 
-inline Result<void> check_options(const Core& core, std::string_view key, const SetOptions& options) {
+inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
+    if (Result<void> fine = check_key(core, "set", key, true); !fine) return fine;
+#ifdef S3CACHE_NO_GZIP
+    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
+#endif
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
@@ -7971,14 +8053,6 @@ inline Result<void> check_options(const Core& core, std::string_view key, const 
     all.insert(all.end(), options.metadata.begin(), options.metadata.end());
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
     return {};
-}
-
-inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
-    if (Result<void> fine = check_key_to_write(core, "set", key); !fine) return fine;
-#ifdef S3CACHE_NO_GZIP
-    if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
-#endif
-    return check_options(core, key, options);
 }
 
 // The kind under which a payload is stored, which must be what it says; an error before anything is sent.
@@ -8004,12 +8078,14 @@ inline void add_store_headers(const Config& config, bytes::Pairs& headers) {
 }
 
 inline void name_write(const Core& core, Target& target) {
+    if (!target.write_id.empty()) return;
     target.write_id = core.random_id();
     bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
 }
 
+// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
 inline Target target_for(const Core& core, std::string_view key, Kind kind, const SetOptions& options,
-                         double cost = 0) {
+                         bool is_negative = false, double cost = 0) {
     const Config& config = core.config;
     Target out;
     out.key = key;
@@ -8018,6 +8094,7 @@ inline Target target_for(const Core& core, std::string_view key, Kind kind, cons
                options.content_type.empty() ? entry::content_type(kind) : options.content_type);
     bytes::add(headers, "x-amz-meta-kind", entry::kind_name(kind));
     if (options.compress) bytes::add(headers, "x-amz-meta-compressed", "true");
+    if (is_negative) bytes::add(headers, "x-amz-meta-negative", "true");
     if (cost > 0) bytes::add(headers, "x-amz-meta-cost", entry::seconds_text(cost));
     for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
         for (const auto& [name, value] : *metadata)
@@ -8039,38 +8116,22 @@ inline bool hashes_bodies(Core& core) {
     const auto place = core.place();
     return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
 }
-
-inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
-    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
-    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
-    return stored;
+inline transfer::BodySum sum_of(Session& session, std::string_view data) {
+    transfer::BodySum sum(session, hashes_bodies(session.core()));
+    sum.update(data);
+    return sum;
 }
 
 // -- write conditions: what the store makes of them is found out once a cache, by trying
 
-// A scratch object has a time to live in case that it cannot be removed.
-inline constexpr Seconds scratch_ttl{600};
-
-// One request on a scratch object; its status, or why there is none that tells anything.
-inline Result<int> try_scratch(Session& session, std::string_view key, Method method,
-                               std::optional<std::pair<std::string, std::string>> condition) {
-    constexpr std::string_view text = "a scratch object: may be removed";
-    Core& core = session.core();
-    s3::Request out = request(core, "probe", method, key);
-    if (method == Method::put) {
-        add_store_headers(core.config, out.headers);
-        if (core.config.checksums == Checksums::store)
-            out.header("x-amz-checksum-crc32c", entry::crc32c_text(digest::crc32c(0, text.data(), text.size())));
-        out.ttl = scratch_ttl;
-        out.body = text;
-        out.payload_hash = bytes::hex(digest::as_text(digest::sha256(text)));
-    }
-    if (condition) out.header(condition->first, condition->second);
-    Call call(session, std::move(out));
-    call.run();
-    const int status = call.status();
-    if (call.ok() || (!call.error && (status == 412 || status == 409 || status == 501))) return status;
-    return session.failure(call);
+// A small object of the cache's own. False: the condition was not met. `etag` is that of what was stored.
+inline Result<bool> put_small(Session& session, Target& target, std::string_view text, std::string* etag = nullptr) {
+    add_store_headers(session.core().config, target.headers);
+    transfer::BodySum sum = sum_of(session, text);
+    transfer::Put put(session, target, text, sum);
+    const Result<bool> stored = put.run();
+    if (etag && stored && *stored && put.call().answer) *etag = put.call().headers().get("etag");
+    return stored;
 }
 
 // Whether conditions on PUT are honoured. An error: it could not be found out, this time.
@@ -8080,163 +8141,172 @@ inline Result<bool> honours_conditions(Session& session) {
     const auto place = core.place();
     if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
-    const std::pair<std::string, std::string> none_there("if-none-match", "*");
-    const std::pair<std::string, std::string> wrong_etag("if-match", "\"00000000000000000000000000000000\"");
     const std::string key = entry::scratch_name("probe", core.random_id());
-    const Result<int> first = try_scratch(session, key, Method::put, none_there);
-    if (!first) return first.error();
-    if (*first / 100 != 2) return core.honours_conditions = Trait::no, false;  // refused as such: nothing is there
-    const Result<int> second = try_scratch(session, key, Method::put, none_there);
-    const Result<int> third = try_scratch(session, key, Method::put, wrong_etag);
-    static_cast<void>(try_scratch(session, key, Method::erase, {}));
-    if (!second) return second.error();
-    if (!third) return third.error();
-    const bool honours = *second / 100 != 2 && *third / 100 != 2;
-    core.honours_conditions = honours ? Trait::yes : Trait::no;
-    return honours;
-}
-
-// What the policy says of a conditional write: it goes ahead, or an error.
-inline Result<void> check_condition_policy(Session& session, const Target& target) {
-    Core& core = session.core();
-    if (core.config.conditions == Conditions::off) return {};
-    const Result<bool> honours = honours_conditions(session);
-    if (honours && *honours) return {};
-    if (core.config.conditions == Conditions::required) {
-        if (!honours) return about(target.operation, target.key, honours.error());
-        return refusal(Errc::unsupported, target.operation, target.key,
-                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
-                       "requires it");
-    }
-    record(core, target.operation, target.key, outcomes::unconditional);
-    return {};
+    const auto is_stored = [&](const char* condition, const char* etag) {
+        Target target;
+        target.operation = "probe";
+        target.key = key;
+        target.condition.emplace(condition, etag);
+        target.ttl = Seconds(600);  // in case that it cannot be removed
+        return put_small(session, target, "a scratch object: may be removed");
+    };
+    const Result<bool> first = is_stored("if-none-match", "*");
+    if (!first) return first;
+    const Result<bool> second = is_stored("if-none-match", "*");
+    const Result<bool> third = second ? is_stored("if-match", "\"00000000000000000000000000000000\"") : second;
+    Call erase(session, request(core, "probe", Method::erase, key));
+    erase.run();
+    if (!third) return third;
+    core.honours_conditions = *second || *third ? Trait::no : Trait::yes;
+    return !*second && !*third;
 }
 
 // An expired entry is in nobody's way, but two may want its place, with the same bytes as it and each other has: then
 // If-Match on its ETag lets both pass. So it is first replaced by a mark that is unique (and expired, too, for readers);
 // its ETag is what the write itself then has for a condition. False: another was first.
 inline Result<bool> claim_expired(Session& session, Target& target, const entry::Facts& expired) {
-    Core& core = session.core();
-    const std::string id = core.random_id();
     Target claim;
     claim.operation = target.operation;
     claim.key = target.key;
     claim.condition.emplace("if-match", expired.info.etag);
-    name_write(core, claim);
+    claim.replaced_id = expired.write_id;
+    name_write(session.core(), claim);
     bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
-    add_store_headers(core.config, claim.headers);
-    transfer::BodySum sum(session, hashes_bodies(core));
-    sum.update(id);
-    transfer::Put put(session, claim, id, sum);
-    const Result<bool> claimed = put.run();
-    if (!claimed || !*claimed) return claimed;
-    const std::string_view etag = put.call().answer ? put.call().headers().get("etag") : std::string_view();
-    if (!etag.empty()) target.condition.emplace("if-match", std::string(etag));
-    return true;
+    std::string etag;
+    const Result<bool> claimed = put_small(session, claim, claim.write_id, &etag);
+    if (claimed && *claimed && !etag.empty()) target.condition.emplace("if-match", std::move(etag));
+    return claimed;
 }
 
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
 // ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
 inline Result<bool> is_condition_met(Session& session, Target& target) {
     if (!target.condition) return true;
-    if (Result<void> allowed = check_condition_policy(session, target); !allowed) return std::move(allowed).error();
+    Core& core = session.core();
+    const Conditions policy = core.config.conditions;
+    const Result<bool> honours = policy == Conditions::off ? false : honours_conditions(session);
+    const bool is_safe = honours && *honours;
+    if (!is_safe && policy == Conditions::required) {
+        if (!honours) return about(target.operation, target.key, honours.error());
+        return refusal(Errc::unsupported, target.operation, target.key,
+                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
+                       "requires it");
+    }
+    if (!is_safe && policy == Conditions::automatic)
+        record(core, target.operation, target.key, outcomes::unconditional);
     const auto there = look(session, target.operation, target.key);
     if (!there) return there.error();
-    Core& core = session.core();
     const bool wants_match = target.condition->first == "if-match";
     const bool is_expired = *there && (*there)->expired(core.unix_now());
     const bool is_met = wants_match ? *there && (*there)->info.etag == target.condition->second : !*there || is_expired;
     if (!is_met) return false;
     // A weak ETag holds for no server, so the look has to do, as where conditions are off.
-    if (core.config.conditions == Conditions::off || (*there && !(*there)->has_strong_etag()))
+    if (policy == Conditions::off || (*there && !(*there)->has_strong_etag()))
         target.condition.reset();
     else if (!wants_match && is_expired)
         return claim_expired(session, target, **there);
     return true;
 }
 
-inline Result<bool> set_source(Session& session, Target& target, const Source& source, const SetOptions& options,
-                               std::optional<std::uint32_t> whole_crc = {}) {
+// -- set
+
+// What a set() stores: bytes in memory, or a source, which may be a file.
+struct Body {
+    std::string_view memory{};
+    const Source* source = nullptr;
+    std::FILE* file = nullptr;
+    std::string path{};
+
+    std::optional<std::uint64_t> size() const { return source ? source->size() : memory.size(); }
+};
+
+inline Result<bool> send(Session& session, Target& target, const Body& body, const SetOptions& options) {
     Core& core = session.core();
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, source.size(), options.compress);
+    const auto size = body.size();
+    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, size, options.compress);
     if (!plan) return about("set", target.key, plan.error());
-    transfer::ProgressMeter meter(session, options.progress, source.size());
+    // What is sent of a file in parts must have the sum that the whole has now.
+    std::optional<std::uint32_t> whole_crc;
+    if (body.file && size.value_or(0) > core.config.part_bytes && !options.compress &&
+        core.config.checksums != Checksums::none) {
+        const Result<std::uint32_t> summed = sum_file(session, target.key, body.file);
+        if (!summed) return summed.error();
+        whole_crc = *summed;
+    }
+    transfer::ProgressMeter meter(session, options.progress, size);
     Result<bool> is_met = is_condition_met(session, target);
     if (!is_met || !*is_met) return is_met;
-    if (target.write_id.empty()) name_write(core, target);
-    transfer::UploadSource reading(source,
-                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
+    if (body.source || *size > std::uint64_t{2} * core.config.part_bytes) name_write(core, target);
     transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
+    if (!body.source) {
+        Result<bool> stored = upload.run(body.memory);
+        if (stored && *stored) meter.finish(*size);
+        return stored;
+    }
+    transfer::UploadSource reading(*body.source,
+                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
     Result<bool> stored = upload.run(reading, whole_crc);
     if (stored && *stored) meter.finish(reading.taken());
+    if (!stored && body.file && std::ferror(body.file)) return file_error("set", target.key, body.path, "cannot read");
     return stored;
 }
 
-inline Result<bool> set_memory(Session& session, Target& target, std::string_view data, const SetOptions& options) {
-    Core& core = session.core();
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, data.size(), false);
-    if (!plan) return about("set", target.key, plan.error());
-    transfer::ProgressMeter meter(session, options.progress, data.size());
-    Result<bool> is_met = is_condition_met(session, target);
-    if (!is_met || !*is_met) return is_met;
-    const bool in_parts = data.size() > std::uint64_t{2} * core.config.part_bytes;
-    if (in_parts && target.write_id.empty()) name_write(core, target);
-    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
-    Result<bool> stored = upload.run(data);
-    if (stored && *stored) meter.finish(data.size());
+inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
+    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
+    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
     return stored;
 }
 
-// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
-inline Result<bool> set(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
-                        double cost = 0) {
+inline Result<bool> set(Core& core, std::string_view key, Kind kind, const Body& body, const SetOptions& options,
+                        bool is_negative = false, double cost = 0) {
+    const Timing timing{http::Clock::now(), body.size().value_or(0)};
+    Session session(core, options.timeout);
+    Target target = target_for(core, key, kind, options, is_negative, cost);
+    return record_set(core, key, send(session, target, body, options), timing);
+}
+
+inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
+                                double cost = 0) {
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
     const Result<Kind> kind = check_kind(key, payload, options);
     if (!kind) return kind.error();
     std::string_view data = payload.view();
-    const Timing timing{http::Clock::now(), data.size()};
-    Session session(core, options.timeout);
-    SetOptions how = options;
-    how.compress = options.compress && !payload.negative();
-    Target target = target_for(core, key, *kind, how, cost);
-    if (payload.negative()) bytes::add(target.headers, "x-amz-meta-negative", "true");
-    if (!how.compress) return record_set(core, key, set_memory(session, target, data, how), timing);
+    if (!options.compress || payload.negative()) {
+        SetOptions plain = options;
+        plain.compress = false;
+        return set(core, key, *kind, {data}, plain, payload.negative(), cost);
+    }
     const Source source = Source([&data](char* buffer, std::size_t capacity) {
                               const std::size_t count = data.copy(buffer, capacity);
                               data.remove_prefix(count);
                               return count;
                           }).sized(data.size());
-    return record_set(core, key, set_source(session, target, source, how), timing);
+    return set(core, key, *kind, {{}, &source}, options, false, cost);
 }
 
-inline Result<bool> set(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
+inline Result<bool> set_source(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const Timing timing{http::Clock::now(), source.size().value_or(0)};
-    Session session(core, options.timeout);
-    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    return record_set(core, key, set_source(session, target, source, options), timing);
+    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source}, options);
+}
+
+inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const File opened(open_file(path, "rb"));
+    if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
+    const Source source = source_of(opened.get());
+    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source, opened.get(), path}, options);
 }
 
 // One of many that goes out in one PUT, as it is.
 struct PutOperation {
-    PutOperation(Session& session, const Item& item, Kind kind)
-        : target(target_for(session.core(), item.key, kind, item.options)),
-          put(session, target, item.payload.view(), sum_of(session, item.payload.view())) {
-        if (item.payload.negative()) call().request.header("x-amz-meta-negative", "true");
-    }
+    PutOperation(Session& session, const Item& item, Kind kind, transfer::BodySum sum)
+        : target(target_for(session.core(), item.key, kind, item.options, item.payload.negative())),
+          put(session, target, item.payload.view(), sum) {}
     Call& call() { return put.call(); }
     bool tend() { return put.tend(); }
 
     Target target;
-    std::optional<transfer::BodySum> sum{};
     transfer::Put put;
-
-private:
-    transfer::BodySum& sum_of(Session& session, std::string_view data) {
-        sum.emplace(session, hashes_bodies(session.core()));
-        sum->update(data);
-        return *sum;
-    }
 };
 
 inline bool fits_one_put(const Config& config, const Item& item) {
@@ -8245,124 +8315,38 @@ inline bool fits_one_put(const Config& config, const Item& item) {
            !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
 }
 
+// The operation for one of many, or else what became of it already.
+inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const Item& item) {
+    if (Result<void> fine = check_set(session.core(), item.key, item.options); !fine) return std::move(fine).error();
+    const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
+    if (!kind) return kind.error();
+    return std::make_unique<PutOperation>(session, item, *kind, sum_of(session, item.payload.view()));
+}
+
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    std::vector<Result<bool>> results(items.size(), out_of_memory());
-    static_cast<void>(never_throws([&]() -> Result<void> {
+    const auto work = [&](const auto& tell) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<PutOperation> {
                 const Item& item = items[i];
-                if (const Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return results[i] = allowed.error(), nullptr;
+                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
+                    return tell(i, std::move(allowed).error()), nullptr;
                 if (!fits_one_put(core.config, item))
-                    return results[i] = set(core, item.key, item.payload, item.options), nullptr;
-                if (const Result<void> fine = check_set(core, item.key, item.options); !fine)
-                    return results[i] = fine.error(), nullptr;
-                const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
-                if (!kind) return results[i] = kind.error(), nullptr;
-                return std::make_unique<PutOperation>(session, item, *kind);
+                    return tell(i, set_payload(core, item.key, item.payload, item.options)), nullptr;
+                auto operation = begin_put(session, item);
+                if (!operation) return tell(i, operation.error()), nullptr;
+                return *std::move(operation);
             },
             [&](std::size_t i, PutOperation& one) {
-                results[i] = record_set(core, items[i].key, one.put.result(),
-                                        timing_of(one.call(), items[i].payload.view().size()));
+                const Timing timing = timing_of(one.call(), items[i].payload.view().size());
+                tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
-        return {};
-    }));
-    return results;
+    };
+    return result_of_each<bool>("set", items, work);
 }
 
-// -- files
-
-// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
-// before it), the plain names refuse files over 2 GiB. std::fopen elsewhere.
-inline std::FILE* open_file(const std::string& path, const char* mode) {
-#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-    return fopen64(path.c_str(), mode);
-#else
-    return std::fopen(path.c_str(), mode);
-#endif
-}
-
-#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-using FileStat = struct stat64;
-inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
-#elif !defined(_WIN32)
-using FileStat = struct stat;
-inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
-#endif
-
-inline std::optional<std::uint64_t> size_of(std::FILE* file) {  // empty: a pipe, a device, or a file without a length
-#if defined(_WIN32)
-    if (_fseeki64(file, 0, SEEK_END) != 0) return std::nullopt;
-    const long long size = _ftelli64(file);
-    std::rewind(file);
-#else
-    FileStat seen;
-    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode)) return std::nullopt;
-    const auto size = seen.st_size;
-#endif
-    if (size <= 0) return std::nullopt;  // files of /proc say 0 and hold something
-    return static_cast<std::uint64_t>(size);
-}
-
-struct FileCloser {
-    void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
-};
-using File = std::unique_ptr<std::FILE, FileCloser>;
-
-// A file of which the sum is known must still have it at its end.
-inline Source source_of(std::FILE* in, std::optional<std::uint32_t> expected = {}) {
-    Source source([in, expected, crc = std::uint32_t{0}](char* buffer, std::size_t capacity) mutable {
-        const std::size_t count = std::fread(buffer, 1, capacity, in);
-        if (expected) crc = digest::crc32c(crc, buffer, count);
-        const bool is_whole = !std::ferror(in) && (!expected || crc == *expected);
-        return count == 0 && !is_whole ? source_failed : count;
-    });
-    const auto size = size_of(in);
-    return size ? std::move(source).sized(*size) : source;
-}
-
-inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
-    return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
-}
-
-// Of a whole file: what is sent must then have the same sum, since it may be written to meanwhile.
-inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
-    std::vector<char> piece(transfer::piece_bytes);
-    std::uint32_t crc = 0;
-    while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), in)) {
-        crc = digest::crc32c(crc, piece.data(), count);
-        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
-    }
-    std::rewind(in);
-    return crc;
-}
-
-inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const File opened(open_file(path, "rb"));
-    if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const auto size = size_of(opened.get());
-    const Timing timing{http::Clock::now(), size.value_or(0)};
-    Session session(core, options.timeout);
-    Target target = target_for(core, key, options.kind.value_or(Kind::bytes), options);
-    std::optional<std::uint32_t> crc;
-    if (size) {
-        const Result<std::uint32_t> summed = sum_file(session, key, opened.get());
-        if (!summed) return record_set(core, key, summed.error(), timing);
-        crc = *summed;
-    }
-    const Source source = source_of(opened.get(), crc);
-    Result<bool> stored = set_source(session, target, source, options, options.compress ? std::nullopt : crc);
-    if (!stored && std::ferror(opened.get()))
-        stored = file_error("set", key, path, "cannot read");
-    else if (!stored && stored.error().code() == Errc::source)
-        stored = refusal(Errc::source, "set", key, "the file changed while it was read: nothing was stored");
-    return record_set(core, key, std::move(stored), timing);
-}
+// -- get_file
 
 inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
@@ -8374,32 +8358,30 @@ inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key
     }
 }
 
-// Where a file is written before it is renamed onto its target: in the same folder, under a short name of its own, since
-// the target's may be as long as names can be.
-inline std::string beside(const Core& core, const std::string& path) {
-    const std::size_t slash = path.find_last_of("/\\");
-    return path.substr(0, slash == std::string::npos ? 0 : slash + 1) + ".s3cache-" + core.random_id();
-}
+inline constexpr int links_max = 40;  // to follow: as many as Linux does
+
+inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
 
 // What a path means for writing: links are followed, and what is no plain file (a device, a pipe) is written through.
 struct FileTarget {
     std::string path;
     bool is_written_through = false;
-#if !defined(_WIN32)
-    std::optional<::mode_t> mode{};  // of the file that will be replaced
-#endif
+    std::optional<unsigned> mode{};  // of the file that will be replaced
 };
-inline FileTarget file_target(const std::string& path) {
-    FileTarget out{path};
+inline Result<FileTarget> file_target(std::string_view key, std::string path) {
 #if !defined(_WIN32)
-    const std::unique_ptr<char, void (*)(void*)> resolved(::realpath(path.c_str(), nullptr), std::free);
-    if (resolved) out.path = resolved.get();
+    char link[4096];
+    for (int followed = 0;; ++followed) {
+        const auto size = ::readlink(path.c_str(), link, sizeof link);
+        if (size <= 0) break;
+        if (followed == links_max) return errno = ELOOP, file_error("get", key, path, "cannot follow");
+        path = (link[0] == '/' ? std::string() : folder_of(path)).append(link, static_cast<std::size_t>(size));
+    }
     FileStat seen;
-    if (!stat_file(out.path, seen)) return out;
-    out.is_written_through = !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
-    out.mode = seen.st_mode & 07777;
+    if (stat_file(path, seen))
+        return FileTarget{path, !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode), unsigned{seen.st_mode} & 07777U};
 #endif
-    return out;
+    return FileTarget{std::move(path)};
 }
 
 inline bool replace_file(const std::string& from, const std::string& to) {
@@ -8409,13 +8391,16 @@ inline bool replace_file(const std::string& from, const std::string& to) {
     return std::rename(from.c_str(), to.c_str()) == 0;
 }
 
-// Written beside the target and renamed onto it, so that nobody ever sees half a file.
+// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
+// since the target's may be as long as names can be.
 inline Result<void> write_file(const Core& core, Reader& reader, const FileTarget& target, std::string_view key) {
-    const std::string path = target.is_written_through ? target.path : beside(core, target.path);
+    const std::string path =
+        target.is_written_through ? target.path : folder_of(target.path) + ".s3cache-" + core.random_id();
     File out(open_file(path, target.is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (target.mode && !target.is_written_through) static_cast<void>(::fchmod(fileno(out.get()), *target.mode));
+    if (target.mode && !target.is_written_through)
+        static_cast<void>(::fchmod(fileno(out.get()), static_cast<::mode_t>(*target.mode)));
 #endif
     Result<void> written = copy_to(reader, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
@@ -8428,135 +8413,56 @@ inline Result<void> write_file(const Core& core, Reader& reader, const FileTarge
 inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key,
                                             const std::string& path, const GetOptions& options) {
     Result<std::optional<Reader>> reader = open_stream(core, key, options, true);
-    if (!reader) return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(reader).error()));
+    if (!reader) return tolerated<Info>(*core, "get", key, std::move(reader).error());
     if (!*reader) return std::optional<Info>();
-    if (Result<void> written = write_file(*core, **reader, file_target(path), key); !written)
-        return tolerated(*core, "get", key, Result<std::optional<Info>>(std::move(written).error()));
+    const Result<FileTarget> target = file_target(key, path);
+    if (!target) return target.error();
+    if (Result<void> written = write_file(*core, **reader, *target, key); !written)
+        return tolerated<Info>(*core, "get", key, std::move(written).error());
     if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
     return std::optional<Info>((*reader)->info());
 }
 
 // -- removing many
 
-inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
+// One request a key, each of which has its own answer, is tried again by itself and costs nothing at AWS. (DeleteObjects
+// takes a thousand keys at once, and answers in as many ways.) An outage is not multiplied by the number of keys.
+template <class Tell>
+void remove_all(Session& session, const std::vector<std::string>& keys, Tell&& tell) {
+    Core& core = session.core();
+    std::optional<Error> outage;
+    s3::run_all(
+        session, keys.size(), core.config.connections,
+        [&](std::size_t i) -> std::unique_ptr<PlainJob> {
+            Result<void> fine = check_key(core, "remove", keys[i], true);
+            if (fine && outage) fine = *outage;
+            if (!fine) return tell(i, std::move(fine)), nullptr;
+            return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[i]));
+        },
+        [&](std::size_t i, PlainJob& job) {
+            Result<void> removed = interpret_removal(session, job.plain);
+            if (removed)
+                record(core, "remove", keys[i], outcomes::removed, {}, timing_of(job.plain, 0));
+            else
+                removed = record_error(core, "remove", keys[i], removed.error(), timing_of(job.plain, 0));
+            if (job.plain.error || (!removed && removed.error().code() == Errc::no_such_bucket))
+                outage = removed.error();
+            tell(i, std::move(removed));
+        });
+}
 
-// Removal of many keys: in bulk where the store does that, else one request a key.
-class Removal {
-public:
-    Removal(Session& session, const std::vector<std::string>& keys)
-        : session_(session), core_(session.core()), keys_(keys), results_(keys.size(), out_of_memory()) {}
+inline Result<void> remove(Core& core, std::string_view key) {
+    Result<void> out;
+    Session session(core);
+    remove_all(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); });
+    return out;
+}
 
-    void run() {
-        std::vector<std::size_t> batch;
-        for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (const Result<void> fine = check_key_to_write(core_, "remove", keys_[i]); !fine) {
-                results_[i] = fine;
-                continue;
-            }
-            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
-            if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
-        }
-        remove_in_bulk(batch);
-        s3::run_all(
-            session_, singly_.size(), core_.config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
-            },
-            [&](std::size_t i, PlainJob& job) {
-                record_removal(singly_[i], interpret_removal(session_, job.plain), timing_of(job.plain, 0));
-            });
-    }
-    std::vector<Result<void>> results() && { return std::move(results_); }
-
-private:
-    void record_removal(std::size_t i, Result<void> removed, const Timing& timing) {
-        if (removed)
-            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
-        else
-            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
-        results_[i] = std::move(removed);
-    }
-
-    // Keys of which the answer says nothing certain are asked for again one by one: that repeats what is worth repeating.
-    void remove_in_bulk(const std::vector<std::size_t>& batch) {
-        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
-        std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
-        for (const std::size_t i : batch) {
-            list += "<Object><Key>";
-            xml::escape(list, core_.object(keys_[i]));
-            list += "</Key></Object>";
-        }
-        list += "</Delete>";
-        Call call(session_, bulk_request(list));
-        call.run();
-        const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt;
-        if (deleted) return take_in(batch, *deleted, timing_of(call, 0));
-        const Error why = session_.failure(call);
-        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
-                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
-        if (!is_outage) {  // the store does not do this, and nothing is known of any key
-            bulk_works_ = false;
-            return ask_singly(batch);
-        }
-        // An outage is not multiplied by the number of keys.
-        for (const std::size_t i : batch) record_removal(i, why, timing_of(call, 0));
-    }
-    void ask_singly(const std::vector<std::size_t>& which) {
-        singly_.insert(singly_.end(), which.begin(), which.end());
-    }
-
-    static s3::Request bulk_request(const std::string& list) {
-        s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
-        out.body = list;
-        out.error_in_200 = false;
-        const auto sha = digest::sha256(list);
-        out.payload_hash = bytes::hex(digest::as_text(sha));
-        out.header("content-type", "application/xml");
-        // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
-        if (const auto md5 = digest::md5(list))
-            out.header("content-md5", bytes::base64(digest::as_text(*md5)));
-        else
-            out.header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
-        return out;
-    }
-
-    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
-        const bool is_certain = std::none_of(deleted.errors.begin(), deleted.errors.end(),
-                                             [](const xml::DeleteError& error) { return error.key.empty(); });
-        if (!is_certain) return ask_singly(batch);
-        for (const std::size_t i : batch) {
-            const std::string object = core_.object(keys_[i]);
-            const auto error =
-                std::find_if(deleted.errors.begin(), deleted.errors.end(),
-                             [&](const xml::DeleteError& one) { return one.key == object && one.code != "NoSuchKey"; });
-            if (error == deleted.errors.end()) {
-                record_removal(i, {}, timing);
-            } else if (const retry::Rule& rule = retry::rule_for(0, error->code); rule.action == retry::Action::retry) {
-                singly_.push_back(i);
-            } else {
-                Error::Details details;
-                details.code = rule.kind;
-                details.s3_code = bytes::sanitize(error->code);
-                details.s3_message = bytes::sanitize(error->message);
-                record_removal(
-                    i, Error(details, s3::about("remove", keys_[i], details.s3_code + ": " + details.s3_message)),
-                    timing);
-            }
-        }
-    }
-
-    Session& session_;
-    Core& core_;
-    const std::vector<std::string>& keys_;
-    std::vector<Result<void>> results_;
-    std::vector<std::size_t> singly_;
-    bool bulk_works_ = true;
-};
-
-inline std::vector<Result<void>> remove_many(Session& session, const std::vector<std::string>& keys) {
-    Removal removal(session, keys);
-    removal.run();
-    return std::move(removal).results();
+inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
+    return result_of_each<void>("remove", keys, [&](const auto& tell) {
+        Session session(core);
+        remove_all(session, keys, tell);
+    });
 }
 
 // What could be done is done, whatever fails; the first failure is what is returned in the end.
@@ -8581,47 +8487,44 @@ inline constexpr int clear_rounds_max = 3;
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
-    ListingState listing(core, prefix, Look::shallow);
-    listing.hides_scratch = false;
+    Pages pages(core, prefix, Look::shallow);
+    pages.hides_scratch = false;
     Tally tally;
-    for (int round = 0; round < clear_rounds_max; ++round, listing.rewind()) {
+    for (int round = 0; round < clear_rounds_max; ++round, pages.rewind()) {
         const std::uint64_t before = tally.done;
-        while (!listing.is_last) {
-            if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+        while (!pages.is_last) {
+            if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
             std::vector<std::string> keys;
-            for (Entry& entry : listing.page) keys.push_back(std::move(entry.key));
-            for (const Result<void>& result : remove_many(listing.session, keys)) tally.add(result);
+            for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
+            remove_all(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); });
         }
-        if (tally.first || tally.done == before || listing.pages < 2) break;
+        if (tally.first || tally.done == before || pages.order.pages < 2) break;
     }
+    if (pages.unreadable) tally.add(*pages.unreadable);
     return tally.result("clear");
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
     if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
-    ListingState listing(core, prefix, Look::shallow);
-    listing.hides_scratch = false;
+    Pages pages(core, prefix, Look::shallow);
+    pages.hides_scratch = false;
     Tally tally;
-    while (!listing.is_last) {
-        if (Result<void> fine = listing.next_page(); !fine) return std::move(fine).error();
+    while (!pages.is_last) {
+        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
         s3::run_all(
-            listing.session, listing.page.size(), core->config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<ExpiredRemoval>(listing.session, "purge", listing.page[i].key);
-            },
+            pages.session, pages.page.size(), core->config.connections,
+            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key); },
             [&](std::size_t, ExpiredRemoval& job) {
                 const Result<bool> removed = job.result();
-                if (!removed)
-                    tally.add(removed.error());
-                else if (*removed)
-                    tally.add({});
+                if (!removed || *removed) tally.add(removed ? Result<void>() : removed.error());
             });
     }
+    if (pages.unreadable) tally.add(*pages.unreadable);
     return tally.result("purge_expired");
 }
 
 inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
-                                             const xml::UploadsPage& before) {
+                                             const xml::UploadsPage& before, PageOrder& order) {
     bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
@@ -8631,11 +8534,13 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     call.run();
     if (!call.ok()) return session.failure(call);
     std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
-    const bool leads_on = page && (!page->truncated || page->next_key_marker > before.next_key_marker ||
-                                   (page->next_key_marker == before.next_key_marker &&
-                                    page->next_upload_id_marker != before.next_upload_id_marker));
-    if (leads_on) return *std::move(page);
-    return refusal(Errc::protocol, "sweep_uploads", prefix, "the answer is no list of uploads, or leads nowhere");
+    const auto name = [](const xml::Upload& upload) { return upload.key + '\n' + upload.id; };
+    const char* wrong = "the answer is no list of uploads";
+    if (page)
+        wrong = page->uploads.empty() ? order.check(0, {}, {})
+                                      : order.check(1, name(page->uploads.front()), name(page->uploads.back()));
+    if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
+    return *std::move(page);
 }
 
 // Whether it is gone by this. Empty: there is no such upload.
@@ -8657,8 +8562,9 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     const std::string below = core.object(prefix);
     Tally tally;
     xml::UploadsPage page;
+    PageOrder order;
     do {
-        Result<xml::UploadsPage> got = uploads_page(session, below, page);
+        Result<xml::UploadsPage> got = uploads_page(session, below, page, order);
         if (!got) return std::move(got).error();
         page = *std::move(got);
         for (const xml::Upload& upload : page.uploads) {
@@ -8723,13 +8629,9 @@ public:
         static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
     }
 
-    enum class Held {
-        by_us,
-        by_others,
-        unknown
-    };  // unknown: the store did not say, and computing must not wait for that
-    // An error only where Config::conditions requires what the store does not do.
-    Result<Held> take() {
+    // Whether it is ours now; empty: the store did not say, and computing must not wait for that. An error only where
+    // Config::conditions requires what the store does not do.
+    Result<std::optional<bool>> take() {
         Session session(core_);
         SetOptions options;
         options.ttl = time_;
@@ -8738,132 +8640,123 @@ public:
         target.operation = "lease";
         if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
         if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
-        const std::string owner = core_.random_id();
-        const Result<bool> stored = set_memory(session, target, owner, options);
+        const Result<bool> stored = send(session, target, {target.write_id}, options);
         const bool required = core_.config.conditions == Conditions::required;
         if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
-        if (!stored) return Held::unknown;
-        if (!*stored) return Held::by_others;
-        write_id_ = target.write_id;
+        if (!stored) return std::optional<bool>();
         const bool in_doubt = core_.honours_conditions == Core::Trait::no || core_.config.conditions == Conditions::off;
-        if (!in_doubt || has_settled(session)) return Held::by_us;
-        write_id_.clear();
-        return Held::by_others;
-    }
-
-    void release() {
-        if (write_id_.empty()) return;
-        Session session(core_);
-        const auto there = look(session, "lease", name_);
-        const bool is_ours = there && *there && (*there)->write_id == write_id_;
-        write_id_.clear();
-        if (!is_ours) return;
-        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", (*there)->info.etag));
-        erase.run();
+        if (*stored && in_doubt) core_.sleep(lease_settles);
+        is_ours_ = *stored;
+        write_id_ = target.write_id;
+        if (in_doubt) is_ours_ = etag_if_ours(session).has_value();
+        return std::optional<bool>(is_ours_);
     }
 
 private:
-    bool has_settled(Session& session) const {
-        core_.sleep(lease_settles);
+    std::optional<std::string> etag_if_ours(Session& session) const {
         const auto there = look(session, "lease", name_);
-        return there && *there && (*there)->write_id == write_id_;
+        const bool is_ours = is_ours_ && there && *there && (*there)->write_id == write_id_;
+        return is_ours ? std::optional<std::string>((*there)->info.etag) : std::nullopt;
+    }
+    void release() {
+        if (!is_ours_) return;
+        Session session(core_);
+        const auto etag = etag_if_ours(session);
+        if (!etag) return;
+        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", *etag));
+        erase.run();
     }
 
     Core& core_;
     const std::string name_;
     const Seconds time_;
-    std::string write_id_;  // not empty: ours
+    std::string write_id_;
+    bool is_ours_ = false;
 };
 
 // One computation of a key's value by this process, with what was there before.
-class Computation {
-public:
+struct Computation {
     using Producer = std::function<Result<Produced>()>;
 
-    Computation(Core& core, std::string_view key, const Producer& producer, const SetOptions& options,
-                const ComputeOptions& how, std::shared_ptr<Core::InFlight> in_flight)
-        : core_(core), key_(key), producer_(producer), options_(options), how_(how), in_flight_(std::move(in_flight)) {}
+    Core& core;
+    const std::string_view key;
+    const Producer& producer;
+    const SetOptions& options;
+    const ComputeOptions& how;
+    const std::shared_ptr<Core::InFlight> in_flight;
+    GetResult before{};
+    bool is_early = false;
 
     Result<Value> run() {
         Result<GetResult> found = recall();
         if (!found && !may_compute_after(found.error())) return std::move(found).error();
-        if (found) before_ = *std::move(found);
-        is_early_ = is_due_early();
-        if (is_fresh(before_) && !is_early_) return *std::move(before_.value);
-        if (is_early_) {
-            record(core_, "get_or_set", key_, outcomes::early);
-            const std::lock_guard<std::mutex> hold(core_.in_flight_lock);
-            in_flight_->stale_value = before_.value;  // for those who ask meanwhile
-            in_flight_->done.notify_all();
+        if (found) before = *std::move(found);
+        is_early = is_due_early();
+        if (is_fresh(before) && !is_early) return *std::move(before.value);
+        if (is_early) {
+            record(core, "get_or_set", key, outcomes::early);
+            const std::lock_guard<std::mutex> hold(core.in_flight_lock);
+            in_flight->stale_value = before.value;  // for those who ask meanwhile
+            in_flight->done.notify_all();
         }
-        if (!(how_.lease.count() > 0) || core_.config.read_only) return made_or_old();
-        Lease lease(core_, key_, how_.lease);
+        if (!(how.lease.count() > 0) || core.config.read_only) return made_or_old();
+        Lease lease(core, key, how.lease);
         Result<std::optional<Value>> others = wait_for_turn(lease);
         if (!others) return std::move(others).error();
         return *others ? Result<Value>(**std::move(others)) : made_or_old();
     }
 
-private:
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const {
-        GetRequest wanted;
-        wanted.grace = how_.stale_if_error;
-        wanted.keeps_expired = true;
-        return get_one(core_, key_, wanted);
-    }
+    Result<GetResult> recall() const { return get_one(core, key, {{}, how.stale_if_error, true}); }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
         const Errc code = error.code();
-        const bool is_passing = code == Errc::network || code == Errc::timed_out || code == Errc::throttled ||
-                                code == Errc::unavailable || error.status() >= 500;
-        if (code == Errc::damaged || is_passing) return true;
-        return static_cast<bool>(tolerated(core_, "get", key_, Result<std::optional<Value>>(error)));
+        return tolerated<Value>(core, "get", key, error) || code == Errc::damaged || code == Errc::network ||
+               code == Errc::timed_out || code == Errc::throttled || code == Errc::unavailable || error.status() >= 500;
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how_.early_refresh > 0) || before_.expiry != entry::Expiry::at || !is_fresh(before_)) return false;
-        const double ahead = before_.cost * how_.early_refresh * -std::log((std::max)(1 - core_.random(), 1e-300));
-        return core_.unix_now() + ahead >= before_.expires_at;
+        if (!(how.early_refresh > 0) || before.facts.expiry != entry::Expiry::at || !is_fresh(before)) return false;
+        const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
+        return core.unix_now() + ahead >= before.facts.expires_at;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
     std::optional<Value> others_value() const {
         Result<GetResult> found = recall();
         if (!found || !is_fresh(*found)) return std::nullopt;
-        const bool is_known = is_early_ && found->value->info().etag == before_.value->info().etag &&
-                              found->expires_at <= before_.expires_at;
+        const bool is_known = is_early && found->value->info().etag == before.value->info().etag &&
+                              found->facts.expires_at <= before.facts.expires_at;
         return is_known ? std::nullopt : std::move(found->value);
     }
 
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
     Result<std::optional<Value>> wait_for_turn(Lease& lease) {
-        const Seconds most = how_.lease_wait.count() > 0 ? how_.lease_wait : how_.lease;
-        const auto cancels = core_.cancels.load();
+        const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
+        const auto cancels = core.cancels.load();
         Seconds waited{0};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
             std::optional<Value> value = waited.count() > 0 ? others_value() : std::nullopt;
-            Lease::Held held = Lease::Held::by_others;
+            bool is_ours = false;
             if (!value) {
-                const Result<Lease::Held> took = lease.take();
+                const Result<std::optional<bool>> took = lease.take();
                 if (!took) return took.error();
-                held = *took;
-                if (held == Lease::Held::unknown) return std::optional<Value>();
+                if (!*took) return std::optional<Value>();
+                is_ours = **took;
                 // Also before computing: the one before us may have stored its value between our look and our lease.
-                if (held == Lease::Held::by_us || waited.count() == 0) value = others_value();
+                if (is_ours || waited.count() == 0) value = others_value();
             }
-            if (value && (held == Lease::Held::by_others || waited.count() > 0))
-                record(core_, "get_or_set", key_, outcomes::waited);
-            if (value || held == Lease::Held::by_us) return value;
-            if (is_early_) return before_.value;  // somebody is at it
+            if (value && (!is_ours || waited.count() > 0)) record(core, "get_or_set", key, outcomes::waited);
+            if (value || is_ours) return value;
+            if (is_early) return before.value;  // somebody is at it
             if (waited >= most) return std::optional<Value>();
-            if (core_.cancels.load() != cancels)
-                return refusal(Errc::cancelled, "get_or_set", key_, "cancelled by Cache::cancel()");
-            const auto time = std::chrono::milliseconds(
-                static_cast<std::int64_t>(static_cast<double>(wait.count()) * (0.5 + core_.random() / 2)));
-            core_.sleep(time);
+            if (core.cancels.load() != cancels)
+                return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+            const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
+            core.sleep(time);
             waited += time;
         }
     }
@@ -8871,103 +8764,75 @@ private:
     // If the producer fails, what was there before may do.
     Result<Value> made_or_old() {
         Result<Value> value = made();
-        if (value || !before_.value) return value;
-        record(core_, "get_or_set", key_, before_.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
-        return *std::move(before_.value);
+        if (value || !before.value) return value;
+        record(core, "get_or_set", key, before.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
+        return *std::move(before.value);
     }
+    // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
     Result<Value> made() {
-        const TimePoint began = core_.local_now();
-        Result<Produced> made = producer_();
-        core_.count(&Stats::computed);
-        if (!made) return about("get_or_set", key_, made.error());
-        const double seconds = retry::seconds_between(began, core_.local_now());
-        record(core_, "get_or_set", key_, Outcome{"computed"});
-        const Result<Kind> kind = check_kind(key_, payload_of(*made), options_);
+        const TimePoint began = core.local_now();
+        Result<Produced> made = producer();
+        if (!made) return core.count(&Stats::computed), about("get_or_set", key, made.error());
+        const double seconds = (std::max)(retry::seconds_between(began, core.local_now()), 0.001);
+        record(core, "get_or_set", key, outcomes::computed);
+        const Payload payload = made->negative ? nothing()
+                                : made->kind   ? Payload(made->data.data(), made->data.size(), *made->kind)
+                                               : Payload(made->data);
+        const Result<Kind> kind = check_kind(key, payload, options);
         if (!kind) return kind.error();
-        store(*made, seconds);
+        SetOptions storing = options;
+        if (made->negative && how.negative_ttl) storing.ttl = how.negative_ttl;
+        if (!core.config.read_only)
+            static_cast<void>(set_payload(core, key, payload, storing, how.early_refresh > 0 ? seconds : 0));
         Info info;
         info.size = made->data.size();
         info.negative = made->negative;
         info.kind = *kind;
-        info.metadata = options_.metadata;
+        info.metadata = options.metadata;
         return Value(std::move(made->data), *kind, std::move(info));
     }
-    static Payload payload_of(const Produced& made) {
-        if (made.negative) return nothing();
-        return made.kind ? Payload(made.data.data(), made.data.size(), *made.kind) : Payload(made.data);
-    }
-    // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
-    void store(const Produced& made, double seconds) {
-        if (core_.config.read_only) return;
-        SetOptions options = options_;
-        if (made.negative && how_.negative_ttl) options.ttl = how_.negative_ttl;
-        static_cast<void>(
-            set(core_, key_, payload_of(made), options, how_.early_refresh > 0 ? (std::max)(seconds, 0.001) : 0));
-    }
-
-    Core& core_;
-    const std::string_view key_;
-    const Producer& producer_;
-    const SetOptions& options_;
-    const ComputeOptions& how_;
-    const std::shared_ptr<Core::InFlight> in_flight_;
-    GetResult before_{};
-    bool is_early_ = false;
 };
 
 inline Result<void> check_compute(const Core& core, std::string_view key, const SetOptions& options,
                                   const ComputeOptions& how) {
-    if (Result<void> fine = check_key(core, "get_or_set", key); !fine) return fine;
-    if (!core.config.read_only) {
-        if (Result<void> fine = check_set(core, key, options); !fine) return fine;
-    }
-    const bool fine = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                      how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (fine) return {};
+    Result<void> fine = check_key(core, "get_or_set", key);
+    if (fine && !core.config.read_only) fine = check_set(core, key, options);
+    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+    if (!fine || in_range) return fine;
     return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
 }
 
 using InFlight = Core::InFlight;
-using InFlightLock = std::unique_lock<std::mutex>;
 
 template <class List, class Key>
-auto find_in(const List& list, const Key& key) -> decltype(list.front().second) {
-    for (const auto& entry : list) {
-        if (entry.first == key) return entry.second;
-    }
-    return nullptr;
-}
-template <class List, class Key>
-void erase_from(List& list, const Key& key) noexcept {
-    for (auto entry = list.begin(); entry != list.end(); ++entry) {
-        if (entry->first == key) return static_cast<void>(list.erase(entry));
-    }
+auto find_in(List& list, const Key& key) {
+    return std::find_if(list.begin(), list.end(), [&](const auto& entry) { return entry.first == key; });
 }
 
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
 inline bool waits_for_us(const Core& core, const InFlight* in_flight) {
     while (in_flight->owner != std::this_thread::get_id()) {
-        const std::shared_ptr<InFlight> next = find_in(core.waits, in_flight->owner);
-        if (!next || next->result) return false;  // done: that thread is about to go on
-        in_flight = next.get();
+        const auto next = find_in(core.waits, in_flight->owner);
+        if (next == core.waits.end() || next->second->result) return false;  // done: that thread is about to go on
+        in_flight = next->second.get();
     }
     return true;
 }
 
 // Another thread is at it: what it brings, or what is still good meanwhile.
 inline Result<Value> wait_for(Core& core, std::string_view key, const std::shared_ptr<InFlight>& in_flight,
-                              InFlightLock& hold) {
+                              std::unique_lock<std::mutex>& hold) {
     const auto cancels = core.cancels.load();
     const auto& stale = in_flight->stale_value;
     core.waits.emplace_back(std::this_thread::get_id(), in_flight);
     ++in_flight->waiting;
     const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
     while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
-    erase_from(core.waits, std::this_thread::get_id());
+    core.waits.erase(find_in(core.waits, std::this_thread::get_id()));
     --in_flight->waiting;
-    if (!in_flight->result && !is_good())
-        return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
     const bool is_brought = in_flight->result.has_value();
+    if (!is_brought && !is_good()) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
     return is_brought ? *in_flight->result : Result<Value>(*stale);
@@ -8977,23 +8842,25 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
                              const SetOptions& options, const ComputeOptions& how) {
     if (Result<void> fine = check_compute(core, key, options, how); !fine) return std::move(fine).error();
-    InFlightLock hold(core.in_flight_lock);
-    std::shared_ptr<InFlight> others = find_in(core.in_flight, key);
-    if (others && others->process != http::process_id()) {  // of the parent: no thread of it is here
-        core.in_flight.clear();
-        others.reset();
+    std::unique_lock<std::mutex> hold(core.in_flight_lock);
+    auto others = find_in(core.in_flight, key);
+    if (others != core.in_flight.end() && others->second->process != http::process_id()) {
+        core.in_flight.clear();  // of the parent: no thread of it is here
+        others = core.in_flight.end();
     }
-    if (others && waits_for_us(core, others.get()))
+    if (others != core.in_flight.end()) {
+        const std::shared_ptr<InFlight> at_it = others->second;
+        if (!waits_for_us(core, at_it.get())) return wait_for(core, key, at_it, hold);
         return refusal(Errc::source, "get_or_set", key,
                        "the producer asks, itself or through others that wait, for what it is to produce");
-    if (others) return wait_for(core, key, others, hold);
+    }
     const auto in_flight = std::make_shared<InFlight>();
     core.in_flight.emplace_back(std::string(key), in_flight);
     hold.unlock();
     Result<Value> result =
-        never_throws([&] { return Computation(core, key, producer, options, how, in_flight).run(); });
+        never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
     hold.lock();
-    erase_from(core.in_flight, key);
+    core.in_flight.erase(find_in(core.in_flight, key));
     if (in_flight->waiting == 0) return result;
     in_flight->result = never_throws([&]() -> Result<Value> { return result; });
     in_flight->done.notify_all();
@@ -9002,36 +8869,36 @@ inline Result<Value> compute(Core& core, std::string_view key, const Computation
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const Result<credentials::Setting>& found, std::string_view otherwise) {
+inline Finding finding_of(const char* about, const Result<std::string>& found, std::string_view otherwise = {}) {
     using Verdict = Finding::Verdict;
     if (!found) return {about, Verdict::broken, found.error().what()};
-    if (found->value.empty()) return {about, Verdict::passed_over, std::string(otherwise)};
-    return {about, Verdict::used, found->value + " (" + found->why + ")"};
+    return {about, found->empty() ? Verdict::passed_over : Verdict::used,
+            found->empty() ? std::string(otherwise) : *found};
 }
 
 inline std::vector<Finding> explain(Core& core) {
-    using Verdict = Finding::Verdict;
+    const auto setting = [](const Result<credentials::Setting>& found) -> Result<std::string> {
+        if (!found) return found.error();
+        return found->value.empty() ? std::string() : found->value + " (" + found->why + ")";
+    };
     std::vector<Finding> out;
-    if (core.config.credentials) {
-        const auto got = core.identity.snapshot({});
-        out.push_back({"credentials: in code", got ? Verdict::used : Verdict::broken,
-                       got ? credentials::summary((*got)->credentials) : std::string(got.error().what())});
-    } else {
+    if (core.config.credentials)
+        out.push_back(finding_of("credentials: in code", core.identity.snapshot({}).transform([](const auto& got) {
+            return credentials::summary(got->credentials);
+        })));
+    else
         out = core.chain.explain();
-    }
-    out.push_back(finding_of("region", core.chain.region({}), "us-east-1 (none is configured)"));
-    out.push_back(finding_of("endpoint", core.chain.endpoint_url(), "Amazon S3 (none is configured)"));
-    const auto place = core.place();
-    out.push_back(
-        {"requests go to", place ? Verdict::used : Verdict::broken,
-         place ? (*place)->url() + ", signed for " + (*place)->signing_region : std::string(place.error().what())});
+    out.push_back(finding_of("region", setting(core.chain.region({})), "us-east-1 (none is configured)"));
+    out.push_back(finding_of("endpoint", setting(core.chain.endpoint_url()), "Amazon S3 (none is configured)"));
+    out.push_back(finding_of("requests go to", core.place().transform([](const auto& place) {
+        return place->url() + ", signed for " + place->signing_region;
+    })));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
-    std::string text = "this machine's, which no store has refused";
-    if (offset != 0)
-        text = "corrected: this machine's is " +
-               bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset)) +
-               (offset < 0 ? " s ahead of the store's" : " s behind the store's");
-    out.push_back({"clock", Verdict::used, std::move(text)});
+    const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
+    out.push_back({"clock", Finding::Verdict::used,
+                   offset == 0 ? "the local one; the store has not refused it"
+                               : "corrected: this machine's is " + off +
+                                     (offset < 0 ? " s ahead of the store's" : " s behind the store's")});
     return out;
 }
 
@@ -9039,27 +8906,29 @@ inline std::vector<Finding> explain(Core& core) {
 
 inline Result<void> check_config(const Config& config) {
     const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, text); };
-    if (bytes::has_control(config.endpoint)) return refuse("the endpoint holds control characters");
-    if (const Result<void> fine = entry::check_metadata(config.metadata); !fine)
-        return refuse(std::string("Config::metadata: ") + fine.error().what());
+    const Result<void> metadata = entry::check_metadata(config.metadata);
+    if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
         if (const Result<void> fine = entry::check_value(*value); !fine)
             return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
     }
-    if (config.connections < 1 || config.connections > 1000)
-        return refuse("Config::connections is not within 1 and 1000");
-    if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
-    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
-    if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
-        return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
-    if (config.compression_level < 0 || config.compression_level > 9)
-        return refuse("Config::compression_level is not within 0 and 9");
-    if (config.default_ttl && !(config.default_ttl->count() > 0))
-        return refuse("Config::default_ttl must be over zero");
+    bool are_times_fine = true;
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
-                             config.backoff_cap, config.breaker_pause}) {
-        if (time.count() < 0 || time > std::chrono::hours(24 * 20))
-            return refuse("a timeout of Config is negative or over 20 days");
+                             config.backoff_cap, config.breaker_pause})
+        are_times_fine &= time.count() >= 0 && time <= std::chrono::hours(24 * 20);
+    const std::pair<bool, const char*> rules[] = {
+        {!bytes::has_control(config.endpoint), "the endpoint holds control characters"},
+        {config.connections >= 1 && config.connections <= 1000, "Config::connections is not within 1 and 1000"},
+        {config.attempts_max >= 1, "Config::attempts_max is under 1"},
+        {config.ttl_jitter >= 0 && config.ttl_jitter < 1, "Config::ttl_jitter is not within 0 and 1"},
+        {config.part_bytes >= 1 && config.transfer_bytes_max >= 1,
+         "Config::part_bytes and transfer_bytes_max must be over zero"},
+        {config.compression_level >= 0 && config.compression_level <= 9,
+         "Config::compression_level is not within 0 and 9"},
+        {!config.default_ttl || config.default_ttl->count() > 0, "Config::default_ttl must be over zero"},
+        {are_times_fine, "a timeout of Config is negative or over 20 days"}};
+    for (const auto& [is_met, text] : rules) {
+        if (!is_met) return refuse(text);
     }
     return {};
 }
@@ -9070,22 +8939,15 @@ inline bool is_plausible_bucket(std::string_view name) {
     return name.size() >= 3 && fine(name.front()) && fine(name.back());
 }
 
-inline std::string environment(const Config& config, const char* name) {
-    if (config.seams.environment) return config.seams.environment(name).value_or(std::string());
-    const char* value = std::getenv(name);
-    return value ? value : "";
-}
-
 // The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
-    std::string path = environment(config, "AWS_CA_BUNDLE");
-    if (path.empty()) {
-        credentials::Environment outside = credentials::real_environment({});
-        if (config.seams.environment) outside.variable = config.seams.environment;
+    credentials::Environment outside = credentials::real_environment({});
+    if (config.seams.environment) outside.variable = config.seams.environment;
+    std::string path = outside.variable("AWS_CA_BUNDLE").value_or("");
+    const std::string other = outside.variable("SSL_CERT_FILE").value_or("");
+    if (path.empty())
         path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
-    }
-    if (path.empty()) path = environment(config, "SSL_CERT_FILE");
-    return path;
+    return path.empty() ? other : path;
 }
 
 // What the location says goes before the configuration.
@@ -9124,6 +8986,10 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config)
 }  // namespace detail::cache
 
 // --- the members declared above --------------------------------------------------------------------------------------
+
+struct detail::ListingState : cache::Pages {
+    using Pages::Pages;
+};
 
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
@@ -9216,49 +9082,45 @@ S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
 S3CACHE_FN Cache::~Cache() = default;
 
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    return detail::cache::never_throws([&]() -> Result<Cache> {
-        Result<std::shared_ptr<detail::Core>> core = detail::cache::open(where, std::move(config));
-        if (!core) return std::move(core).error();
-        return Cache(*std::move(core));
+    return detail::cache::never_throws([&] {
+        return detail::cache::open(where, std::move(config)).transform([](auto&& core) {
+            return Cache(std::move(core));
+        });
     });
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, payload, options); });
+    return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, source, options); });
+    return detail::cache::never_throws(detail::cache::set_source, *core_, key, source, options);
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::set_file(*core_, key, path, options); });
+    return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);
 }
 S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::get(*core_, key, options); });
+    return detail::cache::never_throws(detail::cache::get, *core_, key, options);
 }
 S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
-    return detail::cache::never_throws([&] { return detail::cache::get_if_changed(*core_, key, etag); });
+    return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws(
-        [&] { return detail::cache::tolerated(*core_, "get", key, detail::cache::open_stream(core_, key, options)); });
+    return detail::cache::never_throws(detail::cache::get_stream, core_, key, options);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
                                                            const GetOptions& options) {
-    return detail::cache::never_throws([&] { return detail::cache::get_file(core_, key, path, options); });
+    return detail::cache::never_throws(detail::cache::get_file, core_, key, path, options);
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
-    return detail::cache::never_throws([&]() -> Result<void> {
-        detail::s3::Session session(*core_);
-        return detail::cache::remove_many(session, {std::string(key)}).front();
-    });
+    return detail::cache::never_throws(detail::cache::remove, *core_, key);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
-    return detail::cache::never_throws([&] { return detail::cache::stat(*core_, key); });
+    return detail::cache::never_throws(detail::cache::stat, *core_, key);
 }
 S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
     return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
-    return detail::cache::never_throws([&] { return detail::cache::touch(*core_, key, ttl); });
+    return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
@@ -9268,10 +9130,20 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws([&] { return detail::cache::clear(core_, prefix); });
+    return detail::cache::never_throws(detail::cache::clear, core_, prefix);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws([&] { return detail::cache::purge_expired(core_, prefix); });
+    return detail::cache::never_throws(detail::cache::purge_expired, core_, prefix);
+}
+S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
+    return detail::cache::never_throws(detail::cache::sweep_uploads, *core_, prefix, older_than);
+}
+S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
+    return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
+}
+S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+                                        const SetOptions& options, const ComputeOptions& how) {
+    return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
     detail::cache::get_many(*core_, keys, visit);
@@ -9280,22 +9152,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
     return detail::cache::set_many(*core_, items);
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
-    std::vector<Result<void>> failed(keys.size(), detail::cache::out_of_memory());
-    auto removed = detail::cache::never_throws([&]() -> Result<std::vector<Result<void>>> {
-        detail::s3::Session session(*core_);
-        return detail::cache::remove_many(session, keys);
-    });
-    return removed ? *std::move(removed) : std::move(failed);
-}
-S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws([&] { return detail::cache::sweep_uploads(*core_, prefix, older_than); });
-}
-S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
-    return detail::cache::never_throws([&] { return detail::cache::presign(*core_, key, method, lifetime); });
-}
-S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
-                                        const SetOptions& options, const ComputeOptions& how) {
-    return detail::cache::never_throws([&] { return detail::cache::compute(*core_, key, producer, options, how); });
+    return detail::cache::remove_many(*core_, keys);
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }

@@ -136,24 +136,6 @@ TEST_CASE("a claimer that dies at any request keeps the others from the key for 
     }
 }
 
-TEST_CASE("every write of equal bytes is told from the one before", "[equal]") {
-    World world;
-    Cache cache = world.cache();
-    std::vector<std::string> seen;
-    for (int i = 0; i < 3; ++i) {
-        CHECK(cache.set("k", "v", {60s}));
-        const auto object = world.s3.object("bucket", "k");
-        REQUIRE(object);
-        std::string all = object->etag;
-        for (const auto& [name, value] : object->metadata) {
-            if (name != "expires_at" && name != "expires-at") all += "," + name + "=" + value;
-        }
-        CHECK(std::count(seen.begin(), seen.end(), all) == 0);
-        seen.push_back(all);
-        CHECK(cache.get("k")->info().metadata.empty());  // what the cache keeps for itself is not the user's
-    }
-}
-
 // ---- removal of what has expired ------------------------------------------------------------------------------------
 
 TEST_CASE("a writer of equal bytes right after the read of the expired entry keeps its entry", "[equal][removing]") {
