@@ -4382,8 +4382,9 @@ private:
         const ini::Profile only{nullptr, &section};
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (only.get("aws_access_key_id").empty()) return broken(where + ": aws_access_key_id is empty");
-        return finish({only.get("aws_access_key_id"), only.get("aws_secret_access_key"), only.get(token), {}}, where,
-                      false);
+        return finish(
+            xml::StsCredentials{only.get("aws_access_key_id"), only.get("aws_secret_access_key"), only.get(token), {}},
+            where, false);
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4400,15 +4401,13 @@ private:
         // Only the program is named in messages, because its arguments may hold a password.
         const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
         const ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
-        if (!result.problem.empty() && limits_.over()) return limits_.error(named + " ran");
-        if (!result.problem.empty()) return broken(named + ": " + result.problem);
+        if (!result.problem.empty())
+            return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + result.problem);
         if (result.exit_status != 0)
             return broken(named + " ended with exit status " + std::to_string(result.exit_status));
         if (json::number_field(result.output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        auto keys = keys_in_json(result.output, named);
-        if (!keys) return std::move(keys).error();
-        return finish(*std::move(keys), named, false);
+        return finish(keys_in_json(result.output, named), named, false);
     }
 
     // -- roles
@@ -4547,9 +4546,7 @@ private:
         const auto answer = ask(request);
         if (!answer) return answer.error();
         if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
-        auto keys = keys_in_json(answer->body, where);
-        if (!keys) return std::move(keys).error();
-        return finish(*std::move(keys), where, true, overdue_too);
+        return finish(keys_in_json(answer->body, where), where, true, overdue_too);
     }
 
     // The question for a session; its URL is that of the service still.
@@ -4626,11 +4623,12 @@ private:
     static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
 
     // A time after which they are no use must be told by whoever renews them.
-    Keys finish(xml::StsCredentials got, const std::string& where, bool must_expire, bool overdue_too = false) const {
-        Credentials keys{std::move(got.access_key), std::move(got.secret_key), std::move(got.session_token)};
-        keys.expires = dates::iso8601(got.expiration);
-        if (!keys.expires && !got.expiration.empty())
-            return unexpected(where + ": the expiry", got.expiration, "a time such as 2025-01-15T12:34:56Z");
+    Keys finish(Result<xml::StsCredentials> got, const std::string& where, bool must_expire,
+                bool overdue_too = false) const {
+        if (!got) return std::move(got).error();
+        Credentials keys{got->access_key, got->secret_key, got->session_token, dates::iso8601(got->expiration)};
+        if (!keys.expires && !got->expiration.empty())
+            return unexpected(where + ": the expiry", got->expiration, "a time such as 2025-01-15T12:34:56Z");
         if (!keys.expires && must_expire) return broken(where + ": the keys have no Expiration");
         // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread
         // keeps a fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
@@ -4643,10 +4641,10 @@ private:
     Keys keys_in_environment() const {
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-        return finish(
-            {access_key, first({"AWS_SECRET_ACCESS_KEY"}).value,
-             first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value, first({"AWS_CREDENTIAL_EXPIRATION"}).value},
-            "environment", false);
+        return finish(xml::StsCredentials{access_key, first({"AWS_SECRET_ACCESS_KEY"}).value,
+                                          first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
+                                          first({"AWS_CREDENTIAL_EXPIRATION"}).value},
+                      "environment", false);
     }
 
     Setting first(std::initializer_list<const char*> names) const { return first_variable(environment_, names); }
