@@ -7876,6 +7876,8 @@ private:
                     "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
             return true;
         };
+        session_.step(s3::Milliseconds(0));  // progress is told before anything is sent
+        if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed) return allowed;
         is_open_ = true;  // until the answer says otherwise
         Result<void> allowed = run_to_the_id(call);
         const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
