@@ -6510,7 +6510,7 @@ private:
 #endif
 
     Mode mode_;
-    const std::size_t batch_;
+    [[maybe_unused]] const std::size_t batch_;
     bool is_finished_ = false;
     std::string_view plain_;
     std::string pending_;
@@ -6582,31 +6582,26 @@ private:
 };
 
 // Calls the progress callback of a transfer; installed in the session.
-class ProgressMeter {
-public:
-    ProgressMeter(Session& session, const ProgressCallback& callback, std::optional<std::uint64_t> total)
-        : callback_(callback), total_(total) {
-        if (callback_) session.on_progress([this] { return report(); });
+struct ProgressMeter {
+    ProgressMeter(Session& session, const ProgressCallback& to, std::optional<std::uint64_t> size)
+        : callback(to), total(size) {
+        if (!callback) return;
+        session.on_progress([this] {
+            std::uint64_t sum = done;
+            for (const Exchange* call : running) sum += call->answer && !call->done ? call->answer->sent : 0;
+            most = (std::max)(most, sum);  // a part that is sent again does not count backwards
+            return callback({most, total});
+        });
     }
-    std::uint64_t done = 0;  // without what is on its way
-    std::vector<const Exchange*> running{};
-
     // All is stored; what the callback says no longer matters.
     void finish(std::uint64_t bytes) {
-        if (callback_) callback_({bytes, total_});
+        if (callback) callback({bytes, total});
     }
 
-private:
-    bool report() {
-        std::uint64_t sum = done;
-        for (const Exchange* exchange : running)
-            sum += exchange->answer && !exchange->done ? exchange->answer->sent() : 0;
-        most_ = (std::max)(most_, sum);  // a part that is sent again does not count backwards
-        return callback_({most_, total_});
-    }
-    const ProgressCallback& callback_;
-    std::optional<std::uint64_t> total_;
-    std::uint64_t most_ = 0;
+    const ProgressCallback& callback;
+    const std::optional<std::uint64_t> total;
+    std::uint64_t done = 0, most = 0;  // without and with what is on its way
+    std::vector<const Exchange*> running{};
 };
 
 // What goes up, apart from its bytes.
@@ -6877,6 +6872,8 @@ private:
                     "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
             return true;
         };
+        session_.step(s3::Milliseconds(0));  // progress is told before anything is sent
+        if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed) return allowed;
         is_open_ = true;  // until the answer says otherwise
         Result<void> allowed = run_to_the_id(call);
         const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
