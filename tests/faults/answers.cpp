@@ -273,6 +273,7 @@ TEST_CASE("requests carry what stores insist on, and nothing that some refuse", 
             if (request.method == "PUT" || request.method == "POST") CHECK(request.header("content-length"));
             if (request.method == "GET" || request.method == "HEAD") CHECK_FALSE(request.header("content-type"));
             if (request.operation == "PutObject") CHECK_FALSE(request.header("expect"));
+            if (request.operation == "DeleteObjects") CHECK(request.header("content-md5"));
         }
     }
 }

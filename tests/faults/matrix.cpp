@@ -462,17 +462,18 @@ void add_lists(std::vector<Operation>& all) {
         return {};
     };
     all.push_back({"list", {first, second}, put_some, [](Scene& on) { return listed(on.cache); }, all_there});
-    Target each{"DeleteObject"};
-    each.key = "k1";
-    each.lenient = true;
+    Target bulk{"DeleteObjects", 1, Target::looked_at_xml};
+    bulk.sends = 200;
+    bulk.brings = 100;
+    bulk.lenient = true;  // keys may be removed one by one instead
     all.push_back(
         {"clear",
-         {first, each},
+         {first, bulk},
          put_some,
          [](Scene& on) { return judged(on.cache.try_clear(""), [](std::uint64_t count) { return count == 3; }); },
          whole_or_gone});
     all.push_back({"remove many",
-                   {each},
+                   {bulk},
                    put_some,
                    [](Scene& on) {
                        Outcome sum{true};

@@ -43,7 +43,8 @@ TEST_CASE("who writes while the expired go loses nothing where conditions hold, 
         std::set<std::string> written;  // by the rival, at the first removal of one of ours
         std::atomic<bool> done{false};
         world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
-            const bool removes = request.operation == "DeleteObject" && request.key.compare(0, 1, "k") == 0;
+            const bool removes = request.operation == "DeleteObjects" ||
+                                 (request.operation == "DeleteObject" && request.key.compare(0, 1, "k") == 0);
             if (!removes || phase != Phase::before_effect || done.exchange(true)) return;
             for (int i = 0; i < count; ++i) {
                 if (!world.has(name(i))) continue;
@@ -161,21 +162,103 @@ TEST_CASE("an entry that a deep listing cannot look at is an error, not an entry
     }
 }
 
+// ---- many keys in one request ---------------------------------------------------------------------------------------
+
+TEST_CASE("a key that DeleteObjects could not remove just now is tried again", "[removing][many]") {
+    for (const char* code : {"SlowDown", "InternalError", "ServiceUnavailable", "OperationAborted"}) {
+        for (const bool named : {true, false}) {
+            CAPTURE(code, named);
+            World world;
+            Cache cache = world.cache();
+            for (int i = 0; i < 5; ++i) world.put(name(i), "v");
+            world.s3.refuse_in_bulk(name(2), code, 1, named);
+            const auto results = cache.remove_many({name(0), name(1), name(2), name(3), name(4)});
+            REQUIRE(results.size() == 5);
+            for (const auto& result : results) {
+                if (!result) FAIL_CHECK(result.error().what());
+            }
+            CHECK(world.s3.object_count() == 0);
+        }
+    }
+}
+
+TEST_CASE("a key that DeleteObjects never removes is an error of its own, that says whether to try again",
+          "[removing][many]") {
+    struct Case {
+        const char* code;
+        int status;  // of the same, asked for alone
+        Errc errc;
+        bool retryable;
+    };
+    for (const Case c : {Case{"SlowDown", 503, Errc::throttled, true}, Case{"InternalError", 500, Errc::store, true},
+                         Case{"AccessDenied", 403, Errc::denied, false}}) {
+        CAPTURE(c.code);
+        World world;
+        Cache cache = world.cache();
+        for (int i = 0; i < 5; ++i) world.put(name(i), "v");
+        world.s3.refuse_in_bulk(name(2), c.code, fake_s3::forever);
+        world.always(fake_s3::respond_error(c.status, c.code).for_key(name(2)), "DeleteObject");
+        const auto results = cache.remove_many({name(0), name(1), name(2), name(3), name(4)});
+        for (std::size_t i = 0; i < results.size(); ++i) {
+            CAPTURE(i);
+            CHECK(results[i].has_value() == (i != 2));
+            CHECK(world.has(name(static_cast<int>(i))) == (i == 2));
+        }
+        const Error error = store::checked(results.at(2).error());
+        CHECK(error.code() == c.errc);
+        CHECK(error.s3_code() == c.code);
+        CHECK(error.retryable() == c.retryable);
+    }
+}
+
+TEST_CASE("an error of DeleteObjects that names no key is never taken for success", "[removing][many]") {
+    World world;
+    Cache cache = world.cache();
+    for (int i = 0; i < 3; ++i) world.put(name(i), "v");
+    world.s3.refuse_in_bulk(name(1), "AccessDenied", fake_s3::forever, false);
+    const auto results = cache.remove_many({name(0), name(1), name(2)});
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        CAPTURE(i);
+        if (results[i]) CHECK_FALSE(world.has(name(static_cast<int>(i))));
+    }
+}
+
+TEST_CASE("what a store removes without a word in a list of keys stays removed, be its answer what it may",
+          "[removing][many]") {
+    World world;
+    Cache cache = world.cache();
+    for (const int status : {500, 503, 502}) {
+        CAPTURE(status);
+        for (int i = 0; i < 3; ++i) world.put(name(i), "v");
+        world.s3.add_fault(fake_s3::html_page(status).on("DeleteObjects").placed(fake_s3::Point::after_effect));
+        for (const auto& result : cache.remove_many({name(0), name(1), name(2)})) CHECK(result);
+        CHECK(world.s3.object_count() == 0);
+        world.s3.clear_faults();
+    }
+}
+
 // ---- clear ----------------------------------------------------------------------------------------------------------
 
 TEST_CASE("clear goes on after a key that cannot be removed, and tells it at the end", "[removing][clear]") {
     for (const char* code : {"AccessDenied", "InternalError"}) {
-        CAPTURE(code);
-        fake_s3::Options options;
-        options.list_page_max = 3;
-        World world(options);
-        Cache cache = world.cache();
-        for (int i = 0; i < 10; ++i) world.put(name(i), "v");
-        world.always(fake_s3::respond_error(403, code).for_key(name(1)), "DeleteObject");
-        const Error error = failure(cache.try_clear(""));
-        CHECK(store::holds(error.what(), "9"));
-        CHECK(world.s3.object_count() == 1);
-        CHECK(world.s3.request_count() < 60);
+        for (const bool refuses_bulk : {false, true}) {
+            CAPTURE(code, refuses_bulk);
+            fake_s3::Options options;
+            options.list_page_max = 3;
+            options.quirks.refuse_delete_objects = refuses_bulk;
+            World world(options);
+            Cache cache = world.cache();
+            for (int i = 0; i < 10; ++i) world.put(name(i), "v");
+            if (refuses_bulk)
+                world.s3.deny_key(name(1));
+            else
+                world.s3.refuse_in_bulk(name(1), code, fake_s3::forever);
+            world.always(fake_s3::respond_error(403, code).for_key(name(1)), "DeleteObject");
+            const Error error = failure(cache.try_clear(""));
+            CHECK(store::holds(error.what(), "9"));
+            CHECK(world.s3.object_count() == 1);
+            CHECK(world.s3.request_count() < 60);
+        }
     }
 }
 
@@ -185,7 +268,7 @@ TEST_CASE("clear looks once more at what comes first before it says done", "[rem
     World world(options);
     Cache cache = world.cache();
     for (int i = 0; i < 10; ++i) world.put(name(i), "v");
-    world.once("DeleteObject", Phase::before_effect, [&] { world.put("a skipped key", "v"); });
+    world.once("DeleteObjects", Phase::before_effect, [&] { world.put("a skipped key", "v"); });
     CHECK(cache.clear("") == 11);
     CHECK(world.s3.object_count() == 0);
 }

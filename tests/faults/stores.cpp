@@ -289,7 +289,7 @@ TEST_CASE("a body that came to the store other than it was sent is sent again", 
     world.s3.add_fault(mismatch.on("UploadPart"));
     CHECK(ok(cache.try_set("large", Source(std::istringstream(large)))));
     CHECK(same(world.body("large"), large));
-    world.s3.add_fault(mismatch.on("DeleteObject"));
+    world.s3.add_fault(mismatch.on("DeleteObjects"));
     for (const auto& result : cache.remove_many({"k", "large"})) ok(result);
     world.always(mismatch, "PutObject");
     CHECK(failure(cache.try_set("k", "v")).s3_code() == "XAmzContentSHA256Mismatch");

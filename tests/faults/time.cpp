@@ -73,7 +73,7 @@ TEST_CASE("one node whose clock is ahead removes nothing, whatever asks it", "[t
     World world;
     Cache cache = world.cache();
     for (int i = 0; i < 8; ++i) world.put_expiring("live/" + std::to_string(i), "v", 100);
-    const char* const operations[] = {"ListObjectsV2", "HeadObject", "GetObject", "DeleteObject"};
+    const char* const operations[] = {"ListObjectsV2", "HeadObject", "GetObject", "DeleteObjects", "DeleteObject"};
     for (const char* operation : operations) {
         CAPTURE(operation);
         world.always(fake_s3::other_date(7200), operation);
