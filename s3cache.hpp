@@ -983,6 +983,9 @@ public:
     bool set(Key key, What&& what, const Options& options = {}) {
         return try_set(key, std::forward<What>(what), options).value();
     }
+    bool set(Key key, Payload payload, const SetOptions& options = {}) {
+        return try_set(key, std::move(payload), options).value();
+    }
     bool set_file(Key key, const std::string& path, const SetOptions& options = {}) {
         return try_set_file(key, path, options).value();
     }
@@ -5011,10 +5014,6 @@ inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
-// What marks a claim: an expiry that no entry has, and for how long the mark counts by the store's own times.
-inline constexpr double claim_expiry = 1;
-inline constexpr double claim_seconds = 60;
-
 enum class Expiry { never, at, malformed };
 
 // What an answer's headers say of an entry.
@@ -5039,11 +5038,6 @@ struct Facts {
     }
     // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on it.
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
-    // Somebody is about to store an entry in the place of an expired one, and has marked it so: see claim_expired.
-    bool is_fresh_claim() const {
-        return expiry == Expiry::at && expires_at == claim_expiry &&
-               retry::seconds_between(info.last_modified, answered) < claim_seconds;
-    }
     // Whether this is still what was seen before.
     bool is_same_as(const Facts& seen) const {
         return info.etag == seen.info.etag && info.last_modified == seen.info.last_modified &&
@@ -6588,7 +6582,7 @@ struct ProgressMeter {
         if (!callback) return;
         session.on_progress([this] {
             std::uint64_t sum = done;
-            for (const Exchange* call : running) sum += call->answer && !call->done ? call->answer->sent : 0;
+            for (const Exchange* call : running) sum += call->answer && !call->done ? call->answer->sent() : 0;
             most = (std::max)(most, sum);  // a part that is sent again does not count backwards
             return callback({most, total});
         });
@@ -7613,7 +7607,7 @@ private:
         const auto found = interpret_look(session_, look_);
         if (!found) trouble_ = found.error();
         if (!found || !*found || (seen_ && !(*found)->is_same_as(*seen_))) return false;
-        if (!(*found)->expired(session_.core().unix_now()) || (*found)->is_fresh_claim()) return false;
+        if (!(*found)->expired(session_.core().unix_now())) return false;
         if ((*found)->has_strong_etag()) erase_.request.header("if-match", (*found)->info.etag);
         return true;
     }
@@ -8156,26 +8150,59 @@ inline Result<bool> honours_conditions(Session& session) {
     return !*second && !*third;
 }
 
-// An expired entry is in nobody's way, but two may want its place, with the same bytes as it and each other has: then
-// If-Match on its ETag lets both pass. So it is first replaced by a mark that is unique (and expired, too, for readers);
-// its ETag is what the write itself then has for a condition. False: another was first.
-inline Result<bool> claim_expired(Session& session, Target& target, const entry::Facts& expired) {
-    Target claim;
-    claim.operation = target.operation;
-    claim.key = target.key;
-    claim.condition.emplace("if-match", expired.info.etag);
-    claim.replaced_id = expired.write_id;
-    name_write(session.core(), claim);
-    bytes::add(claim.headers, "x-amz-meta-expires_at", entry::seconds_text(entry::claim_expiry));
-    std::string etag;
-    const Result<bool> claimed = put_small(session, claim, claim.write_id, &etag);
-    if (claimed && *claimed && !etag.empty()) target.condition.emplace("if-match", std::move(etag));
-    return claimed;
-}
+// How long the place of an expired entry may be claimed; whoever crashes blocks nobody for longer.
+inline constexpr Seconds claim_time{60};
+
+// The right to store an entry in the place of an expired one. Two who want it may bring the bytes that it has had, and
+// so its ETag: If-Match on that would let both pass. So the place is claimed by a small unique object beside it, which
+// only one can make, and given up when the write is over.
+class Claim {
+public:
+    explicit Claim(Session& session) : session_(session) {}
+    Claim(const Claim&) = delete;
+    Claim& operator=(const Claim&) = delete;
+    ~Claim() {
+        if (etag_.empty()) return;
+        static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
+    }
+
+    // False: another has it.
+    Result<bool> take(std::string_view key) {
+        const std::string name = "claim " + std::string(key);
+        name_ = entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(name))).substr(0, 32));
+        const Result<bool> made = make("if-none-match", "*");
+        if (!made || *made) return made;
+        const auto there = look(session_, "claim", name_);
+        if (!there) return there.error();
+        if (!*there) return make("if-none-match", "*");
+        if (!(*there)->expired(session_.core().unix_now())) return false;
+        return make("if-match", (*there)->info.etag);
+    }
+
+private:
+    Result<bool> make(const char* condition, const std::string& value) {
+        Target target;
+        target.operation = "claim";
+        target.key = name_;
+        target.condition.emplace(condition, value);
+        target.ttl = claim_time;
+        name_write(session_.core(), target);
+        bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(claim_time.count()));
+        return put_small(session_, target, target.write_id, &etag_);
+    }
+    void release() {
+        session_.allow_cleanup();
+        Call erase(session_, request(session_.core(), "claim", Method::erase, name_).header("if-match", etag_));
+        erase.run();
+    }
+
+    Session& session_;
+    std::string name_, etag_;
+};
 
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
 // ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
-inline Result<bool> is_condition_met(Session& session, Target& target) {
+inline Result<bool> is_condition_met(Session& session, Target& target, Claim& claim) {
     if (!target.condition) return true;
     Core& core = session.core();
     const Conditions policy = core.config.conditions;
@@ -8189,17 +8216,25 @@ inline Result<bool> is_condition_met(Session& session, Target& target) {
     }
     if (!is_safe && policy == Conditions::automatic)
         record(core, target.operation, target.key, outcomes::unconditional);
-    const auto there = look(session, target.operation, target.key);
+    auto there = look(session, target.operation, target.key);
     if (!there) return there.error();
     const bool wants_match = target.condition->first == "if-match";
-    const bool is_expired = *there && (*there)->expired(core.unix_now());
-    const bool is_met = wants_match ? *there && (*there)->info.etag == target.condition->second : !*there || is_expired;
-    if (!is_met) return false;
+    const auto is_expired = [&] { return *there && (*there)->expired(core.unix_now()); };
+    if (wants_match ? !*there || (*there)->info.etag != target.condition->second : *there && !is_expired())
+        return false;
     // A weak ETag holds for no server, so the look has to do, as where conditions are off.
-    if (policy == Conditions::off || (*there && !(*there)->has_strong_etag()))
-        target.condition.reset();
-    else if (!wants_match && is_expired)
-        return claim_expired(session, target, **there);
+    if (policy == Conditions::off || (*there && !(*there)->has_strong_etag())) return target.condition.reset(), true;
+    if (wants_match || !*there) return true;
+    if (!entry::is_scratch_name(target.key)) {  // those have unique contents
+        const Result<bool> claimed = claim.take(target.key);
+        if (!claimed || !*claimed) return claimed;
+        there = look(session, target.operation, target.key);  // another may have been there before the claim was ours
+        if (!there) return there.error();
+        if (*there && !is_expired()) return false;
+    }
+    if (!*there) return true;
+    target.condition.emplace("if-match", (*there)->info.etag);
+    target.replaced_id = (*there)->write_id;
     return true;
 }
 
@@ -8229,7 +8264,8 @@ inline Result<bool> send(Session& session, Target& target, const Body& body, con
         whole_crc = *summed;
     }
     transfer::ProgressMeter meter(session, options.progress, size);
-    Result<bool> is_met = is_condition_met(session, target);
+    Claim claim(session);
+    Result<bool> is_met = is_condition_met(session, target, claim);
     if (!is_met || !*is_met) return is_met;
     if (body.source || *size > std::uint64_t{2} * core.config.part_bytes) name_write(core, target);
     transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
@@ -8420,30 +8456,128 @@ inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, s
 
 // -- removing many
 
-// One request a key, each of which has its own answer, is tried again by itself and costs nothing at AWS. (DeleteObjects
-// takes a thousand keys at once, and answers in as many ways.) An outage is not multiplied by the number of keys.
+inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
+
+inline s3::Request bulk_request(const std::string& list) {
+    s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
+    out.body = list;
+    const auto sha = digest::sha256(list);
+    out.payload_hash = bytes::hex(digest::as_text(sha));
+    out.header("content-type", "application/xml");
+    // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
+    if (const auto md5 = digest::md5(list))
+        return std::move(out).header("content-md5", bytes::base64(digest::as_text(*md5)));
+    return std::move(out).header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
+}
+
+// Removes keys, in bulk where the store does that. Keys of which a bulk answer says nothing certain, or that failed in
+// passing, are asked for one by one: that repeats what is worth repeating.
+template <class Tell>
+class Removal {
+public:
+    Removal(Session& session, const std::vector<std::string>& keys, Tell& tell)
+        : session_(session), core_(session.core()), keys_(keys), tell_(tell) {}
+
+    void run() {
+        std::vector<std::size_t> batch;
+        for (std::size_t i = 0; i < keys_.size(); ++i) {
+            if (Result<void> fine = check_key(core_, "remove", keys_[i], true); !fine) {
+                tell_(i, std::move(fine));
+                continue;
+            }
+            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
+            if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
+        }
+        remove_in_bulk(batch);
+        remove_singly();
+    }
+
+private:
+    void finish(std::size_t i, Result<void> removed, const Timing& timing) {
+        if (removed)
+            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
+        else
+            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
+        tell_(i, std::move(removed));
+    }
+    // An outage is not multiplied by the number of keys.
+    void remove_singly() {
+        std::optional<Error> outage;
+        s3::run_all(
+            session_, singly_.size(), core_.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<PlainJob> {
+                if (outage) return finish(singly_[i], *outage, {}), nullptr;
+                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
+            },
+            [&](std::size_t i, PlainJob& job) {
+                Result<void> removed = interpret_removal(session_, job.plain);
+                if (job.plain.error || (!removed && removed.error().code() == Errc::no_such_bucket))
+                    outage = removed.error();
+                finish(singly_[i], std::move(removed), timing_of(job.plain, 0));
+            });
+    }
+    void remove_in_bulk(const std::vector<std::size_t>& batch) {
+        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
+        std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
+        for (const std::size_t i : batch) {
+            list += "<Object><Key>";
+            xml::escape(list, core_.object(keys_[i]));
+            list += "</Key></Object>";
+        }
+        list += "</Delete>";
+        Call call(session_, bulk_request(list));
+        call.run();
+        const Timing timing = timing_of(call, 0);
+        if (const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt)
+            return take_in(batch, *deleted, timing);
+        const Error why = session_.failure(call);
+        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
+                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
+        bulk_works_ = is_outage;  // otherwise the store does not do this, and nothing is known of any key
+        if (!is_outage) return ask_singly(batch);
+        for (const std::size_t i : batch) finish(i, why, timing);
+    }
+    void ask_singly(const std::vector<std::size_t>& which) {
+        singly_.insert(singly_.end(), which.begin(), which.end());
+    }
+
+    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
+        const auto error_of = [&](std::string_view object) {
+            return std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const xml::DeleteError& one) {
+                return one.key == object && one.code != "NoSuchKey";
+            });
+        };
+        if (error_of("") != deleted.errors.end()) return ask_singly(batch);
+        for (const std::size_t i : batch) {
+            const auto error = error_of(core_.object(keys_[i]));
+            if (error == deleted.errors.end()) {
+                finish(i, {}, timing);
+                continue;
+            }
+            Error::Details details;
+            const retry::Rule& rule = retry::rule_for(0, error->code);
+            details.code = rule.kind;
+            details.s3_code = bytes::sanitize(error->code);
+            details.s3_message = bytes::sanitize(error->message);
+            const std::string text = details.s3_code + ": " + details.s3_message;
+            if (rule.action == retry::Action::retry)
+                singly_.push_back(i);
+            else
+                finish(i, Error(details, s3::about("remove", keys_[i], text)), timing);
+        }
+    }
+
+    Session& session_;
+    Core& core_;
+    const std::vector<std::string>& keys_;
+    Tell& tell_;
+    std::vector<std::size_t> singly_;
+    bool bulk_works_ = true;
+};
+
 template <class Tell>
 void remove_all(Session& session, const std::vector<std::string>& keys, Tell&& tell) {
-    Core& core = session.core();
-    std::optional<Error> outage;
-    s3::run_all(
-        session, keys.size(), core.config.connections,
-        [&](std::size_t i) -> std::unique_ptr<PlainJob> {
-            Result<void> fine = check_key(core, "remove", keys[i], true);
-            if (fine && outage) fine = *outage;
-            if (!fine) return tell(i, std::move(fine)), nullptr;
-            return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[i]));
-        },
-        [&](std::size_t i, PlainJob& job) {
-            Result<void> removed = interpret_removal(session, job.plain);
-            if (removed)
-                record(core, "remove", keys[i], outcomes::removed, {}, timing_of(job.plain, 0));
-            else
-                removed = record_error(core, "remove", keys[i], removed.error(), timing_of(job.plain, 0));
-            if (job.plain.error || (!removed && removed.error().code() == Errc::no_such_bucket))
-                outage = removed.error();
-            tell(i, std::move(removed));
-        });
+    Removal<std::remove_reference_t<Tell>>(session, keys, tell).run();
 }
 
 inline Result<void> remove(Core& core, std::string_view key) {

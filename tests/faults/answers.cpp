@@ -1077,7 +1077,7 @@ TEST_CASE("a wrong date in an answer changes nothing", "[clock]") {
         CHECK(world.s3.request_count() == 2);
     }
     check_clock_is_local(world, cache);
-    CHECK(cache.explain().back().text == "this machine's, which no store has refused");
+    CHECK(cache.explain().back().text == "the local one; the store has not refused it");
 }
 
 TEST_CASE("a signature refused for its time corrects the clock, for signing and for expiry", "[clock]") {
