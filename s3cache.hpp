@@ -5143,7 +5143,7 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
 inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
     Info& info = facts.info;
     if (bytes::starts_with(name, meta_prefix)) read_meta(facts, name.substr(meta_prefix.size()), value);
-    if (bytes::starts_with(name, "x-amz-")) facts.from_s3 = true;
+    if (bytes::starts_with(name, meta_prefix)) facts.from_s3 = true;
     if (name == "x-amz-version-id" && value != "null") info.version_id = value;
     if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
     if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
