@@ -5028,7 +5028,7 @@ struct Facts {
     TimePoint answered{};  // by the store's clock
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
-    bool from_s3 = false;                       // there is a header that only a store of this kind sends
+    bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
 
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
@@ -5142,8 +5142,10 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
 
 inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
     Info& info = facts.info;
-    if (bytes::starts_with(name, meta_prefix)) read_meta(facts, name.substr(meta_prefix.size()), value);
-    if (bytes::starts_with(name, meta_prefix)) facts.from_s3 = true;
+    if (bytes::starts_with(name, meta_prefix)) {
+        read_meta(facts, name.substr(meta_prefix.size()), value);
+        facts.from_s3 = true;
+    }
     if (name == "x-amz-version-id" && value != "null") info.version_id = value;
     if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
     if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
