@@ -15,10 +15,12 @@
 // compile    g++ -std=c++17 app.cpp -lcurl -lcrypto -lz
 // prints     {"rows":1042}
 //
-// Stored as  an S3 object named by the key; the TTL lies in its metadata (`expires_at`, unix time in seconds), so that an
+// Stored as  an S3 object named by the key; the TTL lies in its metadata (`expires_at`, unix time in seconds), so that
+// an
 //            entry set here is read by the Python class S3Cache and the other way round.
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
-//            Result<...> and never throws. With -fno-exceptions only the try_ forms exist. Those on many keys come once,
+//            Result<...> and never throws. With -fno-exceptions only the try_ forms exist. Those on many keys come
+//            once,
 //            give a Result for each key, and never throw.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
 //            thread at a time. Every operation blocks until it is done. No thread is ever started.
@@ -49,7 +51,8 @@
 #define S3CACHE_VERSION "0.1.0"
 #define S3CACHE_VERSION_NUMBER 100  // 10000 * first + 100 * second + third
 
-// The inline namespace names the version and everything that is compiled differently, so that files of two kinds fail to
+// The inline namespace names the version and everything that is compiled differently, so that files of two kinds fail
+// to
 // link instead of sharing a type whose layout differs, or the functions of whichever comes first.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define S3CACHE_EXCEPTIONS 1
@@ -505,7 +508,8 @@ inline constexpr bool is_result = false;
 template <class T>
 inline constexpr bool is_result<Result<T>> = true;
 
-// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow it.
+// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow
+// it.
 template <class F>
 auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
@@ -614,7 +618,8 @@ class CredentialsProvider {
 public:
     CredentialsProvider() = default;
     CredentialsProvider(Credentials fixed) : get_([fixed = std::move(fixed)] { return Result<Credentials>(fixed); }) {}
-    // Called from the thread that needs them, one call at a time; again when `expires` draws near. An empty function is a
+    // Called from the thread that needs them, one call at a time; again when `expires` draws near. An empty function is
+    // a
     // mistake, and does not silently stand for the chain.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
     CredentialsProvider(F get) : get_(std::move(get)) {
@@ -672,7 +677,8 @@ struct ComputeOptions {
     Seconds lease{0};
     Seconds lease_wait{0};  // for another's value before it is computed here after all; zero: `lease`
     // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
-    // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al. 2015.)
+    // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al.
+    // 2015.)
     double early_refresh = 0;
     Seconds stale_if_error{0};  // over zero: if the producer fails, an entry expired no longer than this is returned
     std::optional<Seconds> negative_ttl{};  // of an entry that says "nothing"; empty: SetOptions::ttl
@@ -682,7 +688,8 @@ struct ComputeOptions {
 struct Event {
     std::string_view operation{};  // such as get, set, abort_upload
     std::string_view key{};
-    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: tolerated
+    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it:
+    // tolerated
     // (an error reported as a miss) unconditional (the store does not honour conditions) stale early computed waited
     std::string_view outcome{};
     int attempt = 0;            // from 1; 0: the operation's outcome
@@ -733,12 +740,14 @@ struct Config {
     // how long: zero is no limit
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
     std::chrono::milliseconds stall_timeout{20000};   // without a byte, either way
-    // A whole call with all its attempts; of get_stream the opening, of get_or_set, clear and purge_expired each step. What
+    // A whole call with all its attempts; of get_stream the opening, of get_or_set, clear and purge_expired each step.
+    // What
     // cleans up after it takes 0.5 s more at most.
     std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
     std::chrono::milliseconds backoff_base{50}, backoff_cap{5000};  // the n-th wait is random in [0, base * 2^n]
-    // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable at
+    // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable
+    // at
     // once; after the pause one is let through to try. A miss is a success here. Zero: never.
     unsigned breaker_failures = 0;
     std::chrono::milliseconds breaker_pause{10000};
@@ -846,7 +855,8 @@ class Cache {
 public:
     using Key = std::string_view;
 
-    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What the
+    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What
+    // the
     // URL says goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
     static Result<Cache> try_open(std::string_view where, Config config = {});
 
@@ -883,10 +893,12 @@ public:
     // undone, metadata and TTL, if it writes within the round trip between the look and the copy.
     Result<bool> try_touch(Key key, Seconds ttl);
 
-    // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An entry
+    // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An
+    // entry
     // that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
-    // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails is
+    // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails
+    // is
     // passed over, and is an error in the end.
     Result<std::uint64_t> try_clear(std::string_view prefix);
     Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
@@ -908,8 +920,10 @@ public:
     // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
     // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
     // processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a
-    // container of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty: a
-    // negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that
+    // container of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty:
+    // a
+    // negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value
+    // that
     // cannot be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
     // Errc::source. SetOptions::timeout is that of the storing.
     template <class T = Value, class F>
@@ -930,7 +944,8 @@ public:
         }
     }
 
-    // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get of
+    // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get
+    // of
     // the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
     std::enable_if_t<detail::is_object<T>::value, Result<bool>> try_set(Key key, const T& value,
@@ -965,13 +980,15 @@ public:
         return try_get_or_set<T>(key, std::forward<F>(producer), SetOptions{ttl}, how);
     }
 
-    // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open, ends
+    // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open,
+    // ends
     // with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later are not
     // concerned. Does not wait.
     void cancel() noexcept;
 
     Stats stats() const;
-    // Where credentials, region and endpoint come from, source by source, and how far the clock is off. Asks the sources
+    // Where credentials, region and endpoint come from, source by source, and how far the clock is off. Asks the
+    // sources
     // anew (files, metadata services), and the store nothing.
     std::vector<Finding> explain();
 
@@ -1208,7 +1225,8 @@ inline std::string base64(std::string_view raw) {
     return out;
 }
 
-// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes whatever
+// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes
+// whatever
 // bits the padding leaves over. Two texts never decode to the same bytes.
 inline std::optional<std::string> unbase64(std::string_view text) {
     const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
@@ -1270,7 +1288,8 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
-// One function for all who name a header, a field or a parameter: emplace_back is compiled anew for each type of argument.
+// One function for all who name a header, a field or a parameter: emplace_back is compiled anew for each type of
+// argument.
 inline void add(Pairs& to, std::string_view name, std::string_view value) {
     to.emplace_back(std::string(name), std::string(value));
 }
@@ -1279,7 +1298,8 @@ inline std::string number(std::uint64_t value) { return std::to_string(value); }
 
 inline void append_number(std::string& out, std::uint64_t value) { out += number(value); }
 
-// To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user info
+// To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
+// info
 // of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
 // whose port is no number is hidden too.
 inline void hide_user_info(std::string& text) {
@@ -1468,7 +1488,8 @@ inline bool valid(std::string_view text) {
     return scanner.at_end();
 }
 
-// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot carry
+// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot
+// carry
 // it, so it is refused; replacing it would quietly change what may be a secret.
 inline std::optional<std::string> unescape(std::string_view inside) {
     Scanner scanner(inside);
@@ -1566,7 +1587,8 @@ inline Parts parts_of(std::int64_t unix_seconds) {
             in_day % 60};
 }
 
-// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of the
+// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of
+// the
 // next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
@@ -1600,7 +1622,8 @@ class Scanner {
 public:
     explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are themselves.
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are
+    // themselves.
     bool take(std::string_view pattern) {
         if (rest_.size() < pattern.size()) return false;
         Parts read = parts_;
@@ -1657,7 +1680,8 @@ private:
     std::int64_t nanosecond_ = 0;
 };
 
-// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without either
+// 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without
+// either
 // Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
     Scanner scanner(text);
@@ -1670,7 +1694,8 @@ inline std::optional<TimePoint> iso8601(std::string_view text) {
     return scanner.time(east);
 }
 
-// Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06. Whether
+// Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06.
+// Whether
 // the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
     Scanner scanner(text);
@@ -1707,8 +1732,10 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
     return out;
 }
 
-// Python's float(text) of a plain decimal number; empty where that raises, and for its underscores and the digits of other
-// scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the program's decimal
+// Python's float(text) of a plain decimal number; empty where that raises, and for its underscores and the digits of
+// other
+// scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the program's
+// decimal
 // point, so it is given that; from_chars for double is missing from many libraries that C++17 programs are built with.
 inline std::optional<double> parse_float(std::string_view text) {
     constexpr std::string_view blanks = " \t\n\r\v\f";
@@ -1912,7 +1939,8 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
     return ~crc;
 }
 
-// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be included
+// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
+// included
 // twice, and a program may include it too.
 inline bool has_crc32c_hardware() {
     static const bool has = [] {
@@ -2008,13 +2036,15 @@ protected:
             problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
     }
 
-    // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is used
+    // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is
+    // used
     // up or something is wrong. zlib counts in 32 bits, so that long pieces take several steps.
     bool run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
         constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
         int result = Z_OK;
         while (result == Z_OK && problem_ == nullptr && produced < capacity) {
-            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, and that is the including file's choice.
+            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, and that is the including file's
+            // choice.
             stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
             stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
             stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
@@ -2051,7 +2081,8 @@ public:
         return pulled(produced, capacity);
     }
 
-    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all is
+    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
+    // is
     // an empty value.
     bool end_of_input() {
         if (in_member_ && problem_ == nullptr) problem_ = "cut short";
@@ -2118,7 +2149,8 @@ inline constexpr std::size_t depth_max = 32;
 // A page of 1,000 keys of 1,024 bytes, each byte an entity or escape of six, with all that stands around them.
 inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 
-// XML 1.0 knows no control characters but three, not even as references, and neither U+FFFE nor U+FFFF. A key with one of
+// XML 1.0 knows no control characters but three, not even as references, and neither U+FFFE nor U+FFFF. A key with one
+// of
 // them, or that is no UTF-8, can be deleted alone but not in a list.
 inline bool representable(std::string_view text) {
     for (char c : text) {
@@ -2165,7 +2197,8 @@ public:
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is
+    // damaged.
     bool next() {
         if (closing_) leave();
         while (!closing_ && !damaged_ && !rest_.empty()) {
@@ -2325,7 +2358,8 @@ private:
     bool illegal_ = false;
 };
 
-// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes such
+// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes
+// such
 // keys as they are. It tells a key to be blamed from an answer that is no list at all.
 inline bool has_illegal_character(std::string_view document) {
     Scanner scanner(document);
@@ -2380,7 +2414,8 @@ inline std::string_view html_title(std::string_view page) {
     return bytes::trim(page.substr(begin + 1, end - begin - 1));
 }
 
-// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of a
+// The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
+// a
 // proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
 inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes::ends_with(scanner.root(), "Result"); }
 
@@ -2456,7 +2491,8 @@ struct ListPage {
     std::string next_token;
 };
 
-// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look complete
+// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look
+// complete
 // that is not. Keys are encoded only if the answer says so, whatever was asked for.
 inline std::optional<ListPage> list_result(std::string_view document) {
     ListPage page;
@@ -2490,7 +2526,8 @@ struct UploadsPage {
     std::string next_upload_id_marker;
 };
 
-// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever it
+// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever
+// it
 // says of them.
 inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
     UploadsPage page;
@@ -2801,7 +2838,8 @@ inline bool valid_bucket(std::string_view bucket) {
     return !bucket.empty() && bucket.size() <= bucket_bytes_max && only(bucket, ".-_");
 }
 
-// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary one.
+// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary
+// one.
 inline std::string unsupported_kind(std::string_view bucket) {
     if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
         return "directory buckets (S3 Express) are not supported";
@@ -2825,7 +2863,8 @@ struct Partition {
     std::string_view suffix;
 };
 
-// The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds regions
+// The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
+// regions
 // every year and partitions hardly ever.
 inline constexpr Partition partitions[] = {
     {"cn-", "amazonaws.com.cn"},    {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
@@ -2935,7 +2974,8 @@ inline Url aws_url(const Options& options, const std::string& region) {
 }
 
 // Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
-// four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in the
+// four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in
+// the
 // bucket need plain http; an address takes no label at all.
 inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
     const std::string& bucket = options.bucket;
@@ -3135,7 +3175,8 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to be
+// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to
+// be
 // shared between threads.
 class Signer {
 public:
@@ -3263,7 +3304,8 @@ inline constexpr unsigned idle_connections_max = 16;
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to clean
+// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
+// clean
 // up at exit, so that a destructor of a static object may still use a Cache.
 inline bool is_ready() {
     static const bool ready =
@@ -3364,7 +3406,8 @@ struct Limits {
 // One easy handle with one request and its response. Its buffers live on from request to request.
 class Transfer {
 public:
-    // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file that
+    // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file
+    // that
     // includes this.
     struct Sink {
         void* self = nullptr;
@@ -3521,7 +3564,8 @@ private:
         return lines_[used_++];
     }
     void set_headers() {
-        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send (Expect)
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
+        // (Expect)
         // costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         const std::size_t given = used_;
         next_line().assign("Accept:");
@@ -3575,7 +3619,8 @@ private:
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
-// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect it.
+// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect
+// it.
 struct SigpipeGuard {
 #if defined(_WIN32)
     SigpipeGuard() {}
@@ -3604,7 +3649,8 @@ struct SigpipeGuard {
     SigpipeGuard& operator=(const SigpipeGuard&) = delete;
 };
 
-// A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process that
+// A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
+// that
 // made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
 class Engine {
 public:
@@ -3755,42 +3801,42 @@ struct Rule {
 
 // The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
 // (that permission is lacking) need not fit a code that nobody knows.
+inline constexpr Rule rules[] = {
+    {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
+     "ConditionalRequestConflict 408 500 502 503 504 509 "
+     "520 521 522 523 524 ",  // of Cloudflare's front, about the store behind it
+     Action::retry, Errc::store, ""},
+    {" BadDigest XAmzContentSHA256Mismatch ", Action::retry, Errc::network, ""},  // damaged on its way
+    {" SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException ThrottledException TooManyRequests "
+     "RequestLimitExceeded BandwidthLimitExceeded 429 ",
+     Action::retry, Errc::throttled, "ask less often, or spread the keys over more prefixes"},
+    {" ExpiredToken ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired ",
+     Action::refresh_credentials, Errc::credentials, ""},
+    {" InvalidAccessKeyId ", Action::refresh_credentials, Errc::denied,
+     "the store does not know this access key: check it, and the endpoint"},
+    {" SignatureDoesNotMatch ", Action::refresh_credentials, Errc::denied,
+     "check the secret key, and that no proxy changes headers"},
+    {" RequestTimeTooSkewed ", Action::correct_clock, Errc::denied, "this machine's clock is off"},
+    {" AuthorizationHeaderMalformed IllegalLocationConstraintException PermanentRedirect 301 307 ",
+     Action::correct_region, Errc::store,
+     "the request went to another region's host: check the region and the endpoint"},
+    {" AccessDenied 401 403 ", Action::accept, Errc::denied,
+     "these credentials lack the permission, or the bucket is another's"},
+    {" InvalidObjectState ", Action::accept, Errc::denied,
+     "the object is archived: restore it (aws s3api restore-object), or remove it"},
+    {" QuotaExceeded QuotaExceededException StorageQuotaExceeded XMinioStorageFull InsufficientCapacity ",
+     Action::accept, Errc::store, "the store's quota or space is used up: remove entries, or raise it"},
+    {" NoSuchBucket ", Action::accept, Errc::no_such_bucket,
+     "create the bucket, or check its name, the region and the endpoint"},
+    {" EntityTooLarge KeyTooLongError MetadataTooLarge RequestHeaderSectionTooLarge ", Action::accept, Errc::too_large,
+     ""},
+    {" 413 ", Action::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
+    {" 407 ", Action::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
+    {" NotImplemented 501 ", Action::accept, Errc::unsupported, ""},
+    {"", Action::accept, Errc::store, ""},
+};
+
 inline Rule rule_for(int status, std::string_view code) {
-    using A = Action;
-    static constexpr Rule rules[] = {
-        {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
-         "ConditionalRequestConflict 408 500 502 503 504 509 "
-         "520 521 522 523 524 ",  // of Cloudflare's front, about the store behind it
-         A::retry, Errc::store, ""},
-        {" BadDigest XAmzContentSHA256Mismatch ", A::retry, Errc::network, ""},  // damaged on its way
-        {" SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException ThrottledException TooManyRequests "
-         "RequestLimitExceeded BandwidthLimitExceeded 429 ",
-         A::retry, Errc::throttled, "ask less often, or spread the keys over more prefixes"},
-        {" ExpiredToken ExpiredTokenException InvalidToken RequestExpired TokenRefreshRequired ",
-         A::refresh_credentials, Errc::credentials, ""},
-        {" InvalidAccessKeyId ", A::refresh_credentials, Errc::denied,
-         "the store does not know this access key: check it, and the endpoint"},
-        {" SignatureDoesNotMatch ", A::refresh_credentials, Errc::denied,
-         "check the secret key, and that no proxy changes headers"},
-        {" RequestTimeTooSkewed ", A::correct_clock, Errc::denied, "this machine's clock is off"},
-        {" AuthorizationHeaderMalformed IllegalLocationConstraintException PermanentRedirect 301 307 ",
-         A::correct_region, Errc::store,
-         "the request went to another region's host: check the region and the endpoint"},
-        {" AccessDenied 401 403 ", A::accept, Errc::denied,
-         "these credentials lack the permission, or the bucket is another's"},
-        {" InvalidObjectState ", A::accept, Errc::denied,
-         "the object is archived: restore it (aws s3api restore-object), or remove it"},
-        {" QuotaExceeded QuotaExceededException StorageQuotaExceeded XMinioStorageFull InsufficientCapacity ",
-         A::accept, Errc::store, "the store's quota or space is used up: remove entries, or raise it"},
-        {" NoSuchBucket ", A::accept, Errc::no_such_bucket,
-         "create the bucket, or check its name, the region and the endpoint"},
-        {" EntityTooLarge KeyTooLongError MetadataTooLarge RequestHeaderSectionTooLarge ", A::accept, Errc::too_large,
-         ""},
-        {" 413 ", A::accept, Errc::too_large, "something on the way takes no body as large: lower Config::part_bytes"},
-        {" 407 ", A::accept, Errc::denied, "the proxy wants a user and a password: see Config::proxy"},
-        {" NotImplemented 501 ", A::accept, Errc::unsupported, ""},
-        {"", A::accept, Errc::store, ""},
-    };
     const auto find = [](std::string_view word) {
         const std::string wanted = " " + std::string(word) + " ";
         const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
@@ -3870,7 +3916,8 @@ private:
     http::Clock::time_point last_ = http::Clock::now();
 };
 
-// The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each pause,
+// The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each
+// pause,
 // which closes it if it goes well: half open is no state of its own, only the call that came first after the pause.
 class Breaker {
 public:
@@ -4015,7 +4062,8 @@ using Keys = Result<Credentials>;
 
 inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
 
-// A source that is not configured: the next one is asked. One that is configured but broken is an error, because falling
+// A source that is not configured: the next one is asked. One that is configured but broken is an error, because
+// falling
 // through could use another identity.
 inline Error passed_over(const std::string& why) { return Error(Errc::unavailable, why); }
 inline bool is_passed_over(const Keys& keys) { return !keys && keys.error().code() == Errc::unavailable; }
@@ -4244,7 +4292,8 @@ inline Result<void> read_files(Files&, const Environment&, const Settings&) { re
 
 // -- the chain
 
-// One caller's walk through the sources, and through what names a region and an endpoint. The files are read once in it,
+// One caller's walk through the sources, and through what names a region and an endpoint. The files are read once in
+// it,
 // when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
@@ -4415,7 +4464,8 @@ private:
 
     // -- roles
 
-    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no profile
+    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no
+    // profile
     // is visited twice but one that holds keys beside its role.
     Keys assume_role(const std::string& name, const ini::Profile& profile) {
         const std::string where = profile_text(name), arn = profile.get("role_arn");
@@ -4484,7 +4534,8 @@ private:
                        where);
     }
 
-    // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run, so
+    // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run,
+    // so
     // the file is read anew each time.
     Result<std::string> token_in(const std::string& path, const std::string& setting, bool blanks_allowed) const {
         const std::string named = setting + " " + bytes::sanitize(path);
@@ -4739,7 +4790,8 @@ public:
     // An empty value: AWS's own.
     Result<Setting> endpoint_url() const { return Walk(environment_, settings_).endpoint_url("S3"); }
 
-    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs keys.
+    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs
+    // keys.
     std::string profile_setting(const char* name) const {
         Walk walk(environment_, settings_);
         return walk.load() ? walk.profile_value(name) : std::string();
@@ -4788,7 +4840,8 @@ inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, 
 }
 #else
 
-// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that. Its
+// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
+// Its
 // standard error stays the program's, because prompts and complaints are for a person, and may hold what our messages
 // must not. Returns an errno.
 inline int spawn(std::vector<std::string> argv, int output, ::pid_t& child) {
@@ -5036,7 +5089,8 @@ struct Facts {
             return retry::seconds_between(info.last_modified, answered) > lease;
         return expiry == Expiry::at && expires_at <= unix_now;
     }
-    // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on it.
+    // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on
+    // it.
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
     // Whether this is still what was seen before.
     bool is_same_as(const Facts& seen) const {
@@ -5105,7 +5159,8 @@ inline double read_seconds(std::string_view text) {
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
-// What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no meaning.
+// What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no
+// meaning.
 inline bool is_own_name(const std::string& lower_name) {
     constexpr std::string_view names =
         " expires_at expires-at compressed kind crc32c write-id negative cost lease-seconds part-bytes parts-etag ";
@@ -5286,7 +5341,8 @@ struct detail::Core {
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is no
+    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is
+    // no
     // news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
@@ -5395,7 +5451,8 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller set
+// How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller
+// set
 // no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
@@ -5502,7 +5559,8 @@ inline Errc kind_of(CURLcode result, bool overflow) {
     return odd || overflow ? Errc::protocol : Errc::network;
 }
 
-// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from them.
+// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from
+// them.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
     constexpr std::string_view use_http = "perhaps the port speaks plain http: try http:// in the endpoint";
     constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
@@ -5658,7 +5716,8 @@ public:
         exchanges_.erase(std::remove(exchanges_.begin(), exchanges_.end(), &exchange), exchanges_.end());
         let_go(exchange);
     }
-    // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would report it
+    // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
+    // report it
     // to us alone, and go on with the next bytes as if these had been taken.
     void resume(Exchange& exchange) {
         if (!exchange.answer || !exchange.answer->paused) return;
@@ -5866,7 +5925,8 @@ private:
         emit_event(exchange, exchange.ok() ? "done" : "error");
     }
 
-    // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status number.
+    // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status
+    // number.
     void read_answer(Exchange& exchange) {
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
@@ -5930,7 +5990,8 @@ private:
         if (!date) return std::nullopt;
         return retry::seconds_between(now, *date);
     }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
+    // refusal
     // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
@@ -6079,7 +6140,7 @@ void run_all(Session& session, std::size_t total, std::size_t at_once, Begin&& b
 
 }  // namespace detail::s3
 
-// --- transfer: sources to uploads, answers to checked and decoded bytes -----------------------------------------------
+// --- transfer: sources to uploads, answers to checked and decoded bytes ----------------------------------------------
 
 namespace detail::transfer {
 
@@ -6108,7 +6169,8 @@ inline constexpr std::uint64_t parts_a_size = 500;
 // processor that sets the pace.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
-// A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way would
+// A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way
+// would
 // stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
 inline constexpr std::chrono::milliseconds turn_time{10}, slow_source_time{200};
 inline constexpr int fast_parts_min = 2;
@@ -6275,7 +6337,8 @@ public:
         return sum;
     }
 
-    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by others.
+    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by
+    // others.
     void allow_parallel() { may_be_parallel_ = true; }
     // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile; then
     // what they have brought is handed out in order.
@@ -6438,8 +6501,10 @@ private:
     bool is_stopped_ = false;    // by the consumer, meanwhile
 };
 
-// Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks streams
-// as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is empty, in the
+// Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
+// streams
+// as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is empty, in
+// the
 // end finish() and once more.
 class Decoder {
 public:
@@ -6727,7 +6792,8 @@ private:
         out.payload_hash = sum.finish();
         return out;
     }
-    // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift answers
+    // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
+    // answers
     // with a page to one of two who write a key at once.
     bool is_odd() const {
         return call_.ok() &&
@@ -7034,7 +7100,8 @@ private:
         return interpret_completion(call);
     }
 
-    // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
+    // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself
+    // tells.
     Result<bool> interpret_completion(Call& call) {
         if (call.ok() && !xml::etag_result(call.answer->text))
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
@@ -7198,7 +7265,7 @@ private:
     std::optional<Error> trouble{};
 };
 
-// --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do --------------------------------
+// --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do ------------------------------
 
 namespace detail::cache {
 
@@ -7224,7 +7291,8 @@ struct PlainJob {
     Call plain;
 };
 
-// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of the
+// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of
+// the
 // page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
 // whatever order a store sorts.
 struct PageOrder {
@@ -7528,8 +7596,10 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
     return session.failure(look);
 }
 
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has no
-// others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a miss.
+// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
+// no
+// others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
+// miss.
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
@@ -7574,7 +7644,8 @@ inline Result<void> interpret_removal(Session& session, const Exchange& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match then
+// Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
+// then
 // keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags, and for
 // stores that ignore If-Match on DELETE: there a window of one round trip is left.
 class ExpiredRemoval {
@@ -7807,7 +7878,8 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
         });
 }
 
-// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a 304.
+// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
+// 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
     if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
     if (etag.empty() || !entry::check_value(etag))
@@ -8203,7 +8275,8 @@ private:
 };
 
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
-// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in between.
+// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in
+// between.
 inline Result<bool> is_condition_met(Session& session, Target& target, Claim& claim) {
     if (!target.condition) return true;
     Core& core = session.core();
@@ -8743,7 +8816,8 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
 // Between two looks for another's value: doubles from the first to the most, with jitter.
 inline constexpr std::chrono::milliseconds lease_poll_first{50};
 inline constexpr std::chrono::milliseconds lease_poll_most{1000};
-// Where the store does not honour conditions two may believe to have the lease. Whoever wrote last has it: that is looked
+// Where the store does not honour conditions two may believe to have the lease. Whoever wrote last has it: that is
+// looked
 // at once the others' writes, which began before ours was to be seen, have had this time to arrive.
 inline constexpr std::chrono::milliseconds lease_settles{300};
 
@@ -9306,7 +9380,8 @@ S3CACHE_FN Stats Cache::stats() const {
 //
 // Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 // documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
-// rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+// rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+// permit
 // persons to whom the Software is furnished to do so, subject to the following conditions:
 //
 // The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
