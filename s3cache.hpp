@@ -6738,11 +6738,12 @@ inline bool is_unmet(const Target& target, const Exchange& call) {
 }
 
 // Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
-inline bool is_stored_by_us(Session& session, const Target& target) {
+inline Result<bool> is_stored_by_us(Session& session, const Target& target) {
     if (target.write_id.empty()) return false;
     session.allow_cleanup();
     Call look(session, s3::request(session.core(), target.operation, Method::head, target.key));
     look.run();
+    if (!look.ok() && (look.error || look.status() != 404)) return session.failure(look);  // so nobody knows
     return look.ok() && entry::read(look.headers()).write_id == target.write_id;
 }
 
@@ -7107,9 +7108,10 @@ private:
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         const bool unmet = is_unmet(target_, call);
         const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-        is_open_ = !call.ok() && !(unclear && is_stored_by_us(session_, target_));
+        const Result<bool> by_us = unclear ? is_stored_by_us(session_, target_) : Result<bool>(false);
+        is_open_ = !call.ok() && !(by_us && *by_us);
         if (!is_open_) return true;
-        if (unmet) return false;
+        if (unmet) return by_us;
         return session_.failure(call);
     }
 
