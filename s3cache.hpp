@@ -8344,7 +8344,8 @@ inline Result<bool> send(Session& session, Target& target, const Body& body, con
     Claim claim(session);
     Result<bool> is_met = is_condition_met(session, target, claim);
     if (!is_met || !*is_met) return is_met;
-    if (body.source || *size > std::uint64_t{2} * core.config.part_bytes) name_write(core, target);
+    const bool is_named = !target.write_id.empty();  // as conditional writes are
+    if (!is_named && (body.source || *size > std::uint64_t{2} * core.config.part_bytes)) name_write(core, target);
     transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
     if (!body.source) {
         Result<bool> stored = upload.run(body.memory);
