@@ -6743,8 +6743,11 @@ inline Result<bool> is_stored_by_us(Session& session, const Target& target) {
     session.allow_cleanup();
     Call look(session, s3::request(session.core(), target.operation, Method::head, target.key));
     look.run();
-    if (!look.ok() && (look.error || look.status() != 404)) return session.failure(look);  // so nobody knows
-    return look.ok() && entry::read(look.headers()).write_id == target.write_id;
+    if (look.status() == 404 && !look.error) return false;
+    if (!look.ok()) return session.failure(look);  // so nobody knows
+    const entry::Facts there = entry::read(look.headers());
+    if (there.from_s3) return there.write_id == target.write_id;
+    return refusal(Errc::protocol, target.operation, target.key, "the answer to a look is cut short, or not a store's");
 }
 
 // One PUT of bytes that are all there; by itself, or among many.
@@ -6794,8 +6797,7 @@ private:
         return out;
     }
     // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
-    // answers
-    // with a page to one of two who write a key at once.
+    // answers with a page to one of two who write a key at once.
     bool is_odd() const {
         return call_.ok() &&
                (!call_.answer->text.empty() || (call_.status() == 200 && call_.headers().get("etag").empty()));
