@@ -45,7 +45,7 @@ int main(int count, char** words) {
             usleep(static_cast<useconds_t>(seconds(5).count() * 1e6));
             return "computed by " + std::to_string(getpid());
         },
-        {s3cache::Seconds(20)}, how);
+        {s3cache::Seconds(120)}, how);
     if (!value) return std::fprintf(stderr, "%s\n", value.error().what()), 2;
     const s3cache::Stats stats = cache.stats();
     std::printf("%s\n%llu computed, %llu waited, %llu hits, %llu requests\n", value->str().c_str(),
