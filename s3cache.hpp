@@ -16,12 +16,10 @@
 // prints     {"rows":1042}
 //
 // Stored as  an S3 object named by the key; the TTL lies in its metadata (`expires_at`, unix time in seconds), so that
-// an
-//            entry set here is read by the Python class S3Cache and the other way round.
+//            an entry set here is read by the Python class S3Cache and the other way round.
 // Errors     a miss is not an error. Every operation comes twice: `get` throws s3cache::Error, `try_get` returns
 //            Result<...> and never throws. With -fno-exceptions only the try_ forms exist. Those on many keys come
-//            once,
-//            give a Result for each key, and never throw.
+//            once, give a Result for each key, and never throw.
 // Threads    one Cache may be used from any number of threads at once. A Reader, a Listing and a Source belong to one
 //            thread at a time. Every operation blocks until it is done. No thread is ever started.
 // Never      prints, aborts, installs a handler, follows a redirect, turns TLS verification off, reads ~/.netrc, or
@@ -52,8 +50,7 @@
 #define S3CACHE_VERSION_NUMBER 100  // 10000 * first + 100 * second + third
 
 // The inline namespace names the version and everything that is compiled differently, so that files of two kinds fail
-// to
-// link instead of sharing a type whose layout differs, or the functions of whichever comes first.
+// to link instead of sharing a type whose layout differs, or the functions of whichever comes first.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define S3CACHE_EXCEPTIONS 1
 #define S3CACHE_ABI_THROWS
@@ -619,8 +616,7 @@ public:
     CredentialsProvider() = default;
     CredentialsProvider(Credentials fixed) : get_([fixed = std::move(fixed)] { return Result<Credentials>(fixed); }) {}
     // Called from the thread that needs them, one call at a time; again when `expires` draws near. An empty function is
-    // a
-    // mistake, and does not silently stand for the chain.
+    // a mistake, and does not silently stand for the chain.
     template <class F, class = std::enable_if_t<std::is_invocable_r_v<Result<Credentials>, F&>>>
     CredentialsProvider(F get) : get_(std::move(get)) {
         if (!get_) get_ = [] { return Error(Errc::credentials, "the provider is an empty function"); };
@@ -741,14 +737,12 @@ struct Config {
     std::chrono::milliseconds connect_timeout{3000};  // name resolution, TCP and TLS
     std::chrono::milliseconds stall_timeout{20000};   // without a byte, either way
     // A whole call with all its attempts; of get_stream the opening, of get_or_set, clear and purge_expired each step.
-    // What
-    // cleans up after it takes 0.5 s more at most.
+    // What cleans up after it takes 0.5 s more at most.
     std::chrono::milliseconds call_timeout{0};
     int attempts_max = 3;
     std::chrono::milliseconds backoff_base{50}, backoff_cap{5000};  // the n-th wait is random in [0, base * 2^n]
     // After so many calls in a row that failed for the network's or the store's fault all others are Errc::unavailable
-    // at
-    // once; after the pause one is let through to try. A miss is a success here. Zero: never.
+    // at once; after the pause one is let through to try. A miss is a success here. Zero: never.
     unsigned breaker_failures = 0;
     std::chrono::milliseconds breaker_pause{10000};
 
@@ -894,12 +888,10 @@ public:
     Result<bool> try_touch(Key key, Seconds ttl);
 
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An
-    // entry
-    // that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
+    // entry that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
     // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails
-    // is
-    // passed over, and is an error in the end.
+    // is passed over, and is an error in the end.
     Result<std::uint64_t> try_clear(std::string_view prefix);
     Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
     // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
@@ -919,12 +911,10 @@ public:
 
     // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
     // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
-    // processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a
-    // container of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty:
-    // a
-    // negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value
-    // that
-    // cannot be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
+    // processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a container
+    // of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty: a negative
+    // entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that cannot
+    // be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
     // Errc::source. SetOptions::timeout is that of the storing.
     template <class T = Value, class F>
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
@@ -945,8 +935,7 @@ public:
     }
 
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get
-    // of
-    // the plain type refuses (Errc::source), because it could be taken for a miss.
+    // of the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
     std::enable_if_t<detail::is_object<T>::value, Result<bool>> try_set(Key key, const T& value,
                                                                         const SetOptions& options = {}) {
@@ -981,15 +970,13 @@ public:
     }
 
     // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open,
-    // ends
-    // with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later are not
-    // concerned. Does not wait.
+    // ends with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later
+    // are not concerned. Does not wait.
     void cancel() noexcept;
 
     Stats stats() const;
     // Where credentials, region and endpoint come from, source by source, and how far the clock is off. Asks the
-    // sources
-    // anew (files, metadata services), and the store nothing.
+    // sources anew (files, metadata services), and the store nothing.
     std::vector<Finding> explain();
 
 #if S3CACHE_EXCEPTIONS
@@ -1226,8 +1213,7 @@ inline std::string base64(std::string_view raw) {
 }
 
 // Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes
-// whatever
-// bits the padding leaves over. Two texts never decode to the same bytes.
+// whatever bits the padding leaves over. Two texts never decode to the same bytes.
 inline std::optional<std::string> unbase64(std::string_view text) {
     const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
     if (text.size() % 4 != 0) return std::nullopt;
@@ -1299,9 +1285,8 @@ inline std::string number(std::uint64_t value) { return std::to_string(value); }
 inline void append_number(std::string& out, std::uint64_t value) { out += number(value); }
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
-// info
-// of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a port
-// whose port is no number is hidden too.
+// info of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a
+// port whose port is no number is hidden too.
 inline void hide_user_info(std::string& text) {
     const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
     const std::size_t scheme = text.find("://", word);
@@ -1489,8 +1474,7 @@ inline bool valid(std::string_view text) {
 }
 
 // The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot
-// carry
-// it, so it is refused; replacing it would quietly change what may be a secret.
+// carry it, so it is refused; replacing it would quietly change what may be a secret.
 inline std::optional<std::string> unescape(std::string_view inside) {
     Scanner scanner(inside);
     std::string out;
@@ -1588,8 +1572,7 @@ inline Parts parts_of(std::int64_t unix_seconds) {
 }
 
 // A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of
-// the
-// next minute, as in POSIX time.
+// the next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
     return time[year] >= 1 && std::equal(time.begin(), time.begin() + hour, same.begin()) && time[hour] <= 23 &&
@@ -1681,8 +1664,7 @@ private:
 };
 
 // 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without
-// either
-// Z or offset is read as UTC, because AWS never means a local time.
+// either Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
     Scanner scanner(text);
     if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
@@ -1695,8 +1677,7 @@ inline std::optional<TimePoint> iso8601(std::string_view text) {
 }
 
 // Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06.
-// Whether
-// the day's name is right is not checked: it carries no information.
+// Whether the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
     Scanner scanner(text);
     std::int64_t weekday = 0;
@@ -1733,10 +1714,9 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
 }
 
 // Python's float(text) of a plain decimal number; empty where that raises, and for its underscores and the digits of
-// other
-// scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the program's
-// decimal
-// point, so it is given that; from_chars for double is missing from many libraries that C++17 programs are built with.
+// other scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the
+// program's decimal point, so it is given that; from_chars for double is missing from many libraries that C++17
+// programs are built with.
 inline std::optional<double> parse_float(std::string_view text) {
     constexpr std::string_view blanks = " \t\n\r\v\f";
     const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
@@ -1940,8 +1920,7 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
 }
 
 // __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
-// included
-// twice, and a program may include it too.
+// included twice, and a program may include it too.
 inline bool has_crc32c_hardware() {
     static const bool has = [] {
         unsigned a = 1, b = 0, c = 0, d = 0;
@@ -2037,8 +2016,7 @@ protected:
     }
 
     // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is
-    // used
-    // up or something is wrong. zlib counts in 32 bits, so that long pieces take several steps.
+    // used up or something is wrong. zlib counts in 32 bits, so that long pieces take several steps.
     bool run(int (*step)(z_stream*, int), int flush, char* out, std::size_t capacity, std::size_t& produced) {
         constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
         int result = Z_OK;
@@ -2082,8 +2060,7 @@ public:
     }
 
     // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
-    // is
-    // an empty value.
+    // is an empty value.
     bool end_of_input() {
         if (in_member_ && problem_ == nullptr) problem_ = "cut short";
         return problem_ == nullptr;
@@ -2150,8 +2127,7 @@ inline constexpr std::size_t depth_max = 32;
 inline constexpr std::size_t document_bytes_max = 16 * 1024 * 1024;
 
 // XML 1.0 knows no control characters but three, not even as references, and neither U+FFFE nor U+FFFF. A key with one
-// of
-// them, or that is no UTF-8, can be deleted alone but not in a list.
+// of them, or that is no UTF-8, can be deleted alone but not in a list.
 inline bool representable(std::string_view text) {
     for (char c : text) {
         if (bytes::octet(c) < 0x20 && !bytes::is_blank(c)) return false;
@@ -2359,8 +2335,7 @@ private:
 };
 
 // Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes
-// such
-// keys as they are. It tells a key to be blamed from an answer that is no list at all.
+// such keys as they are. It tells a key to be blamed from an answer that is no list at all.
 inline bool has_illegal_character(std::string_view document) {
     Scanner scanner(document);
     return !scanner.finish() && scanner.found_illegal();
@@ -2415,8 +2390,7 @@ inline std::string_view html_title(std::string_view page) {
 }
 
 // The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
-// a
-// proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
+// a proxy must not pass for one. They return nothing for an error, and for what was cut short, is empty or is no XML.
 inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes::ends_with(scanner.root(), "Result"); }
 
 // The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
@@ -2492,8 +2466,7 @@ struct ListPage {
 };
 
 // A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look
-// complete
-// that is not. Keys are encoded only if the answer says so, whatever was asked for.
+// complete that is not. Keys are encoded only if the answer says so, whatever was asked for.
 inline std::optional<ListPage> list_result(std::string_view document) {
     ListPage page;
     ListEntry entry;
@@ -2527,8 +2500,7 @@ struct UploadsPage {
 };
 
 // A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever
-// it
-// says of them.
+// it says of them.
 inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
     UploadsPage page;
     Upload upload;
@@ -2864,8 +2836,7 @@ struct Partition {
 };
 
 // The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
-// regions
-// every year and partitions hardly ever.
+// regions every year and partitions hardly ever.
 inline constexpr Partition partitions[] = {
     {"cn-", "amazonaws.com.cn"},    {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
     {"eu-isoe-", "cloud.adc-e.uk"}, {"us-isof-", "csp.hci.ic.gov"}, {"eusc-de-", "amazonaws.eu"},
@@ -2975,8 +2946,7 @@ inline Url aws_url(const Options& options, const std::string& region) {
 
 // Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
 // four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in
-// the
-// bucket need plain http; an address takes no label at all.
+// the bucket need plain http; an address takes no label at all.
 inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
     const std::string& bucket = options.bucket;
     if (options.addressing == Addressing::path || base.is_address) return false;
@@ -3176,8 +3146,7 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
 }
 
 // Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to
-// be
-// shared between threads.
+// be shared between threads.
 class Signer {
 public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
@@ -3305,8 +3274,7 @@ using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
 // libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
-// clean
-// up at exit, so that a destructor of a static object may still use a Cache.
+// clean up at exit, so that a destructor of a static object may still use a Cache.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -3407,8 +3375,7 @@ struct Limits {
 class Transfer {
 public:
     // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file
-    // that
-    // includes this.
+    // that includes this.
     struct Sink {
         void* self = nullptr;
         SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
@@ -3565,8 +3532,7 @@ private:
     }
     void set_headers() {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
-        // (Expect)
-        // costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         const std::size_t given = used_;
         next_line().assign("Accept:");
         for (const char* of_body : {"Expect:", "Content-Type:"}) {
@@ -3650,8 +3616,7 @@ struct SigpipeGuard {
 };
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
-// that
-// made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
+// that made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
 class Engine {
 public:
     explicit Engine(unsigned connections) : multi_(curl_multi_init()) {
@@ -4063,8 +4028,7 @@ using Keys = Result<Credentials>;
 inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
 
 // A source that is not configured: the next one is asked. One that is configured but broken is an error, because
-// falling
-// through could use another identity.
+// falling through could use another identity.
 inline Error passed_over(const std::string& why) { return Error(Errc::unavailable, why); }
 inline bool is_passed_over(const Keys& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
@@ -4293,8 +4257,7 @@ inline Result<void> read_files(Files&, const Environment&, const Settings&) { re
 // -- the chain
 
 // One caller's walk through the sources, and through what names a region and an endpoint. The files are read once in
-// it,
-// when they are first needed, and anew in the next, because other programs rewrite them.
+// it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
     Walk(const Environment& environment, const Settings& settings, Limits limits = {})
@@ -4465,8 +4428,7 @@ private:
     // -- roles
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no
-    // profile
-    // is visited twice but one that holds keys beside its role.
+    // profile is visited twice but one that holds keys beside its role.
     Keys assume_role(const std::string& name, const ini::Profile& profile) {
         const std::string where = profile_text(name), arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
@@ -4535,8 +4497,7 @@ private:
     }
 
     // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run,
-    // so
-    // the file is read anew each time.
+    // so the file is read anew each time.
     Result<std::string> token_in(const std::string& path, const std::string& setting, bool blanks_allowed) const {
         const std::string named = setting + " " + bytes::sanitize(path);
         const FileText file = environment_.read_file(path);
@@ -4841,9 +4802,8 @@ inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, 
 #else
 
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
-// Its
-// standard error stays the program's, because prompts and complaints are for a person, and may hold what our messages
-// must not. Returns an errno.
+// Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
+// messages must not. Returns an errno.
 inline int spawn(std::vector<std::string> argv, int output, ::pid_t& child) {
     std::vector<char*> words;
     for (std::string& word : argv) words.push_back(&word[0]);
@@ -5342,8 +5302,7 @@ struct detail::Core {
     }
 
     // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is
-    // no
-    // news.
+    // no news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
@@ -5452,8 +5411,7 @@ using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
 // How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller
-// set
-// no deadline; all of it, beyond the caller's deadline, where there is one.
+// set no deadline; all of it, beyond the caller's deadline, where there is one.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
@@ -5717,8 +5675,7 @@ public:
         let_go(exchange);
     }
     // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
-    // report it
-    // to us alone, and go on with the next bytes as if these had been taken.
+    // report it to us alone, and go on with the next bytes as if these had been taken.
     void resume(Exchange& exchange) {
         if (!exchange.answer || !exchange.answer->paused) return;
         exchange.answer->paused = false;
@@ -6170,8 +6127,7 @@ inline constexpr std::uint64_t parts_a_size = 500;
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
 // A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way
-// would
-// stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
+// would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
 inline constexpr std::chrono::milliseconds turn_time{10}, slow_source_time{200};
 inline constexpr int fast_parts_min = 2;
 // How often a PUT whose answer is odd, or whose condition the store takes in another form, is sent again.
@@ -6502,10 +6458,8 @@ private:
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
-// streams
-// as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is empty, in
-// the
-// end finish() and once more.
+// streams as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is
+// empty, in the end finish() and once more.
 class Decoder {
 public:
     // zlib ends each call with a copy of its window, so `batch` bytes are gathered for one.
@@ -7296,8 +7250,7 @@ struct PlainJob {
 };
 
 // A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of
-// the
-// page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
+// the page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
 // whatever order a store sorts.
 struct PageOrder {
     static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
@@ -7601,8 +7554,7 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
 }
 
 // Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
-// no
-// others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
+// no others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
 // miss.
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
@@ -7649,9 +7601,8 @@ inline Result<void> interpret_removal(Session& session, const Exchange& call) {
 }
 
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
-// then
-// keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags, and for
-// stores that ignore If-Match on DELETE: there a window of one round trip is left.
+// then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
+// and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
 class ExpiredRemoval {
 public:
     ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
@@ -8822,8 +8773,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
 inline constexpr std::chrono::milliseconds lease_poll_first{50};
 inline constexpr std::chrono::milliseconds lease_poll_most{1000};
 // Where the store does not honour conditions two may believe to have the lease. Whoever wrote last has it: that is
-// looked
-// at once the others' writes, which began before ours was to be seen, have had this time to arrive.
+// looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
 inline constexpr std::chrono::milliseconds lease_settles{300};
 
 // The right to compute a key, for a time: an entry beside the value, made only if there is none that has not lapsed.
@@ -9386,8 +9336,7 @@ S3CACHE_FN Stats Cache::stats() const {
 // Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
 // documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
 // rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
-// permit
-// persons to whom the Software is furnished to do so, subject to the following conditions:
+// permit persons to whom the Software is furnished to do so, subject to the following conditions:
 //
 // The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
 // Software.
