@@ -87,6 +87,7 @@
 #include <functional>   // hooks, sources
 #include <iosfwd>       // std::istream by name only
 #include <memory>       // the pimpls
+#include <new>          // a Result's value
 #include <optional>     // a miss
 #include <stdexcept>    // the base of Error
 #include <string>       // values, keys; and the tags of iterators, for which <iterator> would bring all stream buffers
@@ -211,16 +212,31 @@ public:
 
     Result(T value) : value_(std::move(value)) {}
     Result(Error error) : ResultBase(std::move(error)) {}
+    Result(const Result& other) : ResultBase(other) {
+        if (has_value()) new (&value_) T(other.value_);
+    }
+    Result(Result&& other) noexcept : ResultBase(std::move(other)) {
+        if (has_value()) new (&value_) T(std::move(other.value_));
+    }
+    Result& operator=(Result other) noexcept {
+        if (has_value()) value_.~T();
+        ResultBase::operator=(std::move(other));
+        if (has_value()) new (&value_) T(std::move(other.value_));
+        return *this;
+    }
+    ~Result() {
+        if (has_value()) value_.~T();
+    }
 
-    T& value() & { return check(), **this; }
-    const T& value() const& { return check(), **this; }
-    T&& value() && { return check(), *std::move(*this); }
+    T& value() & { return check(), value_; }
+    const T& value() const& { return check(), value_; }
+    T&& value() && { return check(), std::move(value_); }
 
-    T& operator*() & noexcept { return *value_; }
-    const T& operator*() const& noexcept { return *value_; }
-    T&& operator*() && noexcept { return *std::move(value_); }
-    T* operator->() noexcept { return &*value_; }
-    const T* operator->() const noexcept { return &*value_; }
+    T& operator*() & noexcept { return value_; }
+    const T& operator*() const& noexcept { return value_; }
+    T&& operator*() && noexcept { return std::move(value_); }
+    T* operator->() noexcept { return &value_; }
+    const T* operator->() const noexcept { return &value_; }
 
     T value_or(T otherwise) const& { return has_value() ? **this : std::move(otherwise); }
     T value_or(T otherwise) && { return has_value() ? *std::move(*this) : std::move(otherwise); }
@@ -240,7 +256,9 @@ public:
     }
 
 private:
-    std::optional<T> value_;  // there where no error is; a variant of the two would take much longer to compile
+    union {
+        T value_;  // there where no error is; std::optional and std::variant take much longer to compile
+    };
 };
 
 template <>
@@ -1058,7 +1076,6 @@ private:
 #include <limits>              // overflow checks
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
-#include <new>                 // std::nothrow
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
 #if defined(__ARM_FEATURE_CRC32)
@@ -6065,15 +6082,25 @@ struct Call : Exchange {
     Session& session;
 };
 
+// One of many: a call, and what follows from its answer.
+struct Job {
+    Job() = default;
+    Job(const Job&) = delete;
+    Job& operator=(const Job&) = delete;
+    virtual ~Job() = default;
+    virtual Call& call() = 0;                     // what is on its way now
+    virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
+};
+
 // Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done. A job has a call() and a tend(), which is called between steps.
-template <class Begin, class End>
-void run_all(Session& session, std::size_t total, std::size_t at_once, Begin&& begin, End&& end) {
-    using Job = decltype(begin(std::size_t{0}));
-    std::vector<std::pair<std::size_t, Job>> running;
+// `end(i, job)` looks at it once it is done.
+inline void run_all(Session& session, std::size_t total, std::size_t at_once,
+                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
+                    const std::function<void(std::size_t, Job&)>& end) {
+    std::vector<std::pair<std::size_t, std::unique_ptr<Job>>> running;
     for (std::size_t next = 0; next < total || !running.empty();) {
         while (next < total && running.size() < at_once) {
-            if (Job job = begin(next)) {
+            if (std::unique_ptr<Job> job = begin(next)) {
                 running.emplace_back(next, std::move(job));
                 session.start(running.back().second->call());
             }
@@ -7242,10 +7269,9 @@ inline constexpr int versions_tried_max = 3;
 // -- pages of a list
 
 // A request without a body on one of many entries.
-struct PlainJob {
+struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() { return plain; }
-    bool tend() const { return !plain.done; }
+    Call& call() override { return plain; }
     Call plain;
 };
 
@@ -7372,13 +7398,14 @@ private:
             [&](std::size_t i) {
                 return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
             },
-            [&](std::size_t i, PlainJob& job) {
-                if (job.plain.ok()) {
-                    entry::Facts facts = entry::read(job.plain.headers());
+            [&](std::size_t i, s3::Job& job) {
+                const Call& call = job.call();
+                if (call.ok()) {
+                    entry::Facts facts = entry::read(call.headers());
                     if (!facts.length) facts.info.size = page[i].info.size;
                     page[i].info = std::move(facts.info);
-                } else if ((job.plain.error || job.plain.status() != 404) && out) {
-                    out = session.failure(job.plain);
+                } else if ((call.error || call.status() != 404) && out) {
+                    out = session.failure(call);
                 }
             });
         return out;
@@ -7603,7 +7630,7 @@ inline Result<void> interpret_removal(Session& session, const Exchange& call) {
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
 // then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
 // and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-class ExpiredRemoval {
+class ExpiredRemoval : public s3::Job {
 public:
     ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
         : session_(session),
@@ -7611,8 +7638,8 @@ public:
           look_(session, request(session.core(), operation, Method::head, key)),
           erase_(session, request(session.core(), operation, Method::erase, key)) {}
 
-    Call& call() { return is_looked_at_ ? erase_ : look_; }
-    bool tend() {
+    Call& call() override { return is_looked_at_ ? erase_ : look_; }
+    bool tend() override {
         if (!call().done) return true;
         if (!is_looked_at_) return should_erase() && begin_erase();
         const bool refused = !erase_.error && erase_.status() == 501 && !erase_.request.headers.empty();
@@ -7680,7 +7707,7 @@ inline bool removes_expired(Core& core, std::string_view key, const entry::Facts
 
 // One get of a whole value, by itself or among many. An expired entry is removed once the reading is done; a failure of
 // that is no concern of the reader's, since the entry will be met again.
-class GetOperation {
+class GetOperation : public s3::Job {
 public:
     GetOperation(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
         : session_(session),
@@ -7695,14 +7722,12 @@ public:
         if (is_alone) download_.allow_parallel();  // with as many connections as help
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
-    GetOperation(const GetOperation&) = delete;
-    GetOperation& operator=(const GetOperation&) = delete;
-    ~GetOperation() {
+    ~GetOperation() override {
         if (wanted_.options.progress) session_.on_progress({});
     }
 
-    Call& call() { return removal_ ? removal_->call() : download_.waited_for(); }
-    bool tend() {
+    Call& call() override { return removal_ ? removal_->call() : download_.waited_for(); }
+    bool tend() override {
         if (removal_) return removal_->tend();
         download_.tend();
         if (!download_.done()) return true;
@@ -7797,14 +7822,14 @@ void get_all(Core& core, const std::vector<std::string_view>& keys, const GetReq
     for (int tried = 1; !todo.empty(); ++tried, todo = std::exchange(changed, {})) {
         s3::run_all(
             session, todo.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<GetOperation> {
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 const std::string_view key = keys[todo[i]];
                 if (const Result<void> fine = check_key(core, "get", key); !fine)
                     return tell(todo[i], fine.error()), nullptr;
                 return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
             },
-            [&](std::size_t i, GetOperation& get) {
-                Result<GetResult> result = get.result();
+            [&](std::size_t i, s3::Job& job) {
+                Result<GetResult> result = static_cast<GetOperation&>(job).result();
                 const bool was_replaced = !result && result.error().code() == Errc::changed;
                 if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
                 tell(todo[i], std::move(result));
@@ -8360,12 +8385,12 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
 }
 
 // One of many that goes out in one PUT, as it is.
-struct PutOperation {
+struct PutOperation : s3::Job {
     PutOperation(Session& session, const Item& item, Kind kind, transfer::BodySum sum)
         : target(target_for(session.core(), item.key, kind, item.options, item.payload.negative())),
           put(session, target, item.payload.view(), sum) {}
-    Call& call() { return put.call(); }
-    bool tend() { return put.tend(); }
+    Call& call() override { return put.call(); }
+    bool tend() override { return put.tend(); }
 
     Target target;
     transfer::Put put;
@@ -8390,7 +8415,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<PutOperation> {
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 const Item& item = items[i];
                 if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
                     return tell(i, std::move(allowed).error()), nullptr;
@@ -8400,7 +8425,8 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 if (!operation) return tell(i, operation.error()), nullptr;
                 return *std::move(operation);
             },
-            [&](std::size_t i, PutOperation& one) {
+            [&](std::size_t i, s3::Job& job) {
+                PutOperation& one = static_cast<PutOperation&>(job);
                 const Timing timing = timing_of(one.call(), items[i].payload.view().size());
                 tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
@@ -8536,15 +8562,15 @@ private:
         std::optional<Error> outage;
         s3::run_all(
             session_, singly_.size(), core_.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<PlainJob> {
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 if (outage) return finish(singly_[i], *outage, {}), nullptr;
                 return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
             },
-            [&](std::size_t i, PlainJob& job) {
-                Result<void> removed = interpret_removal(session_, job.plain);
-                if (job.plain.error || (!removed && removed.error().code() == Errc::no_such_bucket))
+            [&](std::size_t i, s3::Job& job) {
+                Result<void> removed = interpret_removal(session_, job.call());
+                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
                     outage = removed.error();
-                finish(singly_[i], std::move(removed), timing_of(job.plain, 0));
+                finish(singly_[i], std::move(removed), timing_of(job.call(), 0));
             });
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
@@ -8674,8 +8700,8 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
         s3::run_all(
             pages.session, pages.page.size(), core->config.connections,
             [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key); },
-            [&](std::size_t, ExpiredRemoval& job) {
-                const Result<bool> removed = job.result();
+            [&](std::size_t, s3::Job& job) {
+                const Result<bool> removed = static_cast<ExpiredRemoval&>(job).result();
                 if (!removed || *removed) tally.add(removed ? Result<void>() : removed.error());
             });
     }
