@@ -2153,28 +2153,49 @@ inline bool representable(std::string_view text) {
            text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
-inline std::optional<std::uint32_t> reference(std::string_view name) {
-    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
-    for (std::size_t i = 0; i < 5; ++i) {
-        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+// What stands for a character that markup would be taken for, or that would arrive as a line feed.
+struct Entity {
+    char meant;
+    std::string_view name;
+};
+inline constexpr Entity entities[] = {{'&', "amp"},  {'<', "lt"},    {'>', "gt"},
+                                      {'"', "quot"}, {'\'', "apos"}, {'\r', "#13"}};
+
+// Appends what "&name;" stands for. False: only numbers and the five entities that need no DTD stand for something.
+inline bool append_reference(std::string& out, std::string_view name) {
+    std::uint32_t code = 0;
+    for (const Entity& entity : entities) {
+        if (name == entity.name) code = bytes::octet(entity.meant);
     }
     const int base = bytes::starts_with(name, "#x") ? 16 : 10;
-    const std::size_t digits = base == 16 ? 2 : 1;
-    if (!bytes::starts_with(name, "#") || name.size() == digits) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : name.substr(digits)) {
+    const std::string_view digits = bytes::starts_with(name, "#") ? name.substr(base == 16 ? 2 : 1) : "";
+    for (char c : code == 0 ? digits : "") {
         const int digit = bytes::hex_value(c);
-        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return false;
         code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
     }
-    return code <= 0x10FFFF ? std::optional<std::uint32_t>(code) : std::nullopt;
+    std::string character;
+    utf8::append(character, code);
+    out += character;
+    return code <= 0x10FFFF && representable(character);
+}
+
+// For content and attribute values.
+inline void escape(std::string& out, std::string_view text) {
+    for (char c : text) {
+        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
+        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
+        if (entity == std::end(entities))
+            out += c;
+        else
+            out.append(1, '&').append(entity->name).append(1, ';');
+    }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string_view path;  // such as Contents/Key
+    std::string path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2185,13 +2206,12 @@ struct Field {
 class Scanner {
 public:
     explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
-        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max || !representable(document)) {
         take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    // Goes on to the end of the next element, children before parents. False: there is none, or the document is
-    // damaged.
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
     bool next() {
         if (closing_) leave();
         while (!closing_ && !damaged_ && !rest_.empty()) {
@@ -2207,7 +2227,7 @@ public:
         // The first of repeated elements wins: a store that forwards another's error appends its own.
         for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
             const Field& field = fields_[i];
-            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+            if (field.path == path() && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
         }
         return closing_;
     }
@@ -2220,12 +2240,9 @@ public:
     }
     bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // Whether a character that XML cannot hold is what damaged the document.
-    bool found_illegal() const { return illegal_; }
-
     std::string_view root() const { return root_; }
     // The element that ends here, by its path below the root; the root itself has the empty path.
-    std::string_view path() const { return path_; }
+    std::string_view path() const { return std::string_view(path_).substr((std::min)(root_.size() + 2, path_.size())); }
     // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
@@ -2234,8 +2251,7 @@ private:
         closing_ = false;
         text_.clear();
         --depth_;
-        path_.resize((std::min)(path_.rfind('/'), path_.size()));
-        if (depth_ <= 1) path_.clear();
+        path_.resize(path_.rfind('/'));
     }
 
     bool take(std::string_view wanted) {
@@ -2251,20 +2267,13 @@ private:
         return true;
     }
 
-    bool skip_blanks() {
-        const std::size_t before = rest_.size();
-        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
-        return rest_.size() < before;
-    }
-
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
         if (take("<?")) return skip_past("?>");
         if (take("<!--")) return skip_past("-->");
         if (depth_ == 0 || !take("<![CDATA[")) return false;
-        const std::size_t begin = text_.size();
         append_raw(rest_.substr(0, rest_.find("]]>")));
-        return skip_past("]]>") && is_legal_from(begin);
+        return skip_past("]]>");
     }
 
     bool take_text() {
@@ -2272,17 +2281,14 @@ private:
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        const std::size_t begin = text_.size();
         for (std::size_t at = run.find('&'); at != std::string_view::npos; at = run.find('&')) {
             append_raw(run.substr(0, at));
             const std::size_t end = run.substr(at, 16).find(';');  // "&#x10FFFF;" has ten; leading zeros are legal
-            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(at + 1, end - 1));
-            if (!code) return false;
-            utf8::append(text_, *code);
+            if (end == std::string_view::npos || !append_reference(text_, run.substr(at + 1, end - 1))) return false;
             run.remove_prefix(at + end + 1);
         }
         append_raw(run);
-        return is_legal_from(begin);
+        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
@@ -2290,11 +2296,6 @@ private:
         for (std::size_t i = 0; i < raw.size(); ++i) {
             if (raw.substr(i, 2) != "\r\n") text_ += raw[i] == '\r' ? '\n' : raw[i];
         }
-    }
-
-    bool is_legal_from(std::size_t begin) {
-        illegal_ = !representable(std::string_view(text_).substr(begin));
-        return !illegal_;
     }
 
     // Without its prefix. Empty: no name is here.
@@ -2309,72 +2310,40 @@ private:
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
         if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
-        bool spaced = skip_blanks();
         while (!(closing_ = take("/>")) && !take(">")) {
-            if (!spaced || !take_attribute()) return false;
-            spaced = skip_blanks();
+            const std::string_view first = rest_.substr(0, 1);
+            if (first.empty() || first == "<") return false;
+            rest_.remove_prefix(1);
+            if ((first == "\"" || first == "'") && !skip_past(first)) return false;  // the value of an attribute
         }
         text_.clear();
-        if (depth_ == 0)
-            root_ = name;
-        else
-            path_.append(depth_ == 1 ? "" : "/").append(name);
+        if (depth_ == 0) root_ = name;
+        path_.append(1, '/').append(name);
         ++depth_;
         return true;
     }
 
-    bool take_attribute() {
-        if (take_name().empty()) return false;
-        skip_blanks();
-        if (!take("=")) return false;
-        skip_blanks();
-        const std::string_view quote = rest_.substr(0, 1);
-        if (!take("\"") && !take("'")) return false;
-        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
-    }
-
     bool take_end_tag() {
         const std::string_view name = take_name();
-        skip_blanks();
-        const std::string_view open = depth_ == 1 ? root_ : std::string_view(path_).substr(path_.rfind('/') + 1);
-        return depth_ > 0 && name == open && take(">");
+        rest_ = rest_.substr((std::min)(rest_.find_first_not_of(" \t\r\n"), rest_.size()));
+        return depth_ > 0 && name == std::string_view(path_).substr(path_.rfind('/') + 1) && take(">");
     }
 
     std::string_view rest_;
     std::vector<Field> fields_;
     std::size_t depth_ = 0;  // open elements
     std::string_view root_;
-    std::string path_;
+    std::string path_;  // of the open elements, the root among them, each with a slash before it
     std::string text_;
     bool closing_ = false;  // the innermost open element ends where the scanner stands
-    bool damaged_ = false;
-    bool illegal_ = false;
+    bool damaged_;
 };
-
-// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes
-// such keys as they are. It tells a key to be blamed from an answer that is no list at all.
-inline bool has_illegal_character(std::string_view document) {
-    Scanner scanner(document);
-    return !scanner.finish() && scanner.found_illegal();
-}
-
-// For content and attribute values. A raw carriage return would arrive as a line feed.
-inline void escape(std::string& out, std::string_view text) {
-    constexpr std::string_view special = "&<>\"\r";
-    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
-    for (char c : text) {
-        const std::size_t at = special.find(c);
-        out += at == std::string_view::npos ? std::string_view(&c, 1) : escapes[at];
-    }
-}
 
 struct ErrorBody {
     std::string code;
     std::string message;
     std::string region;
     std::string request_id;
-    std::string host_id;
-    std::string endpoint;  // where a 301 says that the bucket is
 };
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
@@ -2385,8 +2354,6 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                {"Message", &body.message},
                                {"Region", &body.region},
                                {"RequestId", &body.request_id},
-                               {"HostId", &body.host_id},
-                               {"Endpoint", &body.endpoint},
                                {"Error/Code", &body.code},
                                {"Error/Message", &body.message}});
     bool wraps_error = false;
@@ -2396,14 +2363,18 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
     return body;
 }
 
-// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
-inline std::string_view html_title(std::string_view page) {
+// The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
+inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
     const std::size_t tag = lower.find("<title");
     const std::size_t begin = lower.find('>', tag);
     const std::size_t end = lower.find("</title", begin);
-    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
-    return bytes::trim(page.substr(begin + 1, end - begin - 1));
+    std::string title;
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return title;
+    for (char c : bytes::trim(page.substr(begin + 1, end - begin - 1))) {
+        if (!bytes::is_blank(c) || title.back() != ' ') title += bytes::is_blank(c) ? ' ' : c;
+    }
+    return title;
 }
 
 // The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
@@ -2426,20 +2397,23 @@ inline std::optional<std::string> etag_result(std::string_view document) {
     return etag;
 }
 
-// Reads a document with repeated elements: `record`, which the scanner fills, goes to `out` where such an element ends.
-// False: it is no result, or says in a word that is no boolean whether it goes on; a list that is taken for complete
-// although it is not would make its reader believe that the rest is not there.
-template <class Record>
-bool read_records(Scanner& scanner, std::string_view path, Record& record, std::vector<Record>& out, bool& truncated) {
-    while (scanner.next()) {
-        if (scanner.path() == path) out.push_back(std::exchange(record, {}));
-        if (scanner.path() != "IsTruncated") continue;
-        const std::string_view word = bytes::trim(scanner.text());
-        truncated = bytes::iequal(word, "true") || word == "1";
-        if (!truncated && !bytes::iequal(word, "false") && word != "0") return false;
-    }
-    return is_result(scanner);
-}
+// One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
+struct ListEntry {
+    std::string key;
+    std::string size_text;
+    std::string etag;  // with its quotes
+    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
+    std::string upload_id;
+    std::string code, message;  // of an error
+    std::uint64_t size = 0;
+};
+
+struct ListPage {
+    std::vector<ListEntry> entries;
+    bool truncated = false;
+    std::string next_token;  // of objects
+    std::string next_key_marker, next_upload_id_marker;
+};
 
 // False: it cannot be decoded, and stays as it is. '+' is a space here.
 inline bool decode(std::string& text) {
@@ -2448,90 +2422,43 @@ inline bool decode(std::string& text) {
     return decoded.has_value();
 }
 
-struct DeleteError {
-    std::string key;  // empty: the store did not say which
-    std::string code;
-    std::string message;
-};
-
-struct Deleted {  // all that was asked for, but for these
-    std::vector<DeleteError> errors;
-};
-
-inline std::optional<Deleted> delete_result(std::string_view document) {
-    Deleted done;
-    DeleteError failed;
-    bool truncated = false;
-    Scanner scanner(
-        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
-    if (!read_records(scanner, "Error", failed, done.errors, truncated)) return std::nullopt;
-    return done;
-}
-
-struct ListEntry {
-    std::string key;
-    std::uint64_t size = 0;
-    std::string size_text;
-    std::string etag;           // with its quotes; empty: the store gave none
-    std::string last_modified;  // ISO 8601, as given
-};
-
-struct ListPage {
-    std::vector<ListEntry> entries;
-    bool truncated = false;
-    std::string next_token;
-};
-
-// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look
-// complete that is not. Keys are encoded only if the answer says so, whatever was asked for.
-inline std::optional<ListPage> list_result(std::string_view document) {
+// What elements of this name say: Contents (objects), Upload or Error. Keys are encoded only if the answer says so,
+// whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
+// whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
+// as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
+inline std::optional<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
     ListPage page;
     ListEntry entry;
     std::string encoding;
-    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
-                               {"Contents/Size", &entry.size_text},
-                               {"Contents/ETag", &entry.etag},
-                               {"Contents/LastModified", &entry.last_modified},
+    Scanner scanner(document, {{element + "/Key", &entry.key, true},
+                               {element + "/Size", &entry.size_text},
+                               {element + "/ETag", &entry.etag},
+                               {element + "/LastModified", &entry.time},
+                               {element + "/Initiated", &entry.time},
+                               {element + "/UploadId", &entry.upload_id, true},
+                               {element + "/Code", &entry.code},
+                               {element + "/Message", &entry.message},
                                {"NextContinuationToken", &page.next_token, true},
-                               {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Contents", entry, page.entries, page.truncated)) return std::nullopt;
-    for (ListEntry& listed : page.entries) {
-        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
-        if (!size || (encoding == "url" && !decode(listed.key))) return std::nullopt;
-        listed.size = *size;
-    }
-    return bytes::starts_with(scanner.root(), "ListBucket") ? std::optional<ListPage>(std::move(page)) : std::nullopt;
-}
-
-struct Upload {
-    std::string key;
-    std::string id;
-    std::string initiated;  // ISO 8601, as given
-};
-
-struct UploadsPage {
-    std::vector<Upload> uploads;
-    bool truncated = false;
-    std::string next_key_marker;
-    std::string next_upload_id_marker;
-};
-
-// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever
-// it says of them.
-inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
-    UploadsPage page;
-    Upload upload;
-    std::string encoding;
-    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
-                               {"Upload/UploadId", &upload.id, true},
-                               {"Upload/Initiated", &upload.initiated},
                                {"NextKeyMarker", &page.next_key_marker, true},
                                {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Upload", upload, page.uploads, page.truncated)) return std::nullopt;
-    if (encoding != "url") return page;
-    decode(page.next_key_marker);
-    for (Upload& listed : page.uploads) decode(listed.key);
+    while (scanner.next()) {
+        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() != "IsTruncated") continue;
+        const std::string_view word = bytes::trim(scanner.text());
+        page.truncated = bytes::iequal(word, "true") || word == "1";
+        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return std::nullopt;
+    }
+    const bool is_of_objects = element == "Contents";
+    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
+        return std::nullopt;
+    if (encoding == "url") decode(page.next_key_marker);
+    for (ListEntry& listed : page.entries) {
+        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+        const bool is_decoded = encoding != "url" || decode(listed.key);
+        if (!size || (is_of_objects && !is_decoded)) return std::nullopt;
+        listed.size = *size;
+    }
     return page;
 }
 
@@ -2547,11 +2474,10 @@ struct StsCredentials {
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
     const std::string in = std::string(action) + "Result/Credentials/";
-    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
-    Scanner scanner(document, {{paths[0], &keys.access_key},
-                               {paths[1], &keys.secret_key},
-                               {paths[2], &keys.session_token},
-                               {paths[3], &keys.expiration}});
+    Scanner scanner(document, {{in + "AccessKeyId", &keys.access_key},
+                               {in + "SecretAccessKey", &keys.secret_key},
+                               {in + "SessionToken", &keys.session_token},
+                               {in + "Expiration", &keys.expiration}});
     if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
         keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
         return std::nullopt;
@@ -5567,12 +5493,7 @@ inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
     if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    std::string title(xml::html_title(text));
-    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-    std::replace_if(title.begin(), title.end(), is_blank, ' ');
-    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
-    title.erase(std::unique(title.begin(), title.end(), both), title.end());
-    return bytes::sanitize(bytes::trim(title));
+    return bytes::sanitize(xml::html_title(text));
 }
 
 inline std::string request_id(const Exchange& exchange) {
@@ -7330,7 +7251,7 @@ struct Pages {
             entry.key = listed.key.substr(core->prefix.size());
             entry.info.size = listed.size;
             entry.info.etag = std::move(listed.etag);
-            entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
+            entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
             if (!entry.key.empty() && !(hides_scratch && entry::is_scratch_name(entry.key)))
                 page.push_back(std::move(entry));
         }
@@ -7368,7 +7289,7 @@ private:
         call.run();
         if (!call.ok()) return session.failure(call);
         std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got && xml::has_illegal_character(call.answer->text)) got = readable_part(call.answer->text);
+        if (!got) got = readable_part(call.answer->text);
         if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
         if (got->truncated && (got->next_token.empty() || got->next_token == token))
             return refuse("the store says there is more, but not how to go on");
@@ -8585,8 +8506,8 @@ private:
         Call call(session_, bulk_request(list));
         call.run();
         const Timing timing = timing_of(call, 0);
-        if (const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt)
-            return take_in(batch, *deleted, timing);
+        if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
+            return take_in(batch, *failed, timing);
         const Error why = session_.failure(call);
         const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
                                call.status() == 403 || (call.status() >= 500 && call.status() != 501);
@@ -8598,16 +8519,16 @@ private:
         singly_.insert(singly_.end(), which.begin(), which.end());
     }
 
-    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
+    void take_in(const std::vector<std::size_t>& batch, const xml::ListPage& failed, const Timing& timing) {
         const auto error_of = [&](std::string_view object) {
-            return std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const xml::DeleteError& one) {
+            return std::find_if(failed.entries.begin(), failed.entries.end(), [&](const xml::ListEntry& one) {
                 return one.key == object && one.code != "NoSuchKey";
             });
         };
-        if (error_of("") != deleted.errors.end()) return ask_singly(batch);
+        if (error_of("") != failed.entries.end()) return ask_singly(batch);
         for (const std::size_t i : batch) {
             const auto error = error_of(core_.object(keys_[i]));
-            if (error == deleted.errors.end()) {
+            if (error == failed.entries.end()) {
                 finish(i, {}, timing);
                 continue;
             }
@@ -8709,8 +8630,8 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
     return tally.result("purge_expired");
 }
 
-inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
-                                             const xml::UploadsPage& before, PageOrder& order) {
+inline Result<xml::ListPage> uploads_page(Session& session, const std::string& prefix, const xml::ListPage& before,
+                                          PageOrder& order) {
     bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
@@ -8719,12 +8640,12 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     Call call(session, s3::bucket_request("sweep_uploads", Method::get, sigv4::canonical_query(query), prefix));
     call.run();
     if (!call.ok()) return session.failure(call);
-    std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
-    const auto name = [](const xml::Upload& upload) { return upload.key + '\n' + upload.id; };
+    std::optional<xml::ListPage> page = xml::list_result(call.answer->text, "Upload");
+    const auto name = [](const xml::ListEntry& upload) { return upload.key + '\n' + upload.upload_id; };
     const char* wrong = "the answer is no list of uploads";
     if (page)
-        wrong = page->uploads.empty() ? order.check(0, {}, {})
-                                      : order.check(1, name(page->uploads.front()), name(page->uploads.back()));
+        wrong = page->entries.empty() ? order.check(0, {}, {})
+                                      : order.check(1, name(page->entries.front()), name(page->entries.back()));
     if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
     return *std::move(page);
 }
@@ -8747,21 +8668,22 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     Session session(core);
     const std::string below = core.object(prefix);
     Tally tally;
-    xml::UploadsPage page;
+    xml::ListPage page;
     PageOrder order;
     do {
-        Result<xml::UploadsPage> got = uploads_page(session, below, page, order);
+        Result<xml::ListPage> got = uploads_page(session, below, page, order);
         if (!got) return std::move(got).error();
         page = *std::move(got);
-        for (const xml::Upload& upload : page.uploads) {
+        for (const xml::ListEntry& upload : page.entries) {
             // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
-            if (upload.key.empty() || upload.id.empty() || !bytes::starts_with(upload.key, below)) continue;
-            const auto began = dates::iso8601(upload.initiated);
+            if (upload.key.empty() || upload.upload_id.empty() || !bytes::starts_with(upload.key, below)) continue;
+            const auto began = dates::iso8601(upload.time);
             if (!began || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
-            auto aborted = abort_upload(session, upload.key, upload.id);
-            if (!aborted && decoded && *decoded != upload.key) aborted = abort_upload(session, *decoded, upload.id);
+            auto aborted = abort_upload(session, upload.key, upload.upload_id);
+            if (!aborted && decoded && *decoded != upload.key)
+                aborted = abort_upload(session, *decoded, upload.upload_id);
             if (aborted) tally.add(*aborted);
         }
     } while (page.truncated);
