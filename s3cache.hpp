@@ -53,10 +53,8 @@
 // to link instead of sharing a type whose layout differs, or the functions of whichever comes first.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define S3CACHE_EXCEPTIONS 1
-#define S3CACHE_ABI_THROWS
 #else
 #define S3CACHE_EXCEPTIONS 0
-#define S3CACHE_ABI_THROWS _noexcept
 #endif
 #if defined(S3CACHE_DECLARATIONS_ONLY)
 #define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
@@ -77,7 +75,8 @@
 #endif
 #define S3CACHE_JOIN(a, b, c, d, e) a##b##c##d##e
 #define S3CACHE_NAME(a, b, c, d, e) S3CACHE_JOIN(a, b, c, d, e)
-#define S3CACHE_ABI S3CACHE_NAME(v0_1_0, S3CACHE_ABI_MODE, S3CACHE_ABI_THROWS, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
+#define S3CACHE_ABI \
+    S3CACHE_NAME(v0_1_0_throws, S3CACHE_EXCEPTIONS, S3CACHE_ABI_MODE, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
 
 #include <chrono>       // TTLs, timeouts, time points
 #include <cstddef>      // std::size_t, std::byte
@@ -381,22 +380,20 @@ public:
     using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
 
     Source(std::istream& in);
-    template <class Stream, std::enable_if_t<std::is_base_of_v<std::istream, Stream>, int> = 0>
-    Source(Stream&& in) {  // lvalues match the constructor above
-        auto held = std::make_shared<Stream>(std::move(in));
-        read_ = [held, inner = Source(static_cast<std::istream&>(*held))](char* buffer, std::size_t capacity) {
-            return inner.read(buffer, capacity);
-        };
-    }
-    template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Source> &&
-                                                std::is_invocable_r_v<std::size_t, F&, char*, std::size_t>>>
-    Source(F&& read) {
-        if constexpr (std::is_lvalue_reference_v<F>)
-            read_ = std::ref(read);
-        else  // std::function wants a copy constructor, which a lambda that owns its stream lacks
-            read_ = [held = std::make_shared<F>(std::move(read))](char* to, std::size_t most) {
-                return (*held)(to, most);
-            };
+    template <class T, class = std::enable_if_t<std::is_base_of_v<std::istream, T> ||
+                                                std::is_invocable_r_v<std::size_t, T&, char*, std::size_t>>>
+    Source(T&& from) {
+        if constexpr (std::is_lvalue_reference_v<T>) {
+            read_ = std::ref(from);
+        } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
+            const auto kept = std::make_shared<T>(std::move(from));
+            if constexpr (std::is_base_of_v<std::istream, T>)
+                read_ = [kept, in = Source(static_cast<std::istream&>(*kept))](char* to, std::size_t most) {
+                    return in.read(to, most);
+                };
+            else
+                read_ = [kept](char* to, std::size_t most) { return (*kept)(to, most); };
+        }
     }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
@@ -472,9 +469,8 @@ private:
 // costs one connection. Keeps what it needs of its Cache, which may go before it.
 class Reader {
 public:
-    Reader(Reader&&) noexcept;
-    Reader& operator=(Reader&&) noexcept;
-    ~Reader();
+    Reader(Reader&&) noexcept = default;
+    Reader& operator=(Reader&&) noexcept = default;
 
     // Up to `capacity` bytes, at least one, blocking until there are some; 0 only at the checked end.
     Result<std::size_t> try_read(char* buffer, std::size_t capacity);
@@ -491,10 +487,10 @@ public:
     std::istream& istream();
 #endif
 
-    explicit Reader(std::unique_ptr<detail::ReaderState> state) noexcept;
+    explicit Reader(std::shared_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
 
 private:
-    std::unique_ptr<detail::ReaderState> state_;
+    std::shared_ptr<detail::ReaderState> state_;  // not shared: a unique_ptr would need all of ReaderState here
 };
 
 // Teaches the cache a type: specialise it with
@@ -511,9 +507,8 @@ template <class T>
 struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
 // What set() takes through codec<T>, or refuses.
 template <class T>
-struct is_object : std::bool_constant<has_codec<T>::value ||
-                                      !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>)> {
-};
+inline constexpr bool is_object =
+    has_codec<T>::value || !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>);
 template <class T>
 inline constexpr bool is_optional = false;
 template <class T>
@@ -523,8 +518,7 @@ inline constexpr bool is_result = false;
 template <class T>
 inline constexpr bool is_result<Result<T>> = true;
 
-// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow
-// it.
+// Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
 auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
@@ -545,12 +539,14 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
 }
 
 template <class T>
-Result<T> decoded(const Value& value) {
+Result<T> decoded(Value value) {
     if constexpr (std::is_same_v<T, Value>) {
         return value;
     } else if constexpr (is_optional<T>) {
         if (value.negative()) return T();
-        return decoded<typename T::value_type>(value).transform([](auto&& inner) { return T(std::move(inner)); });
+        return decoded<typename T::value_type>(std::move(value)).transform([](auto&& inner) {
+            return T(std::move(inner));
+        });
     } else {
         static_assert(has_codec<T>::value || std::is_same_v<T, std::string>,
                       "get<T>(): specialise s3cache::codec<T> for this type");
@@ -559,7 +555,7 @@ Result<T> decoded(const Value& value) {
         if constexpr (has_codec<T>::value)
             return guarded([&]() -> Result<T> { return codec<T>::decode(value.view()); }, "codec::decode");
         else
-            return value.str();
+            return std::move(value).str();
     }
 }
 
@@ -691,8 +687,7 @@ struct ComputeOptions {
     Seconds lease{0};
     Seconds lease_wait{0};  // for another's value before it is computed here after all; zero: `lease`
     // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
-    // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al.
-    // 2015.)
+    // what there is; the longer computing takes the earlier. 1 is usual. (XFetch: Vattani et al. 2015.)
     double early_refresh = 0;
     Seconds stale_if_error{0};  // over zero: if the producer fails, an entry expired no longer than this is returned
     std::optional<Seconds> negative_ttl{};  // of an entry that says "nothing"; empty: SetOptions::ttl
@@ -702,9 +697,8 @@ struct ComputeOptions {
 struct Event {
     std::string_view operation{};  // such as get, set, abort_upload
     std::string_view key{};
-    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it:
-    // tolerated
-    // (an error reported as a miss) unconditional (the store does not honour conditions) stale early computed waited
+    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: stale
+    // early computed waited tolerated (an error reported as a miss) unconditional (the store honours no conditions)
     std::string_view outcome{};
     int attempt = 0;            // from 1; 0: the operation's outcome
     int status = 0;             // HTTP
@@ -818,9 +812,8 @@ enum class Look { shallow, deep };  // deep: one more request an entry, for what
 // A range of entries in the store's order (UTF-8 bytes on AWS), one page of the store's in memory at a time.
 class Listing {
 public:
-    Listing(Listing&&) noexcept;
-    Listing& operator=(Listing&&) noexcept;
-    ~Listing();
+    Listing(Listing&&) noexcept = default;
+    Listing& operator=(Listing&&) noexcept = default;
 
     Result<std::optional<Entry>> try_next();  // empty: the end
 
@@ -830,10 +823,10 @@ public:
     Iterator end() { return {}; }
 #endif
 
-    explicit Listing(std::unique_ptr<detail::ListingState> state) noexcept;
+    explicit Listing(std::shared_ptr<detail::ListingState> state) noexcept : state_(std::move(state)) {}
 
 private:
-    std::unique_ptr<detail::ListingState> state_;
+    std::shared_ptr<detail::ListingState> state_;
 };
 
 struct Item {  // of set_many; the payload is borrowed
@@ -867,14 +860,12 @@ class Cache {
 public:
     using Key = std::string_view;
 
-    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What
-    // the
-    // URL says goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
+    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". It
+    // goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
     static Result<Cache> try_open(std::string_view where, Config config = {});
 
-    Cache(Cache&&) noexcept;
-    Cache& operator=(Cache&&) noexcept;
-    ~Cache();
+    Cache(Cache&&) noexcept = default;
+    Cache& operator=(Cache&&) noexcept = default;
 
     // Stores the payload under the key, replacing what was there at one stroke: readers see the old value or the new.
     // False only if a write condition of the options was not met. On an error what was stored before stays; the one
@@ -943,20 +934,17 @@ public:
                 return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
         };
         Result<Value> value = compute(key, produce, options, how);
-        if constexpr (std::is_same_v<T, Value>) {
-            return value;
-        } else {
-            if (!value) return std::move(value).error();
-            return detail::decoded<T>(*value).or_else(
-                [&](const Error& e) { return detail::about("get_or_set", key, e); });
-        }
+        if (!value) return std::move(value).error();
+        return detail::decoded<T>(*std::move(value)).or_else([&](const Error& error) {
+            return detail::about("get_or_set", key, error);
+        });
     }
 
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get
     // of the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
-    std::enable_if_t<detail::is_object<T>::value, Result<bool>> try_set(Key key, const T& value,
-                                                                        const SetOptions& options = {}) {
+    std::enable_if_t<detail::is_object<T>, Result<bool>> try_set(Key key, const T& value,
+                                                                 const SetOptions& options = {}) {
         static_assert(detail::has_codec<T>::value,
                       "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
         if constexpr (detail::has_codec<T>::value) {
@@ -971,7 +959,7 @@ public:
         Result<std::optional<Value>> hit = try_get(key, options);
         if (!hit) return std::move(hit).error();
         if (!*hit) return std::optional<T>();
-        Result<T> value = detail::decoded<T>(**hit);
+        Result<T> value = detail::decoded<T>(*std::move(*hit));
         if (!value) return detail::about("get", key, value.error());
         return std::optional<T>(*std::move(value));
     }
@@ -1037,7 +1025,7 @@ public:
 #endif
 
 private:
-    explicit Cache(std::shared_ptr<detail::Core> core) noexcept;
+    explicit Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
     Result<Value> compute(Key key, const std::function<Result<detail::Produced>()>& producer, const SetOptions& options,
                           const ComputeOptions& how);
     std::shared_ptr<detail::Core> core_;
@@ -1267,8 +1255,7 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
-// One function for all who name a header, a field or a parameter: emplace_back is compiled anew for each type of
-// argument.
+// One function for all who name a header, a field or a parameter: emplace_back is compiled for each type it is given.
 inline void add(Pairs& to, std::string_view name, std::string_view value) {
     to.emplace_back(std::string(name), std::string(value));
 }
@@ -1591,8 +1578,7 @@ class Scanner {
 public:
     explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are
-    // themselves.
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others stand.
     bool take(std::string_view pattern) {
         if (rest_.size() < pattern.size()) return false;
         Parts read = parts_;
@@ -2007,8 +1993,7 @@ protected:
         constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
         int result = Z_OK;
         while (result == Z_OK && problem_ == nullptr && produced < capacity) {
-            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, and that is the including file's
-            // choice.
+            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, which the including file decides.
             stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
             stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
             stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
@@ -2714,8 +2699,7 @@ inline bool valid_bucket(std::string_view bucket) {
            bytes::is_alnum(bucket.back()) && only(bucket, ".-_");
 }
 
-// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary
-// one.
+// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: none.
 inline std::string unsupported_kind(std::string_view bucket) {
     if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
         return "directory buckets (S3 Express) are not supported";
@@ -7748,7 +7732,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
 inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
                                                  const GetOptions& options, bool whole = false) {
     if (Result<void> fine = check_key(*core, "get", key); !fine) return std::move(fine).error();
-    auto state = std::make_unique<ReaderState>(core, key);
+    auto state = std::make_shared<ReaderState>(core, key);
     Session& session = state->session;
     Call& call = state->download.call;
     if (options.progress) {
@@ -7921,11 +7905,11 @@ struct FileCloser {
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
 // A file that is written to while it is read fails: what was read is of no one moment.
-inline Source source_of(std::FILE* in) {
-    const auto before = state_of(in);
+inline Source source_of(const std::shared_ptr<std::FILE>& in) {
+    const auto before = state_of(in.get());
     Source source([in, before](char* buffer, std::size_t capacity) {
-        const std::size_t count = std::fread(buffer, 1, capacity, in);
-        return count == 0 && (std::ferror(in) || state_of(in) != before) ? source_failed : count;
+        const std::size_t count = std::fread(buffer, 1, capacity, in.get());
+        return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
     });
     return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
 }
@@ -8246,9 +8230,9 @@ inline Result<bool> set_source(Core& core, std::string_view key, const Source& s
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const File opened(open_file(path, "rb"));
+    const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened.get());
+    const Source source = source_of(opened);
     return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source, opened.get(), path}, options);
 }
 
@@ -8960,7 +8944,7 @@ inline std::vector<Finding> explain(Core& core) {
 // -- opening
 
 inline Result<void> check_config(const Config& config) {
-    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, text); };
+    using endpoint::refuse;
     const Result<void> metadata = entry::check_metadata(config.metadata);
     if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
@@ -8998,7 +8982,7 @@ inline std::string find_trusted(const Config& config) {
     return path.empty() ? other : path;
 }
 
-inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
+inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
     const auto refuse = [](std::string_view text) {
         return Error(Errc::invalid_argument, "open: " + bytes::sanitize(text));
     };
@@ -9055,14 +9039,9 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened(detail::cache::open_file(path, "rb"), [](std::FILE* file) {
-        if (file) static_cast<void>(std::fclose(file));
-    });
+    const std::shared_ptr<std::FILE> opened = detail::cache::File(detail::cache::open_file(path, "rb"));
     if (!opened) return Source([](char*, std::size_t) { return source_failed; });
-    Source inner = detail::cache::source_of(opened.get());
-    const auto size = inner.size();
-    Source source([opened, inner](char* buffer, std::size_t capacity) { return inner.read(buffer, capacity); });
-    return size ? std::move(source).sized(*size) : source;
+    return detail::cache::source_of(opened);
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -9070,10 +9049,6 @@ S3CACHE_FN Credentials::~Credentials() {
     detail::bytes::wipe(session_token);
 }
 
-S3CACHE_FN Reader::Reader(std::unique_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
-S3CACHE_FN Reader::Reader(Reader&&) noexcept = default;
-S3CACHE_FN Reader& Reader::operator=(Reader&&) noexcept = default;
-S3CACHE_FN Reader::~Reader() = default;
 S3CACHE_FN const Info& Reader::info() const noexcept { return state_->download.facts().info; }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
@@ -9102,25 +9077,14 @@ S3CACHE_FN std::istream& Reader::istream() {
 }
 #endif
 
-S3CACHE_FN Listing::Listing(std::unique_ptr<detail::ListingState> state) noexcept : state_(std::move(state)) {}
-S3CACHE_FN Listing::Listing(Listing&&) noexcept = default;
-S3CACHE_FN Listing& Listing::operator=(Listing&&) noexcept = default;
-S3CACHE_FN Listing::~Listing() = default;
 S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
     return detail::cache::never_throws([&] { return state_->next(); });
 }
 
-S3CACHE_FN Cache::Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
-S3CACHE_FN Cache::Cache(Cache&&) noexcept = default;
-S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
-S3CACHE_FN Cache::~Cache() = default;
-
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    return detail::cache::never_throws([&] {
-        return detail::cache::open(where, std::move(config)).transform([](auto&& core) {
-            return Cache(std::move(core));
-        });
-    });
+    Result<std::shared_ptr<detail::Core>> core = detail::cache::never_throws(detail::cache::open, where, config);
+    if (!core) return std::move(core).error();
+    return Cache(*std::move(core));
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
@@ -9158,7 +9122,7 @@ S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
-        auto state = std::make_unique<detail::ListingState>(core_, prefix, look);
+        auto state = std::make_shared<detail::ListingState>(core_, prefix, look);
         if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
         return Listing(std::move(state));
     });
