@@ -330,30 +330,27 @@ inline Nothing nothing() { return {}; }
 // What set() stores. Borrows: the data must live until the call returns; nothing is copied. A temporary string is kept.
 class Payload {
 public:
-    Payload(const char* text) : data_(text ? text : ""), present_(text != nullptr) {}
+    Payload(const char* text) : data_(text ? std::string_view(text) : std::string_view()) {}
     Payload(const std::string& text) : data_(text) {}
     Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
-    Payload(std::string_view text) : data_(text) {}
+    Payload(std::string_view text) : data_(text.data() ? text : "") {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
     template <class Bytes, class = detail::IfBytes<Bytes>>
     Payload(const Bytes& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
     Payload(const void* data, std::size_t size, Kind kind)
-        : data_(size && data ? static_cast<const char*>(data) : "", data ? size : 0),
-          kind_(kind),
-          present_(data || !size) {}
+        : data_(size ? static_cast<const char*>(data) : "", data ? size : 0), kind_(kind) {}
     Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
-    bool present() const noexcept { return present_; }           // false: made from a null pointer, refused by set()
+    bool present() const noexcept { return data_.data(); }       // false: made from a null pointer, refused by set()
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
     std::shared_ptr<const std::string> kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
-    bool present_ = true;
     bool negative_ = false;
 };
 
@@ -1262,8 +1259,6 @@ inline void add(Pairs& to, std::string_view name, std::string_view value) {
 
 inline std::string number(std::uint64_t value) { return std::to_string(value); }
 
-inline void append_number(std::string& out, std::uint64_t value) { out += number(value); }
-
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
 // info of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a
 // port whose port is no number is hidden too.
@@ -1507,8 +1502,6 @@ inline std::optional<std::string> string_field(std::string_view object, std::str
 
 namespace detail::dates {
 
-using TimePoint = std::chrono::system_clock::time_point;
-
 inline constexpr std::int64_t seconds_per_day = 86400;
 
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
@@ -1593,22 +1586,14 @@ public:
         return true;
     }
 
-    bool take_any(std::initializer_list<std::string_view> patterns) {
-        for (std::string_view pattern : patterns) {
-            if (take(pattern)) return true;
-        }
-        return false;
-    }
-
-    // One of names of three letters each.
-    bool take_name(std::string_view names, std::int64_t& number) {
+    // One of names of three letters each, as the month: a weekday's number is not kept.
+    bool take_name(std::string_view names) {
         const std::size_t at = names.find(rest_.substr(0, 3));
         if (rest_.size() < 3 || at == std::string_view::npos || at % 3 != 0) return false;
-        number = static_cast<std::int64_t>(at / 3 + 1);
+        parts_[month] = static_cast<std::int64_t>(at / 3 + 1);
         rest_.remove_prefix(3);
         return true;
     }
-    bool take_month() { return take_name("JanFebMarAprMayJunJulAugSepOctNovDec", parts_[month]); }
 
     // Digits beyond the ninth are read and dropped: no clock here counts them.
     bool take_fraction() {
@@ -1638,25 +1623,24 @@ private:
 // 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without
 // either Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
-    Scanner scanner(text);
-    if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
+    Scanner in(text);
+    if (!in.take("yyyy-nn-dd") || !(in.take("T") || in.take("t") || in.take(" ")) || !in.take("hh:mm:ss"))
         return std::nullopt;
-    if (scanner.take_any({".", ","}) && !scanner.take_fraction()) return std::nullopt;
-    const std::int64_t east = scanner.take("+") ? 1 : scanner.take("-") ? -1 : 0;
-    if (!scanner.take_any({"HH:NN", "HHNN", "HH"}) && east != 0) return std::nullopt;
-    if (east == 0) scanner.take_any({"Z", "z"});
-    return scanner.time(east);
+    if ((in.take(".") || in.take(",")) && !in.take_fraction()) return std::nullopt;
+    if (in.take("Z") || in.take("z")) return in.time(0);
+    const std::int64_t east = in.take("+") ? 1 : in.take("-") ? -1 : 0;
+    if (east != 0 && !in.take("HH:NN") && !in.take("HHNN") && !in.take("HH")) return std::nullopt;
+    return in.time(east);
 }
 
 // Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06.
 // Whether the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
-    Scanner scanner(text);
-    std::int64_t weekday = 0;
-    const bool read = scanner.take_name("MonTueWedThuFriSatSun", weekday) && scanner.take(", ") &&
-                      scanner.take_any({"dd ", "d "}) && scanner.take_month() && scanner.take(" yyyy hh:mm:ss ") &&
-                      scanner.take_any({"GMT", "UTC"});
-    return read ? scanner.time(0) : std::nullopt;
+    Scanner in(text);
+    const bool read = in.take_name("MonTueWedThuFriSatSun") && in.take(", ") && (in.take("dd ") || in.take("d ")) &&
+                      in.take_name("JanFebMarAprMayJunJulAugSepOctNovDec") && in.take(" yyyy hh:mm:ss ") &&
+                      (in.take("GMT") || in.take("UTC"));
+    return read ? in.time(0) : std::nullopt;
 }
 
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
@@ -1831,23 +1815,18 @@ inline std::uint64_t load_little_endian(const char* data) {
 
 // Slicing by eight: row n holds the effect of a byte that n more bytes follow, so eight lookups replace eight dependent
 // steps. Built on first use: 16 KiB that most programs never need would otherwise slow every compilation.
-template <class Word>
 class SlicingTable {
 public:
-    explicit SlicingTable(Word reflected_polynomial) {
-        for (std::size_t byte = 0; byte < 256; ++byte) {
-            Word crc = static_cast<Word>(byte);
-            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : Word{0});
-            rows_[0][byte] = crc;
-        }
-        for (std::size_t i = 256; i < 8 * 256; ++i) {
-            const Word crc = rows_[i / 256 - 1][i % 256];
-            rows_[i / 256][i % 256] = (crc >> 8) ^ rows_[0][crc & 0xFF];
+    explicit SlicingTable(std::uint64_t reflected_polynomial) {
+        for (std::size_t i = 0; i < 8 * 256; ++i) {
+            std::uint64_t crc = i < 256 ? i : rows_[i / 256 - 1][i % 256];
+            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
+            rows_[i / 256][i % 256] = crc;
         }
     }
 
     // Works on the register itself, which holds the complement of the checksum.
-    Word update(Word crc, const char* data, std::size_t size) const {
+    std::uint64_t update(std::uint64_t crc, const char* data, std::size_t size) const {
         for (; size >= 8; data += 8, size -= 8) {
             const std::uint64_t word = load_little_endian(data) ^ crc;
             crc = 0;
@@ -1858,11 +1837,11 @@ public:
     }
 
 private:
-    std::array<std::array<Word, 256>, 8> rows_{};
+    std::array<std::array<std::uint64_t, 256>, 8> rows_;
 };
 
 inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint64_t> table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
+    static const SlicingTable table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
     return ~table.update(~crc, data, size);
 }
 
@@ -1873,8 +1852,8 @@ inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size
 #endif
 
 inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint32_t> table(0x82F63B78);  // Castagnoli, reflected
-    return ~table.update(~crc, data, size);
+    static const SlicingTable table(0x82F63B78);  // Castagnoli, reflected
+    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
 }
 
 // The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
@@ -2699,15 +2678,6 @@ inline bool valid_bucket(std::string_view bucket) {
            bytes::is_alnum(bucket.back()) && only(bucket, ".-_");
 }
 
-// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: none.
-inline std::string unsupported_kind(std::string_view bucket) {
-    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
-        return "directory buckets (S3 Express) are not supported";
-    if (!bytes::starts_with(bucket, "arn:")) return {};
-    return "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
-           "the name of a bucket";
-}
-
 inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
     std::vector<std::string_view> parts;
     for (;;) {
@@ -2776,7 +2746,7 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
     const std::uint64_t number = bytes::to_u64(port.substr(1)).value_or(0);
     if (number == 0 || number > 65535) return false;
-    if (number != (url.scheme == "https" ? 443 : 80)) bytes::append_number(url.host += ':', number);
+    if (number != (url.scheme == "https" ? 443 : 80)) url.host.append(1, ':').append(bytes::number(number));
     return true;
 }
 
@@ -2800,9 +2770,6 @@ inline std::optional<Url> parse_url(std::string_view text) {
 
 // Combinations that AWS does not run.
 inline Result<void> check_options(const Options& options) {
-    if (options.bucket.empty()) return refuse("no bucket given");
-    const std::string kind = unsupported_kind(options.bucket);
-    if (!kind.empty()) return refuse(kind);
     if (!valid_region(options.region))
         return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
     if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
@@ -2913,7 +2880,13 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     const std::string bucket(text.substr(0, text.find('/')));
     std::string prefix(text.substr(bucket.size()));
 
-    if (const std::string kind = unsupported_kind(bucket); !kind.empty()) return refuse(kind);
+    // Some buckets need other hosts, services or signatures than ordinary ones.
+    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
+        return refuse("directory buckets (S3 Express) are not supported");
+    if (bytes::starts_with(bucket, "arn:"))
+        return refuse(
+            "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
+            "the name of a bucket");
     // What has these in it is a key and its secret, which must not be printed.
     if (bucket.find_first_of("@:") != std::string::npos)
         return refuse("a location is s3://bucket/prefix: neither keys nor a host belong into it");
@@ -3041,8 +3014,7 @@ public:
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
-        bytes::add(query, "X-Amz-Expires", std::string());
-        bytes::append_number(query.back().second, lifetime_seconds);
+        bytes::add(query, "X-Amz-Expires", bytes::number(lifetime_seconds));
         bytes::add(query, "X-Amz-SignedHeaders", signed_headers_);
         if (!credentials.session_token.empty()) bytes::add(query, "X-Amz-Security-Token", credentials.session_token);
         std::string out = canonical_query(query);

@@ -44,9 +44,10 @@ endpoint::Options options_of(const vectors::Case& c) {
     return options;
 }
 
-// Directory buckets need other signatures; this library refuses them on purpose.
+// Directory buckets and ARNs need other signatures; this library refuses them on purpose, before it looks for a host.
 bool is_unsupported(const std::string& bucket) {
-    return bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3");
+    return bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3") ||
+           bytes::starts_with(bucket, "arn:");
 }
 
 // botocore's rules put a dotted bucket before an address too, which no resolver answers: path style here.
@@ -59,8 +60,13 @@ std::string expected_url(const endpoint::Options& options, const std::string& ur
 
 void check_endpoint(const vectors::Case& c) {
     const endpoint::Options options = options_of(c);
+    Config config;
+    if (is_unsupported(options.bucket) || options.bucket.empty()) {
+        CHECK_FALSE(endpoint::parse_location(options.bucket, config));
+        return;
+    }
     const auto resolved = endpoint::resolve(options);
-    const bool expected = c.yes("ok") && !is_unsupported(options.bucket);
+    const bool expected = c.yes("ok");
     if (!resolved) INFO(resolved.error().what());
     REQUIRE(resolved.has_value() == expected);
     if (!expected) return;
@@ -175,10 +181,6 @@ TEST_CASE("endpoint: buckets that need other hosts or signatures are refused by 
         {"arn:aws:s3-object-lambda:us-west-2:1:accesspoint:a", "use an access point's alias"}};
     for (const auto& [bucket, problem] : kinds) {
         INFO(bucket);
-        const auto resolved = endpoint::resolve(options(bucket, ""));
-        CHECK(contains(problem_of(resolved), problem));
-        CHECK(contains(problem_of(endpoint::resolve(options(bucket, "http://store:9000"))), problem));
-        if (!bytes::starts_with(bucket, "arn:")) continue;
         CHECK(contains(problem_in(bucket), problem));
         CHECK(contains(problem_in("s3://" + std::string(bucket) + "/prefix"), problem));
     }
