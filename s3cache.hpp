@@ -98,12 +98,6 @@
 namespace s3cache {
 inline namespace S3CACHE_ABI {
 
-namespace detail {
-struct Core;         // what a Cache holds
-struct ReaderState;  // what a Reader holds
-struct ListingState;
-}  // namespace detail
-
 using TimePoint = std::chrono::system_clock::time_point;
 using Seconds = std::chrono::duration<double>;  // any std::chrono duration converts to it
 
@@ -169,6 +163,10 @@ private:
 };
 
 namespace detail {
+struct Core;  // what a Cache holds, a Reader and a Listing
+struct ReaderState;
+struct ListingState;
+
 [[noreturn]] inline void raise(const Error& error) {
 #if S3CACHE_EXCEPTIONS
     if (error.details().cause) std::rethrow_exception(error.details().cause);
@@ -321,6 +319,38 @@ inline const void* octets(const std::byte* data) { return data; }
 template <class T>
 using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>,
                                  decltype(octets(std::declval<const T&>().data()), std::declval<const T&>().size())>;
+
+// Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
+template <class Range, class Item>
+class Iterator {
+public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Item;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const Item*;
+    using reference = const Item&;
+
+    Iterator() = default;
+    explicit Iterator(Range& range) : range_(&range) { ++*this; }
+    reference operator*() const { return *item_; }
+    pointer operator->() const { return &*item_; }
+    Iterator& operator++() {
+        auto next = range_->try_next().value();
+        if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
+            item_ = next.empty() ? std::optional<Item>() : next;
+        else
+            item_ = std::move(next);
+        if (!item_) range_ = nullptr;
+        return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& a, const Iterator& b) { return a.range_ == b.range_; }
+    friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
+
+private:
+    Range* range_ = nullptr;
+    std::optional<Item> item_{};
+};
 }  // namespace detail
 
 // A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
@@ -426,40 +456,6 @@ Source chunks(Iterator first, Iterator last) {
         return 0;
     };
 }
-
-namespace detail {
-// Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
-template <class Range, class Item>
-class Iterator {
-public:
-    using iterator_category = std::input_iterator_tag;
-    using value_type = Item;
-    using difference_type = std::ptrdiff_t;
-    using pointer = const Item*;
-    using reference = const Item&;
-
-    Iterator() = default;
-    explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return *item_; }
-    pointer operator->() const { return &*item_; }
-    Iterator& operator++() {
-        auto next = range_->try_next().value();
-        if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
-            item_ = next.empty() ? std::optional<Item>() : next;
-        else
-            item_ = std::move(next);
-        if (!item_) range_ = nullptr;
-        return *this;
-    }
-    void operator++(int) { ++*this; }
-    friend bool operator==(const Iterator& a, const Iterator& b) { return a.range_ == b.range_; }
-    friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
-
-private:
-    Range* range_ = nullptr;
-    std::optional<Item> item_{};
-};
-}  // namespace detail
 
 // An entry as a stream of its decompressed bytes. Pull-based: what is not read is not downloaded, beyond a bounded
 // buffer. Damage is reported before the end is: bytes already read of a damaged entry must not be used. Closing early
@@ -1250,6 +1246,16 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
     return value;
 }
 
+inline std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    for (;;) {
+        const std::size_t end = text.find(separator);
+        parts.push_back(text.substr(0, end));
+        if (end == std::string_view::npos) return parts;
+        text.remove_prefix(end + 1);
+    }
+}
+
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
 // One function for all who name a header, a field or a parameter: emplace_back is compiled for each type it is given.
@@ -1647,14 +1653,14 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
 inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
     Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
-    std::string text(pattern);
-    for (std::size_t i = text.size(); i-- > 0;) {
-        const std::size_t part = part_letters.find(text[i]);
+    out += pattern;
+    for (std::size_t i = 1; i <= pattern.size(); ++i) {  // from the end, where the last digits are
+        char& c = out[out.size() - i];
+        const std::size_t part = part_letters.find(c);
         if (part == std::string_view::npos) continue;
-        text[i] = static_cast<char>('0' + time[part] % 10);
+        c = static_cast<char>('0' + time[part] % 10);
         time[part] /= 10;
     }
-    out += text;
 }
 
 // The form of x-amz-date: 20250115T123456Z.
@@ -1674,9 +1680,7 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
 // program's decimal point, so it is given that; from_chars for double is missing from many libraries that C++17
 // programs are built with.
 inline std::optional<double> parse_float(std::string_view text) {
-    constexpr std::string_view blanks = " \t\n\r\v\f";
-    const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
-    std::string number = bytes::lower(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
+    std::string number = bytes::lower(bytes::trim(text));
     const std::string word = number.substr(number.find_first_of("+-") == 0 ? 1 : 0);
     const bool is_word = word == "inf" || word == "infinity" || word == "nan";
     if (!is_word && word.find_first_not_of("0123456789.e+-") != std::string::npos) return std::nullopt;
@@ -2273,10 +2277,7 @@ private:
 };
 
 struct ErrorBody {
-    std::string code;
-    std::string message;
-    std::string region;
-    std::string request_id;
+    std::string code, message, region, request_id;
 };
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
@@ -2289,11 +2290,9 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                {"RequestId", &body.request_id},
                                {"Error/Code", &body.code},
                                {"Error/Message", &body.message}});
-    bool wraps_error = false;
-    while (scanner.next()) wraps_error = wraps_error || scanner.path() == "Error";
-    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && wraps_error);
-    if (!scanner.whole() || !is_error) return std::nullopt;
-    return body;
+    if (!scanner.finish()) return std::nullopt;
+    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
+    return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
 }
 
 // The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
@@ -2348,13 +2347,6 @@ struct ListPage {
     std::string next_key_marker, next_upload_id_marker;
 };
 
-// False: it cannot be decoded, and stays as it is. '+' is a space here.
-inline bool decode(std::string& text) {
-    auto decoded = bytes::unpercent(text, true);
-    if (decoded) text = std::move(*decoded);
-    return decoded.has_value();
-}
-
 // What elements of this name say: Contents (objects), Upload or Error. Keys are encoded only if the answer says so,
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
@@ -2385,20 +2377,20 @@ inline std::optional<ListPage> list_result(std::string_view document, const std:
     const bool is_of_objects = element == "Contents";
     if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
         return std::nullopt;
-    if (encoding == "url") decode(page.next_key_marker);
+    std::string& marker = page.next_key_marker;
+    if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
     for (ListEntry& listed : page.entries) {
         const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
-        const bool is_decoded = encoding != "url" || decode(listed.key);
-        if (!size || (is_of_objects && !is_decoded)) return std::nullopt;
+        const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
+        if (!size || (is_of_objects && !key)) return std::nullopt;
         listed.size = *size;
+        if (key) listed.key = *key;
     }
     return page;
 }
 
 struct StsCredentials {
-    std::string access_key;
-    std::string secret_key;
-    std::string session_token;
+    std::string access_key, secret_key, session_token;
     std::string expiration;  // ISO 8601, as given
 };
 
@@ -2520,14 +2512,11 @@ private:
     void finish_setting(Setting& setting) {
         while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
         if (!bytes::starts_with(setting.text, "\n")) return;
-        for (std::string_view rest = setting.text; !rest.empty();) {
-            const std::size_t end = (std::min)(rest.find('\n'), rest.size());
-            const std::string_view line = trim(rest.substr(0, end));
-            rest.remove_prefix((std::min)(end + 1, rest.size()));
+        for (std::string_view line : bytes::split(setting.text, '\n')) {
             const std::size_t equals = line.find('=');
             if (equals != std::string_view::npos) {
                 bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-            } else if (!line.empty()) {
+            } else if (!trim(line).empty()) {
                 line_ = setting.line;
                 return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
@@ -2632,13 +2621,10 @@ namespace detail::endpoint {
 inline constexpr std::size_t bucket_bytes_max = 255;
 
 struct Options {
-    std::string bucket;
-    std::string region;
+    std::string bucket, region;
     std::string endpoint_url;  // empty: AWS
     Addressing addressing = Addressing::automatic;
-    bool dualstack = false;
-    bool fips = false;
-    bool accelerate = false;
+    bool dualstack = false, fips = false, accelerate = false;
 };
 
 struct Url {
@@ -2676,16 +2662,6 @@ inline bool valid_region(std::string_view region) {
 inline bool valid_bucket(std::string_view bucket) {
     return bucket.size() >= 3 && bucket.size() <= bucket_bytes_max && bytes::is_alnum(bucket.front()) &&
            bytes::is_alnum(bucket.back()) && only(bucket, ".-_");
-}
-
-inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
-    std::vector<std::string_view> parts;
-    for (;;) {
-        const std::size_t end = text.find_first_of(separators);
-        parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) return parts;
-        text.remove_prefix(end + 1);
-    }
 }
 
 struct Partition {
@@ -2799,7 +2775,7 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
     const std::string& bucket = options.bucket;
     if (options.addressing == Addressing::path || base.is_address) return false;
     if (options.addressing == Addressing::automatic && is_custom) return false;
-    const auto labels = split(bucket, ".");
+    const auto labels = bytes::split(bucket, '.');
     if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
     return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
@@ -2855,7 +2831,7 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
     std::vector<std::string_view> seen;
-    for (std::string_view pair : split(query, "&")) {
+    for (std::string_view pair : bytes::split(query, '&')) {
         const std::string_view name = pair.substr(0, pair.find('='));
         const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
         const bool is_new = std::find(seen.begin(), seen.end(), name) == seen.end();
