@@ -1680,7 +1680,9 @@ inline std::string iso8601_text(std::int64_t unix_seconds) {
 // program's decimal point, so it is given that; from_chars for double is missing from many libraries that C++17
 // programs are built with.
 inline std::optional<double> parse_float(std::string_view text) {
-    std::string number = bytes::lower(bytes::trim(text));
+    constexpr std::string_view blanks = " \t\n\r\v\f";
+    const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
+    std::string number = bytes::lower(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
     const std::string word = number.substr(number.find_first_of("+-") == 0 ? 1 : 0);
     const bool is_word = word == "inf" || word == "infinity" || word == "nan";
     if (!is_word && word.find_first_not_of("0123456789.e+-") != std::string::npos) return std::nullopt;

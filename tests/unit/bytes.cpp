@@ -135,12 +135,6 @@ TEST_CASE("bytes: numbers are written in full") {
     CHECK(bytes::number((std::numeric_limits<std::uint64_t>::max)()) == "18446744073709551615");
 }
 
-TEST_CASE("bytes: a number is appended to what is there") {
-    std::string text = "part ";
-    bytes::append_number(text, 7);
-    CHECK(text == "part 7");
-}
-
 TEST_CASE("bytes: foreign text in a message is one line of printable characters") {
     CHECK(bytes::sanitize("") == "");
     CHECK(bytes::sanitize("plain text, caf\xC3\xA9 \xF0\x9F\x98\x80") == "plain text, caf\xC3\xA9 \xF0\x9F\x98\x80");
