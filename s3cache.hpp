@@ -53,10 +53,8 @@
 // to link instead of sharing a type whose layout differs, or the functions of whichever comes first.
 #if defined(__cpp_exceptions) || defined(_CPPUNWIND)
 #define S3CACHE_EXCEPTIONS 1
-#define S3CACHE_ABI_THROWS
 #else
 #define S3CACHE_EXCEPTIONS 0
-#define S3CACHE_ABI_THROWS _noexcept
 #endif
 #if defined(S3CACHE_DECLARATIONS_ONLY)
 #define S3CACHE_FN  // compiled once, beside S3CACHE_IMPLEMENTATION
@@ -77,7 +75,8 @@
 #endif
 #define S3CACHE_JOIN(a, b, c, d, e) a##b##c##d##e
 #define S3CACHE_NAME(a, b, c, d, e) S3CACHE_JOIN(a, b, c, d, e)
-#define S3CACHE_ABI S3CACHE_NAME(v0_1_0, S3CACHE_ABI_MODE, S3CACHE_ABI_THROWS, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
+#define S3CACHE_ABI \
+    S3CACHE_NAME(v0_1_0_throws, S3CACHE_EXCEPTIONS, S3CACHE_ABI_MODE, S3CACHE_ABI_GZIP, S3CACHE_ABI_CHAIN)
 
 #include <chrono>       // TTLs, timeouts, time points
 #include <cstddef>      // std::size_t, std::byte
@@ -98,12 +97,6 @@
 
 namespace s3cache {
 inline namespace S3CACHE_ABI {
-
-namespace detail {
-struct Core;         // what a Cache holds
-struct ReaderState;  // what a Reader holds
-struct ListingState;
-}  // namespace detail
 
 using TimePoint = std::chrono::system_clock::time_point;
 using Seconds = std::chrono::duration<double>;  // any std::chrono duration converts to it
@@ -170,6 +163,10 @@ private:
 };
 
 namespace detail {
+struct Core;  // what a Cache holds, a Reader and a Listing
+struct ReaderState;
+struct ListingState;
+
 [[noreturn]] inline void raise(const Error& error) {
 #if S3CACHE_EXCEPTIONS
     if (error.details().cause) std::rethrow_exception(error.details().cause);
@@ -326,6 +323,38 @@ inline const void* octets(const std::byte* data) { return data; }
 template <class T>
 using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>,
                                  decltype(octets(std::declval<const T&>().data()), std::declval<const T&>().size())>;
+
+// Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
+template <class Range, class Item>
+class Iterator {
+public:
+    using iterator_category = std::input_iterator_tag;
+    using value_type = Item;
+    using difference_type = std::ptrdiff_t;
+    using pointer = const Item*;
+    using reference = const Item&;
+
+    Iterator() = default;
+    explicit Iterator(Range& range) : range_(&range) { ++*this; }
+    reference operator*() const { return *item_; }
+    pointer operator->() const { return &*item_; }
+    Iterator& operator++() {
+        auto next = range_->try_next().value();
+        if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
+            item_ = next.empty() ? std::optional<Item>() : next;
+        else
+            item_ = std::move(next);
+        if (!item_) range_ = nullptr;
+        return *this;
+    }
+    void operator++(int) { ++*this; }
+    friend bool operator==(const Iterator& a, const Iterator& b) { return a.range_ == b.range_; }
+    friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
+
+private:
+    Range* range_ = nullptr;
+    std::optional<Item> item_{};
+};
 }  // namespace detail
 
 // A negative entry: "it was looked up, and there is nothing". A hit whose Value is negative(), and so no miss.
@@ -335,30 +364,27 @@ inline Nothing nothing() { return {}; }
 // What set() stores. Borrows: the data must live until the call returns; nothing is copied. A temporary string is kept.
 class Payload {
 public:
-    Payload(const char* text) : data_(text ? text : ""), present_(text != nullptr) {}
+    Payload(const char* text) : data_(text ? std::string_view(text) : std::string_view()) {}
     Payload(const std::string& text) : data_(text) {}
     Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
-    Payload(std::string_view text) : data_(text) {}
+    Payload(std::string_view text) : data_(text.data() ? text : "") {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
     template <class Bytes, class = detail::IfBytes<Bytes>>
     Payload(const Bytes& bytes) : Payload(bytes.data(), bytes.size(), Kind::bytes) {}
     Payload(const void* data, std::size_t size, Kind kind)
-        : data_(size && data ? static_cast<const char*>(data) : "", data ? size : 0),
-          kind_(kind),
-          present_(data || !size) {}
+        : data_(size ? static_cast<const char*>(data) : "", data ? size : 0), kind_(kind) {}
     Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
     std::string_view view() const noexcept { return data_; }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
-    bool present() const noexcept { return present_; }           // false: made from a null pointer, refused by set()
+    bool present() const noexcept { return data_.data(); }       // false: made from a null pointer, refused by set()
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
     std::shared_ptr<const std::string> kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
-    bool present_ = true;
     bool negative_ = false;
 };
 
@@ -385,22 +411,20 @@ public:
     using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
 
     Source(std::istream& in);
-    template <class Stream, std::enable_if_t<std::is_base_of_v<std::istream, Stream>, int> = 0>
-    Source(Stream&& in) {  // lvalues match the constructor above
-        auto held = std::make_shared<Stream>(std::move(in));
-        read_ = [held, inner = Source(static_cast<std::istream&>(*held))](char* buffer, std::size_t capacity) {
-            return inner.read(buffer, capacity);
-        };
-    }
-    template <class F, class = std::enable_if_t<!std::is_same_v<std::decay_t<F>, Source> &&
-                                                std::is_invocable_r_v<std::size_t, F&, char*, std::size_t>>>
-    Source(F&& read) {
-        if constexpr (std::is_lvalue_reference_v<F>)
-            read_ = std::ref(read);
-        else  // std::function wants a copy constructor, which a lambda that owns its stream lacks
-            read_ = [held = std::make_shared<F>(std::move(read))](char* to, std::size_t most) {
-                return (*held)(to, most);
-            };
+    template <class T, class = std::enable_if_t<std::is_base_of_v<std::istream, T> ||
+                                                std::is_invocable_r_v<std::size_t, T&, char*, std::size_t>>>
+    Source(T&& from) {
+        if constexpr (std::is_lvalue_reference_v<T>) {
+            read_ = std::ref(from);
+        } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
+            const auto kept = std::make_shared<T>(std::move(from));
+            if constexpr (std::is_base_of_v<std::istream, T>)
+                read_ = [kept, in = Source(static_cast<std::istream&>(*kept))](char* to, std::size_t most) {
+                    return in.read(to, most);
+                };
+            else
+                read_ = [kept](char* to, std::size_t most) { return (*kept)(to, most); };
+        }
     }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
@@ -437,48 +461,13 @@ Source chunks(Iterator first, Iterator last) {
     };
 }
 
-namespace detail {
-// Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
-template <class Range, class Item>
-class Iterator {
-public:
-    using iterator_category = std::input_iterator_tag;
-    using value_type = Item;
-    using difference_type = std::ptrdiff_t;
-    using pointer = const Item*;
-    using reference = const Item&;
-
-    Iterator() = default;
-    explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return *item_; }
-    pointer operator->() const { return &*item_; }
-    Iterator& operator++() {
-        auto next = range_->try_next().value();
-        if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
-            item_ = next.empty() ? std::optional<Item>() : next;
-        else
-            item_ = std::move(next);
-        if (!item_) range_ = nullptr;
-        return *this;
-    }
-    void operator++(int) { ++*this; }
-    friend bool operator==(const Iterator& a, const Iterator& b) { return a.range_ == b.range_; }
-    friend bool operator!=(const Iterator& a, const Iterator& b) { return !(a == b); }
-
-private:
-    Range* range_ = nullptr;
-    std::optional<Item> item_{};
-};
-}  // namespace detail
-
 // An entry as a stream of its decompressed bytes. Pull-based: what is not read is not downloaded, beyond a bounded
 // buffer. Damage is reported before the end is: bytes already read of a damaged entry must not be used. Closing early
 // costs one connection. Keeps what it needs of its Cache, which may go before it.
 class Reader {
 public:
-    Reader(Reader&&) noexcept;
-    Reader& operator=(Reader&&) noexcept;
-    ~Reader();
+    Reader(Reader&&) noexcept = default;
+    Reader& operator=(Reader&&) noexcept = default;
 
     // Up to `capacity` bytes, at least one, blocking until there are some; 0 only at the checked end.
     Result<std::size_t> try_read(char* buffer, std::size_t capacity);
@@ -495,10 +484,10 @@ public:
     std::istream& istream();
 #endif
 
-    explicit Reader(std::unique_ptr<detail::ReaderState> state) noexcept;
+    explicit Reader(std::shared_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
 
 private:
-    std::unique_ptr<detail::ReaderState> state_;
+    std::shared_ptr<detail::ReaderState> state_;  // not shared: a unique_ptr would need all of ReaderState here
 };
 
 // Teaches the cache a type: specialise it with
@@ -515,9 +504,8 @@ template <class T>
 struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
 // What set() takes through codec<T>, or refuses.
 template <class T>
-struct is_object : std::bool_constant<has_codec<T>::value ||
-                                      !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>)> {
-};
+inline constexpr bool is_object =
+    has_codec<T>::value || !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>);
 template <class T>
 inline constexpr bool is_optional = false;
 template <class T>
@@ -527,8 +515,7 @@ inline constexpr bool is_result = false;
 template <class T>
 inline constexpr bool is_result<Result<T>> = true;
 
-// Calls what the user gave us. An exception becomes an Error that carries it, so that the throwing forms can rethrow
-// it.
+// Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
 auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
@@ -549,12 +536,14 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
 }
 
 template <class T>
-Result<T> decoded(const Value& value) {
+Result<T> decoded(Value value) {
     if constexpr (std::is_same_v<T, Value>) {
         return value;
     } else if constexpr (is_optional<T>) {
         if (value.negative()) return T();
-        return decoded<typename T::value_type>(value).transform([](auto&& inner) { return T(std::move(inner)); });
+        return decoded<typename T::value_type>(std::move(value)).transform([](auto&& inner) {
+            return T(std::move(inner));
+        });
     } else {
         static_assert(has_codec<T>::value || std::is_same_v<T, std::string>,
                       "get<T>(): specialise s3cache::codec<T> for this type");
@@ -563,7 +552,7 @@ Result<T> decoded(const Value& value) {
         if constexpr (has_codec<T>::value)
             return guarded([&]() -> Result<T> { return codec<T>::decode(value.view()); }, "codec::decode");
         else
-            return value.str();
+            return std::move(value).str();
     }
 }
 
@@ -695,8 +684,7 @@ struct ComputeOptions {
     Seconds lease{0};
     Seconds lease_wait{0};  // for another's value before it is computed here after all; zero: `lease`
     // Over zero: an entry is computed anew before it expires, by one caller drawn at random while the others go on with
-    // what there is; the longer computing takes the earlier. 1 is usual, more is earlier. (XFetch: Vattani et al.
-    // 2015.)
+    // what there is; the longer computing takes the earlier. 1 is usual. (XFetch: Vattani et al. 2015.)
     double early_refresh = 0;
     Seconds stale_if_error{0};  // over zero: if the producer fails, an entry expired no longer than this is returned
     std::optional<Seconds> negative_ttl{};  // of an entry that says "nothing"; empty: SetOptions::ttl
@@ -706,9 +694,8 @@ struct ComputeOptions {
 struct Event {
     std::string_view operation{};  // such as get, set, abort_upload
     std::string_view key{};
-    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it:
-    // tolerated
-    // (an error reported as a miss) unconditional (the store does not honour conditions) stale early computed waited
+    // hit miss expired unchanged done refused retry error damaged malformed leftover; and what was made of it: stale
+    // early computed waited tolerated (an error reported as a miss) unconditional (the store honours no conditions)
     std::string_view outcome{};
     int attempt = 0;            // from 1; 0: the operation's outcome
     int status = 0;             // HTTP
@@ -822,9 +809,8 @@ enum class Look { shallow, deep };  // deep: one more request an entry, for what
 // A range of entries in the store's order (UTF-8 bytes on AWS), one page of the store's in memory at a time.
 class Listing {
 public:
-    Listing(Listing&&) noexcept;
-    Listing& operator=(Listing&&) noexcept;
-    ~Listing();
+    Listing(Listing&&) noexcept = default;
+    Listing& operator=(Listing&&) noexcept = default;
 
     Result<std::optional<Entry>> try_next();  // empty: the end
 
@@ -834,10 +820,10 @@ public:
     Iterator end() { return {}; }
 #endif
 
-    explicit Listing(std::unique_ptr<detail::ListingState> state) noexcept;
+    explicit Listing(std::shared_ptr<detail::ListingState> state) noexcept : state_(std::move(state)) {}
 
 private:
-    std::unique_ptr<detail::ListingState> state_;
+    std::shared_ptr<detail::ListingState> state_;
 };
 
 struct Item {  // of set_many; the payload is borrowed
@@ -871,14 +857,12 @@ class Cache {
 public:
     using Key = std::string_view;
 
-    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". What
-    // the
-    // URL says goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
+    // `where`: "bucket", or "s3://bucket/prefix?region=...&endpoint=...&path_style=true&metadata_names=hyphen". It
+    // goes before `config`. Sends nothing; a malformed bucket, region or endpoint is Errc::invalid_argument.
     static Result<Cache> try_open(std::string_view where, Config config = {});
 
-    Cache(Cache&&) noexcept;
-    Cache& operator=(Cache&&) noexcept;
-    ~Cache();
+    Cache(Cache&&) noexcept = default;
+    Cache& operator=(Cache&&) noexcept = default;
 
     // Stores the payload under the key, replacing what was there at one stroke: readers see the old value or the new.
     // False only if a write condition of the options was not met. On an error what was stored before stays; the one
@@ -947,20 +931,17 @@ public:
                 return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
         };
         Result<Value> value = compute(key, produce, options, how);
-        if constexpr (std::is_same_v<T, Value>) {
-            return value;
-        } else {
-            if (!value) return std::move(value).error();
-            return detail::decoded<T>(*value).or_else(
-                [&](const Error& e) { return detail::about("get_or_set", key, e); });
-        }
+        if (!value) return std::move(value).error();
+        return detail::decoded<T>(*std::move(value)).or_else([&](const Error& error) {
+            return detail::about("get_or_set", key, error);
+        });
     }
 
     // A user's type, through codec<T>. An optional of one may say that there is nothing: a negative entry, which a get
     // of the plain type refuses (Errc::source), because it could be taken for a miss.
     template <class T>
-    std::enable_if_t<detail::is_object<T>::value, Result<bool>> try_set(Key key, const T& value,
-                                                                        const SetOptions& options = {}) {
+    std::enable_if_t<detail::is_object<T>, Result<bool>> try_set(Key key, const T& value,
+                                                                 const SetOptions& options = {}) {
         static_assert(detail::has_codec<T>::value,
                       "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
         if constexpr (detail::has_codec<T>::value) {
@@ -975,7 +956,7 @@ public:
         Result<std::optional<Value>> hit = try_get(key, options);
         if (!hit) return std::move(hit).error();
         if (!*hit) return std::optional<T>();
-        Result<T> value = detail::decoded<T>(**hit);
+        Result<T> value = detail::decoded<T>(*std::move(*hit));
         if (!value) return detail::about("get", key, value.error());
         return std::optional<T>(*std::move(value));
     }
@@ -1041,7 +1022,7 @@ public:
 #endif
 
 private:
-    explicit Cache(std::shared_ptr<detail::Core> core) noexcept;
+    explicit Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
     Result<Value> compute(Key key, const std::function<Result<detail::Produced>()>& producer, const SetOptions& options,
                           const ComputeOptions& how);
     std::shared_ptr<detail::Core> core_;
@@ -1158,9 +1139,9 @@ using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-inline constexpr bool is_alpha(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-
 inline constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
+inline constexpr bool is_alnum(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z'); }
 
 inline std::string lower(std::string_view text) {
     std::string out(text);
@@ -1191,14 +1172,6 @@ inline std::string_view trim(std::string_view text) {
     while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
     while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
     return text;
-}
-
-// A header with such a byte would let its author add headers of their own, so callers refuse it before signing.
-inline bool has_control(std::string_view text) {
-    for (char c : text) {
-        if ((octet(c) < 0x20 && c != '\t') || octet(c) == 0x7F) return true;
-    }
-    return false;
 }
 
 // The value of a hexadecimal digit of either case, or -1.
@@ -1233,23 +1206,7 @@ inline std::string base64(std::string_view raw) {
     return out;
 }
 
-// Strict RFC 4648: what does not encode to the same text again is refused, since OpenSSL skips blanks and takes
-// whatever bits the padding leaves over. Two texts never decode to the same bytes.
-inline std::optional<std::string> unbase64(std::string_view text) {
-    const std::size_t pads = ends_with(text, "==") ? 2 : ends_with(text, "=") ? 1 : 0;
-    if (text.size() % 4 != 0) return std::nullopt;
-    std::string out(text.size() / 4 * 3, '\0');
-    if (EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&out[0]), reinterpret_cast<const unsigned char*>(text.data()),
-                        static_cast<int>(text.size())) < 0)
-        return std::nullopt;
-    out.resize(out.size() - pads);
-    if (base64(out) != text) return std::nullopt;
-    return out;
-}
-
-inline constexpr bool is_unreserved(char c) {
-    return is_alpha(c) || is_digit(c) || c == '-' || c == '.' || c == '_' || c == '~';
-}
+inline constexpr bool is_unreserved(char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~'; }
 
 // The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
 // and encode again before they check the signature. Upper-case hex for the same reason.
@@ -1293,17 +1250,24 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
     return value;
 }
 
+inline std::vector<std::string_view> split(std::string_view text, char separator) {
+    std::vector<std::string_view> parts;
+    for (;;) {
+        const std::size_t end = text.find(separator);
+        parts.push_back(text.substr(0, end));
+        if (end == std::string_view::npos) return parts;
+        text.remove_prefix(end + 1);
+    }
+}
+
 using Pairs = std::vector<std::pair<std::string, std::string>>;
 
-// One function for all who name a header, a field or a parameter: emplace_back is compiled anew for each type of
-// argument.
+// One function for all who name a header, a field or a parameter: emplace_back is compiled for each type it is given.
 inline void add(Pairs& to, std::string_view name, std::string_view value) {
     to.emplace_back(std::string(name), std::string(value));
 }
 
 inline std::string number(std::uint64_t value) { return std::to_string(value); }
-
-inline void append_number(std::string& out, std::uint64_t value) { out += number(value); }
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
 // info of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a
@@ -1542,20 +1506,11 @@ inline std::optional<std::string> string_field(std::string_view object, std::str
     return unescape(value.substr(1, value.size() - 2));
 }
 
-// The number's own text, since only the caller knows whether it is a count or a time. NaN and Infinity are no numbers.
-inline std::optional<std::string> number_field(std::string_view object, std::string_view name) {
-    const std::string_view value = member(object, name);
-    if (value.empty() || !bytes::is_digit(value.back()) || value.front() == '"') return std::nullopt;
-    return std::string(value);
-}
-
 }  // namespace detail::json
 
 // --- dates: times as S3, HTTP and the Python class write them. No clock, no locale, no struct tm.
 
 namespace detail::dates {
-
-using TimePoint = std::chrono::system_clock::time_point;
 
 inline constexpr std::int64_t seconds_per_day = 86400;
 
@@ -1626,8 +1581,7 @@ class Scanner {
 public:
     explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others are
-    // themselves.
+    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others stand.
     bool take(std::string_view pattern) {
         if (rest_.size() < pattern.size()) return false;
         Parts read = parts_;
@@ -1642,22 +1596,14 @@ public:
         return true;
     }
 
-    bool take_any(std::initializer_list<std::string_view> patterns) {
-        for (std::string_view pattern : patterns) {
-            if (take(pattern)) return true;
-        }
-        return false;
-    }
-
-    // One of names of three letters each.
-    bool take_name(std::string_view names, std::int64_t& number) {
+    // One of names of three letters each, as the month: a weekday's number is not kept.
+    bool take_name(std::string_view names) {
         const std::size_t at = names.find(rest_.substr(0, 3));
         if (rest_.size() < 3 || at == std::string_view::npos || at % 3 != 0) return false;
-        number = static_cast<std::int64_t>(at / 3 + 1);
+        parts_[month] = static_cast<std::int64_t>(at / 3 + 1);
         rest_.remove_prefix(3);
         return true;
     }
-    bool take_month() { return take_name("JanFebMarAprMayJunJulAugSepOctNovDec", parts_[month]); }
 
     // Digits beyond the ninth are read and dropped: no clock here counts them.
     bool take_fraction() {
@@ -1687,39 +1633,38 @@ private:
 // 2025-01-15T12:34:56Z, with a fraction or an offset: credentials' Expiration and S3's LastModified. A time without
 // either Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
-    Scanner scanner(text);
-    if (!scanner.take("yyyy-nn-dd") || !scanner.take_any({"T", "t", " "}) || !scanner.take("hh:mm:ss"))
+    Scanner in(text);
+    if (!in.take("yyyy-nn-dd") || !(in.take("T") || in.take("t") || in.take(" ")) || !in.take("hh:mm:ss"))
         return std::nullopt;
-    if (scanner.take_any({".", ","}) && !scanner.take_fraction()) return std::nullopt;
-    const std::int64_t east = scanner.take("+") ? 1 : scanner.take("-") ? -1 : 0;
-    if (!scanner.take_any({"HH:NN", "HHNN", "HH"}) && east != 0) return std::nullopt;
-    if (east == 0) scanner.take_any({"Z", "z"});
-    return scanner.time(east);
+    if ((in.take(".") || in.take(",")) && !in.take_fraction()) return std::nullopt;
+    if (in.take("Z") || in.take("z")) return in.time(0);
+    const std::int64_t east = in.take("+") ? 1 : in.take("-") ? -1 : 0;
+    if (east != 0 && !in.take("HH:NN") && !in.take("HHNN") && !in.take("HH")) return std::nullopt;
+    return in.time(east);
 }
 
 // Sun, 06 Nov 1994 08:49:37 GMT: the one form of RFC 9110 that may be sent. Some servers write UTC, or 6 for 06.
 // Whether the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
-    Scanner scanner(text);
-    std::int64_t weekday = 0;
-    const bool read = scanner.take_name("MonTueWedThuFriSatSun", weekday) && scanner.take(", ") &&
-                      scanner.take_any({"dd ", "d "}) && scanner.take_month() && scanner.take(" yyyy hh:mm:ss ") &&
-                      scanner.take_any({"GMT", "UTC"});
-    return read ? scanner.time(0) : std::nullopt;
+    Scanner in(text);
+    const bool read = in.take_name("MonTueWedThuFriSatSun") && in.take(", ") && (in.take("dd ") || in.take("d ")) &&
+                      in.take_name("JanFebMarAprMayJunJulAugSepOctNovDec") && in.take(" yyyy hh:mm:ss ") &&
+                      (in.take("GMT") || in.take("UTC"));
+    return read ? in.time(0) : std::nullopt;
 }
 
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
 inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
     Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
-    std::string text(pattern);
-    for (std::size_t i = text.size(); i-- > 0;) {
-        const std::size_t part = part_letters.find(text[i]);
+    out += pattern;
+    for (std::size_t i = 1; i <= pattern.size(); ++i) {  // from the end, where the last digits are
+        char& c = out[out.size() - i];
+        const std::size_t part = part_letters.find(c);
         if (part == std::string_view::npos) continue;
-        text[i] = static_cast<char>('0' + time[part] % 10);
+        c = static_cast<char>('0' + time[part] % 10);
         time[part] /= 10;
     }
-    out += text;
 }
 
 // The form of x-amz-date: 20250115T123456Z.
@@ -1880,23 +1825,18 @@ inline std::uint64_t load_little_endian(const char* data) {
 
 // Slicing by eight: row n holds the effect of a byte that n more bytes follow, so eight lookups replace eight dependent
 // steps. Built on first use: 16 KiB that most programs never need would otherwise slow every compilation.
-template <class Word>
 class SlicingTable {
 public:
-    explicit SlicingTable(Word reflected_polynomial) {
-        for (std::size_t byte = 0; byte < 256; ++byte) {
-            Word crc = static_cast<Word>(byte);
-            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : Word{0});
-            rows_[0][byte] = crc;
-        }
-        for (std::size_t i = 256; i < 8 * 256; ++i) {
-            const Word crc = rows_[i / 256 - 1][i % 256];
-            rows_[i / 256][i % 256] = (crc >> 8) ^ rows_[0][crc & 0xFF];
+    explicit SlicingTable(std::uint64_t reflected_polynomial) {
+        for (std::size_t i = 0; i < 8 * 256; ++i) {
+            std::uint64_t crc = i < 256 ? i : rows_[i / 256 - 1][i % 256];
+            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
+            rows_[i / 256][i % 256] = crc;
         }
     }
 
     // Works on the register itself, which holds the complement of the checksum.
-    Word update(Word crc, const char* data, std::size_t size) const {
+    std::uint64_t update(std::uint64_t crc, const char* data, std::size_t size) const {
         for (; size >= 8; data += 8, size -= 8) {
             const std::uint64_t word = load_little_endian(data) ^ crc;
             crc = 0;
@@ -1907,11 +1847,11 @@ public:
     }
 
 private:
-    std::array<std::array<Word, 256>, 8> rows_{};
+    std::array<std::array<std::uint64_t, 256>, 8> rows_;
 };
 
 inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint64_t> table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
+    static const SlicingTable table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
     return ~table.update(~crc, data, size);
 }
 
@@ -1922,8 +1862,8 @@ inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size
 #endif
 
 inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable<std::uint32_t> table(0x82F63B78);  // Castagnoli, reflected
-    return ~table.update(~crc, data, size);
+    static const SlicingTable table(0x82F63B78);  // Castagnoli, reflected
+    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
 }
 
 // The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
@@ -2042,8 +1982,7 @@ protected:
         constexpr std::size_t most = (std::numeric_limits<uInt>::max)();
         int result = Z_OK;
         while (result == Z_OK && problem_ == nullptr && produced < capacity) {
-            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, and that is the including file's
-            // choice.
+            // zlib's pointer is mutable unless ZLIB_CONST is set before its header, which the including file decides.
             stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
             stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
             stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
@@ -2157,28 +2096,49 @@ inline bool representable(std::string_view text) {
            text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
-inline std::optional<std::uint32_t> reference(std::string_view name) {
-    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
-    for (std::size_t i = 0; i < 5; ++i) {
-        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+// What stands for a character that markup would be taken for, or that would arrive as a line feed.
+struct Entity {
+    char meant;
+    std::string_view name;
+};
+inline constexpr Entity entities[] = {{'&', "amp"},  {'<', "lt"},    {'>', "gt"},
+                                      {'"', "quot"}, {'\'', "apos"}, {'\r', "#13"}};
+
+// Appends what "&name;" stands for. False: only numbers and the five entities that need no DTD stand for something.
+inline bool append_reference(std::string& out, std::string_view name) {
+    std::uint32_t code = 0;
+    for (const Entity& entity : entities) {
+        if (name == entity.name) code = bytes::octet(entity.meant);
     }
     const int base = bytes::starts_with(name, "#x") ? 16 : 10;
-    const std::size_t digits = base == 16 ? 2 : 1;
-    if (!bytes::starts_with(name, "#") || name.size() == digits) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : name.substr(digits)) {
+    const std::string_view digits = bytes::starts_with(name, "#") ? name.substr(base == 16 ? 2 : 1) : "";
+    for (char c : code == 0 ? digits : "") {
         const int digit = bytes::hex_value(c);
-        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return false;
         code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
     }
-    return code <= 0x10FFFF ? std::optional<std::uint32_t>(code) : std::nullopt;
+    std::string character;
+    utf8::append(character, code);
+    out += character;
+    return code <= 0x10FFFF && representable(character);
+}
+
+// For content and attribute values.
+inline void escape(std::string& out, std::string_view text) {
+    for (char c : text) {
+        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
+        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
+        if (entity == std::end(entities))
+            out += c;
+        else
+            out.append(1, '&').append(entity->name).append(1, ';');
+    }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string_view path;  // such as Contents/Key
+    std::string path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2189,13 +2149,12 @@ struct Field {
 class Scanner {
 public:
     explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
-        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max || !representable(document)) {
         take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    // Goes on to the end of the next element, children before parents. False: there is none, or the document is
-    // damaged.
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
     bool next() {
         if (closing_) leave();
         while (!closing_ && !damaged_ && !rest_.empty()) {
@@ -2211,7 +2170,7 @@ public:
         // The first of repeated elements wins: a store that forwards another's error appends its own.
         for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
             const Field& field = fields_[i];
-            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+            if (field.path == path() && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
         }
         return closing_;
     }
@@ -2224,12 +2183,9 @@ public:
     }
     bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // Whether a character that XML cannot hold is what damaged the document.
-    bool found_illegal() const { return illegal_; }
-
     std::string_view root() const { return root_; }
     // The element that ends here, by its path below the root; the root itself has the empty path.
-    std::string_view path() const { return path_; }
+    std::string_view path() const { return std::string_view(path_).substr((std::min)(root_.size() + 2, path_.size())); }
     // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
@@ -2238,8 +2194,7 @@ private:
         closing_ = false;
         text_.clear();
         --depth_;
-        path_.resize((std::min)(path_.rfind('/'), path_.size()));
-        if (depth_ <= 1) path_.clear();
+        path_.resize(path_.rfind('/'));
     }
 
     bool take(std::string_view wanted) {
@@ -2255,20 +2210,13 @@ private:
         return true;
     }
 
-    bool skip_blanks() {
-        const std::size_t before = rest_.size();
-        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
-        return rest_.size() < before;
-    }
-
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
         if (take("<?")) return skip_past("?>");
         if (take("<!--")) return skip_past("-->");
         if (depth_ == 0 || !take("<![CDATA[")) return false;
-        const std::size_t begin = text_.size();
         append_raw(rest_.substr(0, rest_.find("]]>")));
-        return skip_past("]]>") && is_legal_from(begin);
+        return skip_past("]]>");
     }
 
     bool take_text() {
@@ -2276,17 +2224,14 @@ private:
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        const std::size_t begin = text_.size();
         for (std::size_t at = run.find('&'); at != std::string_view::npos; at = run.find('&')) {
             append_raw(run.substr(0, at));
             const std::size_t end = run.substr(at, 16).find(';');  // "&#x10FFFF;" has ten; leading zeros are legal
-            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(at + 1, end - 1));
-            if (!code) return false;
-            utf8::append(text_, *code);
+            if (end == std::string_view::npos || !append_reference(text_, run.substr(at + 1, end - 1))) return false;
             run.remove_prefix(at + end + 1);
         }
         append_raw(run);
-        return is_legal_from(begin);
+        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
@@ -2294,11 +2239,6 @@ private:
         for (std::size_t i = 0; i < raw.size(); ++i) {
             if (raw.substr(i, 2) != "\r\n") text_ += raw[i] == '\r' ? '\n' : raw[i];
         }
-    }
-
-    bool is_legal_from(std::size_t begin) {
-        illegal_ = !representable(std::string_view(text_).substr(begin));
-        return !illegal_;
     }
 
     // Without its prefix. Empty: no name is here.
@@ -2313,72 +2253,37 @@ private:
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
         if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
-        bool spaced = skip_blanks();
         while (!(closing_ = take("/>")) && !take(">")) {
-            if (!spaced || !take_attribute()) return false;
-            spaced = skip_blanks();
+            const std::string_view first = rest_.substr(0, 1);
+            if (first.empty() || first == "<") return false;
+            rest_.remove_prefix(1);
+            if ((first == "\"" || first == "'") && !skip_past(first)) return false;  // the value of an attribute
         }
         text_.clear();
-        if (depth_ == 0)
-            root_ = name;
-        else
-            path_.append(depth_ == 1 ? "" : "/").append(name);
+        if (depth_ == 0) root_ = name;
+        path_.append(1, '/').append(name);
         ++depth_;
         return true;
     }
 
-    bool take_attribute() {
-        if (take_name().empty()) return false;
-        skip_blanks();
-        if (!take("=")) return false;
-        skip_blanks();
-        const std::string_view quote = rest_.substr(0, 1);
-        if (!take("\"") && !take("'")) return false;
-        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
-    }
-
     bool take_end_tag() {
         const std::string_view name = take_name();
-        skip_blanks();
-        const std::string_view open = depth_ == 1 ? root_ : std::string_view(path_).substr(path_.rfind('/') + 1);
-        return depth_ > 0 && name == open && take(">");
+        rest_ = rest_.substr((std::min)(rest_.find_first_not_of(" \t\r\n"), rest_.size()));
+        return depth_ > 0 && name == std::string_view(path_).substr(path_.rfind('/') + 1) && take(">");
     }
 
     std::string_view rest_;
     std::vector<Field> fields_;
     std::size_t depth_ = 0;  // open elements
     std::string_view root_;
-    std::string path_;
+    std::string path_;  // of the open elements, the root among them, each with a slash before it
     std::string text_;
     bool closing_ = false;  // the innermost open element ends where the scanner stands
-    bool damaged_ = false;
-    bool illegal_ = false;
+    bool damaged_;
 };
 
-// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes
-// such keys as they are. It tells a key to be blamed from an answer that is no list at all.
-inline bool has_illegal_character(std::string_view document) {
-    Scanner scanner(document);
-    return !scanner.finish() && scanner.found_illegal();
-}
-
-// For content and attribute values. A raw carriage return would arrive as a line feed.
-inline void escape(std::string& out, std::string_view text) {
-    constexpr std::string_view special = "&<>\"\r";
-    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
-    for (char c : text) {
-        const std::size_t at = special.find(c);
-        out += at == std::string_view::npos ? std::string_view(&c, 1) : escapes[at];
-    }
-}
-
 struct ErrorBody {
-    std::string code;
-    std::string message;
-    std::string region;
-    std::string request_id;
-    std::string host_id;
-    std::string endpoint;  // where a 301 says that the bucket is
+    std::string code, message, region, request_id;
 };
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
@@ -2389,25 +2294,25 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                {"Message", &body.message},
                                {"Region", &body.region},
                                {"RequestId", &body.request_id},
-                               {"HostId", &body.host_id},
-                               {"Endpoint", &body.endpoint},
                                {"Error/Code", &body.code},
                                {"Error/Message", &body.message}});
-    bool wraps_error = false;
-    while (scanner.next()) wraps_error = wraps_error || scanner.path() == "Error";
-    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && wraps_error);
-    if (!scanner.whole() || !is_error) return std::nullopt;
-    return body;
+    if (!scanner.finish()) return std::nullopt;
+    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
+    return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
 }
 
-// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
-inline std::string_view html_title(std::string_view page) {
+// The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
+inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
     const std::size_t tag = lower.find("<title");
     const std::size_t begin = lower.find('>', tag);
     const std::size_t end = lower.find("</title", begin);
-    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
-    return bytes::trim(page.substr(begin + 1, end - begin - 1));
+    std::string title;
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return title;
+    for (char c : bytes::trim(page.substr(begin + 1, end - begin - 1))) {
+        if (!bytes::is_blank(c) || title.back() != ' ') title += bytes::is_blank(c) ? ' ' : c;
+    }
+    return title;
 }
 
 // The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
@@ -2430,119 +2335,68 @@ inline std::optional<std::string> etag_result(std::string_view document) {
     return etag;
 }
 
-// Reads a document with repeated elements: `record`, which the scanner fills, goes to `out` where such an element ends.
-// False: it is no result, or says in a word that is no boolean whether it goes on; a list that is taken for complete
-// although it is not would make its reader believe that the rest is not there.
-template <class Record>
-bool read_records(Scanner& scanner, std::string_view path, Record& record, std::vector<Record>& out, bool& truncated) {
-    while (scanner.next()) {
-        if (scanner.path() == path) out.push_back(std::exchange(record, {}));
-        if (scanner.path() != "IsTruncated") continue;
-        const std::string_view word = bytes::trim(scanner.text());
-        truncated = bytes::iequal(word, "true") || word == "1";
-        if (!truncated && !bytes::iequal(word, "false") && word != "0") return false;
-    }
-    return is_result(scanner);
-}
-
-// False: it cannot be decoded, and stays as it is. '+' is a space here.
-inline bool decode(std::string& text) {
-    auto decoded = bytes::unpercent(text, true);
-    if (decoded) text = std::move(*decoded);
-    return decoded.has_value();
-}
-
-struct DeleteError {
-    std::string key;  // empty: the store did not say which
-    std::string code;
-    std::string message;
-};
-
-struct Deleted {  // all that was asked for, but for these
-    std::vector<DeleteError> errors;
-};
-
-inline std::optional<Deleted> delete_result(std::string_view document) {
-    Deleted done;
-    DeleteError failed;
-    bool truncated = false;
-    Scanner scanner(
-        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
-    if (!read_records(scanner, "Error", failed, done.errors, truncated)) return std::nullopt;
-    return done;
-}
-
+// One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
 struct ListEntry {
     std::string key;
-    std::uint64_t size = 0;
     std::string size_text;
-    std::string etag;           // with its quotes; empty: the store gave none
-    std::string last_modified;  // ISO 8601, as given
+    std::string etag;  // with its quotes
+    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
+    std::string upload_id;
+    std::string code, message;  // of an error
+    std::uint64_t size = 0;
 };
 
 struct ListPage {
     std::vector<ListEntry> entries;
     bool truncated = false;
-    std::string next_token;
+    std::string next_token;  // of objects
+    std::string next_key_marker, next_upload_id_marker;
 };
 
-// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look
-// complete that is not. Keys are encoded only if the answer says so, whatever was asked for.
-inline std::optional<ListPage> list_result(std::string_view document) {
+// What elements of this name say: Contents (objects), Upload or Error. Keys are encoded only if the answer says so,
+// whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
+// whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
+// as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
+inline std::optional<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
     ListPage page;
     ListEntry entry;
     std::string encoding;
-    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
-                               {"Contents/Size", &entry.size_text},
-                               {"Contents/ETag", &entry.etag},
-                               {"Contents/LastModified", &entry.last_modified},
+    Scanner scanner(document, {{element + "/Key", &entry.key, true},
+                               {element + "/Size", &entry.size_text},
+                               {element + "/ETag", &entry.etag},
+                               {element + "/LastModified", &entry.time},
+                               {element + "/Initiated", &entry.time},
+                               {element + "/UploadId", &entry.upload_id, true},
+                               {element + "/Code", &entry.code},
+                               {element + "/Message", &entry.message},
                                {"NextContinuationToken", &page.next_token, true},
-                               {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Contents", entry, page.entries, page.truncated)) return std::nullopt;
-    for (ListEntry& listed : page.entries) {
-        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
-        if (!size || (encoding == "url" && !decode(listed.key))) return std::nullopt;
-        listed.size = *size;
-    }
-    return bytes::starts_with(scanner.root(), "ListBucket") ? std::optional<ListPage>(std::move(page)) : std::nullopt;
-}
-
-struct Upload {
-    std::string key;
-    std::string id;
-    std::string initiated;  // ISO 8601, as given
-};
-
-struct UploadsPage {
-    std::vector<Upload> uploads;
-    bool truncated = false;
-    std::string next_key_marker;
-    std::string next_upload_id_marker;
-};
-
-// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever
-// it says of them.
-inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
-    UploadsPage page;
-    Upload upload;
-    std::string encoding;
-    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
-                               {"Upload/UploadId", &upload.id, true},
-                               {"Upload/Initiated", &upload.initiated},
                                {"NextKeyMarker", &page.next_key_marker, true},
                                {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Upload", upload, page.uploads, page.truncated)) return std::nullopt;
-    if (encoding != "url") return page;
-    decode(page.next_key_marker);
-    for (Upload& listed : page.uploads) decode(listed.key);
+    while (scanner.next()) {
+        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() != "IsTruncated") continue;
+        const std::string_view word = bytes::trim(scanner.text());
+        page.truncated = bytes::iequal(word, "true") || word == "1";
+        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return std::nullopt;
+    }
+    const bool is_of_objects = element == "Contents";
+    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
+        return std::nullopt;
+    std::string& marker = page.next_key_marker;
+    if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
+    for (ListEntry& listed : page.entries) {
+        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+        const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
+        if (!size || (is_of_objects && !key)) return std::nullopt;
+        listed.size = *size;
+        if (key) listed.key = *key;
+    }
     return page;
 }
 
 struct StsCredentials {
-    std::string access_key;
-    std::string secret_key;
-    std::string session_token;
+    std::string access_key, secret_key, session_token;
     std::string expiration;  // ISO 8601, as given
 };
 
@@ -2551,11 +2405,10 @@ struct StsCredentials {
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
     const std::string in = std::string(action) + "Result/Credentials/";
-    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
-    Scanner scanner(document, {{paths[0], &keys.access_key},
-                               {paths[1], &keys.secret_key},
-                               {paths[2], &keys.session_token},
-                               {paths[3], &keys.expiration}});
+    Scanner scanner(document, {{in + "AccessKeyId", &keys.access_key},
+                               {in + "SecretAccessKey", &keys.secret_key},
+                               {in + "SessionToken", &keys.session_token},
+                               {in + "Expiration", &keys.expiration}});
     if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
         keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
         return std::nullopt;
@@ -2572,9 +2425,6 @@ namespace detail::ini {
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
 
-// Settings of [DEFAULT] become part of every section, so a file within the limit could fill memory with their copies.
-inline constexpr std::size_t inherited_bytes_max = 16 * 1024 * 1024;
-
 struct Setting {
     std::string name;
     std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
@@ -2585,11 +2435,13 @@ struct Setting {
 struct Section {
     std::string name;
     std::vector<Setting> settings{};
+    std::shared_ptr<const Section> defaults{};  // of its file, for what it does not set itself
 
     const Setting* find(std::string_view setting) const {
-        const auto at =
-            std::find_if(settings.begin(), settings.end(), [&](const Setting& s) { return s.name == setting; });
-        return at == settings.end() ? nullptr : &*at;
+        for (const Setting& own : settings) {
+            if (own.name == setting) return &own;
+        }
+        return defaults ? defaults->find(setting) : nullptr;
     }
 };
 
@@ -2619,15 +2471,10 @@ private:
         if (!utf8::valid(line)) return fail("not UTF-8 text");
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
-        if (value.empty()) {
-            if (setting_ != nullptr) setting_->text += '\n';  // a blank line inside a value belongs to it
-            return;
-        }
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        if (setting_ != nullptr && indent > indent_) {
-            setting_->text.append(1, '\n').append(value);
-            return;
-        }
+        const bool is_continued = setting_ != nullptr && (value.empty() || indent > indent_);
+        if (is_continued) setting_->text.append(1, '\n').append(value);
+        if (is_continued || value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
@@ -2638,8 +2485,8 @@ private:
 
     void begin_section(std::string_view name) {
         setting_ = nullptr;
-        section_ = &defaults_;
-        if (name == "DEFAULT") return;  // its settings are part of every section
+        section_ = defaults_.get();
+        if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
         }
@@ -2660,33 +2507,25 @@ private:
     }
 
     void finish() {
-        std::size_t inherited_bytes = 0;  // by each section
-        for (const Setting& setting : defaults_.settings)
-            inherited_bytes += setting.name.size() + setting.text.size() + sizeof setting;
-        if (inherited_bytes > inherited_bytes_max / (sections_.size() + 1))
-            return fail("[DEFAULT] says too much for so many sections");
+        if (sections_.empty()) return;
+        for (Setting& setting : defaults_->settings) finish_setting(setting);
         for (Section& section : sections_) {
-            for (const Setting& setting : defaults_.settings) {
-                if (section.find(setting.name) == nullptr) section.settings.push_back(setting);
-            }
             for (Setting& setting : section.settings) finish_setting(setting);
+            section.defaults = defaults_;
         }
     }
 
     void finish_setting(Setting& setting) {
         while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
         if (!bytes::starts_with(setting.text, "\n")) return;
-        for (std::string_view rest = setting.text; !rest.empty();) {
-            const std::size_t end = (std::min)(rest.find('\n'), rest.size());
-            const std::string_view line = trim(rest.substr(0, end));
-            rest.remove_prefix((std::min)(end + 1, rest.size()));
+        for (std::string_view line : bytes::split(setting.text, '\n')) {
             const std::size_t equals = line.find('=');
-            if (line.empty()) continue;
-            if (equals == std::string_view::npos) {
+            if (equals != std::string_view::npos) {
+                bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
+            } else if (!trim(line).empty()) {
                 line_ = setting.line;
                 return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
-            bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
         }
         setting.text.clear();
     }
@@ -2696,7 +2535,7 @@ private:
     }
 
     File sections_;
-    Section defaults_{};
+    std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
     Section* section_ = nullptr;  // into sections_, and good until the next one is added
     Setting* setting_ = nullptr;  // the value that an indented line would continue
     std::size_t indent_ = 0;
@@ -2788,31 +2627,31 @@ namespace detail::endpoint {
 inline constexpr std::size_t bucket_bytes_max = 255;
 
 struct Options {
-    std::string bucket;
-    std::string region;
+    std::string bucket, region;
     std::string endpoint_url;  // empty: AWS
     Addressing addressing = Addressing::automatic;
-    bool dualstack = false;
-    bool fips = false;
-    bool accelerate = false;
+    bool dualstack = false, fips = false, accelerate = false;
 };
 
-struct Endpoint {
+struct Url {
     std::string scheme;
-    std::string host;  // lower case, with a port only if it isn't the scheme's own: exactly what is signed and sent
-    std::string base_path;  // encoded, without a slash at its end: "" or "/bucket" or "/gateway/bucket"
-    std::string signing_region;
-    bool path_style = false;
+    std::string host;  // lower case, with its port unless that is the scheme's own: exactly what is signed and sent
+    std::string path;  // encoded as we encode keys, without a slash at its end
+    bool is_address = false;
+};
 
-    std::string url() const { return scheme + "://" + host + base_path; }
+struct Endpoint : Url {  // the path ends with the bucket, unless the host begins with it
+    std::string signing_region;
+    bool path_style;
+
+    std::string url() const { return scheme + "://" + host + path; }
 };
 
 inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
 inline bool only(std::string_view text, std::string_view others) {
-    return std::all_of(text.begin(), text.end(), [others](char c) {
-        return bytes::is_alpha(c) || bytes::is_digit(c) || others.find(c) != std::string_view::npos;
-    });
+    return std::all_of(text.begin(), text.end(),
+                       [others](char c) { return bytes::is_alnum(c) || others.find(c) != std::string_view::npos; });
 }
 
 inline bool all_digits(std::string_view text) {
@@ -2825,30 +2664,10 @@ inline bool valid_region(std::string_view region) {
     return !region.empty() && region.size() <= 63 && region.front() != '-' && region.back() != '-' && only(region, "-");
 }
 
-// What S3 has ever allowed.
+// S3's own rule for the ends and the length; what is between them older buckets and other stores take more freely.
 inline bool valid_bucket(std::string_view bucket) {
-    if (bucket == "." || bucket == "..") return false;  // in a path, a step to somewhere else
-    return !bucket.empty() && bucket.size() <= bucket_bytes_max && only(bucket, ".-_");
-}
-
-// Buckets that need other hosts, services or signatures than ordinary ones. The text says which; empty: an ordinary
-// one.
-inline std::string unsupported_kind(std::string_view bucket) {
-    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
-        return "directory buckets (S3 Express) are not supported";
-    if (!bytes::starts_with(bucket, "arn:")) return {};
-    return "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
-           "the name of a bucket";
-}
-
-inline std::vector<std::string_view> split(std::string_view text, std::string_view separators) {
-    std::vector<std::string_view> parts;
-    for (;;) {
-        const std::size_t end = text.find_first_of(separators);
-        parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) return parts;
-        text.remove_prefix(end + 1);
-    }
+    return bucket.size() >= 3 && bucket.size() <= bucket_bytes_max && bytes::is_alnum(bucket.front()) &&
+           bytes::is_alnum(bucket.back()) && only(bucket, ".-_");
 }
 
 struct Partition {
@@ -2876,13 +2695,6 @@ inline bool is_aws_host(std::string_view host) {
         return bytes::ends_with(host, std::string(".").append(partition.suffix));
     });
 }
-
-struct Url {
-    std::string scheme;
-    std::string host;  // lower case, with its port unless that is the scheme's own
-    std::string path;  // encoded as we encode keys, without a slash at its end
-    bool is_address = false;
-};
 
 // The one way to write "1.2.3.4" or "[::1]", because libcurl rewrites others ("127.1", "[0::1]") before it sends the
 // host, and then it is not the host that was signed. Empty: not an address.
@@ -2916,7 +2728,7 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     if (port.empty() || port == ":") return true;  // "host:" is legal and means the default
     const std::uint64_t number = bytes::to_u64(port.substr(1)).value_or(0);
     if (number == 0 || number > 65535) return false;
-    if (number != (url.scheme == "https" ? 443 : 80)) bytes::append_number(url.host += ':', number);
+    if (number != (url.scheme == "https" ? 443 : 80)) url.host.append(1, ':').append(bytes::number(number));
     return true;
 }
 
@@ -2940,9 +2752,6 @@ inline std::optional<Url> parse_url(std::string_view text) {
 
 // Combinations that AWS does not run.
 inline Result<void> check_options(const Options& options) {
-    if (options.bucket.empty()) return refuse("no bucket given");
-    const std::string kind = unsupported_kind(options.bucket);
-    if (!kind.empty()) return refuse(kind);
     if (!valid_region(options.region))
         return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
     if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
@@ -2972,7 +2781,7 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
     const std::string& bucket = options.bucket;
     if (options.addressing == Addressing::path || base.is_address) return false;
     if (options.addressing == Addressing::automatic && is_custom) return false;
-    const auto labels = split(bucket, ".");
+    const auto labels = bytes::split(bucket, '.');
     if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
     return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
@@ -2989,57 +2798,51 @@ inline Result<Endpoint> resolve(const Options& options) {
             "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 "
             "address] as host, without user, query or fragment");
     }
-    Endpoint endpoint;
-    endpoint.path_style = !use_virtual_host(options, *base, is_custom);
+    Endpoint endpoint{*base, region, !use_virtual_host(options, *base, is_custom)};
     if (endpoint.path_style && options.accelerate)
         return refuse("accelerate needs a bucket name that fits into a host");
-    endpoint.scheme = base->scheme;
-    endpoint.host = endpoint.path_style ? base->host : options.bucket + '.' + base->host;
-    endpoint.base_path = base->path;
-    if (endpoint.path_style) bytes::append_percent(endpoint.base_path += '/', options.bucket, false);
-    endpoint.signing_region = region;
+    if (endpoint.path_style)
+        bytes::append_percent(endpoint.path += '/', options.bucket, false);
+    else
+        endpoint.host.insert(0, options.bucket + '.');
     return endpoint;
 }
 
-// What a user writes to say where a cache lives, and how.
+// Where a cache lives.
 struct Location {
     std::string bucket;
     std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
-    std::optional<std::string> region{};
-    std::optional<std::string> endpoint_url{};
-    std::optional<bool> path_style{};
-    std::optional<Checksums> checksums{};
-    std::optional<MetadataNames> metadata_names{};
-    std::optional<std::uint64_t> part_bytes{};
 };
 
-// Every name may come once; an unknown one is refused, because a misspelt "endpoint" would send data to AWS instead.
-inline bool take_parameter(Location& to, std::string_view name, std::string value) {
-    const auto is = [&](const char* word) { return value == word; };
+// An unknown name is refused, because a misspelt "endpoint" would send data to AWS instead.
+inline bool take_parameter(Config& to, std::string_view name, const std::string& value) {
+    const auto is = [&](std::string_view option, std::string_view word) { return name == option && value == word; };
     const auto number = bytes::to_u64(value);
-    if (name == "region" && !to.region)
-        to.region = std::move(value);
-    else if (name == "endpoint" && !to.endpoint_url)
-        to.endpoint_url = std::move(value);
-    else if (name == "path_style" && !to.path_style && (is("true") || is("false")))
-        to.path_style = is("true");
-    else if (name == "checksums" && !to.checksums && (is("own") || is("store") || is("none")))
-        to.checksums = is("own") ? Checksums::own : is("store") ? Checksums::store : Checksums::none;
-    else if (name == "metadata_names" && !to.metadata_names && (is("underscore") || is("hyphen")))
-        to.metadata_names = is("hyphen") ? MetadataNames::hyphen : MetadataNames::underscore;
-    else if (name == "part_bytes" && !to.part_bytes && number)
-        to.part_bytes = number;
+    if (name == "region")
+        to.region = value;
+    else if (name == "endpoint")
+        to.endpoint = value;
+    else if (name == "part_bytes" && number)
+        to.part_bytes = static_cast<std::size_t>(*number);
+    else if (is("path_style", "true") || is("path_style", "false"))
+        to.addressing = value == "true" ? Addressing::path : Addressing::virtual_host;
+    else if (is("checksums", "own") || is("checksums", "store") || is("checksums", "none"))
+        to.checksums = value == "own" ? Checksums::own : value == "store" ? Checksums::store : Checksums::none;
+    else if (is("metadata_names", "underscore") || is("metadata_names", "hyphen"))
+        to.metadata_names = value == "hyphen" ? MetadataNames::hyphen : MetadataNames::underscore;
     else
         return false;
     return true;
 }
 
-inline Result<void> take_parameters(Location& location, std::string_view query) {
-    for (std::string_view pair : split(query, "&")) {
-        const std::size_t equals = (std::min)(pair.find('='), pair.size());
-        const std::string_view name = pair.substr(0, equals);
-        auto value = bytes::unpercent(pair.substr((std::min)(equals + 1, pair.size())), false);
-        if (value && !value->empty() && take_parameter(location, name, *std::move(value))) continue;
+inline Result<void> take_parameters(Config& to, std::string_view query) {
+    std::vector<std::string_view> seen;
+    for (std::string_view pair : bytes::split(query, '&')) {
+        const std::string_view name = pair.substr(0, pair.find('='));
+        const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
+        const bool is_new = std::find(seen.begin(), seen.end(), name) == seen.end();
+        seen.push_back(name);
+        if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
         return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
                       "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
@@ -3047,33 +2850,36 @@ inline Result<void> take_parameters(Location& location, std::string_view query) 
     return {};
 }
 
-// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…" behind it if wanted. The prefix stands for itself,
-// as in the AWS CLI: no %XX is decoded there.
-inline Result<Location> parse_location(std::string_view text) {
+// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…" behind it if wanted, which goes before `config`.
+// The prefix stands for itself, as in the AWS CLI: no %XX is decoded there.
+inline Result<Location> parse_location(std::string_view text, Config& config) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
-    const std::string kind = bytes::starts_with(text, "arn:") ? unsupported_kind(text) : std::string();
-    if (!kind.empty()) return refuse(kind);
     const std::size_t question = (std::min)(text.find('?'), text.size());
     const std::string_view query = text.substr((std::min)(question + 1, text.size()));
     text = text.substr(0, question);
+    const std::string bucket(text.substr(0, text.find('/')));
+    std::string prefix(text.substr(bucket.size()));
 
-    Location location;
-    location.bucket = text.substr(0, text.find('/'));
-    std::string_view prefix = text.substr(location.bucket.size());
+    // Some buckets need other hosts, services or signatures than ordinary ones.
+    if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
+        return refuse("directory buckets (S3 Express) are not supported");
+    if (bytes::starts_with(bucket, "arn:"))
+        return refuse(
+            "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
+            "the name of a bucket");
     // What has these in it is a key and its secret, which must not be printed.
-    if (location.bucket.find_first_of("@:") != std::string::npos)
+    if (bucket.find_first_of("@:") != std::string::npos)
         return refuse("a location is s3://bucket/prefix: neither keys nor a host belong into it");
-    if (!valid_bucket(location.bucket))
-        return refuse("'" + bytes::sanitize(location.bucket) + "' is not the name of a bucket");
+    if (!valid_bucket(bucket)) return refuse("'" + bytes::sanitize(bucket) + "' is not the name of a bucket");
     if (!prefix.empty() && !is_url) return refuse("a prefix needs the form s3://bucket/prefix");
-    if (!prefix.empty()) prefix.remove_prefix(1);
-    location.prefix = prefix;
-    if (!prefix.empty() && !bytes::ends_with(prefix, "/")) location.prefix += '/';
-    if (query.empty()) return location;
-    if (auto fine = take_parameters(location, query); !fine) return std::move(fine).error();
-    return location;
+    if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
+    if (!prefix.empty()) prefix.erase(0, 1);
+    if (!prefix.empty() && prefix.back() != '/') prefix += '/';
+    if (Result<void> fine = query.empty() ? Result<void>() : take_parameters(config, query); !fine)
+        return std::move(fine).error();
+    return Location{bucket, prefix};
 }
 
 }  // namespace detail::endpoint
@@ -3190,8 +2996,7 @@ public:
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
-        bytes::add(query, "X-Amz-Expires", std::string());
-        bytes::append_number(query.back().second, lifetime_seconds);
+        bytes::add(query, "X-Amz-Expires", bytes::number(lifetime_seconds));
         bytes::add(query, "X-Amz-SignedHeaders", signed_headers_);
         if (!credentials.session_token.empty()) bytes::add(query, "X-Amz-Security-Token", credentials.session_token);
         std::string out = canonical_query(query);
@@ -4441,7 +4246,7 @@ private:
             return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + result.problem);
         if (result.exit_status != 0)
             return broken(named + " ended with exit status " + std::to_string(result.exit_status));
-        if (json::number_field(result.output, "Version") != "1")
+        if (json::member(result.output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
         return finish(keys_in_json(result.output, named), named, false);
     }
@@ -5127,11 +4932,16 @@ inline void read_expiry(Facts& facts, std::string_view text) {
     }
 }
 
+inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
+
+// Empty: another program's header of the same name. OpenSSL alone would skip blanks and take any bits behind the last.
 inline std::optional<std::uint32_t> read_crc32c(std::string_view text) {
-    const auto raw = bytes::unbase64(text);
-    if (!raw || raw->size() != 4) return std::nullopt;  // another program's header of the same name
+    unsigned char raw[6];  // 4, and zeros for the padding
+    const auto* letters = reinterpret_cast<const unsigned char*>(text.data());
+    if (text.size() != 8 || EVP_DecodeBlock(raw, letters, 8) < 0) return std::nullopt;
     std::uint32_t crc = 0;
-    for (const char c : *raw) crc = crc << 8 | bytes::octet(c);
+    for (int i = 0; i < 4; ++i) crc = crc << 8 | raw[i];
+    if (crc32c_text(crc) != text) return std::nullopt;
     return crc;
 }
 
@@ -5206,8 +5016,6 @@ inline Facts read(const http::Headers& headers) {
     return facts;
 }
 
-inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
-
 // Milliseconds are enough for a TTL, and exact as decimals.
 inline std::string seconds_text(double seconds) {
     const auto milliseconds = static_cast<std::uint64_t>((std::max)(seconds, 0.0) * 1000 + 0.5);
@@ -5243,9 +5051,8 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     std::size_t total = 0;
     for (const auto& [name, value] : metadata) {
         const std::string quoted = "metadata name '" + name + "'";
-        const bool is_plain = std::all_of(name.begin(), name.end(), [](char c) {
-            return bytes::is_alpha(c) || bytes::is_digit(c) || c == '-' || c == '_' || c == '.';
-        });
+        const bool is_plain = std::all_of(
+            name.begin(), name.end(), [](char c) { return bytes::is_alnum(c) || c == '-' || c == '_' || c == '.'; });
         if (name.empty()) return refuse("a metadata name is empty");
         if (!is_plain) return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
         for (const auto& other : metadata) {
@@ -5571,12 +5378,7 @@ inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
     if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    std::string title(xml::html_title(text));
-    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-    std::replace_if(title.begin(), title.end(), is_blank, ' ');
-    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
-    title.erase(std::unique(title.begin(), title.end(), both), title.end());
-    return bytes::sanitize(bytes::trim(title));
+    return bytes::sanitize(xml::html_title(text));
 }
 
 inline std::string request_id(const Exchange& exchange) {
@@ -5776,9 +5578,9 @@ private:
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
 
         exchange.signed_for = where.signing_region;
-        exchange.path.assign(where.base_path).append(1, '/');
+        exchange.path.assign(where.path).append(1, '/');
         bytes::append_percent(exchange.path, request.object, true);
-        if (request.object.empty() && !where.base_path.empty()) exchange.path.pop_back();
+        if (request.object.empty() && !where.path.empty()) exchange.path.pop_back();
         out.url.assign(where.scheme).append("://").append(where.host).append(exchange.path);
         if (!request.query.empty()) out.url.append(1, '?').append(request.query);
         add_headers(exchange, where);
@@ -7334,7 +7136,7 @@ struct Pages {
             entry.key = listed.key.substr(core->prefix.size());
             entry.info.size = listed.size;
             entry.info.etag = std::move(listed.etag);
-            entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
+            entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
             if (!entry.key.empty() && !(hides_scratch && entry::is_scratch_name(entry.key)))
                 page.push_back(std::move(entry));
         }
@@ -7372,7 +7174,7 @@ private:
         call.run();
         if (!call.ok()) return session.failure(call);
         std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got && xml::has_illegal_character(call.answer->text)) got = readable_part(call.answer->text);
+        if (!got) got = readable_part(call.answer->text);
         if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
         if (got->truncated && (got->next_token.empty() || got->next_token == token))
             return refuse("the store says there is more, but not how to go on");
@@ -7884,7 +7686,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
 inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
                                                  const GetOptions& options, bool whole = false) {
     if (Result<void> fine = check_key(*core, "get", key); !fine) return std::move(fine).error();
-    auto state = std::make_unique<ReaderState>(core, key);
+    auto state = std::make_shared<ReaderState>(core, key);
     Session& session = state->session;
     Call& call = state->download.call;
     if (options.progress) {
@@ -8057,11 +7859,11 @@ struct FileCloser {
 using File = std::unique_ptr<std::FILE, FileCloser>;
 
 // A file that is written to while it is read fails: what was read is of no one moment.
-inline Source source_of(std::FILE* in) {
-    const auto before = state_of(in);
+inline Source source_of(const std::shared_ptr<std::FILE>& in) {
+    const auto before = state_of(in.get());
     Source source([in, before](char* buffer, std::size_t capacity) {
-        const std::size_t count = std::fread(buffer, 1, capacity, in);
-        return count == 0 && (std::ferror(in) || state_of(in) != before) ? source_failed : count;
+        const std::size_t count = std::fread(buffer, 1, capacity, in.get());
+        return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
     });
     return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
 }
@@ -8382,9 +8184,9 @@ inline Result<bool> set_source(Core& core, std::string_view key, const Source& s
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
     if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const File opened(open_file(path, "rb"));
+    const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened.get());
+    const Source source = source_of(opened);
     return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source, opened.get(), path}, options);
 }
 
@@ -8589,8 +8391,8 @@ private:
         Call call(session_, bulk_request(list));
         call.run();
         const Timing timing = timing_of(call, 0);
-        if (const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt)
-            return take_in(batch, *deleted, timing);
+        if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
+            return take_in(batch, *failed, timing);
         const Error why = session_.failure(call);
         const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
                                call.status() == 403 || (call.status() >= 500 && call.status() != 501);
@@ -8602,16 +8404,16 @@ private:
         singly_.insert(singly_.end(), which.begin(), which.end());
     }
 
-    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
+    void take_in(const std::vector<std::size_t>& batch, const xml::ListPage& failed, const Timing& timing) {
         const auto error_of = [&](std::string_view object) {
-            return std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const xml::DeleteError& one) {
+            return std::find_if(failed.entries.begin(), failed.entries.end(), [&](const xml::ListEntry& one) {
                 return one.key == object && one.code != "NoSuchKey";
             });
         };
-        if (error_of("") != deleted.errors.end()) return ask_singly(batch);
+        if (error_of("") != failed.entries.end()) return ask_singly(batch);
         for (const std::size_t i : batch) {
             const auto error = error_of(core_.object(keys_[i]));
-            if (error == deleted.errors.end()) {
+            if (error == failed.entries.end()) {
                 finish(i, {}, timing);
                 continue;
             }
@@ -8713,8 +8515,8 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
     return tally.result("purge_expired");
 }
 
-inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
-                                             const xml::UploadsPage& before, PageOrder& order) {
+inline Result<xml::ListPage> uploads_page(Session& session, const std::string& prefix, const xml::ListPage& before,
+                                          PageOrder& order) {
     bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
     if (before.truncated) {
         bytes::add(query, "key-marker", before.next_key_marker);
@@ -8723,12 +8525,12 @@ inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string
     Call call(session, s3::bucket_request("sweep_uploads", Method::get, sigv4::canonical_query(query), prefix));
     call.run();
     if (!call.ok()) return session.failure(call);
-    std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
-    const auto name = [](const xml::Upload& upload) { return upload.key + '\n' + upload.id; };
+    std::optional<xml::ListPage> page = xml::list_result(call.answer->text, "Upload");
+    const auto name = [](const xml::ListEntry& upload) { return upload.key + '\n' + upload.upload_id; };
     const char* wrong = "the answer is no list of uploads";
     if (page)
-        wrong = page->uploads.empty() ? order.check(0, {}, {})
-                                      : order.check(1, name(page->uploads.front()), name(page->uploads.back()));
+        wrong = page->entries.empty() ? order.check(0, {}, {})
+                                      : order.check(1, name(page->entries.front()), name(page->entries.back()));
     if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
     return *std::move(page);
 }
@@ -8751,21 +8553,22 @@ inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, 
     Session session(core);
     const std::string below = core.object(prefix);
     Tally tally;
-    xml::UploadsPage page;
+    xml::ListPage page;
     PageOrder order;
     do {
-        Result<xml::UploadsPage> got = uploads_page(session, below, page, order);
+        Result<xml::ListPage> got = uploads_page(session, below, page, order);
         if (!got) return std::move(got).error();
         page = *std::move(got);
-        for (const xml::Upload& upload : page.uploads) {
+        for (const xml::ListEntry& upload : page.entries) {
             // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
-            if (upload.key.empty() || upload.id.empty() || !bytes::starts_with(upload.key, below)) continue;
-            const auto began = dates::iso8601(upload.initiated);
+            if (upload.key.empty() || upload.upload_id.empty() || !bytes::starts_with(upload.key, below)) continue;
+            const auto began = dates::iso8601(upload.time);
             if (!began || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
-            auto aborted = abort_upload(session, upload.key, upload.id);
-            if (!aborted && decoded && *decoded != upload.key) aborted = abort_upload(session, *decoded, upload.id);
+            auto aborted = abort_upload(session, upload.key, upload.upload_id);
+            if (!aborted && decoded && *decoded != upload.key)
+                aborted = abort_upload(session, *decoded, upload.upload_id);
             if (aborted) tally.add(*aborted);
         }
     } while (page.truncated);
@@ -8786,7 +8589,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
     const auto place = core.place();
     if (!place) return about("presign", key, place.error());
-    std::string path = (*place)->base_path + "/", date;
+    std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
     dates::append_amz_date(date, dates::unix_seconds(core.now()));
     const sigv4::Header host{"host", (*place)->host};
@@ -9095,7 +8898,7 @@ inline std::vector<Finding> explain(Core& core) {
 // -- opening
 
 inline Result<void> check_config(const Config& config) {
-    const auto refuse = [](const std::string& text) { return Error(Errc::invalid_argument, text); };
+    using endpoint::refuse;
     const Result<void> metadata = entry::check_metadata(config.metadata);
     if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
@@ -9107,7 +8910,6 @@ inline Result<void> check_config(const Config& config) {
                              config.backoff_cap, config.breaker_pause})
         are_times_fine &= time.count() >= 0 && time <= std::chrono::hours(24 * 20);
     const std::pair<bool, const char*> rules[] = {
-        {!bytes::has_control(config.endpoint), "the endpoint holds control characters"},
         {config.connections >= 1 && config.connections <= 1000, "Config::connections is not within 1 and 1000"},
         {config.attempts_max >= 1, "Config::attempts_max is under 1"},
         {config.ttl_jitter >= 0 && config.ttl_jitter < 1, "Config::ttl_jitter is not within 0 and 1"},
@@ -9123,12 +8925,6 @@ inline Result<void> check_config(const Config& config) {
     return {};
 }
 
-// S3's own rule for the ends and the length; what is between them older buckets and other stores take more freely.
-inline bool is_plausible_bucket(std::string_view name) {
-    const auto fine = [](char c) { return bytes::is_alpha(c) || bytes::is_digit(c); };
-    return name.size() >= 3 && fine(name.front()) && fine(name.back());
-}
-
 // The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
     credentials::Environment outside = credentials::real_environment({});
@@ -9140,26 +8936,12 @@ inline std::string find_trusted(const Config& config) {
     return path.empty() ? other : path;
 }
 
-// What the location says goes before the configuration.
-inline void apply_location(Config& config, const endpoint::Location& location) {
-    if (location.region) config.region = *location.region;
-    if (location.endpoint_url) config.endpoint = *location.endpoint_url;
-    if (location.path_style) config.addressing = *location.path_style ? Addressing::path : Addressing::virtual_host;
-    if (location.checksums) config.checksums = *location.checksums;
-    if (location.metadata_names) config.metadata_names = *location.metadata_names;
-    if (location.part_bytes) config.part_bytes = static_cast<std::size_t>(*location.part_bytes);
-}
-
-inline Result<std::shared_ptr<Core>> open(std::string_view where, Config config) {
+inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
     const auto refuse = [](std::string_view text) {
         return Error(Errc::invalid_argument, "open: " + bytes::sanitize(text));
     };
-    Result<endpoint::Location> location = endpoint::parse_location(where);
+    Result<endpoint::Location> location = endpoint::parse_location(where, config);
     if (!location) return refuse(location.error().what());
-    if (!is_plausible_bucket(location->bucket)) return refuse("'" + location->bucket + "' is not the name of a bucket");
-    if (!utf8::valid(location->prefix) || location->prefix.find('\0') != std::string::npos)
-        return refuse("the prefix is not UTF-8");
-    apply_location(config, *location);
     if (const Result<void> fine = check_config(config); !fine) return refuse(fine.error().what());
     if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
     const auto place =
@@ -9211,14 +8993,9 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened(detail::cache::open_file(path, "rb"), [](std::FILE* file) {
-        if (file) static_cast<void>(std::fclose(file));
-    });
+    const std::shared_ptr<std::FILE> opened = detail::cache::File(detail::cache::open_file(path, "rb"));
     if (!opened) return Source([](char*, std::size_t) { return source_failed; });
-    Source inner = detail::cache::source_of(opened.get());
-    const auto size = inner.size();
-    Source source([opened, inner](char* buffer, std::size_t capacity) { return inner.read(buffer, capacity); });
-    return size ? std::move(source).sized(*size) : source;
+    return detail::cache::source_of(opened);
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -9226,10 +9003,6 @@ S3CACHE_FN Credentials::~Credentials() {
     detail::bytes::wipe(session_token);
 }
 
-S3CACHE_FN Reader::Reader(std::unique_ptr<detail::ReaderState> state) noexcept : state_(std::move(state)) {}
-S3CACHE_FN Reader::Reader(Reader&&) noexcept = default;
-S3CACHE_FN Reader& Reader::operator=(Reader&&) noexcept = default;
-S3CACHE_FN Reader::~Reader() = default;
 S3CACHE_FN const Info& Reader::info() const noexcept { return state_->download.facts().info; }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
@@ -9258,25 +9031,14 @@ S3CACHE_FN std::istream& Reader::istream() {
 }
 #endif
 
-S3CACHE_FN Listing::Listing(std::unique_ptr<detail::ListingState> state) noexcept : state_(std::move(state)) {}
-S3CACHE_FN Listing::Listing(Listing&&) noexcept = default;
-S3CACHE_FN Listing& Listing::operator=(Listing&&) noexcept = default;
-S3CACHE_FN Listing::~Listing() = default;
 S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
     return detail::cache::never_throws([&] { return state_->next(); });
 }
 
-S3CACHE_FN Cache::Cache(std::shared_ptr<detail::Core> core) noexcept : core_(std::move(core)) {}
-S3CACHE_FN Cache::Cache(Cache&&) noexcept = default;
-S3CACHE_FN Cache& Cache::operator=(Cache&&) noexcept = default;
-S3CACHE_FN Cache::~Cache() = default;
-
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    return detail::cache::never_throws([&] {
-        return detail::cache::open(where, std::move(config)).transform([](auto&& core) {
-            return Cache(std::move(core));
-        });
-    });
+    Result<std::shared_ptr<detail::Core>> core = detail::cache::never_throws(detail::cache::open, where, config);
+    if (!core) return std::move(core).error();
+    return Cache(*std::move(core));
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
@@ -9314,7 +9076,7 @@ S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
-        auto state = std::make_unique<detail::ListingState>(core_, prefix, look);
+        auto state = std::make_shared<detail::ListingState>(core_, prefix, look);
         if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
         return Listing(std::move(state));
     });

@@ -90,7 +90,7 @@ private:
         require(bytes::starts_with(request.url, "http://") || bytes::starts_with(request.url, "https://"),
                 "http or https");
         for (const auto& [name, value] : request.headers)
-            require(!bytes::has_control(name) && !bytes::has_control(value), "a header is one line");
+            require(!fuzz::has_control(name) && !fuzz::has_control(value), "a header is one line");
     }
 
     std::string_view input_;
@@ -100,14 +100,14 @@ private:
 };
 
 inline void check_text(std::string_view text) {
-    require(!bytes::has_control(text), "a text for a terminal");
+    require(!fuzz::has_control(text), "a text for a terminal");
     require(text.size() < 10000, "a text for a person");
 }
 
 inline void check_keys(const Outside& outside, const s3cache::Credentials& keys) {
     require(!keys.access_key.empty() && !keys.secret_key.empty(), "both halves");
     for (const std::string* part : {&keys.access_key, &keys.secret_key, &keys.session_token}) {
-        require(!bytes::has_control(*part), "keys go into headers");
+        require(!fuzz::has_control(*part), "keys go into headers");
     }
     for (const std::string* secret : {&keys.secret_key, &keys.session_token}) {
         if (outside.only_once(*secret))

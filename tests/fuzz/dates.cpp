@@ -20,7 +20,7 @@ using std::chrono::seconds;
 constexpr int plain_year_min = 1900;
 constexpr int plain_year_max = 2100;
 
-inline std::int64_t to_seconds(dates::TimePoint when) {
+inline std::int64_t to_seconds(s3cache::TimePoint when) {
     return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
 }
 
@@ -57,7 +57,7 @@ inline std::optional<std::int64_t> reference(int year, int month, int day, std::
     return std::int64_t{when} + second;
 }
 
-inline void check_reference(const std::optional<dates::TimePoint>& got, int year, int month, int day,
+inline void check_reference(const std::optional<s3cache::TimePoint>& got, int year, int month, int day,
                             std::string_view clock) {
     if (year < plain_year_min || year > plain_year_max) return;
     if (sizeof(std::time_t) < 8 && (year < 1902 || year > 2037)) return;  // C's calendar ends there
@@ -89,20 +89,20 @@ inline void check_plain_forms(std::string_view text) {
 }
 
 // What callers do with a time that a header or an answer chose. A plain difference may overflow, so they ask for seconds.
-inline void check_usable(dates::TimePoint when) {
+inline void check_usable(s3cache::TimePoint when) {
     using std::chrono::hours;
-    const dates::TimePoint now{hours(24) * 20454};  // in 2026
+    const s3cache::TimePoint now{hours(24) * 20454};  // in 2026
     const double ahead = retry::seconds_between(now, when);
     require((ahead > 0) == (when > now) && (ahead < 0) == (when < now), "a difference keeps its sign");
     const std::string text = dates::iso8601_text(to_seconds(when));
     const auto again = dates::iso8601(text);
-    require(again && (when < dates::TimePoint() || to_seconds(*again) == to_seconds(when)), "its text reads back");
+    require(again && (when < s3cache::TimePoint() || to_seconds(*again) == to_seconds(when)), "its text reads back");
     std::string amz;
     dates::append_amz_date(amz, to_seconds(when));
     require(looks_like(amz, "00000000T000000Z"), "sixteen characters for a signature");
     const double century = 36600.0 * dates::seconds_per_day;  // the cache believes no clock that is further off
     if (ahead > century || ahead < -century) return;
-    const dates::TimePoint clock = now + std::chrono::milliseconds(static_cast<std::int64_t>(ahead * 1000) + 500);
+    const s3cache::TimePoint clock = now + std::chrono::milliseconds(static_cast<std::int64_t>(ahead * 1000) + 500);
     require(clock > when && clock - when <= std::chrono::seconds(1), "an offset learnt leads there");
 }
 
@@ -117,10 +117,10 @@ inline void check_times(std::string_view text) {
     require(dates::iso8601(padded) == dates::iso8601(text), "blanks around a time mean nothing");
     require(dates::http_date(padded) == dates::http_date(text), "blanks around a date mean nothing");
     check_plain_forms(text);
-    const auto wait = retry::retry_after(text, dates::TimePoint{std::chrono::hours(24) * 20454});
+    const auto wait = retry::retry_after(text, s3cache::TimePoint{std::chrono::hours(24) * 20454});
     require(wait.count() >= 0 && wait <= retry::retry_after_max, "waits have bounds");
     const auto when = dates::http_date(text);
-    require(!when || *when >= dates::TimePoint{} || wait.count() == 0, "what is past is not waited for");
+    require(!when || *when >= s3cache::TimePoint{} || wait.count() == 0, "what is past is not waited for");
 }
 
 // The grammar that Python's float and C's strtod share: [+-]digits[.digits][e[+-]digits]
@@ -185,7 +185,7 @@ inline void check_numbers(std::string_view text) {
     require(size <= 1e290 || std::fabs(*got) > 1e289, "and a huge one");
     require(dates::parse_float(" \f" + std::string(text) + "\v\n").has_value(), "blanks around a number mean nothing");
     const double unix_seconds = *got;
-    const dates::TimePoint when = dates::to_time_point(unix_seconds);
+    const s3cache::TimePoint when = dates::to_time_point(unix_seconds);
     require(std::fabs(unix_seconds) > 9.2e9 || std::fabs(static_cast<double>(to_seconds(when)) - unix_seconds) < 1,
             "a time within the clock is that time");
 }

@@ -56,12 +56,12 @@ inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Opti
     require(found.scheme == "http" || found.scheme == "https", "http or https");
     require(!options.endpoint_url.empty() || found.scheme == "https", "AWS is asked over TLS");
     check_host(found.host, found.scheme);
-    check_path(found.base_path);
+    check_path(found.path);
     require(endpoint::valid_region(found.signing_region), "what is signed is a region");
     const auto again = endpoint::parse_url(found.url());
     require(again && again->scheme == found.scheme && again->host == found.host, "the URL names the same host");
     // What is no bucket is encoded all the same, but then a slash of its own does not come back as one.
-    require(!endpoint::valid_bucket(options.bucket) || again->path == found.base_path, "and the same path");
+    require(!endpoint::valid_bucket(options.bucket) || again->path == found.path, "and the same path");
     if (!options.endpoint_url.empty()) return;
     require(found.host.find(':') == std::string::npos, "AWS has no ports");
     bool known = false;
@@ -74,7 +74,7 @@ inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Opti
 
 inline void check_problem(const s3cache::Error& error) {
     const std::string_view text = error.what();
-    require(!text.empty() && !bytes::has_control(text) && text.size() < 1000, "a problem is one line for a person");
+    require(!text.empty() && !fuzz::has_control(text) && text.size() < 1000, "a problem is one line for a person");
 }
 
 inline void check_resolve(const endpoint::Options& options) {
@@ -87,7 +87,7 @@ inline void check_resolve(const endpoint::Options& options) {
     require(bucket != "." && bucket != "..", "a bucket is no step in a path");
     const endpoint::Endpoint& found = *result;
     if (found.path_style) {
-        require(bytes::ends_with(found.base_path, "/" + options.bucket), "the bucket is the end of the path");
+        require(bytes::ends_with(found.path, "/" + options.bucket), "the bucket is the end of the path");
     } else {
         require(bytes::starts_with(found.host, options.bucket + "."), "the bucket is the front of the host");
         require(options.addressing != Addressing::path, "a path that was asked for");
@@ -100,29 +100,29 @@ inline std::string percent(std::string_view raw) {
     return out;
 }
 
-inline std::string written(const endpoint::Location& location) {
+inline std::string written(const endpoint::Location& location, const s3cache::Config& config) {
     std::string out = "s3://" + location.bucket + (location.prefix.empty() ? "" : "/") + location.prefix + "?";
-    if (location.region) out += "region=" + percent(*location.region) + "&";
-    if (location.endpoint_url) out += "endpoint=" + percent(*location.endpoint_url) + "&";
-    if (location.path_style) out += std::string("path_style=") + (*location.path_style ? "true&" : "false&");
-    if (location.part_bytes) out += "part_bytes=" + std::to_string(*location.part_bytes) + "&";
-    out.pop_back();
-    return out;
+    if (!config.region.empty()) out += "region=" + percent(config.region) + "&";
+    if (!config.endpoint.empty()) out += "endpoint=" + percent(config.endpoint) + "&";
+    if (config.addressing != Addressing::automatic)
+        out += std::string("path_style=") + (config.addressing == Addressing::path ? "true&" : "false&");
+    return out + "part_bytes=" + std::to_string(config.part_bytes);
 }
 
 inline void check_location(std::string_view text) {
-    const auto parsed = endpoint::parse_location(text);
-    if (!parsed) return check_problem(parsed.error());
-    const endpoint::Location& location = *parsed;
-    require(endpoint::valid_bucket(location.bucket), "a bucket that is none is refused");
-    require(!bytes::has_control(location.bucket), "a bucket goes into headers and messages");
-    require(location.prefix.empty() || location.prefix.back() == '/', "a prefix ends with a slash");
-    require(text.find(location.bucket) != std::string_view::npos, "the bucket stands in the text");
-    const auto again = endpoint::parse_location(written(location));
-    require(again && again->bucket == location.bucket && again->prefix == location.prefix,
+    s3cache::Config config, copy;
+    const auto location = endpoint::parse_location(text, config);
+    if (!location) return check_problem(location.error());
+    require(endpoint::valid_bucket(location->bucket), "a bucket that is none is refused");
+    require(!fuzz::has_control(location->bucket), "a bucket goes into headers and messages");
+    require(location->prefix.empty() || location->prefix.back() == '/', "a prefix ends with a slash");
+    require(text.find(location->bucket) != std::string_view::npos, "the bucket stands in the text");
+    const std::string text_again = written(*location, config);
+    const auto again = endpoint::parse_location(text_again, copy);
+    require(again && again->bucket == location->bucket && again->prefix == location->prefix,
             "written out it is the same");
-    require(again->region == location.region && again->endpoint_url == location.endpoint_url, "with its parameters");
-    require(again->path_style == location.path_style && again->part_bytes == location.part_bytes, "all of them");
+    require(copy.region == config.region && copy.endpoint == config.endpoint, "with its parameters");
+    require(copy.addressing == config.addressing && copy.part_bytes == config.part_bytes, "all of them");
 }
 
 inline void check_url(std::string_view text) {
@@ -138,20 +138,21 @@ inline void check_url(std::string_view text) {
 FUZZ_TARGET(endpoint) {
     const auto lines = fuzz::pieces(input, "\n");
     for (std::string_view line : lines) check_url(line), check_location(line);
-    const auto parsed = endpoint::parse_location(fuzz::piece(lines, 0));
+    s3cache::Config config;
+    const auto parsed = endpoint::parse_location(fuzz::piece(lines, 0), config);
     endpoint::Options options;
     options.bucket = parsed ? parsed->bucket : std::string(fuzz::piece(lines, 0));
     options.endpoint_url = fuzz::piece(lines, 1);
     options.region = fuzz::piece(lines, 2).empty() ? "us-east-1" : std::string(fuzz::piece(lines, 2));
-    if (parsed && parsed->endpoint_url) options.endpoint_url = *parsed->endpoint_url;
-    if (parsed && parsed->region) options.region = *parsed->region;
+    if (parsed && !config.endpoint.empty()) options.endpoint_url = config.endpoint;
+    if (parsed && !config.region.empty()) options.region = config.region;
     const auto has = [&](char c) { return fuzz::piece(lines, 3).find(c) != std::string_view::npos; };
     options.dualstack = has('d');
     options.fips = has('f');
     options.accelerate = has('a');
     for (Addressing addressing : {Addressing::automatic, Addressing::path, Addressing::virtual_host}) {
         options.addressing = addressing;
-        check_resolve(options);
+        if (!options.bucket.empty()) check_resolve(options);
     }
 }
 

@@ -62,6 +62,14 @@ inline void require(bool promise, const char* what) {
     if (!promise) fail(what);
 }
 
+// Whether a terminal would obey the text, or a header end in it.
+inline bool has_control(std::string_view text) {
+    for (char c : text) {
+        if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7F) return true;
+    }
+    return false;
+}
+
 // Sizes and cuts that depend on nothing but the input: the same file always takes the same way, and a seed can be a
 // plain file of its format, without bytes in front that steer the test.
 class Dice {

@@ -65,8 +65,7 @@ inline void check_section(const ini::Section& section) {
 }
 
 inline void check_problem(std::string_view text, const std::string& problem) {
-    require(bytes::starts_with(problem, "file:") && !bytes::has_control(problem),
-            "a message is one line and names one");
+    require(bytes::starts_with(problem, "file:") && !fuzz::has_control(problem), "a message is one line and names one");
     const std::size_t end = problem.find(':', 5);
     require(end != std::string::npos, "a message names a line");
     const auto line = bytes::to_u64(std::string_view(problem).substr(5, end - 5));

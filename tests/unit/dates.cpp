@@ -38,7 +38,7 @@ void check_expires_at(const vectors::Case& c) {
 
 const vectors::Handler expires_at_vectors{"expires_at", {"text", "ok", "bits"}, check_expires_at};
 
-std::optional<std::int64_t> milliseconds(std::optional<dates::TimePoint> time) {
+std::optional<std::int64_t> milliseconds(std::optional<s3cache::TimePoint> time) {
     if (!time) return std::nullopt;
     return std::chrono::duration_cast<std::chrono::milliseconds>(time->time_since_epoch()).count();
 }
@@ -112,33 +112,33 @@ TEST_CASE("dates: times that the clock cannot hold become its nearest end") {
     REQUIRE(first);
     CHECK(*last > dates::iso8601("2262-01-01T00:00:00Z").value());
     CHECK(*first < dates::iso8601("1678-01-01T00:00:00Z").value());
-    CHECK(dates::clamped((std::numeric_limits<std::int64_t>::max)(), 999999999) == (dates::TimePoint::max)());
-    CHECK(dates::clamped((std::numeric_limits<std::int64_t>::min)(), 0) == (dates::TimePoint::min)());
+    CHECK(dates::clamped((std::numeric_limits<std::int64_t>::max)(), 999999999) == (s3cache::TimePoint::max)());
+    CHECK(dates::clamped((std::numeric_limits<std::int64_t>::min)(), 0) == (s3cache::TimePoint::min)());
 }
 
 TEST_CASE("dates: a time of the store's becomes the clock's, or the nearest end of it") {
     using std::chrono::seconds;
     const auto at = [](double unix_seconds) { return dates::to_time_point(unix_seconds); };
-    CHECK(at(0) == dates::TimePoint());
-    CHECK(at(1736944496.5) == dates::TimePoint() + std::chrono::milliseconds(1736944496500));
-    CHECK(at(-0.25) == dates::TimePoint() - std::chrono::milliseconds(250));
+    CHECK(at(0) == s3cache::TimePoint());
+    CHECK(at(1736944496.5) == s3cache::TimePoint() + std::chrono::milliseconds(1736944496500));
+    CHECK(at(-0.25) == s3cache::TimePoint() - std::chrono::milliseconds(250));
     CHECK(at(4626379445) == dates::iso8601("2116-08-09T01:24:05Z"));
     CHECK(at(7258118400) == dates::iso8601("2200-01-01T00:00:00Z"));
     CHECK(dates::unix_seconds(at(7258118400)) == 7258118400);
-    CHECK(at(9223372035.75) == dates::TimePoint(seconds(9223372035)) + std::chrono::milliseconds(750));
+    CHECK(at(9223372035.75) == s3cache::TimePoint(seconds(9223372035)) + std::chrono::milliseconds(750));
     // A clock of nanoseconds ends in 2262, one of microseconds holds the year 9999.
     const bool holds_9999 =
-        std::chrono::duration_cast<seconds>((dates::TimePoint::duration::max)()).count() > 253402300799;
-    CHECK((at(253402300799) == (dates::TimePoint::max)()) != holds_9999);
+        std::chrono::duration_cast<seconds>((s3cache::TimePoint::duration::max)()).count() > 253402300799;
+    CHECK((at(253402300799) == (s3cache::TimePoint::max)()) != holds_9999);
     for (double far : {9e15, 1e300, std::numeric_limits<double>::infinity()})
-        CHECK(at(far) == (dates::TimePoint::max)());
+        CHECK(at(far) == (s3cache::TimePoint::max)());
     for (double far : {-9e15, -1e300, -std::numeric_limits<double>::infinity()})
-        CHECK(at(far) == (dates::TimePoint::min)());
+        CHECK(at(far) == (s3cache::TimePoint::min)());
 }
 
 TEST_CASE("dates: unix seconds of a time are whole ones") {
-    CHECK(dates::unix_seconds(dates::TimePoint() + std::chrono::milliseconds(1736944496789)) == 1736944496);
-    CHECK(dates::unix_seconds(dates::TimePoint()) == 0);
+    CHECK(dates::unix_seconds(s3cache::TimePoint() + std::chrono::milliseconds(1736944496789)) == 1736944496);
+    CHECK(dates::unix_seconds(s3cache::TimePoint()) == 0);
 }
 
 TEST_CASE("dates: an HTTP date") {

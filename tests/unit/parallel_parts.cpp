@@ -131,7 +131,8 @@ TEST_CASE("the parts of a long stream grow on the wire, within the memory bound"
 // With fewer parts than S3's 10,000, so as not to send those.
 TEST_CASE("a stream that the parts do not hold is refused with a way out, and taken back", "[parallel][parts]") {
     World world(tiny_parts());
-    auto core = detail::cache::open("bucket", world.config());
+    Config config = world.config();
+    auto core = detail::cache::open("bucket", config);
     REQUIRE(core);
     const auto set = [&](std::string_view data) {
         detail::s3::Session session(**core);

@@ -509,7 +509,8 @@ TEST_CASE("what cleans up after a call that is out of time takes its overtime on
 TEST_CASE("bytes that were held back and are then refused end the transfer, and none come after them", "[pause]") {
     World world;
     world.put("k", store::random_bytes(std::size_t{4} << 20, 7));
-    const auto core = detail::cache::open("bucket", world.config());
+    Config config = world.config();
+    const auto core = detail::cache::open("bucket", config);
     REQUIRE(core);
     struct Sink {
         bool refuses = false;
