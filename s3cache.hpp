@@ -7281,9 +7281,9 @@ struct PlainJob : s3::Job {
 struct PageOrder {
     static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
 
-    // What is wrong with the page, if anything.
-    const char* check(std::size_t size, const std::string& first, const std::string& last) {
-        if (size == 0) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
+    // What is wrong with a page, if anything. An empty one has no names.
+    const char* check(const std::string& first, const std::string& last) {
+        if (first.empty()) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
         empty_pages = 0;
         if (pages != 0 && (first == remembered || first == previous_last))
             return "the store sends the same page again instead of the next";
@@ -7298,44 +7298,39 @@ struct PageOrder {
     std::string remembered{}, previous_last{};
 };
 
-// The entries below a prefix, page by page: a Listing's insides.
+// What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how)
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
+    enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
 
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries)
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of) {}
+
+    // The entries that could be read come before the error about one that could not.
     Result<std::optional<Entry>> next() {
-        if (trouble) return *trouble;
-        while (at == page.size()) {
-            if (is_last) return std::optional<Entry>();
-            Result<void> fine = next_page();
-            if (fine && unreadable) fine = *unreadable;
-            if (!fine) return trouble.emplace(std::move(fine).error());
+        while (fine && at == page.size()) {
+            if (is_last && !unreadable) return std::optional<Entry>();
+            fine = unreadable ? Result<void>(*unreadable) : next_page();
         }
+        if (!fine) return fine.error();
         return std::optional<Entry>(std::move(page[at++]));
     }
 
     Result<void> next_page() {
         session.allow(core->config.call_timeout);
-        Result<xml::ListPage> got = fetch_page();
-        if (!got) return std::move(got).error();
         page.clear();
         at = 0;
-        const auto& entries = got->entries;
-        const char* wrong = entries.empty() ? order.check(0, {}, {})
-                                            : order.check(entries.size(), entries.front().key, entries.back().key);
-        if (wrong) return refuse(wrong);
+        Result<xml::ListPage> got = fetch_page();
+        if (!got) return std::move(got).error();
         for (xml::ListEntry& listed : got->entries) {
-            if (!bytes::starts_with(listed.key, prefix)) return refuse("the store listed a key outside the prefix");
-            Entry entry;
-            entry.key = listed.key.substr(core->prefix.size());
+            const bool is_below = bytes::starts_with(listed.key, prefix);
+            if (!is_below && kind != Kind::uploads) return refuse("the store listed a key outside the prefix");
+            if (!is_below || listed.key.size() == core->prefix.size()) continue;
+            Entry entry{listed.key.substr(core->prefix.size()), {}};
             entry.info.size = listed.size;
             entry.info.etag = std::move(listed.etag);
             entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
-            if (!entry.key.empty() && !(hides_scratch && entry::is_scratch_name(entry.key)))
-                page.push_back(std::move(entry));
+            if (kind != Kind::entries || !entry::is_scratch_name(entry.key)) page.push_back(std::move(entry));
         }
-        token = std::move(got->next_token);
-        is_last = !got->truncated;
         return look == Look::deep ? look_deeper() : Result<void>();
     }
     // From the first page again.
@@ -7347,39 +7342,66 @@ struct Pages {
 
     std::shared_ptr<Core> core;
     Session session;
-    std::string prefix, token{};
+    std::string prefix, token{}, upload_id_marker{};
     Look look;
+    Kind kind;
     std::vector<Entry> page{};
     std::size_t at = 0;
     PageOrder order{};
-    bool is_last = false, hides_scratch = true;
-    std::optional<Error> trouble{}, unreadable{};  // unreadable: the page had a key that is left out of it
+    bool is_last = false;
+    Result<void> fine{};
+    std::optional<Error> unreadable{};  // a page had a key that is left out of it
 
 private:
     static constexpr char illegal_mark = '\x7F';  // stands for bytes that XML cannot hold
 
-    Error refuse(std::string_view text) const { return refusal(Errc::protocol, "list", prefix, text); }
+    const char* operation() const { return kind == Kind::uploads ? "sweep_uploads" : "list"; }
+    Error refuse(std::string_view text) const { return refusal(Errc::protocol, operation(), prefix, text); }
 
+    std::string query() const {
+        const bool is_of_uploads = kind == Kind::uploads;
+        bytes::Pairs out = {{"encoding-type", "url"}, {"prefix", prefix}};
+        bytes::add(out, is_of_uploads ? "uploads" : "list-type", is_of_uploads ? "" : "2");
+        if (!token.empty()) bytes::add(out, is_of_uploads ? "key-marker" : "continuation-token", token);
+        if (!token.empty() && is_of_uploads) bytes::add(out, "upload-id-marker", upload_id_marker);
+        return sigv4::canonical_query(out);
+    }
     Result<xml::ListPage> fetch_page() {
-        bytes::Pairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
-        if (!prefix.empty()) bytes::add(query, "prefix", prefix);
-        if (!token.empty()) bytes::add(query, "continuation-token", token);
-        Call call(session, s3::bucket_request("list", Method::get, sigv4::canonical_query(query), prefix));
+        Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
         call.run();
         if (!call.ok()) return session.failure(call);
-        std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got && xml::has_illegal_character(call.answer->text)) got = readable_part(call.answer->text);
+        std::optional<xml::ListPage> got = parse(call.answer->text);
+        if (!got) got = readable_part(call.answer->text);
         if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
-        if (got->truncated && (got->next_token.empty() || got->next_token == token))
+        if (got->truncated && got->next_token.empty())
             return refuse("the store says there is more, but not how to go on");
+        const auto name = [&](const xml::ListEntry& one) {
+            return kind == Kind::uploads ? one.key + '\n' + one.etag : one.key;
+        };
+        const auto& entries = got->entries;
+        const char* wrong =
+            entries.empty() ? order.check({}, {}) : order.check(name(entries.front()), name(entries.back()));
+        if (wrong) return refuse(wrong);
+        token = std::move(got->next_token);
+        is_last = !got->truncated;
         return *std::move(got);
     }
-    // Without the keys that stand raw in it with bytes that XML cannot hold.
+    std::optional<xml::ListPage> parse(std::string_view text) {
+        if (kind != Kind::uploads) return xml::list_result(text);
+        std::optional<xml::UploadsPage> got = xml::list_uploads_result(text);
+        if (!got) return std::nullopt;
+        xml::ListPage out{{}, got->truncated, std::move(got->next_key_marker)};
+        for (xml::Upload& one : got->uploads)
+            out.entries.push_back({std::move(one.key), 0, {}, std::move(one.id), std::move(one.initiated)});
+        upload_id_marker = std::move(got->next_upload_id_marker);
+        return out;
+    }
+    // A store that ignores encoding-type writes keys as they are. Those that hold a byte that XML cannot are left out.
     std::optional<xml::ListPage> readable_part(std::string text) {
         for (char& c : text) {
             if (bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t') c = illegal_mark;
         }
-        std::optional<xml::ListPage> got = xml::list_result(text);
+        std::optional<xml::ListPage> got = parse(text);
         if (!got) return got;
         auto& entries = got->entries;
         entries.erase(std::remove_if(entries.begin(), entries.end(),
@@ -7438,15 +7460,14 @@ inline const Error& out_of_memory() {
     static const Error& error = *new Error(Errc::too_large, "out of memory");  // never destroyed: statics may call us
     return error;
 }
-template <class F, class... Arguments>
-auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
 #if S3CACHE_EXCEPTIONS
-    using R = decltype(call(arguments...));
+// Of what has just been caught.
+inline Error error_of_exception() noexcept {
     const auto error = [](const char* text) {
-        return http::shielded([&]() -> R { return Error(Errc::source, text); }, R(out_of_memory()));
+        return http::shielded([text] { return Error(Errc::source, text); }, Error(out_of_memory()));
     };
     try {
-        return call(arguments...);
+        throw;
     } catch (const std::bad_alloc&) {
         return out_of_memory();
     } catch (const std::exception& thrown) {
@@ -7454,39 +7475,38 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
     } catch (...) {
         return error("a callback threw");
     }
+}
+#endif
+template <class F, class... Arguments>
+auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
+#if S3CACHE_EXCEPTIONS
+    try {
+        return call(arguments...);
+    } catch (...) {
+        return error_of_exception();
+    }
 #else
     return call(arguments...);
 #endif
 }
 
-// Does `work`, which tells of each key once; what is thrown on the way is the error of all that it did not tell of.
-inline std::string_view key_of(std::string_view key) { return key; }
-inline std::string_view key_of(const Item& item) { return item.key; }
-template <class T, class List, class Tell, class Work>
-void tell_each(const char* operation, const List& list, Tell&& tell, Work&& work) {
-    std::vector<bool> is_told;
+// The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
+// tell of. There are none only if there is no memory for them.
+template <class T>
+using Tell = std::function<void(std::size_t, Result<T>)>;
+template <class T>
+std::vector<Result<T>> result_of_each(std::size_t count, const std::function<void(const Tell<T>&)>& work) {
+    const auto is_untold = [](const Result<T>& one) {
+        return !one && &one.error().details() == &out_of_memory().details();
+    };
+    std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        is_told.resize(list.size());
-        work([&](std::size_t i, Result<T> result) {
-            is_told[i] = true;
-            tell(i, std::move(result));
-        });
+        out.resize(count, out_of_memory());
+        work([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); });
         return {};
     });
-    for (std::size_t i = 0; !ran && i < list.size(); ++i) {
-        if (!is_told.empty() && is_told[i]) continue;
-        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); }));
-    }
-}
-// The same with the results in order. There are none only if there is no memory for them.
-template <class T, class List, class Work>
-std::vector<Result<T>> result_of_each(const char* operation, const List& list, Work&& work) {
-    using Results = std::vector<Result<T>>;
-    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(list.size(), out_of_memory()); });
-    if (!out) return {};
-    tell_each<T>(
-        operation, list, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
-    return *std::move(out);
+    if (!ran) std::replace_if(out.begin(), out.end(), is_untold, Result<T>(ran.error()));
+    return out;
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
@@ -7619,65 +7639,57 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
 
 // -- removing
 
-inline Result<void> interpret_removal(Session& session, const Exchange& call) {
-    if (is_absent(session.core(), call) && call.status() == 404) return {};
+// Whether the answer to a DELETE says that this has removed something, or that it was gone already, which comes to the
+// same for an entry. Of an upload in parts (the request has a query) only the one who ends it is told so.
+inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
+    const s3::Request& request = call.request;
+    if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
+    if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
     if (!call.ok()) return session.failure(call);
-    if (call.answer->text.empty()) return {};
-    return refusal(Errc::protocol, "remove", call.request.key,
+    if (call.answer->text.empty()) return true;
+    return refusal(Errc::protocol, request.operation, request.key,
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
 // then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
 // and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-class ExpiredRemoval : public s3::Job {
+class ExpiredRemoval : public PlainJob {
 public:
     ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
-        : session_(session),
-          seen_(std::move(seen)),
-          look_(session, request(session.core(), operation, Method::head, key)),
-          erase_(session, request(session.core(), operation, Method::erase, key)) {}
+        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen_(std::move(seen)) {}
 
-    Call& call() override { return is_looked_at_ ? erase_ : look_; }
     bool tend() override {
-        if (!call().done) return true;
-        if (!is_looked_at_) return should_erase() && begin_erase();
-        const bool refused = !erase_.error && erase_.status() == 501 && !erase_.request.headers.empty();
-        if (!refused) return false;
-        erase_.request.headers.clear();  // a store that has no conditional DELETE
-        return begin_erase();
+        if (!plain.done) return true;
+        s3::Request& request = plain.request;
+        const bool has_no_condition = plain.status() == 501 && !request.headers.empty();  // the store's DELETE
+        if (!is_look() && !has_no_condition) return false;
+        request.headers.clear();
+        if (is_look() && !prepare_removal()) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
     }
     // Whether it was removed. An error: it could not be looked at or removed.
-    Result<bool> result() {
-        if (trouble_) return *trouble_;
-        if (!is_looked_at_) return false;
-        if (!erase_.error && erase_.status() == 412) return false;
-        const Result<void> removed = interpret_removal(session_, erase_);
-        if (!removed) return removed.error();
-        return true;
+    Result<bool> result() const {
+        if (!looked_) return looked_.error();
+        return is_look() ? Result<bool>(false) : interpret_removal(plain.session, plain);
     }
 
 private:
-    bool should_erase() {
-        const auto found = interpret_look(session_, look_);
-        if (!found) trouble_ = found.error();
+    bool is_look() const { return plain.request.method == Method::head; }
+    bool prepare_removal() {
+        const auto found = interpret_look(plain.session, plain);
+        if (!found) looked_ = found.error();
         if (!found || !*found || (seen_ && !(*found)->is_same_as(*seen_))) return false;
-        if (!(*found)->expired(session_.core().unix_now())) return false;
-        if ((*found)->has_strong_etag()) erase_.request.header("if-match", (*found)->info.etag);
-        return true;
-    }
-    bool begin_erase() {
-        is_looked_at_ = true;
-        session_.drop(erase_);
-        session_.start(erase_);
+        if (!(*found)->expired(plain.session.core().unix_now())) return false;
+        if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
+        plain.request.method = Method::erase;
         return true;
     }
 
-    Session& session_;
     const std::optional<entry::Facts> seen_;
-    bool is_looked_at_ = false;
-    std::optional<Error> trouble_;
-    Call look_, erase_;
+    Result<void> looked_{};
 };
 // -- reading
 
@@ -7850,12 +7862,16 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    tell_each<GetResult>(
-        "get", keys,
-        [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
-        [&](const auto& tell) {
-            get_all(core, {keys.begin(), keys.end()}, {}, tell);
+    const auto told = result_of_each<void>(keys.size(), [&](const Tell<void>& tell) {
+        get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
+            tell(i, {});
+            visit(keys[i], value_of(core, keys[i], std::move(got)));
         });
+    });
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (i >= told.size() || !told[i])
+            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+    }
 }
 
 // A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
@@ -8411,7 +8427,7 @@ inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const I
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    const auto work = [&](const auto& tell) {
+    const auto work = [&](const Tell<bool>& tell) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
@@ -8431,7 +8447,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
     };
-    return result_of_each<bool>("set", items, work);
+    return result_of_each<bool>(items.size(), work);
 }
 
 // -- get_file
@@ -8529,10 +8545,9 @@ inline s3::Request bulk_request(const std::string& list) {
 
 // Removes keys, in bulk where the store does that. Keys of which a bulk answer says nothing certain, or that failed in
 // passing, are asked for one by one: that repeats what is worth repeating.
-template <class Tell>
 class Removal {
 public:
-    Removal(Session& session, const std::vector<std::string>& keys, Tell& tell)
+    Removal(Session& session, const std::vector<std::string>& keys, const Tell<void>& tell)
         : session_(session), core_(session.core()), keys_(keys), tell_(tell) {}
 
     void run() {
@@ -8567,10 +8582,10 @@ private:
                 return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
             },
             [&](std::size_t i, s3::Job& job) {
-                Result<void> removed = interpret_removal(session_, job.call());
+                const Result<bool> removed = interpret_removal(session_, job.call());
                 if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
                     outage = removed.error();
-                finish(singly_[i], std::move(removed), timing_of(job.call(), 0));
+                finish(singly_[i], removed ? Result<void>() : removed.error(), timing_of(job.call(), 0));
             });
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
@@ -8584,81 +8599,73 @@ private:
         list += "</Delete>";
         Call call(session_, bulk_request(list));
         call.run();
-        const Timing timing = timing_of(call, 0);
+        call.request.operation = "remove";  // what errors are about from here on
         if (const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt)
-            return take_in(batch, *deleted, timing);
+            return take_in(batch, call, deleted->errors);
         const Error why = session_.failure(call);
         const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
                                call.status() == 403 || (call.status() >= 500 && call.status() != 501);
         bulk_works_ = is_outage;  // otherwise the store does not do this, and nothing is known of any key
         if (!is_outage) return ask_singly(batch);
-        for (const std::size_t i : batch) finish(i, why, timing);
+        for (const std::size_t i : batch) finish(i, why, timing_of(call, 0));
     }
     void ask_singly(const std::vector<std::size_t>& which) {
         singly_.insert(singly_.end(), which.begin(), which.end());
     }
-
-    void take_in(const std::vector<std::size_t>& batch, const xml::Deleted& deleted, const Timing& timing) {
-        const auto error_of = [&](std::string_view object) {
-            return std::find_if(deleted.errors.begin(), deleted.errors.end(), [&](const xml::DeleteError& one) {
-                return one.key == object && one.code != "NoSuchKey";
-            });
-        };
-        if (error_of("") != deleted.errors.end()) return ask_singly(batch);
+    // Removed is what the answer has no error of. An error without a key may be that of any.
+    void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::DeleteError>& errors) {
         for (const std::size_t i : batch) {
-            const auto error = error_of(core_.object(keys_[i]));
-            if (error == deleted.errors.end()) {
-                finish(i, {}, timing);
+            const std::string object = core_.object(keys_[i]);
+            const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::DeleteError& one) {
+                return (one.key.empty() || one.key == object) && one.code != "NoSuchKey";
+            });
+            if (error == errors.end()) {
+                finish(i, {}, timing_of(call, 0));
                 continue;
             }
-            Error::Details details;
-            const retry::Rule& rule = retry::rule_for(0, error->code);
-            details.code = rule.kind;
-            details.s3_code = bytes::sanitize(error->code);
-            details.s3_message = bytes::sanitize(error->message);
-            const std::string text = details.s3_code + ": " + details.s3_message;
-            if (rule.action == retry::Action::retry)
+            call.request.key = keys_[i];
+            call.fault = xml::ErrorBody{error->code, error->message, {}, {}, {}, {}};
+            const Error why = session_.failure(call);
+            if (error->key.empty() || why.retryable())
                 singly_.push_back(i);
             else
-                finish(i, Error(details, s3::about("remove", keys_[i], text)), timing);
+                finish(i, why, timing_of(call, 0));
         }
     }
 
     Session& session_;
     Core& core_;
     const std::vector<std::string>& keys_;
-    Tell& tell_;
+    const Tell<void>& tell_;
     std::vector<std::size_t> singly_;
     bool bulk_works_ = true;
 };
 
-template <class Tell>
-void remove_all(Session& session, const std::vector<std::string>& keys, Tell&& tell) {
-    Removal<std::remove_reference_t<Tell>>(session, keys, tell).run();
-}
-
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    remove_all(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); });
+    Removal(session, {std::string(key)}, [&out](std::size_t, Result<void> removed) { out = std::move(removed); }).run();
     return out;
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](const auto& tell) {
+    return result_of_each<void>(keys.size(), [&](const Tell<void>& tell) {
         Session session(core);
-        remove_all(session, keys, tell);
+        Removal(session, keys, tell).run();
     });
 }
+
+// -- upkeep
 
 // What could be done is done, whatever fails; the first failure is what is returned in the end.
 struct Tally {
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first{};
 
-    void add(const Result<void>& result) {
-        ++(result ? done : failed);
-        if (!result && !first) first = result.error();
+    void add(const Result<bool>& removed) {
+        done += removed && *removed;
+        failed += !removed;
+        if (!removed && !first) first = removed.error();
     }
     Result<std::uint64_t> result(const char* what) const {
         if (!first) return done;
@@ -8667,105 +8674,71 @@ struct Tally {
     }
 };
 
-// More than one page is gone through again until nothing is found, because a store may skip keys when what lies before
-// them goes; but not for ever, since others may be writing.
-inline constexpr int clear_rounds_max = 3;
-
-inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
-    Pages pages(core, prefix, Look::shallow);
-    pages.hides_scratch = false;
+// Does the work on each page below the prefix. What takes more than one page is gone through again until nothing is
+// found, because a store may skip keys when what lies before them goes; but not for ever, since others may be writing.
+inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, const char* operation,
+                                           std::string_view prefix, Pages::Kind kind, int rounds_max,
+                                           const std::function<void(Pages&, Tally&)>& work) {
+    if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
+    Pages pages(core, prefix, Look::shallow, kind);
     Tally tally;
-    for (int round = 0; round < clear_rounds_max; ++round, pages.rewind()) {
+    for (int round = 0; round < rounds_max; ++round, pages.rewind()) {
         const std::uint64_t before = tally.done;
         while (!pages.is_last) {
             if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
-            std::vector<std::string> keys;
-            for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
-            remove_all(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); });
+            work(pages, tally);
         }
         if (tally.first || tally.done == before || pages.order.pages < 2) break;
     }
     if (pages.unreadable) tally.add(*pages.unreadable);
-    return tally.result("clear");
+    return tally.result(operation);
+}
+
+inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    constexpr int rounds_max = 3;
+    return for_each_page(core, "clear", prefix, Pages::Kind::with_scratch, rounds_max, [](Pages& pages, Tally& tally) {
+        std::vector<std::string> keys;
+        for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
+        const auto tell = [&tally](std::size_t, const Result<void>& one) {
+            tally.add(one ? Result<bool>(true) : one.error());
+        };
+        Removal(pages.session, keys, tell).run();
+    });
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
-    Pages pages(core, prefix, Look::shallow);
-    pages.hides_scratch = false;
-    Tally tally;
-    while (!pages.is_last) {
-        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
+    return for_each_page(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, [](Pages& pages, Tally& tally) {
+        Session& session = pages.session;
         s3::run_all(
-            pages.session, pages.page.size(), core->config.connections,
-            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key); },
-            [&](std::size_t, s3::Job& job) {
-                const Result<bool> removed = static_cast<ExpiredRemoval&>(job).result();
-                if (!removed || *removed) tally.add(removed ? Result<void>() : removed.error());
-            });
-    }
-    if (pages.unreadable) tally.add(*pages.unreadable);
-    return tally.result("purge_expired");
+            session, pages.page.size(), pages.core->config.connections,
+            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(session, "purge", pages.page[i].key); },
+            [&](std::size_t, s3::Job& job) { tally.add(static_cast<ExpiredRemoval&>(job).result()); });
+    });
 }
 
-inline Result<xml::UploadsPage> uploads_page(Session& session, const std::string& prefix,
-                                             const xml::UploadsPage& before, PageOrder& order) {
-    bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
-    if (before.truncated) {
-        bytes::add(query, "key-marker", before.next_key_marker);
-        bytes::add(query, "upload-id-marker", before.next_upload_id_marker);
-    }
-    Call call(session, s3::bucket_request("sweep_uploads", Method::get, sigv4::canonical_query(query), prefix));
-    call.run();
-    if (!call.ok()) return session.failure(call);
-    std::optional<xml::UploadsPage> page = xml::list_uploads_result(call.answer->text);
-    const auto name = [](const xml::Upload& upload) { return upload.key + '\n' + upload.id; };
-    const char* wrong = "the answer is no list of uploads";
-    if (page)
-        wrong = page->uploads.empty() ? order.check(0, {}, {})
-                                      : order.check(1, name(page->uploads.front()), name(page->uploads.back()));
-    if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
-    return *std::move(page);
-}
-
-// Whether it is gone by this. Empty: there is no such upload.
-inline std::optional<Result<void>> abort_upload(Session& session, const std::string& object, const std::string& id) {
-    s3::Request out =
-        s3::bucket_request("sweep_uploads", Method::erase, sigv4::canonical_query({{"uploadId", id}}), object);
-    out.object = object;
-    Call call(session, std::move(out));
-    call.run();
-    if (call.status() == 404 && !call.error) return std::nullopt;
-    if (!call.ok()) return session.failure(call);
-    if (call.answer->text.empty()) return Result<void>();
-    return refusal(Errc::protocol, "sweep_uploads", object, "the answer to the abort is not S3's");
-}
-
-inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
-    if (Result<void> fine = check_writable(core, "sweep_uploads", prefix); !fine) return std::move(fine).error();
-    Session session(core);
-    const std::string below = core.object(prefix);
-    Tally tally;
-    xml::UploadsPage page;
-    PageOrder order;
-    do {
-        Result<xml::UploadsPage> got = uploads_page(session, below, page, order);
-        if (!got) return std::move(got).error();
-        page = *std::move(got);
-        for (const xml::Upload& upload : page.uploads) {
-            // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
-            if (upload.key.empty() || upload.id.empty() || !bytes::starts_with(upload.key, below)) continue;
-            const auto began = dates::iso8601(upload.initiated);
-            if (!began || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
+inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
+                                           Seconds older_than) {
+    return for_each_page(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, [&](Pages& pages, Tally& tally) {
+        std::vector<Entry> old;
+        for (Entry& upload : pages.page) {
+            // Without an id the request to abort would read as one to remove an object.
+            const TimePoint began = upload.info.last_modified;
+            const bool is_known = !upload.info.etag.empty() && began != TimePoint();
+            if (!is_known || retry::seconds_between(began, core->now()) < older_than.count()) continue;
             // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
             const auto decoded = bytes::unpercent(upload.key, true);
-            auto aborted = abort_upload(session, upload.key, upload.id);
-            if (!aborted && decoded && *decoded != upload.key) aborted = abort_upload(session, *decoded, upload.id);
-            if (aborted) tally.add(*aborted);
+            if (decoded && *decoded != upload.key) old.push_back({*decoded, upload.info});
+            old.push_back(std::move(upload));
         }
-    } while (page.truncated);
-    return tally.result("sweep_uploads");
+        s3::run_all(
+            pages.session, old.size(), core->config.connections,
+            [&](std::size_t i) {
+                s3::Request abort = request(*core, "sweep_uploads", Method::erase, old[i].key);
+                abort.query = sigv4::canonical_query({{"uploadId", old[i].info.etag}});
+                return std::make_unique<PlainJob>(pages.session, std::move(abort));
+            },
+            [&](std::size_t, s3::Job& job) { tally.add(interpret_removal(pages.session, job.call())); });
+    });
 }
 
 // -- presigned URLs
@@ -9055,30 +9028,32 @@ inline Result<Value> compute(Core& core, std::string_view key, const Computation
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const Result<std::string>& found, std::string_view otherwise = {}) {
-    using Verdict = Finding::Verdict;
-    if (!found) return {about, Verdict::broken, found.error().what()};
-    return {about, found->empty() ? Verdict::passed_over : Verdict::used,
-            found->empty() ? std::string(otherwise) : *found};
-}
-
 inline std::vector<Finding> explain(Core& core) {
-    const auto setting = [](const Result<credentials::Setting>& found) -> Result<std::string> {
-        if (!found) return found.error();
-        return found->value.empty() ? std::string() : found->value + " (" + found->why + ")";
-    };
+    using Verdict = Finding::Verdict;
     std::vector<Finding> out;
+    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
+        const bool is_set = found && !found->empty();
+        out.push_back({about,
+                       !found   ? Verdict::broken
+                       : is_set ? Verdict::used
+                                : Verdict::passed_over,
+                       !found   ? found.error().what()
+                       : is_set ? *found
+                                : otherwise});
+    };
+    const auto text_of = [](credentials::Setting&& found) {
+        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
+    };
     if (core.config.credentials)
-        out.push_back(finding_of("credentials: in code", core.identity.snapshot({}).transform([](const auto& got) {
-            return credentials::summary(got->credentials);
-        })));
+        add("credentials: in code", core.identity.snapshot({}).transform(
+                                        [](const auto& got) { return credentials::summary(got->credentials); }));
     else
         out = core.chain.explain();
-    out.push_back(finding_of("region", setting(core.chain.region({})), "us-east-1 (none is configured)"));
-    out.push_back(finding_of("endpoint", setting(core.chain.endpoint_url()), "Amazon S3 (none is configured)"));
-    out.push_back(finding_of("requests go to", core.place().transform([](const auto& place) {
+    add("region", core.chain.region({}).transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core.chain.endpoint_url().transform(text_of), "Amazon S3 (none is configured)");
+    add("requests go to", core.place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
-    })));
+    }));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
     const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
     out.push_back({"clock", Finding::Verdict::used,
@@ -9322,7 +9297,7 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefi
     return detail::cache::never_throws(detail::cache::purge_expired, core_, prefix);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws(detail::cache::sweep_uploads, *core_, prefix, older_than);
+    return detail::cache::never_throws(detail::cache::sweep_uploads, core_, prefix, older_than);
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
     return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
