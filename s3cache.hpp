@@ -2153,28 +2153,49 @@ inline bool representable(std::string_view text) {
            text.find("\xEF\xBF\xBF") == std::string_view::npos;
 }
 
-// The code point that "&name;" stands for. Only the five entities that need no DTD exist.
-inline std::optional<std::uint32_t> reference(std::string_view name) {
-    constexpr std::string_view entities[] = {"amp", "lt", "gt", "quot", "apos"};
-    for (std::size_t i = 0; i < 5; ++i) {
-        if (name == entities[i]) return bytes::octet("&<>\"'"[i]);
+// What stands for a character that markup would be taken for, or that would arrive as a line feed.
+struct Entity {
+    char meant;
+    std::string_view name;
+};
+inline constexpr Entity entities[] = {{'&', "amp"},  {'<', "lt"},    {'>', "gt"},
+                                      {'"', "quot"}, {'\'', "apos"}, {'\r', "#13"}};
+
+// Appends what "&name;" stands for. False: only numbers and the five entities that need no DTD stand for something.
+inline bool append_reference(std::string& out, std::string_view name) {
+    std::uint32_t code = 0;
+    for (const Entity& entity : entities) {
+        if (name == entity.name) code = bytes::octet(entity.meant);
     }
     const int base = bytes::starts_with(name, "#x") ? 16 : 10;
-    const std::size_t digits = base == 16 ? 2 : 1;
-    if (!bytes::starts_with(name, "#") || name.size() == digits) return std::nullopt;
-    std::uint32_t code = 0;
-    for (char c : name.substr(digits)) {
+    const std::string_view digits = bytes::starts_with(name, "#") ? name.substr(base == 16 ? 2 : 1) : "";
+    for (char c : code == 0 ? digits : "") {
         const int digit = bytes::hex_value(c);
-        if (digit < 0 || digit >= base || code > 0x10FFFF) return std::nullopt;
+        if (digit < 0 || digit >= base || code > 0x10FFFF) return false;
         code = code * static_cast<std::uint32_t>(base) + static_cast<std::uint32_t>(digit);
     }
-    return code <= 0x10FFFF ? std::optional<std::uint32_t>(code) : std::nullopt;
+    std::string character;
+    utf8::append(character, code);
+    out += character;
+    return code <= 0x10FFFF && representable(character);
+}
+
+// For content and attribute values.
+inline void escape(std::string& out, std::string_view text) {
+    for (char c : text) {
+        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
+        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
+        if (entity == std::end(entities))
+            out += c;
+        else
+            out.append(1, '&').append(entity->name).append(1, ';');
+    }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string_view path;  // such as Contents/Key
+    std::string path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2185,13 +2206,12 @@ struct Field {
 class Scanner {
 public:
     explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
-        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max) {
+        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max || !representable(document)) {
         take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    // Goes on to the end of the next element, children before parents. False: there is none, or the document is
-    // damaged.
+    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
     bool next() {
         if (closing_) leave();
         while (!closing_ && !damaged_ && !rest_.empty()) {
@@ -2207,7 +2227,7 @@ public:
         // The first of repeated elements wins: a store that forwards another's error appends its own.
         for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
             const Field& field = fields_[i];
-            if (field.path == path_ && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+            if (field.path == path() && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
         }
         return closing_;
     }
@@ -2220,12 +2240,9 @@ public:
     }
     bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
 
-    // Whether a character that XML cannot hold is what damaged the document.
-    bool found_illegal() const { return illegal_; }
-
     std::string_view root() const { return root_; }
     // The element that ends here, by its path below the root; the root itself has the empty path.
-    std::string_view path() const { return path_; }
+    std::string_view path() const { return std::string_view(path_).substr((std::min)(root_.size() + 2, path_.size())); }
     // What stood since the last tag, decoded: the content of an element without children.
     const std::string& text() const { return text_; }
 
@@ -2234,8 +2251,7 @@ private:
         closing_ = false;
         text_.clear();
         --depth_;
-        path_.resize((std::min)(path_.rfind('/'), path_.size()));
-        if (depth_ <= 1) path_.clear();
+        path_.resize(path_.rfind('/'));
     }
 
     bool take(std::string_view wanted) {
@@ -2251,20 +2267,13 @@ private:
         return true;
     }
 
-    bool skip_blanks() {
-        const std::size_t before = rest_.size();
-        while (!rest_.empty() && bytes::is_blank(rest_.front())) rest_.remove_prefix(1);
-        return rest_.size() < before;
-    }
-
     // Comments, processing instructions and CDATA. Anything else that begins with "<!" belongs to a DTD.
     bool take_aside() {
         if (take("<?")) return skip_past("?>");
         if (take("<!--")) return skip_past("-->");
         if (depth_ == 0 || !take("<![CDATA[")) return false;
-        const std::size_t begin = text_.size();
         append_raw(rest_.substr(0, rest_.find("]]>")));
-        return skip_past("]]>") && is_legal_from(begin);
+        return skip_past("]]>");
     }
 
     bool take_text() {
@@ -2272,17 +2281,14 @@ private:
         rest_.remove_prefix(run.size());
         if (depth_ == 0) return bytes::trim(run).empty();
         if (run.find("]]>") != std::string_view::npos) return false;
-        const std::size_t begin = text_.size();
         for (std::size_t at = run.find('&'); at != std::string_view::npos; at = run.find('&')) {
             append_raw(run.substr(0, at));
             const std::size_t end = run.substr(at, 16).find(';');  // "&#x10FFFF;" has ten; leading zeros are legal
-            const auto code = end == std::string_view::npos ? std::nullopt : reference(run.substr(at + 1, end - 1));
-            if (!code) return false;
-            utf8::append(text_, *code);
+            if (end == std::string_view::npos || !append_reference(text_, run.substr(at + 1, end - 1))) return false;
             run.remove_prefix(at + end + 1);
         }
         append_raw(run);
-        return is_legal_from(begin);
+        return true;
     }
 
     // Line ends become LF, as XML asks; a carriage return that is meant arrives as a reference.
@@ -2290,11 +2296,6 @@ private:
         for (std::size_t i = 0; i < raw.size(); ++i) {
             if (raw.substr(i, 2) != "\r\n") text_ += raw[i] == '\r' ? '\n' : raw[i];
         }
-    }
-
-    bool is_legal_from(std::size_t begin) {
-        illegal_ = !representable(std::string_view(text_).substr(begin));
-        return !illegal_;
     }
 
     // Without its prefix. Empty: no name is here.
@@ -2309,72 +2310,40 @@ private:
         rest_.remove_prefix(1);
         const std::string_view name = take_name();
         if (name.empty() || depth_ == depth_max || (depth_ == 0 && !root_.empty())) return false;
-        bool spaced = skip_blanks();
         while (!(closing_ = take("/>")) && !take(">")) {
-            if (!spaced || !take_attribute()) return false;
-            spaced = skip_blanks();
+            const std::string_view first = rest_.substr(0, 1);
+            if (first.empty() || first == "<") return false;
+            rest_.remove_prefix(1);
+            if ((first == "\"" || first == "'") && !skip_past(first)) return false;  // the value of an attribute
         }
         text_.clear();
-        if (depth_ == 0)
-            root_ = name;
-        else
-            path_.append(depth_ == 1 ? "" : "/").append(name);
+        if (depth_ == 0) root_ = name;
+        path_.append(1, '/').append(name);
         ++depth_;
         return true;
     }
 
-    bool take_attribute() {
-        if (take_name().empty()) return false;
-        skip_blanks();
-        if (!take("=")) return false;
-        skip_blanks();
-        const std::string_view quote = rest_.substr(0, 1);
-        if (!take("\"") && !take("'")) return false;
-        return rest_.substr(0, rest_.find(quote)).find('<') == std::string_view::npos && skip_past(quote);
-    }
-
     bool take_end_tag() {
         const std::string_view name = take_name();
-        skip_blanks();
-        const std::string_view open = depth_ == 1 ? root_ : std::string_view(path_).substr(path_.rfind('/') + 1);
-        return depth_ > 0 && name == open && take(">");
+        rest_ = rest_.substr((std::min)(rest_.find_first_not_of(" \t\r\n"), rest_.size()));
+        return depth_ > 0 && name == std::string_view(path_).substr(path_.rfind('/') + 1) && take(">");
     }
 
     std::string_view rest_;
     std::vector<Field> fields_;
     std::size_t depth_ = 0;  // open elements
     std::string_view root_;
-    std::string path_;
+    std::string path_;  // of the open elements, the root among them, each with a slash before it
     std::string text_;
     bool closing_ = false;  // the innermost open element ends where the scanner stands
-    bool damaged_ = false;
-    bool illegal_ = false;
+    bool damaged_;
 };
-
-// Whether this is a good list but for a character that XML cannot hold: a store that ignores encoding-type=url writes
-// such keys as they are. It tells a key to be blamed from an answer that is no list at all.
-inline bool has_illegal_character(std::string_view document) {
-    Scanner scanner(document);
-    return !scanner.finish() && scanner.found_illegal();
-}
-
-// For content and attribute values. A raw carriage return would arrive as a line feed.
-inline void escape(std::string& out, std::string_view text) {
-    constexpr std::string_view special = "&<>\"\r";
-    constexpr std::string_view escapes[] = {"&amp;", "&lt;", "&gt;", "&quot;", "&#13;"};
-    for (char c : text) {
-        const std::size_t at = special.find(c);
-        out += at == std::string_view::npos ? std::string_view(&c, 1) : escapes[at];
-    }
-}
 
 struct ErrorBody {
     std::string code;
     std::string message;
     std::string region;
     std::string request_id;
-    std::string host_id;
-    std::string endpoint;  // where a 301 says that the bucket is
 };
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
@@ -2385,8 +2354,6 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                {"Message", &body.message},
                                {"Region", &body.region},
                                {"RequestId", &body.request_id},
-                               {"HostId", &body.host_id},
-                               {"Endpoint", &body.endpoint},
                                {"Error/Code", &body.code},
                                {"Error/Message", &body.message}});
     bool wraps_error = false;
@@ -2396,14 +2363,18 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
     return body;
 }
 
-// The title of an HTML page: who answered, if it was not the store. Empty: there is none.
-inline std::string_view html_title(std::string_view page) {
+// The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
+inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
     const std::size_t tag = lower.find("<title");
     const std::size_t begin = lower.find('>', tag);
     const std::size_t end = lower.find("</title", begin);
-    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return {};
-    return bytes::trim(page.substr(begin + 1, end - begin - 1));
+    std::string title;
+    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return title;
+    for (char c : bytes::trim(page.substr(begin + 1, end - begin - 1))) {
+        if (!bytes::is_blank(c) || title.back() != ' ') title += bytes::is_blank(c) ? ' ' : c;
+    }
+    return title;
 }
 
 // The parsers below take any root that ends in "Result", because stores vary the word before it; a well-formed page of
@@ -2426,20 +2397,23 @@ inline std::optional<std::string> etag_result(std::string_view document) {
     return etag;
 }
 
-// Reads a document with repeated elements: `record`, which the scanner fills, goes to `out` where such an element ends.
-// False: it is no result, or says in a word that is no boolean whether it goes on; a list that is taken for complete
-// although it is not would make its reader believe that the rest is not there.
-template <class Record>
-bool read_records(Scanner& scanner, std::string_view path, Record& record, std::vector<Record>& out, bool& truncated) {
-    while (scanner.next()) {
-        if (scanner.path() == path) out.push_back(std::exchange(record, {}));
-        if (scanner.path() != "IsTruncated") continue;
-        const std::string_view word = bytes::trim(scanner.text());
-        truncated = bytes::iequal(word, "true") || word == "1";
-        if (!truncated && !bytes::iequal(word, "false") && word != "0") return false;
-    }
-    return is_result(scanner);
-}
+// One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
+struct ListEntry {
+    std::string key;
+    std::string size_text;
+    std::string etag;  // with its quotes
+    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
+    std::string upload_id;
+    std::string code, message;  // of an error
+    std::uint64_t size = 0;
+};
+
+struct ListPage {
+    std::vector<ListEntry> entries;
+    bool truncated = false;
+    std::string next_token;  // of objects
+    std::string next_key_marker, next_upload_id_marker;
+};
 
 // False: it cannot be decoded, and stays as it is. '+' is a space here.
 inline bool decode(std::string& text) {
@@ -2448,90 +2422,43 @@ inline bool decode(std::string& text) {
     return decoded.has_value();
 }
 
-struct DeleteError {
-    std::string key;  // empty: the store did not say which
-    std::string code;
-    std::string message;
-};
-
-struct Deleted {  // all that was asked for, but for these
-    std::vector<DeleteError> errors;
-};
-
-inline std::optional<Deleted> delete_result(std::string_view document) {
-    Deleted done;
-    DeleteError failed;
-    bool truncated = false;
-    Scanner scanner(
-        document, {{"Error/Key", &failed.key, true}, {"Error/Code", &failed.code}, {"Error/Message", &failed.message}});
-    if (!read_records(scanner, "Error", failed, done.errors, truncated)) return std::nullopt;
-    return done;
-}
-
-struct ListEntry {
-    std::string key;
-    std::uint64_t size = 0;
-    std::string size_text;
-    std::string etag;           // with its quotes; empty: the store gave none
-    std::string last_modified;  // ISO 8601, as given
-};
-
-struct ListPage {
-    std::vector<ListEntry> entries;
-    bool truncated = false;
-    std::string next_token;
-};
-
-// A key that cannot be decoded, or a size that is none, spoils the page: leaving it out would make a listing look
-// complete that is not. Keys are encoded only if the answer says so, whatever was asked for.
-inline std::optional<ListPage> list_result(std::string_view document) {
+// What elements of this name say: Contents (objects), Upload or Error. Keys are encoded only if the answer says so,
+// whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
+// whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
+// as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
+inline std::optional<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
     ListPage page;
     ListEntry entry;
     std::string encoding;
-    Scanner scanner(document, {{"Contents/Key", &entry.key, true},
-                               {"Contents/Size", &entry.size_text},
-                               {"Contents/ETag", &entry.etag},
-                               {"Contents/LastModified", &entry.last_modified},
+    Scanner scanner(document, {{element + "/Key", &entry.key, true},
+                               {element + "/Size", &entry.size_text},
+                               {element + "/ETag", &entry.etag},
+                               {element + "/LastModified", &entry.time},
+                               {element + "/Initiated", &entry.time},
+                               {element + "/UploadId", &entry.upload_id, true},
+                               {element + "/Code", &entry.code},
+                               {element + "/Message", &entry.message},
                                {"NextContinuationToken", &page.next_token, true},
-                               {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Contents", entry, page.entries, page.truncated)) return std::nullopt;
-    for (ListEntry& listed : page.entries) {
-        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
-        if (!size || (encoding == "url" && !decode(listed.key))) return std::nullopt;
-        listed.size = *size;
-    }
-    return bytes::starts_with(scanner.root(), "ListBucket") ? std::optional<ListPage>(std::move(page)) : std::nullopt;
-}
-
-struct Upload {
-    std::string key;
-    std::string id;
-    std::string initiated;  // ISO 8601, as given
-};
-
-struct UploadsPage {
-    std::vector<Upload> uploads;
-    bool truncated = false;
-    std::string next_key_marker;
-    std::string next_upload_id_marker;
-};
-
-// A key or marker that cannot be decoded stays as it is, because OpenStack Swift leaves its markers unencoded whatever
-// it says of them.
-inline std::optional<UploadsPage> list_uploads_result(std::string_view document) {
-    UploadsPage page;
-    Upload upload;
-    std::string encoding;
-    Scanner scanner(document, {{"Upload/Key", &upload.key, true},
-                               {"Upload/UploadId", &upload.id, true},
-                               {"Upload/Initiated", &upload.initiated},
                                {"NextKeyMarker", &page.next_key_marker, true},
                                {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                {"EncodingType", &encoding}});
-    if (!read_records(scanner, "Upload", upload, page.uploads, page.truncated)) return std::nullopt;
-    if (encoding != "url") return page;
-    decode(page.next_key_marker);
-    for (Upload& listed : page.uploads) decode(listed.key);
+    while (scanner.next()) {
+        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() != "IsTruncated") continue;
+        const std::string_view word = bytes::trim(scanner.text());
+        page.truncated = bytes::iequal(word, "true") || word == "1";
+        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return std::nullopt;
+    }
+    const bool is_of_objects = element == "Contents";
+    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
+        return std::nullopt;
+    if (encoding == "url") decode(page.next_key_marker);
+    for (ListEntry& listed : page.entries) {
+        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+        const bool is_decoded = encoding != "url" || decode(listed.key);
+        if (!size || (is_of_objects && !is_decoded)) return std::nullopt;
+        listed.size = *size;
+    }
     return page;
 }
 
@@ -2547,11 +2474,10 @@ struct StsCredentials {
 inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
     StsCredentials keys;
     const std::string in = std::string(action) + "Result/Credentials/";
-    const std::string paths[] = {in + "AccessKeyId", in + "SecretAccessKey", in + "SessionToken", in + "Expiration"};
-    Scanner scanner(document, {{paths[0], &keys.access_key},
-                               {paths[1], &keys.secret_key},
-                               {paths[2], &keys.session_token},
-                               {paths[3], &keys.expiration}});
+    Scanner scanner(document, {{in + "AccessKeyId", &keys.access_key},
+                               {in + "SecretAccessKey", &keys.secret_key},
+                               {in + "SessionToken", &keys.session_token},
+                               {in + "Expiration", &keys.expiration}});
     if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
         keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
         return std::nullopt;
@@ -5567,12 +5493,7 @@ inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
     if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    std::string title(xml::html_title(text));
-    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-    std::replace_if(title.begin(), title.end(), is_blank, ' ');
-    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
-    title.erase(std::unique(title.begin(), title.end(), both), title.end());
-    return bytes::sanitize(bytes::trim(title));
+    return bytes::sanitize(xml::html_title(text));
 }
 
 inline std::string request_id(const Exchange& exchange) {
@@ -7275,29 +7196,6 @@ struct PlainJob : s3::Job {
     Call plain;
 };
 
-// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of
-// the page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
-// whatever order a store sorts.
-struct PageOrder {
-    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
-
-    // What is wrong with a page, if anything. An empty one has no names.
-    const char* check(const std::string& first, const std::string& last) {
-        if (first.empty()) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
-        empty_pages = 0;
-        if (pages != 0 && (first == remembered || first == previous_last))
-            return "the store sends the same page again instead of the next";
-        if ((pages & (pages + 1)) == 0) remembered = first;
-        previous_last = last;
-        ++pages;
-        return nullptr;
-    }
-
-    std::uint64_t pages = 0;
-    unsigned empty_pages = 0;
-    std::string remembered{}, previous_last{};
-};
-
 // What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
     enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
@@ -7319,97 +7217,94 @@ struct Pages {
         session.allow(core->config.call_timeout);
         page.clear();
         at = 0;
-        Result<xml::ListPage> got = fetch_page();
-        if (!got) return std::move(got).error();
+        Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
+        call.run();
+        if (!call.ok()) return session.failure(call);
+        const bool has_illegal = mark_illegal(call.answer->text);
+        auto got = xml::list_result(call.answer->text, kind == Kind::uploads ? "Upload" : "Contents");
+        const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
+        if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
-            const bool is_below = bytes::starts_with(listed.key, prefix);
-            if (!is_below && kind != Kind::uploads) return refuse("the store listed a key outside the prefix");
-            if (!is_below || listed.key.size() == core->prefix.size()) continue;
-            Entry entry{listed.key.substr(core->prefix.size()), {}};
-            entry.info.size = listed.size;
-            entry.info.etag = std::move(listed.etag);
-            entry.info.last_modified = dates::iso8601(listed.last_modified).value_or(TimePoint());
-            if (kind != Kind::entries || !entry::is_scratch_name(entry.key)) page.push_back(std::move(entry));
+            if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
+                unreadable = refuse(
+                    "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its "
+                    "name");
+            else if (bytes::starts_with(listed.key, prefix))
+                add(listed);
+            else if (kind != Kind::uploads)
+                return refuse("the store listed a key outside the prefix");
         }
+        is_last = !got->truncated;
         return look == Look::deep ? look_deeper() : Result<void>();
-    }
-    // From the first page again.
-    void rewind() {
-        token.clear();
-        order = {};
-        is_last = false;
     }
 
     std::shared_ptr<Core> core;
     Session session;
-    std::string prefix, token{}, upload_id_marker{};
+    std::string prefix;
     Look look;
     Kind kind;
+    bytes::Pairs markers{};  // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
-    PageOrder order{};
+    std::uint64_t full_pages = 0;
+    unsigned empty_pages = 0;
+    std::string remembered{}, previous_last{};
     bool is_last = false;
     Result<void> fine{};
     std::optional<Error> unreadable{};  // a page had a key that is left out of it
 
 private:
-    static constexpr char illegal_mark = '\x7F';  // stands for bytes that XML cannot hold
+    static constexpr char illegal_mark = '\x7F';      // stands for bytes that XML cannot hold
+    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
 
     const char* operation() const { return kind == Kind::uploads ? "sweep_uploads" : "list"; }
     Error refuse(std::string_view text) const { return refusal(Errc::protocol, operation(), prefix, text); }
 
     std::string query() const {
-        const bool is_of_uploads = kind == Kind::uploads;
         bytes::Pairs out = {{"encoding-type", "url"}, {"prefix", prefix}};
-        bytes::add(out, is_of_uploads ? "uploads" : "list-type", is_of_uploads ? "" : "2");
-        if (!token.empty()) bytes::add(out, is_of_uploads ? "key-marker" : "continuation-token", token);
-        if (!token.empty() && is_of_uploads) bytes::add(out, "upload-id-marker", upload_id_marker);
+        bytes::add(out, kind == Kind::uploads ? "uploads" : "list-type", kind == Kind::uploads ? "" : "2");
+        for (const auto& [name, value] : markers) {
+            if (!value.empty()) bytes::add(out, name, value);
+        }
         return sigv4::canonical_query(out);
     }
-    Result<xml::ListPage> fetch_page() {
-        Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
-        call.run();
-        if (!call.ok()) return session.failure(call);
-        std::optional<xml::ListPage> got = parse(call.answer->text);
-        if (!got) got = readable_part(call.answer->text);
-        if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
-        if (got->truncated && got->next_token.empty())
-            return refuse("the store says there is more, but not how to go on");
-        const auto name = [&](const xml::ListEntry& one) {
-            return kind == Kind::uploads ? one.key + '\n' + one.etag : one.key;
-        };
-        const auto& entries = got->entries;
-        const char* wrong =
-            entries.empty() ? order.check({}, {}) : order.check(name(entries.front()), name(entries.back()));
-        if (wrong) return refuse(wrong);
-        token = std::move(got->next_token);
-        is_last = !got->truncated;
-        return *std::move(got);
+    // A store that ignores encoding-type writes keys as they are.
+    static bool mark_illegal(std::string& text) {
+        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t'; };
+        const bool has_any = std::any_of(text.begin(), text.end(), is_illegal);
+        if (has_any) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
+        return has_any;
     }
-    std::optional<xml::ListPage> parse(std::string_view text) {
-        if (kind != Kind::uploads) return xml::list_result(text);
-        std::optional<xml::UploadsPage> got = xml::list_uploads_result(text);
-        if (!got) return std::nullopt;
-        xml::ListPage out{{}, got->truncated, std::move(got->next_key_marker)};
-        for (xml::Upload& one : got->uploads)
-            out.entries.push_back({std::move(one.key), 0, {}, std::move(one.id), std::move(one.initiated)});
-        upload_id_marker = std::move(got->next_upload_id_marker);
-        return out;
+
+    // What is wrong with the page, if anything. A store that ignores the marker sends the same pages for ever: each
+    // page's first name is compared with the last of the page before, and with that of an earlier page, which is moved
+    // on at each power of two, so that any circle is found, in whatever order a store sorts.
+    const char* check(const xml::ListPage& got) {
+        markers = {{"continuation-token", got.next_token},
+                   {"key-marker", got.next_key_marker},
+                   {"upload-id-marker", got.next_upload_id_marker}};
+        if (got.truncated && got.next_token.empty() && got.next_key_marker.empty())
+            return "the store says there is more, but not how to go on";
+        empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
+        if (empty_pages > empty_pages_max) return "the store sends empty pages without end";
+        if (got.entries.empty()) return nullptr;
+        const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
+        const std::string first = name(got.entries.front());
+        if (full_pages != 0 && (first == remembered || first == previous_last))
+            return "the store sends the same page again instead of the next";
+        if ((full_pages & (full_pages + 1)) == 0) remembered = first;
+        previous_last = name(got.entries.back());
+        ++full_pages;
+        return nullptr;
     }
-    // A store that ignores encoding-type writes keys as they are. Those that hold a byte that XML cannot are left out.
-    std::optional<xml::ListPage> readable_part(std::string text) {
-        for (char& c : text) {
-            if (bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t') c = illegal_mark;
-        }
-        std::optional<xml::ListPage> got = parse(text);
-        if (!got) return got;
-        auto& entries = got->entries;
-        entries.erase(std::remove_if(entries.begin(), entries.end(),
-                                     [](const auto& one) { return one.key.find(illegal_mark) != std::string::npos; }),
-                      entries.end());
-        unreadable =
-            refuse("a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
-        return got;
+
+    void add(xml::ListEntry& listed) {
+        Entry entry{listed.key.substr(core->prefix.size()), {}};
+        entry.info.size = listed.size;
+        entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
+        entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
+        const bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
     }
 
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
@@ -7463,18 +7358,18 @@ inline const Error& out_of_memory() {
 #if S3CACHE_EXCEPTIONS
 // Of what has just been caught.
 inline Error error_of_exception() noexcept {
-    const auto error = [](const char* text) {
-        return http::shielded([text] { return Error(Errc::source, text); }, Error(out_of_memory()));
+    const auto make = []() -> Error {
+        try {
+            throw;
+        } catch (const std::bad_alloc&) {
+            return out_of_memory();
+        } catch (const std::exception& thrown) {
+            return Error(Errc::source, thrown.what());
+        } catch (...) {
+            return Error(Errc::source, "a callback threw");
+        }
     };
-    try {
-        throw;
-    } catch (const std::bad_alloc&) {
-        return out_of_memory();
-    } catch (const std::exception& thrown) {
-        return error(thrown.what());
-    } catch (...) {
-        return error("a callback threw");
-    }
+    return http::shielded(make, out_of_memory());
 }
 #endif
 template <class F, class... Arguments>
@@ -7654,43 +7549,39 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
 // then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
 // and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-class ExpiredRemoval : public PlainJob {
-public:
-    ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
-        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen_(std::move(seen)) {}
+struct ExpiredRemoval : PlainJob {
+    ExpiredRemoval(Session& session, const char* operation, std::string_view key,
+                   std::optional<entry::Facts> facts = {})
+        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen(std::move(facts)) {}
 
     bool tend() override {
         if (!plain.done) return true;
         s3::Request& request = plain.request;
-        const bool has_no_condition = plain.status() == 501 && !request.headers.empty();  // the store's DELETE
-        if (!is_look() && !has_no_condition) return false;
-        request.headers.clear();
-        if (is_look() && !prepare_removal()) return false;
+        if (request.method == Method::head) {
+            if (!should_erase()) return false;
+            request.method = Method::erase;
+        } else if (plain.status() == 501 && !request.headers.empty()) {
+            request.headers.clear();  // a store that has no conditional DELETE
+        } else {
+            removed = interpret_removal(plain.session, plain);
+            return false;
+        }
         plain.session.drop(plain);
         plain.session.start(plain);
         return true;
     }
-    // Whether it was removed. An error: it could not be looked at or removed.
-    Result<bool> result() const {
-        if (!looked_) return looked_.error();
-        return is_look() ? Result<bool>(false) : interpret_removal(plain.session, plain);
-    }
-
-private:
-    bool is_look() const { return plain.request.method == Method::head; }
-    bool prepare_removal() {
+    bool should_erase() {
         const auto found = interpret_look(plain.session, plain);
-        if (!found) looked_ = found.error();
-        if (!found || !*found || (seen_ && !(*found)->is_same_as(*seen_))) return false;
-        if (!(*found)->expired(plain.session.core().unix_now())) return false;
+        if (!found) removed = found.error();
+        if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
         if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
-        plain.request.method = Method::erase;
-        return true;
+        return (*found)->expired(plain.session.core().unix_now());
     }
 
-    const std::optional<entry::Facts> seen_;
-    Result<void> looked_{};
+    const std::optional<entry::Facts> seen;  // as whom the entry is to be removed, and no other
+    Result<bool> removed = false;            // an error: it could not be looked at or removed
 };
+
 // -- reading
 
 // What a get may ask for beside the value.
@@ -8545,200 +8436,189 @@ inline s3::Request bulk_request(const std::string& list) {
 
 // Removes keys, in bulk where the store does that. Keys of which a bulk answer says nothing certain, or that failed in
 // passing, are asked for one by one: that repeats what is worth repeating.
-class Removal {
-public:
-    Removal(Session& session, const std::vector<std::string>& keys, const Tell<void>& tell)
-        : session_(session), core_(session.core()), keys_(keys), tell_(tell) {}
-
+struct Removal {
     void run() {
         std::vector<std::size_t> batch;
-        for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (Result<void> fine = check_key(core_, "remove", keys_[i], true); !fine) {
-                tell_(i, std::move(fine));
-                continue;
-            }
-            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            if (const Result<void> fine = check_key(core, "remove", keys[i], true); !fine)
+                tell(i, fine.error());
+            else
+                (xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
         remove_singly();
     }
-
-private:
-    void finish(std::size_t i, Result<void> removed, const Timing& timing) {
-        if (removed)
-            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
-        else
-            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
-        tell_(i, std::move(removed));
-    }
-    // An outage is not multiplied by the number of keys.
-    void remove_singly() {
-        std::optional<Error> outage;
-        s3::run_all(
-            session_, singly_.size(), core_.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (outage) return finish(singly_[i], *outage, {}), nullptr;
-                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                const Result<bool> removed = interpret_removal(session_, job.call());
-                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
-                    outage = removed.error();
-                finish(singly_[i], removed ? Result<void>() : removed.error(), timing_of(job.call(), 0));
-            });
-    }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
-        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
+        if (batch.size() < 2 || !bulk_works) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
         for (const std::size_t i : batch) {
             list += "<Object><Key>";
-            xml::escape(list, core_.object(keys_[i]));
+            xml::escape(list, core.object(keys[i]));
             list += "</Key></Object>";
         }
         list += "</Delete>";
-        Call call(session_, bulk_request(list));
+        Call call(session, bulk_request(list));
         call.run();
         call.request.operation = "remove";  // what errors are about from here on
-        if (const auto deleted = call.ok() ? xml::delete_result(call.answer->text) : std::nullopt)
-            return take_in(batch, call, deleted->errors);
-        const Error why = session_.failure(call);
-        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
-                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
-        bulk_works_ = is_outage;  // otherwise the store does not do this, and nothing is known of any key
-        if (!is_outage) return ask_singly(batch);
-        for (const std::size_t i : batch) finish(i, why, timing_of(call, 0));
-    }
-    void ask_singly(const std::vector<std::size_t>& which) {
-        singly_.insert(singly_.end(), which.begin(), which.end());
+        if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
+            return take_in(batch, call, failed->entries);
+        const Error why = session.failure(call);
+        if (call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled || call.status() == 403 ||
+            (call.status() >= 500 && call.status() != 501))
+            outage = why;
+        bulk_works = false;  // for now; or the store does not do this, and nothing is known of any key
+        ask_singly(batch);
     }
     // Removed is what the answer has no error of. An error without a key may be that of any.
-    void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::DeleteError>& errors) {
+    void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::ListEntry>& errors) {
         for (const std::size_t i : batch) {
-            const std::string object = core_.object(keys_[i]);
-            const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::DeleteError& one) {
+            const std::string object = core.object(keys[i]);
+            const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::ListEntry& one) {
                 return (one.key.empty() || one.key == object) && one.code != "NoSuchKey";
             });
-            if (error == errors.end()) {
-                finish(i, {}, timing_of(call, 0));
-                continue;
+            Result<bool> removed = true;
+            if (error != errors.end()) {
+                call.request.key = keys[i];
+                call.fault = xml::ErrorBody{error->code, error->message, {}, {}};
+                removed = session.failure(call);
             }
-            call.request.key = keys_[i];
-            call.fault = xml::ErrorBody{error->code, error->message, {}, {}, {}, {}};
-            const Error why = session_.failure(call);
-            if (error->key.empty() || why.retryable())
-                singly_.push_back(i);
+            if (error != errors.end() && (error->key.empty() || removed.error().retryable()))
+                singly.push_back(i);
             else
-                finish(i, why, timing_of(call, 0));
+                finish(i, removed, timing_of(call, 0));
         }
     }
+    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
+    void remove_singly() {
+        s3::run_all(
+            session, singly.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
+                if (outage) return finish(singly[i], *outage, {}), nullptr;
+                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
+            },
+            [&](std::size_t i, s3::Job& job) {
+                const Result<bool> removed = interpret_removal(session, job.call());
+                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
+                    outage = removed.error();
+                finish(singly[i], removed, timing_of(job.call(), 0));
+            });
+    }
+    void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
+        if (removed) record(core, "remove", keys[i], outcomes::removed, {}, timing);
+        tell(i, removed ? removed : record_error(core, "remove", keys[i], removed.error(), timing));
+    }
 
-    Session& session_;
-    Core& core_;
-    const std::vector<std::string>& keys_;
-    const Tell<void>& tell_;
-    std::vector<std::size_t> singly_;
-    bool bulk_works_ = true;
+    Session& session;
+    const std::vector<std::string>& keys;
+    const Tell<bool>& tell;
+    Core& core = session.core();
+    std::vector<std::size_t> singly{};
+    bool bulk_works = true;
+    std::optional<Error> outage{};  // is not multiplied by the number of keys
 };
 
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    Removal(session, {std::string(key)}, [&out](std::size_t, Result<void> removed) { out = std::move(removed); }).run();
+    const Tell<bool> tell = [&out](std::size_t, const Result<bool>& removed) {
+        if (!removed) out = removed.error();
+    };
+    Removal{session, {std::string(key)}, tell}.run();
     return out;
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
     return result_of_each<void>(keys.size(), [&](const Tell<void>& tell) {
         Session session(core);
-        Removal(session, keys, tell).run();
+        const Tell<bool> tell_void = [&tell](std::size_t i, const Result<bool>& removed) {
+            tell(i, removed ? Result<void>() : removed.error());
+        };
+        Removal{session, keys, tell_void}.run();
     });
 }
 
 // -- upkeep
 
-// What could be done is done, whatever fails; the first failure is what is returned in the end.
-struct Tally {
+// Does the work on each page of what lies below the prefix, and counts what it tells of as removed. What can be done is
+// done, whatever fails; the first failure is what is returned in the end. What takes more than one page is gone through
+// again until nothing is found, because a store may skip keys when what lies before them goes; but not for ever, since
+// others may be writing.
+inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, const char* operation,
+                                           std::string_view prefix, Pages::Kind kind, int rounds_max,
+                                           const std::function<void(Pages&, const Tell<bool>&)>& work) {
+    if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
-    std::optional<Error> first{};
-
-    void add(const Result<bool>& removed) {
+    std::optional<Error> first, unreadable;
+    const Tell<bool> tell = [&](std::size_t, const Result<bool>& removed) {
         done += removed && *removed;
         failed += !removed;
         if (!removed && !first) first = removed.error();
-    }
-    Result<std::uint64_t> result(const char* what) const {
-        if (!first) return done;
-        return Error(first->details(), std::string(what) + ": " + bytes::number(done) + " removed, " +
-                                           bytes::number(failed) + " failed, the first with: " + first->what());
-    }
-};
-
-// Does the work on each page below the prefix. What takes more than one page is gone through again until nothing is
-// found, because a store may skip keys when what lies before them goes; but not for ever, since others may be writing.
-inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, const char* operation,
-                                           std::string_view prefix, Pages::Kind kind, int rounds_max,
-                                           const std::function<void(Pages&, Tally&)>& work) {
-    if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
-    Pages pages(core, prefix, Look::shallow, kind);
-    Tally tally;
-    for (int round = 0; round < rounds_max; ++round, pages.rewind()) {
-        const std::uint64_t before = tally.done;
+    };
+    for (int round = 0; round < rounds_max; ++round) {
+        const std::uint64_t before = done;
+        Pages pages(core, prefix, Look::shallow, kind);
         while (!pages.is_last) {
             if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
-            work(pages, tally);
+            work(pages, tell);
         }
-        if (tally.first || tally.done == before || pages.order.pages < 2) break;
+        unreadable = pages.unreadable;
+        if (first || done == before || pages.full_pages < 2) break;
     }
-    if (pages.unreadable) tally.add(*pages.unreadable);
-    return tally.result(operation);
+    if (unreadable) tell(0, *unreadable);
+    if (!first) return done;
+    return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
+                                       bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    constexpr int rounds_max = 3;
-    return for_each_page(core, "clear", prefix, Pages::Kind::with_scratch, rounds_max, [](Pages& pages, Tally& tally) {
+    const auto work = [](Pages& pages, const Tell<bool>& tell) {
         std::vector<std::string> keys;
         for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
-        const auto tell = [&tally](std::size_t, const Result<void>& one) {
-            tally.add(one ? Result<bool>(true) : one.error());
-        };
-        Removal(pages.session, keys, tell).run();
-    });
+        Removal{pages.session, keys, tell}.run();
+    };
+    return for_each_page(core, "clear", prefix, Pages::Kind::with_scratch, 3, work);
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    return for_each_page(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, [](Pages& pages, Tally& tally) {
+    const auto work = [](Pages& pages, const Tell<bool>& tell) {
         Session& session = pages.session;
         s3::run_all(
             session, pages.page.size(), pages.core->config.connections,
             [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(session, "purge", pages.page[i].key); },
-            [&](std::size_t, s3::Job& job) { tally.add(static_cast<ExpiredRemoval&>(job).result()); });
-    });
+            [&](std::size_t i, s3::Job& job) { tell(i, static_cast<ExpiredRemoval&>(job).removed); });
+    };
+    return for_each_page(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, work);
 }
 
+// The requests to abort those uploads of a page that began so long ago.
+inline std::vector<s3::Request> aborts_of(const Pages& pages, Seconds older_than) {
+    std::vector<s3::Request> out;
+    for (const Entry& upload : pages.page) {
+        // Without an id the request to abort would read as one to remove an object.
+        const TimePoint began = upload.info.last_modified;
+        if (upload.info.etag.empty() || began == TimePoint()) continue;
+        if (retry::seconds_between(began, pages.core->now()) < older_than.count()) continue;
+        out.push_back(request(*pages.core, "sweep_uploads", Method::erase, upload.key));
+        out.back().query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
+        // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
+        const auto decoded = bytes::unpercent(upload.key, true);
+        if (!decoded || *decoded == upload.key) continue;
+        out.push_back(out.back());
+        out.back().object = pages.core->object(*decoded);
+    }
+    return out;
+}
 inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
                                            Seconds older_than) {
-    return for_each_page(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, [&](Pages& pages, Tally& tally) {
-        std::vector<Entry> old;
-        for (Entry& upload : pages.page) {
-            // Without an id the request to abort would read as one to remove an object.
-            const TimePoint began = upload.info.last_modified;
-            const bool is_known = !upload.info.etag.empty() && began != TimePoint();
-            if (!is_known || retry::seconds_between(began, core->now()) < older_than.count()) continue;
-            // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
-            const auto decoded = bytes::unpercent(upload.key, true);
-            if (decoded && *decoded != upload.key) old.push_back({*decoded, upload.info});
-            old.push_back(std::move(upload));
-        }
+    const auto work = [older_than](Pages& pages, const Tell<bool>& tell) {
+        std::vector<s3::Request> aborts = aborts_of(pages, older_than);
         s3::run_all(
-            pages.session, old.size(), core->config.connections,
-            [&](std::size_t i) {
-                s3::Request abort = request(*core, "sweep_uploads", Method::erase, old[i].key);
-                abort.query = sigv4::canonical_query({{"uploadId", old[i].info.etag}});
-                return std::make_unique<PlainJob>(pages.session, std::move(abort));
-            },
-            [&](std::size_t, s3::Job& job) { tally.add(interpret_removal(pages.session, job.call())); });
-    });
+            pages.session, aborts.size(), pages.core->config.connections,
+            [&](std::size_t i) { return std::make_unique<PlainJob>(pages.session, std::move(aborts[i])); },
+            [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
+    };
+    return for_each_page(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, work);
 }
 
 // -- presigned URLs
@@ -9032,14 +8912,9 @@ inline std::vector<Finding> explain(Core& core) {
     using Verdict = Finding::Verdict;
     std::vector<Finding> out;
     const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
-        const bool is_set = found && !found->empty();
-        out.push_back({about,
-                       !found   ? Verdict::broken
-                       : is_set ? Verdict::used
-                                : Verdict::passed_over,
-                       !found   ? found.error().what()
-                       : is_set ? *found
-                                : otherwise});
+        const std::string text = found ? *found : found.error().what();
+        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
+        out.push_back({about, verdict, text.empty() ? otherwise : text});
     };
     const auto text_of = [](credentials::Setting&& found) {
         return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
