@@ -7385,22 +7385,27 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 #endif
 }
 
+// Told of one of many, by its place: whether the operation did what was asked, or why not.
+using Tell = std::function<void(std::size_t, const Result<bool>&)>;
 // The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
 // tell of. There are none only if there is no memory for them.
 template <class T>
-using Tell = std::function<void(std::size_t, Result<T>)>;
-template <class T>
-std::vector<Result<T>> result_of_each(std::size_t count, const std::function<void(const Tell<T>&)>& work) {
-    const auto is_untold = [](const Result<T>& one) {
-        return !one && &one.error().details() == &out_of_memory().details();
-    };
+std::vector<Result<T>> result_of_each(std::size_t count, const std::function<void(const Tell&)>& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
         out.resize(count, out_of_memory());
-        work([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); });
+        work([&out](std::size_t i, const Result<bool>& one) {
+            if constexpr (std::is_void_v<T>)
+                out[i] = one ? Result<T>() : one.error();
+            else
+                out[i] = one;
+        });
         return {};
     });
-    if (!ran) std::replace_if(out.begin(), out.end(), is_untold, Result<T>(ran.error()));
+    for (Result<T>& one : out) {
+        const bool is_untold = !one && &one.error().details() == &out_of_memory().details();
+        if (is_untold && !ran) one = ran.error();
+    }
     return out;
 }
 
@@ -7456,12 +7461,12 @@ inline Error record_error(Core& core, const char* operation, std::string_view ke
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
-    if (facts.expiry == entry::Expiry::malformed) {
+    if (facts.expiry == entry::Expiry::malformed)
         record(core, operation, key, outcomes::malformed, "its expires_at is not a number");
-        return false;
-    }
-    if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now())) return true;
-    record(core, operation, key, outcomes::expired);
+    else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
+        return true;
+    else
+        record(core, operation, key, outcomes::expired);
     return false;
 }
 
@@ -7480,19 +7485,15 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 
 // A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
 // while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
-    Core& core = session.core();
-    if (core.store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(operation, Method::head, {}, key));
+inline Result<void> check_bucket(Session& session, const Exchange& call) {
+    std::atomic<bool>& store_seen = session.core().store_seen;
+    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
-    if (look.error) return *look.error;
-    if (look.status() != 404) {
-        core.store_seen.store(true, std::memory_order_relaxed);
-        return {};
-    }
-    look.fault.emplace();
-    look.fault->code = "NoSuchBucket";
-    return session.failure(look);
+    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
+    if (look.error || look.fault) return session.failure(look);
+    store_seen.store(true, std::memory_order_relaxed);
+    return {};
 }
 
 // Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
@@ -7501,29 +7502,23 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
+    const bool is_silent = code.empty() && call.answer->text.empty();
+    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
     const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
-    if (call.status() == 404)
-        return code != "NoSuchBucket" &&
-               (call.fault || call.request.method == Method::head || (call.answer->text.empty() && is_s3));
-    const bool is_forbidden =
-        call.status() == 403 && (code == "AccessDenied" || (code.empty() && call.answer->text.empty()));
-    return is_forbidden && core.config.forbidden_is_miss;
+    return call.status() == 404 && code != "NoSuchBucket" &&
+           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
 }
 
 // The headers of an entry, expired or not; empty: there is none.
 inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
-    const char* operation = call.request.operation;
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
         if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, operation, call.request.key,
+        return refusal(Errc::protocol, call.request.operation, call.request.key,
                        "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(session.core(), call)) return session.failure(call);
-    if (call.status() == 404) {
-        if (Result<void> fine = check_bucket(session, operation, call.request.key); !fine)
-            return std::move(fine).error();
-    }
+    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
     return std::optional<entry::Facts>();
 }
 inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
@@ -7534,10 +7529,14 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
 
 // -- removing
 
-// Whether the answer to a DELETE says that this has removed something, or that it was gone already, which comes to the
-// same for an entry. Of an upload in parts (the request has a query) only the one who ends it is told so.
+// Whether this has removed something, or found it gone, which comes to the same for an entry. Of an upload in parts (the
+// request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
 inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
     const s3::Request& request = call.request;
+    if (request.method == Method::head) {
+        const auto found = interpret_look(session, call);
+        return found ? Result<bool>(false) : found.error();
+    }
     if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
     if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
     if (!call.ok()) return session.failure(call);
@@ -7556,30 +7555,23 @@ struct ExpiredRemoval : PlainJob {
 
     bool tend() override {
         if (!plain.done) return true;
-        s3::Request& request = plain.request;
-        if (request.method == Method::head) {
-            if (!should_erase()) return false;
-            request.method = Method::erase;
-        } else if (plain.status() == 501 && !request.headers.empty()) {
-            request.headers.clear();  // a store that has no conditional DELETE
-        } else {
-            removed = interpret_removal(plain.session, plain);
-            return false;
-        }
+        const bool is_look = plain.request.method == Method::head;
+        const bool has_no_condition = plain.status() == 501 && !plain.request.headers.empty();  // that store's DELETE
+        if (is_look ? !should_erase() : !has_no_condition) return false;
+        if (!is_look) plain.request.headers.clear();
+        plain.request.method = Method::erase;
         plain.session.drop(plain);
         plain.session.start(plain);
         return true;
     }
     bool should_erase() {
         const auto found = interpret_look(plain.session, plain);
-        if (!found) removed = found.error();
         if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
         if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
         return (*found)->expired(plain.session.core().unix_now());
     }
 
-    const std::optional<entry::Facts> seen;  // as whom the entry is to be removed, and no other
-    Result<bool> removed = false;            // an error: it could not be looked at or removed
+    const std::optional<entry::Facts> seen;  // as what the entry is to be removed, and nothing else
 };
 
 // -- reading
@@ -7753,9 +7745,9 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    const auto told = result_of_each<void>(keys.size(), [&](const Tell<void>& tell) {
+    const auto told = result_of_each<void>(keys.size(), [&](const Tell& tell) {
         get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
-            tell(i, {});
+            tell(i, true);
             visit(keys[i], value_of(core, keys[i], std::move(got)));
         });
     });
@@ -8318,7 +8310,7 @@ inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const I
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    const auto work = [&](const Tell<bool>& tell) {
+    const auto work = [&](const Tell& tell) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
@@ -8447,10 +8439,21 @@ struct Removal {
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
-        remove_singly();
+        s3::run_all(
+            session, singly.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
+                if (outage) return finish(singly[i], *outage, {}), nullptr;
+                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
+            },
+            [&](std::size_t i, s3::Job& job) {
+                const Result<bool> removed = interpret_removal(session, job.call());
+                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
+                    outage = removed.error();
+                finish(singly[i], removed, timing_of(job.call(), 0));
+            });
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
-        if (batch.size() < 2 || !bulk_works) return ask_singly(batch);
+        if (batch.size() < 2 || outage) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
         for (const std::size_t i : batch) {
             list += "<Object><Key>";
@@ -8467,9 +8470,9 @@ struct Removal {
         if (call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled || call.status() == 403 ||
             (call.status() >= 500 && call.status() != 501))
             outage = why;
-        bulk_works = false;  // for now; or the store does not do this, and nothing is known of any key
-        ask_singly(batch);
+        ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
+    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
     // Removed is what the answer has no error of. An error without a key may be that of any.
     void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::ListEntry>& errors) {
         for (const std::size_t i : batch) {
@@ -8489,21 +8492,6 @@ struct Removal {
                 finish(i, removed, timing_of(call, 0));
         }
     }
-    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
-    void remove_singly() {
-        s3::run_all(
-            session, singly.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (outage) return finish(singly[i], *outage, {}), nullptr;
-                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                const Result<bool> removed = interpret_removal(session, job.call());
-                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
-                    outage = removed.error();
-                finish(singly[i], removed, timing_of(job.call(), 0));
-            });
-    }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed) record(core, "remove", keys[i], outcomes::removed, {}, timing);
         tell(i, removed ? removed : record_error(core, "remove", keys[i], removed.error(), timing));
@@ -8511,17 +8499,16 @@ struct Removal {
 
     Session& session;
     const std::vector<std::string>& keys;
-    const Tell<bool>& tell;
+    const Tell& tell;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
-    bool bulk_works = true;
     std::optional<Error> outage{};  // is not multiplied by the number of keys
 };
 
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    const Tell<bool> tell = [&out](std::size_t, const Result<bool>& removed) {
+    const Tell tell = [&out](std::size_t, const Result<bool>& removed) {
         if (!removed) out = removed.error();
     };
     Removal{session, {std::string(key)}, tell}.run();
@@ -8529,12 +8516,9 @@ inline Result<void> remove(Core& core, std::string_view key) {
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>(keys.size(), [&](const Tell<void>& tell) {
+    return result_of_each<void>(keys.size(), [&](const Tell& tell) {
         Session session(core);
-        const Tell<bool> tell_void = [&tell](std::size_t i, const Result<bool>& removed) {
-            tell(i, removed ? Result<void>() : removed.error());
-        };
-        Removal{session, keys, tell_void}.run();
+        Removal{session, keys, tell}.run();
     });
 }
 
@@ -8546,11 +8530,11 @@ inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::
 // others may be writing.
 inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, const char* operation,
                                            std::string_view prefix, Pages::Kind kind, int rounds_max,
-                                           const std::function<void(Pages&, const Tell<bool>&)>& work) {
+                                           const std::function<void(Pages&, const Tell&)>& work) {
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first, unreadable;
-    const Tell<bool> tell = [&](std::size_t, const Result<bool>& removed) {
+    const Tell tell = [&](std::size_t, const Result<bool>& removed) {
         done += removed && *removed;
         failed += !removed;
         if (!removed && !first) first = removed.error();
@@ -8572,7 +8556,7 @@ inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, co
 }
 
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    const auto work = [](Pages& pages, const Tell<bool>& tell) {
+    const auto work = [](Pages& pages, const Tell& tell) {
         std::vector<std::string> keys;
         for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
         Removal{pages.session, keys, tell}.run();
@@ -8580,13 +8564,17 @@ inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::strin
     return for_each_page(core, "clear", prefix, Pages::Kind::with_scratch, 3, work);
 }
 
+inline void run_removals(Pages& pages, std::size_t count, const Tell& tell,
+                         const std::function<std::unique_ptr<s3::Job>(std::size_t)>& begin) {
+    s3::run_all(pages.session, count, pages.core->config.connections, begin,
+                [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
+}
+
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    const auto work = [](Pages& pages, const Tell<bool>& tell) {
-        Session& session = pages.session;
-        s3::run_all(
-            session, pages.page.size(), pages.core->config.connections,
-            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(session, "purge", pages.page[i].key); },
-            [&](std::size_t i, s3::Job& job) { tell(i, static_cast<ExpiredRemoval&>(job).removed); });
+    const auto work = [](Pages& pages, const Tell& tell) {
+        run_removals(pages, pages.page.size(), tell, [&](std::size_t i) {
+            return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key);
+        });
     };
     return for_each_page(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, work);
 }
@@ -8611,12 +8599,10 @@ inline std::vector<s3::Request> aborts_of(const Pages& pages, Seconds older_than
 }
 inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
                                            Seconds older_than) {
-    const auto work = [older_than](Pages& pages, const Tell<bool>& tell) {
+    const auto work = [older_than](Pages& pages, const Tell& tell) {
         std::vector<s3::Request> aborts = aborts_of(pages, older_than);
-        s3::run_all(
-            pages.session, aborts.size(), pages.core->config.connections,
-            [&](std::size_t i) { return std::make_unique<PlainJob>(pages.session, std::move(aborts[i])); },
-            [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
+        run_removals(pages, aborts.size(), tell,
+                     [&](std::size_t i) { return std::make_unique<PlainJob>(pages.session, std::move(aborts[i])); });
     };
     return for_each_page(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, work);
 }
