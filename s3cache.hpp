@@ -7193,6 +7193,11 @@ inline constexpr int versions_tried_max = 3;
 struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
+    bool send_again() {
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
+    }
     Call plain;
 };
 
@@ -7402,10 +7407,10 @@ std::vector<Result<T>> result_of_each(std::size_t count, const std::function<voi
         });
         return {};
     });
-    for (Result<T>& one : out) {
-        const bool is_untold = !one && &one.error().details() == &out_of_memory().details();
-        if (is_untold && !ran) one = ran.error();
-    }
+    const auto is_untold = [](const Result<T>& one) {
+        return !one && &one.error().details() == &out_of_memory().details();
+    };
+    if (!ran) std::replace_if(out.begin(), out.end(), is_untold, ran.error());
     return out;
 }
 
@@ -7441,10 +7446,7 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
     if (outcome.counter) core.count(outcome.counter);
     if (outcome.also) core.count(outcome.also);
     if (!core.config.on_event) return;
-    Event event;
-    event.operation = operation;
-    event.key = key;
-    event.outcome = outcome.name;
+    Event event{operation, key, outcome.name};
     event.detail = detail;
     event.bytes = timing.bytes;
     event.status = timing.status;
@@ -7560,9 +7562,7 @@ struct ExpiredRemoval : PlainJob {
         if (is_look ? !should_erase() : !has_no_condition) return false;
         if (!is_look) plain.request.headers.clear();
         plain.request.method = Method::erase;
-        plain.session.drop(plain);
-        plain.session.start(plain);
-        return true;
+        return send_again();
     }
     bool should_erase() {
         const auto found = interpret_look(plain.session, plain);
@@ -8480,16 +8480,17 @@ struct Removal {
             const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::ListEntry& one) {
                 return (one.key.empty() || one.key == object) && one.code != "NoSuchKey";
             });
-            Result<bool> removed = true;
-            if (error != errors.end()) {
-                call.request.key = keys[i];
-                call.fault = xml::ErrorBody{error->code, error->message, {}, {}};
-                removed = session.failure(call);
+            if (error == errors.end()) {
+                finish(i, true, timing_of(call, 0));
+                continue;
             }
-            if (error != errors.end() && (error->key.empty() || removed.error().retryable()))
+            call.request.key = keys[i];
+            call.fault = xml::ErrorBody{error->code, error->message, {}, {}};
+            const Error why = session.failure(call);
+            if (error->key.empty() || why.retryable())
                 singly.push_back(i);
             else
-                finish(i, removed, timing_of(call, 0));
+                finish(i, why, timing_of(call, 0));
         }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
@@ -8524,87 +8525,78 @@ inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::
 
 // -- upkeep
 
-// Does the work on each page of what lies below the prefix, and counts what it tells of as removed. What can be done is
-// done, whatever fails; the first failure is what is returned in the end. What takes more than one page is gone through
-// again until nothing is found, because a store may skip keys when what lies before them goes; but not for ever, since
-// others may be writing.
-inline Result<std::uint64_t> for_each_page(const std::shared_ptr<Core>& core, const char* operation,
-                                           std::string_view prefix, Pages::Kind kind, int rounds_max,
-                                           const std::function<void(Pages&, const Tell&)>& work) {
+// Does a job for each entry or upload below the prefix, or else (no `begin`) removes all there is; how many are gone by
+// that. What can be done is done, whatever fails; the first failure is what is returned in the end.
+inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char* operation, std::string_view prefix,
+                                  Pages::Kind kind,
+                                  const std::function<std::unique_ptr<s3::Job>(Session&, const Entry&)>& begin) {
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
-    std::optional<Error> first, unreadable;
+    std::optional<Error> first;
     const Tell tell = [&](std::size_t, const Result<bool>& removed) {
         done += removed && *removed;
         failed += !removed;
         if (!removed && !first) first = removed.error();
     };
-    for (int round = 0; round < rounds_max; ++round) {
-        const std::uint64_t before = done;
-        Pages pages(core, prefix, Look::shallow, kind);
-        while (!pages.is_last) {
-            if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
-            work(pages, tell);
-        }
-        unreadable = pages.unreadable;
-        if (first || done == before || pages.full_pages < 2) break;
+    Pages pages(core, prefix, Look::shallow, kind);
+    while (!pages.is_last) {
+        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
+        std::vector<std::string> keys;
+        for (const Entry& entry : pages.page) keys.push_back(entry.key);
+        if (!begin) Removal{pages.session, keys, tell}.run();
+        s3::run_all(
+            pages.session, begin ? keys.size() : 0, core->config.connections,
+            [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
+            [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
     }
-    if (unreadable) tell(0, *unreadable);
+    if (pages.unreadable) tell(0, *pages.unreadable);
     if (!first) return done;
     return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
                                        bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
+// A store may skip keys when what lies before them goes: so all is gone through again until nothing is found, but not
+// for ever, since others may be writing.
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    const auto work = [](Pages& pages, const Tell& tell) {
-        std::vector<std::string> keys;
-        for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
-        Removal{pages.session, keys, tell}.run();
-    };
-    return for_each_page(core, "clear", prefix, Pages::Kind::with_scratch, 3, work);
-}
-
-inline void run_removals(Pages& pages, std::size_t count, const Tell& tell,
-                         const std::function<std::unique_ptr<s3::Job>(std::size_t)>& begin) {
-    s3::run_all(pages.session, count, pages.core->config.connections, begin,
-                [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
+    std::uint64_t removed = 0;
+    for (int round = 0; round < 3; ++round) {
+        const Result<std::uint64_t> more = tidy(core, "clear", prefix, Pages::Kind::with_scratch, {});
+        if (!more || *more == 0) return more ? removed : more;
+        removed += *more;
+    }
+    return removed;
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    const auto work = [](Pages& pages, const Tell& tell) {
-        run_removals(pages, pages.page.size(), tell, [&](std::size_t i) {
-            return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key);
-        });
-    };
-    return for_each_page(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, work);
+    return tidy(core, "purge_expired", prefix, Pages::Kind::with_scratch, [](Session& session, const Entry& entry) {
+        return std::make_unique<ExpiredRemoval>(session, "purge", entry.key);
+    });
 }
 
-// The requests to abort those uploads of a page that began so long ago.
-inline std::vector<s3::Request> aborts_of(const Pages& pages, Seconds older_than) {
-    std::vector<s3::Request> out;
-    for (const Entry& upload : pages.page) {
-        // Without an id the request to abort would read as one to remove an object.
-        const TimePoint began = upload.info.last_modified;
-        if (upload.info.etag.empty() || began == TimePoint()) continue;
-        if (retry::seconds_between(began, pages.core->now()) < older_than.count()) continue;
-        out.push_back(request(*pages.core, "sweep_uploads", Method::erase, upload.key));
-        out.back().query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
-        // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
-        const auto decoded = bytes::unpercent(upload.key, true);
-        if (!decoded || *decoded == upload.key) continue;
-        out.push_back(out.back());
-        out.back().object = pages.core->object(*decoded);
+// Some stores encode a key without saying so: then there is no such upload under the key as it stands.
+struct Abort : PlainJob {
+    using PlainJob::PlainJob;
+    bool tend() override {
+        if (!plain.done) return true;
+        std::optional<std::string> decoded = bytes::unpercent(plain.request.object, true);
+        if (plain.status() != 404 || !decoded || *decoded == plain.request.object) return false;
+        plain.request.object = *std::move(decoded);
+        return send_again();
     }
-    return out;
-}
+};
+
 inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
                                            Seconds older_than) {
-    const auto work = [older_than](Pages& pages, const Tell& tell) {
-        std::vector<s3::Request> aborts = aborts_of(pages, older_than);
-        run_removals(pages, aborts.size(), tell,
-                     [&](std::size_t i) { return std::make_unique<PlainJob>(pages.session, std::move(aborts[i])); });
+    const auto begin = [&](Session& session, const Entry& upload) -> std::unique_ptr<s3::Job> {
+        // Without an id the request to abort would read as one to remove an object.
+        const TimePoint began = upload.info.last_modified;
+        if (upload.info.etag.empty() || began == TimePoint()) return nullptr;
+        if (retry::seconds_between(began, core->now()) < older_than.count()) return nullptr;
+        s3::Request abort = request(*core, "sweep_uploads", Method::erase, upload.key);
+        abort.query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
+        return std::make_unique<Abort>(session, std::move(abort));
     };
-    return for_each_page(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, work);
+    return tidy(core, "sweep_uploads", prefix, Pages::Kind::uploads, begin);
 }
 
 // -- presigned URLs
@@ -8917,10 +8909,9 @@ inline std::vector<Finding> explain(Core& core) {
     }));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
     const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
-    out.push_back({"clock", Finding::Verdict::used,
-                   offset == 0 ? "the local one; the store has not refused it"
-                               : "corrected: this machine's is " + off +
-                                     (offset < 0 ? " s ahead of the store's" : " s behind the store's")});
+    const char* side = offset < 0 ? " s ahead of the store's" : " s behind the store's";
+    add("clock",
+        offset == 0 ? "the local one; the store has not refused it" : "corrected: this machine's is " + off + side);
     return out;
 }
 
