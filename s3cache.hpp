@@ -7392,13 +7392,17 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 
 // Told of one of many, by its place: whether the operation did what was asked, or why not.
 using Tell = std::function<void(std::size_t, const Result<bool>&)>;
+
+inline std::string_view key_of(std::string_view key) { return key; }
+inline std::string_view key_of(const Item& item) { return item.key; }
 // The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
 // tell of. There are none only if there is no memory for them.
-template <class T>
-std::vector<Result<T>> result_of_each(std::size_t count, const std::function<void(const Tell&)>& work) {
+template <class T, class List>
+std::vector<Result<T>> result_of_each(const char* operation, const List& list,
+                                      const std::function<void(const Tell&)>& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        out.resize(count, out_of_memory());
+        out.resize(list.size(), out_of_memory());
         work([&out](std::size_t i, const Result<bool>& one) {
             if constexpr (std::is_void_v<T>)
                 out[i] = one ? Result<T>() : one.error();
@@ -7407,10 +7411,11 @@ std::vector<Result<T>> result_of_each(std::size_t count, const std::function<voi
         });
         return {};
     });
-    const auto is_untold = [](const Result<T>& one) {
-        return !one && &one.error().details() == &out_of_memory().details();
-    };
-    if (!ran) std::replace_if(out.begin(), out.end(), is_untold, ran.error());
+    for (std::size_t i = 0; !ran && i < out.size(); ++i) {
+        const bool is_told = out[i] || &out[i].error().details() != &out_of_memory().details();
+        if (!is_told)
+            out[i] = never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); });
+    }
     return out;
 }
 
@@ -7745,7 +7750,7 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    const auto told = result_of_each<void>(keys.size(), [&](const Tell& tell) {
+    const auto told = result_of_each<void>("get", keys, [&](const Tell& tell) {
         get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
             tell(i, true);
             visit(keys[i], value_of(core, keys[i], std::move(got)));
@@ -8330,7 +8335,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 tell(i, record_set(core, items[i].key, one.put.result(), timing));
             });
     };
-    return result_of_each<bool>(items.size(), work);
+    return result_of_each<bool>("set", items, work);
 }
 
 // -- get_file
@@ -8517,7 +8522,7 @@ inline Result<void> remove(Core& core, std::string_view key) {
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>(keys.size(), [&](const Tell& tell) {
+    return result_of_each<void>("remove", keys, [&](const Tell& tell) {
         Session session(core);
         Removal{session, keys, tell}.run();
     });
