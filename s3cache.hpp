@@ -7193,11 +7193,16 @@ inline constexpr int versions_tried_max = 3;
 struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
-    bool send_again() {
+    bool tend() override {
+        if (!plain.done) return true;
+        if (!prepare_next()) return false;
         plain.session.drop(plain);
         plain.session.start(plain);
         return true;
     }
+    // Whether the answer asks for another request, which this makes of the one that was sent.
+    virtual bool prepare_next() { return false; }
+
     Call plain;
 };
 
@@ -7230,14 +7235,15 @@ struct Pages {
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
+            const bool is_below = bytes::starts_with(listed.key, prefix);
             if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
                 unreadable = refuse(
                     "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its "
                     "name");
-            else if (bytes::starts_with(listed.key, prefix))
-                add(listed);
-            else if (kind != Kind::uploads)
+            else if (!is_below && kind != Kind::uploads)
                 return refuse("the store listed a key outside the prefix");
+            else if (is_below)
+                add(listed);
         }
         is_last = !got->truncated;
         return look == Look::deep ? look_deeper() : Result<void>();
@@ -7343,12 +7349,10 @@ inline Result<void> check_writable(const Core& core, const char* operation, std:
 
 inline Result<void> check_key(const Core& core, const char* operation, std::string_view key, bool to_write = false) {
     const bool is_utf8 = utf8::valid(key);
-    const char* wrong = key.empty() ? "the key is empty"
-                        : core.prefix.size() + key.size() > key_bytes_max
-                            ? "the key, with its prefix, is over 1024 bytes"
-                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
-                        : !is_utf8                                 ? "the key is not UTF-8"
-                                                                   : nullptr;
+    const char* wrong = is_utf8 ? nullptr : "the key is not UTF-8";
+    if (key.find('\0') != std::string_view::npos) wrong = "the key holds a NUL";
+    if (core.prefix.size() + key.size() > key_bytes_max) wrong = "the key, with its prefix, is over 1024 bytes";
+    if (key.empty()) wrong = "the key is empty";
     if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
     if (!http::can_still_run())
         return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
@@ -7390,8 +7394,9 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 #endif
 }
 
-// Told of one of many, by its place: whether the operation did what was asked, or why not.
-using Tell = std::function<void(std::size_t, const Result<bool>&)>;
+// Told what became of one of many, by its place.
+template <class T>
+using Tell = std::function<void(std::size_t, Result<T>)>;
 
 inline std::string_view key_of(std::string_view key) { return key; }
 inline std::string_view key_of(const Item& item) { return item.key; }
@@ -7399,16 +7404,11 @@ inline std::string_view key_of(const Item& item) { return item.key; }
 // tell of. There are none only if there is no memory for them.
 template <class T, class List>
 std::vector<Result<T>> result_of_each(const char* operation, const List& list,
-                                      const std::function<void(const Tell&)>& work) {
+                                      const std::function<void(const Tell<T>&)>& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
         out.resize(list.size(), out_of_memory());
-        work([&out](std::size_t i, const Result<bool>& one) {
-            if constexpr (std::is_void_v<T>)
-                out[i] = one ? Result<T>() : one.error();
-            else
-                out[i] = one;
-        });
+        work([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); });
         return {};
     });
     for (std::size_t i = 0; !ran && i < out.size(); ++i) {
@@ -7560,20 +7560,17 @@ struct ExpiredRemoval : PlainJob {
                    std::optional<entry::Facts> facts = {})
         : PlainJob(session, request(session.core(), operation, Method::head, key)), seen(std::move(facts)) {}
 
-    bool tend() override {
-        if (!plain.done) return true;
-        const bool is_look = plain.request.method == Method::head;
-        const bool has_no_condition = plain.status() == 501 && !plain.request.headers.empty();  // that store's DELETE
-        if (is_look ? !should_erase() : !has_no_condition) return false;
-        if (!is_look) plain.request.headers.clear();
-        plain.request.method = Method::erase;
-        return send_again();
-    }
-    bool should_erase() {
+    bool prepare_next() override {
+        s3::Request& request = plain.request;
+        const bool has_no_condition = plain.status() == 501 && !request.headers.empty();  // that store's DELETE
+        request.headers.clear();
+        if (request.method == Method::erase) return has_no_condition;
         const auto found = interpret_look(plain.session, plain);
         if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
-        if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
-        return (*found)->expired(plain.session.core().unix_now());
+        if (!(*found)->expired(plain.session.core().unix_now())) return false;
+        if ((*found)->has_strong_etag()) request.header("if-match", (*found)->info.etag);
+        request.method = Method::erase;
+        return true;
     }
 
     const std::optional<entry::Facts> seen;  // as what the entry is to be removed, and nothing else
@@ -7750,9 +7747,9 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    const auto told = result_of_each<void>("get", keys, [&](const Tell& tell) {
+    const auto told = result_of_each<void>("get", keys, [&](const Tell<void>& tell) {
         get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
-            tell(i, true);
+            tell(i, {});
             visit(keys[i], value_of(core, keys[i], std::move(got)));
         });
     });
@@ -8315,7 +8312,7 @@ inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const I
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    const auto work = [&](const Tell& tell) {
+    const auto work = [&](const Tell<bool>& tell) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
@@ -8499,13 +8496,14 @@ struct Removal {
         }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
-        if (removed) record(core, "remove", keys[i], outcomes::removed, {}, timing);
-        tell(i, removed ? removed : record_error(core, "remove", keys[i], removed.error(), timing));
+        if (!removed) return tell(i, record_error(core, "remove", keys[i], removed.error(), timing));
+        record(core, "remove", keys[i], outcomes::removed, {}, timing);
+        tell(i, {});
     }
 
     Session& session;
     const std::vector<std::string>& keys;
-    const Tell& tell;
+    const Tell<void>& tell;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
@@ -8514,15 +8512,13 @@ struct Removal {
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    const Tell tell = [&out](std::size_t, const Result<bool>& removed) {
-        if (!removed) out = removed.error();
-    };
+    const Tell<void> tell = [&out](std::size_t, Result<void> removed) { out = std::move(removed); };
     Removal{session, {std::string(key)}, tell}.run();
     return out;
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](const Tell& tell) {
+    return result_of_each<void>("remove", keys, [&](const Tell<void>& tell) {
         Session session(core);
         Removal{session, keys, tell}.run();
     });
@@ -8538,11 +8534,12 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
-    const Tell tell = [&](std::size_t, const Result<bool>& removed) {
-        done += removed && *removed;
-        failed += !removed;
-        if (!removed && !first) first = removed.error();
+    const auto count = [&](const ResultBase& result, bool is_done) {
+        done += is_done;
+        failed += !result;
+        if (!result && !first) first = result.error();
     };
+    const Tell<void> tell = [&](std::size_t, const Result<void>& removed) { count(removed, removed.has_value()); };
     Pages pages(core, prefix, Look::shallow, kind);
     while (!pages.is_last) {
         if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
@@ -8552,7 +8549,10 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
         s3::run_all(
             pages.session, begin ? keys.size() : 0, core->config.connections,
             [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
-            [&](std::size_t i, s3::Job& job) { tell(i, interpret_removal(pages.session, job.call())); });
+            [&](std::size_t, s3::Job& job) {
+                const Result<bool> removed = interpret_removal(pages.session, job.call());
+                count(removed, removed && *removed);
+            });
     }
     if (pages.unreadable) tell(0, *pages.unreadable);
     if (!first) return done;
@@ -8581,12 +8581,11 @@ inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, st
 // Some stores encode a key without saying so: then there is no such upload under the key as it stands.
 struct Abort : PlainJob {
     using PlainJob::PlainJob;
-    bool tend() override {
-        if (!plain.done) return true;
-        std::optional<std::string> decoded = bytes::unpercent(plain.request.object, true);
+    bool prepare_next() override {
+        const auto decoded = bytes::unpercent(plain.request.object, true);
         if (plain.status() != 404 || !decoded || *decoded == plain.request.object) return false;
-        plain.request.object = *std::move(decoded);
-        return send_again();
+        plain.request.object = *decoded;
+        return true;
     }
 };
 
