@@ -7215,11 +7215,14 @@ struct Pages {
 
     // The entries that could be read come before the error about one that could not.
     Result<std::optional<Entry>> next() {
-        while (fine && at == page.size()) {
-            if (is_last && !unreadable) return std::optional<Entry>();
-            fine = unreadable ? Result<void>(*unreadable) : next_page();
+        while (at == page.size()) {
+            if (trouble) return *trouble;
+            if (is_last) return std::optional<Entry>();
+            const Result<void> fine = next_page();
+            if (fine) continue;
+            trouble = fine.error();
+            at = page.size();
         }
-        if (!fine) return fine.error();
         return std::optional<Entry>(std::move(page[at++]));
     }
 
@@ -7237,7 +7240,7 @@ struct Pages {
         for (xml::ListEntry& listed : got->entries) {
             const bool is_below = bytes::starts_with(listed.key, prefix);
             if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
-                unreadable = refuse(
+                trouble = refuse(
                     "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its "
                     "name");
             else if (!is_below && kind != Kind::uploads)
@@ -7257,12 +7260,10 @@ struct Pages {
     bytes::Pairs markers{};  // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
-    std::uint64_t full_pages = 0;
     unsigned empty_pages = 0;
-    std::string remembered{}, previous_last{};
+    std::string previous_first{}, previous_last{};
     bool is_last = false;
-    Result<void> fine{};
-    std::optional<Error> unreadable{};  // a page had a key that is left out of it
+    std::optional<Error> trouble{};  // about a key that is left out of its page, or why there are no more pages
 
 private:
     static constexpr char illegal_mark = '\x7F';      // stands for bytes that XML cannot hold
@@ -7287,9 +7288,7 @@ private:
         return has_any;
     }
 
-    // What is wrong with the page, if anything. A store that ignores the marker sends the same pages for ever: each
-    // page's first name is compared with the last of the page before, and with that of an earlier page, which is moved
-    // on at each power of two, so that any circle is found, in whatever order a store sorts.
+    // What is wrong with the page, if anything. A store that ignores the marker sends the same page for ever.
     const char* check(const xml::ListPage& got) {
         markers = {{"continuation-token", got.next_token},
                    {"key-marker", got.next_key_marker},
@@ -7297,15 +7296,14 @@ private:
         if (got.truncated && got.next_token.empty() && got.next_key_marker.empty())
             return "the store says there is more, but not how to go on";
         empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
-        if (empty_pages > empty_pages_max) return "the store sends empty pages without end";
-        if (got.entries.empty()) return nullptr;
+        if (empty_pages != 0)
+            return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
         const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
         const std::string first = name(got.entries.front());
-        if (full_pages != 0 && (first == remembered || first == previous_last))
+        if (first == previous_first || first == previous_last)
             return "the store sends the same page again instead of the next";
-        if ((full_pages & (full_pages + 1)) == 0) remembered = first;
+        previous_first = first;
         previous_last = name(got.entries.back());
-        ++full_pages;
         return nullptr;
     }
 
@@ -7367,18 +7365,8 @@ inline const Error& out_of_memory() {
 #if S3CACHE_EXCEPTIONS
 // Of what has just been caught.
 inline Error error_of_exception() noexcept {
-    const auto make = []() -> Error {
-        try {
-            throw;
-        } catch (const std::bad_alloc&) {
-            return out_of_memory();
-        } catch (const std::exception& thrown) {
-            return Error(Errc::source, thrown.what());
-        } catch (...) {
-            return Error(Errc::source, "a callback threw");
-        }
-    };
-    return http::shielded(make, out_of_memory());
+    const auto rethrow = []() -> Result<void> { throw; };
+    return http::shielded([&] { return guarded(rethrow, "a callback").error(); }, out_of_memory());
 }
 #endif
 template <class F, class... Arguments>
@@ -7386,6 +7374,8 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 #if S3CACHE_EXCEPTIONS
     try {
         return call(arguments...);
+    } catch (const std::bad_alloc&) {
+        return out_of_memory();
     } catch (...) {
         return error_of_exception();
     }
@@ -7562,9 +7552,11 @@ struct ExpiredRemoval : PlainJob {
 
     bool prepare_next() override {
         s3::Request& request = plain.request;
-        const bool has_no_condition = plain.status() == 501 && !request.headers.empty();  // that store's DELETE
-        request.headers.clear();
-        if (request.method == Method::erase) return has_no_condition;
+        if (request.method == Method::erase) {
+            if (plain.status() != 501 || request.headers.empty()) return false;
+            request.headers.clear();  // a store that has no conditional DELETE
+            return true;
+        }
         const auto found = interpret_look(plain.session, plain);
         if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
         if (!(*found)->expired(plain.session.core().unix_now())) return false;
@@ -8469,8 +8461,7 @@ struct Removal {
         if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
             return take_in(batch, call, failed->entries);
         const Error why = session.failure(call);
-        if (call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled || call.status() == 403 ||
-            (call.status() >= 500 && call.status() != 501))
+        if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
             outage = why;
         ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
@@ -8554,7 +8545,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
                 count(removed, removed && *removed);
             });
     }
-    if (pages.unreadable) tell(0, *pages.unreadable);
+    if (pages.trouble) tell(0, *pages.trouble);
     if (!first) return done;
     return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
                                        bytes::number(failed) + " failed, the first with: " + first->what());
