@@ -7238,15 +7238,12 @@ struct Pages {
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
-            const bool is_below = bytes::starts_with(listed.key, prefix);
             if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
-                trouble = refuse(
-                    "a key holds a byte that XML cannot, and the store does not encode it: remove that key by its "
-                    "name");
-            else if (!is_below && kind != Kind::uploads)
-                return refuse("the store listed a key outside the prefix");
-            else if (is_below)
+                trouble = refuse("a key holds a byte that XML cannot, unencoded: remove it by its name");
+            else if (bytes::starts_with(listed.key, prefix))
                 add(listed);
+            else if (kind != Kind::uploads)
+                return refuse("the store listed a key outside the prefix");
         }
         is_last = !got->truncated;
         return look == Look::deep ? look_deeper() : Result<void>();
@@ -7288,13 +7285,11 @@ private:
         return has_any;
     }
 
-    // What is wrong with the page, if anything. A store that ignores the marker sends the same page for ever.
+    // What is wrong with the page, if anything. A store that gives or takes no marker sends the same page for ever.
     const char* check(const xml::ListPage& got) {
         markers = {{"continuation-token", got.next_token},
                    {"key-marker", got.next_key_marker},
                    {"upload-id-marker", got.next_upload_id_marker}};
-        if (got.truncated && got.next_token.empty() && got.next_key_marker.empty())
-            return "the store says there is more, but not how to go on";
         empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
         if (empty_pages != 0)
             return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
