@@ -8520,12 +8520,10 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
-    const auto count = [&](const ResultBase& result, bool is_done) {
-        done += is_done;
-        failed += !result;
-        if (!result && !first) first = result.error();
+    const Tell<void> tell = [&](std::size_t, const Result<void>& removed) {
+        ++(removed ? done : failed);
+        if (!removed && !first) first = removed.error();
     };
-    const Tell<void> tell = [&](std::size_t, const Result<void>& removed) { count(removed, removed.has_value()); };
     Pages pages(core, prefix, Look::shallow, kind);
     while (!pages.is_last) {
         if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
@@ -8535,9 +8533,9 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
         s3::run_all(
             pages.session, begin ? keys.size() : 0, core->config.connections,
             [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
-            [&](std::size_t, s3::Job& job) {
+            [&](std::size_t i, s3::Job& job) {
                 const Result<bool> removed = interpret_removal(pages.session, job.call());
-                count(removed, removed && *removed);
+                if (!removed || *removed) tell(i, removed ? Result<void>() : removed.error());
             });
     }
     if (pages.trouble) tell(0, *pages.trouble);
