@@ -7387,13 +7387,12 @@ inline std::string_view key_of(std::string_view key) { return key; }
 inline std::string_view key_of(const Item& item) { return item.key; }
 // The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
 // tell of. There are none only if there is no memory for them.
-template <class T, class List>
-std::vector<Result<T>> result_of_each(const char* operation, const List& list,
-                                      const std::function<void(const Tell<T>&)>& work) {
+template <class T, class List, class Work>
+std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
         out.resize(list.size(), out_of_memory());
-        work([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); });
+        work(Tell<T>([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); }));
         return {};
     });
     for (std::size_t i = 0; !ran && i < out.size(); ++i) {
