@@ -59,17 +59,26 @@ FUZZERS := $(basename $(notdir $(wildcard tests/fuzz/*.cpp)))
 # ---------------------------------------------------------------- the precompiled header of the tests
 
 # Catch2 and s3cache.hpp are most of what compiling a test costs. Files that must see the header on its own terms do without:
-# those that set a macro before it, those that say `pch: no`, and those that don't include it.
-PCH := $(BUILD)/pch.hpp.$(if $(IS_CLANG),pch,gch)
+# those that set a macro before it, those that say `pch: no`, and those that don't include it. Of the others those that name
+# nothing of the inner half see only the public one (S3CACHE_DECLARATIONS_ONLY); its functions are compiled once for all of them.
+IS_PCH := pch.hpp.$(if $(IS_CLANG),pch,gch)
 NO_PCH := tests/main.cpp $(wildcard tests/fake_s3*.cpp) \
           $(shell grep -lsE 'pch: no|define (S3CACHE_DECLARATIONS_ONLY|S3CACHE_IMPLEMENTATION|S3CACHE_NO_)' $(TESTS) /dev/null)
-PCH_OBJ := $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(filter-out $(NO_PCH),$(TESTS)))
+INNER := $(shell grep -lsE 'detail::|"(gzip_tools|vectors)\.hpp"|"fuzz/' $(TESTS) /dev/null)
+objects = $(patsubst tests/%.cpp,$(BUILD)/tests/%.o,$(filter-out $(NO_PCH),$(1)))
+FUNCTIONS := $(BUILD)/tests/functions.o
 
-$(PCH): s3cache.hpp tests/catch.hpp Makefile | $(BUILD)/tests
-	@printf '#include "catch.hpp"\n#include "s3cache.hpp"\n' >$(BUILD)/pch.hpp
-	$(call say,header )$(COMPILE) $(TEST_OPT) $(CXXFLAGS) -x c++-header $(BUILD)/pch.hpp -o $@
-$(PCH_OBJ): USE_PCH = -Winvalid-pch -include $(BUILD)/pch.hpp
-$(PCH_OBJ): $(PCH)
+$(BUILD)/inner/$(IS_PCH) $(BUILD)/public/$(IS_PCH): s3cache.hpp tests/catch.hpp Makefile
+	@mkdir -p $(@D)
+	@printf '#include "catch.hpp"\n#include "s3cache.hpp"\n' >$(@D)/pch.hpp
+	$(call say,header )$(COMPILE) $(TEST_OPT) $(MODE) $(CXXFLAGS) -x c++-header $(@D)/pch.hpp -o $@
+$(BUILD)/public/$(IS_PCH) $(call objects,$(filter-out $(INNER),$(TESTS))) $(FUNCTIONS): MODE = -DS3CACHE_DECLARATIONS_ONLY
+$(call objects,$(filter $(INNER),$(TESTS))): USE_PCH = -Winvalid-pch -include $(BUILD)/inner/pch.hpp
+$(call objects,$(filter $(INNER),$(TESTS))): $(BUILD)/inner/$(IS_PCH)
+$(call objects,$(filter-out $(INNER),$(TESTS))): USE_PCH = -Winvalid-pch -include $(BUILD)/public/pch.hpp
+$(call objects,$(filter-out $(INNER),$(TESTS))): $(BUILD)/public/$(IS_PCH)
+$(FUNCTIONS): tests/split/impl.cpp Makefile | $(BUILD)/tests
+	$(call say,compile)$(COMPILE) $(TEST_OPT) $(MODE) $(CXXFLAGS) -c $< -o $@
 
 # ---------------------------------------------------------------- programs
 
@@ -78,12 +87,12 @@ $(BUILD)/tests $(BUILD)/fuzz:
 
 $(BUILD)/tests/%.o: tests/%.cpp Makefile | $(BUILD)/tests
 	@mkdir -p $(@D)
-	$(call say,compile)$(COMPILE) $(TEST_OPT) $(USE_PCH) $(CXXFLAGS) -c $< -o $@
+	$(call say,compile)$(COMPILE) $(TEST_OPT) $(MODE) $(USE_PCH) $(CXXFLAGS) -c $< -o $@
 
-$(BUILD)/unit: $(UNIT_OBJ)
+$(BUILD)/unit: $(UNIT_OBJ) $(FUNCTIONS)
 	$(call say,link   )$(CXX) $(SANITIZE) $(LDFLAGS) $^ -o $@ $(TEST_LIBS)
 
-$(BUILD)/conformance: $(CONFORMANCE_OBJ)
+$(BUILD)/conformance: $(CONFORMANCE_OBJ) $(FUNCTIONS)
 	$(call say,link   )$(CXX) $(SANITIZE) $(LDFLAGS) $^ -o $@ $(TEST_LIBS)
 
 $(BUILD)/fake_s3: $(FAKE_OBJ)

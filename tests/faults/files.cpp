@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <csignal>
+
 using namespace s3cache;
 using namespace std::chrono_literals;
 using fake_s3::Phase;
