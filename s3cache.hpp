@@ -7400,6 +7400,7 @@ std::vector<Result<T>> result_of_each(const char* operation, const List& list, c
         return {};
     });
     for (std::size_t i = 0; !ran && i < out.size(); ++i) {
+        // Told of is what is no longer the very error that each began with.
         const bool is_told = out[i] || &out[i].error().details() != &out_of_memory().details();
         if (!is_told)
             out[i] = never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); });
