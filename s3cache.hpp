@@ -8517,9 +8517,11 @@ inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::
 // -- upkeep
 
 // Does a job for each entry or upload below the prefix, or else (no `begin`) removes all there is; how many are gone by
-// that. What can be done is done, whatever fails; the first failure is what is returned in the end.
+// that. What can be done is done, whatever fails; the first failure is what is returned in the end. What takes more
+// than one page may be gone through again until nothing is found, because a store may skip keys when what lies before
+// them goes; but not for ever, since others may be writing.
 inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char* operation, std::string_view prefix,
-                                  Pages::Kind kind,
+                                  Pages::Kind kind, int rounds_max,
                                   const std::function<std::unique_ptr<s3::Job>(Session&, const Entry&)>& begin) {
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
@@ -8528,40 +8530,37 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char*
         ++(removed ? done : failed);
         if (!removed && !first) first = removed.error();
     };
-    Pages pages(core, prefix, Look::shallow, kind);
-    while (!pages.is_last) {
-        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
-        std::vector<std::string> keys;
-        for (const Entry& entry : pages.page) keys.push_back(entry.key);
-        if (!begin) Removal{pages.session, keys, tell}.run();
-        s3::run_all(
-            pages.session, begin ? keys.size() : 0, core->config.connections,
-            [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
-            [&](std::size_t i, s3::Job& job) {
-                const Result<bool> removed = interpret_removal(pages.session, job.call());
-                if (!removed || *removed) tell(i, removed ? Result<void>() : removed.error());
-            });
+    for (int round = 0; round < rounds_max; ++round) {
+        Pages pages(core, prefix, Look::shallow, kind);
+        const std::uint64_t before = done;
+        int count = 0;
+        for (; !pages.is_last; ++count) {
+            if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
+            std::vector<std::string> keys;
+            for (const Entry& entry : pages.page) keys.push_back(entry.key);
+            if (!begin) Removal{pages.session, keys, tell}.run();
+            s3::run_all(
+                pages.session, begin ? keys.size() : 0, core->config.connections,
+                [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
+                [&](std::size_t i, s3::Job& job) {
+                    const Result<bool> removed = interpret_removal(pages.session, job.call());
+                    if (!removed || *removed) tell(i, removed ? Result<void>() : removed.error());
+                });
+        }
+        if (pages.trouble) tell(0, *pages.trouble);
+        if (first || done == before || count < 2) break;
     }
-    if (pages.trouble) tell(0, *pages.trouble);
     if (!first) return done;
     return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
                                        bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
-// A store may skip keys when what lies before them goes: so all is gone through again until nothing is found, but not
-// for ever, since others may be writing.
 inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    std::uint64_t removed = 0;
-    for (int round = 0; round < 3; ++round) {
-        const Result<std::uint64_t> more = tidy(core, "clear", prefix, Pages::Kind::with_scratch, {});
-        if (!more || *more == 0) return more ? removed : more;
-        removed += *more;
-    }
-    return removed;
+    return tidy(core, "clear", prefix, Pages::Kind::with_scratch, 3, {});
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    return tidy(core, "purge_expired", prefix, Pages::Kind::with_scratch, [](Session& session, const Entry& entry) {
+    return tidy(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, [](Session& session, const Entry& entry) {
         return std::make_unique<ExpiredRemoval>(session, "purge", entry.key);
     });
 }
@@ -8588,7 +8587,7 @@ inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, st
         abort.query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
         return std::make_unique<Abort>(session, std::move(abort));
     };
-    return tidy(core, "sweep_uploads", prefix, Pages::Kind::uploads, begin);
+    return tidy(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, begin);
 }
 
 // -- presigned URLs
