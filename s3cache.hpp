@@ -7078,122 +7078,122 @@ inline constexpr int versions_tried_max = 3;
 struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
+    bool tend() override {
+        if (!plain.done) return true;
+        if (!prepare_next()) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
+    }
+    // Whether the answer asks for another request, which this makes of the one that was sent.
+    virtual bool prepare_next() { return false; }
+
     Call plain;
 };
 
-// A store that ignores the marker sends the same pages for ever. Each page's first name is compared with the last of
-// the page before, and with that of an earlier page, which is moved on at each power of two: so any circle is found, in
-// whatever order a store sorts.
-struct PageOrder {
-    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
-
-    // What is wrong with the page, if anything.
-    const char* check(std::size_t size, const std::string& first, const std::string& last) {
-        if (size == 0) return ++empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
-        empty_pages = 0;
-        if (pages != 0 && (first == remembered || first == previous_last))
-            return "the store sends the same page again instead of the next";
-        if ((pages & (pages + 1)) == 0) remembered = first;
-        previous_last = last;
-        ++pages;
-        return nullptr;
-    }
-
-    std::uint64_t pages = 0;
-    unsigned empty_pages = 0;
-    std::string remembered{}, previous_last{};
-};
-
-// The entries below a prefix, page by page: a Listing's insides.
+// What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how)
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how) {}
+    enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
 
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries)
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of) {}
+
+    // The entries that could be read come before the error about one that could not.
     Result<std::optional<Entry>> next() {
-        if (trouble) return *trouble;
         while (at == page.size()) {
+            if (trouble) return *trouble;
             if (is_last) return std::optional<Entry>();
-            Result<void> fine = next_page();
-            if (fine && unreadable) fine = *unreadable;
-            if (!fine) return trouble.emplace(std::move(fine).error());
+            const Result<void> fine = next_page();
+            if (fine) continue;
+            trouble = fine.error();
+            at = page.size();
         }
         return std::optional<Entry>(std::move(page[at++]));
     }
 
     Result<void> next_page() {
         session.allow(core->config.call_timeout);
-        Result<xml::ListPage> got = fetch_page();
-        if (!got) return std::move(got).error();
         page.clear();
         at = 0;
-        const auto& entries = got->entries;
-        const char* wrong = entries.empty() ? order.check(0, {}, {})
-                                            : order.check(entries.size(), entries.front().key, entries.back().key);
+        Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
+        call.run();
+        if (!call.ok()) return session.failure(call);
+        const bool has_illegal = mark_illegal(call.answer->text);
+        auto got = xml::list_result(call.answer->text, kind == Kind::uploads ? "Upload" : "Contents");
+        const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
-            if (!bytes::starts_with(listed.key, prefix)) return refuse("the store listed a key outside the prefix");
-            Entry entry;
-            entry.key = listed.key.substr(core->prefix.size());
-            entry.info.size = listed.size;
-            entry.info.etag = std::move(listed.etag);
-            entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
-            if (!entry.key.empty() && !(hides_scratch && entry::is_scratch_name(entry.key)))
-                page.push_back(std::move(entry));
+            if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
+                trouble = refuse("a key holds a byte that XML cannot, unencoded: remove it by its name");
+            else if (bytes::starts_with(listed.key, prefix))
+                add(listed);
+            else if (kind != Kind::uploads)
+                return refuse("the store listed a key outside the prefix");
         }
-        token = std::move(got->next_token);
         is_last = !got->truncated;
         return look == Look::deep ? look_deeper() : Result<void>();
-    }
-    // From the first page again.
-    void rewind() {
-        token.clear();
-        order = {};
-        is_last = false;
     }
 
     std::shared_ptr<Core> core;
     Session session;
-    std::string prefix, token{};
+    std::string prefix;
     Look look;
+    Kind kind;
+    bytes::Pairs markers{};  // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
-    PageOrder order{};
-    bool is_last = false, hides_scratch = true;
-    std::optional<Error> trouble{}, unreadable{};  // unreadable: the page had a key that is left out of it
+    unsigned empty_pages = 0;
+    std::string previous_first{}, previous_last{};
+    bool is_last = false;
+    std::optional<Error> trouble{};  // about a key that is left out of its page, or why there are no more pages
 
 private:
-    static constexpr char illegal_mark = '\x7F';  // stands for bytes that XML cannot hold
+    static constexpr char illegal_mark = '\x7F';      // stands for bytes that XML cannot hold
+    static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
 
-    Error refuse(std::string_view text) const { return refusal(Errc::protocol, "list", prefix, text); }
+    const char* operation() const { return kind == Kind::uploads ? "sweep_uploads" : "list"; }
+    Error refuse(std::string_view text) const { return refusal(Errc::protocol, operation(), prefix, text); }
 
-    Result<xml::ListPage> fetch_page() {
-        bytes::Pairs query = {{"list-type", "2"}, {"encoding-type", "url"}, {"max-keys", "1000"}};
-        if (!prefix.empty()) bytes::add(query, "prefix", prefix);
-        if (!token.empty()) bytes::add(query, "continuation-token", token);
-        Call call(session, s3::bucket_request("list", Method::get, sigv4::canonical_query(query), prefix));
-        call.run();
-        if (!call.ok()) return session.failure(call);
-        std::optional<xml::ListPage> got = xml::list_result(call.answer->text);
-        if (!got) got = readable_part(call.answer->text);
-        if (!got) return refuse("the answer is no list: is the endpoint an S3 store?");
-        if (got->truncated && (got->next_token.empty() || got->next_token == token))
-            return refuse("the store says there is more, but not how to go on");
-        return *std::move(got);
-    }
-    // Without the keys that stand raw in it with bytes that XML cannot hold.
-    std::optional<xml::ListPage> readable_part(std::string text) {
-        for (char& c : text) {
-            if (bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t') c = illegal_mark;
+    std::string query() const {
+        bytes::Pairs out = {{"encoding-type", "url"}, {"prefix", prefix}};
+        bytes::add(out, kind == Kind::uploads ? "uploads" : "list-type", kind == Kind::uploads ? "" : "2");
+        for (const auto& [name, value] : markers) {
+            if (!value.empty()) bytes::add(out, name, value);
         }
-        std::optional<xml::ListPage> got = xml::list_result(text);
-        if (!got) return got;
-        auto& entries = got->entries;
-        entries.erase(std::remove_if(entries.begin(), entries.end(),
-                                     [](const auto& one) { return one.key.find(illegal_mark) != std::string::npos; }),
-                      entries.end());
-        unreadable =
-            refuse("a key holds a byte that XML cannot, and the store does not encode it: remove that key by its name");
-        return got;
+        return sigv4::canonical_query(out);
+    }
+    // A store that ignores encoding-type writes keys as they are.
+    static bool mark_illegal(std::string& text) {
+        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t'; };
+        const bool has_any = std::any_of(text.begin(), text.end(), is_illegal);
+        if (has_any) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
+        return has_any;
+    }
+
+    // What is wrong with the page, if anything. A store that gives or takes no marker sends the same page for ever.
+    const char* check(const xml::ListPage& got) {
+        markers = {{"continuation-token", got.next_token},
+                   {"key-marker", got.next_key_marker},
+                   {"upload-id-marker", got.next_upload_id_marker}};
+        empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
+        if (empty_pages != 0)
+            return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
+        const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
+        const std::string first = name(got.entries.front());
+        if (first == previous_first || first == previous_last)
+            return "the store sends the same page again instead of the next";
+        previous_first = first;
+        previous_last = name(got.entries.back());
+        return nullptr;
+    }
+
+    void add(xml::ListEntry& listed) {
+        Entry entry{listed.key.substr(core->prefix.size()), {}};
+        entry.info.size = listed.size;
+        entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
+        entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
+        const bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
     }
 
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
@@ -7227,12 +7227,10 @@ inline Result<void> check_writable(const Core& core, const char* operation, std:
 
 inline Result<void> check_key(const Core& core, const char* operation, std::string_view key, bool to_write = false) {
     const bool is_utf8 = utf8::valid(key);
-    const char* wrong = key.empty() ? "the key is empty"
-                        : core.prefix.size() + key.size() > key_bytes_max
-                            ? "the key, with its prefix, is over 1024 bytes"
-                        : key.find('\0') != std::string_view::npos ? "the key holds a NUL"
-                        : !is_utf8                                 ? "the key is not UTF-8"
-                                                                   : nullptr;
+    const char* wrong = is_utf8 ? nullptr : "the key is not UTF-8";
+    if (key.find('\0') != std::string_view::npos) wrong = "the key holds a NUL";
+    if (core.prefix.size() + key.size() > key_bytes_max) wrong = "the key, with its prefix, is over 1024 bytes";
+    if (key.empty()) wrong = "the key is empty";
     if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
     if (!http::can_still_run())
         return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
@@ -7244,55 +7242,51 @@ inline const Error& out_of_memory() {
     static const Error& error = *new Error(Errc::too_large, "out of memory");  // never destroyed: statics may call us
     return error;
 }
+#if S3CACHE_EXCEPTIONS
+// Of what has just been caught.
+inline Error error_of_exception() noexcept {
+    const auto rethrow = []() -> Result<void> { throw; };
+    return http::shielded([&] { return guarded(rethrow, "a callback").error(); }, out_of_memory());
+}
+#endif
 template <class F, class... Arguments>
 auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(arguments...)) {
 #if S3CACHE_EXCEPTIONS
-    using R = decltype(call(arguments...));
-    const auto error = [](const char* text) {
-        return http::shielded([&]() -> R { return Error(Errc::source, text); }, R(out_of_memory()));
-    };
     try {
         return call(arguments...);
     } catch (const std::bad_alloc&) {
         return out_of_memory();
-    } catch (const std::exception& thrown) {
-        return error(thrown.what());
     } catch (...) {
-        return error("a callback threw");
+        return error_of_exception();
     }
 #else
     return call(arguments...);
 #endif
 }
 
-// Does `work`, which tells of each key once; what is thrown on the way is the error of all that it did not tell of.
+// Told what became of one of many, by its place.
+template <class T>
+using Tell = std::function<void(std::size_t, Result<T>)>;
+
 inline std::string_view key_of(std::string_view key) { return key; }
 inline std::string_view key_of(const Item& item) { return item.key; }
-template <class T, class List, class Tell, class Work>
-void tell_each(const char* operation, const List& list, Tell&& tell, Work&& work) {
-    std::vector<bool> is_told;
+// The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
+// tell of. There are none only if there is no memory for them.
+template <class T, class List, class Work>
+std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
+    std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        is_told.resize(list.size());
-        work([&](std::size_t i, Result<T> result) {
-            is_told[i] = true;
-            tell(i, std::move(result));
-        });
+        out.resize(list.size(), out_of_memory());
+        work(Tell<T>([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); }));
         return {};
     });
-    for (std::size_t i = 0; !ran && i < list.size(); ++i) {
-        if (!is_told.empty() && is_told[i]) continue;
-        tell(i, never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); }));
+    for (std::size_t i = 0; !ran && i < out.size(); ++i) {
+        // Told of is what is no longer the very error that each began with.
+        const bool is_told = out[i] || &out[i].error().details() != &out_of_memory().details();
+        if (!is_told)
+            out[i] = never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); });
     }
-}
-// The same with the results in order. There are none only if there is no memory for them.
-template <class T, class List, class Work>
-std::vector<Result<T>> result_of_each(const char* operation, const List& list, Work&& work) {
-    using Results = std::vector<Result<T>>;
-    Result<Results> out = never_throws([&]() -> Result<Results> { return Results(list.size(), out_of_memory()); });
-    if (!out) return {};
-    tell_each<T>(
-        operation, list, [&](std::size_t i, Result<T> one) { (*out)[i] = std::move(one); }, work);
-    return *std::move(out);
+    return out;
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
@@ -7327,10 +7321,7 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
     if (outcome.counter) core.count(outcome.counter);
     if (outcome.also) core.count(outcome.also);
     if (!core.config.on_event) return;
-    Event event;
-    event.operation = operation;
-    event.key = key;
-    event.outcome = outcome.name;
+    Event event{operation, key, outcome.name};
     event.detail = detail;
     event.bytes = timing.bytes;
     event.status = timing.status;
@@ -7347,12 +7338,12 @@ inline Error record_error(Core& core, const char* operation, std::string_view ke
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
-    if (facts.expiry == entry::Expiry::malformed) {
+    if (facts.expiry == entry::Expiry::malformed)
         record(core, operation, key, outcomes::malformed, "its expires_at is not a number");
-        return false;
-    }
-    if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now())) return true;
-    record(core, operation, key, outcomes::expired);
+    else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
+        return true;
+    else
+        record(core, operation, key, outcomes::expired);
     return false;
 }
 
@@ -7371,19 +7362,15 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 
 // A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
 // while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
-    Core& core = session.core();
-    if (core.store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(operation, Method::head, {}, key));
+inline Result<void> check_bucket(Session& session, const Exchange& call) {
+    std::atomic<bool>& store_seen = session.core().store_seen;
+    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
-    if (look.error) return *look.error;
-    if (look.status() != 404) {
-        core.store_seen.store(true, std::memory_order_relaxed);
-        return {};
-    }
-    look.fault.emplace();
-    look.fault->code = "NoSuchBucket";
-    return session.failure(look);
+    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
+    if (look.error || look.fault) return session.failure(look);
+    store_seen.store(true, std::memory_order_relaxed);
+    return {};
 }
 
 // Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
@@ -7392,29 +7379,23 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
+    const bool is_silent = code.empty() && call.answer->text.empty();
+    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
     const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
-    if (call.status() == 404)
-        return code != "NoSuchBucket" &&
-               (call.fault || call.request.method == Method::head || (call.answer->text.empty() && is_s3));
-    const bool is_forbidden =
-        call.status() == 403 && (code == "AccessDenied" || (code.empty() && call.answer->text.empty()));
-    return is_forbidden && core.config.forbidden_is_miss;
+    return call.status() == 404 && code != "NoSuchBucket" &&
+           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
 }
 
 // The headers of an entry, expired or not; empty: there is none.
 inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
-    const char* operation = call.request.operation;
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
         if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, operation, call.request.key,
+        return refusal(Errc::protocol, call.request.operation, call.request.key,
                        "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(session.core(), call)) return session.failure(call);
-    if (call.status() == 404) {
-        if (Result<void> fine = check_bucket(session, operation, call.request.key); !fine)
-            return std::move(fine).error();
-    }
+    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
     return std::optional<entry::Facts>();
 }
 inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
@@ -7425,66 +7406,48 @@ inline Result<std::optional<entry::Facts>> look(Session& session, const char* op
 
 // -- removing
 
-inline Result<void> interpret_removal(Session& session, const Exchange& call) {
-    if (is_absent(session.core(), call) && call.status() == 404) return {};
+// Whether this has removed something, or found it gone, which comes to the same for an entry. Of an upload in parts (the
+// request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
+inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
+    const s3::Request& request = call.request;
+    if (request.method == Method::head) {
+        const auto found = interpret_look(session, call);
+        return found ? Result<bool>(false) : found.error();
+    }
+    if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
+    if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
     if (!call.ok()) return session.failure(call);
-    if (call.answer->text.empty()) return {};
-    return refusal(Errc::protocol, "remove", call.request.key,
+    if (call.answer->text.empty()) return true;
+    return refusal(Errc::protocol, request.operation, request.key,
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
 // Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
 // then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
 // and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-class ExpiredRemoval : public s3::Job {
-public:
-    ExpiredRemoval(Session& session, const char* operation, std::string_view key, std::optional<entry::Facts> seen = {})
-        : session_(session),
-          seen_(std::move(seen)),
-          look_(session, request(session.core(), operation, Method::head, key)),
-          erase_(session, request(session.core(), operation, Method::erase, key)) {}
+struct ExpiredRemoval : PlainJob {
+    ExpiredRemoval(Session& session, const char* operation, std::string_view key,
+                   std::optional<entry::Facts> facts = {})
+        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen(std::move(facts)) {}
 
-    Call& call() override { return is_looked_at_ ? erase_ : look_; }
-    bool tend() override {
-        if (!call().done) return true;
-        if (!is_looked_at_) return should_erase() && begin_erase();
-        const bool refused = !erase_.error && erase_.status() == 501 && !erase_.request.headers.empty();
-        if (!refused) return false;
-        erase_.request.headers.clear();  // a store that has no conditional DELETE
-        return begin_erase();
-    }
-    // Whether it was removed. An error: it could not be looked at or removed.
-    Result<bool> result() {
-        if (trouble_) return *trouble_;
-        if (!is_looked_at_) return false;
-        if (!erase_.error && erase_.status() == 412) return false;
-        const Result<void> removed = interpret_removal(session_, erase_);
-        if (!removed) return removed.error();
+    bool prepare_next() override {
+        s3::Request& request = plain.request;
+        if (request.method == Method::erase) {
+            if (plain.status() != 501 || request.headers.empty()) return false;
+            request.headers.clear();  // a store that has no conditional DELETE
+            return true;
+        }
+        const auto found = interpret_look(plain.session, plain);
+        if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
+        if (!(*found)->expired(plain.session.core().unix_now())) return false;
+        if ((*found)->has_strong_etag()) request.header("if-match", (*found)->info.etag);
+        request.method = Method::erase;
         return true;
     }
 
-private:
-    bool should_erase() {
-        const auto found = interpret_look(session_, look_);
-        if (!found) trouble_ = found.error();
-        if (!found || !*found || (seen_ && !(*found)->is_same_as(*seen_))) return false;
-        if (!(*found)->expired(session_.core().unix_now())) return false;
-        if ((*found)->has_strong_etag()) erase_.request.header("if-match", (*found)->info.etag);
-        return true;
-    }
-    bool begin_erase() {
-        is_looked_at_ = true;
-        session_.drop(erase_);
-        session_.start(erase_);
-        return true;
-    }
-
-    Session& session_;
-    const std::optional<entry::Facts> seen_;
-    bool is_looked_at_ = false;
-    std::optional<Error> trouble_;
-    Call look_, erase_;
+    const std::optional<entry::Facts> seen;  // as what the entry is to be removed, and nothing else
 };
+
 // -- reading
 
 // What a get may ask for beside the value.
@@ -7656,12 +7619,16 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    tell_each<GetResult>(
-        "get", keys,
-        [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
-        [&](const auto& tell) {
-            get_all(core, {keys.begin(), keys.end()}, {}, tell);
+    const auto told = result_of_each<void>("get", keys, [&](const Tell<void>& tell) {
+        get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
+            tell(i, {});
+            visit(keys[i], value_of(core, keys[i], std::move(got)));
         });
+    });
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (i >= told.size() || !told[i])
+            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+    }
 }
 
 // A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
@@ -8217,7 +8184,7 @@ inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const I
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    const auto work = [&](const auto& tell) {
+    const auto work = [&](const Tell<bool>& tell) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
@@ -8335,244 +8302,173 @@ inline s3::Request bulk_request(const std::string& list) {
 
 // Removes keys, in bulk where the store does that. Keys of which a bulk answer says nothing certain, or that failed in
 // passing, are asked for one by one: that repeats what is worth repeating.
-template <class Tell>
-class Removal {
-public:
-    Removal(Session& session, const std::vector<std::string>& keys, Tell& tell)
-        : session_(session), core_(session.core()), keys_(keys), tell_(tell) {}
-
+struct Removal {
     void run() {
         std::vector<std::size_t> batch;
-        for (std::size_t i = 0; i < keys_.size(); ++i) {
-            if (Result<void> fine = check_key(core_, "remove", keys_[i], true); !fine) {
-                tell_(i, std::move(fine));
-                continue;
-            }
-            (xml::representable(core_.object(keys_[i])) ? batch : singly_).push_back(i);
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            if (const Result<void> fine = check_key(core, "remove", keys[i], true); !fine)
+                tell(i, fine.error());
+            else
+                (xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
-        remove_singly();
-    }
-
-private:
-    void finish(std::size_t i, Result<void> removed, const Timing& timing) {
-        if (removed)
-            record(core_, "remove", keys_[i], outcomes::removed, {}, timing);
-        else
-            removed = record_error(core_, "remove", keys_[i], removed.error(), timing);
-        tell_(i, std::move(removed));
-    }
-    // An outage is not multiplied by the number of keys.
-    void remove_singly() {
-        std::optional<Error> outage;
         s3::run_all(
-            session_, singly_.size(), core_.config.connections,
+            session, singly.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (outage) return finish(singly_[i], *outage, {}), nullptr;
-                return std::make_unique<PlainJob>(session_, request(core_, "remove", Method::erase, keys_[singly_[i]]));
+                if (outage) return finish(singly[i], *outage, {}), nullptr;
+                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
             },
             [&](std::size_t i, s3::Job& job) {
-                Result<void> removed = interpret_removal(session_, job.call());
+                const Result<bool> removed = interpret_removal(session, job.call());
                 if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
                     outage = removed.error();
-                finish(singly_[i], std::move(removed), timing_of(job.call(), 0));
+                finish(singly[i], removed, timing_of(job.call(), 0));
             });
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
-        if (batch.size() < 2 || !bulk_works_) return ask_singly(batch);
+        if (batch.size() < 2 || outage) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
         for (const std::size_t i : batch) {
             list += "<Object><Key>";
-            xml::escape(list, core_.object(keys_[i]));
+            xml::escape(list, core.object(keys[i]));
             list += "</Key></Object>";
         }
         list += "</Delete>";
-        Call call(session_, bulk_request(list));
+        Call call(session, bulk_request(list));
         call.run();
-        const Timing timing = timing_of(call, 0);
+        call.request.operation = "remove";  // what errors are about from here on
         if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
-            return take_in(batch, *failed, timing);
-        const Error why = session_.failure(call);
-        const bool is_outage = call.error || why.code() == Errc::no_such_bucket || why.code() == Errc::throttled ||
-                               call.status() == 403 || (call.status() >= 500 && call.status() != 501);
-        bulk_works_ = is_outage;  // otherwise the store does not do this, and nothing is known of any key
-        if (!is_outage) return ask_singly(batch);
-        for (const std::size_t i : batch) finish(i, why, timing);
+            return take_in(batch, call, failed->entries);
+        const Error why = session.failure(call);
+        if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
+            outage = why;
+        ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
-    void ask_singly(const std::vector<std::size_t>& which) {
-        singly_.insert(singly_.end(), which.begin(), which.end());
-    }
-
-    void take_in(const std::vector<std::size_t>& batch, const xml::ListPage& failed, const Timing& timing) {
-        const auto error_of = [&](std::string_view object) {
-            return std::find_if(failed.entries.begin(), failed.entries.end(), [&](const xml::ListEntry& one) {
-                return one.key == object && one.code != "NoSuchKey";
-            });
-        };
-        if (error_of("") != failed.entries.end()) return ask_singly(batch);
+    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
+    // Removed is what the answer has no error of. An error without a key may be that of any.
+    void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::ListEntry>& errors) {
         for (const std::size_t i : batch) {
-            const auto error = error_of(core_.object(keys_[i]));
-            if (error == failed.entries.end()) {
-                finish(i, {}, timing);
+            const std::string object = core.object(keys[i]);
+            const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::ListEntry& one) {
+                return (one.key.empty() || one.key == object) && one.code != "NoSuchKey";
+            });
+            if (error == errors.end()) {
+                finish(i, true, timing_of(call, 0));
                 continue;
             }
-            Error::Details details;
-            const retry::Rule& rule = retry::rule_for(0, error->code);
-            details.code = rule.kind;
-            details.s3_code = bytes::sanitize(error->code);
-            details.s3_message = bytes::sanitize(error->message);
-            const std::string text = details.s3_code + ": " + details.s3_message;
-            if (rule.action == retry::Action::retry)
-                singly_.push_back(i);
+            call.request.key = keys[i];
+            call.fault = xml::ErrorBody{error->code, error->message, {}, {}};
+            const Error why = session.failure(call);
+            if (error->key.empty() || why.retryable())
+                singly.push_back(i);
             else
-                finish(i, Error(details, s3::about("remove", keys_[i], text)), timing);
+                finish(i, why, timing_of(call, 0));
         }
     }
+    void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
+        if (!removed) return tell(i, record_error(core, "remove", keys[i], removed.error(), timing));
+        record(core, "remove", keys[i], outcomes::removed, {}, timing);
+        tell(i, {});
+    }
 
-    Session& session_;
-    Core& core_;
-    const std::vector<std::string>& keys_;
-    Tell& tell_;
-    std::vector<std::size_t> singly_;
-    bool bulk_works_ = true;
+    Session& session;
+    const std::vector<std::string>& keys;
+    const Tell<void>& tell;
+    Core& core = session.core();
+    std::vector<std::size_t> singly{};
+    std::optional<Error> outage{};  // is not multiplied by the number of keys
 };
-
-template <class Tell>
-void remove_all(Session& session, const std::vector<std::string>& keys, Tell&& tell) {
-    Removal<std::remove_reference_t<Tell>>(session, keys, tell).run();
-}
 
 inline Result<void> remove(Core& core, std::string_view key) {
     Result<void> out;
     Session session(core);
-    remove_all(session, {std::string(key)}, [&](std::size_t, Result<void> removed) { out = std::move(removed); });
+    const Tell<void> tell = [&out](std::size_t, Result<void> removed) { out = std::move(removed); };
+    Removal{session, {std::string(key)}, tell}.run();
     return out;
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](const auto& tell) {
+    return result_of_each<void>("remove", keys, [&](const Tell<void>& tell) {
         Session session(core);
-        remove_all(session, keys, tell);
+        Removal{session, keys, tell}.run();
     });
 }
 
-// What could be done is done, whatever fails; the first failure is what is returned in the end.
-struct Tally {
-    std::uint64_t done = 0, failed = 0;
-    std::optional<Error> first{};
+// -- upkeep
 
-    void add(const Result<void>& result) {
-        ++(result ? done : failed);
-        if (!result && !first) first = result.error();
-    }
-    Result<std::uint64_t> result(const char* what) const {
-        if (!first) return done;
-        return Error(first->details(), std::string(what) + ": " + bytes::number(done) + " removed, " +
-                                           bytes::number(failed) + " failed, the first with: " + first->what());
-    }
-};
-
-// More than one page is gone through again until nothing is found, because a store may skip keys when what lies before
+// Does a job for each entry or upload below the prefix, or else (no `begin`) removes all there is; how many are gone by
+// that. What can be done is done, whatever fails; the first failure is what is returned in the end. What takes more
+// than one page may be gone through again until nothing is found, because a store may skip keys when what lies before
 // them goes; but not for ever, since others may be writing.
-inline constexpr int clear_rounds_max = 3;
-
-inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (Result<void> fine = check_writable(*core, "clear", prefix); !fine) return std::move(fine).error();
-    Pages pages(core, prefix, Look::shallow);
-    pages.hides_scratch = false;
-    Tally tally;
-    for (int round = 0; round < clear_rounds_max; ++round, pages.rewind()) {
-        const std::uint64_t before = tally.done;
-        while (!pages.is_last) {
+inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char* operation, std::string_view prefix,
+                                  Pages::Kind kind, int rounds_max,
+                                  const std::function<std::unique_ptr<s3::Job>(Session&, const Entry&)>& begin) {
+    if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
+    std::uint64_t done = 0, failed = 0;
+    std::optional<Error> first;
+    const Tell<void> tell = [&](std::size_t, const Result<void>& removed) {
+        ++(removed ? done : failed);
+        if (!removed && !first) first = removed.error();
+    };
+    for (int round = 0; round < rounds_max; ++round) {
+        Pages pages(core, prefix, Look::shallow, kind);
+        const std::uint64_t before = done;
+        int count = 0;
+        for (; !pages.is_last; ++count) {
             if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
             std::vector<std::string> keys;
-            for (Entry& entry : pages.page) keys.push_back(std::move(entry.key));
-            remove_all(pages.session, keys, [&](std::size_t, const Result<void>& one) { tally.add(one); });
+            for (const Entry& entry : pages.page) keys.push_back(entry.key);
+            if (!begin) Removal{pages.session, keys, tell}.run();
+            s3::run_all(
+                pages.session, begin ? keys.size() : 0, core->config.connections,
+                [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
+                [&](std::size_t i, s3::Job& job) {
+                    const Result<bool> removed = interpret_removal(pages.session, job.call());
+                    if (!removed || *removed) tell(i, removed ? Result<void>() : removed.error());
+                });
         }
-        if (tally.first || tally.done == before || pages.order.pages < 2) break;
+        if (pages.trouble) tell(0, *pages.trouble);
+        if (first || done == before || count < 2) break;
     }
-    if (pages.unreadable) tally.add(*pages.unreadable);
-    return tally.result("clear");
+    if (!first) return done;
+    return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
+                                       bytes::number(failed) + " failed, the first with: " + first->what());
+}
+
+inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
+    return tidy(core, "clear", prefix, Pages::Kind::with_scratch, 3, {});
 }
 
 inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    if (Result<void> fine = check_writable(*core, "purge_expired", prefix); !fine) return std::move(fine).error();
-    Pages pages(core, prefix, Look::shallow);
-    pages.hides_scratch = false;
-    Tally tally;
-    while (!pages.is_last) {
-        if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
-        s3::run_all(
-            pages.session, pages.page.size(), core->config.connections,
-            [&](std::size_t i) { return std::make_unique<ExpiredRemoval>(pages.session, "purge", pages.page[i].key); },
-            [&](std::size_t, s3::Job& job) {
-                const Result<bool> removed = static_cast<ExpiredRemoval&>(job).result();
-                if (!removed || *removed) tally.add(removed ? Result<void>() : removed.error());
-            });
+    return tidy(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, [](Session& session, const Entry& entry) {
+        return std::make_unique<ExpiredRemoval>(session, "purge", entry.key);
+    });
+}
+
+// Some stores encode a key without saying so: then there is no such upload under the key as it stands.
+struct Abort : PlainJob {
+    using PlainJob::PlainJob;
+    bool prepare_next() override {
+        const auto decoded = bytes::unpercent(plain.request.object, true);
+        if (plain.status() != 404 || !decoded || *decoded == plain.request.object) return false;
+        plain.request.object = *decoded;
+        return true;
     }
-    if (pages.unreadable) tally.add(*pages.unreadable);
-    return tally.result("purge_expired");
-}
+};
 
-inline Result<xml::ListPage> uploads_page(Session& session, const std::string& prefix, const xml::ListPage& before,
-                                          PageOrder& order) {
-    bytes::Pairs query = {{"uploads", ""}, {"encoding-type", "url"}, {"prefix", prefix}};
-    if (before.truncated) {
-        bytes::add(query, "key-marker", before.next_key_marker);
-        bytes::add(query, "upload-id-marker", before.next_upload_id_marker);
-    }
-    Call call(session, s3::bucket_request("sweep_uploads", Method::get, sigv4::canonical_query(query), prefix));
-    call.run();
-    if (!call.ok()) return session.failure(call);
-    std::optional<xml::ListPage> page = xml::list_result(call.answer->text, "Upload");
-    const auto name = [](const xml::ListEntry& upload) { return upload.key + '\n' + upload.upload_id; };
-    const char* wrong = "the answer is no list of uploads";
-    if (page)
-        wrong = page->entries.empty() ? order.check(0, {}, {})
-                                      : order.check(1, name(page->entries.front()), name(page->entries.back()));
-    if (wrong) return refusal(Errc::protocol, "sweep_uploads", prefix, wrong);
-    return *std::move(page);
-}
-
-// Whether it is gone by this. Empty: there is no such upload.
-inline std::optional<Result<void>> abort_upload(Session& session, const std::string& object, const std::string& id) {
-    s3::Request out =
-        s3::bucket_request("sweep_uploads", Method::erase, sigv4::canonical_query({{"uploadId", id}}), object);
-    out.object = object;
-    Call call(session, std::move(out));
-    call.run();
-    if (call.status() == 404 && !call.error) return std::nullopt;
-    if (!call.ok()) return session.failure(call);
-    if (call.answer->text.empty()) return Result<void>();
-    return refusal(Errc::protocol, "sweep_uploads", object, "the answer to the abort is not S3's");
-}
-
-inline Result<std::uint64_t> sweep_uploads(Core& core, std::string_view prefix, Seconds older_than) {
-    if (Result<void> fine = check_writable(core, "sweep_uploads", prefix); !fine) return std::move(fine).error();
-    Session session(core);
-    const std::string below = core.object(prefix);
-    Tally tally;
-    xml::ListPage page;
-    PageOrder order;
-    do {
-        Result<xml::ListPage> got = uploads_page(session, below, page, order);
-        if (!got) return std::move(got).error();
-        page = *std::move(got);
-        for (const xml::ListEntry& upload : page.entries) {
-            // Without a key or an id the request to abort would read as one to remove an object, or the bucket.
-            if (upload.key.empty() || upload.upload_id.empty() || !bytes::starts_with(upload.key, below)) continue;
-            const auto began = dates::iso8601(upload.time);
-            if (!began || retry::seconds_between(*began, core.now()) < older_than.count()) continue;
-            // Some stores encode the key without saying so: then there is no such upload under the key as it stands.
-            const auto decoded = bytes::unpercent(upload.key, true);
-            auto aborted = abort_upload(session, upload.key, upload.upload_id);
-            if (!aborted && decoded && *decoded != upload.key)
-                aborted = abort_upload(session, *decoded, upload.upload_id);
-            if (aborted) tally.add(*aborted);
-        }
-    } while (page.truncated);
-    return tally.result("sweep_uploads");
+inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
+                                           Seconds older_than) {
+    const auto begin = [&](Session& session, const Entry& upload) -> std::unique_ptr<s3::Job> {
+        // Without an id the request to abort would read as one to remove an object.
+        const TimePoint began = upload.info.last_modified;
+        if (upload.info.etag.empty() || began == TimePoint()) return nullptr;
+        if (retry::seconds_between(began, core->now()) < older_than.count()) return nullptr;
+        s3::Request abort = request(*core, "sweep_uploads", Method::erase, upload.key);
+        abort.query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
+        return std::make_unique<Abort>(session, std::move(abort));
+    };
+    return tidy(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, begin);
 }
 
 // -- presigned URLs
@@ -8862,36 +8758,32 @@ inline Result<Value> compute(Core& core, std::string_view key, const Computation
 
 // -- what a person wants to know when it does not work
 
-inline Finding finding_of(const char* about, const Result<std::string>& found, std::string_view otherwise = {}) {
-    using Verdict = Finding::Verdict;
-    if (!found) return {about, Verdict::broken, found.error().what()};
-    return {about, found->empty() ? Verdict::passed_over : Verdict::used,
-            found->empty() ? std::string(otherwise) : *found};
-}
-
 inline std::vector<Finding> explain(Core& core) {
-    const auto setting = [](const Result<credentials::Setting>& found) -> Result<std::string> {
-        if (!found) return found.error();
-        return found->value.empty() ? std::string() : found->value + " (" + found->why + ")";
-    };
+    using Verdict = Finding::Verdict;
     std::vector<Finding> out;
+    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
+        const std::string text = found ? *found : found.error().what();
+        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
+        out.push_back({about, verdict, text.empty() ? otherwise : text});
+    };
+    const auto text_of = [](credentials::Setting&& found) {
+        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
+    };
     if (core.config.credentials)
-        out.push_back(finding_of("credentials: in code", core.identity.snapshot({}).transform([](const auto& got) {
-            return credentials::summary(got->credentials);
-        })));
+        add("credentials: in code", core.identity.snapshot({}).transform(
+                                        [](const auto& got) { return credentials::summary(got->credentials); }));
     else
         out = core.chain.explain();
-    out.push_back(finding_of("region", setting(core.chain.region({})), "us-east-1 (none is configured)"));
-    out.push_back(finding_of("endpoint", setting(core.chain.endpoint_url()), "Amazon S3 (none is configured)"));
-    out.push_back(finding_of("requests go to", core.place().transform([](const auto& place) {
+    add("region", core.chain.region({}).transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core.chain.endpoint_url().transform(text_of), "Amazon S3 (none is configured)");
+    add("requests go to", core.place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
-    })));
+    }));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
     const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
-    out.push_back({"clock", Finding::Verdict::used,
-                   offset == 0 ? "the local one; the store has not refused it"
-                               : "corrected: this machine's is " + off +
-                                     (offset < 0 ? " s ahead of the store's" : " s behind the store's")});
+    const char* side = offset < 0 ? " s ahead of the store's" : " s behind the store's";
+    add("clock",
+        offset == 0 ? "the local one; the store has not refused it" : "corrected: this machine's is " + off + side);
     return out;
 }
 
@@ -9088,7 +8980,7 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefi
     return detail::cache::never_throws(detail::cache::purge_expired, core_, prefix);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws(detail::cache::sweep_uploads, *core_, prefix, older_than);
+    return detail::cache::never_throws(detail::cache::sweep_uploads, core_, prefix, older_than);
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
     return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
