@@ -5215,10 +5215,10 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
     return std::string(".s3cache/").append(what).append("/").append(id);
 }
 inline bool is_scratch_name(std::string_view key) {
-    const std::size_t begin = scratch_name("lease", {}).size();  // as long as that of "probe"
-    const bool is_ours = (key.size() == begin + 32 && bytes::starts_with(key, scratch_name("lease", {}))) ||
-                         (key.size() == begin + 16 && bytes::starts_with(key, scratch_name("probe", {})));
-    return is_ours && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
+    constexpr std::string_view lease = ".s3cache/lease/", probe = ".s3cache/probe/";
+    const std::string_view folder = key.substr(0, lease.size()), id = key.substr(folder.size());
+    return ((folder == lease && id.size() == 32) || (folder == probe && id.size() == 16)) &&
+           id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 // Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
@@ -6164,9 +6164,9 @@ inline constexpr std::uint64_t parts_a_size = 500;
 // processor that sets the pace.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
-// A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way
-// would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
-inline constexpr std::chrono::milliseconds turn_time{10}, slow_source_time{200};
+// A source is read for so long between two turns of the network. One that takes longer to answer is slow: what is on its
+// way would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
+inline constexpr std::chrono::milliseconds turn_time{1}, slow_source_time{200};
 inline constexpr int quick_parts_min = 2;
 // How often a PUT whose answer is odd, or whose condition the store takes in another form, is sent again.
 inline constexpr int puts_again_max = 2;
@@ -6777,6 +6777,11 @@ private:
     Call call_;
 };
 
+// Bytes in memory go up in parts only from twice a part's size on: one PUT is atomic and cheaper.
+inline bool fits_one_put(const Config& config, std::string_view data) {
+    return data.size() <= std::uint64_t{2} * config.part_bytes;
+}
+
 // One way up for memory, files and streams, each through gzip or not: a single PUT if it fits, or else
 //
 //   create ──> parts, several in flight while the next is gathered ──> complete ──> stored
@@ -6785,17 +6790,24 @@ private:
 // A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
 class Upload {
 public:
-    // `write`: the PUT but for its body. `size`: of what the progress callback counts.
-    Upload(Session& session, s3::Request write, PartPlan plan, std::optional<std::uint64_t> size,
-           const ProgressCallback& progress)
+    // What goes up: bytes in memory, or a source; and how far it has come is told to.
+    struct Input {
+        std::string_view memory{};
+        UploadSource* source = nullptr;
+        std::optional<std::uint64_t> size{};
+        const ProgressCallback& progress;
+        std::optional<std::uint32_t> whole_crc{};  // of all the bytes, where they could be read before
+    };
+
+    // `write`: the PUT but for its body.
+    Upload(Session& session, s3::Request write, PartPlan plan, Input input)
         : request(std::move(write)),
           session_(session),
           core_(session.core()),
           plan_(plan),
-          size_(size),
-          progress_(progress),
+          input_(input),
           sum_(session) {
-        if (progress_) session.on_progress([this] { return report(); });
+        if (input_.progress) session.on_progress([this] { return report(); });
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
@@ -6804,20 +6816,12 @@ public:
     Upload& operator=(const Upload&) = delete;
 
     // True: stored; false: a write condition was not met, nothing was stored.
-    // Bytes in memory: nothing is copied. Parts only from twice a part's size on: one PUT is atomic and cheaper.
-    Result<bool> run(std::string_view data) {
-        if (data.size() <= std::uint64_t{2} * core_.config.part_bytes)
-            return finish(Put(session_, std::move(request), data, sum_.update(data)).run(), data.size());
-        memory_ = data;
-        whole_crc_ = digest::crc32c(0, data.data(), data.size());
-        return finish(run_parts(), data.size());
-    }
-    // A source. `whole_crc`: of all its bytes, where they could be read before.
-    Result<bool> run(UploadSource& source, std::optional<std::uint32_t> whole_crc) {
-        source_ = &source;
-        whole_crc_ = whole_crc;
-        Result<bool> stored = run_parts();
-        return finish(std::move(stored), source.taken());
+    Result<bool> run() {
+        const bool fits = !input_.source && fits_one_put(core_.config, input_.memory);
+        Result<bool> stored = fits ? put(input_.memory, sum_.update(input_.memory)) : run_parts();
+        if (stored && *stored && input_.progress)  // what it says no longer matters
+            input_.progress({input_.source ? input_.source->taken() : *input_.size, input_.size});
+        return stored;
     }
 
     s3::Request request;
@@ -6831,31 +6835,27 @@ private:
         Call call;
     };
 
-    Result<bool> finish(Result<bool> stored, std::uint64_t bytes) {
-        if (stored && *stored && progress_) progress_({bytes, size_});  // what it says no longer matters
-        return stored;
-    }
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-        const bool is_deflated = source_ && source_->is_deflated;
-        const std::uint64_t now = is_deflated ? source_->taken() : stored_bytes_ + session_.sent();
+        const bool is_deflated = input_.source && input_.source->is_deflated;
+        const std::uint64_t now = is_deflated ? input_.source->taken() : stored_bytes_ + session_.sent();
         reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
-        return progress_({reported_, size_});
+        return input_.progress({reported_, input_.size});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
-
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
     s3::Request with(Method method, std::string query) const {
         s3::Request out = s3::request(core_, request.operation, method, request.key);
         out.query = std::move(query);
         return out;
     }
+    Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
     // -- parts
 
     Result<bool> run_parts() {
         if (Result<void> fine = gather(); !fine) return std::move(fine).error();
-        if (!has_more_) return Put(session_, std::move(request), parts_.front()->call.request.body, sum_).run();
+        if (!has_more_) return put(parts_.front()->call.request.body, sum_);
         if (Result<void> sent = send_parts(); !sent) return std::move(sent).error();
         return complete();
     }
@@ -6884,8 +6884,7 @@ private:
         out.condition.clear();
         out.method = Method::post;
         out.query = "uploads=";
-        if (whole_crc_ && core_.config.checksums != Checksums::none)
-            out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
+        if (input_.whole_crc) out.header("x-amz-meta-crc32c", entry::crc32c_text(*input_.whole_crc));
         if (has_store_sums()) out.header("x-amz-checksum-algorithm", "CRC32C");
         out.not_cancellable = out.error_in_200 = true;  // since only who knows the id can take the upload back
         Call call(session_, std::move(out));
@@ -6931,17 +6930,21 @@ private:
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
         part->number = begun_;
-        const Result<std::string_view> body = source_ ? fill(*part, size) : memory_.substr(0, size);
+        const Result<std::string_view> body = input_.source ? fill(*part, size) : cut(size);
         if (!body) return body.error();
         part->call.request.body = *body;
         parts_.push_back(std::move(part));
-        if (source_) return {};
-        sum_.update(*body);
-        memory_.remove_prefix(body->size());
-        has_more_ = !memory_.empty();
         return {};
     }
-    // Reads and sums a part, and reads one byte further, which tells whether there is another.
+    std::string_view cut(std::size_t size) {
+        const std::string_view body = input_.memory.substr(0, size);
+        input_.memory.remove_prefix(body.size());
+        has_more_ = !input_.memory.empty();
+        sum_.update(body);
+        return body;
+    }
+    // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
+    // now and then.
     Result<std::string_view> fill(Part& part, std::size_t size) {
         if (part.capacity <= size) {
             part.buffer.reset();  // before there is another
@@ -6949,35 +6952,24 @@ private:
             part.capacity = size + 1;
         }
         char* const data = part.buffer.get();
-        std::size_t filled = 0, summed = 0;
+        std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
-        for (;;) {
-            const std::string_view fresh(data + summed, (std::min)(filled, size) - summed);
-            sum_.update(fresh);
-            summed += fresh.size();
-            if (filled > size || source_->at_end()) break;
-            const Result<std::size_t> count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
-            if (!count) return count.error();
+        sum_.update({data, filled});
+        for (auto turn = http::Clock::now(); filled <= size && !input_.source->at_end();) {
+            const auto asked = http::Clock::now();
+            const auto count = input_.source->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+            if (!count) return about(request.operation, request.key, count.error());
+            sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
+            const auto given = http::Clock::now();
+            if (given - asked > slow_source_time) quick_parts_ = 0;
+            if (given - turn < turn_time) continue;
+            turn = given;
+            if (Result<void> allowed = check_turn(); !allowed) return std::move(allowed).error();
         }
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        return std::string_view(data, summed);
-    }
-    // Asks the source for a while, then lets the network have its turn.
-    Result<std::size_t> read(char* to, std::size_t most) {
-        const auto began = http::Clock::now();
-        http::Clock::duration took{};
-        std::size_t filled = 0;
-        while (filled < most && !source_->at_end() && took < turn_time) {
-            const Result<std::size_t> count = source_->read(to + filled, most - filled);
-            if (!count) return about(request.operation, request.key, count.error());
-            filled += *count;
-            took = http::Clock::now() - began;
-        }
-        if (took > slow_source_time) quick_parts_ = 0;
-        if (Result<void> allowed = check_turn(); !allowed) return std::move(allowed).error();
-        return filled;
+        return std::string_view(data, (std::min)(filled, size));
     }
 
     // What was summed last goes out.
@@ -7074,15 +7066,11 @@ private:
     Session& session_;
     Core& core_;
     const PartPlan plan_;
-    const std::optional<std::uint64_t> size_;
-    const ProgressCallback& progress_;
+    Input input_;  // what is left of it
     BodySum sum_;
-    std::string_view memory_;  // what is left of it
-    UploadSource* source_ = nullptr;
-    bool has_more_ = false;  // than the parts begun
-    char next_byte_ = 0;     // the first of those
-    int quick_parts_ = 0;    // in a row that the source has given without a pause
-    std::optional<std::uint32_t> whole_crc_;
+    bool has_more_ = false;                     // than the parts begun
+    char next_byte_ = 0;                        // the first of those
+    int quick_parts_ = 0;                       // in a row that the source has given without a pause
     std::uint64_t begun_ = 0;                   // parts
     std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
     std::unique_ptr<Part> spare_;
@@ -8038,12 +8026,10 @@ inline Result<Kind> check_kind(std::string_view key, const Payload& payload, con
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
     if (!payload.present()) return refuse("the payload is a null pointer");
     const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
-    if (wanted == Kind::bytes) return Kind::bytes;
-    if (wanted == Kind::json)
-        return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
-    const bool is_text = utf8::valid(payload.view());
-    if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
-    return is_text ? Kind::text : Kind::bytes;
+    if (wanted == Kind::json && !json::valid(payload.view())) return refuse("the payload is not JSON");
+    if (wanted == Kind::bytes || wanted == Kind::json) return *wanted;
+    if (utf8::valid(payload.view())) return Kind::text;
+    return wanted ? Result<Kind>(refuse("the payload is not UTF-8, and so not text")) : Kind::bytes;
 }
 
 // What every object of ours must carry, scratch objects too: a bucket's policy may refuse those without.
@@ -8240,18 +8226,22 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
 
 // -- set
 
-// Of a whole file that goes up in parts: what is sent must then have the same sum. Of others nothing.
-inline Result<std::optional<std::uint32_t>> sum_file(Session& session, const Body& body, const s3::Request& write,
-                                                     bool compress) {
+// The CRC-32C of all that goes up in parts, where it can be read before it is sent.
+inline Result<std::optional<std::uint32_t>> sum_whole(Session& session, std::string_view key, const Body& body,
+                                                      bool compress) {
     const Config& config = session.core().config;
     std::optional<std::uint32_t> crc;
-    if (!body.file || body.size().value_or(0) <= config.part_bytes || compress || config.checksums == Checksums::none)
-        return crc;
+    if (config.checksums == Checksums::none) return crc;
+    if (!body.source) {
+        const std::string_view data = body.payload->view();
+        if (!transfer::fits_one_put(config, data)) crc = digest::crc32c(0, data.data(), data.size());
+    }
+    if (!body.file || compress || body.size().value_or(0) <= config.part_bytes) return crc;
     crc = 0;
     std::vector<char> piece(transfer::piece_bytes);
     while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body.file)) {
         crc = digest::crc32c(*crc, piece.data(), count);
-        if (Result<void> allowed = session.check_allowed("set", write.key); !allowed) return std::move(allowed).error();
+        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
     }
     std::rewind(body.file);
     return crc;
@@ -8259,20 +8249,22 @@ inline Result<std::optional<std::uint32_t>> sum_file(Session& session, const Bod
 
 inline Result<bool> send(Session& session, s3::Request write, const Body& body, const SetOptions& options) {
     const Config& config = session.core().config;
+    const std::string_view key = write.key;
     const Result<transfer::PartPlan> plan = transfer::plan_parts(config, body.size(), options.compress);
-    if (!plan) return about("set", write.key, plan.error());
-    const auto whole_crc = sum_file(session, body, write, options.compress);
+    if (!plan) return about("set", key, plan.error());
+    const auto whole_crc = sum_whole(session, key, body, options.compress);
     if (!whole_crc) return whole_crc.error();
+    std::optional<transfer::UploadSource> source;
+    if (body.source)
+        source.emplace(*body.source, options.compress ? std::optional<int>(config.compression_level) : std::nullopt);
     std::optional<Lease> claim;
-    transfer::Upload upload(session, std::move(write), *plan, body.size(), options.progress);
-    Result<bool> is_met = is_condition_met(session, upload.request, claim);
-    if (!is_met || !*is_met) return is_met;
-    if (!body.source) return upload.run(body.payload->view());
-    transfer::UploadSource reading(*body.source,
-                                   options.compress ? std::optional<int>(config.compression_level) : std::nullopt);
-    Result<bool> stored = upload.run(reading, *whole_crc);
+    transfer::Upload upload(session, std::move(write), *plan,
+                            {source ? std::string_view() : body.payload->view(), source ? &*source : nullptr,
+                             body.size(), options.progress, *whole_crc});
+    Result<bool> stored = is_condition_met(session, upload.request, claim);
+    if (stored && *stored) stored = upload.run();
     if (!stored && body.file && std::ferror(body.file))
-        return file_error("set", upload.request.key, std::string(body.path), "cannot read");
+        return file_error("set", key, std::string(body.path), "cannot read");
     return stored;
 }
 
@@ -8282,42 +8274,39 @@ inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> st
     return stored;
 }
 
-inline Result<bool> set(Core& core, s3::Request write, const Body& body, const SetOptions& options) {
+inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
+                        double cost = 0) {
+    Result<s3::Request> write = write_of(core, key, body, options, cost);
+    if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
-    const std::string_view key = write.key;
     Session session(core, options.timeout);
-    return record_set(core, key, send(session, std::move(write), body, options), timing);
+    return record_set(core, key, send(session, *std::move(write), body, options), timing);
 }
 
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
                                 double cost = 0) {
-    Result<s3::Request> write = write_of(core, key, {&payload}, options, cost);
-    if (!write) return std::move(write).error();
-    if (!options.compress || payload.negative()) return set(core, *std::move(write), {&payload}, options);
+    if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
     const std::string_view data = payload.view();
     const Source source = chunks(&data, &data + 1).sized(data.size());
-    return set(core, *std::move(write), {nullptr, &source}, options);
+    return set(core, key, {&payload, &source}, options, cost);
 }
 
 inline Result<bool> set_source(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
-    Result<s3::Request> write = write_of(core, key, {nullptr, &source}, options);
-    if (!write) return std::move(write).error();
-    return set(core, *std::move(write), {nullptr, &source}, options);
+    return set(core, key, {nullptr, &source}, options);
 }
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
-    Result<s3::Request> write = write_of(core, key, {}, options);
-    if (!write) return std::move(write).error();
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
     const File opened(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
     const Source source = source_of(opened.get());
-    return set(core, *std::move(write), {nullptr, &source, opened.get(), path}, options);
+    return set(core, key, {nullptr, &source, opened.get(), path}, options);
 }
 
-inline bool fits_one_put(const Config& config, const Item& item) {
+inline bool is_one_put(const Config& config, const Item& item) {
     const SetOptions& options = item.options;
     return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-           !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
+           !options.timeout && transfer::fits_one_put(config, item.payload.view());
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
@@ -8329,7 +8318,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 const Item& item = items[i];
                 if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
                     return tell(i, std::move(allowed).error()), nullptr;
-                if (!fits_one_put(core.config, item))
+                if (!is_one_put(core.config, item))
                     return tell(i, set_payload(core, item.key, item.payload, item.options)), nullptr;
                 Result<s3::Request> write = write_of(core, item.key, {&item.payload}, item.options);
                 if (!write) return tell(i, std::move(write).error()), nullptr;

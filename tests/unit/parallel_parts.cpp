@@ -140,8 +140,8 @@ TEST_CASE("a stream that the parts do not hold is refused with a way out, and ta
         REQUIRE(write);
         detail::transfer::UploadSource reading(source, std::nullopt);
         const ProgressCallback nobody;
-        detail::transfer::Upload upload(session, *std::move(write), {2, 2, 5}, std::nullopt, nobody);
-        return upload.run(reading, std::nullopt);
+        detail::transfer::Upload upload(session, *std::move(write), {2, 2, 5}, {{}, &reading, std::nullopt, nobody});
+        return upload.run();
     };
     const auto refused = set("0123456789a");
     CHECK(code_of(refused) == Errc::too_large);
