@@ -6569,6 +6569,17 @@ private:
     std::string pending_;
 };
 
+// What a set() stores: a payload in memory, or a source, which may read a file.
+struct Body {
+    const Payload* payload = nullptr;
+    const Source* source = nullptr;
+    std::FILE* file = nullptr;
+    std::string_view path{};
+
+    bool is_negative() const { return payload && payload->negative(); }
+    std::optional<std::uint64_t> size() const { return source ? source->size() : payload->view().size(); }
+};
+
 // The bytes that a set() sends: a Source, deflated on the way if asked to.
 class UploadSource {
 public:
@@ -6790,24 +6801,19 @@ inline bool fits_one_put(const Config& config, std::string_view data) {
 // A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
 class Upload {
 public:
-    // What goes up: bytes in memory, or a source; and how far it has come is told to.
-    struct Input {
-        std::string_view memory{};
-        UploadSource* source = nullptr;
-        std::optional<std::uint64_t> size{};
-        const ProgressCallback& progress;
-        std::optional<std::uint32_t> whole_crc{};  // of all the bytes, where they could be read before
-    };
-
     // `write`: the PUT but for its body.
-    Upload(Session& session, s3::Request write, PartPlan plan, Input input)
+    Upload(Session& session, s3::Request write, PartPlan plan, const Body& body, const SetOptions& options)
         : request(std::move(write)),
           session_(session),
           core_(session.core()),
           plan_(plan),
-          input_(input),
-          sum_(session) {
-        if (input_.progress) session.on_progress([this] { return report(); });
+          body_(body),
+          progress_(options.progress),
+          sum_(session),
+          memory_(body.source ? std::string_view() : body.payload->view()) {
+        if (progress_) session.on_progress([this] { return report(); });
+        const auto level = options.compress ? std::optional<int>(core_.config.compression_level) : std::nullopt;
+        if (body.source) source_.emplace(*body.source, level);
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
@@ -6817,10 +6823,10 @@ public:
 
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
-        const bool fits = !input_.source && fits_one_put(core_.config, input_.memory);
-        Result<bool> stored = fits ? put(input_.memory, sum_.update(input_.memory)) : run_parts();
-        if (stored && *stored && input_.progress)  // what it says no longer matters
-            input_.progress({input_.source ? input_.source->taken() : *input_.size, input_.size});
+        const bool fits = !source_ && fits_one_put(core_.config, memory_);
+        Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
+        if (stored && *stored && progress_)  // what it says no longer matters
+            progress_({source_ ? source_->taken() : *body_.size(), body_.size()});
         return stored;
     }
 
@@ -6837,10 +6843,10 @@ private:
 
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-        const bool is_deflated = input_.source && input_.source->is_deflated;
-        const std::uint64_t now = is_deflated ? input_.source->taken() : stored_bytes_ + session_.sent();
+        const bool is_deflated = source_ && source_->is_deflated;
+        const std::uint64_t now = is_deflated ? source_->taken() : stored_bytes_ + session_.sent();
         reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
-        return input_.progress({reported_, input_.size});
+        return progress_({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
@@ -6854,13 +6860,11 @@ private:
     // -- parts
 
     Result<bool> run_parts() {
-        if (Result<void> fine = gather(); !fine) return std::move(fine).error();
+        Result<void> fine = sum_whole();
+        if (fine) fine = gather();
+        if (!fine) return std::move(fine).error();
         if (!has_more_) return put(parts_.front()->call.request.body, sum_);
-        if (Result<void> sent = send_parts(); !sent) return std::move(sent).error();
-        return complete();
-    }
-    Result<void> send_parts() {
-        Result<void> fine = create();
+        fine = create();
         if (fine) send(*parts_.front());
         while (fine && (has_more_ || !parts_.empty())) {
             session_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
@@ -6869,7 +6873,21 @@ private:
             fine = gather();
             if (fine) send(*parts_.back());
         }
-        return fine;
+        return fine ? complete() : Result<bool>(std::move(fine).error());
+    }
+    // The CRC-32C of the whole, where that can be read before it goes up in parts.
+    Result<void> sum_whole() {
+        if (core_.config.checksums == Checksums::none) return {};
+        if (!source_) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
+        if (!body_.file || source_->is_deflated || body_.size().value_or(0) <= plan_.first) return {};
+        whole_crc_ = 0;
+        std::vector<char> piece(piece_bytes);
+        while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
+            whole_crc_ = digest::crc32c(*whole_crc_, piece.data(), count);
+            if (Result<void> allowed = check_turn(); !allowed) return allowed;
+        }
+        std::rewind(body_.file);
+        return {};
     }
     bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
     // Whether the operation may go on, once the network has had a turn.
@@ -6884,7 +6902,7 @@ private:
         out.condition.clear();
         out.method = Method::post;
         out.query = "uploads=";
-        if (input_.whole_crc) out.header("x-amz-meta-crc32c", entry::crc32c_text(*input_.whole_crc));
+        if (whole_crc_) out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
         if (has_store_sums()) out.header("x-amz-checksum-algorithm", "CRC32C");
         out.not_cancellable = out.error_in_200 = true;  // since only who knows the id can take the upload back
         Call call(session_, std::move(out));
@@ -6930,16 +6948,16 @@ private:
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
         part->number = begun_;
-        const Result<std::string_view> body = input_.source ? fill(*part, size) : cut(size);
+        const Result<std::string_view> body = source_ ? fill(*part, size) : cut(size);
         if (!body) return body.error();
         part->call.request.body = *body;
         parts_.push_back(std::move(part));
         return {};
     }
     std::string_view cut(std::size_t size) {
-        const std::string_view body = input_.memory.substr(0, size);
-        input_.memory.remove_prefix(body.size());
-        has_more_ = !input_.memory.empty();
+        const std::string_view body = memory_.substr(0, size);
+        memory_.remove_prefix(body.size());
+        has_more_ = !memory_.empty();
         sum_.update(body);
         return body;
     }
@@ -6955,9 +6973,9 @@ private:
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
         sum_.update({data, filled});
-        for (auto turn = http::Clock::now(); filled <= size && !input_.source->at_end();) {
+        for (auto turn = http::Clock::now(); filled <= size && !source_->at_end();) {
             const auto asked = http::Clock::now();
-            const auto count = input_.source->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+            const auto count = source_->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
             sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
@@ -7066,8 +7084,12 @@ private:
     Session& session_;
     Core& core_;
     const PartPlan plan_;
-    Input input_;  // what is left of it
+    const Body& body_;
+    const ProgressCallback& progress_;
     BodySum sum_;
+    std::string_view memory_;             // what is left of it
+    std::optional<UploadSource> source_;  // or where the bytes come from
+    std::optional<std::uint32_t> whole_crc_;
     bool has_more_ = false;                     // than the parts begun
     char next_byte_ = 0;                        // the first of those
     int quick_parts_ = 0;                       // in a row that the source has given without a pause
@@ -7196,6 +7218,7 @@ using s3::Exchange;
 using s3::refusal;
 using s3::request;
 using s3::Session;
+using transfer::Body;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
 // An entry that is replaced under our hands is read or touched again, but not for ever.
@@ -8040,17 +8063,6 @@ inline void add_store_headers(const Config& config, s3::Request& write) {
     if (!config.storage_class.empty()) write.header("x-amz-storage-class", config.storage_class);
 }
 
-// What a set() stores: a payload in memory, or a source, which may read a file.
-struct Body {
-    const Payload* payload = nullptr;
-    const Source* source = nullptr;
-    std::FILE* file = nullptr;
-    std::string_view path{};
-
-    bool is_negative() const { return payload && payload->negative(); }
-    std::optional<std::uint64_t> size() const { return source ? source->size() : payload->view().size(); }
-};
-
 // The PUT that a set() asks for, but for its bytes; an error if nothing must be sent. `cost`: seconds that computing it
 // took, for those who will refresh it ahead of its time; 0: not to be told.
 inline Result<s3::Request> write_of(const Core& core, std::string_view key, const Body& body, const SetOptions& options,
@@ -8097,21 +8109,20 @@ inline Result<bool> honours_conditions(Session& session) {
     if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::string key = entry::scratch_name("probe", core.random_id());
-    const auto is_stored = [&](const char* condition) {
+    Result<bool> stored = false;
+    int times = 0;
+    for (const char* condition : {"*", "*", "\"00000000000000000000000000000000\""}) {
         s3::Request write = request(core, "probe", Method::put, key);
         write.condition = condition;
         write.ttl = Seconds(600);  // in case that it cannot be removed
-        return put_scratch(session, std::move(write), "a scratch object: may be removed");
-    };
-    const Result<bool> first = is_stored("*");
-    if (!first) return first;
-    const Result<bool> second = is_stored("*");
-    const Result<bool> third = second ? is_stored("\"00000000000000000000000000000000\"") : second;
+        if (stored) stored = put_scratch(session, std::move(write), "a scratch object: may be removed");
+        times += stored && *stored ? 1 : 0;
+    }
     Call erase(session, request(core, "probe", Method::erase, key));
     erase.run();
-    if (!third) return third;
-    core.honours_conditions = *second || *third ? Trait::no : Trait::yes;
-    return !*second && !*third;
+    if (!stored) return stored;
+    core.honours_conditions = times == 1 ? Trait::yes : Trait::no;  // the first: it was there then, with another ETag
+    return times == 1;
 }
 
 // Whether write conditions are sure to hold; an error where they are not and Config::conditions requires it.
@@ -8226,51 +8237,21 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
 
 // -- set
 
-// The CRC-32C of all that goes up in parts, where it can be read before it is sent.
-inline Result<std::optional<std::uint32_t>> sum_whole(Session& session, std::string_view key, const Body& body,
-                                                      bool compress) {
-    const Config& config = session.core().config;
-    std::optional<std::uint32_t> crc;
-    if (config.checksums == Checksums::none) return crc;
-    if (!body.source) {
-        const std::string_view data = body.payload->view();
-        if (!transfer::fits_one_put(config, data)) crc = digest::crc32c(0, data.data(), data.size());
-    }
-    if (!body.file || compress || body.size().value_or(0) <= config.part_bytes) return crc;
-    crc = 0;
-    std::vector<char> piece(transfer::piece_bytes);
-    while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body.file)) {
-        crc = digest::crc32c(*crc, piece.data(), count);
-        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
-    }
-    std::rewind(body.file);
-    return crc;
-}
-
-inline Result<bool> send(Session& session, s3::Request write, const Body& body, const SetOptions& options) {
-    const Config& config = session.core().config;
-    const std::string_view key = write.key;
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(config, body.size(), options.compress);
-    if (!plan) return about("set", key, plan.error());
-    const auto whole_crc = sum_whole(session, key, body, options.compress);
-    if (!whole_crc) return whole_crc.error();
-    std::optional<transfer::UploadSource> source;
-    if (body.source)
-        source.emplace(*body.source, options.compress ? std::optional<int>(config.compression_level) : std::nullopt);
-    std::optional<Lease> claim;
-    transfer::Upload upload(session, std::move(write), *plan,
-                            {source ? std::string_view() : body.payload->view(), source ? &*source : nullptr,
-                             body.size(), options.progress, *whole_crc});
-    Result<bool> stored = is_condition_met(session, upload.request, claim);
-    if (stored && *stored) stored = upload.run();
-    if (!stored && body.file && std::ferror(body.file))
-        return file_error("set", key, std::string(body.path), "cannot read");
-    return stored;
-}
-
 inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
     if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
     record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
+    return stored;
+}
+
+inline Result<bool> set_unrecorded(Session& session, s3::Request write, const Body& body, const SetOptions& options) {
+    const auto plan = transfer::plan_parts(session.core().config, body.size(), options.compress);
+    if (!plan) return about("set", write.key, plan.error());
+    std::optional<Lease> claim;
+    transfer::Upload upload(session, std::move(write), *plan, body, options);
+    Result<bool> stored = is_condition_met(session, upload.request, claim);
+    if (stored && *stored) stored = upload.run();
+    if (!stored && body.file && std::ferror(body.file))
+        return file_error("set", upload.request.key, std::string(body.path), "cannot read");
     return stored;
 }
 
@@ -8280,7 +8261,7 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
     Session session(core, options.timeout);
-    return record_set(core, key, send(session, *std::move(write), body, options), timing);
+    return record_set(core, key, set_unrecorded(session, *std::move(write), body, options), timing);
 }
 
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
@@ -8289,10 +8270,6 @@ inline Result<bool> set_payload(Core& core, std::string_view key, const Payload&
     const std::string_view data = payload.view();
     const Source source = chunks(&data, &data + 1).sized(data.size());
     return set(core, key, {&payload, &source}, options, cost);
-}
-
-inline Result<bool> set_source(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
-    return set(core, key, {nullptr, &source}, options);
 }
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
@@ -9123,7 +9100,7 @@ S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, co
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_source, *core_, key, source, options);
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);

@@ -138,9 +138,9 @@ TEST_CASE("a stream that the parts do not hold is refused with a way out, and ta
         const Source source = source_of(data);
         auto write = detail::cache::write_of(**core, "key", {nullptr, &source}, {});
         REQUIRE(write);
-        detail::transfer::UploadSource reading(source, std::nullopt);
-        const ProgressCallback nobody;
-        detail::transfer::Upload upload(session, *std::move(write), {2, 2, 5}, {{}, &reading, std::nullopt, nobody});
+        const detail::transfer::Body body{nullptr, &source};
+        const SetOptions options;
+        detail::transfer::Upload upload(session, *std::move(write), {2, 2, 5}, body, options);
         return upload.run();
     };
     const auto refused = set("0123456789a");
