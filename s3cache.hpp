@@ -7000,17 +7000,14 @@ private:
     }
     // Takes in the answers of the parts that are done.
     Result<void> collect() {
-        for (std::size_t i = 0; i < parts_.size();) {
-            Call& call = parts_[i]->call;
-            if (!call.done) {
-                ++i;
-                continue;
-            }
+        for (std::unique_ptr<Part>& part : parts_) {
+            Call& call = part->call;
+            if (!call.done) continue;
             if (!call.ok()) return session_.failure(call);
             const std::string_view etag = call.headers().get("etag");
             if (etag.empty())
                 return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
-            const auto number = static_cast<std::size_t>(parts_[i]->number);
+            const auto number = static_cast<std::size_t>(part->number);
             stored_.resize((std::max)(stored_.size(), number));
             std::string& line = stored_[number - 1];
             line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
@@ -7020,9 +7017,9 @@ private:
             line += "</Part>";
             stored_bytes_ += call.request.body.size();
             session_.drop(call);
-            spare_ = std::move(parts_[i]);
-            parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
+            spare_ = std::move(part);
         }
+        parts_.erase(std::remove(parts_.begin(), parts_.end(), nullptr), parts_.end());
         return {};
     }
 
@@ -7039,14 +7036,10 @@ private:
         out.error_in_200 = true;
         Call call(session_, std::move(out));
         call.run();
-        return interpret_completion(call);
-    }
-
-    // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself
-    // tells.
-    Result<bool> interpret_completion(Call& call) {
         if (call.ok() && !xml::etag_result(call.answer->text))
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
+        // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
+        // itself tells.
         const bool unmet = is_unmet(call);
         const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
         const Result<bool> by_us = unclear ? is_stored_by_us(session_, request) : Result<bool>(false);
@@ -8154,20 +8147,20 @@ inline constexpr std::chrono::milliseconds lease_settles{300};
 // none that has not lapsed.
 class Lease {
 public:
-    // `timeout`: of giving it back.
-    Lease(Core& core, std::string_view what, Seconds time, std::optional<std::chrono::milliseconds> timeout = {})
+    Lease(Core& core, std::string_view what, Seconds time)
         : core_(core),
           name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32))),
-          time_(time),
-          timeout_(timeout) {}
+          time_(time) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
         if (is_ours_) static_cast<void>(http::shielded([this] { return give_back(), true; }, false));
     }
 
-    // False: another has it. `is_safe`: whether conditions are.
-    Result<bool> take(Session& session, bool is_safe) {
+    // False: another has it.
+    Result<bool> take(Session& session) {
+        const Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
+        if (!is_safe) return is_safe;
         const auto there = look(session, "lease", name_);
         if (!there) return there.error();
         if (*there && !(*there)->expired(core_.unix_now())) return false;
@@ -8180,8 +8173,8 @@ public:
         }
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
-        if (!is_safe) core_.sleep(lease_settles);
-        is_ours_ = is_safe || etag_if_ours(session);
+        if (!*is_safe) core_.sleep(lease_settles);
+        is_ours_ = *is_safe || etag_if_ours(session);
         return is_ours_;
     }
 
@@ -8193,7 +8186,8 @@ private:
     }
     // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
     void give_back() const {
-        Session session(core_, timeout_);
+        Session session(core_);
+        session.allow_cleanup();
         const auto etag = etag_if_ours(session);
         if (!etag) return;
         Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", *etag));
@@ -8203,7 +8197,6 @@ private:
     Core& core_;
     const std::string name_;
     const Seconds time_;
-    const std::optional<std::chrono::milliseconds> timeout_;
     std::string write_id_;
     bool is_ours_ = false;
 };
@@ -8230,7 +8223,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
         write.condition = condition_over(core, *there);
         if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
         claim.emplace(core, "claim " + std::string(write.key), claim_time);
-        const Result<bool> taken = claim->take(session, *is_safe);
+        const Result<bool> taken = claim->take(session);
         if (!taken || !*taken) return taken;
     }
 }
@@ -8676,6 +8669,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
 // Between two looks for another's value: doubles from the first to the most, with jitter.
 inline constexpr std::chrono::milliseconds lease_poll_first{50};
 inline constexpr std::chrono::milliseconds lease_poll_most{1000};
+
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
     using Producer = std::function<Result<Produced>()>;
@@ -8734,27 +8728,22 @@ struct Computation {
         return is_known ? std::nullopt : std::move(found->value);
     }
 
-    // Whether computing is ours now; empty: the store did not say, and computing must not wait for that. An error only
-    // where Config::conditions requires what the store does not do.
-    Result<std::optional<bool>> ask_for(Lease& lease) const {
+    Result<bool> ask_for(Lease& lease) const {
         Session session(core);
-        const Result<bool> is_safe = are_conditions_safe(session, "lease", key);
-        const Result<bool> taken = is_safe ? lease.take(session, *is_safe) : is_safe;
-        if (!is_safe && is_safe.error().code() == Errc::unsupported) return is_safe.error();
-        return taken ? std::optional<bool>(*taken) : std::nullopt;
+        return lease.take(session);
     }
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
     Result<std::optional<Value>> wait_for_turn(Lease& lease) {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
+        const bool is_required = core.config.conditions == Conditions::required;
         const auto cancels = core.cancels.load();
         Seconds waited{0};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-            const Result<std::optional<bool>> is_ours = ask_for(lease);
-            if (!is_ours) return is_ours.error();
-            if (!*is_ours) return std::optional<Value>();
-            if (**is_ours)
-                return others_value();          // the one before us may have stored its value before we had the lease
-            if (is_early) return before.value;  // somebody is at it
+            const Result<bool> is_ours = ask_for(lease);
+            if (!is_ours && is_required && is_ours.error().code() == Errc::unsupported) return is_ours.error();
+            if (!is_ours) return std::optional<Value>();  // the store did not say: computing must not wait for that
+            if (*is_ours) return others_value();          // the one before us may have stored its value before
+            if (is_early) return before.value;            // somebody is at it
             if (waited >= most) return std::optional<Value>();
             if (core.cancels.load() != cancels)
                 return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
