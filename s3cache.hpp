@@ -6881,7 +6881,7 @@ private:
         if (!source_) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
         if (!body_.file || source_->is_deflated || body_.size().value_or(0) <= plan_.first) return {};
         whole_crc_ = 0;
-        std::vector<char> piece(piece_bytes);
+        std::vector<char> piece(8 * piece_bytes);
         while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
             whole_crc_ = digest::crc32c(*whole_crc_, piece.data(), count);
             if (Result<void> allowed = check_turn(); !allowed) return allowed;
