@@ -6948,22 +6948,21 @@ private:
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
         part->number = begun_;
-        const Result<std::string_view> body = source_ ? fill(*part, size) : cut(size);
-        if (!body) return body.error();
-        part->call.request.body = *body;
+        if (source_) {
+            if (Result<void> filled = fill(*part, size); !filled) return filled;
+        } else {
+            std::string_view& body = part->call.request.body;
+            body = memory_.substr(0, size);
+            memory_.remove_prefix(body.size());
+            has_more_ = !memory_.empty();
+            sum_.update(body);
+        }
         parts_.push_back(std::move(part));
         return {};
     }
-    std::string_view cut(std::size_t size) {
-        const std::string_view body = memory_.substr(0, size);
-        memory_.remove_prefix(body.size());
-        has_more_ = !memory_.empty();
-        sum_.update(body);
-        return body;
-    }
     // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
     // now and then.
-    Result<std::string_view> fill(Part& part, std::size_t size) {
+    Result<void> fill(Part& part, std::size_t size) {
         if (part.capacity <= size) {
             part.buffer.reset();  // before there is another
             part.buffer.reset(new char[size + 1]);
@@ -6983,11 +6982,12 @@ private:
             if (given - asked > slow_source_time) quick_parts_ = 0;
             if (given - turn < turn_time) continue;
             turn = given;
-            if (Result<void> allowed = check_turn(); !allowed) return std::move(allowed).error();
+            if (Result<void> allowed = check_turn(); !allowed) return allowed;
         }
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        return std::string_view(data, (std::min)(filled, size));
+        part.call.request.body = {data, (std::min)(filled, size)};
+        return {};
     }
 
     // What was summed last goes out.
