@@ -8174,23 +8174,22 @@ public:
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
         if (!*is_safe) core_.sleep(lease_settles);
-        is_ours_ = *is_safe || etag_if_ours(session);
+        is_ours_ = *is_safe || !etag_if_ours(session).empty();
         return is_ours_;
     }
 
 private:
-    std::optional<std::string> etag_if_ours(Session& session) const {
+    std::string etag_if_ours(Session& session) const {
         const auto there = look(session, "lease", name_);
-        const bool is_ours = there && *there && (*there)->write_id == write_id_;
-        return is_ours ? std::optional<std::string>((*there)->info.etag) : std::nullopt;
+        return there && *there && (*there)->write_id == write_id_ ? (*there)->info.etag : std::string();
     }
     // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
     void give_back() const {
         Session session(core_);
         session.allow_cleanup();
-        const auto etag = etag_if_ours(session);
-        if (!etag) return;
-        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", *etag));
+        const std::string etag = etag_if_ours(session);
+        if (etag.empty()) return;
+        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", etag));
         erase.run();
     }
 
