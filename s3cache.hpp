@@ -5027,10 +5027,10 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
     return std::string(".s3cache/").append(what).append("/").append(id);
 }
 inline bool is_scratch_name(std::string_view key) {
-    const std::size_t begin = scratch_name("lease", {}).size();  // as long as that of "probe"
-    const bool is_ours = (key.size() == begin + 32 && bytes::starts_with(key, scratch_name("lease", {}))) ||
-                         (key.size() == begin + 16 && bytes::starts_with(key, scratch_name("probe", {})));
-    return is_ours && key.find_first_not_of("0123456789abcdef", begin) == std::string_view::npos;
+    constexpr std::string_view lease = ".s3cache/lease/", probe = ".s3cache/probe/";
+    const std::string_view folder = key.substr(0, lease.size()), id = key.substr(folder.size());
+    return ((folder == lease && id.size() == 32) || (folder == probe && id.size() == 16)) &&
+           id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 // Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
@@ -5258,6 +5258,8 @@ struct Request {
     bytes::Pairs headers{};
     std::string_view body{};     // borrowed; of PUT and POST
     std::string payload_hash{};  // empty: that of no body
+    std::string condition{};     // of a write; "*": if there is nothing, an ETag: over that only, empty: none
+    std::string write_id{};      // names this very write, so that an answer that got lost can be made up for
     http::Transfer::Sink sink{};
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool large = false;            // a large answer is likely
@@ -5440,6 +5442,13 @@ public:
         if (!overtime_) overtime_ = (std::max)(*deadline_, http::Clock::now()) + cleanup_overtime;
         deadline_ = overtime_;
     }
+    // Of the bodies of PUTs, what is on its way.
+    std::uint64_t sent() const {
+        std::uint64_t sum = 0;
+        for (const Exchange* exchange : exchanges_)
+            sum += exchange->running && exchange->request.method == Method::put ? exchange->answer->sent() : 0;
+        return sum;
+    }
     credentials::Limits limits() const {
         return {deadline_, [core = &core_, cancels = cancels_] { return core->cancels.load() != cancels; }};
     }
@@ -5477,7 +5486,7 @@ public:
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
         if (report_progress_) report_progress();
-        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_timeout)
+        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
         return !cancelled_;
@@ -5614,6 +5623,8 @@ private:
             out.to_sign.push_back({name, value});
         };
         for (const auto& [name, value] : request.headers) add(name, value);
+        if (!request.condition.empty()) add(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
+        if (!request.write_id.empty()) add("x-amz-meta-write-id", request.write_id);
         const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
         const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
         std::string expiry, date;
@@ -5959,10 +5970,10 @@ inline constexpr std::uint64_t parts_a_size = 500;
 // processor that sets the pace.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
-// A source is asked for so long between two turns of the network. One that takes longer is slow: what is on its way
-// would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
-inline constexpr std::chrono::milliseconds turn_time{10}, slow_source_time{200};
-inline constexpr int fast_parts_min = 2;
+// A source is read for so long between two turns of the network. One that takes longer to answer is slow: what is on its
+// way would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
+inline constexpr std::chrono::milliseconds turn_time{1}, slow_source_time{200};
+inline constexpr int quick_parts_min = 2;
 // How often a PUT whose answer is odd, or whose condition the store takes in another form, is sent again.
 inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
@@ -6364,16 +6375,25 @@ private:
     std::string pending_;
 };
 
+// What a set() stores: a payload in memory, or a source, which may read a file.
+struct Body {
+    const Payload* payload = nullptr;
+    const Source* source = nullptr;
+    std::FILE* file = nullptr;
+    std::string_view path{};
+
+    bool is_negative() const { return payload && payload->negative(); }
+    std::optional<std::uint64_t> size() const { return source ? source->size() : payload->view().size(); }
+};
+
 // The bytes that a set() sends: a Source, deflated on the way if asked to.
 class UploadSource {
 public:
-    UploadSource(const Source& source, std::optional<int> level) : source_(source) {
+    UploadSource(const Source& source, std::optional<int> level) : is_deflated(level.has_value()), source_(source) {
 #ifndef S3CACHE_NO_GZIP
         if (!level) return;
         deflater_.emplace(*level);
         raw_.reset(new char[piece_bytes]);
-#else
-        static_cast<void>(level);
 #endif
     }
 
@@ -6399,13 +6419,8 @@ public:
     }
     bool at_end() const { return is_at_end_; }
     std::uint64_t taken() const { return taken_; }
-    bool is_deflated() const {
-#ifndef S3CACHE_NO_GZIP
-        return deflater_.has_value();
-#else
-        return false;
-#endif
-    }
+
+    const bool is_deflated;
 
 private:
     // One call of the user's function, which may do anything.
@@ -6429,49 +6444,13 @@ private:
 #endif
 };
 
-// Calls the progress callback of a transfer; installed in the session.
-struct ProgressMeter {
-    ProgressMeter(Session& session, const ProgressCallback& to, std::optional<std::uint64_t> size)
-        : callback(to), total(size) {
-        if (!callback) return;
-        session.on_progress([this] {
-            std::uint64_t sum = done;
-            for (const Exchange* call : running) sum += call->answer && !call->done ? call->answer->sent() : 0;
-            most = (std::max)(most, sum);  // a part that is sent again does not count backwards
-            return callback({most, total});
-        });
-    }
-    // All is stored; what the callback says no longer matters.
-    void finish(std::uint64_t bytes) {
-        if (callback) callback({bytes, total});
-    }
-
-    const ProgressCallback& callback;
-    const std::optional<std::uint64_t> total;
-    std::uint64_t done = 0, most = 0;  // without and with what is on its way
-    std::vector<const Exchange*> running{};
-};
-
-// What goes up, apart from its bytes.
-struct Target {
-    const char* operation = "set";
-    std::string_view key{};
-    bytes::Pairs headers{};                                          // of the entry: type, metadata, encryption
-    std::optional<std::pair<std::string, std::string>> condition{};  // If-Match or If-None-Match
-    std::optional<Seconds> ttl{};
-    std::string write_id{};  // names this very write, so that an answer that got lost can be made up for
-    std::optional<std::string> replaced_id{};  // of the write that the condition is about, where that is known
-};
-
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
 struct PartPlan {
     std::uint64_t first = 0, most = 0, parts = parts_max;
 
     std::uint64_t bytes_of(std::uint64_t number) const {
-        std::uint64_t size = first;
-        for (std::uint64_t i = equal_parts; i < number && size < most; i += parts_a_size)
-            size = (std::min)(2 * size, most);
-        return size;
+        const std::uint64_t doubled = number > equal_parts ? 1 + (number - equal_parts - 1) / parts_a_size : 0;
+        return (std::min)(first << doubled, most);
     }
 };
 
@@ -6490,99 +6469,101 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
     return Error(Errc::too_large, "a part of this stream is over Config::transfer_bytes_max: raise it");
 }
 
+// Whether its condition was what kept a write from happening.
+inline bool is_unmet(const Exchange& call) {
+    return !call.request.condition.empty() && !call.error &&
+           (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
+}
+
+// Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
+inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) {
+    if (write.write_id.empty()) return false;
+    session.allow_cleanup();
+    Call look(session, s3::request(session.core(), write.operation, Method::head, write.key));
+    look.run();
+    if (look.status() == 404 && !look.error) return false;
+    if (!look.ok()) return session.failure(look);  // so nobody knows
+    const entry::Facts there = entry::read(look.headers());
+    if (there.from_s3) return there.write_id == write.write_id;
+    return refusal(Errc::protocol, write.operation, write.key, "the answer to a look is cut short, or not a store's");
+}
+
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
 class BodySum {
 public:
-    BodySum(Session& session, bool hashes) : hash_(session.body_hash()), hashes_(hashes) {
+    explicit BodySum(Session& session)
+        : hash_(session.body_hash()),
+          checksums_(session.core().config.checksums),
+          hashes_(!session.core().config.unsigned_payload || !has_tls(session.core())) {
         if (hashes_) hash_.reset();  // of what an upload that was given up has left there
     }
-    void update(std::string_view data) {
+    BodySum& update(std::string_view data) {
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
             if (hashes_) hash_.update(piece);
             crc_ = digest::crc32c(crc_, piece.data(), piece.size());
         }
+        return *this;
     }
-    // Of what came since the last finish().
-    std::uint32_t crc() const { return crc_; }
-    std::string finish() {
-        crc_ = 0;
-        if (!hashes_) return std::string(sigv4::unsigned_payload);
-        const digest::Sha256Digest hash = hash_.finish();
-        return bytes::hex(digest::as_text(hash));
+    // Puts into the request what was summed since the last time; returns the CRC.
+    std::string seal(s3::Request& out) {
+        std::string crc = entry::crc32c_text(std::exchange(crc_, 0U));
+        if (checksums_ == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
+        out.payload_hash = hashes_ ? bytes::hex(digest::as_text(hash_.finish())) : std::string(sigv4::unsigned_payload);
+        return crc;
     }
 
 private:
+    // Over plain http nothing but the hash would vouch for the bytes.
+    static bool has_tls(Core& core) {
+        const auto place = core.place();
+        return place && (*place)->scheme == "https";
+    }
+
     digest::Sha256& hash_;
+    const Checksums checksums_;
     const bool hashes_;
     std::uint32_t crc_ = 0;
 };
 
-// Whether a write condition was what kept the write from happening.
-inline bool is_unmet(const Target& target, const Exchange& call) {
-    return target.condition && !call.error &&
-           (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
-}
-
-// Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
-inline Result<bool> is_stored_by_us(Session& session, const Target& target) {
-    if (target.write_id.empty()) return false;
-    session.allow_cleanup();
-    Call look(session, s3::request(session.core(), target.operation, Method::head, target.key));
-    look.run();
-    if (look.status() == 404 && !look.error) return false;
-    if (!look.ok()) return session.failure(look);  // so nobody knows
-    const entry::Facts there = entry::read(look.headers());
-    if (there.from_s3) return there.write_id == target.write_id;
-    return refusal(Errc::protocol, target.operation, target.key, "the answer to a look is cut short, or not a store's");
-}
-
 // One PUT of bytes that are all there; by itself, or among many.
-class Put {
+class Put : public s3::Job {
 public:
-    // `sum` has seen the body, and nothing else since its last finish().
-    Put(Session& session, const Target& target, std::string_view body, BodySum& sum)
-        : session_(session), target_(target), call_(session, request(session.core(), target, body, sum)) {}
+    // `sum` has seen the body, and nothing else since it was last sealed.
+    Put(Session& session, s3::Request request, std::string_view body, BodySum& sum)
+        : call_(session, std::move(request)) {
+        s3::Request& out = call_.request;
+        out.body = body;
+        const std::string crc = sum.seal(out);
+        if (session.core().config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
+    }
 
-    Call& call() { return call_; }
-    // To be called when the call is done; true: it goes on, once more or in a form that this store takes.
-    bool tend() {
+    Call& call() override { return call_; }
+    bool tend() override {
         if (!call_.done) return true;
         if (sent_again_ == puts_again_max || !(is_odd() || fits_condition())) return false;
         ++sent_again_;
-        session_.drop(call_);
-        session_.start(call_);
+        call_.session.drop(call_);
+        call_.session.start(call_);
         return true;
     }
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return refusal(Errc::protocol, target_.operation, target_.key,
+            return refusal(Errc::protocol, call_.request.operation, call_.request.key,
                            "the answer is not that to a PUT: is the endpoint an S3 store?");
         if (call_.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
-        if (is_unmet(target_, call_)) return is_stored_by_us(session_, target_);
-        return session_.failure(call_);
+        if (is_unmet(call_)) return is_stored_by_us(call_.session, call_.request);
+        return call_.session.failure(call_);
     }
     Result<bool> run() {
-        session_.start(call_);
-        while (tend()) session_.step(s3::step_most);
+        call_.session.start(call_);
+        while (tend()) call_.session.step(s3::step_most);
         return result();
     }
 
 private:
-    static s3::Request request(Core& core, const Target& target, std::string_view body, BodySum& sum) {
-        s3::Request out = s3::request(core, target.operation, Method::put, target.key);
-        out.headers = target.headers;
-        out.body = body;
-        out.ttl = target.ttl;
-        const std::string crc = entry::crc32c_text(sum.crc());
-        if (core.config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
-        if (core.config.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
-        if (target.condition) out.header(target.condition->first, target.condition->second);
-        out.payload_hash = sum.finish();
-        return out;
-    }
     // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
     // answers with a page to one of two who write a key at once.
     bool is_odd() const {
@@ -6591,13 +6572,11 @@ private:
     }
     // Puts the write condition as this store takes it; false: it is as it should be.
     bool fits_condition() {
-        bytes::Pairs& headers = call_.request.headers;
-        if (!target_.condition || headers.back().first != target_.condition->first || call_.ok() || call_.error)
-            return false;
-        std::string& condition = headers.back().second;
+        std::string& condition = call_.request.condition;
+        if (condition.empty() || call_.ok() || call_.error) return false;
         if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported) {
-            headers.pop_back();  // Swift, B2: the look before has to do
-        } else if (is_unmet(target_, call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
+            condition.clear();  // Swift, B2: the look before has to do
+        } else if (is_unmet(call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
             condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
         } else {
             return false;
@@ -6605,17 +6584,20 @@ private:
         return true;
     }
     bool is_still_there() {
-        Call look(session_, s3::request(session_.core(), target_.operation, Method::head, target_.key));
+        const s3::Request& write = call_.request;
+        Call look(call_.session, s3::request(call_.session.core(), write.operation, Method::head, write.key));
         look.run();
-        if (!look.ok() || look.headers().get("etag") != target_.condition->second) return false;
-        return !target_.replaced_id || entry::read(look.headers()).write_id == *target_.replaced_id;
+        return look.ok() && look.headers().get("etag") == write.condition;
     }
 
-    Session& session_;
-    const Target& target_;
     int sent_again_ = 0;
     Call call_;
 };
+
+// Bytes in memory go up in parts only from twice a part's size on: one PUT is atomic and cheaper.
+inline bool fits_one_put(const Config& config, std::string_view data) {
+    return data.size() <= std::uint64_t{2} * config.part_bytes;
+}
 
 // One way up for memory, files and streams, each through gzip or not: a single PUT if it fits, or else
 //
@@ -6625,13 +6607,20 @@ private:
 // A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
 class Upload {
 public:
-    Upload(Session& session, Target& target, ProgressMeter& meter, PartPlan plan, bool hashes)
-        : session_(session),
+    // `write`: the PUT but for its body.
+    Upload(Session& session, s3::Request write, PartPlan plan, const Body& body, const SetOptions& options)
+        : request(std::move(write)),
+          session_(session),
           core_(session.core()),
-          target_(target),
-          meter_(meter),
           plan_(plan),
-          sum_(session, hashes) {}
+          body_(body),
+          progress_(options.progress),
+          sum_(session),
+          memory_(body.source ? std::string_view() : body.payload->view()) {
+        if (progress_) session.on_progress([this] { return report(); });
+        const auto level = options.compress ? std::optional<int>(core_.config.compression_level) : std::nullopt;
+        if (body.source) source_.emplace(*body.source, level);
+    }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
@@ -6639,81 +6628,89 @@ public:
     Upload& operator=(const Upload&) = delete;
 
     // True: stored; false: a write condition was not met, nothing was stored.
-    // Bytes in memory: nothing is copied. Parts only from twice a part's size on: one PUT is atomic and cheaper.
-    Result<bool> run(std::string_view data) {
-        if (data.size() <= std::uint64_t{2} * core_.config.part_bytes) {
-            sum_.update(data);
-            return put(data);
-        }
-        memory_ = data;
-        whole_crc_ = digest::crc32c(0, data.data(), data.size());
-        return run_parts();
+    Result<bool> run() {
+        const bool fits = !source_ && fits_one_put(core_.config, memory_);
+        Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
+        if (stored && *stored && progress_)  // what it says no longer matters
+            progress_({source_ ? source_->taken() : *body_.size(), body_.size()});
+        return stored;
     }
-    // A source. `whole_crc`: of all its bytes, where they could be read before.
-    Result<bool> run(UploadSource& source, std::optional<std::uint32_t> whole_crc) {
-        source_ = &source;
-        whole_crc_ = whole_crc;
-        return run_parts();
-    }
+
+    s3::Request request;
 
 private:
     struct Part {
         Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
         std::size_t capacity = 0;
-        std::string_view body{};  // in the buffer, or in the caller's memory
         std::uint64_t number = 0;
-        std::string crc{};
-        bool is_sent = false;
         Call call;
     };
 
-    Result<bool> put(std::string_view body) {
-        Put put(session_, target_, body, sum_);
-        meter_.running = {&put.call()};
-        Result<bool> stored = put.run();
-        meter_.running.clear();
-        return stored;
+    bool report() {
+        // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
+        const bool is_deflated = source_ && source_->is_deflated;
+        const std::uint64_t now = is_deflated ? source_->taken() : stored_bytes_ + session_.sent();
+        reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
+        return progress_({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
-    Error refuse(Errc code, std::string_view text) const { return refusal(code, target_.operation, target_.key, text); }
-
-    s3::Request request(Method method, std::string query) const {
-        s3::Request out = s3::request(core_, target_.operation, method, target_.key);
+    Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
+    s3::Request with(Method method, std::string query) const {
+        s3::Request out = s3::request(core_, request.operation, method, request.key);
         out.query = std::move(query);
         return out;
     }
+    Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
     // -- parts
 
     Result<bool> run_parts() {
-        if (Result<void> fine = gather(); !fine) return std::move(fine).error();
-        if (!has_more_) return put(parts_.front()->body);
-        if (Result<void> made = create(); !made) return std::move(made).error();
-        prepare(*parts_.front());
-        while (has_more_ || !parts_.empty()) {
-            if (has_room()) {
-                if (Result<void> fine = gather(); !fine) return std::move(fine).error();
-                prepare(*parts_.back());
-            }
-            for (const auto& part : parts_) {
-                if (!part->is_sent) send(*part);
-            }
+        Result<void> fine = sum_whole();
+        if (fine) fine = gather();
+        if (!fine) return std::move(fine).error();
+        if (!has_more_) return put(parts_.front()->call.request.body, sum_);
+        fine = create();
+        if (fine) send(*parts_.front());
+        while (fine && (has_more_ || !parts_.empty())) {
             session_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
-            if (Result<void> fine = collect(); !fine) return std::move(fine).error();
+            fine = collect();
+            if (!fine || !has_room()) continue;
+            fine = gather();
+            if (fine) send(*parts_.back());
         }
-        return complete();
+        return fine ? complete() : Result<bool>(std::move(fine).error());
+    }
+    // The CRC-32C of the whole, where that can be read before it goes up in parts.
+    Result<void> sum_whole() {
+        if (core_.config.checksums == Checksums::none) return {};
+        if (!source_) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
+        if (!body_.file || source_->is_deflated || body_.size().value_or(0) <= plan_.first) return {};
+        whole_crc_ = 0;
+        std::vector<char> piece(8 * piece_bytes);
+        while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
+            whole_crc_ = digest::crc32c(*whole_crc_, piece.data(), count);
+            if (Result<void> allowed = check_turn(); !allowed) return allowed;
+        }
+        std::rewind(body_.file);
+        return {};
     }
     bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
+    // Whether the operation may go on, once the network has had a turn.
+    Result<void> check_turn() {
+        session_.step(s3::Milliseconds(0));
+        return session_.check_allowed(request.operation, request.key);
+    }
 
     Result<void> create() {
-        s3::Request out = request(Method::post, "uploads=");
-        out.headers = target_.headers;
-        if (whole_crc_ && core_.config.checksums != Checksums::none)
-            out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
+        if (request.write_id.empty()) request.write_id = core_.random_id();
+        s3::Request out = request;
+        out.condition.clear();
+        out.method = Method::post;
+        out.query = "uploads=";
+        if (whole_crc_) out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
         if (has_store_sums()) out.header("x-amz-checksum-algorithm", "CRC32C");
-        out.ttl = target_.ttl;
-        out.not_cancellable = out.error_in_200 = true;
+        out.not_cancellable = out.error_in_200 = true;  // since only who knows the id can take the upload back
         Call call(session_, std::move(out));
         // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
         call.on_retry = [this](const Exchange& lost) {
@@ -6724,41 +6721,25 @@ private:
                     "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
             return true;
         };
-        session_.step(s3::Milliseconds(0));  // progress is told before anything is sent
-        if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed) return allowed;
-        is_open_ = true;  // until the answer says otherwise
-        Result<void> allowed = run_to_the_id(call);
+        if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
+        is_open_ = true;                                                    // until the answer says otherwise
+        call.run();
         const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
         if (id) {
             std::string encoded;
             bytes::append_percent(encoded, *id, false);
             id_ = std::move(encoded);
-            return allowed;
+            return session_.check_allowed(request.operation, request.key);
         }
-        is_open_ = !call.done || is_unread(call);
-        if (!call.done) return allowed;
+        is_open_ = is_unread(call);
         return call.ok() ? refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
                          : session_.failure(call);
     }
-    // Waits a little longer than it may, since only who knows the id can take the upload back.
-    Result<void> run_to_the_id(Call& call) {
-        session_.start(call);
-        while (!call.done && session_.step(s3::step_most)) {
-        }
-        Result<void> allowed = session_.check_allowed(target_.operation, target_.key);
-        if (!call.done) session_.allow_cleanup();
-        for (const auto end = http::Clock::now() + s3::cleanup_overtime; !call.done && http::Clock::now() < end;)
-            session_.step(s3::tick);
-        return allowed;
-    }
-    // There was no memory for an answer.
+    // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
     static bool is_unread(const Exchange& call) {
-        if (!call.answer) return false;
+        if (!call.answer) return call.attempts > 0 && call.error && call.error->code() == Errc::cancelled;
         return call.answer->no_memory || call.answer->overflow || call.answer->result == CURLE_OUT_OF_MEMORY;
     }
-
-    // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-    bool reports_taken() const { return source_ && source_->is_deflated(); }
 
     // Takes in and sums the next part.
     Result<void> gather() {
@@ -6766,111 +6747,85 @@ private:
             return refuse(Errc::too_large,
                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
                           "transfer_bytes_max");
-        const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
-        auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, request(Method::put, {}));
-        if (!source_) {
-            part->body = memory_.substr(0, size);
-            memory_.remove_prefix(part->body.size());
-            has_more_ = !memory_.empty();
-            sum_.update(part->body);
-        } else if (Result<void> filled = fill(*part, size); !filled) {
-            return filled;
+        for (const auto& part : parts_) {
+            if (quick_parts_ < quick_parts_min) session_.wait_for(part->call);
         }
+        ++quick_parts_;
+        const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
+        auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
         part->number = begun_;
-        part->is_sent = false;
+        if (source_) {
+            if (Result<void> filled = fill(*part, size); !filled) return filled;
+        } else {
+            std::string_view& body = part->call.request.body;
+            body = memory_.substr(0, size);
+            memory_.remove_prefix(body.size());
+            has_more_ = !memory_.empty();
+            sum_.update(body);
+        }
         parts_.push_back(std::move(part));
         return {};
     }
-    // Reads a part, and one byte further, which tells whether there is another.
+    // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
+    // now and then.
     Result<void> fill(Part& part, std::size_t size) {
         if (part.capacity <= size) {
-            part.capacity = 0;
             part.buffer.reset();  // before there is another
             part.buffer.reset(new char[size + 1]);
             part.capacity = size + 1;
         }
         char* const data = part.buffer.get();
-        std::size_t filled = 0, summed = 0;
+        std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
-        for (;;) {
-            const std::string_view fresh(data + summed, (std::min)(filled, size) - summed);
-            sum_.update(fresh);
-            summed += fresh.size();
-            if (filled > size || source_->at_end()) break;
-            const Result<std::size_t> count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
-            if (!count) return count.error();
+        sum_.update({data, filled});
+        for (auto turn = http::Clock::now(); filled <= size && !source_->at_end();) {
+            const auto asked = http::Clock::now();
+            const auto count = source_->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+            if (!count) return about(request.operation, request.key, count.error());
+            sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
+            const auto given = http::Clock::now();
+            if (given - asked > slow_source_time) quick_parts_ = 0;
+            if (given - turn < turn_time) continue;
+            turn = given;
+            if (Result<void> allowed = check_turn(); !allowed) return allowed;
         }
-        part.body = {data, summed};
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        ++fast_parts_;
+        part.call.request.body = {data, (std::min)(filled, size)};
         return {};
     }
-    // Asks the source for a while, then lets the network have its turn.
-    Result<std::size_t> read(char* to, std::size_t most) {
-        for (std::size_t i = 0; i < parts_.size() && fast_parts_ < fast_parts_min; ++i) {
-            if (parts_[i]->is_sent) session_.wait_for(parts_[i]->call);
-        }
-        const auto began = http::Clock::now();
-        http::Clock::duration took{};
-        std::size_t filled = 0;
-        while (filled < most && !source_->at_end() && took < turn_time) {
-            const Result<std::size_t> count = source_->read(to + filled, most - filled);
-            if (!count) return about(target_.operation, target_.key, count.error());
-            filled += *count;
-            took = http::Clock::now() - began;
-        }
-        if (took > slow_source_time) fast_parts_ = -1;
-        if (reports_taken()) meter_.done = source_->taken();
-        session_.step(s3::Milliseconds(0));
-        if (Result<void> allowed = session_.check_allowed(target_.operation, target_.key); !allowed)
-            return std::move(allowed).error();
-        return filled;
-    }
 
-    // What was summed last becomes a request.
-    void prepare(Part& part) {
+    // What was summed last goes out.
+    void send(Part& part) {
         s3::Request& out = part.call.request;
         out.query = "partNumber=" + bytes::number(part.number) + "&uploadId=" + id_;
-        out.body = part.body;
-        part.crc = has_store_sums() ? entry::crc32c_text(sum_.crc()) : std::string();
-        out.payload_hash = sum_.finish();
         out.headers.clear();
-        if (has_store_sums()) out.header("x-amz-checksum-crc32c", part.crc);
-    }
-    void send(Part& part) {
-        part.is_sent = true;
-        if (!reports_taken()) meter_.running.push_back(&part.call);
+        static_cast<void>(sum_.seal(out));
         session_.start(part.call);
     }
     // Takes in the answers of the parts that are done.
     Result<void> collect() {
-        for (std::size_t i = 0; i < parts_.size();) {
-            Part& part = *parts_[i];
-            if (!part.call.done) {
-                ++i;
-                continue;
-            }
-            if (!part.call.ok()) return session_.failure(part.call);
-            const std::string_view etag = part.call.headers().get("etag");
+        for (std::unique_ptr<Part>& part : parts_) {
+            Call& call = part->call;
+            if (!call.done) continue;
+            if (!call.ok()) return session_.failure(call);
+            const std::string_view etag = call.headers().get("etag");
             if (etag.empty())
                 return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
-            stored_.resize((std::max)(stored_.size(), static_cast<std::size_t>(part.number)));
-            std::string& line = stored_[static_cast<std::size_t>(part.number - 1)];
-            line = "<Part><PartNumber>" + bytes::number(part.number) + "</PartNumber><ETag>";
+            const auto number = static_cast<std::size_t>(part->number);
+            stored_.resize((std::max)(stored_.size(), number));
+            std::string& line = stored_[number - 1];
+            line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
             xml::escape(line, etag);
             line += "</ETag>";
-            if (has_store_sums()) line += "<ChecksumCRC32C>" + part.crc + "</ChecksumCRC32C>";
+            if (has_store_sums()) line += "<ChecksumCRC32C>" + call.request.headers.back().second + "</ChecksumCRC32C>";
             line += "</Part>";
-            if (!reports_taken()) {
-                meter_.done += part.body.size();
-                meter_.running.erase(std::find(meter_.running.begin(), meter_.running.end(), &part.call));
-            }
-            session_.drop(part.call);
-            spare_ = std::move(parts_[i]);
-            parts_.erase(parts_.begin() + static_cast<std::ptrdiff_t>(i));
+            stored_bytes_ += call.request.body.size();
+            session_.drop(call);
+            spare_ = std::move(part);
         }
+        parts_.erase(std::remove(parts_.begin(), parts_.end(), nullptr), parts_.end());
         return {};
     }
 
@@ -6878,8 +6833,8 @@ private:
         std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
         for (const std::string& line : stored_) list += line;
         list += "</CompleteMultipartUpload>";
-        s3::Request out = request(Method::post, "uploadId=" + id_);
-        if (target_.condition) out.header(target_.condition->first, target_.condition->second);
+        s3::Request out = with(Method::post, "uploadId=" + id_);
+        out.condition = request.condition;
         out.header("content-type", "application/xml");
         out.body = list;
         out.payload_hash = bytes::hex(digest::as_text(digest::sha256(list)));
@@ -6887,17 +6842,13 @@ private:
         out.error_in_200 = true;
         Call call(session_, std::move(out));
         call.run();
-        return interpret_completion(call);
-    }
-
-    // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object itself
-    // tells.
-    Result<bool> interpret_completion(Call& call) {
         if (call.ok() && !xml::etag_result(call.answer->text))
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
-        const bool unmet = is_unmet(target_, call);
+        // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
+        // itself tells.
+        const bool unmet = is_unmet(call);
         const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-        const Result<bool> by_us = unclear ? is_stored_by_us(session_, target_) : Result<bool>(false);
+        const Result<bool> by_us = unclear ? is_stored_by_us(session_, request) : Result<bool>(false);
         is_open_ = !call.ok() && !(by_us && *by_us);
         if (!is_open_) return true;
         if (unmet) return by_us;
@@ -6908,10 +6859,9 @@ private:
     // False: it may still be there.
     bool abort() {
         parts_.clear();
-        meter_.running.clear();
-        if (id_.empty()) return emit_leftover("there was no memory to take in its id"), false;
+        if (id_.empty()) return emit_leftover("its id did not arrive, or there was no memory for it"), false;
         session_.allow_cleanup();
-        s3::Request out = request(Method::erase, "uploadId=" + id_);
+        s3::Request out = with(Method::erase, "uploadId=" + id_);
         out.operation = "abort_upload";
         Call call(session_, std::move(out));
         call.run();
@@ -6924,7 +6874,7 @@ private:
         if (!core_.config.on_event) return;
         Event event;
         event.operation = "abort_upload";
-        event.key = target_.key;
+        event.key = request.key;
         event.outcome = "leftover";
         event.detail = why;
         core_.config.on_event(event);
@@ -6932,22 +6882,23 @@ private:
 
     Session& session_;
     Core& core_;
-    Target& target_;
-    ProgressMeter& meter_;
     const PartPlan plan_;
+    const Body& body_;
+    const ProgressCallback& progress_;
     BodySum sum_;
-    std::string_view memory_;  // what is left of it
-    UploadSource* source_ = nullptr;
-    bool has_more_ = false;  // than the parts begun
-    char next_byte_ = 0;     // the first of those
-    int fast_parts_ = 0;     // in a row that the source has given without a pause
+    std::string_view memory_;             // what is left of it
+    std::optional<UploadSource> source_;  // or where the bytes come from
     std::optional<std::uint32_t> whole_crc_;
+    bool has_more_ = false;                     // than the parts begun
+    char next_byte_ = 0;                        // the first of those
+    int quick_parts_ = 0;                       // in a row that the source has given without a pause
     std::uint64_t begun_ = 0;                   // parts
     std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
     std::unique_ptr<Part> spare_;
     std::vector<std::string> stored_;  // what Complete says of each
-    bool is_open_ = false;             // an upload may be, at the store
-    std::string id_;                   // its, percent-encoded
+    std::uint64_t stored_bytes_ = 0, reported_ = 0;
+    bool is_open_ = false;  // an upload may be, at the store
+    std::string id_;        // its, percent-encoded
 };
 
 }  // namespace detail::transfer
@@ -7066,7 +7017,7 @@ using s3::Exchange;
 using s3::refusal;
 using s3::request;
 using s3::Session;
-using transfer::Target;
+using transfer::Body;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
 // An entry that is replaced under our hands is read or touched again, but not for ever.
@@ -7839,18 +7790,6 @@ inline Error file_error(const char* operation, std::string_view key, const std::
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
-// Of a whole file that will go up in parts: what is sent must then have the same sum.
-inline Result<std::uint32_t> sum_file(Session& session, std::string_view key, std::FILE* in) {
-    std::vector<char> piece(transfer::piece_bytes);
-    std::uint32_t crc = 0;
-    while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), in)) {
-        crc = digest::crc32c(crc, piece.data(), count);
-        if (Result<void> allowed = session.check_allowed("set", key); !allowed) return std::move(allowed).error();
-    }
-    std::rewind(in);
-    return crc;
-}
-
 // -- writing
 
 inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
@@ -7862,7 +7801,7 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
-    if (!entry::check_value(options.if_match)) return refuse("if_match is no ETag");
+    if (!entry::check_value(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
     if (!entry::check_value(options.content_type))
         return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
@@ -7876,78 +7815,56 @@ inline Result<Kind> check_kind(std::string_view key, const Payload& payload, con
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
     if (!payload.present()) return refuse("the payload is a null pointer");
     const std::optional<Kind> wanted = options.kind ? options.kind : payload.kind();
-    if (wanted == Kind::bytes) return Kind::bytes;
-    if (wanted == Kind::json)
-        return json::valid(payload.view()) ? Result<Kind>(Kind::json) : refuse("the payload is not JSON");
-    const bool is_text = utf8::valid(payload.view());
-    if (wanted == Kind::text && !is_text) return refuse("the payload is not UTF-8, and so not text");
-    return is_text ? Kind::text : Kind::bytes;
+    if (wanted == Kind::json && !json::valid(payload.view())) return refuse("the payload is not JSON");
+    if (wanted == Kind::bytes || wanted == Kind::json) return *wanted;
+    if (utf8::valid(payload.view())) return Kind::text;
+    return wanted ? Result<Kind>(refuse("the payload is not UTF-8, and so not text")) : Kind::bytes;
 }
 
 // What every object of ours must carry, scratch objects too: a bucket's policy may refuse those without.
-inline void add_store_headers(const Config& config, bytes::Pairs& headers) {
+inline void add_store_headers(const Config& config, s3::Request& write) {
     if (!config.server_side_encryption.empty())
-        bytes::add(headers, "x-amz-server-side-encryption", config.server_side_encryption);
-    if (!config.kms_key_id.empty())
-        bytes::add(headers, "x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
-    if (!config.storage_class.empty()) bytes::add(headers, "x-amz-storage-class", config.storage_class);
+        write.header("x-amz-server-side-encryption", config.server_side_encryption);
+    if (!config.kms_key_id.empty()) write.header("x-amz-server-side-encryption-aws-kms-key-id", config.kms_key_id);
+    if (!config.storage_class.empty()) write.header("x-amz-storage-class", config.storage_class);
 }
 
-inline void name_write(const Core& core, Target& target) {
-    if (!target.write_id.empty()) return;
-    target.write_id = core.random_id();
-    bytes::add(target.headers, "x-amz-meta-write-id", target.write_id);
-}
-
-// `cost`: seconds that computing it took, for those who will refresh it ahead of its time; 0: not to be told.
-inline Target target_for(const Core& core, std::string_view key, Kind kind, const SetOptions& options,
-                         bool is_negative = false, double cost = 0) {
+// The PUT that a set() asks for, but for its bytes; an error if nothing must be sent. `cost`: seconds that computing it
+// took, for those who will refresh it ahead of its time; 0: not to be told.
+inline Result<s3::Request> write_of(const Core& core, std::string_view key, const Body& body, const SetOptions& options,
+                                    double cost = 0) {
+    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
+    const Result<Kind> kind =
+        body.payload ? check_kind(key, *body.payload, options) : options.kind.value_or(Kind::bytes);
+    if (!kind) return kind.error();
     const Config& config = core.config;
-    Target out;
-    out.key = key;
-    bytes::Pairs& headers = out.headers;
-    bytes::add(headers, "content-type",
-               options.content_type.empty() ? entry::content_type(kind) : options.content_type);
-    bytes::add(headers, "x-amz-meta-kind", entry::kind_name(kind));
-    if (options.compress) bytes::add(headers, "x-amz-meta-compressed", "true");
-    if (is_negative) bytes::add(headers, "x-amz-meta-negative", "true");
-    if (cost > 0) bytes::add(headers, "x-amz-meta-cost", entry::seconds_text(cost));
+    s3::Request out = request(core, "set", Method::put, key);
+    out.headers.reserve(8);
+    out.header("content-type", options.content_type.empty() ? entry::content_type(*kind) : options.content_type);
+    out.header("x-amz-meta-kind", entry::kind_name(*kind));
+    if (options.compress && !body.is_negative()) out.header("x-amz-meta-compressed", "true");
+    if (body.is_negative()) out.header("x-amz-meta-negative", "true");
+    if (cost > 0) out.header("x-amz-meta-cost", entry::seconds_text(cost));
     for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
         for (const auto& [name, value] : *metadata)
-            bytes::add(headers, std::string(entry::meta_prefix) + bytes::lower(name), value);
+            out.header(std::string(entry::meta_prefix) + bytes::lower(name), value);
     }
-    add_store_headers(config, headers);
-    if (options.if_absent) out.condition.emplace("if-none-match", "*");
-    if (!options.if_match.empty()) out.condition.emplace("if-match", options.if_match);
-    if (out.condition) name_write(core, out);
+    add_store_headers(config, out);
+    out.condition = options.if_absent ? "*" : options.if_match;
+    if (!out.condition.empty()) out.write_id = core.random_id();
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : config.default_ttl;
     if (ttl && ttl->count() < entry::ttl_seconds_max)
         out.ttl = *ttl * (config.ttl_jitter > 0 ? 1 - config.ttl_jitter * core.random() : 1);
     return out;
 }
 
-// Whether bodies are hashed for the signature.
-inline bool hashes_bodies(Core& core) {
-    if (!core.config.unsigned_payload) return true;
-    const auto place = core.place();
-    return !place || (*place)->scheme != "https";  // over plain http nothing else would vouch for the bytes
-}
-inline transfer::BodySum sum_of(Session& session, std::string_view data) {
-    transfer::BodySum sum(session, hashes_bodies(session.core()));
-    sum.update(data);
-    return sum;
-}
-
 // -- write conditions: what the store makes of them is found out once a cache, by trying
 
-// A small object of the cache's own. False: the condition was not met. `etag` is that of what was stored.
-inline Result<bool> put_small(Session& session, Target& target, std::string_view text, std::string* etag = nullptr) {
-    add_store_headers(session.core().config, target.headers);
-    transfer::BodySum sum = sum_of(session, text);
-    transfer::Put put(session, target, text, sum);
-    const Result<bool> stored = put.run();
-    if (etag && stored && *stored && put.call().answer) *etag = put.call().headers().get("etag");
-    return stored;
+// A small object of the cache's own. False: the condition was not met.
+inline Result<bool> put_scratch(Session& session, s3::Request write, std::string_view text) {
+    add_store_headers(session.core().config, write);
+    transfer::BodySum sum(session);
+    return transfer::Put(session, std::move(write), text, sum.update(text)).run();
 }
 
 // Whether conditions on PUT are honoured. An error: it could not be found out, this time.
@@ -7958,158 +7875,132 @@ inline Result<bool> honours_conditions(Session& session) {
     if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::string key = entry::scratch_name("probe", core.random_id());
-    const auto is_stored = [&](const char* condition, const char* etag) {
-        Target target;
-        target.operation = "probe";
-        target.key = key;
-        target.condition.emplace(condition, etag);
-        target.ttl = Seconds(600);  // in case that it cannot be removed
-        return put_small(session, target, "a scratch object: may be removed");
-    };
-    const Result<bool> first = is_stored("if-none-match", "*");
-    if (!first) return first;
-    const Result<bool> second = is_stored("if-none-match", "*");
-    const Result<bool> third = second ? is_stored("if-match", "\"00000000000000000000000000000000\"") : second;
+    Result<bool> stored = false;
+    int times = 0;
+    for (const char* condition : {"*", "*", "\"00000000000000000000000000000000\""}) {
+        s3::Request write = request(core, "probe", Method::put, key);
+        write.condition = condition;
+        write.ttl = Seconds(600);  // in case that it cannot be removed
+        if (stored) stored = put_scratch(session, std::move(write), "a scratch object: may be removed");
+        times += stored && *stored ? 1 : 0;
+    }
     Call erase(session, request(core, "probe", Method::erase, key));
     erase.run();
-    if (!third) return third;
-    core.honours_conditions = *second || *third ? Trait::no : Trait::yes;
-    return !*second && !*third;
+    if (!stored) return stored;
+    core.honours_conditions = times == 1 ? Trait::yes : Trait::no;  // the first: it was there then, with another ETag
+    return times == 1;
 }
+
+// Whether write conditions are sure to hold; an error where they are not and Config::conditions requires it.
+inline Result<bool> are_conditions_safe(Session& session, const char* operation, std::string_view key) {
+    Core& core = session.core();
+    if (core.config.conditions == Conditions::off) return false;
+    const Result<bool> honours = honours_conditions(session);
+    if (honours && *honours) return true;
+    if (core.config.conditions == Conditions::automatic)
+        return record(core, operation, key, outcomes::unconditional), false;
+    if (!honours) return about(operation, key, honours.error());
+    return refusal(Errc::unsupported, operation, key,
+                   "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
+                   "requires it");
+}
+
+// The condition for a write in the place of what a look has found, if anything: none where none would hold. A weak ETag
+// holds for no server.
+inline std::string condition_over(const Core& core, const std::optional<entry::Facts>& there) {
+    if (core.config.conditions == Conditions::off || (there && !there->has_strong_etag())) return {};
+    return there ? there->info.etag : "*";
+}
+
+// Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
+// looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
+inline constexpr std::chrono::milliseconds lease_settles{300};
+
+// A right that one has at a time among all machines: a small object of unique content beside the key, made if there is
+// none that has not lapsed.
+class Lease {
+public:
+    Lease(Core& core, std::string_view what, Seconds time)
+        : core_(core),
+          name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32))),
+          time_(time) {}
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+    ~Lease() {
+        if (is_ours_) static_cast<void>(http::shielded([this] { return give_back(), true; }, false));
+    }
+
+    // False: another has it.
+    Result<bool> take(Session& session) {
+        const Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
+        if (!is_safe) return is_safe;
+        const auto there = look(session, "lease", name_);
+        if (!there) return there.error();
+        if (*there && !(*there)->expired(core_.unix_now())) return false;
+        s3::Request write = request(core_, "lease", Method::put, name_);
+        write.condition = condition_over(core_, *there);
+        write.write_id = write_id_ = core_.random_id();
+        if (time_.count() < entry::ttl_seconds_max) {
+            write.ttl = time_;
+            write.header("x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
+        }
+        const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
+        if (!stored || !*stored) return stored;
+        if (!*is_safe) core_.sleep(lease_settles);
+        is_ours_ = *is_safe || !etag_if_ours(session).empty();
+        return is_ours_;
+    }
+
+private:
+    std::string etag_if_ours(Session& session) const {
+        const auto there = look(session, "lease", name_);
+        return there && *there && (*there)->write_id == write_id_ ? (*there)->info.etag : std::string();
+    }
+    // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
+    void give_back() const {
+        Session session(core_);
+        session.allow_cleanup();
+        const std::string etag = etag_if_ours(session);
+        if (etag.empty()) return;
+        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", etag));
+        erase.run();
+    }
+
+    Core& core_;
+    const std::string name_;
+    const Seconds time_;
+    std::string write_id_;
+    bool is_ours_ = false;
+};
 
 // How long the place of an expired entry may be claimed; whoever crashes blocks nobody for longer.
 inline constexpr Seconds claim_time{60};
 
-// The right to store an entry in the place of an expired one. Two who want it may bring the bytes that it has had, and
-// so its ETag: If-Match on that would let both pass. So the place is claimed by a small unique object beside it, which
-// only one can make, and given up when the write is over.
-class Claim {
-public:
-    explicit Claim(Session& session) : session_(session) {}
-    Claim(const Claim&) = delete;
-    Claim& operator=(const Claim&) = delete;
-    ~Claim() {
-        if (etag_.empty()) return;
-        static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
-    }
-
-    // False: another has it.
-    Result<bool> take(std::string_view key) {
-        const std::string name = "claim " + std::string(key);
-        name_ = entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(name))).substr(0, 32));
-        const Result<bool> made = make("if-none-match", "*");
-        if (!made || *made) return made;
-        const auto there = look(session_, "claim", name_);
-        if (!there) return there.error();
-        if (!*there) return make("if-none-match", "*");
-        if (!(*there)->expired(session_.core().unix_now())) return false;
-        return make("if-match", (*there)->info.etag);
-    }
-
-private:
-    Result<bool> make(const char* condition, const std::string& value) {
-        Target target;
-        target.operation = "claim";
-        target.key = name_;
-        target.condition.emplace(condition, value);
-        target.ttl = claim_time;
-        name_write(session_.core(), target);
-        bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(claim_time.count()));
-        return put_small(session_, target, target.write_id, &etag_);
-    }
-    void release() {
-        session_.allow_cleanup();
-        Call erase(session_, request(session_.core(), "claim", Method::erase, name_).header("if-match", etag_));
-        erase.run();
-    }
-
-    Session& session_;
-    std::string name_, etag_;
-};
-
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
-// ignores conditions is kept from the plain mistakes. The headers of the write itself then settle what happens in
-// between.
-inline Result<bool> is_condition_met(Session& session, Target& target, Claim& claim) {
-    if (!target.condition) return true;
+// ignores conditions is kept from the plain mistakes. The condition of the write itself then settles what happens in
+// between. Two who want the place of an expired entry may bring the bytes that it has had, and so its ETag: If-Match on
+// that would let both pass. So they look once more with a lease on the place, which is to last until the write is over.
+inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::optional<Lease>& claim) {
+    if (write.condition.empty()) return true;
     Core& core = session.core();
-    const Conditions policy = core.config.conditions;
-    const Result<bool> honours = policy == Conditions::off ? false : honours_conditions(session);
-    const bool is_safe = honours && *honours;
-    if (!is_safe && policy == Conditions::required) {
-        if (!honours) return about(target.operation, target.key, honours.error());
-        return refusal(Errc::unsupported, target.operation, target.key,
-                       "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
-                       "requires it");
-    }
-    if (!is_safe && policy == Conditions::automatic)
-        record(core, target.operation, target.key, outcomes::unconditional);
-    auto there = look(session, target.operation, target.key);
-    if (!there) return there.error();
-    const bool wants_match = target.condition->first == "if-match";
-    const auto is_expired = [&] { return *there && (*there)->expired(core.unix_now()); };
-    if (wants_match ? !*there || (*there)->info.etag != target.condition->second : *there && !is_expired())
-        return false;
-    // A weak ETag holds for no server, so the look has to do, as where conditions are off.
-    if (policy == Conditions::off || (*there && !(*there)->has_strong_etag())) return target.condition.reset(), true;
-    if (wants_match || !*there) return true;
-    if (!entry::is_scratch_name(target.key)) {  // those have unique contents
-        const Result<bool> claimed = claim.take(target.key);
-        if (!claimed || !*claimed) return claimed;
-        there = look(session, target.operation, target.key);  // another may have been there before the claim was ours
+    const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
+    if (!is_safe) return is_safe;
+    const std::string wanted = write.condition;
+    for (;;) {
+        const auto there = look(session, write.operation, write.key);
         if (!there) return there.error();
-        if (*there && !is_expired()) return false;
+        const bool is_met =
+            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->info.etag == wanted;
+        if (!is_met) return false;
+        write.condition = condition_over(core, *there);
+        if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
+        claim.emplace(core, "claim " + std::string(write.key), claim_time);
+        const Result<bool> taken = claim->take(session);
+        if (!taken || !*taken) return taken;
     }
-    if (!*there) return true;
-    target.condition.emplace("if-match", (*there)->info.etag);
-    target.replaced_id = (*there)->write_id;
-    return true;
 }
 
 // -- set
-
-// What a set() stores: bytes in memory, or a source, which may be a file.
-struct Body {
-    std::string_view memory{};
-    const Source* source = nullptr;
-    std::FILE* file = nullptr;
-    std::string path{};
-
-    std::optional<std::uint64_t> size() const { return source ? source->size() : memory.size(); }
-};
-
-inline Result<bool> send(Session& session, Target& target, const Body& body, const SetOptions& options) {
-    Core& core = session.core();
-    const auto size = body.size();
-    const Result<transfer::PartPlan> plan = transfer::plan_parts(core.config, size, options.compress);
-    if (!plan) return about("set", target.key, plan.error());
-    // What is sent of a file in parts must have the sum that the whole has now.
-    std::optional<std::uint32_t> whole_crc;
-    if (body.file && size.value_or(0) > core.config.part_bytes && !options.compress &&
-        core.config.checksums != Checksums::none) {
-        const Result<std::uint32_t> summed = sum_file(session, target.key, body.file);
-        if (!summed) return summed.error();
-        whole_crc = *summed;
-    }
-    transfer::ProgressMeter meter(session, options.progress, size);
-    Claim claim(session);
-    Result<bool> is_met = is_condition_met(session, target, claim);
-    if (!is_met || !*is_met) return is_met;
-    const bool is_named = !target.write_id.empty();  // as conditional writes are
-    if (!is_named && (body.source || *size > std::uint64_t{2} * core.config.part_bytes)) name_write(core, target);
-    transfer::Upload upload(session, target, meter, *plan, hashes_bodies(core));
-    if (!body.source) {
-        Result<bool> stored = upload.run(body.memory);
-        if (stored && *stored) meter.finish(*size);
-        return stored;
-    }
-    transfer::UploadSource reading(*body.source,
-                                   options.compress ? std::optional<int>(core.config.compression_level) : std::nullopt);
-    Result<bool> stored = upload.run(reading, whole_crc);
-    if (stored && *stored) meter.finish(reading.taken());
-    if (!stored && body.file && std::ferror(body.file)) return file_error("set", target.key, body.path, "cannot read");
-    return stored;
-}
 
 inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
     if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
@@ -8117,36 +8008,33 @@ inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> st
     return stored;
 }
 
-inline Result<bool> set(Core& core, std::string_view key, Kind kind, const Body& body, const SetOptions& options,
-                        bool is_negative = false, double cost = 0) {
+inline Result<bool> set_unrecorded(Session& session, s3::Request write, const Body& body, const SetOptions& options) {
+    const auto plan = transfer::plan_parts(session.core().config, body.size(), options.compress);
+    if (!plan) return about("set", write.key, plan.error());
+    std::optional<Lease> claim;
+    transfer::Upload upload(session, std::move(write), *plan, body, options);
+    Result<bool> stored = is_condition_met(session, upload.request, claim);
+    if (stored && *stored) stored = upload.run();
+    if (!stored && body.file && std::ferror(body.file))
+        return file_error("set", upload.request.key, std::string(body.path), "cannot read");
+    return stored;
+}
+
+inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
+                        double cost = 0) {
+    Result<s3::Request> write = write_of(core, key, body, options, cost);
+    if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
     Session session(core, options.timeout);
-    Target target = target_for(core, key, kind, options, is_negative, cost);
-    return record_set(core, key, send(session, target, body, options), timing);
+    return record_set(core, key, set_unrecorded(session, *std::move(write), body, options), timing);
 }
 
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
                                 double cost = 0) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const Result<Kind> kind = check_kind(key, payload, options);
-    if (!kind) return kind.error();
-    std::string_view data = payload.view();
-    if (!options.compress || payload.negative()) {
-        SetOptions plain = options;
-        plain.compress = false;
-        return set(core, key, *kind, {data}, plain, payload.negative(), cost);
-    }
-    const Source source = Source([&data](char* buffer, std::size_t capacity) {
-                              const std::size_t count = data.copy(buffer, capacity);
-                              data.remove_prefix(count);
-                              return count;
-                          }).sized(data.size());
-    return set(core, key, *kind, {{}, &source}, options, false, cost);
-}
-
-inline Result<bool> set_source(Core& core, std::string_view key, const Source& source, const SetOptions& options) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source}, options);
+    if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
+    const std::string_view data = payload.view();
+    const Source source = chunks(&data, &data + 1).sized(data.size());
+    return set(core, key, {&payload, &source}, options, cost);
 }
 
 inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
@@ -8154,33 +8042,13 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
     if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
     const Source source = source_of(opened);
-    return set(core, key, options.kind.value_or(Kind::bytes), {{}, &source, opened.get(), path}, options);
+    return set(core, key, {nullptr, &source, opened.get(), path}, options);
 }
 
-// One of many that goes out in one PUT, as it is.
-struct PutOperation : s3::Job {
-    PutOperation(Session& session, const Item& item, Kind kind, transfer::BodySum sum)
-        : target(target_for(session.core(), item.key, kind, item.options, item.payload.negative())),
-          put(session, target, item.payload.view(), sum) {}
-    Call& call() override { return put.call(); }
-    bool tend() override { return put.tend(); }
-
-    Target target;
-    transfer::Put put;
-};
-
-inline bool fits_one_put(const Config& config, const Item& item) {
+inline bool is_one_put(const Config& config, const Item& item) {
     const SetOptions& options = item.options;
     return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-           !options.timeout && item.payload.view().size() <= std::uint64_t{2} * config.part_bytes;
-}
-
-// The operation for one of many, or else what became of it already.
-inline Result<std::unique_ptr<PutOperation>> begin_put(Session& session, const Item& item) {
-    if (Result<void> fine = check_set(session.core(), item.key, item.options); !fine) return std::move(fine).error();
-    const Result<Kind> kind = check_kind(item.key, item.payload, item.options);
-    if (!kind) return kind.error();
-    return std::make_unique<PutOperation>(session, item, *kind, sum_of(session, item.payload.view()));
+           !options.timeout && transfer::fits_one_put(config, item.payload.view());
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
@@ -8192,16 +8060,18 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 const Item& item = items[i];
                 if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
                     return tell(i, std::move(allowed).error()), nullptr;
-                if (!fits_one_put(core.config, item))
+                if (!is_one_put(core.config, item))
                     return tell(i, set_payload(core, item.key, item.payload, item.options)), nullptr;
-                auto operation = begin_put(session, item);
-                if (!operation) return tell(i, operation.error()), nullptr;
-                return *std::move(operation);
+                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, item.options);
+                if (!write) return tell(i, std::move(write).error()), nullptr;
+                transfer::BodySum sum(session);
+                const std::string_view data = item.payload.view();
+                return std::make_unique<transfer::Put>(session, *std::move(write), data, sum.update(data));
             },
             [&](std::size_t i, s3::Job& job) {
-                PutOperation& one = static_cast<PutOperation&>(job);
-                const Timing timing = timing_of(one.call(), items[i].payload.view().size());
-                tell(i, record_set(core, items[i].key, one.put.result(), timing));
+                transfer::Put& put = static_cast<transfer::Put&>(job);
+                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
+                tell(i, record_set(core, items[i].key, put.result(), timing));
             });
     };
     return result_of_each<bool>("set", items, work);
@@ -8501,67 +8371,6 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
 // Between two looks for another's value: doubles from the first to the most, with jitter.
 inline constexpr std::chrono::milliseconds lease_poll_first{50};
 inline constexpr std::chrono::milliseconds lease_poll_most{1000};
-// Where the store does not honour conditions two may believe to have the lease. Whoever wrote last has it: that is
-// looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
-inline constexpr std::chrono::milliseconds lease_settles{300};
-
-// The right to compute a key, for a time: an entry beside the value, made only if there is none that has not lapsed.
-class Lease {
-public:
-    Lease(Core& core, std::string_view key, Seconds time)
-        : core_(core),
-          name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(key))).substr(0, 32))),
-          time_(time) {}
-    Lease(const Lease&) = delete;
-    Lease& operator=(const Lease&) = delete;
-    ~Lease() {
-        static_cast<void>(http::shielded([this] { return release(), true; }, false));  // it lapses by itself
-    }
-
-    // Whether it is ours now; empty: the store did not say, and computing must not wait for that. An error only where
-    // Config::conditions requires what the store does not do.
-    Result<std::optional<bool>> take() {
-        Session session(core_);
-        SetOptions options;
-        options.ttl = time_;
-        options.if_absent = true;
-        Target target = target_for(core_, name_, Kind::text, options);
-        target.operation = "lease";
-        if (target.ttl) target.ttl = time_;  // without jitter; it is empty for a lease that never lapses
-        if (target.ttl) bytes::add(target.headers, "x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
-        const Result<bool> stored = send(session, target, {target.write_id}, options);
-        const bool required = core_.config.conditions == Conditions::required;
-        if (!stored && required && stored.error().code() == Errc::unsupported) return stored.error();
-        if (!stored) return std::optional<bool>();
-        const bool in_doubt = core_.honours_conditions == Core::Trait::no || core_.config.conditions == Conditions::off;
-        if (*stored && in_doubt) core_.sleep(lease_settles);
-        is_ours_ = *stored;
-        write_id_ = target.write_id;
-        if (in_doubt) is_ours_ = etag_if_ours(session).has_value();
-        return std::optional<bool>(is_ours_);
-    }
-
-private:
-    std::optional<std::string> etag_if_ours(Session& session) const {
-        const auto there = look(session, "lease", name_);
-        const bool is_ours = is_ours_ && there && *there && (*there)->write_id == write_id_;
-        return is_ours ? std::optional<std::string>((*there)->info.etag) : std::nullopt;
-    }
-    void release() {
-        if (!is_ours_) return;
-        Session session(core_);
-        const auto etag = etag_if_ours(session);
-        if (!etag) return;
-        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", *etag));
-        erase.run();
-    }
-
-    Core& core_;
-    const std::string name_;
-    const Seconds time_;
-    std::string write_id_;
-    bool is_ours_ = false;
-};
 
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
@@ -8621,32 +8430,33 @@ struct Computation {
         return is_known ? std::nullopt : std::move(found->value);
     }
 
+    Result<bool> ask_for(Lease& lease) const {
+        Session session(core);
+        return lease.take(session);
+    }
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
     Result<std::optional<Value>> wait_for_turn(Lease& lease) {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
+        const bool is_required = core.config.conditions == Conditions::required;
         const auto cancels = core.cancels.load();
         Seconds waited{0};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-            // After a wait the value is likelier there than the lease is free, and cheaper to ask for.
-            std::optional<Value> value = waited.count() > 0 ? others_value() : std::nullopt;
-            bool is_ours = false;
-            if (!value) {
-                const Result<std::optional<bool>> took = lease.take();
-                if (!took) return took.error();
-                if (!*took) return std::optional<Value>();
-                is_ours = **took;
-                // Also before computing: the one before us may have stored its value between our look and our lease.
-                if (is_ours || waited.count() == 0) value = others_value();
-            }
-            if (value && (!is_ours || waited.count() > 0)) record(core, "get_or_set", key, outcomes::waited);
-            if (value || is_ours) return value;
-            if (is_early) return before.value;  // somebody is at it
+            const Result<bool> is_ours = ask_for(lease);
+            if (!is_ours && is_required && is_ours.error().code() == Errc::unsupported) return is_ours.error();
+            if (!is_ours) return std::optional<Value>();  // the store did not say: computing must not wait for that
+            if (*is_ours) return others_value();          // the one before us may have stored its value before
+            if (is_early) return before.value;            // somebody is at it
             if (waited >= most) return std::optional<Value>();
             if (core.cancels.load() != cancels)
                 return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
             const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
             core.sleep(time);
             waited += time;
+            // The value is likelier there than the lease is free, and cheaper to ask for.
+            std::optional<Value> value = others_value();
+            if (!value) continue;
+            record(core, "get_or_set", key, outcomes::waited);
+            return value;
         }
     }
 
@@ -8936,7 +8746,7 @@ S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, co
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
 S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_source, *core_, key, source, options);
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);

@@ -136,12 +136,13 @@ TEST_CASE("a stream that the parts do not hold is refused with a way out, and ta
     REQUIRE(core);
     const auto set = [&](std::string_view data) {
         detail::s3::Session session(**core);
-        detail::transfer::Target target = detail::cache::target_for(**core, "key", Kind::bytes, {});
         const Source source = source_of(data);
-        detail::transfer::UploadSource reading(source, std::nullopt);
-        const ProgressCallback nobody;
-        detail::transfer::ProgressMeter meter(session, nobody, std::nullopt);
-        return detail::transfer::Upload(session, target, meter, {2, 2, 5}, true).run(reading, std::nullopt);
+        auto write = detail::cache::write_of(**core, "key", {nullptr, &source}, {});
+        REQUIRE(write);
+        const detail::transfer::Body body{nullptr, &source};
+        const SetOptions options;
+        detail::transfer::Upload upload(session, *std::move(write), {2, 2, 5}, body, options);
+        return upload.run();
     };
     const auto refused = set("0123456789a");
     CHECK(code_of(refused) == Errc::too_large);
