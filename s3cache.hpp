@@ -7094,7 +7094,8 @@ struct Pages {
     std::vector<Entry> page{};
     std::size_t at = 0;
     unsigned empty_pages = 0;
-    std::string previous_first{}, previous_last{};
+    std::uint64_t pages = 0;  // that held something
+    std::string remembered{}, previous_last{};
     bool is_last = false;
     std::optional<Error> trouble{};  // about a key that is left out of its page, or why there are no more pages
 
@@ -7121,7 +7122,9 @@ private:
         return has_any;
     }
 
-    // What is wrong with the page, if anything. A store that gives or takes no marker sends the same page for ever.
+    // What is wrong with the page, if anything. A store that ignores the markers sends the same pages for ever: each
+    // page's first name is compared with that of an earlier page, which is moved on at each power of two, so that any
+    // circle is found, in whatever order a store sorts.
     const char* check(const xml::ListPage& got) {
         markers = {{"continuation-token", got.next_token},
                    {"key-marker", got.next_key_marker},
@@ -7131,9 +7134,10 @@ private:
             return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
         const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
         const std::string first = name(got.entries.front());
-        if (first == previous_first || first == previous_last)
+        if (first == remembered || first == previous_last)
             return "the store sends the same page again instead of the next";
-        previous_first = first;
+        if ((pages & (pages + 1)) == 0) remembered = first;
+        ++pages;
         previous_last = name(got.entries.back());
         return nullptr;
     }
