@@ -3937,7 +3937,6 @@ private:
 namespace detail::credentials {
 
 using std::chrono::milliseconds;
-using std::chrono::minutes;
 using std::chrono::seconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
@@ -3956,8 +3955,8 @@ inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, w
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
 inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
-inline constexpr minutes renewal_window{15};           // one thread renews, the others go on
-inline constexpr minutes imds_extension{15};           // use of overdue instance credentials in an outage
+inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
+inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
 inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
 inline constexpr seconds retry_most{60};
 inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
@@ -3989,9 +3988,11 @@ struct Limits {
 struct Setting {
     std::string value{};  // empty: nothing is configured
     std::string why{};    // where it was found
+
+    ~Setting() { bytes::wipe(value); }  // which may be a secret
 };
 
-// -- texts
+// -- texts and checks
 
 using Keys = Result<Credentials>;
 
@@ -4024,17 +4025,42 @@ inline std::string summary(const Credentials& keys) {
            (keys.expires ? ", until " + time_text(*keys.expires) : ", no expiry");
 }
 
+// A value that goes into a header line or next to one; `name` begins the error.
+inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
+                                bool blanks_allowed = false) {
+    if (value.size() > bytes_max) return broken(name + " is longer than " + bytes::number(bytes_max) + " bytes");
+    for (char c : value) {
+        if (c == '\r' || c == '\n')
+            return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
+        if (c == ' ' && !blanks_allowed) return broken(name + " contains a blank");
+        if (c < ' ' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
+    }
+    return {};
+}
+
+// Whether keys that a source, or a user's provider, has returned can be used.
+inline Keys check(Credentials keys, TimePoint now) {
+    if (keys.source.empty()) keys.source = "credentials";
+    const std::string& where = keys.source;
+    if (keys.access_key.empty() != keys.secret_key.empty()) {
+        const std::string set = keys.secret_key.empty() ? "access" : "secret",
+                          other = set == "access" ? "secret" : "access";
+        return broken(where + ": the " + set + " key is set but the " + other + " key is not: set both or neither");
+    }
+    // Blanks in the secret are let through, because it never enters a header and some stores allow them.
+    auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
+    if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
+    if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
+    if (!fine) return std::move(fine).error();
+    if (!keys.expires || *keys.expires > now) return keys;
+    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+                  time_text(now) + ": renew them there, or set the clock");
+}
+
+inline bool is_url(const std::string& url) { return check_value(url, {}, text_bytes_max) && endpoint::parse_url(url); }
+inline bool switched_on(const Setting& set) { return bytes::iequal(bytes::trim(set.value), "true"); }
+
 // -- the real outside: the only place here that touches files, processes and variables
-
-inline std::optional<std::string> variable(const char* name) {
-    const char* value = std::getenv(name);
-    return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
-}
-
-inline void sleep(milliseconds time, const Limits& limits) {
-    const auto end = std::chrono::steady_clock::now() + time;
-    while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
-}
 
 // Empty: it is, or there is none.
 inline Result<std::string> read_file(const std::string& path) {
@@ -4046,14 +4072,13 @@ inline Result<std::string> read_file(const std::string& path) {
 #endif
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
-    std::string text(file != nullptr ? ini::file_bytes_max + 1 : 0, '\0');
-    if (file != nullptr) text.resize(std::fread(&text[0], 1, text.size(), file));
-    const bool failed = file == nullptr || std::ferror(file);
-    const int problem = errno;
-    if (file != nullptr) std::fclose(file);
-    if (failed) return broken(problem == EACCES ? "permission denied" : "system error " + std::to_string(problem));
-    if (text.size() <= ini::file_bytes_max) return text;
-    return broken("it is longer than " + bytes::number(ini::file_bytes_max) + " bytes");
+    if (file == nullptr) return broken(errno == EACCES ? "permission denied" : "system error " + std::to_string(errno));
+    std::string text(ini::file_bytes_max + 1, '\0');
+    text.resize(std::fread(&text[0], 1, text.size(), file));
+    const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
+    std::fclose(file);
+    if (is_whole) return text;
+    return broken("reading it failed, or it is longer than " + bytes::number(ini::file_bytes_max) + " bytes");
 }
 
 #if defined(_WIN32) || defined(S3CACHE_NO_CREDENTIAL_CHAIN)
@@ -4130,8 +4155,6 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
 }
 #endif
 
-// -- what a test puts in place of the outside; HTTP is the caller's
-
 struct WebRequest {
     const char* method = "GET";
     std::string url{};
@@ -4148,14 +4171,21 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
+// What tests put others in place of; HTTP is the caller's.
 struct Environment {
-    std::function<std::optional<std::string>(const char* name)> variable = credentials::variable;
+    std::function<std::optional<std::string>(const char*)> variable = [](const char* name) {
+        const char* value = std::getenv(name);
+        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
+    };
     std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
     std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
         credentials::run_process;
     std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
     std::function<TimePoint()> now = std::chrono::system_clock::now;
-    std::function<void(milliseconds, const Limits&)> sleep = credentials::sleep;
+    std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
+        const auto end = std::chrono::steady_clock::now() + time;
+        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
+    };
 
     // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
     // declare variables that they leave blank.
@@ -4175,46 +4205,6 @@ struct Settings {
     std::string endpoint_url{};
 };
 
-// -- checks
-
-// A value that goes into a header line or next to one; `name` begins the error.
-inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
-                                bool blanks_allowed = false) {
-    if (value.size() > bytes_max) return broken(name + " is longer than " + bytes::number(bytes_max) + " bytes");
-    for (char c : value) {
-        if (c == '\r' || c == '\n')
-            return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
-        if (c == ' ' && !blanks_allowed) return broken(name + " contains a blank");
-        if (c < ' ' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
-    }
-    return {};
-}
-
-// Whether keys that a source, or a user's provider, has returned can be used.
-inline Keys check(Credentials keys, TimePoint now) {
-    if (keys.source.empty()) keys.source = "credentials";
-    const std::string& where = keys.source;
-    if (keys.access_key.empty() != keys.secret_key.empty()) {
-        const std::string set = keys.secret_key.empty() ? "access" : "secret",
-                          other = set == "access" ? "secret" : "access";
-        return broken(where + ": the " + set + " key is set but the " + other + " key is not: set both or neither");
-    }
-    // Blanks in the secret are let through, because it never enters a header and some stores allow them.
-    auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
-    if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
-    if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
-    if (!fine) return std::move(fine).error();
-    if (!keys.expires || *keys.expires > now) return keys;
-    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
-                  time_text(now) + ": renew them there, or set the clock");
-}
-
-inline bool is_url(const std::string& text) {
-    return check_value(text, {}, text_bytes_max) && endpoint::parse_url(text);
-}
-
-inline bool switched_on(const Setting& set) { return bytes::iequal(bytes::trim(set.value), "true"); }
-
 struct Profile : ini::Profile {
     std::string name{};
     std::string where{};  // for messages
@@ -4224,11 +4214,13 @@ struct Profile : ini::Profile {
     bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
 };
 
-// -- answers of endpoints and processes
+// -- endpoints: what they answer, and where they may be
 
 // Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
 // unusable, because else a token could go missing.
-inline Result<xml::StsCredentials> keys_in_json(std::string_view body, const std::string& where) {
+inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body, const std::string& where,
+                                                bool must_expire) {
+    if (!body) return body.error();
     xml::StsCredentials keys;
     const std::pair<const char*, std::string*> members[] = {{"AccessKeyId", &keys.access_key},
                                                             {"SecretAccessKey", &keys.secret_key},
@@ -4236,14 +4228,16 @@ inline Result<xml::StsCredentials> keys_in_json(std::string_view body, const std
                                                             {"Token", &keys.session_token},
                                                             {"Expiration", &keys.expiration}};
     for (const auto& [name, value] : members) {
-        const std::string_view raw = json::member(body, name);
+        const std::string_view raw = json::member(*body, name);
         if (raw.empty() || raw == "null") continue;
-        auto text = json::string_field(body, name);
+        auto text = json::string_field(*body, name);
         if (!text) return broken(where + ": " + name + " is not a text");
         *value = *std::move(text);
     }
-    if (!keys.access_key.empty() || !keys.secret_key.empty()) return keys;
-    return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
+    if (keys.access_key.empty() && keys.secret_key.empty())
+        return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
+    if (must_expire && keys.expiration.empty()) return broken(where + ": the keys have no Expiration");
+    return keys;
 }
 
 // Why an answer is of no use. What STS says about roles and policies is what the reader needs.
@@ -4255,8 +4249,6 @@ inline std::string complaint(const WebAnswer& answer, const std::string& secret)
     const bool repeats = !secret.empty() && error->message.find(secret) != std::string::npos;
     return text + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
 }
-
-// -- addresses
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
 inline bool plain_http_allowed(const endpoint::Url& url) {
@@ -4274,13 +4266,12 @@ inline Result<std::string> container_url(const Setting& set) {
     const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
     const bool fine = check_value(url, {}, text_bytes_max) && url.find_first_of("\\#") == std::string::npos;
     const auto base = fine ? endpoint::parse_url(std::string_view(url).substr(0, end)) : std::nullopt;
-    if (relative && (!base || set.value[0] != '/'))
-        return broken("container: " + set.why + " is no path such as /v2/credentials/ID");
-    if (base && (base->scheme == "https" || plain_http_allowed(*base)))
+    const bool is_path = !relative || set.value[0] == '/';
+    if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
         return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
-    return broken(
-        "container: " + set.why + " is no URL such as http://169.254.170.23/credentials. Plain http is used " +
-        "for localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 and [fd00:ec2::23] only, else https");
+    if (relative) return broken("container: " + set.why + " is no path such as /v2/credentials/ID");
+    return broken("container: " + set.why + " is no https URL, nor one such as http://169.254.170.23/credentials for " +
+                  "localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 or [fd00:ec2::23]");
 }
 
 // -- the chain
@@ -4292,8 +4283,7 @@ public:
     Walk(const Environment& environment, const Settings& settings, Limits limits = {})
         : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
-    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs
-    // keys.
+    // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
     std::string profile_setting(const char* name) { return load() ? selected_->get(name) : std::string(); }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
@@ -4350,9 +4340,8 @@ public:
         if (environment_.first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
-        const Profile& profile = *selected_;
-        if (profile.assumes_role()) return passed_over(profile.where + " names a role, which goes first");
-        return keys_by_web_identity(profile, true);
+        if (selected_->assumes_role()) return passed_over(selected_->where + " names a role, which goes first");
+        return keys_by_web_identity(*selected_, true);
     }
 
     Keys profile() {
@@ -4379,7 +4368,7 @@ public:
         request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
-        return finish(metadata_keys(request, where), where);
+        return finish(keys_in_json(ask(request, where), where, true), where);
     }
 
     // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
@@ -4465,37 +4454,35 @@ private:
         return url;
     }
 
-    // -- profiles
+    // -- profiles and roles
 
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
     // broken.
     Keys keys_of(const Profile& profile) {
         const bool is_source = !roles_.empty();
-        const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
+        const ini::Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
         if (profile.assumes_role() && !(is_source && profile.has_static_keys())) return assume_role(profile);
         if (profile.has("web_identity_token_file")) {
             Keys keys = keys_by_web_identity(profile, !is_source && settings_.profile.empty());
             if (!is_passed_over(keys)) return keys;  // it is if a variable that goes first is empty
         }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (in(profile.credentials) && !sso)
-            return static_keys(*profile.credentials, credentials_path_ + ", " + profile.where);
+        if (in_credentials.has("aws_access_key_id") && !sso)
+            return static_keys(in_credentials, credentials_path_ + ", " + profile.where);
         if (profile.has("credential_process")) return keys_by_process(profile);
         if (sso || profile.has("login_session"))
             return broken(profile.where + " signs in through a session that only the AWS CLI keeps: add this line to " +
                           "it in " + config_path_ + ": " + export_line(profile.name));
-        if (in(profile.config)) return static_keys(*profile.config, config_path_ + ", " + profile.where);
+        if (in_config.has("aws_access_key_id")) return static_keys(in_config, config_path_ + ", " + profile.where);
         return passed_over(profile.where + ": neither aws_access_key_id nor role_arn is set");
     }
 
     // The older name of the session token comes first, as in botocore.
-    Keys static_keys(const ini::Section& section, const std::string& where) const {
-        const ini::Profile only{nullptr, &section};
+    Keys static_keys(const ini::Profile& only, const std::string& where) const {
+        const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
-        if (only.get("aws_access_key_id").empty()) return broken(where + ": aws_access_key_id is empty");
-        return finish(
-            xml::StsCredentials{only.get("aws_access_key_id"), only.get("aws_secret_access_key"), only.get(token), {}},
-            where);
+        if (id.empty()) return broken(where + ": aws_access_key_id is empty");
+        return finish(xml::StsCredentials{id, only.get("aws_secret_access_key"), only.get(token), {}}, where);
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4517,21 +4504,19 @@ private:
             return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
         if (json::number_field(*output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        return finish(keys_in_json(*output, named), named);
+        return finish(keys_in_json(output, named, false), named);
     }
-
-    // -- roles
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
     // is assumed twice.
     Keys assume_role(const Profile& profile) {
-        const std::string &where = profile.where, arn = profile.get("role_arn");
+        const std::string& where = profile.where;
+        const std::string arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
             return broken(where + ": role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial"))
-            return broken(where +
-                          ": mfa_serial asks a person for a code, which this library does not do. Use another " +
-                          "profile with this line: " + export_line(profile.name));
+            return broken(where + ": mfa_serial asks a person for a code; use another profile, with this line: " +
+                          export_line(profile.name));
         roles_.push_back(profile.name);
         const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
         if (is_passed_over(keys))
@@ -4551,9 +4536,8 @@ private:
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
         const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
-        if (again && !(source.name == role.name && source.has_static_keys()))
-            return broken(what + " leads round in a circle");
-        if (roles_.size() > roles_max) return broken(what + " comes after too many roles");
+        if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
+            return broken(what + " leads round in a circle, or through too many roles");
         return keys_of(source);
     }
 
@@ -4565,7 +4549,7 @@ private:
         return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
     }
 
-    // -- STS
+    // -- STS and instance metadata
 
     // A variable counts even if it is empty, as in botocore.
     Keys keys_by_web_identity(const Profile& profile, bool use_variables) {
@@ -4578,10 +4562,8 @@ private:
         const std::string arn = setting("AWS_ROLE_ARN", "role_arn").value;
         const std::string session = setting("AWS_ROLE_SESSION_NAME", "role_session_name").value;
         if (token.value.empty()) return passed_over(token.why + " is empty");
-        if (arn.empty())
-            return broken(token.why + " is set but " +
-                          (bytes::ends_with(token.why, "FILE") ? "AWS_ROLE_ARN" : "role_arn") +
-                          " is not: set both or neither");
+        const char* role = bytes::ends_with(token.why, "FILE") ? "AWS_ROLE_ARN" : "role_arn";
+        if (arn.empty()) return broken(token.why + " is set but " + role + " is not: set both or neither");
         if (auto read = read_token(token, false); !read) return std::move(read).error();
         return ask_sts("AssumeRoleWithWebIdentity",
                        {{"RoleArn", arn}, {"RoleSessionName", session}, {"WebIdentityToken", token.value}}, nullptr,
@@ -4609,22 +4591,21 @@ private:
         // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
         const bool of_aws = !configured->value.empty() && bytes::is_digit(configured->value.back());
         const std::string signing_region = of_aws ? configured->value : "us-east-1";
-        const std::string suffix(endpoint::partition_of(signing_region).suffix);
-        const auto url =
-            endpoint::parse_url(place->value.empty() ? "https://sts." + signing_region + "." + suffix : place->value);
+        const std::string of_region = "https://sts." + signing_region + ".";
+        const auto url = endpoint::parse_url(
+            place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
+                                 : place->value);
         if (!url) return broken(where + ": there is no STS endpoint");
-        std::string body = std::string("Action=") + operation + "&Version=2011-06-15";
+        WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
+        request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
+        request.timeout = sts_timeout;
+        request.body = std::string("Action=") + operation + "&Version=2011-06-15";
         for (auto& [name, value] : fields) {
             if (name == "RoleSessionName" && value.empty())
                 value = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
             if (value.empty()) continue;
-            bytes::append_percent(body.append(1, '&').append(name).append(1, '='), value, false);
+            bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
-        WebRequest request{"POST",
-                           url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path),
-                           {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}},
-                           body,
-                           sts_timeout};
         request.secret = keys != nullptr ? keys->session_token : fields.back().second;
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
@@ -4646,17 +4627,6 @@ private:
         const sigv4::Request to_sign{"POST", url.path, {}, headers.data(), headers.size(), hash};
         sigv4::Signer signer;
         bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
-    }
-
-    // -- container and instance metadata
-
-    // The last question to a container's agent or an instance's metadata.
-    Result<xml::StsCredentials> metadata_keys(const WebRequest& request, const std::string& where) const {
-        const auto answer = ask(request, where);
-        if (!answer) return answer.error();
-        auto keys = keys_in_json(*answer, where);
-        if (keys && keys->expiration.empty()) return broken(where + ": the keys have no Expiration");
-        return keys;
     }
 
     // Without a slash at its end.
@@ -4681,8 +4651,6 @@ private:
         WebRequest request{"PUT", *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
         request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
         const auto session = ask(request, where, {0, 403, 404, 405});
-        if (is_passed_over(session))
-            return passed_over(session.error().what() + std::string("; in a container the hop limit must be 2"));
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
@@ -4696,7 +4664,7 @@ private:
         const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
         bytes::append_percent(request.url, role, false);
         where += ", role " + bytes::sanitize(role);
-        auto keys = metadata_keys(request, where);
+        auto keys = keys_in_json(ask(request, where), where, true);
         // Overdue keys are handed out while they cannot be renewed, and S3 goes on taking those. The spread keeps a
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
@@ -4706,8 +4674,8 @@ private:
         return finish(std::move(keys), where);
     }
 
-    // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is none, which the
-    // statuses in `absent` say.
+    // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
+    // service, or not what was asked for: `absent` are the statuses that say so.
     Result<std::string> ask(const WebRequest& request, const std::string& where,
                             std::initializer_list<int> absent = {}) const {
         for (int attempt = 1; !limits_.over(); ++attempt) {
@@ -4721,12 +4689,10 @@ private:
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
             const bool is_absent = std::find(absent.begin(), absent.end(), answer.status) != absent.end();
-            return is_absent ? passed_over(text) : broken(text);
+            return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
         return limits_.error(where + " was asked");
     }
-
-    // -- what they have in common
 
     Keys finish(Result<xml::StsCredentials> got, const std::string& where) const {
         if (!got) return std::move(got).error();
@@ -4778,7 +4744,11 @@ public:
             const bool is_kept_out = source.by_variables && !settings_.profile.empty();
             Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code")) : (walk.*source.ask)();
             if (keys) answered_ = &source;
-            if (findings != nullptr) findings->push_back(finding_of(source, keys));
+            const auto verdict = is_passed_over(keys) ? Finding::Verdict::passed_over : Finding::Verdict::broken;
+            if (findings != nullptr)
+                findings->push_back({std::string("credentials: ") + source.name,
+                                     keys ? Finding::Verdict::used : verdict,
+                                     keys ? summary(*keys) : keys.error().what()});
             if (!is_passed_over(keys)) return keys;
             text = before ? std::string(source.name) + ", which gave credentials before: "
                           : text + "; " + source.name + ": ";
@@ -4802,13 +4772,6 @@ public:
     Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
 
 private:
-    static Finding finding_of(const Source& source, const Keys& keys) {
-        const std::string about = std::string("credentials: ") + source.name;
-        if (keys) return {about, Finding::Verdict::used, summary(*keys)};
-        return {about, is_passed_over(keys) ? Finding::Verdict::passed_over : Finding::Verdict::broken,
-                keys.error().what()};
-    }
-
     const Environment environment_;
     const Settings settings_;
     std::atomic<const Source*> answered_{nullptr};
@@ -4830,20 +4793,17 @@ struct Snapshot {
 // After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
 class Provider {
 public:
-    using Source = std::function<Keys(const Limits&)>;
-
-    Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
+    Provider(std::function<Keys(const Limits&)> source, std::function<TimePoint()> now)
+        : source_(std::move(source)), now_(std::move(now)) {}
 
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        TimePoint now = now_();
-        if (!is_usable(now)) {
-            if (!wait(lock, limits)) return limits.error("another thread fetched the credentials");
-            now = now_();
-        }
-        if (is_usable(now) && (now < renew_at_ || refreshing_ || is_too_early(now))) return current_;
+        if (refreshing_ && !is_usable(now_()) && !wait(lock, limits))
+            return limits.error("another thread fetched the credentials");
+        const TimePoint now = now_();
+        if (refreshing_ || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
         if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
         if (done || is_usable(now_())) return current_;
@@ -4899,8 +4859,7 @@ private:
         // That the caller had no time left says nothing about the source: the next caller asks it.
         if (!got && limits.over()) return std::move(got).error();
         if (!got) {
-            const seconds most = is_usable(now) ? retry_most : retry_most_unserved;
-            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
+            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
             retry_at_ = now + pause_;
             error_ = got.error().what();
             return broken(error_);
@@ -4920,7 +4879,7 @@ private:
         return {};
     }
 
-    const Source source_;
+    const std::function<Keys(const Limits&)> source_;
     const std::function<TimePoint()> now_;
     std::mutex mutex_;
     std::condition_variable done_;
