@@ -4042,11 +4042,10 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
 inline Keys check(Credentials keys, TimePoint now) {
     if (keys.source.empty()) keys.source = "credentials";
     const std::string& where = keys.source;
-    if (keys.access_key.empty() != keys.secret_key.empty()) {
-        const std::string set = keys.secret_key.empty() ? "access" : "secret",
-                          other = set == "access" ? "secret" : "access";
-        return broken(where + ": the " + set + " key is set but the " + other + " key is not: set both or neither");
-    }
+    const char* half = keys.secret_key.empty() ? ": the access key is set but the secret key"
+                                               : ": the secret key is set but the access key";
+    if (keys.access_key.empty() != keys.secret_key.empty())
+        return broken(where + half + " is not: set both or neither");
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
     auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
     if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
@@ -4341,7 +4340,7 @@ public:
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
         if (selected_->assumes_role()) return passed_over(selected_->where + " names a role, which goes first");
-        return keys_by_web_identity(*selected_, true);
+        return keys_by_web_identity(*selected_);
     }
 
     Keys profile() {
@@ -4459,11 +4458,10 @@ private:
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
     // broken.
     Keys keys_of(const Profile& profile) {
-        const bool is_source = !roles_.empty();
         const ini::Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
-        if (profile.assumes_role() && !(is_source && profile.has_static_keys())) return assume_role(profile);
+        if (profile.assumes_role() && (roles_.empty() || !profile.has_static_keys())) return assume_role(profile);
         if (profile.has("web_identity_token_file")) {
-            Keys keys = keys_by_web_identity(profile, !is_source && settings_.profile.empty());
+            Keys keys = keys_by_web_identity(profile);
             if (!is_passed_over(keys)) return keys;  // it is if a variable that goes first is empty
         }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
@@ -4510,24 +4508,24 @@ private:
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
     // is assumed twice.
     Keys assume_role(const Profile& profile) {
-        const std::string& where = profile.where;
         const std::string arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
-            return broken(where + ": role_arn needs source_profile or credential_source, and not both");
+            return broken(profile.where + ": role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial"))
-            return broken(where + ": mfa_serial asks a person for a code; use another profile, with this line: " +
+            return broken(profile.where +
+                          ": mfa_serial asks a person for a code; use another profile, with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
         const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
         if (is_passed_over(keys))
-            return broken(where + ": no credentials to assume the role with: " + keys.error().what());
+            return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
         return ask_sts("AssumeRole",
                        {{"RoleArn", arn},
                         {"RoleSessionName", profile.get("role_session_name")},
                         {"ExternalId", profile.get("external_id")},
                         {"DurationSeconds", profile.get("duration_seconds")}},
-                       &*keys, where + ", role " + bytes::sanitize(arn));
+                       &*keys, profile.where + ", role " + bytes::sanitize(arn));
     }
 
     // A profile that holds keys beside its role may be its own source.
@@ -4551,8 +4549,9 @@ private:
 
     // -- STS and instance metadata
 
-    // A variable counts even if it is empty, as in botocore.
-    Keys keys_by_web_identity(const Profile& profile, bool use_variables) {
+    // Variables go before the selected profile, even if they are empty, as in botocore.
+    Keys keys_by_web_identity(const Profile& profile) {
+        const bool use_variables = roles_.empty() && settings_.profile.empty();
         const auto setting = [&](const char* variable, const char* otherwise) {
             auto value = use_variables ? environment_.variable(variable) : std::nullopt;
             if (!value) return profile.setting(otherwise);
@@ -4743,16 +4742,14 @@ public:
             if (before != nullptr && before != &source) continue;
             const bool is_kept_out = source.by_variables && !settings_.profile.empty();
             Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code")) : (walk.*source.ask)();
+            using Verdict = Finding::Verdict;
+            const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
+            const std::string said = keys ? summary(*keys) : keys.error().what();
+            if (findings != nullptr) findings->push_back({std::string("credentials: ") + source.name, verdict, said});
             if (keys) answered_ = &source;
-            const auto verdict = is_passed_over(keys) ? Finding::Verdict::passed_over : Finding::Verdict::broken;
-            if (findings != nullptr)
-                findings->push_back({std::string("credentials: ") + source.name,
-                                     keys ? Finding::Verdict::used : verdict,
-                                     keys ? summary(*keys) : keys.error().what()});
             if (!is_passed_over(keys)) return keys;
-            text = before ? std::string(source.name) + ", which gave credentials before: "
-                          : text + "; " + source.name + ": ";
-            text += keys.error().what();
+            text = before ? source.name + (", which gave credentials before: " + said)
+                          : text + "; " + source.name + ": " + said;
         }
 #ifdef S3CACHE_NO_CREDENTIAL_CHAIN
         text += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
