@@ -3988,8 +3988,6 @@ struct Limits {
 struct Setting {
     std::string value{};  // empty: nothing is configured
     std::string why{};    // where it was found
-
-    ~Setting() { bytes::wipe(value); }  // which may be a secret
 };
 
 // -- texts and checks
@@ -4512,8 +4510,7 @@ private:
         if (profile.has("source_profile") == profile.has("credential_source"))
             return broken(profile.where + ": role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial"))
-            return broken(profile.where +
-                          ": mfa_serial asks a person for a code; use another profile, with this line: " +
+            return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
         const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
