@@ -4037,7 +4037,7 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
 }
 
 // Whether keys that a source, or a user's provider, has returned can be used.
-inline Keys check(Credentials keys, TimePoint now) {
+inline Result<void> check(Credentials& keys, TimePoint now) {
     if (keys.source.empty()) keys.source = "credentials";
     const std::string& where = keys.source;
     const char* half = keys.secret_key.empty() ? ": the access key is set but the secret key"
@@ -4048,8 +4048,7 @@ inline Keys check(Credentials keys, TimePoint now) {
     auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
     if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
     if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
-    if (!fine) return std::move(fine).error();
-    if (!keys.expires || *keys.expires > now) return keys;
+    if (!fine || !keys.expires || *keys.expires > now) return fine;
     return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
                   time_text(now) + ": renew them there, or set the clock");
 }
@@ -4696,7 +4695,8 @@ private:
                          dates::iso8601(got->expiration), where};
         if (!keys.expires && !got->expiration.empty())
             return unexpected({got->expiration, where + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
-        return check(std::move(keys), environment_.now());
+        if (auto fine = check(keys, environment_.now()); !fine) return std::move(fine).error();
+        return keys;
     }
 
     const Environment& environment_;
@@ -4849,13 +4849,13 @@ private:
 
     Result<void> store(Keys got, const Limits& limits) {
         const TimePoint now = now_();
-        if (got) got = check(*std::move(got), now);
+        const Result<void> fine = got ? check(*got, now) : got.error();
         // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!got && limits.over()) return std::move(got).error();
-        if (!got) {
+        if (!fine && limits.over()) return fine;
+        if (!fine) {
             pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
             retry_at_ = now + pause_;
-            error_ = got.error().what();
+            error_ = fine.error().what();
             return broken(error_);
         }
         pause_ = seconds(0);
