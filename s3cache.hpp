@@ -2430,6 +2430,8 @@ struct Setting {
     std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
     bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
     std::size_t line = 0;
+
+    ~Setting() { bytes::wipe(text); }  // which may be a secret
 };
 
 struct Section {
@@ -3744,7 +3746,6 @@ private:
 namespace detail::credentials {
 
 using std::chrono::milliseconds;
-using std::chrono::minutes;
 using std::chrono::seconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
@@ -3755,18 +3756,20 @@ inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; 
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
+inline constexpr milliseconds connect_timeout{3000};
 inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI
 inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
 inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
-inline constexpr minutes renewal_window{15};           // one thread renews, the others go on
-inline constexpr minutes imds_extension{15};           // use of overdue instance credentials in an outage
+inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
+inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
 inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
 inline constexpr seconds retry_most{60};
 inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr seconds forced_again_after{30};   // a store that refuses fresh keys must not flood STS
+inline constexpr seconds forced_again_after{30};   // a store that refuses keys which do not change must not flood STS
 
 // -- the outside
 
@@ -3778,12 +3781,11 @@ struct Limits {
     bool over() const {
         return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
     }
-    // As much of `most` as may be waited for at once, so that a deadline and a cancellation are noticed.
-    milliseconds slice(milliseconds most) const {
-        if (cancelled) most = (std::min)(most, cancel_poll);
-        if (!deadline) return most;
+    // How long to wait at once, so that a deadline and a cancellation are noticed.
+    milliseconds slice() const {
+        if (!deadline) return cancel_poll;
         const auto left = std::chrono::duration_cast<milliseconds>(*deadline - std::chrono::steady_clock::now());
-        return (std::max)(milliseconds(1), (std::min)(most, left));
+        return (std::max)(milliseconds(1), (std::min)(cancel_poll, left));
     }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
@@ -3792,62 +3794,12 @@ struct Limits {
     }
 };
 
-struct WebRequest {
-    const char* method = "GET";
-    std::string url{};
-    bytes::Pairs headers{};
-    std::string body{};
-    milliseconds connect_timeout{3000};
-    milliseconds timeout{1000};  // of instance metadata, as in the AWS CLI
-    int attempts = attempts_max;
-    bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
-    std::size_t answer_bytes_max = credentials::answer_bytes_max;
-};
-
-struct WebAnswer {
-    int status = 0;  // 0: no answer
-    std::string body{};
-    std::string problem{};  // why there was none
-};
-
-enum class FileState { missing, unreadable, text };
-
-struct FileText {
-    FileState state = FileState::missing;
-    std::string text{};
-    std::string problem{};  // why it is unreadable
-};
-
-struct ProcessResult {
-    int exit_status = -1;
-    std::string output{};
-    std::string problem{};  // it did not run to its end
-};
-
-struct Environment {
-    std::function<std::optional<std::string>(const char* name)> variable{};
-    std::function<FileText(const std::string& path)> read_file{};
-    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
-    std::function<TimePoint()> now{};
-    std::function<void(milliseconds, const Limits&)> sleep{};
-    std::function<ProcessResult(const std::vector<std::string>& argv, milliseconds timeout,
-                                std::size_t output_bytes_max, const Limits&)>
-        run_process{};
-};
-
-// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
-struct Settings {
-    std::string profile{};
-    std::string region{};
-    std::string endpoint_url{};
-};
-
 struct Setting {
     std::string value{};  // empty: nothing is configured
     std::string why{};    // where it was found
 };
 
-// -- texts
+// -- texts and checks
 
 using Keys = Result<Credentials>;
 
@@ -3856,12 +3808,7 @@ inline Error broken(const std::string& what) { return Error(Errc::credentials, w
 // A source that is not configured: the next one is asked. One that is configured but broken is an error, because
 // falling through could use another identity.
 inline Error passed_over(const std::string& why) { return Error(Errc::unavailable, why); }
-inline bool is_passed_over(const Keys& keys) { return !keys && keys.error().code() == Errc::unavailable; }
-
-// The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
-inline std::string masked(std::string_view access_key) {
-    return access_key.size() < 12 ? "****" : "****" + std::string(access_key.substr(access_key.size() - 4));
-}
+inline bool is_passed_over(const ResultBase& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
 // What may be a URL, for a message: tokens stand behind the question mark, passwords before the '@', even where the
 // scheme is misspelt.
@@ -3872,24 +3819,18 @@ inline std::string shown_url(std::string_view url) {
     return bytes::sanitize(std::string("******").append(url.substr(0, url.find_first_of("/?#&"))));
 }
 
-// `name` is where the value was found.
-inline Error unexpected(const std::string& name, const std::string& value, const std::string& expected,
-                        Errc code = Errc::credentials) {
-    return Error(code, name + " is '" + shown_url(value) + "', expected " + expected);
+inline Error unexpected(const Setting& set, const std::string& expected) {
+    return Error(Errc::invalid_argument, set.why + " is '" + shown_url(set.value) + "', expected " + expected);
 }
 
-inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<seconds>(when.time_since_epoch()).count();
-}
+inline std::string time_text(TimePoint when) { return dates::iso8601_text(dates::unix_seconds(when)); }
 
-inline std::string time_text(TimePoint when) { return dates::iso8601_text(unix_seconds(when)); }
-
+// The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string summary(const Credentials& keys) {
-    const std::string until = keys.expires ? "until " + time_text(*keys.expires) : "no expiry";
-    return keys.source + ": access key " + masked(keys.access_key) + ", " + until;
+    const std::string shown = keys.access_key.size() < 12 ? "" : keys.access_key.substr(keys.access_key.size() - 4);
+    return keys.source + ": access key ****" + shown +
+           (keys.expires ? ", until " + time_text(*keys.expires) : ", no expiry");
 }
-
-// -- checks
 
 // A value that goes into a header line or next to one; `name` begins the error.
 inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
@@ -3904,117 +3845,187 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
     return {};
 }
 
-// Whether keys that a source, or a user's provider, has returned can be used. `where` becomes their source.
-inline Keys check(Credentials keys, const std::string& where, TimePoint now) {
-    const bool lacks_secret = keys.secret_key.empty();
-    if (keys.access_key.empty() != lacks_secret)
-        return broken(where + (lacks_secret
-                                   ? ": the access key is set but the secret key is not: set both or neither"
-                                   : ": the secret key is set but the access key is not: set both or neither"));
+// Whether keys that a source, or a user's provider, has returned can be used.
+inline Result<void> check(Credentials& keys, TimePoint now) {
+    if (keys.source.empty()) keys.source = "credentials";
+    const std::string& where = keys.source;
+    const char* half = keys.secret_key.empty() ? ": the access key is set but the secret key"
+                                               : ": the secret key is set but the access key";
+    if (keys.access_key.empty() != keys.secret_key.empty())
+        return broken(where + half + " is not: set both or neither");
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
     auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
     if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
     if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
-    if (!fine) return std::move(fine).error();
-    keys.source = where;
-    if (!keys.expires || *keys.expires > now) return keys;
+    if (!fine || !keys.expires || *keys.expires > now) return fine;
     return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
                   time_text(now) + ": renew them there, or set the clock");
 }
 
-// The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
-// declare variables that they leave blank.
-inline Setting first_variable(const Environment& environment, std::initializer_list<const char*> names) {
-    for (const char* name : names) {
-        auto value = environment.variable(name);
-        if (value && !value->empty()) return {*std::move(value), name};
+inline bool is_url(const std::string& url) { return check_value(url, {}, text_bytes_max) && endpoint::parse_url(url); }
+inline bool switched_on(const Setting& set) { return bytes::iequal(bytes::trim(set.value), "true"); }
+
+// -- the real outside: the only place here that touches files, processes and variables
+
+// Empty: it is, or there is none.
+inline Result<std::string> read_file(const std::string& path) {
+#ifndef _WIN32
+    if (path == "/dev/null") return std::string();  // how people say that there is none
+    struct stat about {};
+    if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode))
+        return broken("it is not a regular file");  // a FIFO would be waited for for ever
+#endif
+    std::FILE* file = std::fopen(path.c_str(), "rb");
+    if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
+    if (file == nullptr) return broken(errno == EACCES ? "permission denied" : "system error " + std::to_string(errno));
+    std::string text(ini::file_bytes_max + 1, '\0');
+    text.resize(std::fread(&text[0], 1, text.size(), file));
+    const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
+    std::fclose(file);
+    if (is_whole) return text;
+    return broken("reading it failed, or it is longer than " + bytes::number(ini::file_bytes_max) + " bytes");
+}
+
+#if defined(_WIN32) || defined(S3CACHE_NO_CREDENTIAL_CHAIN)
+inline Result<std::string> run_process(const std::vector<std::string>&, const Limits&) {
+    return broken("running it is not supported here");
+}
+#else
+
+// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
+// Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
+// messages must not.
+inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
+    int ends[2];
+    if (::pipe(ends) != 0) return broken("it does not start: system error " + std::to_string(errno));
+    for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    std::vector<char*> words;
+    for (std::string& word : argv) words.push_back(&word[0]);
+    words.push_back(nullptr);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+#if defined(__APPLE__)
+    char** environment = *_NSGetEnviron();
+#else
+    char** environment = ::environ;
+#endif
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
+#endif
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environment);
+    posix_spawn_file_actions_destroy(&actions);
+    ::close(ends[1]);
+    output = ends[0];
+    if (failed == 0) return {};
+    ::close(output);
+    if (failed == ENOENT) return broken("there is no such program");
+    return broken("it does not start: system error " + std::to_string(failed));
+}
+
+// What the program wrote, if it ended well and in time.
+inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
+    struct pollfd output = {-1, POLLIN, 0};
+    int status = 0;
+    ::pid_t child = 0, ended = 0;
+    if (auto started = spawn(argv, output.fd, child); !started) return std::move(started).error();
+    const int pipe = output.fd;
+    std::string written, problem;
+    const auto end = std::chrono::steady_clock::now() + process_timeout;
+    while (ended == 0 && problem.empty()) {
+        char buffer[4096];
+        // A helper ends right after its output; there is no portable wait for that with a timeout.
+        const milliseconds most = output.fd < 0 ? milliseconds(5) : limits.slice();
+        const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
+        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
+        if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
+        if (got == 0) output.fd = -1;  // which poll passes over
+        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        if (written.size() > answer_bytes_max)
+            problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
+        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
+            problem = "it took too long";
     }
-    return {};
+    ::close(pipe);
+    if (ended == 0) ::kill(child, SIGKILL);
+    while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
+    // then all there is to judge by.
+    if (ended > 0 && WIFSIGNALED(status)) problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
+    if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
+        problem = "it ended with exit status " + std::to_string(WEXITSTATUS(status));
+    if (problem.empty()) return written;
+    return broken(problem);
 }
+#endif
 
-inline bool is_url(const std::string& text) {
-    return check_value(text, {}, text_bytes_max) && endpoint::parse_url(text);
-}
-
-inline bool switched_on(const std::string& value) { return bytes::iequal(bytes::trim(value), "true"); }
-
-// -- the files
-
-// Both files as one reading found them, and the profile that is selected.
-struct Files {
-    ini::File config{}, credentials{};
-    std::string config_path{}, credentials_path{};
-    std::string profile{};
-    ini::Profile find(const std::string& name) const { return ini::find_profile(config, credentials, name); }
+struct WebRequest {
+    const char* method = "GET";
+    std::string url{};
+    bytes::Pairs headers{};
+    std::string body{};
+    milliseconds timeout{};
+    int attempts = attempts_max;
+    bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
+    std::string secret{};       // in it; what an answer says is not passed on where it repeats this
 };
 
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+struct WebAnswer {
+    int status = 0;      // 0: no answer
+    std::string body{};  // or why there was none
+};
 
-// As Python's expanduser: HOME, or else what the password database says.
-inline std::string home_directory(const Environment& environment) {
-    const std::string home = first_variable(environment, {"HOME", "USERPROFILE"}).value;
-#ifndef _WIN32
-    std::vector<char> buffer(16384);
-    struct passwd entry {};
-    struct passwd* found = nullptr;
-    if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
-        return found->pw_dir;
-#endif
-    return home;
-}
+// What tests put others in place of; HTTP is the caller's.
+struct Environment {
+    std::function<std::optional<std::string>(const char*)> variable = [](const char* name) {
+        const char* value = std::getenv(name);
+        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
+    };
+    std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
+    std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
+        credentials::run_process;
+    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
+    std::function<TimePoint()> now = std::chrono::system_clock::now;
+    std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
+        const auto end = std::chrono::steady_clock::now() + time;
+        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
+    };
 
-// A byte order mark, as Windows editors write it, is no part of the text.
-inline Result<void> read_settings(ini::File& out, std::string& path, const Environment& environment,
-                                  const char* variable, const char* otherwise) {
-    path = first_variable(environment, {variable}).value;
-    if (path.empty()) path = otherwise;
-    if (bytes::starts_with(path, "~/")) path = home_directory(environment) + path.substr(1);
-    const FileText file = environment.read_file(path);
-    path = bytes::sanitize(path);
-    if (file.state == FileState::unreadable) return broken(path + " cannot be read: " + file.problem);
-    const bool marked = bytes::starts_with(file.text, "\xEF\xBB\xBF");
-    auto parsed = ini::parse(std::string_view(file.text).substr(marked ? 3 : 0), path);
-    if (!parsed) return std::move(parsed).error();
-    out = *std::move(parsed);
-    return {};
-}
-
-// Set but empty counts for the profile, unlike elsewhere: botocore looks for a profile without a name then and fails,
-// and so would the AWS CLI on the same machine.
-inline Setting chosen_profile(const Environment& environment, const Settings& settings) {
-    if (!settings.profile.empty()) return {settings.profile, "the configured profile"};
-    for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-        if (auto value = environment.variable(name)) return {*std::move(value), name};
+    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
+    // declare variables that they leave blank.
+    Setting first(std::initializer_list<const char*> names) const {
+        for (const char* name : names) {
+            auto value = variable(name);
+            if (value && !value->empty()) return {*std::move(value), name};
+        }
+        return {};
     }
-    return {"default", {}};
-}
+};
 
-inline Result<void> read_files(Files& files, const Environment& environment, const Settings& settings) {
-    auto read = read_settings(files.config, files.config_path, environment, "AWS_CONFIG_FILE", "~/.aws/config");
-    if (read)
-        read = read_settings(files.credentials, files.credentials_path, environment, "AWS_SHARED_CREDENTIALS_FILE",
-                             "~/.aws/credentials");
-    if (!read) return read;
-    const Setting chosen = chosen_profile(environment, settings);
-    files.profile = chosen.value;
-    const ini::Profile profile = files.find(files.profile);
-    const std::string name = bytes::sanitize(files.profile), services = profile.get("services");
-    if (!chosen.why.empty() && !profile.exists())
-        return broken(chosen.why + ": there is no profile '" + name + "' in " + files.config_path + " or " +
-                      files.credentials_path);
-    if (!services.empty() && ini::find_section(files.config, "services", services) == nullptr)
-        return broken("profile " + name + ": there is no [services " + bytes::sanitize(services) + "]");
-    return {};
-}
+// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
+struct Settings {
+    std::string profile{};
+    std::string region{};
+    std::string endpoint_url{};
+};
 
-// -- answers of endpoints and processes
+struct Profile : ini::Profile {
+    std::string name{};
+    std::string where{};  // for messages
+
+    Setting setting(const char* setting_name) const { return {get(setting_name), where + ": " + setting_name}; }
+    bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
+    bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
+};
+
+// -- endpoints: what they answer, and where they may be
 
 // Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
 // unusable, because else a token could go missing.
-inline Result<xml::StsCredentials> keys_in_json(std::string_view body, const std::string& where) {
-    const std::size_t open = (std::min)(body.find_first_not_of(" \t\r\n"), body.size());
-    if (!bytes::starts_with(body.substr(open), "{") || !json::valid(body))
-        return broken(where + ": the answer is not a JSON object, expected one with AccessKeyId and SecretAccessKey");
+inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body, const std::string& where,
+                                                bool must_expire) {
+    if (!body) return body.error();
     xml::StsCredentials keys;
     const std::pair<const char*, std::string*> members[] = {{"AccessKeyId", &keys.access_key},
                                                             {"SecretAccessKey", &keys.secret_key},
@@ -4022,39 +4033,34 @@ inline Result<xml::StsCredentials> keys_in_json(std::string_view body, const std
                                                             {"Token", &keys.session_token},
                                                             {"Expiration", &keys.expiration}};
     for (const auto& [name, value] : members) {
-        const std::string_view raw = json::member(body, name);
+        const std::string_view raw = json::member(*body, name);
         if (raw.empty() || raw == "null") continue;
-        auto text = json::string_field(body, name);
+        auto text = json::string_field(*body, name);
         if (!text) return broken(where + ": " + name + " is not a text");
         *value = *std::move(text);
     }
-    if (!keys.access_key.empty() || !keys.secret_key.empty()) return keys;
-    return broken(where + ": the answer has no AccessKeyId and SecretAccessKey");
+    if (keys.access_key.empty() && keys.secret_key.empty())
+        return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
+    if (must_expire && keys.expiration.empty()) return broken(where + ": the keys have no Expiration");
+    return keys;
 }
 
-inline std::string told(const WebAnswer& answer) {
-    if (answer.status > 0) return "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
-    return "no answer" + (answer.problem.empty() ? std::string() : " (" + bytes::sanitize(answer.problem) + ")");
+// Why an answer is of no use. What STS says about roles and policies is what the reader needs.
+inline std::string complaint(const WebAnswer& answer, const std::string& secret) {
+    if (answer.status == 0) return "no answer (" + bytes::sanitize(answer.body) + ")";
+    const std::string text = "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
+    const auto error = xml::error_body(answer.body);
+    if (!error || error->code.empty()) return text + ", expected 200 with credentials";
+    const bool repeats = !secret.empty() && error->message.find(secret) != std::string::npos;
+    return text + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
 }
-
-// What STS says about roles and policies is what the reader needs, unless it repeats the token that it was sent.
-inline std::string sts_complaint(const WebAnswer& answer, const std::string& token) {
-    if (answer.status == 200) return "an answer without credentials";
-    const auto error = answer.status != 0 ? xml::error_body(answer.body) : std::nullopt;
-    if (!error || error->code.empty()) return told(answer);
-    const bool repeats = !token.empty() && error->message.find(token) != std::string::npos;
-    return told(answer) + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
-}
-
-// -- addresses
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
 inline bool plain_http_allowed(const endpoint::Url& url) {
-    const std::string host = url.host.substr(0, url.host.find(':', url.host.find(']') + 1));  // npos + 1 is 0
-    for (const char* known : {"localhost", "169.254.170.2", "169.254.170.23", "[fd00:ec2::23]", "[::1]"}) {
-        if (host == known) return true;
+    for (const char* known : {"localhost:", "169.254.170.2:", "169.254.170.23:", "[fd00:ec2::23]:", "[::1]:"}) {
+        if (bytes::starts_with(url.host + ":", known)) return true;
     }
-    return url.is_address && bytes::starts_with(host, "127.");
+    return url.is_address && bytes::starts_with(url.host, "127.");
 }
 
 // Strict where parsers differ, because what is checked here must be what the HTTP library connects to. The path is a
@@ -4065,20 +4071,13 @@ inline Result<std::string> container_url(const Setting& set) {
     const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
     const bool fine = check_value(url, {}, text_bytes_max) && url.find_first_of("\\#") == std::string::npos;
     const auto base = fine ? endpoint::parse_url(std::string_view(url).substr(0, end)) : std::nullopt;
-    if (!base || (relative && set.value[0] != '/'))
-        return broken("container: " + set.why + " is no " +
-                      (relative ? "path such as /v2/credentials/ID" : "URL such as http://169.254.170.23/credentials"));
-    const std::string shown = base->scheme + "://" + base->host;
-    if (base->scheme == "https" || plain_http_allowed(*base))
-        return shown + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
-    return broken("container: " + set.why + " names " + shown +
-                  ", but plain http is used only for localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 and "
-                  "[fd00:ec2::23]; expected one of them, or https");
+    const bool is_path = !relative || set.value[0] == '/';
+    if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
+        return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
+    if (relative) return broken("container: " + set.why + " is no path such as /v2/credentials/ID");
+    return broken("container: " + set.why + " is no https URL, nor one such as http://169.254.170.23/credentials for " +
+                  "localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 or [fd00:ec2::23]");
 }
-
-#else
-inline Result<void> read_files(Files&, const Environment&, const Settings&) { return {}; }
-#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
 
 // -- the chain
 
@@ -4089,26 +4088,29 @@ public:
     Walk(const Environment& environment, const Settings& settings, Limits limits = {})
         : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
-    Result<void> load() {
-        if (files_) return {};
-        files_.emplace();
-        auto read = read_files(*files_, environment_, settings_);
-        if (!read) files_.reset();
-        return read;
-    }
+    // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
+    std::string profile_setting(const char* name) { return load() ? selected_->get(name) : std::string(); }
 
-    std::string profile_value(const char* name) const { return files_->find(files_->profile).get(name); }
+    // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
+    // the AWS CLI on the same machine.
+    Setting chosen_profile() const {
+        if (!settings_.profile.empty()) return {settings_.profile, "the configured profile"};
+        for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
+            if (auto value = environment_.variable(name)) return {*std::move(value), name};
+        }
+        return {"default", {}};
+    }
 
     // Without asking instance metadata: the store corrects a wrong region.
     Result<Setting> region() {
         Setting set{settings_.region, "Config::region"};
-        if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (set.value.empty()) set = environment_.first({"AWS_REGION", "AWS_DEFAULT_REGION"});
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            set = {profile_value("region"), profile_text(files_->profile) + ": region"};
+            set = selected_->setting("region");
         }
         if (set.value.empty() || endpoint::valid_region(set.value)) return set;
-        return unexpected(set.why, set.value, "a region such as eu-west-1", Errc::invalid_argument);
+        return unexpected(set, "a region such as eu-west-1");
     }
 
     // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
@@ -4117,115 +4119,174 @@ public:
         Setting set{service == "S3" ? settings_.endpoint_url : std::string(), "Config::endpoint"};
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            const Setting ignore = in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls");
-            if (switched_on(ignore.value)) return Setting();
-            set = first({own.c_str(), "AWS_ENDPOINT_URL"});
+            if (switched_on(in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls")))
+                return Setting();
+            set = environment_.first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
         if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
         if (set.value.empty() || is_url(set.value)) return set;
-        return unexpected(set.why, set.value, "a URL such as https://s3.example.com", Errc::invalid_argument);
+        return unexpected(set, "a URL such as https://s3.example.com");
     }
 
     // -- the sources
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        if (!settings_.profile.empty()) return passed_over("a profile is chosen in code");
-        return keys_in_environment();
+        const std::string access_key = environment_.first({"AWS_ACCESS_KEY_ID"}).value;
+        if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
+        return finish(xml::StsCredentials{access_key, environment_.first({"AWS_SECRET_ACCESS_KEY"}).value,
+                                          environment_.first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
+                                          environment_.first({"AWS_CREDENTIAL_EXPIRATION"}).value},
+                      "environment");
     }
-
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (!settings_.profile.empty()) return passed_over("a profile is chosen in code");
-        if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
+        if (environment_.first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
-        const std::string& name = files_->profile;
-        if (assumes_role(files_->find(name)))
-            return passed_over(profile_text(name) + " names a role, which goes first");
-        return keys_by_web_identity(name, true);
+        if (selected_->assumes_role()) return passed_over(selected_->where + " names a role, which goes first");
+        return keys_by_web_identity(*selected_);
     }
 
     Keys profile() {
         if (auto read = load(); !read) return std::move(read).error();
-        return keys_of(files_->profile);
+        return keys_of(*selected_);
     }
 
     Keys container() {
-        const Setting address = first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        const Setting address =
+            environment_.first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
         if (address.value.empty())
             return passed_over(
                 "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
         const auto url = container_url(address);
         if (!url) return url.error();
-        Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
-        if (bytes::ends_with(token.why, "_FILE")) {
-            auto read = token_in(token.value, "container: " + token.why, true);
-            if (!read) return std::move(read).error();
-            token.value = *std::move(read);
-        }
-        auto fine = check_value(token.value, "container: " + token.why, token_bytes_max, true);
+        Setting token =
+            environment_.first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        token.why = "container: " + token.why;
+        auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
+                                                         : check_value(token.value, token.why, token_bytes_max, true);
         if (!fine) return std::move(fine).error();
-        WebRequest request{"GET", *url, {{"Accept", "application/json"}}};
-        request.timeout = container_timeout;
-        request.bypass_proxy = true;
+        WebRequest request{"GET", *url, {{"Accept", "application/json"}}, {}, container_timeout, attempts_max, true};
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-        return metadata_keys(request, "container (" + address.why + ", " + host_of(*url) + ")");
+        request.secret = token.value;
+        const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
+        const std::string where = "container (" + address.why + ", " + host + ")";
+        return finish(keys_in_json(ask(request, where), where, true), where);
     }
 
     // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
     // no metadata service. Private endpoints of AWS are AWS.
     Keys instance() {
         const auto set = endpoint_url("S3");
-        const auto url = set ? endpoint::parse_url(set->value) : std::nullopt;
-        if (!set || (!set->value.empty() && !(url && endpoint::is_aws_host(url->host))))
-            return passed_over("the endpoint is not one of AWS");
+        if (!set) return set.error();
+        const auto url = endpoint::parse_url(set->value);
+        if (url && !endpoint::is_aws_host(url->host)) return passed_over("the endpoint is not one of AWS");
         return instance_metadata();
     }
 
 private:
-    // -- profiles
+    // -- the files
 
-    static bool assumes_role(const ini::Profile& profile) {
-        return profile.has("role_arn") && !profile.has("web_identity_token_file");
+    Result<void> load() {
+        if (selected_) return {};
+        Profile selected;
+#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
+        auto fine = read(config_, config_path_, "AWS_CONFIG_FILE", "~/.aws/config");
+        if (fine) fine = read(credentials_, credentials_path_, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
+        if (!fine) return fine;
+        const Setting chosen = chosen_profile();
+        selected = find(chosen.value);
+        if (!chosen.why.empty() && !selected.exists())
+            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(selected.name) + "' in " +
+                          config_path_ + " or " + credentials_path_);
+        const std::string services = selected.get("services");
+        if (!services.empty() && ini::find_section(config_, "services", services) == nullptr)
+            return broken(selected.where + ": there is no [services " + bytes::sanitize(services) + "]");
+#endif
+        selected_ = selected;
+        return {};
     }
-    static bool has_static_keys(const ini::Profile& profile) {
-        return profile.has("aws_access_key_id") || profile.has("aws_secret_access_key");
+
+    // A byte order mark, as Windows editors write it, is no part of the text.
+    Result<void> read(ini::File& out, std::string& path, const char* variable, const char* otherwise) const {
+        path = environment_.first({variable}).value;
+        if (path.empty()) path = otherwise;
+        if (bytes::starts_with(path, "~/")) path = home_directory() + path.substr(1);
+        auto text = environment_.read_file(path);
+        path = bytes::sanitize(path);
+        if (!text) return broken(path + " cannot be read: " + text.error().what());
+        const bool marked = bytes::starts_with(*text, "\xEF\xBB\xBF");
+        auto parsed = ini::parse(std::string_view(*text).substr(marked ? 3 : 0), path);
+        bytes::wipe(*text);
+        if (!parsed) return std::move(parsed).error();
+        out = *std::move(parsed);
+        return {};
     }
+
+    // As Python's expanduser: HOME, or else what the password database says.
+    std::string home_directory() const {
+        const std::string home = environment_.first({"HOME", "USERPROFILE"}).value;
+#ifndef _WIN32
+        std::vector<char> buffer(16384);
+        struct passwd entry {};
+        struct passwd* found = nullptr;
+        if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
+            return found->pw_dir;
+#endif
+        return home;
+    }
+
+    Profile find(const std::string& name) const {
+        return {ini::find_profile(config_, credentials_, name), name, "profile " + bytes::sanitize(name)};
+    }
+
+    // A variable, or else what the profile says.
+    Setting in_profile(const char* variable, const char* name) const {
+        Setting set = environment_.first({variable});
+        return set.value.empty() ? selected_->setting(name) : set;
+    }
+
+    // Of "s3" or "sts", in the profile's services section or for all services.
+    Setting endpoint_in_files(const std::string& service) const {
+        Setting url = selected_->setting("endpoint_url");
+        const ini::Section* services = ini::find_section(config_, "services", selected_->get("services"));
+        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
+        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
+            if (name == "endpoint_url" && !value.empty()) url.value = value;
+        }
+        return url;
+    }
+
+    // -- profiles and roles
 
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
-    // broken. visited_ are the profiles whose roles are assumed with these keys; without any it is the selected one.
-    Keys keys_of(const std::string& name) {
-        const ini::Profile profile = files_->find(name);
-        const std::string where = profile_text(name);
-        const bool is_source = !visited_.empty();
-        const auto in = [](const ini::Section* file) { return file != nullptr && file->find("aws_access_key_id"); };
-        if (assumes_role(profile) && !(is_source && has_static_keys(profile))) return assume_role(name, profile);
+    // broken.
+    Keys keys_of(const Profile& profile) {
+        const ini::Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
+        if (profile.assumes_role() && (roles_.empty() || !profile.has_static_keys())) return assume_role(profile);
         if (profile.has("web_identity_token_file")) {
-            Keys keys = keys_by_web_identity(name, !is_source && settings_.profile.empty());
+            Keys keys = keys_by_web_identity(profile);
             if (!is_passed_over(keys)) return keys;  // it is if a variable that goes first is empty
         }
         const bool sso = profile.has("sso_account_id") || profile.has("sso_role_name");
-        if (in(profile.credentials) && !sso)
-            return static_keys(*profile.credentials, files_->credentials_path + ", " + where);
-        if (profile.has("credential_process")) return keys_by_process(profile.get("credential_process"), where);
+        if (in_credentials.has("aws_access_key_id") && !sso)
+            return static_keys(in_credentials, credentials_path_ + ", " + profile.where);
+        if (profile.has("credential_process")) return keys_by_process(profile);
         if (sso || profile.has("login_session"))
-            return broken(where + " signs in through a session that only the AWS CLI keeps: add this line to it in " +
-                          files_->config_path + ": " + export_line(name));
-        if (in(profile.config)) return static_keys(*profile.config, files_->config_path + ", " + where);
-        return passed_over(where + ": neither aws_access_key_id nor role_arn is set");
+            return broken(profile.where + " signs in through a session that only the AWS CLI keeps: add this line to " +
+                          "it in " + config_path_ + ": " + export_line(profile.name));
+        if (in_config.has("aws_access_key_id")) return static_keys(in_config, config_path_ + ", " + profile.where);
+        return passed_over(profile.where + ": neither aws_access_key_id nor role_arn is set");
     }
 
     // The older name of the session token comes first, as in botocore.
-    Keys static_keys(const ini::Section& section, const std::string& where) const {
-        const ini::Profile only{nullptr, &section};
+    Keys static_keys(const ini::Profile& only, const std::string& where) const {
+        const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
-        if (only.get("aws_access_key_id").empty()) return broken(where + ": aws_access_key_id is empty");
-        return finish(
-            xml::StsCredentials{only.get("aws_access_key_id"), only.get("aws_secret_access_key"), only.get(token), {}},
-            where, false);
+        if (id.empty()) return broken(where + ": aws_access_key_id is empty");
+        return finish(xml::StsCredentials{id, only.get("aws_secret_access_key"), only.get(token), {}}, where);
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4235,109 +4296,98 @@ private:
                bytes::sanitize(plain ? profile : "\"" + profile + "\"") + " --format process";
     }
 
-    Keys keys_by_process(const std::string& command, const std::string& where) const {
+    Keys keys_by_process(const Profile& profile) const {
+        const std::string command = profile.get("credential_process");
         const auto words = ini::split_words(command);
         if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
-            return broken(where + ": credential_process has an open quote or names no program");
+            return broken(profile.where + ": credential_process has an open quote or names no program");
         // Only the program is named in messages, because its arguments may hold a password.
-        const std::string named = where + ": credential_process " + bytes::sanitize((*words)[0]);
-        const ProcessResult result = environment_.run_process(*words, process_timeout, answer_bytes_max, limits_);
-        if (!result.problem.empty())
-            return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + result.problem);
-        if (result.exit_status != 0)
-            return broken(named + " ended with exit status " + std::to_string(result.exit_status));
-        if (json::member(result.output, "Version") != "1")
+        const std::string named = profile.where + ": credential_process " + bytes::sanitize((*words)[0]);
+        const auto output = environment_.run_process(*words, limits_);
+        if (!output)
+            return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
+        if (json::member(*output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        return finish(keys_in_json(result.output, named), named, false);
+        return finish(keys_in_json(output, named, false), named);
     }
 
-    // -- roles
-
-    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no
-    // profile is visited twice but one that holds keys beside its role.
-    Keys assume_role(const std::string& name, const ini::Profile& profile) {
-        const std::string where = profile_text(name), arn = profile.get("role_arn");
+    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
+    // is assumed twice.
+    Keys assume_role(const Profile& profile) {
+        const std::string arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
-            return broken(where + ": role_arn needs source_profile or credential_source, and not both");
+            return broken(profile.where + ": role_arn needs source_profile or credential_source, and not both");
         if (profile.has("mfa_serial"))
-            return broken(where +
-                          ": mfa_serial asks a person for a code, which this library does not do. Use another " +
-                          "profile with this line: " + export_line(name));
-        if (visited_.empty()) visited_.push_back(name);
-        const Keys keys = profile.has("source_profile") ? source_keys(name, profile.get("source_profile"))
-                                                        : named_source(profile.get("credential_source"), where);
+            return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
+                          export_line(profile.name));
+        roles_.push_back(profile.name);
+        const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
         if (is_passed_over(keys))
-            return broken(where + ": no credentials to assume the role with: " + keys.error().what());
+            return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
         return ask_sts("AssumeRole",
                        {{"RoleArn", arn},
                         {"RoleSessionName", profile.get("role_session_name")},
                         {"ExternalId", profile.get("external_id")},
                         {"DurationSeconds", profile.get("duration_seconds")}},
-                       &*keys, where + ", role " + bytes::sanitize(arn));
+                       &*keys, profile.where + ", role " + bytes::sanitize(arn));
     }
 
-    Keys source_keys(const std::string& profile, const std::string& source) {
-        const std::string what = profile_text(profile) + ": source_profile " + bytes::sanitize(source);
-        const ini::Profile origin = files_->find(source);
-        if (!origin.exists()) return broken(what + " does not exist");
-        const bool again = std::find(visited_.begin(), visited_.end(), source) != visited_.end();
-        if (again && !(source == profile && has_static_keys(origin))) return broken(what + " leads round in a circle");
-        if (visited_.size() > roles_max) return broken(what + " comes after too many roles");
-        visited_.push_back(source);
-        Keys keys = keys_of(source);
-        if (is_passed_over(keys)) return broken(what + " has no credentials");
-        return keys;
+    // A profile that holds keys beside its role may be its own source.
+    Keys source_keys(const Profile& role) {
+        const Profile source = find(role.get("source_profile"));
+        const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
+        if (!source.exists()) return broken(what + " does not exist");
+        const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
+        if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
+            return broken(what + " leads round in a circle, or through too many roles");
+        return keys_of(source);
     }
 
-    Keys named_source(const std::string& source, const std::string& where) {
+    Keys named_source(const Profile& role) {
+        const std::string source = role.get("credential_source");
         if (source == "EcsContainer") return container();
         if (source == "Ec2InstanceMetadata") return instance_metadata();
-        if (source == "Environment") return keys_in_environment();
-        return broken(where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+        if (source == "Environment") return environment();
+        return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
     }
 
-    // -- STS
+    // -- STS and instance metadata
 
-    // A variable counts even if it is empty, as in botocore.
-    Keys keys_by_web_identity(const std::string& name, bool use_variables) {
-        const ini::Profile profile = files_->find(name);
+    // Variables go before the selected profile, even if they are empty, as in botocore.
+    Keys keys_by_web_identity(const Profile& profile) {
+        const bool use_variables = roles_.empty() && settings_.profile.empty();
         const auto setting = [&](const char* variable, const char* otherwise) {
             auto value = use_variables ? environment_.variable(variable) : std::nullopt;
-            return value ? Setting{*std::move(value), variable} : Setting{profile.get(otherwise), otherwise};
+            if (!value) return profile.setting(otherwise);
+            return Setting{*std::move(value), std::string("web identity: ") + variable};
         };
-        const Setting path = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
-        const Setting arn = setting("AWS_ROLE_ARN", "role_arn");
-        const bool by_variable = bytes::starts_with(path.why, "AWS_");
-        const std::string where = by_variable ? "web identity" : profile_text(name);
-        if (path.value.empty()) return passed_over(where + ": " + path.why + " is empty");
-        if (arn.value.empty())
-            return broken(where + ": " + path.why + " is set but " + (by_variable ? "AWS_ROLE_ARN" : "role_arn") +
-                          " is not: set both or neither");
-        const auto token = token_in(path.value, where + ": " + path.why, false);
-        if (!token) return token.error();
+        Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
+        const std::string arn = setting("AWS_ROLE_ARN", "role_arn").value;
         const std::string session = setting("AWS_ROLE_SESSION_NAME", "role_session_name").value;
+        if (token.value.empty()) return passed_over(token.why + " is empty");
+        const char* role = bytes::ends_with(token.why, "FILE") ? "AWS_ROLE_ARN" : "role_arn";
+        if (arn.empty()) return broken(token.why + " is set but " + role + " is not: set both or neither");
+        if (auto read = read_token(token, false); !read) return std::move(read).error();
         return ask_sts("AssumeRoleWithWebIdentity",
-                       {{"RoleArn", arn.value}, {"RoleSessionName", session}, {"WebIdentityToken", *token}}, nullptr,
-                       where);
+                       {{"RoleArn", arn}, {"RoleSessionName", session}, {"WebIdentityToken", token.value}}, nullptr,
+                       token.why);
     }
 
-    // Of a web identity, or of a container's agent, where "Bearer x" has a blank in it. They are replaced while we run,
-    // so the file is read anew each time.
-    Result<std::string> token_in(const std::string& path, const std::string& setting, bool blanks_allowed) const {
-        const std::string named = setting + " " + bytes::sanitize(path);
-        const FileText file = environment_.read_file(path);
-        if (file.state == FileState::unreadable) return broken(named + " cannot be read: " + file.problem);
-        std::string token(bytes::trim(file.text));
-        if (token.empty()) return broken(named + " does not exist or is empty, expected a file with a token");
-        if (auto fine = check_value(token, named, token_bytes_max, blanks_allowed); !fine)
-            return std::move(fine).error();
-        return token;
+    // Puts the token in place of the file's name: of a web identity, or of a container's agent, where "Bearer x" has a
+    // blank in it. They are replaced while we run, so the file is read anew each time.
+    Result<void> read_token(Setting& token, bool blanks_allowed) const {
+        const std::string named = token.why + " " + bytes::sanitize(token.value);
+        auto text = environment_.read_file(token.value);
+        if (!text) return broken(named + " cannot be read: " + text.error().what());
+        token.value = bytes::trim(*text);
+        bytes::wipe(*text);
+        if (token.value.empty()) return broken(named + " does not exist or is empty, expected a file with a token");
+        return check_value(token.value, named, token_bytes_max, blanks_allowed);
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
     Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
-        const TimePoint now = environment_.now();
         const auto configured = region();
         if (!configured) return configured.error();
         const auto place = endpoint_url("STS");
@@ -4345,31 +4395,34 @@ private:
         // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
         const bool of_aws = !configured->value.empty() && bytes::is_digit(configured->value.back());
         const std::string signing_region = of_aws ? configured->value : "us-east-1";
-        const std::string suffix(endpoint::partition_of(signing_region).suffix);
-        const auto url =
-            endpoint::parse_url(place->value.empty() ? "https://sts." + signing_region + "." + suffix : place->value);
+        const std::string of_region = "https://sts." + signing_region + ".";
+        const auto url = endpoint::parse_url(
+            place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
+                                 : place->value);
         if (!url) return broken(where + ": there is no STS endpoint");
         WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
+        request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
         request.timeout = sts_timeout;
-        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
         for (auto& [name, value] : fields) {
-            if (name == "RoleSessionName" && value.empty()) value = "s3cache-" + std::to_string(unix_seconds(now));
+            if (name == "RoleSessionName" && value.empty())
+                value = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
             if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
+        request.secret = keys != nullptr ? keys->session_token : fields.back().second;
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
-        const auto answer = ask(request);
+        const std::string asked = where + ": " + operation + " at " + request.url;
+        const auto answer = ask(request, asked);
         if (!answer) return answer.error();
-        auto result = answer->status == 200 ? xml::sts_result(answer->body, operation) : std::nullopt;
-        if (result) return finish(*std::move(result), where, true);
-        return broken(where + ": " + operation + " at " + request.url + ": " +
-                      sts_complaint(*answer, keys != nullptr ? keys->session_token : fields.back().second));
+        auto result = xml::sts_result(*answer, operation);
+        if (!result) return broken(asked + ": an answer without credentials");
+        return finish(*std::move(result), where);
     }
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
         std::string date;
-        dates::append_amz_date(date, unix_seconds(environment_.now()));
+        dates::append_amz_date(date, dates::unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
         if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
         std::vector<sigv4::Header> headers{{"host", url.host}};
@@ -4380,150 +4433,102 @@ private:
         bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
     }
 
-    // -- container and instance metadata
-
-    // The last question to a container's agent or an instance's metadata.
-    Keys metadata_keys(const WebRequest& request, const std::string& where, bool overdue_too = false) const {
-        const auto answer = ask(request);
-        if (!answer) return answer.error();
-        if (answer->status != 200) return broken(where + ": " + told(*answer) + ", expected 200 with credentials");
-        return finish(keys_in_json(answer->body, where), where, true, overdue_too);
-    }
-
-    // The question for a session; its URL is that of the service still.
-    Result<WebRequest> imds_request() const {
+    // Without a slash at its end.
+    Result<std::string> imds_url() const {
         Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
-        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4"))
-            return unexpected(mode.why, mode.value, "IPv4 or IPv6");
+        if (!ipv6 && !mode.value.empty() && !bytes::iequal(mode.value, "ipv4")) return unexpected(mode, "IPv4 or IPv6");
         if (url.value.empty()) url.value = ipv6 ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
-        if (!is_url(url.value)) return unexpected(url.why, url.value, "a URL such as http://169.254.169.254");
-        WebRequest request{"PUT", url.value.substr(0, url.value.find_last_not_of('/') + 1)};
-        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        request.attempts = 1;
-        request.bypass_proxy = true;
-        return request;
+        if (!is_url(url.value)) return unexpected(url, "a URL such as http://169.254.169.254");
+        return url.value.substr(0, url.value.find_last_not_of('/') + 1);
     }
 
     // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
     Keys instance_metadata() {
-        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"}).value))
+        if (switched_on(environment_.first({"AWS_EC2_METADATA_DISABLED"})))
             return passed_over("AWS_EC2_METADATA_DISABLED is true");
         if (auto read = load(); !read) return std::move(read).error();
-        auto request = imds_request();
-        if (!request) return std::move(request).error();
-        const std::string base = request->url, where = "instance metadata (" + shown_url(base) + ")";
-        request->url += "/latest/api/token";
-        const auto session = ask(*request);
+        const auto base = imds_url();
+        if (!base) return base.error();
+        std::string where = "instance metadata (" + shown_url(*base) + ")";
+        WebRequest request{"PUT", *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
+        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
+        const auto session = ask(request, where, {0, 403, 404, 405});
         if (!session) return session.error();
-        const int status = session->status;
-        if (status == 0 || status == 403 || status == 404 || status == 405)
-            return passed_over(where + ": " + told(*session) +
-                               (status == 0 ? "; in a container on EC2 the hop limit must be 2" : ""));
-        const std::string token(bytes::trim(session->body));
-        if (status != 200 || token.empty() || !check_value(token, {}, text_bytes_max))
-            return broken(where + ": " + told(*session) + ", expected 200 with a session token");
-        request->method = "GET";
-        request->headers = {{"x-aws-ec2-metadata-token", token}};
-        request->url = base + "/latest/meta-data/iam/security-credentials/";
-        const auto roles = ask(*request);
+        if (session->empty() || !check_value(*session, {}, text_bytes_max))
+            return broken(where + ": the answer is not a session token");
+        request.method = "GET";
+        request.url = *base + "/latest/meta-data/iam/security-credentials/";
+        request.headers = {{"x-aws-ec2-metadata-token", *session}};
+        request.secret = *session;
+        const auto roles = ask(request, where, {404});
+        if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
         if (!roles) return roles.error();
-        const std::string role(bytes::trim(roles->body.substr(0, roles->body.find('\n'))));
-        if (roles->status == 404 || (roles->status == 200 && role.empty()))
-            return passed_over("the instance has no role attached");
-        if (roles->status != 200 || role.find_first_of("/?#%\\") != std::string::npos || !check_value(role, {}, 128))
-            return broken(where + ": " + told(*roles) + ", expected 200 with the name of a role");
-        bytes::append_percent(request->url, role, false);
-        return metadata_keys(*request, where + ", role " + bytes::sanitize(role), true);
+        const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
+        bytes::append_percent(request.url, role, false);
+        where += ", role " + bytes::sanitize(role);
+        auto keys = keys_in_json(ask(request, where), where, true);
+        // Overdue keys are handed out while they cannot be renewed, and S3 goes on taking those. The spread keeps a
+        // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
+        const TimePoint now = environment_.now();
+        const auto expires = keys ? dates::iso8601(keys->expiration) : std::nullopt;
+        if (expires && *expires <= now)
+            keys->expiration = time_text(now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480));
+        return finish(std::move(keys), where);
     }
 
-    // -- HTTP
-
-    static std::string host_of(const std::string& url) { return bytes::sanitize(url.substr(0, url.find('/', 8))); }
-
-    // One question to a credential endpoint, asked again where it had a bad moment. An error only if the time is over.
-    Result<WebAnswer> ask(const WebRequest& request) const {
-        for (int attempt = 1;; ++attempt) {
-            WebAnswer answer;
-            if (!limits_.over()) answer = environment_.fetch(request, limits_);
-            if (answer.body.size() > request.answer_bytes_max)
-                answer = {0, {}, "an answer longer than " + bytes::number(request.answer_bytes_max) + " bytes"};
+    // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
+    // service, or not what was asked for: `absent` are the statuses that say so.
+    Result<std::string> ask(const WebRequest& request, const std::string& where,
+                            std::initializer_list<int> absent = {}) const {
+        for (int attempt = 1; !limits_.over(); ++attempt) {
+            WebAnswer answer = environment_.fetch(request, limits_);
+            if (answer.body.size() > answer_bytes_max)
+                answer = {0, "an answer longer than " + bytes::number(answer_bytes_max) + " bytes"};
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
-            if (again && attempt < request.attempts && !limits_.over()) environment_.sleep(between_attempts, limits_);
-            if (again && limits_.over()) return limits_.error(host_of(request.url) + " was asked for credentials");
-            if (!again || attempt >= request.attempts) return answer;
+            if (again && attempt < request.attempts) environment_.sleep(between_attempts, limits_);
+            if (again && (attempt < request.attempts || limits_.over())) continue;
+            if (answer.status == 200) return std::string(bytes::trim(answer.body));
+            const std::string text = where + ": " + complaint(answer, request.secret);
+            const bool is_absent = std::find(absent.begin(), absent.end(), answer.status) != absent.end();
+            return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
+        return limits_.error(where + " was asked");
     }
 
-    std::vector<std::string> visited_;
-#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
-
-private:
-    static std::string profile_text(const std::string& name) { return "profile " + bytes::sanitize(name); }
-
-    // A time after which they are no use must be told by whoever renews them.
-    Keys finish(Result<xml::StsCredentials> got, const std::string& where, bool must_expire,
-                bool overdue_too = false) const {
+    Keys finish(Result<xml::StsCredentials> got, const std::string& where) const {
         if (!got) return std::move(got).error();
-        Credentials keys{got->access_key, got->secret_key, got->session_token, dates::iso8601(got->expiration)};
+        Credentials keys{std::move(got->access_key), std::move(got->secret_key), std::move(got->session_token),
+                         dates::iso8601(got->expiration), where};
         if (!keys.expires && !got->expiration.empty())
-            return unexpected(where + ": the expiry", got->expiration, "a time such as 2025-01-15T12:34:56Z");
-        if (!keys.expires && must_expire) return broken(where + ": the keys have no Expiration");
-        // Instance metadata hands out overdue keys while it cannot renew them, and S3 goes on taking those. The spread
-        // keeps a fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
-        const TimePoint now = environment_.now();
-        if (overdue_too && *keys.expires <= now)
-            keys.expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
-        return check(std::move(keys), where, now);
-    }
-
-    Keys keys_in_environment() const {
-        const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
-        if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-        return finish(xml::StsCredentials{access_key, first({"AWS_SECRET_ACCESS_KEY"}).value,
-                                          first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
-                                          first({"AWS_CREDENTIAL_EXPIRATION"}).value},
-                      "environment", false);
-    }
-
-    Setting first(std::initializer_list<const char*> names) const { return first_variable(environment_, names); }
-
-    // A variable, or else what the profile says.
-    Setting in_profile(const char* variable, const char* name) const {
-        const Setting set = first({variable});
-        return set.value.empty() ? Setting{profile_value(name), profile_text(files_->profile) + ": " + name} : set;
-    }
-
-    Setting endpoint_in_files(const std::string& service) const {
-        const ini::Profile profile = files_->find(files_->profile);
-        const ini::Section* services = ini::find_section(files_->config, "services", profile.get("services"));
-        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
-        Setting url{profile.get("endpoint_url"), profile_text(files_->profile) + ": endpoint_url"};
-        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
-            if (name == "endpoint_url" && !value.empty()) url.value = value;
-        }
-        return url;
+            return unexpected({got->expiration, where + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
+        if (auto fine = check(keys, environment_.now()); !fine) return std::move(fine).error();
+        return keys;
     }
 
     const Environment& environment_;
     const Settings& settings_;
     const Limits limits_;
-    std::optional<Files> files_;
+    ini::File config_, credentials_;
+    std::string config_path_, credentials_path_;
+    std::optional<Profile> selected_;  // once the files have been read
+    std::vector<std::string> roles_;  // the profiles whose roles are being assumed; none: the selected one is looked at
 };
 
 // In botocore's order.
 struct Source {
     const char* name;
     Keys (Walk::*ask)();
+    bool by_variables = false;  // which a profile that is chosen in code keeps out
 };
 
 inline constexpr Source sources[] = {
-    {"environment", &Walk::environment},
+    {"environment", &Walk::environment, true},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
-    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
+    {"web identity", &Walk::web_identity, true}, {"profile", &Walk::profile}, {"container", &Walk::container},
+    {"instance metadata", &Walk::instance},
 #endif
 };
 
@@ -4535,184 +4540,45 @@ public:
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
-    Keys find(const Limits& limits) {
+    Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
         Walk walk(environment_, settings_, limits);
         const Source* const before = answered_;
-        std::string seen;
+        std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            Keys keys = (walk.*source.ask)();
+            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
+            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code")) : (walk.*source.ask)();
+            using Verdict = Finding::Verdict;
+            const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
+            const std::string said = keys ? summary(*keys) : keys.error().what();
+            if (findings != nullptr) findings->push_back({std::string("credentials: ") + source.name, verdict, said});
             if (keys) answered_ = &source;
             if (!is_passed_over(keys)) return keys;
-            if (before != nullptr)
-                return broken(std::string(source.name) + ", which gave credentials before: " + keys.error().what());
-            seen += std::string("; ") + source.name + ": " + keys.error().what();
+            text = before ? source.name + (", which gave credentials before: " + said)
+                          : text + "; " + source.name + ": " + said;
         }
 #ifdef S3CACHE_NO_CREDENTIAL_CHAIN
-        seen += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
+        text += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
 #endif
-        return broken("no credentials found" + seen);
+        return broken(text);
     }
 
-    // The same walk, told source by source. Changes nothing in what find() does next.
+    // A walk of its own, told source by source.
     std::vector<Finding> explain() const {
-        Walk walk(environment_, settings_);
         std::vector<Finding> findings;
-        bool decided = false;
-        for (const Source& source : sources) {
-            findings.push_back({std::string("credentials: ") + source.name, Finding::Verdict::not_asked, {}});
-            if (decided) continue;
-            const Keys keys = (walk.*source.ask)();
-            decided = !is_passed_over(keys);
-            findings.back().verdict = keys      ? Finding::Verdict::used
-                                      : decided ? Finding::Verdict::broken
-                                                : Finding::Verdict::passed_over;
-            findings.back().text = keys ? summary(*keys) : std::string(keys.error().what());
-        }
+        static_cast<void>(Chain(environment_, settings_).find({}, &findings));
+        for (std::size_t i = findings.size(); i < std::size(sources); ++i)
+            findings.push_back({std::string("credentials: ") + sources[i].name, Finding::Verdict::not_asked, {}});
         return findings;
     }
 
-    Result<Setting> region(const Limits&) const { return Walk(environment_, settings_).region(); }
-
-    // An empty value: AWS's own.
-    Result<Setting> endpoint_url() const { return Walk(environment_, settings_).endpoint_url("S3"); }
-
-    // Of the selected profile; empty where it has none, or the files cannot be read, which is reported by who needs
-    // keys.
-    std::string profile_setting(const char* name) const {
-        Walk walk(environment_, settings_);
-        return walk.load() ? walk.profile_value(name) : std::string();
-    }
+    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
 
 private:
     const Environment environment_;
     const Settings settings_;
     std::atomic<const Source*> answered_{nullptr};
 };
-
-// -- the real outside: the only place here that touches files, processes and variables
-
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-inline FileText read_file(const std::string& path) {
-    FileText out;
-    out.state = FileState::unreadable;
-#ifndef _WIN32
-    struct stat about {};
-    if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode)) {  // a FIFO would be waited for for ever
-        out.problem = "it is not a regular file";
-        if (path == "/dev/null") out.state = FileState::missing;  // how people say that there is none
-        return out;
-    }
-#endif
-    std::FILE* file = std::fopen(path.c_str(), "rb");
-    if (file != nullptr) {
-        out.text.resize(ini::file_bytes_max + 1);
-        out.text.resize(std::fread(&out.text[0], 1, out.text.size(), file));
-    }
-    if (file == nullptr && (errno == ENOENT || errno == ENOTDIR))
-        out.state = FileState::missing;
-    else if (file == nullptr || std::ferror(file))
-        out.problem = errno == EACCES ? "permission denied" : "system error " + std::to_string(errno);
-    else if (out.text.size() > ini::file_bytes_max)
-        out.problem = "it is longer than " + bytes::number(ini::file_bytes_max) + " bytes";
-    else
-        out.state = FileState::text;
-    if (file != nullptr) std::fclose(file);
-    return out;
-}
-
-#ifdef _WIN32
-inline ProcessResult run_process(const std::vector<std::string>&, milliseconds, std::size_t, const Limits&) {
-    return {-1, {}, "running it is not supported on Windows"};
-}
-#else
-
-// The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
-// Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
-// messages must not. Returns an errno.
-inline int spawn(std::vector<std::string> argv, int output, ::pid_t& child) {
-    std::vector<char*> words;
-    for (std::string& word : argv) words.push_back(&word[0]);
-    words.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, output, 1);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-#if defined(__APPLE__)
-    char** environment = *_NSGetEnviron();
-#else
-    char** environment = ::environ;
-#endif
-#if defined(__GLIBC_PREREQ)
-#if __GLIBC_PREREQ(2, 34)
-    posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-#endif
-#endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environment);
-    posix_spawn_file_actions_destroy(&actions);
-    return failed;
-}
-
-inline ProcessResult run_process(const std::vector<std::string>& argv, milliseconds timeout,
-                                 std::size_t output_bytes_max, const Limits& limits) {
-    int ends[2] = {-1, -1}, status = 0;
-    ::pid_t child = 0, ended = 0;
-    int failed = ::pipe(ends) != 0 ? errno : 0;
-    for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    if (failed == 0) failed = spawn(argv, ends[1], child);
-    ::close(ends[1]);
-    ProcessResult result;
-    if (failed != 0) result.problem = "it does not start: system error " + std::to_string(failed);
-    if (failed == ENOENT) result.problem = "there is no such program";
-    const auto end = std::chrono::steady_clock::now() + timeout;
-    struct pollfd output = {ends[0], POLLIN, 0};
-    while (ended == 0 && result.problem.empty()) {
-        char buffer[4096];
-        // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const bool ready =
-            ::poll(&output, 1, output.fd < 0 ? 5 : static_cast<int>(limits.slice(cancel_poll).count())) > 0;
-        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
-        if (got > 0) result.output.append(buffer, static_cast<std::size_t>(got));
-        if (got == 0) output.fd = -1;  // which poll passes over
-        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
-        if (result.output.size() > output_bytes_max)
-            result.problem = "its output is longer than " + bytes::number(output_bytes_max) + " bytes";
-        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
-            result.problem = "it took too long";
-    }
-    ::close(ends[0]);
-    if (failed == 0 && ended == 0) ::kill(child, SIGKILL);
-    while (failed == 0 && ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
-    // then all there is to judge by.
-    if (ended < 0 || (ended > 0 && WIFEXITED(status))) result.exit_status = ended < 0 ? 0 : WEXITSTATUS(status);
-    if (ended > 0 && WIFSIGNALED(status)) result.problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
-    return result;
-}
-#endif
-#endif  // S3CACHE_NO_CREDENTIAL_CHAIN
-
-// The process's own environment, files, clock and children; HTTP is the caller's.
-inline Environment real_environment(std::function<WebAnswer(const WebRequest&, const Limits&)> fetch) {
-    Environment out;
-    out.variable = [](const char* name) -> std::optional<std::string> {
-        const char* value = std::getenv(name);
-        if (!value) return {};
-        return std::string(value);
-    };
-    out.fetch = std::move(fetch);
-    out.now = [] { return std::chrono::system_clock::now(); };
-    out.sleep = [](milliseconds time, const Limits& limits) {
-        const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over())
-            std::this_thread::sleep_for(limits.slice(time));
-    };
-#ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    out.read_file = read_file;
-    out.run_process = run_process;
-#endif
-    return out;
-}
 
 // -- the cache of credentials
 
@@ -4726,56 +4592,48 @@ struct Snapshot {
 //
 //     time ────────────── renew_at_ ──────────────────────── expires_
 //     served from memory  one caller renews, others served   nobody is served before it has renewed
+//
+// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
 class Provider {
 public:
-    using Source = std::function<Keys(const Limits&)>;
-
-    Provider(Source source, std::function<TimePoint()> now) : source_(std::move(source)), now_(std::move(now)) {}
-    Provider(const Provider&) = delete;
-    Provider& operator=(const Provider&) = delete;
+    Provider(std::function<Keys(const Limits&)> source, std::function<TimePoint()> now)
+        : source_(std::move(source)), now_(std::move(now)) {}
 
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        for (;;) {
-            if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-            const TimePoint now = now_();
-            const bool usable = current_ && now < expires_;
-            if (usable && now < renew_at_) return current_;
-            if (!refreshing_) {
-                // A clock set back must not turn a minute of patience into a day.
-                const bool too_early = failures_ > 0 && now < retry_at_ && retry_at_ - now <= retry_most;
-                if (too_early && !usable) return broken(error_);
-                if (too_early) return current_;
-                auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
-                if (done || (current_ && now_() < expires_)) return current_;
-                return std::move(done).error();
-            }
-            if (usable) return current_;
-            if (!wait(lock, limits)) return limits.error("another thread fetched the credentials");
-        }
+        if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
+        if (refreshing_ && !is_usable(now_()) && !wait(lock, limits))
+            return limits.error("another thread fetched the credentials");
+        const TimePoint now = now_();
+        if (refreshing_ || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
+        if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
+        auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
+        if (done || is_usable(now_())) return current_;
+        return std::move(done).error();
     }
 
     // The store refused the keys of this generation. True: there are others now, sign again with them.
     bool force_refresh(std::uint64_t generation, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
-        if (!wait(lock, limits)) return false;
-        if (current_ && current_->generation != generation) return true;
+        if (!wait(lock, limits) || !current_) return false;
         const TimePoint now = now_();
-        const bool again = forced_ == generation && now >= forced_at_ && now - forced_at_ < forced_again_after;
-        if (!current_ || again) return false;
-        forced_ = generation;
-        forced_at_ = now;
-        static_cast<void>(refresh(lock, limits));
+        if (current_->generation != generation || is_too_early(now)) return current_->generation != generation;
+        const bool done = refresh(lock, limits).has_value();
+        if (done && current_->generation == generation) retry_at_ = now + forced_again_after;
         return current_->generation != generation;
     }
 
 private:
     // False: the caller's time is over first.
     bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice(std::chrono::seconds(60)));
+        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice());
         return !refreshing_;
     }
+
+    bool is_usable(TimePoint now) const { return current_ && now < expires_; }
+    // A clock set back must not turn a minute of patience into a day.
+    bool is_too_early(TimePoint now) const { return now < retry_at_ && retry_at_ - now <= retry_most; }
 
     // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
     // function may throw.
@@ -4791,54 +4649,48 @@ private:
         };
         refreshing_ = true;
         lock.unlock();
-        std::optional<Keys> got;
-        {
+        const auto ask = [&] {
             const Refreshing guard{*this, lock};
-            got.emplace(source_(limits));
-        }
-        return store_refresh_result(*std::move(got), limits, now_());
+            return source_(limits);
+        };
+        return store(ask(), limits);
     }
 
-    Result<void> store_refresh_result(Keys got, const Limits& limits, TimePoint now) {
-        if (got) {
-            const std::string where = got->source.empty() ? std::string("credentials") : got->source;
-            got = check(*std::move(got), where, now);
-        }
+    Result<void> store(Keys got, const Limits& limits) {
+        const TimePoint now = now_();
+        const Result<void> fine = got ? check(*got, now) : got.error();
         // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!got && limits.over()) return std::move(got).error();
-        if (!got) return fail(got.error().what(), now);
-        failures_ = 0;
-        const auto parts = [](const Credentials& keys) {
-            return std::tie(keys.access_key, keys.secret_key, keys.session_token);
+        if (!fine && limits.over()) return fine;
+        if (!fine) {
+            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
+            retry_at_ = now + pause_;
+            error_ = fine.error().what();
+            return broken(error_);
+        }
+        pause_ = seconds(0);
+        const auto is_same = [&](std::string Credentials::*part) {
+            return current_->credentials.*part == (*got).*part;
         };
-        if (!current_ || parts(current_->credentials) != parts(*got)) ++generation_;
+        const bool same = current_ && is_same(&Credentials::access_key) && is_same(&Credentials::secret_key) &&
+                          is_same(&Credentials::session_token);
+        const std::uint64_t generation = (current_ ? current_->generation : 0) + (same ? 0 : 1);
         expires_ = got->expires.value_or((TimePoint::max)());
-        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation_});
+        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
         const TimePoint::duration life = expires_ - now;
         renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
-    Error fail(const std::string& problem, TimePoint now) {
-        const std::chrono::seconds most = current_ && now < expires_ ? retry_most : retry_most_unserved;
-        retry_at_ = now + (std::min)(most, std::chrono::seconds(retry_first.count() << failures_));
-        failures_ = (std::min)(failures_ + 1, 6);
-        error_ = problem;
-        return broken(problem);
-    }
-
-    const Source source_;
+    const std::function<Keys(const Limits&)> source_;
     const std::function<TimePoint()> now_;
     std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Snapshot> current_;
-    std::uint64_t generation_ = 0;
     bool refreshing_ = false;
-    int failures_ = 0;  // at most six, which are a minute
-    std::string error_;
-    TimePoint expires_{}, renew_at_{}, retry_at_{}, forced_at_{};
-    std::uint64_t forced_ = 0;
+    TimePoint expires_{}, renew_at_{}, retry_at_{};
+    seconds pause_{0};   // after the last refresh, if it failed
+    std::string error_;  // of that
 };
 
 }  // namespace detail::credentials
@@ -5121,9 +4973,10 @@ struct detail::Core {
     Result<std::shared_ptr<const Place>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
-        const auto url = chain.endpoint_url();
+        credentials::Walk walk = chain.walk(limits);
+        const auto url = walk.endpoint_url("S3");
         if (!url) return url.error();
-        const auto region = chain.region(limits);
+        const auto region = walk.region();
         if (!region) return region.error();
         configured_url = url->value;
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
@@ -5188,8 +5041,8 @@ private:
 
     credentials::Environment make_environment() {
         using namespace credentials;
-        Environment out = real_environment(
-            [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); });
+        Environment out;
+        out.fetch = [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); };
         if (config.seams.environment) out.variable = config.seams.environment;
         out.now = [this] { return now(); };
         return out;
@@ -5210,7 +5063,7 @@ private:
         }
         transfer->url = request.url;
         transfer->bypass_proxy = request.bypass_proxy;
-        transfer->limits = {request.connect_timeout, {}, request.timeout};
+        transfer->limits = {credentials::connect_timeout, {}, request.timeout};
         transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
         const bool started = engine.start(*transfer, config);
@@ -5221,12 +5074,12 @@ private:
         }
         credentials::WebAnswer answer;
         if (!started || running || transfer->result != CURLE_OK) {
-            answer.problem = !started  ? "libcurl refused the request"
-                             : running ? "the caller does not wait any longer"
-                                       : curl_easy_strerror(transfer->result);
+            answer.body = !started  ? "libcurl refused the request"
+                          : running ? "the caller does not wait any longer"
+                                    : curl_easy_strerror(transfer->result);
         } else {
             answer.status = transfer->status;
-            answer.body = transfer->text.substr(0, request.answer_bytes_max + 1);
+            answer.body = transfer->text.substr(0, credentials::answer_bytes_max + 1);
         }
         engine.give_back(std::move(transfer), running);
         return answer;
@@ -8588,8 +8441,8 @@ inline std::vector<Finding> explain(Core& core) {
                                         [](const auto& got) { return credentials::summary(got->credentials); }));
     else
         out = core.chain.explain();
-    add("region", core.chain.region({}).transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core.chain.endpoint_url().transform(text_of), "Amazon S3 (none is configured)");
+    add("region", core.chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core.chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
     add("requests go to", core.place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
     }));
@@ -8633,12 +8486,12 @@ inline Result<void> check_config(const Config& config) {
 
 // The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
-    credentials::Environment outside = credentials::real_environment({});
+    credentials::Environment outside;
     if (config.seams.environment) outside.variable = config.seams.environment;
     std::string path = outside.variable("AWS_CA_BUNDLE").value_or("");
     const std::string other = outside.variable("SSL_CERT_FILE").value_or("");
     if (path.empty())
-        path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).profile_setting("ca_bundle");
+        path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).walk().profile_setting("ca_bundle");
     return path.empty() ? other : path;
 }
 

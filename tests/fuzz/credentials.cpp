@@ -41,13 +41,9 @@ public:
         out.fetch = [this](const cred::WebRequest& request, const cred::Limits&) { return answer(request); };
         out.now = [] { return TimePoint{std::chrono::hours(24) * 20454}; };
         out.sleep = [](std::chrono::milliseconds, const cred::Limits&) {};
-        out.run_process = [this](const std::vector<std::string>& argv, std::chrono::milliseconds, std::size_t,
-                                 const cred::Limits&) {
+        out.run_process = [this](const std::vector<std::string>& argv, const cred::Limits&) {
             require(!argv.empty() && !argv.front().empty(), "a program has a name");
-            cred::ProcessResult result;
-            result.exit_status = 0;
-            result.output = fuzz::piece(sections_, 4);
-            return result;
+            return s3cache::Result<std::string>(std::string(fuzz::piece(sections_, 4)));
         };
         return out;
     }
@@ -60,15 +56,11 @@ public:
     }
 
 private:
-    cred::FileText file(const std::string& path) {
-        cred::FileText out;
+    s3cache::Result<std::string> file(const std::string& path) {
         const std::size_t section = bytes::ends_with(path, "config")        ? 1
                                     : bytes::ends_with(path, "credentials") ? 2
                                                                             : 3;
-        if (section >= sections_.size()) return out;
-        out.state = cred::FileState::text;
-        out.text = sections_[section];
-        return out;
+        return std::string(fuzz::piece(sections_, section));
     }
 
     cred::WebAnswer answer(const cred::WebRequest& request) {
@@ -124,10 +116,10 @@ FUZZ_TARGET(credentials) {
         check_keys(outside, *keys);
     else
         check_text(keys.error().what());
-    const auto region = chain.region({});
+    const auto region = chain.walk().region();
     require(!region || region->value.empty() || endpoint::valid_region(region->value), "a region is one, or wrong");
     check_text(region ? region->why : region.error().what());
-    const auto url = chain.endpoint_url();
+    const auto url = chain.walk().endpoint_url("S3");
     require(!url || url->value.empty() || endpoint::parse_url(url->value).has_value(), "an endpoint is one, or wrong");
     check_text(url ? url->why : url.error().what());
     for (const s3cache::Finding& finding : chain.explain()) {

@@ -17,7 +17,7 @@ static cred::WebAnswer play(const cred::WebRequest& request, const cred::Limits&
         return (request.url + request.body).find(text) != std::string::npos;
     };
     cred::WebAnswer answer;
-    answer.problem = "nobody is there";
+    answer.body = "nobody is there";
     if (has("/container")) {
         answer.status = 200;
         answer.body =
@@ -52,7 +52,9 @@ int main() {
             const std::size_t equals = fields[i].find('=');
             setenv(fields[i].substr(0, equals).c_str(), fields[i].c_str() + equals + 1, 1);
         }
-        cred::Chain chain(cred::real_environment(play), {fields[0], {}, {}});
+        cred::Environment environment;
+        environment.fetch = play;
+        cred::Chain chain(std::move(environment), {fields[0], {}, {}});
         const auto keys = chain.find({});
         if (keys)
             std::printf("%s\t%s\n", keys->source.c_str(), keys->access_key.c_str());
