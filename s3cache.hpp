@@ -1911,11 +1911,10 @@ inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t 
     return ~table.update(~crc, data, size);
 }
 
-#ifndef S3CACHE_NO_GZIP
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
+    static const SlicingTable<std::uint32_t> table(0xEDB88320);  // zlib's, reflected
+    return ~table.update(~crc, data, size);
 }
-#endif
 
 inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
     static const SlicingTable<std::uint32_t> table(0x82F63B78);  // Castagnoli, reflected
@@ -5052,10 +5051,10 @@ struct Facts {
     Expiry expiry = Expiry::never;
     double expires_at = 0;                  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
-    std::optional<std::uint32_t> crc32c{};
-    double cost = 0;       // seconds that computing it took; 0: not known
-    double lease = 0;      // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};  // by the store's clock
+    std::string crc32c{};                   // in base64; empty: there is none
+    double cost = 0;                        // seconds that computing it took; 0: not known
+    double lease = 0;                       // seconds that a lease lasts; 0: it is none
+    TimePoint answered{};                   // by the store's clock
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
     bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
@@ -5123,14 +5122,6 @@ inline void read_expiry(Facts& facts, std::string_view text) {
     }
 }
 
-inline std::optional<std::uint32_t> read_crc32c(std::string_view text) {
-    const auto raw = bytes::unbase64(text);
-    if (!raw || raw->size() != 4) return std::nullopt;  // another program's header of the same name
-    std::uint32_t crc = 0;
-    for (const char c : *raw) crc = crc << 8 | bytes::octet(c);
-    return crc;
-}
-
 inline double read_seconds(std::string_view text) {
     const double seconds = dates::parse_float(text).value_or(0);
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
@@ -5154,7 +5145,8 @@ inline void read_meta(Facts& facts, const std::string& name, std::string_view te
     if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
     if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
     if (name == "kind") facts.info.kind = kind_of(value);
-    if (name == "crc32c") facts.crc32c = read_crc32c(value);
+    const bool is_sum = name == "crc32c" && bytes::unbase64(value).value_or("").size() == sizeof(std::uint32_t);
+    if (is_sum) facts.crc32c = value;  // and not another program's header of the same name
     if (name == "write-id") facts.write_id = value;
     if (name == "cost") facts.cost = read_seconds(value);
     if (name == "lease-seconds") facts.lease = read_seconds(value);
@@ -6172,50 +6164,39 @@ inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
 // for that.
 class Verifier {
 public:
-    Verifier(const entry::Facts& facts, Checksums policy)  // borrowed: they must live as long
-        : facts_(facts), is_own_(policy != Checksums::none && facts.crc32c) {
-        if (is_own_) type_ = "crc32c";
-        if (!is_own_ && policy == Checksums::store) type_ = facts.store_sum_type;
-#ifdef S3CACHE_NO_GZIP  // zlib has this one
-        if (type_ == "crc32") type_ = {};
-#endif
+    Verifier(const entry::Facts& facts, Checksums policy) {  // borrowed: they must live as long
+        if (policy == Checksums::none || (policy == Checksums::own && facts.crc32c.empty())) return;
+        type_ = facts.crc32c.empty() ? std::string_view(facts.store_sum_type) : "crc32c";
+        expected_ = facts.crc32c.empty() ? facts.store_sum : facts.crc32c;
     }
 
     void update(std::string_view data) {
         const auto crc = static_cast<std::uint32_t>(sum_);
         if (type_ == "crc32c") sum_ = digest::crc32c(crc, data.data(), data.size());
         if (type_ == "crc64nvme") sum_ = digest::crc64nvme(sum_, data.data(), data.size());
-#ifndef S3CACHE_NO_GZIP
         if (type_ == "crc32") sum_ = digest::crc32(crc, data.data(), data.size());
-#endif
     }
-    // Why the body is not what was stored; null: it is, as far as can be told.
-    const char* mismatch() const {
-        if (is_own_)
-            return sum_ == *facts_.crc32c ? nullptr
-                                          : "the body does not match its CRC-32C: the stored entry is damaged";
+    // As far as can be told.
+    bool fits() const {
         const std::size_t unused = type_ == "crc64nvme" ? 0 : sizeof sum_ / 2;
-        const bool fits = type_.empty() || bytes::base64(digest::big_endian(sum_).substr(unused)) == facts_.store_sum;
-        return fits ? nullptr : "the body does not match the store's own checksum of it";
+        return type_.empty() || bytes::base64(digest::big_endian(sum_).substr(unused)) == expected_;
     }
 
 private:
-    const entry::Facts& facts_;
-    const bool is_own_;
-    std::string_view type_{};  // empty: there is nothing to check against
+    std::string_view type_{}, expected_{};
     std::uint64_t sum_ = 0;
 };
 
 // Bytes of one version of an object as they come on a connection of their own; a broken one is resumed where it broke,
-// on the same version (If-Match) or not at all.
+// on the same version (If-Match) or not at all. A part of a large object is kept until those before it were handed on.
 class Range {
 public:
     Range(Session& session, std::string_view key)
-        : call(session, s3::request(session.core(), "get", Method::get, key)) {
-        call.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
-                                 return static_cast<Range*>(self)->take(from, {data, size});
-                             }};
-        call.on_retry = [this](const Exchange&) { return ask(); };
+        : exchange(session, s3::request(session.core(), "get", Method::get, key)) {
+        exchange.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
+                                     return static_cast<Range*>(self)->receive(from, {data, size});
+                                 }};
+        exchange.on_retry = [this](const Exchange&) { return ask(); };
     }
     Range(const Range&) = delete;
     Range& operator=(const Range&) = delete;
@@ -6225,53 +6206,47 @@ public:
     Result<void> check() const {
         if (trouble_) return *trouble_;
         if (at_ == end_) return {};
-        const bool is_gone = at_ > 0 && !call.error && (call.status() == 412 || call.status() == 404);
+        const bool is_gone = at_ > 0 && !exchange.error && (exchange.status() == 412 || exchange.status() == 404);
         if (is_gone) return refuse(Errc::changed, "the object was replaced while it was read");
-        if (!call.ok()) return call.session.failure(call);
+        if (!exchange.ok()) return exchange.session.failure(exchange);
         const bool is_short = at_ < end_ && end_ != unknown;
         return is_short ? refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
     }
+    // Asks for the bytes from `from` to before `end`.
+    void start(std::string_view version, std::uint64_t from, std::uint64_t end) {
+        if (!buffer_) buffer_.reset(new char[config().part_bytes]);
+        exchange.request.large = true;
+        exchange.session.drop(exchange);
+        version_ = version;
+        from_ = at_ = from;
+        end_ = end;
+        ask();
+        exchange.session.start(exchange);
+    }
+    // How much of what is behind `offset` has come; and the next of that.
+    std::uint64_t bytes_behind(std::uint64_t offset) const { return at_ - (std::max)(from_, offset); }
+    std::string_view piece_at(std::uint64_t offset) const {
+        const auto count = static_cast<std::size_t>((std::min)(at_ - offset, std::uint64_t{piece_bytes}));
+        return {buffer_.get() + (offset - from_), count};
+    }
+
+    Call exchange;
+
+protected:
+    const Config& config() const { return exchange.session.core().config; }
     // Ends the reading with this error.
     SinkResult fail(Error why) {
         trouble_ = std::move(why);
         return SinkResult::stop;
     }
 
-    Call call;
-
-protected:
     static constexpr auto unknown = (std::numeric_limits<std::uint64_t>::max)();
 
-    // Called before each piece that comes.
-    virtual void arrive(const http::Headers&) {}
-    // The next bytes. Those that are not `consumed` come again, or are the last.
-    virtual SinkResult put(std::string_view data) = 0;
-
-    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", call.request.key, why); }
-
-    // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
-    // version.
-    bool ask() {
-        if (at_ == 0) return true;
-        if (at_ == end_ || version_.empty()) return false;
-        if (at_ - asked_at_ >= progress_bytes_min) call.attempts = 0;
-        asked_at_ = at_;
-        const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
-        call.request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last},
-                                {"if-match", std::string(version_)}};
-        return true;
-    }
-
-    std::string_view version_{};  // its strong ETag; empty: there is none
-    std::uint64_t at_ = 0, end_ = unknown;
-    std::optional<Error> trouble_{};
-
-private:
-    SinkResult take(const http::Transfer& from, std::string_view data) {
+    // What comes. That which is not `consumed` comes again, or is the last.
+    virtual SinkResult receive(const http::Transfer& from, std::string_view data) {
         if (from.received == 0) {
-            if (Result<void> fine = begin(from); !fine) return fail(std::move(fine).error());
+            if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
         }
-        arrive(from.headers);
         const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
         const std::size_t left = data.size() - skipped;
         const auto wanted = static_cast<std::size_t>((std::min)(end_ - at_, std::uint64_t{left}));
@@ -6281,8 +6256,32 @@ private:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
+    virtual SinkResult put(std::string_view data) {
+        data.copy(buffer_.get() + (at_ - from_), data.size());
+        return SinkResult::consumed;
+    }
+
+    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
+
+    // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
+    // version.
+    bool ask() {
+        if (at_ == 0) return true;
+        if (at_ == end_ || version_.empty()) return false;
+        if (exchange.answer && exchange.answer->received >= progress_bytes_min) exchange.attempts = 0;
+        const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
+        exchange.request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last},
+                                    {"if-match", std::string(version_)}};
+        return true;
+    }
+
+    std::string_view version_{};  // its strong ETag; empty: there is none
+    std::uint64_t at_ = 0, end_ = unknown;
+    std::optional<Error> trouble_{};
+
+private:
     // Whether an answer is the object, or carries on where the last one broke off.
-    Result<void> begin(const http::Transfer& from) {
+    Result<void> check_head(const http::Transfer& from) {
         if (at_ > 0 && from.headers.get("etag") != version_)
             return refuse(Errc::changed, "the object was replaced while it was read");
         skip_ = from.status == 200 ? at_ : 0;  // a store that ignores ranges sends all of it again
@@ -6292,46 +6291,8 @@ private:
         return refuse(Errc::protocol, "the store answered with another range than asked for");
     }
 
-    std::uint64_t asked_at_ = 0, skip_ = 0;
-};
-
-// A part of a large object, kept until those before it have been handed on.
-class BufferedRange : public Range {
-public:
-    BufferedRange(Session& session, std::string_view key, std::string_view version)
-        : Range(session, key), buffer_(new char[session.core().config.part_bytes]) {
-        version_ = version;
-        call.request.large = true;
-    }
-    void start(std::uint64_t from, std::uint64_t end) {
-        from_ = at_ = from;
-        end_ = end;
-        ask();
-        call.session.drop(call);
-        call.session.start(call);
-    }
-    // How much of what is behind `offset` has come; and the next of that.
-    std::uint64_t bytes_behind(std::uint64_t offset) const { return at_ - (std::max)(from_, offset); }
-    std::string_view piece_at(std::uint64_t offset) const {
-        const auto count = static_cast<std::size_t>((std::min)(at_ - offset, std::uint64_t{piece_bytes}));
-        return {buffer_.get() + (offset - from_), count};
-    }
-
-private:
-    SinkResult put(std::string_view data) override {
-        data.copy(buffer_.get() + (at_ - from_), data.size());
-        return SinkResult::consumed;
-    }
-
-    const std::unique_ptr<char[]> buffer_;
-    std::uint64_t from_ = 0;
-};
-
-// Takes what a download brings.
-struct Consumer {
-    virtual ~Consumer() = default;
-    virtual bool open(const entry::Facts& facts) = 0;  // false: the body is not wanted
-    virtual SinkResult take(std::string_view data) = 0;
+    std::uint64_t skip_ = 0, from_ = 0;
+    std::unique_ptr<char[]> buffer_;  // of what comes from there on
 };
 
 // The bytes of one object in order, whatever becomes of them: length and checksums checked.
@@ -6339,57 +6300,59 @@ struct Consumer {
 //   head ──> one connection ──────────────────────────────> checked end
 //                  │ slow, and the object large                  ^
 //                  └─> its first part, others' ranges behind it ─┘
-class Download : public Range {
+class Download : public s3::Job, public Range {
 public:
     // With `may_be_parallel` a large object that comes slowly over one connection is helped by others.
-    Download(Session& session, std::string_view key, Consumer& consumer, bool may_be_parallel)
-        : Range(session, key),
-          consumer_(consumer),
-          lanes_(may_be_parallel ? lanes_for(config(), config().part_bytes) : 1) {
-        if (config().checksums == Checksums::store) call.request.header("x-amz-checksum-mode", "ENABLED");
+    Download(Session& session, std::string_view key, bool may_be_parallel)
+        : Range(session, key), lanes_(may_be_parallel ? lanes_for(config(), config().part_bytes) : 1) {
+        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
     }
 
-    const entry::Facts& facts() const { return facts_; }
-    entry::Facts take_facts() { return std::move(facts_); }  // at the end: a broken connection is resumed by them
-    std::uint64_t taken() const { return taken_; }
+    Call& call() override { return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange; }
+    // Opens an empty object, starts other connections once the first has shown that they would help, and hands out in
+    // order what they have brought. The first one goes on to the end of its part meanwhile.
+    bool tend() override {
+        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());
+        if (!planned_ || done()) return !done();
+        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
+        while (ranges_.size() < at_once && planned_ < *facts_.length) {
+            ranges_.push_back(std::make_unique<Range>(exchange.session, exchange.request.key));
+            start_next(*ranges_.back());
+        }
+        bool goes_on = exchange.done;
+        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
+        return !done();
+    }
+
+protected:
+    // Looks at the headers of what will be taken. False: the body is not wanted.
+    virtual bool open() = 0;
+    virtual SinkResult take(std::string_view data) = 0;
+
+    // All has come, or nothing more will.
+    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
+    // Then: whether what was taken is the whole object.
+    Result<void> check() const {
+        Result<void> fine = Range::check();
+        if (!fine || verifier_->fits()) return fine;
+        return refuse(Errc::damaged, facts_.crc32c.empty()
+                                         ? "the body does not match the store's own checksum of it"
+                                         : "the body does not match its CRC-32C: the stored entry is damaged");
+    }
     // Of the body, as it is stored: what has come in so far.
     std::uint64_t arrived() const {
         std::uint64_t sum = taken_;
         for (const auto& range : ranges_) sum += range->bytes_behind(taken_);
         return sum;
     }
-
-    // To be called between steps: opens an empty object, starts other connections once the first has shown that they
-    // would help, and hands out in order what they have brought. The first one goes on to the end of its part
-    // meanwhile.
-    void tend() {
-        if (call.done && call.ok() && !verifier_) open(call.headers());
-        if (!planned_ || done()) return;
-        const std::size_t at_once = call.done ? lanes_ : lanes_ - 1;
-        while (ranges_.size() < at_once && planned_ < *facts_.length) {
-            ranges_.push_back(std::make_unique<BufferedRange>(call.session, call.request.key, version_));
-            start_next(*ranges_.back());
-        }
-        bool goes_on = call.done;
-        while (goes_on && !done() && ranges_.front()->call.done) goes_on = hand_out(*ranges_.front());
-    }
     // Bytes are waited for from now on: how fast they come is measured by that time alone.
     void wait_begins() { since_ = http::Clock::now(); }
-    // All has come, or nothing more will.
-    bool done() const { return call.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
-    Call& waited_for() { return call.done && !ranges_.empty() ? ranges_.front()->call : call; }
 
-    // Once done(): whether what was taken is the whole object.
-    Result<void> check() const {
-        Result<void> fine = Range::check();
-        const char* mismatch = fine ? verifier_->mismatch() : nullptr;
-        return mismatch ? refuse(Errc::damaged, mismatch) : fine;
-    }
+    entry::Facts facts_;
+    std::uint64_t taken_ = 0;
 
 private:
-    const Config& config() const { return call.session.core().config; }
-
-    void open(const http::Headers& headers) {
+    void begin(const http::Headers& headers) {
         facts_ = entry::read(headers);
         verifier_.emplace(facts_, config().checksums);
         if (!facts_.from_s3)
@@ -6398,27 +6361,29 @@ private:
             return void(fail(refuse(Errc::protocol, "the answer does not say how long it is")));
         end_ = facts_.length.value_or(unknown);
         if (facts_.has_strong_etag()) version_ = facts_.info.etag;
-        is_wanted_ = consumer_.open(facts_);
-        is_sampling_ = lanes_ > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes && !version_.empty() &&
-                       headers.get("accept-ranges") == "bytes";
-        if (is_sampling_) wait_begins();
+        is_wanted_ = open();
+        const bool may_be_parallel = lanes_ > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
+                                     !version_.empty() && headers.get("accept-ranges") == "bytes";
+        if (may_be_parallel) sample_left_ = sample_time;
+        if (may_be_parallel) wait_begins();
     }
+    bool is_sampling() const { return sample_left_.count() > 0; }
     // Decides once whether others are to help: the first connection then ends with its part.
     void judge_speed() {
-        waited_ += http::Clock::now() - since_;
-        if (waited_ < sample_time) return;
-        is_sampling_ = false;
+        sample_left_ -= http::Clock::now() - since_;
+        if (is_sampling()) return;
+        sample_left_ = {};
         const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
         if (taken_ < fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
     }
-    void start_next(BufferedRange& range) {
+    void start_next(Range& range) {
         const std::uint64_t from = planned_;
         planned_ = (std::min)(from + config().part_bytes, *facts_.length);
-        range.start(from, planned_);
+        range.start(version_, from, planned_);
     }
 
     // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
-    bool hand_out(BufferedRange& range) {
+    bool hand_out(Range& range) {
         if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
         if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) return false;
         if (range.bytes_behind(taken_) > 0) return true;
@@ -6431,36 +6396,32 @@ private:
         return true;
     }
     SinkResult hand_on(std::string_view data) {
-        const SinkResult result = consumer_.take(data);
+        const SinkResult result = take(data);
         if (result != SinkResult::consumed) return result;
         verifier_->update(data);
         taken_ += data.size();
         return result;
     }
-    void arrive(const http::Headers& headers) override {
-        if (at_ == 0) open(headers);
-        if (is_sampling_) judge_speed();
+    SinkResult receive(const http::Transfer& from, std::string_view data) override {
+        if (at_ == 0 && from.status == 200) begin(from.headers);
+        if (is_sampling()) judge_speed();
+        return Range::receive(from, data);
     }
     SinkResult put(std::string_view data) override {
         if (trouble_) return SinkResult::stop;
         if (!is_wanted_) return end_ <= drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
         const SinkResult result = hand_on(data);
-        if (is_sampling_) wait_begins();  // what was done with the bytes is not the network's time
+        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
         return result;
     }
 
-    Consumer& consumer_;
     const std::size_t lanes_;
-    entry::Facts facts_;
     std::optional<Verifier> verifier_;
     bool is_wanted_ = true;
-    std::uint64_t taken_ = 0;
-
-    bool is_sampling_ = false;  // the connection's speed is looked at
     http::Clock::time_point since_{};
-    http::Clock::duration waited_{};
-    std::uint64_t planned_ = 0;  // where the last of the ranges ends; 0: one connection brings everything
-    std::vector<std::unique_ptr<BufferedRange>> ranges_;  // in order, behind what the first connection brings
+    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
+    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
+    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
@@ -7113,7 +7074,7 @@ using s3::Session;
 using transfer::Target;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
-// An entry that is replaced under our hands is read or touched again, but not for ever.
+// How often an entry that is replaced under our hands is read or touched again.
 inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
@@ -7415,18 +7376,15 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 
 // A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
 // while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const char* operation, std::string_view key) {
+inline Result<void> check_bucket(Session& session, const Exchange& call) {
     Core& core = session.core();
-    if (core.store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(operation, Method::head, {}, key));
+    if (call.status() != 404 || core.store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
     if (look.error) return *look.error;
-    if (look.status() != 404) {
-        core.store_seen.store(true, std::memory_order_relaxed);
-        return {};
-    }
-    look.fault.emplace();
-    look.fault->code = "NoSuchBucket";
+    core.store_seen = look.status() != 404;
+    if (core.store_seen) return {};
+    look.fault.emplace().code = "NoSuchBucket";
     return session.failure(look);
 }
 
@@ -7447,18 +7405,14 @@ inline bool is_absent(const Core& core, const Exchange& call) {
 
 // The headers of an entry, expired or not; empty: there is none.
 inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
-    const char* operation = call.request.operation;
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
         if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, operation, call.request.key,
+        return refusal(Errc::protocol, call.request.operation, call.request.key,
                        "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(session.core(), call)) return session.failure(call);
-    if (call.status() == 404) {
-        if (Result<void> fine = check_bucket(session, operation, call.request.key); !fine)
-            return std::move(fine).error();
-    }
+    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
     return std::optional<entry::Facts>();
 }
 inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
@@ -7545,59 +7499,52 @@ struct GetResult {
     bool is_stale = false;
 };
 
-// Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
-inline constexpr std::uint64_t gzip_ratio_likely = 6;
-
 // One entry being read. An expired one is removed once the reading is done, but never one that this process is about to
 // replace; a failure of that is no concern of the reader's, since the entry will be met again.
-class Reading : public s3::Job, public transfer::Consumer {
+class Reading : public transfer::Download {
 public:
     // One that is alone may use as many connections as help.
     Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : core_(session.core()), wanted_(wanted), key_(key), download_(session, key, *this, is_alone) {
+        : Download(session, key, is_alone), core_(session.core()), key_(key), wanted_(wanted) {
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
-    ~Reading() override {
-        if (wanted_.options.progress) download_.call.session.on_progress({});
-    }
 
-    Call& call() override { return removal_ ? removal_->call() : download_.waited_for(); }
+    Call& call() override { return removal_ ? removal_->call() : Download::call(); }
     bool tend() override {
         if (removal_) return removal_->tend();
-        download_.tend();
-        if (!download_.done()) return true;
-        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && core_.config.expired == Expired::remove &&
-                              download_.facts().expiry == entry::Expiry::at;
-        if (!is_to_go || core_.config.read_only || core_.is_computing(key_)) return false;
-        Session& session = download_.call.session;
-        session.start(removal_.emplace(session, "expire", key_, download_.facts()).call());
+        if (Download::tend()) return true;
+        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
+                              config().expired == Expired::remove && !config().read_only;
+        if (!is_to_go || core_.is_computing(key_)) return false;
+        exchange.session.start(removal_.emplace(exchange.session, "expire", key_, facts_).call());
         return true;
     }
-    bool report_progress() const { return wanted_.options.progress({download_.arrived(), download_.facts().length}); }
 
 protected:
-    bool open(const entry::Facts& facts) override {
+    bool report_progress() const { return wanted_.options.progress({arrived(), facts_.length}); }
+    bool open() override {
         const double now = core_.unix_now();
-        is_stale_ = facts.expired(now) && !facts.expired(now - wanted_.grace.count());
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts);
-        decoder_.emplace(facts.info);
+        is_stale_ = facts_.expired(now) && !facts_.expired(now - wanted_.grace.count());
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts_);
+        decoder_.emplace(facts_.info);
         return !is_refused_;
     }
     // There is nothing to be served, whatever became of a body that nobody wants.
     bool is_missing() const {
         if (is_refused_) return true;
-        const bool is_miss = is_absent(core_, download_.call);
+        const bool is_miss = is_absent(core_, exchange);
         if (is_miss) record(core_, "get", key_, outcomes::miss, {}, timing());
         return is_miss;
     }
-    Timing timing() const { return timing_of(download_.call, download_.taken()); }
+    Timing timing() const { return timing_of(exchange, taken_); }
 
     Core& core_;
-    const GetRequest& wanted_;
     const std::string_view key_;
+    const GetRequest& wanted_;
     std::optional<transfer::Decoder> decoder_;
     bool is_refused_ = false, is_stale_ = false;
-    transfer::Download download_;
+
+private:
     std::optional<ExpiredRemoval> removal_;
 };
 
@@ -7609,7 +7556,7 @@ public:
     // Once tend() has said that it is done.
     Result<GetResult> result() {
         if (is_missing()) return GetResult();
-        Result<void> fine = download_.check();
+        Result<void> fine = check();
         if (fine) {
             decoder_->feed({});
             fine = drain();
@@ -7617,7 +7564,7 @@ public:
         if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing());
-        GetResult out{{}, download_.take_facts(), is_stale_};
+        GetResult out{{}, std::move(facts_), is_stale_};
         Info& info = out.facts.info;
         if (!info.kind) info.kind = entry::classify(value_);
         const Kind kind = *info.kind;
@@ -7626,31 +7573,31 @@ public:
     }
 
 private:
-    bool open(const entry::Facts& facts) override {
-        if (!Reading::open(facts)) return false;
-        const std::uint64_t most = core_.config.value_bytes_max, stored = facts.length.value_or(0);
-        if (!facts.info.compressed && stored > most) download_.fail(too_large());
-        value_.reserve(
-            static_cast<std::size_t>((std::min)(stored * (facts.info.compressed ? gzip_ratio_likely : 1), most)));
+    bool open() override {
+        if (!Reading::open()) return false;
+        const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
+        if (!facts_.info.compressed && stored > most) fail(too_large());
+        // A guess of what gzip will give: memory that is not written to costs nothing.
+        const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
+        value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
         return true;
     }
     http::SinkResult take(std::string_view data) override {
         decoder_->feed(data);
         Result<void> fine = drain();
-        return fine ? http::SinkResult::consumed : download_.fail(std::move(fine).error());
+        return fine ? http::SinkResult::consumed : fail(std::move(fine).error());
     }
     Result<void> drain() {
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
             if (!chunk) return about("get", key_, chunk.error());
             if (chunk->empty()) return {};
-            if (chunk->size() > core_.config.value_bytes_max - value_.size()) return too_large();
+            if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
             value_.append(*chunk);
         }
     }
     Error too_large() const {
-        return refusal(Errc::too_large, "get", key_,
-                       "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
+        return refuse(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
     }
 
     std::string value_;
@@ -7661,120 +7608,115 @@ private:
 class Stream : public Reading {
 public:
     Stream(Session& session, std::string_view key, const GetRequest& wanted) : Reading(session, key, wanted, true) {
-        download_.call.request.large = true;
+        exchange.request.large = true;
     }
 
     // Whether there is an entry to be read. The limit is for this alone; zero: there is only the session's.
     Result<bool> begin(std::chrono::milliseconds limit) {
         if (Result<void> fine = check_key(core_, "get", key_); !fine) return std::move(fine).error();
-        Call& call = download_.call;
+        Session& session = exchange.session;
         const auto deadline = http::Clock::now() + limit;
-        call.session.start(call);
+        session.start(exchange);
         while (tend() && back_.empty()) {
-            call.session.step(s3::tick);
+            session.step(s3::tick);
             if (limit.count() && back_.empty() && http::Clock::now() > deadline)
-                call.session.end_all(Errc::timed_out, "no answer within call_timeout");
+                session.end_all(Errc::timed_out, "no answer within call_timeout");
         }
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
-        if (download_.done() && (back_.empty() || !call.error)) {
-            if (Result<void> fine = download_.check(); !fine) return record_error(core_, "get", key_, fine.error());
+        if (done() && (back_.empty() || !exchange.error)) {
+            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
         }
         record(core_, "get", key_, outcomes::hit);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
-        if (trouble_) return *trouble_;
+        if (why_broken_) return *why_broken_;
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return fail(about("get", key_, chunk.error()));
+            if (!chunk) return broken(about("get", key_, chunk.error()));
             if (!chunk->empty() || has_ended_) return chunk;
-            if (Result<void> fine = refill(); !fine) return fail(std::move(fine).error());
+            if (Result<void> fine = refill(); !fine) return broken(std::move(fine).error());
         }
     }
-    const Info& info() const { return download_.facts().info; }
+    const Info& info() const { return facts_.info; }
 
 private:
-    Error fail(Error why) {
+    Error broken(Error why) {
         if (why.code() == Errc::damaged) core_.count(&Stats::damaged);
-        trouble_ = why;
+        why_broken_ = why;
         return why;
     }
     http::SinkResult take(std::string_view data) override {
-        if (back_.empty()) {
-            const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
-                                                  std::uint64_t{core_.config.transfer_bytes_max} / 8);
-            const std::uint64_t expected = (std::min)(download_.facts().length.value_or(most), most);
-            back_.reserve((std::max)(data.size(), static_cast<std::size_t>(expected)));
-        } else if (back_.size() + data.size() > back_.capacity()) {
+        const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
+                                              std::uint64_t{core_.config.transfer_bytes_max} / 8);
+        if (back_.empty())
+            back_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
+        else if (back_.size() + data.size() > most)
             return http::SinkResult::pause;
-        }
         back_.append(data);
-        download_.call.session.wake();
+        exchange.session.wake();
         return http::SinkResult::consumed;
     }
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
-        Session& session = download_.call.session;
         front_.clear();
-        download_.wait_begins();
-        session.resume(download_.call);
-        while (tend() && back_.empty()) session.step(s3::step_most);
+        wait_begins();
+        exchange.session.resume(exchange);
+        while (tend() && back_.empty()) exchange.session.step(s3::step_most);
         std::swap(front_, back_);
         decoder_->feed(front_);
         has_ended_ = front_.empty();
-        return has_ended_ ? download_.check() : Result<void>();
+        return has_ended_ ? check() : Result<void>();
     }
 
     std::string front_, back_;
     bool has_ended_ = false;
-    std::optional<Error> trouble_;
+    std::optional<Error> why_broken_;
 };
 
-// One get or many: a single one is a run of one. `tell` is given an index and a Result<GetResult>.
-template <class Tell>
-void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted, Tell&& tell) {
-    Session session(core, wanted.options.timeout);
-    std::vector<std::size_t> todo, changed;
-    for (std::size_t i = 0; i < keys.size(); ++i) todo.push_back(i);
-    for (int tried = 1; !todo.empty(); ++tried, todo = std::exchange(changed, {})) {
-        s3::run_all(
-            session, todo.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                const std::string_view key = keys[todo[i]];
-                if (const Result<void> fine = check_key(core, "get", key); !fine)
-                    return tell(todo[i], fine.error()), nullptr;
-                return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
-            },
-            [&](std::size_t i, s3::Job& job) {
-                Result<GetResult> result = static_cast<GetOperation&>(job).result();
-                const bool was_replaced = !result && result.error().code() == Errc::changed;
-                if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
-                tell(todo[i], std::move(result));
-            });
+// An entry that is replaced under our hands is read again, but not for ever.
+inline bool was_replaced(const Result<GetResult>& got) { return !got && got.error().code() == Errc::changed; }
+
+inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
+    if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
+    for (int tried = 1;; ++tried) {
+        GetOperation job(session, key, wanted, true);
+        session.start(job.call());
+        while (job.tend()) session.step(s3::step_most);
+        Result<GetResult> got = job.result();
+        if (!was_replaced(got) || tried == versions_tried_max) return got;
     }
-}
-inline Result<GetResult> get_one(Core& core, std::string_view key, const GetRequest& wanted) {
-    Result<GetResult> out = GetResult();
-    get_all(core, {key}, wanted, [&](std::size_t, Result<GetResult> got) { out = std::move(got); });
-    return out;
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
     return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
 }
 
 inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    return value_of(core, key, get_one(core, key, {options}));
+    Session session(core, options.timeout);
+    return value_of(core, key, get_one(session, key, {options}));
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    tell_each<GetResult>(
-        "get", keys,
-        [&](std::size_t i, Result<GetResult> got) { visit(keys[i], value_of(core, keys[i], std::move(got))); },
-        [&](const auto& tell) {
-            get_all(core, {keys.begin(), keys.end()}, {}, tell);
-        });
+    const auto tell = [&](std::size_t i, Result<GetResult> got) {
+        visit(keys[i], value_of(core, keys[i], std::move(got)));
+    };
+    const GetRequest wanted{};
+    tell_each<GetResult>("get", keys, tell, [&](const auto& tell_one) {
+        Session session(core);
+        s3::run_all(
+            session, keys.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
+                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
+                    return tell_one(i, fine.error()), nullptr;
+                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
+            },
+            [&](std::size_t i, s3::Job& job) {
+                Result<GetResult> got = static_cast<GetOperation&>(job).result();
+                tell_one(i, was_replaced(got) ? get_one(session, keys[i], wanted) : std::move(got));
+            });
+    });
 }
 
 // A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
@@ -7787,7 +7729,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     const auto there = look(session, "get", key);
     if (!there) return record_error(core, "get", key, there.error());
     if (!*there || (*there)->info.etag != etag)
-        return get_one(core, key, {}).transform([](GetResult&& got) {
+        return get_one(session, key, {}).transform([](GetResult&& got) {
             return Revalidated{false, std::move(got.value)};
         });
     const bool is_unchanged = is_usable(core, "get", key, **there);
@@ -7795,16 +7737,14 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     return Revalidated{is_unchanged, {}};
 }
 
-// Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
-inline std::uint64_t size_by_range(Session& session, std::string_view key) {
-    Call call(session, request(session.core(), "stat", Method::get, key).header("range", "bytes=0-0"));
+// Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
+inline std::uint64_t size_by_get(Session& session, std::string_view key) {
+    Call call(session, request(session.core(), "stat", Method::get, key));
     call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
         return http::SinkResult::stop;
     };
     call.run();
-    const std::string_view range = call.answer ? call.headers().get("content-range") : std::string_view();
-    const std::string_view length = call.answer ? call.headers().get("content-length") : std::string_view();
-    return bytes::to_u64(range.empty() ? length : range.substr(range.find('/') + 1)).value_or(0);
+    return call.ok() ? entry::read(call.headers()).info.size : 0;
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
@@ -7813,7 +7753,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     auto facts = look(session, "stat", key);
     if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
     if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
-    if (!(*facts)->length) (*facts)->info.size = size_by_range(session, key);
+    if (!(*facts)->length) (*facts)->info.size = size_by_get(session, key);
     return std::optional<Info>(std::move((*facts)->info));
 }
 
@@ -7845,9 +7785,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         there.run();
         const auto found = interpret_look(session, there);
         if (!found) return found.error();
-        if (!*found) return false;
+        if (!*found || !is_usable(core, "touch", key, **found)) return false;
         const entry::Facts& facts = **found;
-        if (!is_usable(core, "touch", key, facts)) return false;
         if (facts.info.size > copy_bytes_max)
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
@@ -7858,8 +7797,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
-            const auto since = there.headers().find("last-modified");
-            if (since) copy.header("x-amz-copy-source-if-unmodified-since", *since);
+            if (const auto since = there.headers().find("last-modified"))
+                copy.header("x-amz-copy-source-if-unmodified-since", *since);
         }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
@@ -8310,7 +8249,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
 
 inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
-        const Result<std::string_view> chunk = stream.next();
+        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
         if (!chunk) return chunk.error();
         if (chunk->empty()) return {};
         if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
@@ -8318,31 +8257,7 @@ inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key
     }
 }
 
-inline constexpr int links_max = 40;  // to follow: as many as Linux does
-
 inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
-
-// What a path means for writing: links are followed, and what is no plain file (a device, a pipe) is written through.
-struct FileTarget {
-    std::string path;
-    bool is_written_through = false;
-    std::optional<unsigned> mode{};  // of the file that will be replaced
-};
-inline Result<FileTarget> file_target(std::string_view key, std::string path) {
-#if !defined(_WIN32)
-    char link[4096];
-    for (int followed = 0;; ++followed) {
-        const auto size = ::readlink(path.c_str(), link, sizeof link);
-        if (size <= 0) break;
-        if (followed == links_max) return errno = ELOOP, file_error("get", key, path, "cannot follow");
-        path = (link[0] == '/' ? std::string() : folder_of(path)).append(link, static_cast<std::size_t>(size));
-    }
-    FileStat seen;
-    if (stat_file(path, seen))
-        return FileTarget{path, !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode), unsigned{seen.st_mode} & 07777U};
-#endif
-    return FileTarget{std::move(path)};
-}
 
 inline bool replace_file(const std::string& from, const std::string& to) {
 #if defined(_WIN32)
@@ -8353,20 +8268,29 @@ inline bool replace_file(const std::string& from, const std::string& to) {
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be.
-inline Result<void> write_file(const Core& core, Stream& stream, const FileTarget& target, std::string_view key) {
-    const std::string path =
-        target.is_written_through ? target.path : folder_of(target.path) + ".s3cache-" + core.random_id();
-    File out(open_file(path, target.is_written_through ? "wb" : "wbx"));
+// since the target's may be as long as names can be. Links are followed, and what is no plain file (a device, a pipe) is
+// written through.
+inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
+    bool is_written_through = false;
+#if !defined(_WIN32)
+    FileStat seen;
+    const bool exists = stat_file(target, seen);
+    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
+    is_written_through = exists && !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
+    char link[4096];
+    while (const auto size = (std::max)(::readlink(target.c_str(), link, sizeof link), ::ssize_t{0}))
+        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+#endif
+    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
+    File out(open_file(path, is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (target.mode && !target.is_written_through)
-        static_cast<void>(::fchmod(fileno(out.get()), static_cast<::mode_t>(*target.mode)));
+    if (exists && !is_written_through) static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
 #endif
     Result<void> written = copy_to(stream, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
-    if (target.is_written_through) return written;
-    if (written && !replace_file(path, target.path)) written = file_error("get", key, target.path, "cannot replace");
+    if (is_written_through) return written;
+    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
     if (!written) static_cast<void>(std::remove(path.c_str()));
     return written;
 }
@@ -8379,9 +8303,7 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
     const Result<bool> found = stream.begin({});
     if (!found) return tolerated<Info>(core, "get", key, found.error());
     if (!*found) return std::optional<Info>();
-    const Result<FileTarget> target = file_target(key, path);
-    if (!target) return target.error();
-    if (Result<void> written = write_file(core, stream, *target, key); !written)
+    if (Result<void> written = write_file(core, stream, key, path); !written)
         return tolerated<Info>(core, "get", key, std::move(written).error());
     if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
     return std::optional<Info>(stream.info());
@@ -8770,7 +8692,10 @@ struct Computation {
 
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const { return get_one(core, key, {{}, how.stale_if_error, true}); }
+    Result<GetResult> recall() const {
+        Session session(core);
+        return get_one(session, key, {{}, how.stale_if_error, true});
+    }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
@@ -9054,39 +8979,28 @@ struct detail::ListingState : cache::Pages {
 };
 
 struct detail::ReaderState {
-    ReaderState(std::shared_ptr<Core> shared, std::string_view name, const GetOptions& options)
-        : core(std::move(shared)),
-          key(name),
-          wanted{options},
-          session(*core, std::chrono::milliseconds(0)),
-          stream(session, key, wanted) {}
-
 #if S3CACHE_EXCEPTIONS
     // Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
-    class StreamBuffer : public std::streambuf {
-    public:
-        explicit StreamBuffer(cache::Stream& stream) : stream_(stream) {}
-
-    protected:
+    struct StreamBuffer : std::streambuf {
+        explicit StreamBuffer(cache::Stream& from) : stream(from) {}
         int_type underflow() override {
-            const std::string_view chunk = stream_.next().value();
+            const std::string_view chunk = stream.next().value();
             if (chunk.empty()) return traits_type::eof();
-            char* data =
-                const_cast<char*>(chunk.data());  // never written to: there is no overflow() and no pbackfail()
+            // Never written to: there is no overflow() and no pbackfail().
+            char* data = const_cast<char*>(chunk.data());
             setg(data, data, data + chunk.size());
             return traits_type::to_int_type(*data);
         }
 
-    private:
-        cache::Stream& stream_;
+        cache::Stream& stream;
     };
 #endif
 
     const std::shared_ptr<Core> core;
     const std::string key;
     const cache::GetRequest wanted;
-    s3::Session session;
-    cache::Stream stream;
+    s3::Session session{*core, std::chrono::milliseconds(0)};
+    cache::Stream stream{session, key, wanted};
     std::string_view rest{};  // of the chunk that try_read is cutting up
     std::unique_ptr<std::streambuf> buffer{};
     std::unique_ptr<std::istream> istream{};
@@ -9206,7 +9120,7 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
-        auto state = std::make_unique<detail::ReaderState>(core_, key, options);
+        std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
         Result<bool> found = state->stream.begin(options.timeout.value_or(core_->config.call_timeout));
         return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
             return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
