@@ -215,13 +215,17 @@ public:
     Result(const Result& other) : ResultBase(other) {
         if (has_value()) new (&value_) T(other.value_);
     }
-    Result(Result&& other) noexcept : ResultBase(std::move(other)) {
+    Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>) : ResultBase(std::move(other)) {
         if (has_value()) new (&value_) T(std::move(other.value_));
     }
-    Result& operator=(Result other) noexcept {
-        if (has_value()) value_.~T();
-        ResultBase::operator=(std::move(other));
-        if (has_value()) new (&value_) T(std::move(other.value_));
+    Result& operator=(Result other) {
+        if (has_value() && other.has_value())
+            value_ = std::move(other.value_);
+        else if (other.has_value())
+            new (&value_) T(std::move(other.value_));
+        else if (has_value())
+            value_.~T();
+        ResultBase::operator=(std::move(other));  // last, because moving a value may throw
         return *this;
     }
     ~Result() {
