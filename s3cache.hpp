@@ -1855,11 +1855,10 @@ inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t 
     return ~table.update(~crc, data, size);
 }
 
-#ifndef S3CACHE_NO_GZIP
 inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    return static_cast<std::uint32_t>(::crc32_z(crc, reinterpret_cast<const Bytef*>(data), size));
+    static const SlicingTable table(0xEDB88320);  // zlib's, reflected
+    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
 }
-#endif
 
 inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
     static const SlicingTable table(0x82F63B78);  // Castagnoli, reflected
@@ -4713,10 +4712,10 @@ struct Facts {
     Expiry expiry = Expiry::never;
     double expires_at = 0;                  // unix time
     std::optional<std::uint64_t> length{};  // of the body of this answer
-    std::optional<std::uint32_t> crc32c{};
-    double cost = 0;       // seconds that computing it took; 0: not known
-    double lease = 0;      // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};  // by the store's clock
+    std::string crc32c{};                   // in base64; empty: there is none
+    double cost = 0;                        // seconds that computing it took; 0: not known
+    double lease = 0;                       // seconds that a lease lasts; 0: it is none
+    TimePoint answered{};                   // by the store's clock
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
     bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
@@ -4786,15 +4785,12 @@ inline void read_expiry(Facts& facts, std::string_view text) {
 
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
 
-// Empty: another program's header of the same name. OpenSSL alone would skip blanks and take any bits behind the last.
-inline std::optional<std::uint32_t> read_crc32c(std::string_view text) {
+// False: another program's header of the same name. OpenSSL alone would skip blanks and take any bits behind the last.
+inline bool is_crc32c(std::string_view text) {
     unsigned char raw[6];  // 4, and zeros for the padding
-    const auto* letters = reinterpret_cast<const unsigned char*>(text.data());
-    if (text.size() != 8 || EVP_DecodeBlock(raw, letters, 8) < 0) return std::nullopt;
-    std::uint32_t crc = 0;
-    for (int i = 0; i < 4; ++i) crc = crc << 8 | raw[i];
-    if (crc32c_text(crc) != text) return std::nullopt;
-    return crc;
+    if (text.size() != 8 || EVP_DecodeBlock(raw, reinterpret_cast<const unsigned char*>(text.data()), 8) < 0)
+        return false;
+    return bytes::base64({reinterpret_cast<const char*>(raw), 4}) == text;
 }
 
 inline double read_seconds(std::string_view text) {
@@ -4820,7 +4816,7 @@ inline void read_meta(Facts& facts, const std::string& name, std::string_view te
     if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
     if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
     if (name == "kind") facts.info.kind = kind_of(value);
-    if (name == "crc32c") facts.crc32c = read_crc32c(value);
+    if (name == "crc32c" && is_crc32c(value)) facts.crc32c = value;
     if (name == "write-id") facts.write_id = value;
     if (name == "cost") facts.cost = read_seconds(value);
     if (name == "lease-seconds") facts.lease = read_seconds(value);
@@ -5838,394 +5834,317 @@ inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
     return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
 }
 
-// The bytes first to last, both inclusive, as a Range header and (but for the first letters) Content-Range have them.
-inline std::string range_text(std::uint64_t first, std::optional<std::uint64_t> last = {}) {
-    return bytes::number(first) + "-" + (last ? bytes::number(*last) : std::string());
-}
-
-// What a body is checked against as it streams by, by what its entry and Config::checksums offer.
+// What a body is checked against as it streams by: our own sum of it, or else the store's where Config::checksums asks
+// for that.
 class Verifier {
 public:
-    Verifier(const entry::Facts& facts, Checksums policy)  // borrowed: they must live as long
-        : facts_(facts),
-          has_crc_(policy != Checksums::none && facts.crc32c),
-          has_store_sum_(policy == Checksums::store && add_to_store_sum({})) {}
+    Verifier(const entry::Facts& facts, Checksums policy) {  // borrowed: they must live as long
+        if (policy == Checksums::none || (policy == Checksums::own && facts.crc32c.empty())) return;
+        type_ = facts.crc32c.empty() ? std::string_view(facts.store_sum_type) : "crc32c";
+        expected_ = facts.crc32c.empty() ? facts.store_sum : facts.crc32c;
+    }
 
     void update(std::string_view data) {
-        if (has_crc_) crc_ = digest::crc32c(crc_, data.data(), data.size());
-        if (has_store_sum_) static_cast<void>(add_to_store_sum(data));
+        const auto crc = static_cast<std::uint32_t>(sum_);
+        if (type_ == "crc32c") sum_ = digest::crc32c(crc, data.data(), data.size());
+        if (type_ == "crc64nvme") sum_ = digest::crc64nvme(sum_, data.data(), data.size());
+        if (type_ == "crc32") sum_ = digest::crc32(crc, data.data(), data.size());
     }
-    // Why the body is not what was stored; null: it is, as far as can be told.
-    const char* mismatch() const {
-        if (has_crc_ && crc_ != *facts_.crc32c)
-            return "the body does not match its CRC-32C: the stored entry is damaged";
-        if (has_store_sum_ && store_text() != facts_.store_sum)
-            return "the body does not match the store's own checksum of it";
-        return nullptr;
+    // As far as can be told.
+    bool fits() const {
+        const std::size_t unused = type_ == "crc64nvme" ? 0 : sizeof sum_ / 2;
+        return type_.empty() || bytes::base64(digest::big_endian(sum_).substr(unused)) == expected_;
     }
 
 private:
-    // False: a kind of sum that is none of ours.
-    bool add_to_store_sum(std::string_view data) {
-        const auto crc = static_cast<std::uint32_t>(store_sum_);
-        if (facts_.store_sum_type == "crc64nvme")
-            store_sum_ = digest::crc64nvme(store_sum_, data.data(), data.size());
-        else if (facts_.store_sum_type == "crc32c")
-            store_sum_ = digest::crc32c(crc, data.data(), data.size());
-#ifndef S3CACHE_NO_GZIP  // zlib has this one
-        else if (facts_.store_sum_type == "crc32")
-            store_sum_ = digest::crc32(crc, data.data(), data.size());
-#endif
-        else
-            return false;
-        return true;
-    }
-    std::string store_text() const {
-        const std::string text = digest::big_endian(store_sum_);
-        return bytes::base64(facts_.store_sum_type == "crc64nvme" ? text : text.substr(sizeof crc_));
-    }
-
-    const entry::Facts& facts_;
-    std::uint32_t crc_ = 0;
-    std::uint64_t store_sum_ = 0;
-    const bool has_crc_, has_store_sum_;
+    std::string_view type_{}, expected_{};
+    std::uint64_t sum_ = 0;
 };
 
-// Whether an answer holds the bytes from `first` on of the version that the rest is from.
-inline Result<void> check_range(const http::Transfer& from, std::string_view key, std::string_view etag,
-                                std::uint64_t first) {
-    if (from.headers.get("etag") != etag)
-        return refusal(Errc::changed, "get", key, "the object was replaced while it was read");
-    if (from.status == 206 && bytes::starts_with(from.headers.get("content-range"), "bytes " + range_text(first)))
-        return {};
-    return refusal(Errc::protocol, "get", key, "the store answered with another range than asked for");
-}
-
-// The answer as an error, where the beginning of the object has been there.
-inline Error range_failure(const Session& session, const Exchange& call) {
-    if (!call.error && (call.status() == 412 || call.status() == 404))
-        return refusal(Errc::changed, "get", call.request.key, "the object was replaced while it was read");
-    return session.failure(call);
-}
-
-// A part of a large object, that comes on a connection of its own.
-struct Range {
-    Range(Session& session, std::string_view key, std::string_view version)
-        : etag(version),
-          buffer(new char[session.core().config.part_bytes]),
-          call(session, s3::request(session.core(), "get", Method::get, key)) {
-        call.request.large = true;
-        call.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t count) {
-                                 return static_cast<Range*>(self)->take(from, {data, count});
-                             }};
-        call.on_retry = [this](const Exchange&) { return ask(), placed.has_value(); };
-    }
-    void start(std::uint64_t from, std::uint64_t bytes) {
-        offset = from, size = bytes, received = 0;
-        ask();
-        call.session.drop(call);
-        call.session.start(call);
-    }
-    Result<void> check() const {
-        if (!placed) return placed;
-        if (!call.ok() || call.stopped_by_sink) return range_failure(call.session, call);
-        if (received == size) return {};
-        return refusal(Errc::damaged, "get", call.request.key, "a range is shorter than announced");
-    }
-    std::string_view body() const { return {buffer.get(), static_cast<std::size_t>(size)}; }
-
-    const std::string etag;
-    const std::unique_ptr<char[]> buffer;
-    std::uint64_t offset = 0, size = 0, received = 0;
-    Result<void> placed{};
-    Call call;
-
-private:
-    void ask() {  // for what is missing
-        call.request.headers = {{"range", "bytes=" + range_text(offset + received, offset + size - 1)},
-                                {"if-match", etag}};
-    }
-    SinkResult take(const http::Transfer& from, std::string_view data) {
-        if (from.received == 0) placed = check_range(from, call.request.key, etag, offset + received);
-        if (!placed || data.size() > size - received) return SinkResult::stop;
-        data.copy(buffer.get() + received, data.size());
-        received += data.size();
-        return SinkResult::consumed;
-    }
-};
-
-// The bytes of one object as they come, whatever becomes of them: length and checksums checked, and a broken connection
-// resumed where it broke, on the same version of the object (If-Match) or not at all.
-//
-//   head ──> one connection ──────────────────────────────> checked end
-//                  │ slow, and the object large                  ^
-//                  └─> its first part, others' ranges behind it ─┘
-class Download {
+// Bytes of one version of an object as they come on a connection of their own; a broken one is resumed where it broke,
+// on the same version (If-Match) or not at all. A part of a large object is kept until those before it were handed on.
+class Range {
 public:
-    // Takes what comes. `open` looks at the headers; false: the body is not wanted.
-    struct Consumer {
-        void* self;
-        bool (*open)(void* self, const entry::Facts& facts);
-        SinkResult (*take)(void* self, std::string_view data);
-    };
-
-    Download(Session& session, std::string_view key, Consumer consumer)
-        : call(session, s3::request(session.core(), "get", Method::get, key)), session_(session), consumer_(consumer) {
-        call.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
-                                 return static_cast<Download*>(self)->take(from, {data, size});
-                             }};
-        if (config().checksums == Checksums::store) call.request.header("x-amz-checksum-mode", "ENABLED");
-        call.on_retry = [this](const Exchange&) { return rewind(); };
+    Range(Session& session, std::string_view key)
+        : exchange(session, s3::request(session.core(), "get", Method::get, key)) {
+        exchange.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
+                                     return static_cast<Range*>(self)->receive(from, {data, size});
+                                 }};
+        exchange.on_retry = [this](const Exchange&) { return ask(); };
     }
-    Download(const Download&) = delete;
-    Download& operator=(const Download&) = delete;
+    Range(const Range&) = delete;
+    Range& operator=(const Range&) = delete;
+    virtual ~Range() = default;
 
-    const entry::Facts& facts() const { return facts_; }
-    Info take_info() { return std::move(facts_.info); }  // at the end: a broken connection is resumed by it
-    std::uint64_t taken() const { return taken_; }
-    // Of the body, as it is stored: what has come in so far.
-    std::uint64_t arrived() const {
-        std::uint64_t sum = taken_ - delivered_;
-        for (const auto& range : ranges_) sum += range->received;
-        return sum;
-    }
-
-    // For whoever calls tend() between steps: a large object that comes slowly over one connection may be helped by
-    // others.
-    void allow_parallel() { may_be_parallel_ = true; }
-    // Starts those once it has shown that they would help. The first one goes on to the end of its part meanwhile; then
-    // what they have brought is handed out in order.
-    void tend() {
-        if (!first_part_end_ || done()) return;
-        fill(call.done ? lanes() : lanes() - 1);
-        while (call.done && !done() && ranges_.front()->call.done && hand_out(*ranges_.front())) fill(lanes());
-    }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
-    // All has come, or nothing more will.
-    bool done() const {
-        return call.done && (!first_part_done() || is_stopped_ || trouble_ || taken_ == *facts_.length);
-    }
-    Call& waited_for() { return call.done && !ranges_.empty() ? ranges_.front()->call : call; }
-
-    // Once done(): whether what was taken is the whole object.
-    Result<void> check() {
+    // Once the call is done: whether all has come.
+    Result<void> check() const {
         if (trouble_) return *trouble_;
-        if (!first_part_done()) {
-            if (Result<void> fine = check_answer(); !fine) return fine;
-        }
-        if (!is_wanted_) return {};
-        if (facts_.length && taken_ != *facts_.length)
-            return refuse(Errc::damaged, "the body is shorter than announced");
-        if (const char* mismatch = verifier_->mismatch()) return refuse(Errc::damaged, mismatch);
-        return {};
+        if (at_ == end_) return {};
+        const bool is_gone = at_ > 0 && !exchange.error && (exchange.status() == 412 || exchange.status() == 404);
+        if (is_gone) return refuse(Errc::changed, "the object was replaced while it was read");
+        if (!exchange.ok()) return exchange.session.failure(exchange);
+        const bool is_short = at_ < end_ && end_ != unknown;
+        return is_short ? refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
+    }
+    // Asks for the bytes from `from` to before `end`.
+    void start(std::string_view version, std::uint64_t from, std::uint64_t end) {
+        if (!buffer_) buffer_.reset(new char[config().part_bytes]);
+        exchange.request.large = true;
+        exchange.session.drop(exchange);
+        version_ = version;
+        from_ = at_ = from;
+        end_ = end;
+        ask();
+        exchange.session.start(exchange);
+    }
+    // How much of what is behind `offset` has come; and the next of that.
+    std::uint64_t bytes_behind(std::uint64_t offset) const { return at_ - (std::max)(from_, offset); }
+    std::string_view piece_at(std::uint64_t offset) const {
+        const auto count = static_cast<std::size_t>((std::min)(at_ - offset, std::uint64_t{piece_bytes}));
+        return {buffer_.get() + (offset - from_), count};
     }
 
-    Call call;
+    Call exchange;
 
-private:
-    const Config& config() const { return session_.core().config; }
-    std::size_t lanes() const { return lanes_for(config(), config().part_bytes); }
-    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", call.request.key, why); }
-    // The first connection has brought its part of a large object.
-    bool first_part_done() const { return first_part_end_ && taken_ >= first_part_end_; }
-
-    Result<void> check_answer() {
-        if (call.error) return *call.error;
-        if (!call.ok()) return taken_ ? range_failure(session_, call) : session_.failure(call);
-        if (!is_open_) open(call.headers());
-        if (!is_wanted_) return {};
-        if (!facts_.from_s3) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
-        if (!facts_.length && !call.headers().find("transfer-encoding"))
-            return refuse(Errc::protocol, "the answer does not say how long it is");
-        return {};
-    }
-
-    void open(const http::Headers& headers) {
-        facts_ = entry::read(headers);
-        is_open_ = true;
-        is_wanted_ = consumer_.open(consumer_.self, facts_);
-        verifier_.emplace(facts_, config().checksums);
-        is_sampling_ = may_be_parallel_ && lanes() > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
-                       facts_.has_strong_etag() && headers.get("accept-ranges") == "bytes";
-        if (is_sampling_) wait_begins();
-    }
-    // Decides once whether others are to help.
-    void look_at_speed() {
-        waited_ += http::Clock::now() - since_;
-        if (waited_ < sample_time) return;
-        is_sampling_ = false;
-        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
-        if (taken_ < fast_bytes && part_end < *facts_.length) first_part_end_ = next_offset_ = part_end;
-    }
-    // Starts as many ranges as may be on their way at once: no more than the lanes' buffers is ever held.
-    void fill(std::size_t at_once) {
-        while (ranges_.size() < at_once && next_offset_ < *facts_.length) {
-            if (!spare_) spare_ = std::make_unique<Range>(session_, call.request.key, facts_.info.etag);
-            ranges_.push_back(std::move(spare_));
-            const std::uint64_t from = next_offset_;
-            next_offset_ = (std::min)(from + config().part_bytes, *facts_.length);
-            ranges_.back()->start(from, next_offset_ - from);
-        }
-    }
-
-    // False: the consumer takes no more for now, or at all.
-    bool hand_out(Range& range) {
-        if (Result<void> fine = range.check(); !fine) return stop(std::move(fine).error()), false;
-        const std::string_view piece = range.body().substr(delivered_, piece_bytes);
-        const SinkResult result = consumer_.take(consumer_.self, piece);
-        is_stopped_ = result == SinkResult::stop;
-        if (result != SinkResult::consumed) return false;
-        verifier_->update(piece);
-        taken_ += piece.size();
-        delivered_ += piece.size();
-        if (delivered_ < range.size) return true;
-        delivered_ = 0;
-        spare_ = std::move(ranges_.front());
-        ranges_.erase(ranges_.begin());
-        return true;
-    }
-
-    SinkResult take(const http::Transfer& from, std::string_view data) {
-        if (!is_open_) {
-            if (from.status != 200)
-                return stop(refuse(Errc::protocol, "the store answered with a range that was not asked for"));
-            open(from.headers);
-        }
-        if (!is_wanted_)
-            return facts_.length.value_or(drained_bytes_max + 1) <= drained_bytes_max ? SinkResult::consumed
-                                                                                      : SinkResult::stop;
-        if (taken_ && from.received == 0) {
-            if (Result<void> fine = resume(from); !fine) return stop(std::move(fine).error());
-        }
-        if (is_sampling_) look_at_speed();
-        const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
-        std::string_view fresh = data.substr(skipped);
-        if (first_part_end_)
-            fresh = fresh.substr(
-                0, static_cast<std::size_t>((std::min)(std::uint64_t{fresh.size()}, first_part_end_ - taken_)));
-        const SinkResult result = fresh.empty() ? SinkResult::consumed : consumer_.take(consumer_.self, fresh);
-        if (is_sampling_) wait_begins();  // what was done with the bytes is not the network's time
-        if (result != SinkResult::consumed) return result;
-        skip_ -= skipped;
-        taken_ += fresh.size();
-        verifier_->update(fresh);
-        return first_part_done() ? SinkResult::stop : SinkResult::consumed;
-    }
-    SinkResult stop(Error why) {
+protected:
+    const Config& config() const { return exchange.session.core().config; }
+    // Ends the reading with this error.
+    SinkResult fail(Error why) {
         trouble_ = std::move(why);
         return SinkResult::stop;
     }
 
-    // Whether an answer carries on the same object where the last one broke off.
-    Result<void> resume(const http::Transfer& from) {
-        const bool is_whole = from.status == 200 && from.headers.get("etag") == facts_.info.etag;
-        skip_ = is_whole ? taken_ : 0;  // a store that ignores ranges sends all of it again
-        return is_whole ? Result<void>() : check_range(from, call.request.key, facts_.info.etag, taken_);
-    }
-    bool rewind() {
-        if (taken_ == 0) {
-            is_open_ = false;
-            return true;
+    static constexpr auto unknown = (std::numeric_limits<std::uint64_t>::max)();
+
+    // What comes. That which is not `consumed` comes again, or is the last.
+    virtual SinkResult receive(const http::Transfer& from, std::string_view data) {
+        if (from.received == 0) {
+            if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
         }
-        if (!facts_.has_strong_etag()) return false;
-        if (taken_ - attempt_start_ >= progress_bytes_min) call.attempts = 0;
-        attempt_start_ = taken_;
-        call.request.headers = {{"range", "bytes=" + range_text(taken_)}, {"if-match", facts_.info.etag}};
+        const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
+        const std::size_t left = data.size() - skipped;
+        const auto wanted = static_cast<std::size_t>((std::min)(end_ - at_, std::uint64_t{left}));
+        const SinkResult result = wanted ? put(data.substr(skipped, wanted)) : SinkResult::consumed;
+        if (result != SinkResult::consumed) return result;
+        skip_ -= skipped;
+        at_ += wanted;
+        return wanted < left ? SinkResult::stop : SinkResult::consumed;
+    }
+    virtual SinkResult put(std::string_view data) {
+        data.copy(buffer_.get() + (at_ - from_), data.size());
+        return SinkResult::consumed;
+    }
+
+    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
+
+    // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
+    // version.
+    bool ask() {
+        if (at_ == 0) return true;
+        if (at_ == end_ || version_.empty()) return false;
+        if (exchange.answer && exchange.answer->received >= progress_bytes_min) exchange.attempts = 0;
+        const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
+        exchange.request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last},
+                                    {"if-match", std::string(version_)}};
         return true;
     }
 
-    Session& session_;
-    const Consumer consumer_;
-    entry::Facts facts_;
-    std::uint64_t taken_ = 0, attempt_start_ = 0, skip_ = 0;
-    std::optional<Verifier> verifier_;
-    bool is_open_ = false, is_wanted_ = true;
-    std::optional<Error> trouble_;
+    std::string_view version_{};  // its strong ETag; empty: there is none
+    std::uint64_t at_ = 0, end_ = unknown;
+    std::optional<Error> trouble_{};
 
-    bool may_be_parallel_ = false, is_sampling_ = false;  // the connection's speed is looked at
+private:
+    // Whether an answer is the object, or carries on where the last one broke off.
+    Result<void> check_head(const http::Transfer& from) {
+        if (at_ > 0 && from.headers.get("etag") != version_)
+            return refuse(Errc::changed, "the object was replaced while it was read");
+        skip_ = from.status == 200 ? at_ : 0;  // a store that ignores ranges sends all of it again
+        if (from.status == 200) return {};
+        const std::string_view range = from.headers.get("content-range");
+        if (at_ > 0 && bytes::starts_with(range, "bytes " + bytes::number(at_) + "-")) return {};
+        return refuse(Errc::protocol, "the store answered with another range than asked for");
+    }
+
+    std::uint64_t skip_ = 0, from_ = 0;
+    std::unique_ptr<char[]> buffer_;  // of what comes from there on
+};
+
+// The bytes of one object in order, whatever becomes of them: length and checksums checked.
+//
+//   head ──> one connection ──────────────────────────────> checked end
+//                  │ slow, and the object large                  ^
+//                  └─> its first part, others' ranges behind it ─┘
+class Download : public s3::Job, public Range {
+public:
+    // With `may_be_parallel` a large object that comes slowly over one connection is helped by others.
+    Download(Session& session, std::string_view key, bool may_be_parallel)
+        : Range(session, key), lanes_(may_be_parallel ? lanes_for(config(), config().part_bytes) : 1) {
+        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
+    }
+
+    Call& call() override { return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange; }
+    // Opens an empty object, starts other connections once the first has shown that they would help, and hands out in
+    // order what they have brought. The first one goes on to the end of its part meanwhile.
+    bool tend() override {
+        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());
+        if (!planned_ || done()) return !done();
+        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
+        while (ranges_.size() < at_once && planned_ < *facts_.length) {
+            ranges_.push_back(std::make_unique<Range>(exchange.session, exchange.request.key));
+            start_next(*ranges_.back());
+        }
+        bool goes_on = exchange.done;
+        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
+        return !done();
+    }
+
+protected:
+    // Looks at the headers of what will be taken. False: the body is not wanted.
+    virtual bool open() = 0;
+    virtual SinkResult take(std::string_view data) = 0;
+
+    // All has come, or nothing more will.
+    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
+    // Then: whether what was taken is the whole object.
+    Result<void> check() const {
+        Result<void> fine = Range::check();
+        if (!fine || verifier_->fits()) return fine;
+        return refuse(Errc::damaged, facts_.crc32c.empty()
+                                         ? "the body does not match the store's own checksum of it"
+                                         : "the body does not match its CRC-32C: the stored entry is damaged");
+    }
+    // Of the body, as it is stored: what has come in so far.
+    std::uint64_t arrived() const {
+        std::uint64_t sum = taken_;
+        for (const auto& range : ranges_) sum += range->bytes_behind(taken_);
+        return sum;
+    }
+    // Bytes are waited for from now on: how fast they come is measured by that time alone.
+    void wait_begins() { since_ = http::Clock::now(); }
+
+    entry::Facts facts_;
+    std::uint64_t taken_ = 0;
+
+private:
+    void begin(const http::Headers& headers) {
+        facts_ = entry::read(headers);
+        verifier_.emplace(facts_, config().checksums);
+        if (!facts_.from_s3)
+            return void(fail(refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?")));
+        if (!facts_.length && !headers.find("transfer-encoding"))
+            return void(fail(refuse(Errc::protocol, "the answer does not say how long it is")));
+        end_ = facts_.length.value_or(unknown);
+        if (facts_.has_strong_etag()) version_ = facts_.info.etag;
+        is_wanted_ = open();
+        const bool may_be_parallel = lanes_ > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
+                                     !version_.empty() && headers.get("accept-ranges") == "bytes";
+        if (may_be_parallel) sample_left_ = sample_time;
+        if (may_be_parallel) wait_begins();
+    }
+    bool is_sampling() const { return sample_left_.count() > 0; }
+    // Decides once whether others are to help: the first connection then ends with its part.
+    void judge_speed() {
+        sample_left_ -= http::Clock::now() - since_;
+        if (is_sampling()) return;
+        sample_left_ = {};
+        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
+        if (taken_ < fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
+    }
+    void start_next(Range& range) {
+        const std::uint64_t from = planned_;
+        planned_ = (std::min)(from + config().part_bytes, *facts_.length);
+        range.start(version_, from, planned_);
+    }
+
+    // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
+    bool hand_out(Range& range) {
+        if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
+        if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) return false;
+        if (range.bytes_behind(taken_) > 0) return true;
+        ranges_.push_back(std::move(ranges_.front()));  // its buffer serves again
+        ranges_.erase(ranges_.begin());
+        if (planned_ < *facts_.length)
+            start_next(range);
+        else
+            ranges_.pop_back();
+        return true;
+    }
+    SinkResult hand_on(std::string_view data) {
+        const SinkResult result = take(data);
+        if (result != SinkResult::consumed) return result;
+        verifier_->update(data);
+        taken_ += data.size();
+        return result;
+    }
+    SinkResult receive(const http::Transfer& from, std::string_view data) override {
+        if (at_ == 0 && from.status == 200) begin(from.headers);
+        if (is_sampling()) judge_speed();
+        return Range::receive(from, data);
+    }
+    SinkResult put(std::string_view data) override {
+        if (trouble_) return SinkResult::stop;
+        if (!is_wanted_) return end_ <= drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
+        const SinkResult result = hand_on(data);
+        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
+        return result;
+    }
+
+    const std::size_t lanes_;
+    std::optional<Verifier> verifier_;
+    bool is_wanted_ = true;
     http::Clock::time_point since_{};
-    http::Clock::duration waited_{};
-    std::uint64_t first_part_end_ = 0;  // where the first connection ends and others go on; 0: it brings everything
-    std::uint64_t next_offset_ = 0;     // of the next range
-    std::vector<std::unique_ptr<Range>> ranges_;  // on their way, in order
-    std::unique_ptr<Range> spare_;
-    std::size_t delivered_ = 0;  // of the first of them
-    bool is_stopped_ = false;    // by the consumer, meanwhile
+    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
+    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
+    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
-// streams as compressed that it sends as they are; an entry with a kind is not its.) feed() and next() until that is
-// empty, in the end finish() and once more.
+// streams as compressed that it sends as they are; an entry with a kind is not its.)
 class Decoder {
 public:
-    // zlib ends each call with a copy of its window, so `batch` bytes are gathered for one.
-    Decoder(const Info& info, std::size_t batch)
-        : mode_(!info.compressed ? Mode::plain
-                : info.kind      ? Mode::gzip
-                                 : Mode::undecided),
-          batch_(batch) {}
+    explicit Decoder(const Info& info) : is_gzip_(info.compressed), is_undecided_(info.compressed && !info.kind) {}
 
+    // What has come, borrowed until next() is empty; nothing: that was all.
     void feed(std::string_view data) {
-        if (mode_ == Mode::plain) return void(plain_ = data);
-        pending_.append(data);
-        if (mode_ == Mode::undecided && pending_.size() >= gzip_magic.size()) decide();
-    }
-    void finish() {
-        is_finished_ = true;
-        if (mode_ == Mode::undecided) decide();
+        is_at_end_ = data.empty();
+        input_ = data;
+        if (!is_undecided_) return;
+        input_ = head_.append(data);
+        if (head_.size() < gzip_magic.size() && !is_at_end_) return;
+        is_undecided_ = false;
+        is_gzip_ = bytes::starts_with(head_, gzip_magic);
     }
     // The next bytes of the value, valid until the next call; empty: feed more, or it is the end.
     Result<std::string_view> next() {
-        if (mode_ == Mode::gzip) return inflate();
-        return std::exchange(plain_, std::string_view());
+        if (is_undecided_) return std::string_view();
+        return is_gzip_ ? inflate() : std::exchange(input_, std::string_view());
     }
 
 private:
-    enum class Mode { undecided, plain, gzip };
     static constexpr std::string_view gzip_magic = "\x1f\x8b";
 
-    void decide() {
-        mode_ = bytes::starts_with(pending_, gzip_magic) ? Mode::gzip : Mode::plain;
-        if (mode_ == Mode::plain) plain_ = pending_;
-    }
-
 #ifdef S3CACHE_NO_GZIP
-    Result<std::string_view> inflate() {
+    static Result<std::string_view> inflate() {
         return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
     }
 #else
     Result<std::string_view> inflate() {
         if (!out_) out_.reset(new char[piece_bytes]);
-        for (;;) {
-            if (!is_fed_ && (pending_.empty() || (pending_.size() < batch_ && !is_finished_))) break;
-            if (!is_fed_) inflater_.feed(pending_);
-            is_fed_ = true;
-            const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
-            if (pulled.step == gzip::Step::damaged) return damage();
-            if (pulled.step == gzip::Step::needs_input) {
-                is_fed_ = false;
-                pending_.clear();
-            }
-            if (pulled.produced) return std::string_view(out_.get(), pulled.produced);
-        }
-        if (is_finished_ && !inflater_.end_of_input()) return damage();
-        return std::string_view();
-    }
-    Error damage() const {
-        return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
+        if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
+        const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
+        const bool is_cut = pulled.produced == 0 && is_at_end_ && !inflater_.end_of_input();
+        if (pulled.step == gzip::Step::damaged || is_cut)
+            return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
+        return std::string_view(out_.get(), pulled.produced);
     }
 
     gzip::Inflater inflater_;
     std::unique_ptr<char[]> out_;
-    bool is_fed_ = false;  // what is pending, and not all of it inflated
 #endif
 
-    Mode mode_;
-    [[maybe_unused]] const std::size_t batch_;
-    bool is_finished_ = false;
-    std::string_view plain_;
-    std::string pending_;
+    bool is_gzip_, is_undecided_, is_at_end_ = false;
+    std::string_view input_;
+    std::string head_;  // what has come of an entry that is undecided
 };
 
 // What a set() stores: a payload in memory, or a source, which may read a file.
@@ -6756,110 +6675,6 @@ private:
 
 }  // namespace detail::transfer
 
-// A Reader's insides. Two buffers: the caller looks at the front one while the network may fill the back one up to its
-// size; then the transfer pauses, and TCP tells the store to wait.
-struct detail::ReaderState {
-    ReaderState(std::shared_ptr<Core> shared, std::string_view name)
-        : core(std::move(shared)),
-          key(name),
-          session(*core, std::chrono::milliseconds(0)),
-          download(session, key,
-                   {this, [](void*, const entry::Facts&) { return true; },
-                    [](void* self, std::string_view data) { return static_cast<ReaderState*>(self)->keep(data); }}) {
-        download.call.request.large = true;
-        download.allow_parallel();
-    }
-    ReaderState(const ReaderState&) = delete;
-    ReaderState& operator=(const ReaderState&) = delete;
-
-    bool has_begun() const { return download.call.done || !back.empty(); }
-    // The connection broke after some bytes: what they are worth is told where they are read.
-    bool broke_later() const { return download.call.error && !back.empty(); }
-    // The next bytes of the value, valid until the next call; empty at the checked end.
-    Result<std::string_view> next() {
-        if (trouble) return *trouble;
-        if (!decoder) decoder.emplace(download.facts().info, 0);
-        Result<std::string_view> chunk = decoder->next();
-        while (chunk && chunk->empty() && !has_ended) {
-            const Result<std::string_view> data = stored_bytes();
-            if (!data) return fail(data.error());
-            has_ended = data->empty();
-            if (has_ended)
-                decoder->finish();
-            else
-                decoder->feed(*data);
-            chunk = decoder->next();
-        }
-        if (!chunk) return fail(about("get", key, chunk.error()));
-        return chunk;
-    }
-
-#if S3CACHE_EXCEPTIONS
-    // Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
-    class StreamBuffer : public std::streambuf {
-    public:
-        explicit StreamBuffer(ReaderState& state) : state_(state) {}
-
-    protected:
-        int_type underflow() override {
-            const std::string_view chunk = state_.next().value();
-            if (chunk.empty()) return traits_type::eof();
-            char* data =
-                const_cast<char*>(chunk.data());  // never written to: there is no overflow() and no pbackfail()
-            setg(data, data, data + chunk.size());
-            return traits_type::to_int_type(*data);
-        }
-
-    private:
-        ReaderState& state_;
-    };
-#endif
-
-    std::shared_ptr<Core> core;
-    std::string key;
-    s3::Session session;
-    transfer::Download download;
-    std::string_view rest{};  // of the chunk that try_read is cutting up
-    std::unique_ptr<std::streambuf> stream_buffer{};
-    std::unique_ptr<std::istream> stream{};
-
-private:
-    Error fail(Error why) {
-        if (why.code() == Errc::damaged) core->count(&Stats::damaged);
-        trouble = why;
-        return why;
-    }
-    http::SinkResult keep(std::string_view data) {
-        if (back.empty()) {
-            const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
-                                                  std::uint64_t{core->config.transfer_bytes_max} / 8);
-            const std::uint64_t expected = (std::min)(download.facts().length.value_or(most), most);
-            back.reserve((std::max)(data.size(), static_cast<std::size_t>(expected)));
-        } else if (back.size() + data.size() > back.capacity()) {
-            return http::SinkResult::pause;
-        }
-        back.append(data);
-        session.wake();
-        return http::SinkResult::consumed;
-    }
-    // The stored bytes as they come; empty at the checked end.
-    Result<std::string_view> stored_bytes() {
-        front.clear();
-        download.wait_begins();
-        session.resume(download.call);
-        for (download.tend(); back.empty() && !download.done(); download.tend()) session.step(s3::step_most);
-        std::swap(front, back);
-        if (!front.empty()) return std::string_view(front);
-        if (Result<void> whole = download.check(); !whole) return std::move(whole).error();
-        return std::string_view();
-    }
-
-    std::string front, back;
-    bool has_ended = false;
-    std::optional<transfer::Decoder> decoder{};
-    std::optional<Error> trouble{};
-};
-
 // --- cache: keys, expiry, conditions, many keys, single flight; what Cache's members do ------------------------------
 
 namespace detail::cache {
@@ -6873,7 +6688,7 @@ using s3::Session;
 using transfer::Body;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
-// An entry that is replaced under our hands is read or touched again, but not for ever.
+// How often an entry that is replaced under our hands is read or touched again.
 inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
@@ -7272,166 +7087,224 @@ struct GetResult {
     bool is_stale = false;
 };
 
-// Room for a gzip value at a guess; what is not written to is never touched, so too much of it costs nothing.
-inline constexpr std::uint64_t gzip_ratio_likely = 6;
-inline constexpr std::size_t inflate_batch_bytes = std::size_t{64} << 10;
-
-// Whether a reader removes an entry that it has found expired: never one that this process is about to replace.
-inline bool removes_expired(Core& core, std::string_view key, const entry::Facts& facts) {
-    return core.config.expired == Expired::remove && !core.config.read_only && facts.expiry == entry::Expiry::at &&
-           !core.is_computing(key);
-}
-
-// One get of a whole value, by itself or among many. An expired entry is removed once the reading is done; a failure of
-// that is no concern of the reader's, since the entry will be met again.
-class GetOperation : public s3::Job {
+// One entry being read. An expired one is removed once the reading is done, but never one that this process is about to
+// replace; a failure of that is no concern of the reader's, since the entry will be met again.
+class Reading : public transfer::Download {
 public:
-    GetOperation(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : session_(session),
-          core_(session.core()),
-          wanted_(wanted),
-          key_(key),
-          download_(
-              session, key,
-              {this,
-               [](void* self, const entry::Facts& facts) { return static_cast<GetOperation*>(self)->open(facts); },
-               [](void* self, std::string_view data) { return static_cast<GetOperation*>(self)->take(data); }}) {
-        if (is_alone) download_.allow_parallel();  // with as many connections as help
+    // One that is alone may use as many connections as help.
+    Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
+        : Download(session, key, is_alone), core_(session.core()), key_(key), wanted_(wanted) {
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
-    ~GetOperation() override {
-        if (wanted_.options.progress) session_.on_progress({});
-    }
 
-    Call& call() override { return removal_ ? removal_->call() : download_.waited_for(); }
+    Call& call() override { return removal_ ? removal_->call() : Download::call(); }
     bool tend() override {
         if (removal_) return removal_->tend();
-        download_.tend();
-        if (!download_.done()) return true;
-        if (download_.taken() == 0 && download_.call.ok()) static_cast<void>(download_.check());  // opens an empty body
-        if (!is_refused_ || wanted_.keeps_expired || !removes_expired(core_, key_, download_.facts())) return false;
-        session_.start(removal_.emplace(session_, "expire", key_, download_.facts()).call());
+        if (Download::tend()) return true;
+        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
+                              config().expired == Expired::remove && !config().read_only;
+        if (!is_to_go || core_.is_computing(key_)) return false;
+        exchange.session.start(removal_.emplace(exchange.session, "expire", key_, facts_).call());
         return true;
     }
+
+protected:
+    bool report_progress() const { return wanted_.options.progress({arrived(), facts_.length}); }
+    bool open() override {
+        const double now = core_.unix_now();
+        is_stale_ = facts_.expired(now) && !facts_.expired(now - wanted_.grace.count());
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts_);
+        decoder_.emplace(facts_.info);
+        return !is_refused_;
+    }
+    // There is nothing to be served, whatever became of a body that nobody wants.
+    bool is_missing() const {
+        if (is_refused_) return true;
+        const bool is_miss = is_absent(core_, exchange);
+        if (is_miss) record(core_, "get", key_, outcomes::miss, {}, timing());
+        return is_miss;
+    }
+    Timing timing() const { return timing_of(exchange, taken_); }
+
+    Core& core_;
+    const std::string_view key_;
+    const GetRequest& wanted_;
+    std::optional<transfer::Decoder> decoder_;
+    bool is_refused_ = false, is_stale_ = false;
+
+private:
+    std::optional<ExpiredRemoval> removal_;
+};
+
+// One get of a whole value, by itself or among many.
+class GetOperation : public Reading {
+public:
+    using Reading::Reading;
+
     // Once tend() has said that it is done.
     Result<GetResult> result() {
-        const Call& call = download_.call;
-        if (is_absent(core_, call)) {
-            record(core_, "get", key_, outcomes::miss, {}, timing_of(call, 0));
-            return GetResult();
+        if (is_missing()) return GetResult();
+        Result<void> fine = check();
+        if (fine) {
+            decoder_->feed({});
+            fine = drain();
         }
-        Result<std::optional<Value>> got = value();
-        const Timing timing = timing_of(call, download_.taken());
-        if (!got) return record_error(core_, "get", key_, got.error(), timing);
-        GetResult out{*std::move(got), download_.facts(), is_stale_};
-        if (!out.value) return out;
+        if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing);
+        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing());
+        GetResult out{{}, std::move(facts_), is_stale_};
+        Info& info = out.facts.info;
+        if (!info.kind) info.kind = entry::classify(value_);
+        const Kind kind = *info.kind;
+        out.value.emplace(std::move(value_), kind, std::move(info));
         return out;
     }
 
 private:
-    bool open(const entry::Facts& facts) {
-        value_.clear();
-        const double now = core_.unix_now();
-        is_stale_ = facts.expired(now) && !facts.expired(now - wanted_.grace.count());
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts);
-        const std::uint64_t most = core_.config.value_bytes_max;
-        is_too_large_ = !facts.info.compressed && facts.length.value_or(0) > most;
-        if (is_refused_ || is_too_large_) return false;
-        decoder_.emplace(facts.info, inflate_batch_bytes);
-        const std::uint64_t likely = facts.length.value_or(0) * (facts.info.compressed ? gzip_ratio_likely : 1);
+    bool open() override {
+        if (!Reading::open()) return false;
+        const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
+        if (!facts_.info.compressed && stored > most) fail(too_large());
+        // A guess of what gzip will give: memory that is not written to costs nothing.
+        const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
         return true;
     }
-    http::SinkResult take(std::string_view data) {
+    http::SinkResult take(std::string_view data) override {
         decoder_->feed(data);
-        return drain_decoder() ? http::SinkResult::consumed : http::SinkResult::stop;
+        Result<void> fine = drain();
+        return fine ? http::SinkResult::consumed : fail(std::move(fine).error());
     }
-    bool drain_decoder() {
+    Result<void> drain() {
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return decoding_error_ = chunk.error(), false;
-            if (chunk->empty()) return true;
-            is_too_large_ = chunk->size() > core_.config.value_bytes_max - value_.size();
-            if (is_too_large_) return false;
+            if (!chunk) return about("get", key_, chunk.error());
+            if (chunk->empty()) return {};
+            if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
             value_.append(*chunk);
         }
     }
-    bool report_progress() const { return wanted_.options.progress({download_.arrived(), download_.facts().length}); }
-    bool is_broken() const { return is_too_large_ || decoding_error_; }
-
-    Result<std::optional<Value>> value() {
-        if (is_refused_) return std::optional<Value>();  // whatever became of a body that nobody wants
-        if (!is_broken()) {
-            if (Result<void> whole = download_.check(); !whole) return std::move(whole).error();
-            decoder_->finish();
-            static_cast<void>(drain_decoder());
-        }
-        if (is_too_large_)
-            return refusal(Errc::too_large, "get", key_,
-                           "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
-        if (decoding_error_) return about("get", key_, *decoding_error_);
-        Info info = download_.take_info();
-        const Kind kind = info.kind ? *info.kind : entry::classify(value_);
-        info.kind = kind;
-        return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
+    Error too_large() const {
+        return refuse(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
     }
 
-    Session& session_;
-    Core& core_;
-    const GetRequest& wanted_;
-    const std::string_view key_;
-    std::optional<transfer::Decoder> decoder_;
     std::string value_;
-    std::optional<Error> decoding_error_;
-    bool is_refused_ = false, is_too_large_ = false, is_stale_ = false;
-    transfer::Download download_;
-    std::optional<ExpiredRemoval> removal_;
 };
 
-// One get or many: a single one is a run of one. `tell` is given an index and a Result<GetResult>.
-template <class Tell>
-void get_all(Core& core, const std::vector<std::string_view>& keys, const GetRequest& wanted, Tell&& tell) {
-    Session session(core, wanted.options.timeout);
-    std::vector<std::size_t> todo, changed;
-    for (std::size_t i = 0; i < keys.size(); ++i) todo.push_back(i);
-    for (int tried = 1; !todo.empty(); ++tried, todo = std::exchange(changed, {})) {
-        s3::run_all(
-            session, todo.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                const std::string_view key = keys[todo[i]];
-                if (const Result<void> fine = check_key(core, "get", key); !fine)
-                    return tell(todo[i], fine.error()), nullptr;
-                return std::make_unique<GetOperation>(session, key, wanted, keys.size() == 1);
-            },
-            [&](std::size_t i, s3::Job& job) {
-                Result<GetResult> result = static_cast<GetOperation&>(job).result();
-                const bool was_replaced = !result && result.error().code() == Errc::changed;
-                if (was_replaced && tried < versions_tried_max) return changed.push_back(todo[i]);
-                tell(todo[i], std::move(result));
-            });
+// An entry that is read piece by piece. Two buffers: the caller looks at the front one while the network may fill the
+// back one up to its size; then the transfer pauses, and TCP tells the store to wait.
+class Stream : public Reading {
+public:
+    Stream(Session& session, std::string_view key, const GetRequest& wanted) : Reading(session, key, wanted, true) {
+        exchange.request.large = true;
     }
-}
-inline Result<GetResult> get_one(Core& core, std::string_view key, const GetRequest& wanted) {
-    Result<GetResult> out = GetResult();
-    get_all(core, {key}, wanted, [&](std::size_t, Result<GetResult> got) { out = std::move(got); });
-    return out;
+
+    // Whether there is an entry to be read. The limit is for this alone; zero: there is only the session's.
+    Result<bool> begin(std::chrono::milliseconds limit) {
+        if (Result<void> fine = check_key(core_, "get", key_); !fine) return std::move(fine).error();
+        Session& session = exchange.session;
+        const auto deadline = http::Clock::now() + limit;
+        session.start(exchange);
+        while (tend() && back_.empty()) {
+            session.step(s3::tick);
+            if (limit.count() && back_.empty() && http::Clock::now() > deadline)
+                session.end_all(Errc::timed_out, "no answer within call_timeout");
+        }
+        if (is_missing()) return false;
+        // A connection that broke after some bytes: what those are worth is told where they are read.
+        if (done() && (back_.empty() || !exchange.error)) {
+            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
+        }
+        record(core_, "get", key_, outcomes::hit);
+        return true;
+    }
+    // The next bytes of the value, valid until the next call; empty at the checked end.
+    Result<std::string_view> next() {
+        if (why_broken_) return *why_broken_;
+        for (;;) {
+            const Result<std::string_view> chunk = decoder_->next();
+            if (!chunk) return broken(about("get", key_, chunk.error()));
+            if (!chunk->empty() || has_ended_) return chunk;
+            if (Result<void> fine = refill(); !fine) return broken(std::move(fine).error());
+        }
+    }
+    const Info& info() const { return facts_.info; }
+
+private:
+    Error broken(Error why) {
+        if (why.code() == Errc::damaged) core_.count(&Stats::damaged);
+        why_broken_ = why;
+        return why;
+    }
+    http::SinkResult take(std::string_view data) override {
+        const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
+                                              std::uint64_t{core_.config.transfer_bytes_max} / 8);
+        if (back_.empty())
+            back_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
+        else if (back_.size() + data.size() > most)
+            return http::SinkResult::pause;
+        back_.append(data);
+        exchange.session.wake();
+        return http::SinkResult::consumed;
+    }
+    // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
+    Result<void> refill() {
+        front_.clear();
+        wait_begins();
+        exchange.session.resume(exchange);
+        while (tend() && back_.empty()) exchange.session.step(s3::step_most);
+        std::swap(front_, back_);
+        decoder_->feed(front_);
+        has_ended_ = front_.empty();
+        return has_ended_ ? check() : Result<void>();
+    }
+
+    std::string front_, back_;
+    bool has_ended_ = false;
+    std::optional<Error> why_broken_;
+};
+
+// An entry that is replaced under our hands is read again, but not for ever.
+inline bool was_replaced(const Result<GetResult>& got) { return !got && got.error().code() == Errc::changed; }
+
+inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
+    if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
+    for (int tried = 1;; ++tried) {
+        GetOperation job(session, key, wanted, true);
+        session.start(job.call());
+        while (job.tend()) session.step(s3::step_most);
+        Result<GetResult> got = job.result();
+        if (!was_replaced(got) || tried == versions_tried_max) return got;
+    }
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
     return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
 }
 
 inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    return value_of(core, key, get_one(core, key, {options}));
+    Session session(core, options.timeout);
+    return value_of(core, key, get_one(session, key, {options}));
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
+    const GetRequest wanted{};
     const auto told = result_of_each<void>("get", keys, [&](const Tell<void>& tell) {
-        get_all(core, {keys.begin(), keys.end()}, {}, [&](std::size_t i, Result<GetResult> got) {
+        Session session(core);
+        const auto finish = [&](std::size_t i, Result<GetResult> got) {
             tell(i, {});
             visit(keys[i], value_of(core, keys[i], std::move(got)));
-        });
+        };
+        s3::run_all(
+            session, keys.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
+                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
+                    return finish(i, fine.error()), nullptr;
+                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
+            },
+            [&](std::size_t i, s3::Job& job) {
+                Result<GetResult> got = static_cast<GetOperation&>(job).result();
+                finish(i, was_replaced(got) ? get_one(session, keys[i], wanted) : std::move(got));
+            });
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
         if (i >= told.size() || !told[i])
@@ -7449,7 +7322,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     const auto there = look(session, "get", key);
     if (!there) return record_error(core, "get", key, there.error());
     if (!*there || (*there)->info.etag != etag)
-        return get_one(core, key, {}).transform([](GetResult&& got) {
+        return get_one(session, key, {}).transform([](GetResult&& got) {
             return Revalidated{false, std::move(got.value)};
         });
     const bool is_unchanged = is_usable(core, "get", key, **there);
@@ -7457,63 +7330,14 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     return Revalidated{is_unchanged, {}};
 }
 
-// The limit covers the reading too with `whole`, and otherwise the opening alone.
-inline Result<std::optional<Reader>> open_stream(const std::shared_ptr<Core>& core, std::string_view key,
-                                                 const GetOptions& options, bool whole = false) {
-    if (Result<void> fine = check_key(*core, "get", key); !fine) return std::move(fine).error();
-    auto state = std::make_shared<ReaderState>(core, key);
-    Session& session = state->session;
-    Call& call = state->download.call;
-    if (options.progress) {
-        session.on_progress([reader = state.get(), progress = options.progress] {
-            return progress({reader->download.arrived(), reader->download.facts().length});
-        });
-    }
-    const auto limit = options.timeout.value_or(core->config.call_timeout);
-    const auto deadline = http::Clock::now() + limit;
-    if (whole) session.allow(limit);
-    session.start(call);
-    while (!state->has_begun()) {
-        session.step(limit.count() ? (std::min)(limit, s3::tick) : s3::tick);
-        if (limit.count() && !state->has_begun() && http::Clock::now() > deadline)
-            session.end_all(Errc::timed_out, "no answer within call_timeout");
-    }
-    if (is_absent(*core, call)) {
-        record(*core, "get", key, outcomes::miss);
-        return std::optional<Reader>();
-    }
-    if (state->download.done() && !state->broke_later()) {  // it was short enough to be here already, or it failed
-        if (Result<void> fine = state->download.check(); !fine) return record_error(*core, "get", key, fine.error());
-    }
-    const entry::Facts facts = state->download.facts();
-    if (is_usable(*core, "get", key, facts)) {
-        record(*core, "get", key, outcomes::hit);
-        return std::optional<Reader>(Reader(std::move(state)));
-    }
-    session.drop(call);
-    if (removes_expired(*core, key, facts)) {
-        ExpiredRemoval removal(session, "expire", key, facts);
-        session.start(removal.call());
-        while (removal.tend()) session.step(s3::step_most);
-    }
-    return std::optional<Reader>();
-}
-
-inline Result<std::optional<Reader>> get_stream(const std::shared_ptr<Core>& core, std::string_view key,
-                                                const GetOptions& options) {
-    return tolerated(*core, "get", key, open_stream(core, key, options));
-}
-
-// Some proxies leave the length out of the answer to a HEAD: then that to a range of one byte tells it.
-inline std::uint64_t size_by_range(Session& session, std::string_view key) {
-    Call call(session, request(session.core(), "stat", Method::get, key).header("range", "bytes=0-0"));
+// Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
+inline std::uint64_t size_by_get(Session& session, std::string_view key) {
+    Call call(session, request(session.core(), "stat", Method::get, key));
     call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
         return http::SinkResult::stop;
     };
     call.run();
-    const std::string_view range = call.answer ? call.headers().get("content-range") : std::string_view();
-    const std::string_view length = call.answer ? call.headers().get("content-length") : std::string_view();
-    return bytes::to_u64(range.empty() ? length : range.substr(range.find('/') + 1)).value_or(0);
+    return call.ok() ? entry::read(call.headers()).info.size : 0;
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
@@ -7522,7 +7346,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
     auto facts = look(session, "stat", key);
     if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
     if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
-    if (!(*facts)->length) (*facts)->info.size = size_by_range(session, key);
+    if (!(*facts)->length) (*facts)->info.size = size_by_get(session, key);
     return std::optional<Info>(std::move((*facts)->info));
 }
 
@@ -7554,9 +7378,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         there.run();
         const auto found = interpret_look(session, there);
         if (!found) return found.error();
-        if (!*found) return false;
+        if (!*found || !is_usable(core, "touch", key, **found)) return false;
         const entry::Facts& facts = **found;
-        if (!is_usable(core, "touch", key, facts)) return false;
         if (facts.info.size > copy_bytes_max)
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
@@ -7567,8 +7390,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
-            const auto since = there.headers().find("last-modified");
-            if (since) copy.header("x-amz-copy-source-if-unmodified-since", *since);
+            if (const auto since = there.headers().find("last-modified"))
+                copy.header("x-amz-copy-source-if-unmodified-since", *since);
         }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
@@ -7936,9 +7759,9 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
 
 // -- get_file
 
-inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key, const std::string& path) {
+inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
-        const Result<std::string_view> chunk = reader.try_next();
+        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
         if (!chunk) return chunk.error();
         if (chunk->empty()) return {};
         if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
@@ -7946,69 +7769,56 @@ inline Result<void> copy_to(Reader& reader, std::FILE* out, std::string_view key
     }
 }
 
-inline constexpr int links_max = 40;  // to follow: as many as Linux does
-
 inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
-
-// What a path means for writing: links are followed, and what is no plain file (a device, a pipe) is written through.
-struct FileTarget {
-    std::string path;
-    bool is_written_through = false;
-    std::optional<unsigned> mode{};  // of the file that will be replaced
-};
-inline Result<FileTarget> file_target(std::string_view key, std::string path) {
-#if !defined(_WIN32)
-    char link[4096];
-    for (int followed = 0;; ++followed) {
-        const auto size = ::readlink(path.c_str(), link, sizeof link);
-        if (size <= 0) break;
-        if (followed == links_max) return errno = ELOOP, file_error("get", key, path, "cannot follow");
-        path = (link[0] == '/' ? std::string() : folder_of(path)).append(link, static_cast<std::size_t>(size));
-    }
-    FileStat seen;
-    if (stat_file(path, seen))
-        return FileTarget{path, !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode), unsigned{seen.st_mode} & 07777U};
-#endif
-    return FileTarget{std::move(path)};
-}
 
 inline bool replace_file(const std::string& from, const std::string& to) {
 #if defined(_WIN32)
-    std::remove(to.c_str());  // rename replaces nothing there
-#endif
+    return MoveFileExA(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;  // rename replaces nothing there
+#else
     return std::rename(from.c_str(), to.c_str()) == 0;
+#endif
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be.
-inline Result<void> write_file(const Core& core, Reader& reader, const FileTarget& target, std::string_view key) {
-    const std::string path =
-        target.is_written_through ? target.path : folder_of(target.path) + ".s3cache-" + core.random_id();
-    File out(open_file(path, target.is_written_through ? "wb" : "wbx"));
+// since the target's may be as long as names can be. Links are followed, and what is no plain file (a device, a pipe) is
+// written through.
+inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
+    bool is_written_through = false;
+#if !defined(_WIN32)
+    FileStat seen;
+    const bool exists = stat_file(target, seen);
+    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
+    is_written_through = exists && !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
+    char link[4096];
+    while (const auto size = (std::max)(::readlink(target.c_str(), link, sizeof link), ::ssize_t{0}))
+        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+#endif
+    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
+    File out(open_file(path, is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (target.mode && !target.is_written_through)
-        static_cast<void>(::fchmod(fileno(out.get()), static_cast<::mode_t>(*target.mode)));
+    if (exists && !is_written_through) static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
 #endif
-    Result<void> written = copy_to(reader, out.get(), key, path);
+    Result<void> written = copy_to(stream, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
-    if (target.is_written_through) return written;
-    if (written && !replace_file(path, target.path)) written = file_error("get", key, target.path, "cannot replace");
+    if (is_written_through) return written;
+    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
     if (!written) static_cast<void>(std::remove(path.c_str()));
     return written;
 }
 
-inline Result<std::optional<Info>> get_file(const std::shared_ptr<Core>& core, std::string_view key,
-                                            const std::string& path, const GetOptions& options) {
-    Result<std::optional<Reader>> reader = open_stream(core, key, options, true);
-    if (!reader) return tolerated<Info>(*core, "get", key, std::move(reader).error());
-    if (!*reader) return std::optional<Info>();
-    const Result<FileTarget> target = file_target(key, path);
-    if (!target) return target.error();
-    if (Result<void> written = write_file(*core, **reader, *target, key); !written)
-        return tolerated<Info>(*core, "get", key, std::move(written).error());
-    if (options.progress) static_cast<void>(options.progress({(*reader)->info().size, (*reader)->info().size}));
-    return std::optional<Info>((*reader)->info());
+inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, const std::string& path,
+                                            const GetOptions& options) {
+    const GetRequest wanted{options};
+    Session session(core, options.timeout);
+    Stream stream(session, key, wanted);
+    const Result<bool> found = stream.begin({});
+    if (!found) return tolerated<Info>(core, "get", key, found.error());
+    if (!*found) return std::optional<Info>();
+    if (Result<void> written = write_file(core, stream, key, path); !written)
+        return tolerated<Info>(core, "get", key, std::move(written).error());
+    if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
+    return std::optional<Info>(stream.info());
 }
 
 // -- removing many
@@ -8263,7 +8073,10 @@ struct Computation {
 
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const { return get_one(core, key, {{}, how.stale_if_error, true}); }
+    Result<GetResult> recall() const {
+        Session session(core);
+        return get_one(session, key, {{}, how.stale_if_error, true});
+    }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
     bool may_compute_after(const Error& error) const {
@@ -8522,6 +8335,34 @@ struct detail::ListingState : cache::Pages {
     using Pages::Pages;
 };
 
+struct detail::ReaderState {
+#if S3CACHE_EXCEPTIONS
+    // Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
+    struct StreamBuffer : std::streambuf {
+        explicit StreamBuffer(cache::Stream& from) : stream(from) {}
+        int_type underflow() override {
+            const std::string_view chunk = stream.next().value();
+            if (chunk.empty()) return traits_type::eof();
+            // Never written to: there is no overflow() and no pbackfail().
+            char* data = const_cast<char*>(chunk.data());
+            setg(data, data, data + chunk.size());
+            return traits_type::to_int_type(*data);
+        }
+
+        cache::Stream& stream;
+    };
+#endif
+
+    const std::shared_ptr<Core> core;
+    const std::string key;
+    const cache::GetRequest wanted;
+    s3::Session session{*core, std::chrono::milliseconds(0)};
+    cache::Stream stream{session, key, wanted};
+    std::string_view rest{};  // of the chunk that try_read is cutting up
+    std::unique_ptr<std::streambuf> buffer{};
+    std::unique_ptr<std::istream> istream{};
+};
+
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
@@ -8562,12 +8403,12 @@ S3CACHE_FN Credentials::~Credentials() {
     detail::bytes::wipe(session_token);
 }
 
-S3CACHE_FN const Info& Reader::info() const noexcept { return state_->download.facts().info; }
+S3CACHE_FN const Info& Reader::info() const noexcept { return state_->stream.info(); }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
     return detail::cache::never_throws([&]() -> Result<std::string_view> {
         if (!state_->rest.empty()) return std::exchange(state_->rest, std::string_view());
-        return state_->next();
+        return state_->stream.next();
     });
 }
 
@@ -8582,11 +8423,11 @@ S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capaci
 
 #if S3CACHE_EXCEPTIONS
 S3CACHE_FN std::istream& Reader::istream() {
-    if (!state_->stream) {
-        state_->stream_buffer = std::make_unique<detail::ReaderState::StreamBuffer>(*state_);
-        state_->stream = std::make_unique<std::istream>(state_->stream_buffer.get());
+    if (!state_->istream) {
+        state_->buffer = std::make_unique<detail::ReaderState::StreamBuffer>(state_->stream);
+        state_->istream = std::make_unique<std::istream>(state_->buffer.get());
     }
-    return *state_->stream;
+    return *state_->istream;
 }
 #endif
 
@@ -8615,11 +8456,17 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
     return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get_stream, core_, key, options);
+    return detail::cache::never_throws([&] {
+        std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
+        Result<bool> found = state->stream.begin(options.timeout.value_or(core_->config.call_timeout));
+        return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
+            return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
+        }));
+    });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
                                                            const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get_file, core_, key, path, options);
+    return detail::cache::never_throws(detail::cache::get_file, *core_, key, path, options);
 }
 S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
     return detail::cache::never_throws(detail::cache::remove, *core_, key);

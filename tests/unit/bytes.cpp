@@ -56,15 +56,15 @@ TEST_CASE("bytes: base64 has the vectors of RFC 4648") {
     }
 }
 
-TEST_CASE("bytes: a checksum in base64 reads back, and is refused where it is not exactly RFC 4648") {
+TEST_CASE("bytes: a checksum in base64 is known, and is not one where it is not exactly RFC 4648") {
     using namespace s3cache::detail;
     for (std::uint32_t crc : {0U, 1U, 0xE3069283U, 0xFFFFFFFFU, 0x00FF00FFU})
-        CHECK(entry::read_crc32c(entry::crc32c_text(crc)) == crc);
+        CHECK(entry::is_crc32c(entry::crc32c_text(crc)));
     for (const char* text :
          {"", "4waSgw=", "4waSgw", "4waSgw===", "4waSgx==", "4waS gw=", " 4waSgw=", "4waSgw=\n",
           "4waSgw= ", "========", "4waSgwA=", "4waSgwAA", "4waSgw==4waSgw==", "4wa_gw==", "\xE9waSgw=="}) {
         INFO(text);
-        CHECK_FALSE(entry::read_crc32c(text));
+        CHECK_FALSE(entry::is_crc32c(text));
     }
 }
 
