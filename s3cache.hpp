@@ -3287,6 +3287,8 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
+inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
+
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
@@ -3300,11 +3302,14 @@ inline bool is_ready() {
 // False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
 inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
 
+// What a forked child finds changed. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
 #if defined(_WIN32)
     return 0;  // there is no fork
 #else
-    return static_cast<std::uint64_t>(getpid());
+    static std::atomic<std::uint64_t> forks{0};
+    static const bool is_counted = pthread_atfork(nullptr, nullptr, [] { ++forks; }) == 0;
+    return is_counted ? forks.load(std::memory_order_relaxed) : static_cast<std::uint64_t>(getpid());
 #endif
 }
 
@@ -3403,7 +3408,8 @@ public:
     bool large = false;  // a large response is likely
     bool bypass_proxy = false;
     std::string url;
-    std::string_view body;  // borrowed; of PUT and POST
+    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
+    std::string_view body;    // borrowed; of PUT and POST
     Sink sink{};
     Limits limits{};
     // the response
@@ -3428,6 +3434,9 @@ public:
     ~Transfer() {
         for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
+#if LIBCURL_VERSION_NUM >= 0x073f00
+        curl_url_cleanup(parts_);
+#endif
     }
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
@@ -3468,8 +3477,8 @@ public:
             curl_easy_reset(easy);
             set_up(config);
         }
-        set(CURLOPT_URL, url.c_str());
-        set_headers();
+        set_url();
+        set_headers(config);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
             set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
@@ -3509,7 +3518,7 @@ private:
         set(CURLOPT_NOSIGNAL, 1L);
         set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
+        if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3543,15 +3552,36 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
+    // Where only the path is another one than last time, libcurl need not parse the URL anew. Escapes go the long way,
+    // because libcurl would turn them to lower case, which is not what was signed.
+    void set_url() {
+#if LIBCURL_VERSION_NUM >= 0x073f00
+        const std::string_view path = std::string_view(url).substr(path_at);
+        if (path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
+            if (!parts_) parts_ = curl_url();
+            if (url.compare(0, path_at, host_) != 0) {
+                host_.assign(url, 0, path_at);
+                broken |= curl_url_set(parts_, CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
+            }
+            broken |= curl_url_set(parts_, CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
+            return set(CURLOPT_CURLU, parts_);
+        }
+        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
+#endif
+        set(CURLOPT_URL, url.c_str());
+    }
+
     std::string& next_line() {
         if (used_ == lines_.size()) lines_.emplace_back();
         return lines_[used_++];
     }
-    void set_headers() {
+    void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         const std::size_t given = used_;
         next_line().assign("Accept:");
+        // As an option it would be written twice.
+        if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
         for (const char* of_body : {"Expect:", "Content-Type:"}) {
             if (has_body()) next_line().assign(of_body);
         }
@@ -3599,6 +3629,10 @@ private:
     std::optional<Setup> setup_;
     std::vector<std::string> lines_;
     std::size_t used_ = 0;
+#if LIBCURL_VERSION_NUM >= 0x073f00
+    CURLU* parts_ = nullptr;
+    std::string host_;  // the scheme and the host in them
+#endif
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
@@ -3608,7 +3642,7 @@ struct SigpipeGuard {
 #if defined(_WIN32)
     SigpipeGuard() {}
 #else
-    SigpipeGuard() : active(curl_version_info(CURLVERSION_NOW)->version_num < 0x075700 && !is_pending()) {
+    SigpipeGuard() : active(is_needed() && !is_pending()) {
         if (!active) return;
         sigemptyset(&pipe);
         sigaddset(&pipe, SIGPIPE);
@@ -3619,6 +3653,10 @@ struct SigpipeGuard {
         int taken = 0;
         if (is_pending()) sigwait(&pipe, &taken);
         pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+    static bool is_needed() {
+        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
+        return is_old;
     }
     static bool is_pending() {
         sigset_t pending;
@@ -5055,7 +5093,7 @@ struct Facts {
     std::optional<std::uint32_t> crc32c{};
     double cost = 0;       // seconds that computing it took; 0: not known
     double lease = 0;      // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};  // by the store's clock
+    TimePoint answered{};  // by the store's clock; of a lease
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
     bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
@@ -5138,63 +5176,62 @@ inline double read_seconds(std::string_view text) {
 
 // What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no
 // meaning.
-inline bool is_own_name(const std::string& lower_name) {
-    constexpr std::string_view names =
-        " expires_at expires-at compressed kind crc32c write-id negative cost lease-seconds part-bytes parts-etag ";
-    return names.find(" " + lower_name + " ") != std::string_view::npos;
+inline bool is_own_name(std::string_view name) {
+    constexpr std::string_view names[] = {"expires_at",    "expires-at", "compressed", "kind",
+                                          "crc32c",        "write-id",   "negative",   "cost",
+                                          "lease-seconds", "part-bytes", "parts-etag"};
+    return std::any_of(std::begin(names), std::end(names), [name](auto own) { return bytes::iequal(name, own); });
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, const std::string& name, std::string_view text) {
+inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
     if (name.empty()) return;
-    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, text);
+    if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
+    const auto is = [name](std::string_view own) { return bytes::iequal(name, own); };
     const std::string_view value = without_repeats(text);
-    const bool is_expiry = name == "expires_at" || name == "expires-at";
+    const bool is_expiry = is("expires_at") || is("expires-at");
     if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
-    if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
-    if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
-    if (name == "kind") facts.info.kind = kind_of(value);
-    if (name == "crc32c") facts.crc32c = read_crc32c(value);
-    if (name == "write-id") facts.write_id = value;
-    if (name == "cost") facts.cost = read_seconds(value);
-    if (name == "lease-seconds") facts.lease = read_seconds(value);
+    if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
+    if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
+    if (is("kind")) facts.info.kind = kind_of(value);
+    if (is("crc32c")) facts.crc32c = read_crc32c(value);
+    if (is("write-id")) facts.write_id = value;
+    if (is("cost")) facts.cost = read_seconds(value);
+    if (is("lease-seconds")) facts.lease = read_seconds(value);
 }
 
 // The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
 // will do.
 inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
-    constexpr std::string_view prefix = "x-amz-checksum-";
-    if (!bytes::starts_with(name, prefix) || value.find('-') != std::string_view::npos) return;
+    if (value.find('-') != std::string_view::npos) return;
     for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
-        if (name.substr(prefix.size()) != type) continue;
+        if (!bytes::iequal(name, type)) continue;
         facts.store_sum_type = type;
         facts.store_sum = value;
     }
 }
 
-inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
+inline void read_header(Facts& facts, std::string_view name, std::string_view value) {
+    constexpr std::string_view sum_prefix = "x-amz-checksum-";
+    const auto is = [name](std::string_view other) { return bytes::iequal(name, other); };
+    const auto begins = [name](std::string_view with) { return bytes::iequal(name.substr(0, with.size()), with); };
     Info& info = facts.info;
-    if (bytes::starts_with(name, meta_prefix)) {
+    if (begins(meta_prefix)) {
         read_meta(facts, name.substr(meta_prefix.size()), value);
         facts.from_s3 = true;
     }
-    if (name == "x-amz-version-id" && value != "null") info.version_id = value;
-    if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
-    if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
-    if (name == "content-type") info.content_type = value;
-    if (name == "last-modified") info.last_modified = dates::http_date(value).value_or(TimePoint());
-    if (name == "date") facts.answered = dates::http_date(value).value_or(TimePoint());
-    read_store_sum(facts, name, value);
+    if (begins(sum_prefix)) read_store_sum(facts, name.substr(sum_prefix.size()), value);
+    if (is("x-amz-version-id") && value != "null") info.version_id = value;
+    if (is("etag") && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
+    if (is("content-length") && !facts.length) facts.length = bytes::to_u64(value);
+    if (is("content-type")) info.content_type = value;
+    if (is("last-modified")) info.last_modified = dates::http_date(value).value_or(TimePoint());
 }
 
 inline Facts read(const http::Headers& headers) {
     Facts facts;
-    std::string lower;
-    headers.each([&](std::string_view name, std::string_view value) {
-        lower.assign(name);
-        for (char& c : lower) c = bytes::lower(c);
-        read_header(facts, lower, value);
-    });
+    headers.each([&](std::string_view name, std::string_view value) { read_header(facts, name, value); });
+    if (facts.lease > 0) facts.answered = dates::http_date(headers.get("date")).value_or(TimePoint());
     // Something before the store may add its headers to a page of its own, which has no ETag.
     if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !facts.info.etag.empty();
@@ -5247,7 +5284,7 @@ inline Result<void> check_metadata(const Metadata& metadata) {
         for (const auto& other : metadata) {
             if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
         }
-        if (is_own_name(bytes::lower(name))) return refuse(quoted + " is the cache's own");
+        if (is_own_name(name)) return refuse(quoted + " is the cache's own");
         if (const Result<void> fine = check_value(value); !fine)
             return refuse("the value of " + quoted + " " + fine.error().what());
         total += name.size() + value.size();
@@ -5775,7 +5812,9 @@ private:
         exchange.path.assign(where.base_path).append(1, '/');
         bytes::append_percent(exchange.path, request.object, true);
         if (request.object.empty() && !where.base_path.empty()) exchange.path.pop_back();
-        out.url.assign(where.scheme).append("://").append(where.host).append(exchange.path);
+        out.url.assign(where.scheme).append("://").append(where.host);
+        out.path_at = out.url.size();
+        out.url.append(exchange.path);
         if (!request.query.empty()) out.url.append(1, '?').append(request.query);
         add_headers(exchange, where);
         return {};
