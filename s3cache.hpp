@@ -3109,8 +3109,6 @@ struct Scope {
     std::string_view service;
 };
 
-using QueryPairs = bytes::Pairs;
-
 // Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
 // request into a 403; user-agent because proxies add to it.
 inline bool never_signed(std::string_view lower_name) {
@@ -3124,8 +3122,8 @@ inline bool never_signed(std::string_view lower_name) {
 
 // Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
 // before `a`, because '-' is less than '='.
-inline std::string canonical_query(const QueryPairs& raw) {
-    QueryPairs encoded(raw.size());
+inline std::string canonical_query(const bytes::Pairs& raw) {
+    bytes::Pairs encoded(raw.size());
     for (std::size_t i = 0; i < raw.size(); ++i) {
         bytes::append_percent(encoded[i].first, raw[i].first, false);
         bytes::append_percent(encoded[i].second, raw[i].second, false);
@@ -3142,11 +3140,12 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
-    for (char c : bytes::trim(value)) {
-        if (c > ' ' || !bytes::is_blank(c))
-            out += c;
-        else if (out.back() != ' ')  // not before the first byte, which is no blank
-            out += ' ';
+    for (std::string_view rest = bytes::trim(value); !rest.empty();) {
+        std::size_t size = 0;
+        while (size < rest.size() && !bytes::is_blank(rest[size])) ++size;
+        out.append(rest.data(), size);
+        rest = bytes::trim(rest.substr(size));
+        if (!rest.empty()) out += ' ';
     }
 }
 
@@ -3180,7 +3179,7 @@ public:
 
     // The whole query string of a presigned URL, made of `query` and the signature's own parameters; `request.query` is
     // not looked at. Whoever uses the URL must send the signed headers unchanged.
-    std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
+    std::string presign(const Request& request, bytes::Pairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
         begin(request, scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
@@ -3196,6 +3195,16 @@ public:
         return out.append("&X-Amz-Signature=").append(signature_);
     }
 
+    // The value of x-amz-date. The requests of one second share it.
+    std::string_view date(std::int64_t unix_seconds) {
+        if (date_.empty() || unix_seconds != date_second_) {
+            date_.clear();
+            dates::append_amz_date(date_, unix_seconds);
+            date_second_ = unix_seconds;
+        }
+        return date_;
+    }
+
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
     const std::string& canonical_request() const { return canonical_; }
     const std::string& string_to_sign() const { return to_sign_; }
@@ -3204,14 +3213,18 @@ public:
 private:
     // Names sorted, repeats in sending order; and the scope.
     void begin(const Request& request, const Scope& scope) {
-        names_.clear();
+        signed_ = 0;
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            std::string name = bytes::lower(request.headers[i].name);
-            if (!never_signed(name)) names_.emplace_back(std::move(name), i);
+            if (signed_ == names_.size()) names_.emplace_back();
+            auto& [name, place] = names_[signed_];
+            name.assign(request.headers[i].name);
+            for (char& c : name) c = bytes::lower(c);
+            place = i;
+            if (!never_signed(name)) ++signed_;
         }
-        std::sort(names_.begin(), names_.end());
+        std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
         signed_headers_.clear();
-        for (std::size_t i = 0; i < names_.size(); ++i) {
+        for (std::size_t i = 0; i < signed_; ++i) {
             if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
         }
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
@@ -3224,7 +3237,7 @@ private:
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < names_.size(); ++i) {
+        for (std::size_t i = 0; i < signed_; ++i) {
             canonical_ += repeats(i) ? ',' : '\n';
             if (!repeats(i)) canonical_.append(names_[i].first) += ':';
             append_header_value(canonical_, request.headers[names_[i].second].value);
@@ -3252,8 +3265,11 @@ private:
         return *key_;
     }
 
-    std::vector<std::pair<std::string, std::size_t>>
-        names_;  // what is signed, in lower case: sorted; place in the request
+    // What is signed, in lower case and sorted, and where it stands in the request. Strings behind are only kept.
+    std::vector<std::pair<std::string, std::size_t>> names_;
+    std::size_t signed_ = 0;
+    std::string date_;
+    std::int64_t date_second_ = 0;
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
@@ -3338,46 +3354,47 @@ R shielded(F&& call, R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again. It is short, so looking through it for a
-// name costs less than an index.
+// The header lines of one response, in one block of text that is used again. They are few, so looking through them for
+// a name costs less than an index.
 class Headers {
 public:
     void clear() {
         text_.clear();
-        lines_ = 0;
+        fields_.clear();
     }
-    bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
-        if (line.find(':') == std::string_view::npos) return true;
-        if (lines_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        ++lines_;
-        text_.append(line).append(1, '\n');
+    bool add(std::string_view line) {  // "Name: value"; false: over a limit
+        const std::size_t colon = line.find(':');
+        if (colon == std::string_view::npos) return true;
+        if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
+        fields_.push_back({text_.size(), name.size(), value.size()});
+        text_.append(name).append(value);
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (std::string_view rest = text_; !rest.empty();) {
-            const std::size_t end = rest.find('\n');
-            const std::string_view line = rest.substr(0, end);
-            rest.remove_prefix(end + 1);
-            const std::size_t colon = line.find(':');
-            if (colon == std::string_view::npos) continue;  // the rest of a line end
-            visit(bytes::trim(line.substr(0, colon)), bytes::trim(line.substr(colon + 1)));
+        for (const Field& field : fields_) {
+            const char* name = text_.data() + field.at;
+            visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
         }
     }
     // The first line of that name; stores that repeat one repeat its value.
     std::optional<std::string_view> find(std::string_view name) const {
         std::optional<std::string_view> found;
         each([&](std::string_view other, std::string_view value) {
-            if (!found && bytes::iequal(other, name)) found = value;
+            if (!found && other.size() == name.size() && bytes::iequal(other, name)) found = value;
         });
         return found;
     }
     std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
 
 private:
+    struct Field {
+        std::size_t at, name, value;  // where it begins in the text; sizes
+    };
     std::string text_;
-    std::size_t lines_ = 0;
+    std::vector<Field> fields_;
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3447,6 +3464,7 @@ public:
         curl_easy_getinfo(easy, which, &value);
         return value;
     }
+
     std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
 
     void clear_request() {
@@ -3884,12 +3902,6 @@ inline bool is_answered(CURLcode result, int status) {
     return result == CURLE_OK || (status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR));
 }
 
-inline Action action_for(CURLcode result, int status, std::string_view code) {
-    if (!is_answered(result, status)) return is_passing(result) ? Action::retry : Action::give_up;
-    if (status / 100 == 2 && code.empty()) return Action::accept;
-    return rule_for(status, code).action;
-}
-
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
     const double base = static_cast<double>(config.backoff_base.count());
@@ -3914,35 +3926,14 @@ inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint no
     return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
-// The token bucket of one cache.
-class Quota {
+// What a cache remembers of how its requests went: the tokens left for retries, and the circuit breaker, which is off
+// unless Config::breaker_failures is over zero.
+class Health {
 public:
-    bool take(double tokens, http::Clock::time_point now) {
-        const std::lock_guard<std::mutex> hold(lock_);
-        tokens_ = (std::min)(quota_tokens, tokens_ + Seconds(now - last_).count() * quota_per_second);
-        last_ = now;
-        if (tokens_ < tokens) return false;
-        tokens_ -= tokens;
-        return true;
-    }
-    void succeeded() {
-        const std::lock_guard<std::mutex> hold(lock_);
-        tokens_ = (std::min)(quota_tokens, tokens_ + 1);
-    }
+    explicit Health(const Config& config) : failures_max_(config.breaker_failures), pause_(config.breaker_pause) {}
 
-private:
-    std::mutex lock_;
-    double tokens_ = quota_tokens;
-    http::Clock::time_point last_ = http::Clock::now();
-};
-
-// The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each
-// pause,
-// which closes it if it goes well: half open is no state of its own, only the call that came first after the pause.
-class Breaker {
-public:
-    Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
-
+    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well: half
+    // open is no state of its own, only the call that came first after the pause.
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
@@ -3951,9 +3942,20 @@ public:
         if (tripped && !open) until_ = now + pause_;
         return !open;
     }
-    void report(bool healthy, TimePoint now) {
+    // Whether there may be another attempt.
+    bool take(double tokens, http::Clock::time_point now) {
         const std::lock_guard<std::mutex> hold(lock_);
-        failures_ = healthy ? 0 : (std::min)(failures_ + 1, failures_max_);
+        tokens_ = (std::min)(quota_tokens, tokens_ + Seconds(now - last_).count() * quota_per_second);
+        last_ = now;
+        if (tokens_ < tokens) return false;
+        tokens_ -= tokens;
+        return true;
+    }
+    // The store answered; or it did not, or with passing trouble.
+    void report(bool is_healthy, TimePoint now) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        if (is_healthy) tokens_ = (std::min)(quota_tokens, tokens_ + 1);
+        failures_ = is_healthy ? 0 : (std::min)(failures_ + 1, failures_max_);
         if (failures_ == failures_max_) until_ = now + pause_;
     }
 
@@ -3961,6 +3963,8 @@ private:
     const unsigned failures_max_;
     const std::chrono::milliseconds pause_;
     std::mutex lock_;
+    double tokens_ = quota_tokens;
+    http::Clock::time_point last_ = http::Clock::now();
     unsigned failures_ = 0;
     TimePoint until_{};
 };
@@ -5180,14 +5184,15 @@ inline bool is_own_name(std::string_view name) {
     constexpr std::string_view names[] = {"expires_at",    "expires-at", "compressed", "kind",
                                           "crc32c",        "write-id",   "negative",   "cost",
                                           "lease-seconds", "part-bytes", "parts-etag"};
-    return std::any_of(std::begin(names), std::end(names), [name](auto own) { return bytes::iequal(name, own); });
+    return std::any_of(std::begin(names), std::end(names),
+                       [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); });
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
 inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
     if (name.empty()) return;
     if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
-    const auto is = [name](std::string_view own) { return bytes::iequal(name, own); };
+    const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
     const std::string_view value = without_repeats(text);
     const bool is_expiry = is("expires_at") || is("expires-at");
     if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
@@ -5213,8 +5218,12 @@ inline void read_store_sum(Facts& facts, std::string_view name, std::string_view
 
 inline void read_header(Facts& facts, std::string_view name, std::string_view value) {
     constexpr std::string_view sum_prefix = "x-amz-checksum-";
-    const auto is = [name](std::string_view other) { return bytes::iequal(name, other); };
-    const auto begins = [name](std::string_view with) { return bytes::iequal(name.substr(0, with.size()), with); };
+    // Sizes first, because most names are none of these.
+    const auto is = [name](std::string_view it) { return name.size() == it.size() && bytes::iequal(name, it); };
+    const auto begins = [name](std::string_view with) {
+        const bool may = name.size() >= with.size() && name[with.size() - 1] == with.back();
+        return may && bytes::iequal(name.substr(0, with.size()), with);
+    };
     Info& info = facts.info;
     if (begins(meta_prefix)) {
         read_meta(facts, name.substr(meta_prefix.size()), value);
@@ -5306,7 +5315,7 @@ struct detail::Core {
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
           pool(config),
-          breaker(config.breaker_failures, config.breaker_pause),
+          health(config),
           chain(make_environment(), {config.profile, config.region, config.endpoint}),
           identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
                    [this] { return now(); }) {}
@@ -5368,8 +5377,7 @@ struct detail::Core {
     const std::string bucket;
     const std::string prefix;  // empty, or ends in a slash
     http::Pool pool;
-    retry::Quota quota;
-    retry::Breaker breaker;
+    retry::Health health;
     credentials::Chain chain;
     credentials::Provider identity;
     std::mutex stats_lock;
@@ -5525,7 +5533,8 @@ struct Exchange {
     const http::Headers& headers() const { return answer->headers; }
 
     // For Session.
-    std::string path{}, signed_for{};  // encoded; region
+    Exchange* next = nullptr;
+    std::shared_ptr<const Core::Place> place{};
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
     std::int64_t clock_offset_ms = 0;  // with which it is signed
@@ -5547,6 +5556,10 @@ inline Error refusal(Errc kind, std::string_view operation, std::string_view key
     details.code = kind;
     details.retryable = kind == Errc::timed_out;
     return Error(std::move(details), about(operation, key, text));
+}
+
+inline Error refusal(Errc kind, const Request& request, std::string_view text) {
+    return refusal(kind, request.operation, request.key, text);
 }
 
 inline std::string elapsed_text(int attempts, http::Clock::duration time) {
@@ -5642,6 +5655,7 @@ class Session {
 public:
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
+        limits_.cancelled = [this] { return core_.cancels.load() != cancels_; };
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(std::move(engine_)); }
@@ -5661,42 +5675,38 @@ public:
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
-        deadline_.reset();
-        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
-        is_callers_ = deadline_.has_value();
+        limits_.deadline.reset();
+        if (timeout.count() > 0) limits_.deadline = http::Clock::now() + timeout;
     }
     void allow_cleanup() {
         on_progress({});
-        if (!is_callers_) return void(deadline_ = http::Clock::now() + cleanup_timeout);
-        if (!overtime_) overtime_ = (std::max)(*deadline_, http::Clock::now()) + cleanup_overtime;
-        deadline_ = overtime_;
-    }
-    credentials::Limits limits() const {
-        return {deadline_, [core = &core_, cancels = cancels_] { return core->cancels.load() != cancels; }};
+        const auto now = http::Clock::now();
+        if (timeout_.count() <= 0) return void(limits_.deadline = now + cleanup_timeout);
+        if (!overtime_) overtime_ = (std::max)(*limits_.deadline, now) + cleanup_overtime;
+        limits_.deadline = overtime_;
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (deadline_ && http::Clock::now() >= *deadline_)
-            return refusal(Errc::timed_out, operation, key, out_of_time_text());
-        return {};
+        return check_deadline(operation, key);
     }
 
     void start(Exchange& exchange) {
         const Request& request = exchange.request;
-        exchanges_.push_back(&exchange);
+        forget(exchange);
+        exchange.next = std::exchange(exchanges_, &exchange);
         exchange.done = exchange.stopped_by_sink = false;
         exchange.corrections = 0;
         exchange.attempts = 0;
         exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
         if (cancelled_ && !request.not_cancellable)
-            return end(exchange, refusal(Errc::cancelled, request.operation, request.key, why_cancelled_));
-        if (core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
+            return end(exchange, refusal(Errc::cancelled, request, why_cancelled_));
+        if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
-        end(exchange, refusal(Errc::unavailable, request.operation, request.key,
-                              "not sent: the last calls failed, and Config::breaker_pause is not over"));
+        constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
+        end(exchange, refusal(Errc::unavailable, request, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
@@ -5725,7 +5735,7 @@ public:
 
     // Forgets the exchange and its answer; one that still runs is cut off.
     void drop(Exchange& exchange) noexcept {
-        exchanges_.erase(std::remove(exchanges_.begin(), exchanges_.end(), &exchange), exchanges_.end());
+        forget(exchange);
         let_go(exchange);
     }
     // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
@@ -5740,10 +5750,9 @@ public:
     }
     // Ends what runs with this error.
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
-        for (Exchange* exchange : exchanges_) {
-            const Request& request = exchange->request;
-            if (!exchange->done && (also_not_cancellable || !request.not_cancellable))
-                end(*exchange, refusal(code, request.operation, request.key, why));
+        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
+                end(*exchange, refusal(code, exchange->request, why));
         }
     }
 
@@ -5779,8 +5788,8 @@ private:
         exchange.stopped_by_sink = false;
         if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, refusal(Errc::unsupported, exchange.request.operation, exchange.request.key,
-                                         "libcurl refused the request or has no memory"));
+            return end(exchange,
+                       refusal(Errc::unsupported, exchange.request, "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
@@ -5789,16 +5798,16 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (deadline_ && http::Clock::now() >= *deadline_)
-            return refusal(Errc::timed_out, request.operation, request.key, out_of_time_text());
-        auto who = core_.identity.snapshot(limits());
+        if (Result<void> fine = check_deadline(request.operation, request.key); !fine) return fine;
+        auto who = core_.identity.snapshot(limits_);
         if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
-        const auto place = core_.place(limits());  // the instance that gave credentials may have to say where it is
+        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
         if (!place) return not_found_out(request, place.error());
+        exchange.place = *std::move(place);
         if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
-        const endpoint::Endpoint& where = **place;
+        const endpoint::Endpoint& where = *exchange.place;
         out.clear_request();
         out.owner = &exchange;
         out.method = request.method;
@@ -5808,28 +5817,30 @@ private:
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
 
-        exchange.signed_for = where.signing_region;
-        exchange.path.assign(where.base_path).append(1, '/');
-        bytes::append_percent(exchange.path, request.object, true);
-        if (request.object.empty() && !where.base_path.empty()) exchange.path.pop_back();
         out.url.assign(where.scheme).append("://").append(where.host);
         out.path_at = out.url.size();
-        out.url.append(exchange.path);
-        if (!request.query.empty()) out.url.append(1, '?').append(request.query);
-        add_headers(exchange, where);
+        out.url.append(where.base_path);
+        if (!request.object.empty() || where.base_path.empty()) out.url += '/';
+        bytes::append_percent(out.url, request.object, true);
+        add_headers(exchange, std::string_view(out.url).substr(out.path_at));
+        if (!request.query.empty()) (out.url += '?').append(request.query);
         return {};
     }
 
+    Result<void> check_deadline(std::string_view operation, std::string_view key) const {
+        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
+        return refusal(Errc::timed_out, operation, key, out_of_time_text());
+    }
     Milliseconds time_left() const {
-        if (!deadline_) return Milliseconds(0);
-        const auto left = std::chrono::duration_cast<Milliseconds>(*deadline_ - http::Clock::now());
+        if (!limits_.deadline) return Milliseconds(0);
+        const auto left = std::chrono::duration_cast<Milliseconds>(*limits_.deadline - http::Clock::now());
         return (std::max)(left, Milliseconds(1));
     }
     // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
     Error not_found_out(const Request& request, const Error& why) const {
-        const char* limit = why.code() == Errc::timed_out && deadline_ ? " (call_timeout)"
-                            : why.code() == Errc::cancelled            ? " (by Cache::cancel())"
-                                                                       : "";
+        const char* limit = why.code() == Errc::timed_out && limits_.deadline ? " (call_timeout)"
+                            : why.code() == Errc::cancelled                   ? " (by Cache::cancel())"
+                                                                              : "";
         return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
     }
     std::string out_of_time_text() const {
@@ -5837,7 +5848,8 @@ private:
                " ms) is over";
     }
 
-    void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
+    void add_headers(Exchange& exchange, std::string_view path) {
+        const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
         out.to_sign.clear();
@@ -5849,38 +5861,37 @@ private:
         for (const auto& [name, value] : request.headers) add(name, value);
         const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
         const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-        std::string expiry, date;
+        std::string expiry;
         if (request.ttl) {
             expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
             add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
         }
         if (exchange.is_anonymous()) return;
         const Credentials& keys = exchange.identity->credentials;
-        dates::append_amz_date(date, dates::unix_seconds(now));
+        const std::string_view date = out.signer.date(dates::unix_seconds(now));
         const std::string_view hash =
             request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
         add("x-amz-content-sha256", hash);
         add("x-amz-date", date);
         if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
-            http::name_of(request.method), exchange.path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
+            http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
     void start_due() {
         std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
-        for (std::size_t i = 0; i < exchanges_.size(); ++i) {
-            Exchange& exchange = *exchanges_[i];
-            if (exchange.done || exchange.running) continue;
+        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->done || exchange->running) continue;
             if (!now) now = http::Clock::now();
-            if (exchange.due <= *now) attempt(exchange, *now);
+            if (exchange->due <= *now) attempt(*exchange, *now);
         }
     }
 
     // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
     void wait(Milliseconds most) {
         bool any = false;
-        for (const Exchange* exchange : exchanges_) {
+        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (exchange->done) continue;
             any = true;
             if (exchange->answer && exchange->answer->paused) return;
@@ -5905,6 +5916,11 @@ private:
         end_all(Errc::cancelled, why);
     }
 
+    void forget(Exchange& exchange) noexcept {
+        Exchange** at = &exchanges_;
+        while (*at && *at != &exchange) at = &(*at)->next;
+        if (*at) *at = exchange.next;
+    }
     void let_go(Exchange& exchange) noexcept {
         if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
         exchange.running = false;
@@ -5920,9 +5936,7 @@ private:
         exchange.running = false;
         woken_ = true;
         const http::Transfer& answer = *exchange.answer;
-        core_.count(&Stats::bytes_in, answer.received);
-        core_.count(&Stats::bytes_out, exchange.request.body.size());
-        if (!answer.reused) core_.count(&Stats::connections);
+        count(exchange);
         read_answer(exchange);
         exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
@@ -5930,12 +5944,18 @@ private:
         if (goes_on(exchange, action)) return emit_event(exchange, "retry");
         exchange.done = true;
         if (!answered) exchange.error = no_answer(exchange);
-        if (answered && action == retry::Action::accept) core_.quota.succeeded();
-        core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
+        core_.health.report(answered && action != retry::Action::retry, core_.local_now());
         const bool was_signed_right = exchange.ok() || exchange.status() == 404;
         if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
             core_.clock_offset_ms.store(exchange.clock_offset_ms);
         emit_event(exchange, exchange.ok() ? "done" : "error");
+    }
+
+    void count(const Exchange& exchange) {
+        const std::lock_guard<std::mutex> hold(core_.stats_lock);
+        core_.stats.bytes_in += exchange.answer->received;
+        core_.stats.bytes_out += exchange.request.body.size();
+        if (!exchange.answer->reused) ++core_.stats.connections;
     }
 
     // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status
@@ -5975,7 +5995,10 @@ private:
                             (is_bare && answer.status == 400);
         if (is_odd && answer.reused) return retry::Action::ask_again;
         if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
-        return retry::action_for(answer.result, answer.status, exchange.code());
+        if (!retry::is_answered(answer.result, answer.status))
+            return retry::is_passing(answer.result) ? retry::Action::retry : retry::Action::give_up;
+        if (answer.status / 100 == 2 && exchange.code().empty()) return retry::Action::accept;
+        return retry::rule_for(answer.status, exchange.code()).action;
     }
     // The status with which a proxy refused to open a tunnel; 0: none did.
     static int refused_by_proxy(const http::Transfer& answer) {
@@ -5990,7 +6013,7 @@ private:
         if (exchange.has_tried(action)) return false;
         exchange.corrections |= 1U << static_cast<unsigned>(action);
         const bool corrected = action == Action::refresh_credentials
-                                   ? core_.identity.force_refresh(exchange.identity->generation, limits())
+                                   ? core_.identity.force_refresh(exchange.identity->generation, limits_)
                                : action == Action::correct_clock  ? correct_clock(exchange)
                                : action == Action::correct_region ? correct_region(exchange)
                                                                   : true;
@@ -6015,16 +6038,16 @@ private:
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
-        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.signed_for)) return true;
+        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.place->signing_region)) return true;
         if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
         Session other(core_);
-        other.deadline_ = deadline_;
+        other.limits_.deadline = limits_.deadline;
         Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
         look.request.is_correction = true;
         other.run(look);
         other.drop(look);
-        const auto place = core_.place(limits());
-        return place && (*place)->signing_region != exchange.signed_for;
+        const auto place = core_.place(limits_);
+        return place && (*place)->signing_region != exchange.place->signing_region;
     }
 
     bool again_now(Exchange& exchange) {
@@ -6039,9 +6062,9 @@ private:
         auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
         if (const auto asked = exchange.headers().find("retry-after"))
             delay = (std::max)(delay, retry::retry_after(*asked, core_.now()));
-        if (deadline_ && now + delay >= *deadline_) return false;
+        if (limits_.deadline && now + delay >= *limits_.deadline) return false;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (!core_.quota.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
+        if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
         if (!again_now(exchange)) return false;
         if (core_.config.seams.sleep)
             core_.config.seams.sleep(delay);
@@ -6072,7 +6095,7 @@ private:
         details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
         details.retryable = retry::is_passing(answer.result);
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
+        if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
             return told(exchange, std::move(details), out_of_time_text(), {});
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
@@ -6098,12 +6121,12 @@ private:
 
     Core& core_;
     std::unique_ptr<http::Engine> engine_;
-    std::vector<Exchange*> exchanges_;
+    Exchange* exchanges_ = nullptr;  // a list, by Exchange::next
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
-    std::optional<http::Clock::time_point> deadline_, overtime_;
-    bool is_callers_ = false;  // the deadline: the caller has set it
+    credentials::Limits limits_;
+    std::optional<http::Clock::time_point> overtime_;
     bool woken_ = false, cancelled_ = false;
     http::Clock::time_point cancelled_at_{};
     const char* why_cancelled_ = "";
@@ -6129,6 +6152,10 @@ struct Job {
     virtual ~Job() = default;
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
+
+    // For run_all.
+    std::size_t index = 0;
+    std::unique_ptr<Job> next{};
 };
 
 // Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
@@ -6136,27 +6163,30 @@ struct Job {
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
-    std::vector<std::pair<std::size_t, std::unique_ptr<Job>>> running;
-    for (std::size_t next = 0; next < total || !running.empty();) {
-        while (next < total && running.size() < at_once) {
-            if (std::unique_ptr<Job> job = begin(next)) {
-                running.emplace_back(next, std::move(job));
-                session.start(running.back().second->call());
-            }
-            ++next;
+    std::unique_ptr<Job> running;  // a list, by Job::next
+    std::size_t count = 0;
+    for (std::size_t next = 0; next < total || running;) {
+        for (; next < total && count < at_once; ++next) {
+            std::unique_ptr<Job> job = begin(next);
+            if (!job) continue;
+            job->index = next;
+            session.start(job->call());
+            job->next = std::exchange(running, nullptr);
+            running = std::move(job);
+            ++count;
         }
-        if (running.empty()) continue;
-        const bool any_done =
-            std::any_of(running.begin(), running.end(), [](auto& job) { return job.second->call().done; });
-        if (!any_done) session.step(step_most);
-        for (std::size_t i = 0; i < running.size();) {
-            auto& [index, job] = running[i];
-            if (job->tend()) {
-                ++i;
+        bool any_done = false;
+        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
+        if (running && !any_done) session.step(step_most);
+        for (std::unique_ptr<Job>* at = &running; *at;) {
+            if ((*at)->tend()) {
+                at = &(*at)->next;
                 continue;
             }
-            end(index, *job);
-            running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
+            const std::unique_ptr<Job> ended = std::move(*at);
+            *at = std::move(ended->next);
+            --count;
+            end(ended->index, *ended);
         }
     }
 }
