@@ -3161,8 +3161,7 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to
-// be shared between threads.
+// Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
@@ -3341,7 +3340,7 @@ inline bool no_descriptor_is_left() {
 
 // Runs what a C library called back, through which no exception may pass.
 template <class F, class R>
-R shielded(F&& call, R otherwise) noexcept {
+R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #if S3CACHE_EXCEPTIONS
     try {
         return call();
@@ -3349,7 +3348,6 @@ R shielded(F&& call, R otherwise) noexcept {
         return otherwise;
     }
 #else
-    static_cast<void>(otherwise);
     return call();
 #endif
 }
@@ -3379,15 +3377,14 @@ public:
             visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
         }
     }
-    // The first line of that name; stores that repeat one repeat its value.
-    std::optional<std::string_view> find(std::string_view name) const {
-        std::optional<std::string_view> found;
+    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none.
+    std::string_view get(std::string_view name) const {
+        std::string_view found;
         each([&](std::string_view other, std::string_view value) {
-            if (!found && other.size() == name.size() && bytes::iequal(other, name)) found = value;
+            if (found.empty() && other.size() == name.size() && bytes::iequal(other, name)) found = value;
         });
         return found;
     }
-    std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
 
 private:
     struct Field {
@@ -3413,8 +3410,7 @@ struct Limits {
 // One easy handle with one request and its response. Its buffers live on from request to request.
 class Transfer {
 public:
-    // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file
-    // that includes this.
+    // Where the body of a successful response goes. A virtual call would bill every file that includes this.
     struct Sink {
         void* self = nullptr;
         SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
@@ -3451,9 +3447,6 @@ public:
     ~Transfer() {
         for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
-#if LIBCURL_VERSION_NUM >= 0x073f00
-        curl_url_cleanup(parts_);
-#endif
     }
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
@@ -3576,13 +3569,12 @@ private:
 #if LIBCURL_VERSION_NUM >= 0x073f00
         const std::string_view path = std::string_view(url).substr(path_at);
         if (path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
-            if (!parts_) parts_ = curl_url();
             if (url.compare(0, path_at, host_) != 0) {
                 host_.assign(url, 0, path_at);
-                broken |= curl_url_set(parts_, CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
+                broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
             }
-            broken |= curl_url_set(parts_, CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
-            return set(CURLOPT_CURLU, parts_);
+            broken |= curl_url_set(parts_.get(), CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
+            return set(CURLOPT_CURLU, parts_.get());
         }
         set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
 #endif
@@ -3648,44 +3640,41 @@ private:
     std::vector<std::string> lines_;
     std::size_t used_ = 0;
 #if LIBCURL_VERSION_NUM >= 0x073f00
-    CURLU* parts_ = nullptr;
+    std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
     std::string host_;  // the scheme and the host in them
 #endif
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
-// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect
-// it.
-struct SigpipeGuard {
-#if defined(_WIN32)
-    SigpipeGuard() {}
-#else
-    SigpipeGuard() : active(is_needed() && !is_pending()) {
-        if (!active) return;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe, &before);
+// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
+class SigpipeGuard {
+#if !defined(_WIN32)
+public:
+    SigpipeGuard() {
+        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
+        if (!is_old || is_pending()) return;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        is_blocked_ = pthread_sigmask(SIG_BLOCK, &pipe_, &before_) == 0;
     }
     ~SigpipeGuard() {
-        if (!active) return;
+        if (!is_blocked_) return;
         int taken = 0;
-        if (is_pending()) sigwait(&pipe, &taken);
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        if (is_pending()) sigwait(&pipe_, &taken);
+        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
     }
-    static bool is_needed() {
-        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
-        return is_old;
-    }
+    SigpipeGuard(const SigpipeGuard&) = delete;
+    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
+
+private:
     static bool is_pending() {
         sigset_t pending;
         sigpending(&pending);
         return sigismember(&pending, SIGPIPE) == 1;
     }
-    const bool active;
-    sigset_t pipe{}, before{};
+    sigset_t pipe_{}, before_{};
+    bool is_blocked_ = false;
 #endif
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
 };
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
@@ -3740,7 +3729,7 @@ public:
     // Moves bytes without waiting, and calls `finished` with each transfer that is over.
     template <class F>
     bool perform(F&& finished) {
-        const SigpipeGuard guard;
+        [[maybe_unused]] const SigpipeGuard guard;
         int running = 0;
         if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
         while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
@@ -3887,14 +3876,33 @@ inline Rule rule_for(int status, std::string_view code) {
     return by_status;
 }
 
-inline bool is_passing(CURLcode result) {
-    for (const CURLcode passing :
+// What libcurl's result means where there is no answer: the kind of error, and whether another attempt may help.
+struct Failure {
+    Errc kind;
+    bool is_passing;
+};
+inline Failure failure_of(int result) {
+    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
+    const struct {
+        Failure meaning;
+        std::initializer_list<int> results;
+    } known[] = {
+        {{Errc::timed_out, true}, {CURLE_OPERATION_TIMEDOUT}},
+        {{Errc::tls, true}, {CURLE_SSL_CONNECT_ERROR}},
+        {{Errc::tls, false},
+         {CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
+          CURLE_SSL_ISSUER_ERROR}},
+        {{Errc::protocol, false},
+         {CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
+        {{Errc::network, true},
          {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
-          CURLE_PARTIAL_FILE, CURLE_OPERATION_TIMEDOUT, CURLE_SSL_CONNECT_ERROR, CURLE_GOT_NOTHING, CURLE_SEND_ERROR,
-          CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM}) {
-        if (result == passing) return true;
+          CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
+          CURLE_HTTP2_STREAM}},
+    };
+    for (const auto& row : known) {
+        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.meaning;
     }
-    return false;
+    return {Errc::network, false};
 }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
@@ -5108,8 +5116,7 @@ struct Facts {
             return retry::seconds_between(info.last_modified, answered) > lease;
         return expiry == Expiry::at && expires_at <= unix_now;
     }
-    // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on
-    // it.
+    // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
     // Whether this is still what was seen before.
     bool is_same_as(const Facts& seen) const {
@@ -5178,14 +5185,12 @@ inline double read_seconds(std::string_view text) {
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
-// What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no
-// meaning.
+// What the cache itself keeps in metadata. The last two are of earlier versions, and without meaning.
 inline bool is_own_name(std::string_view name) {
     constexpr std::string_view names[] = {"expires_at",    "expires-at", "compressed", "kind",
                                           "crc32c",        "write-id",   "negative",   "cost",
                                           "lease-seconds", "part-bytes", "parts-etag"};
-    return std::any_of(std::begin(names), std::end(names),
-                       [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); });
+    return std::any_of(std::begin(names), std::end(names), [name](auto own) { return bytes::iequal(name, own); });
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
@@ -5205,8 +5210,7 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if (is("lease-seconds")) facts.lease = read_seconds(value);
 }
 
-// The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
-// will do.
+// The sum of a whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
 inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
     if (value.find('-') != std::string_view::npos) return;
     for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
@@ -5364,8 +5368,7 @@ struct detail::Core {
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is
-    // no news.
+    // The store named another region: on AWS another host, elsewhere only the signature changes. False: no news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
@@ -5447,23 +5450,15 @@ private:
         transfer->limits = {request.connect_timeout, {}, request.timeout};
         transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
-        const bool started = engine.start(*transfer, config);
-        bool running = started;
-        while (running && !limits.over()) {
-            if (!engine.perform([&](http::Transfer&) { running = false; })) break;
+        bool running = engine.start(*transfer, config);
+        if (!running) return {0, {}, "libcurl refused the request"};
+        while (running) {
+            if (limits.over() || !engine.perform([&](http::Transfer&) { running = false; }))
+                return {0, {}, "the caller does not wait any longer"};
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        credentials::WebAnswer answer;
-        if (!started || running || transfer->result != CURLE_OK) {
-            answer.problem = !started  ? "libcurl refused the request"
-                             : running ? "the caller does not wait any longer"
-                                       : curl_easy_strerror(transfer->result);
-        } else {
-            answer.status = transfer->status;
-            answer.body = transfer->text.substr(0, request.answer_bytes_max + 1);
-        }
-        engine.give_back(std::move(transfer), running);
-        return answer;
+        if (transfer->result != CURLE_OK) return {0, {}, curl_easy_strerror(transfer->result)};
+        return {transfer->status, transfer->text.substr(0, request.answer_bytes_max + 1)};
     }
 };
 
@@ -5562,52 +5557,25 @@ inline Error refusal(Errc kind, const Request& request, std::string_view text) {
     return refusal(kind, request.operation, request.key, text);
 }
 
-inline std::string elapsed_text(int attempts, http::Clock::duration time) {
-    const auto milliseconds = static_cast<std::uint64_t>(std::chrono::duration_cast<Milliseconds>(time).count());
-    std::string out = " after " + bytes::number(static_cast<std::uint64_t>(attempts));
-    out += attempts == 1 ? " attempt in " : " attempts in ";
-    return out + bytes::number(milliseconds / 1000) + "." + bytes::number(milliseconds / 100 % 10) + " s";
-}
-
-inline Errc kind_of(CURLcode result, bool overflow) {
-    constexpr int curl_too_large =
-        100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
-    const auto is_one_of = [result](std::initializer_list<int> codes) {
-        return std::find(codes.begin(), codes.end(), static_cast<int>(result)) != codes.end();
-    };
-    if (result == CURLE_OPERATION_TIMEDOUT) return Errc::timed_out;
-    if (is_one_of({CURLE_SSL_CONNECT_ERROR, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION,
-                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR}))
-        return Errc::tls;
-    const bool odd =
-        is_one_of({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING});
-    return odd || overflow ? Errc::protocol : Errc::network;
-}
-
-// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from
-// them.
+// What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    constexpr std::string_view use_http = "perhaps the port speaks plain http: try http:// in the endpoint";
-    constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
-    constexpr std::string_view clock = "is this machine's clock right?";
     const struct {
-        std::string_view scheme, words, advice;
+        std::string_view scheme, advice;
+        std::initializer_list<std::string_view> words;
     } hints[] = {
-        {"https:", "wrong version number", use_http},
-        {"https:", "packet length", use_http},
-        {"https:", "record layer", use_http},
-        {"https:", "unknown protocol", use_http},
-        {"https:", "SSL connection timeout", use_http},
-        {"http:", "Empty reply", use_https},
-        {"http:", "HTTP/0.9", use_https},
-        {"http:", "reset by peer", use_https},
-        {"http:", "HTTPS port", use_https},
-        {"https:", "not yet valid", clock},
-        {"https:", "has expired", clock},
-        {"http", "equester pays", "a bucket whose requester pays wants x-amz-request-payer, which is not sent"},
+        {"https:",
+         "perhaps the port speaks plain http: try http:// in the endpoint",
+         {"wrong version number", "packet length", "record layer", "unknown protocol", "SSL connection timeout"}},
+        {"http:",
+         "perhaps the port wants TLS: try https:// in the endpoint",
+         {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
+        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
+        {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}},
     };
     for (const auto& hint : hints) {
-        if (bytes::starts_with(url, hint.scheme) && text.find(hint.words) != std::string_view::npos) return hint.advice;
+        for (std::string_view words : hint.words) {
+            if (bytes::starts_with(url, hint.scheme) && text.find(words) != std::string_view::npos) return hint.advice;
+        }
     }
     return {};
 }
@@ -5617,12 +5585,9 @@ inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
     if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    std::string title(xml::html_title(text));
-    const auto is_blank = [](char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; };
-    std::replace_if(title.begin(), title.end(), is_blank, ' ');
-    const auto both = [](char a, char b) { return a == ' ' && b == ' '; };
-    title.erase(std::unique(title.begin(), title.end(), both), title.end());
-    return bytes::sanitize(bytes::trim(title));
+    std::string title;
+    sigv4::append_header_value(title, xml::html_title(text));  // on one line
+    return bytes::sanitize(title);
 }
 
 inline std::string request_id(const Exchange& exchange) {
@@ -5636,7 +5601,11 @@ inline std::string request_id(const Exchange& exchange) {
 // What happened, after how many attempts, in the store's words, and what to do.
 inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
     details.attempts = exchange.attempts;
-    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
+    const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
+    const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
+    text += " after " + bytes::number(static_cast<std::uint64_t>(exchange.attempts));
+    text += exchange.attempts == 1 ? " attempt in " : " attempts in ";
+    text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
     const std::string_view location = exchange.headers().get("location");
@@ -5669,7 +5638,7 @@ public:
     // cancelled before is over: cleaning up comes here first.
     void on_progress(std::function<bool()> report) {
         report_progress_ = std::move(report);
-        cancelled_ = false;
+        why_cancelled_ = nullptr;
         cancels_ = core_.cancels.load(std::memory_order_relaxed);
     }
     // A new deadline, counted from now; zero: none.
@@ -5688,7 +5657,7 @@ public:
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
+        if (why_cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
         return check_deadline(operation, key);
     }
 
@@ -5701,7 +5670,7 @@ public:
         exchange.attempts = 0;
         exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (cancelled_ && !request.not_cancellable)
+        if (why_cancelled_ && !request.not_cancellable)
             return end(exchange, refusal(Errc::cancelled, request, why_cancelled_));
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
@@ -5718,10 +5687,10 @@ public:
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
         if (report_progress_) report_progress();
-        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_timeout)
+        if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_timeout)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
-        return !cancelled_;
+        return !why_cancelled_;
     }
     void run(Exchange& exchange) {
         start(exchange);
@@ -5899,7 +5868,7 @@ private:
             const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
             most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
         }
-        if (any || !cancelled_) engine_->wait(most);
+        if (any || !why_cancelled_) engine_->wait(most);
     }
 
     void report_progress() {
@@ -5909,8 +5878,7 @@ private:
         if (!report_progress_()) cancel("cancelled by the progress callback");
     }
     void cancel(const char* why) {
-        if (cancelled_) return;
-        cancelled_ = true;
+        if (why_cancelled_) return;
         cancelled_at_ = http::Clock::now();
         why_cancelled_ = why;
         end_all(Errc::cancelled, why);
@@ -5936,7 +5904,12 @@ private:
         exchange.running = false;
         woken_ = true;
         const http::Transfer& answer = *exchange.answer;
-        count(exchange);
+        {
+            const std::lock_guard<std::mutex> hold(core_.stats_lock);
+            core_.stats.bytes_in += answer.received;
+            core_.stats.bytes_out += exchange.request.body.size();
+            if (!answer.reused) ++core_.stats.connections;
+        }
         read_answer(exchange);
         exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
@@ -5951,15 +5924,7 @@ private:
         emit_event(exchange, exchange.ok() ? "done" : "error");
     }
 
-    void count(const Exchange& exchange) {
-        const std::lock_guard<std::mutex> hold(core_.stats_lock);
-        core_.stats.bytes_in += exchange.answer->received;
-        core_.stats.bytes_out += exchange.request.body.size();
-        if (!exchange.answer->reused) ++core_.stats.connections;
-    }
-
-    // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status
-    // number.
+    // The store's words about a failure. What is no S3 error (a proxy's page, nothing) goes by the status number.
     void read_answer(Exchange& exchange) {
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
@@ -5974,10 +5939,10 @@ private:
             fault->code = "InternalError";
             fault->message = "the body of the answer is no result";
         }
-        const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
-        if (!region) return;
+        const std::string_view region = answer.headers.get("x-amz-bucket-region");
+        if (region.empty() || answer.status < 300) return;
         if (!fault) fault.emplace();
-        fault->region = std::string(*region);
+        fault->region = region;
         // To a HEAD the store cannot say more than that.
         if (request.method == Method::head && (answer.status == 400 || answer.status == 301))
             fault->code = "PermanentRedirect";
@@ -5996,7 +5961,7 @@ private:
         if (is_odd && answer.reused) return retry::Action::ask_again;
         if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
         if (!retry::is_answered(answer.result, answer.status))
-            return retry::is_passing(answer.result) ? retry::Action::retry : retry::Action::give_up;
+            return retry::failure_of(answer.result).is_passing ? retry::Action::retry : retry::Action::give_up;
         if (answer.status / 100 == 2 && exchange.code().empty()) return retry::Action::accept;
         return retry::rule_for(answer.status, exchange.code()).action;
     }
@@ -6026,9 +5991,8 @@ private:
         if (!date) return std::nullopt;
         return retry::seconds_between(now, *date);
     }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
-    // refusal
-    // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
+    // gives no reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
         if (!off || exchange.is_anonymous()) return false;
@@ -6060,8 +6024,7 @@ private:
         const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
         auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
-        if (const auto asked = exchange.headers().find("retry-after"))
-            delay = (std::max)(delay, retry::retry_after(*asked, core_.now()));
+        delay = (std::max)(delay, retry::retry_after(exchange.headers().get("retry-after"), core_.now()));
         if (limits_.deadline && now + delay >= *limits_.deadline) return false;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
@@ -6092,8 +6055,10 @@ private:
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
         Error::Details details;
-        details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
-        details.retryable = retry::is_passing(answer.result);
+        const retry::Failure met = retry::failure_of(answer.result);
+        const bool is_odd = answer.overflow && met.kind == Errc::network;
+        details.code = answer.no_memory ? Errc::too_large : is_odd ? Errc::protocol : met.kind;
+        details.retryable = met.is_passing;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
             return told(exchange, std::move(details), out_of_time_text(), {});
@@ -6127,9 +6092,9 @@ private:
     Milliseconds timeout_{0};
     credentials::Limits limits_;
     std::optional<http::Clock::time_point> overtime_;
-    bool woken_ = false, cancelled_ = false;
+    bool woken_ = false;
+    const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
-    const char* why_cancelled_ = "";
     std::uint64_t cancels_;  // of the cache, when this session began
 };
 
@@ -6435,7 +6400,7 @@ private:
         if (!is_open_) open(call.headers());
         if (!is_wanted_) return {};
         if (!facts_.from_s3) return refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
-        if (!facts_.length && !call.headers().find("transfer-encoding"))
+        if (!facts_.length && call.headers().get("transfer-encoding").empty())
             return refuse(Errc::protocol, "the answer does not say how long it is");
         return {};
     }
@@ -7655,7 +7620,8 @@ inline Result<void> check_bucket(Session& session, const char* operation, std::s
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
-    const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
+    const bool is_s3 =
+        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
     if (call.status() == 404)
         return code != "NoSuchBucket" &&
                (call.fault || call.request.method == Method::head || (call.answer->text.empty() && is_s3));
@@ -8055,8 +8021,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
-            const auto since = there.headers().find("last-modified");
-            if (since) copy.header("x-amz-copy-source-if-unmodified-since", *since);
+            const std::string_view since = there.headers().get("last-modified");
+            if (!since.empty()) copy.header("x-amz-copy-source-if-unmodified-since", since);
         }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
