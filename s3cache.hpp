@@ -1206,11 +1206,11 @@ inline constexpr int hex_value(char c) {
 
 // Lower case, because that is what SigV4 signs.
 inline void append_hex(std::string& out, std::string_view raw, std::string_view digits = "0123456789abcdef") {
-    std::size_t at = out.size();
-    out.resize(at + 2 * raw.size());
+    out.resize(out.size() + 2 * raw.size());
+    char* at = out.data() + out.size() - 2 * raw.size();
     for (char c : raw) {
-        out[at++] = digits[octet(c) >> 4];
-        out[at++] = digits[octet(c) & 15];
+        *at++ = digits[octet(c) >> 4];
+        *at++ = digits[octet(c) & 15];
     }
 }
 
@@ -3142,7 +3142,7 @@ inline std::string canonical_query(const bytes::Pairs& raw) {
 inline void append_header_value(std::string& out, std::string_view value) {
     for (std::string_view rest = bytes::trim(value); !rest.empty();) {
         std::size_t size = 0;
-        while (size < rest.size() && !bytes::is_blank(rest[size])) ++size;
+        while (size < rest.size() && (rest[size] > ' ' || !bytes::is_blank(rest[size]))) ++size;
         out.append(rest.data(), size);
         rest = bytes::trim(rest.substr(size));
         if (!rest.empty()) out += ' ';
@@ -6123,11 +6123,9 @@ struct Job {
     std::unique_ptr<Job> next{};
 };
 
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done.
-inline void run_all(Session& session, std::size_t total, std::size_t at_once,
-                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
-                    const std::function<void(std::size_t, Job&)>& end) {
+inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
+                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
+                     const std::function<void(std::size_t, Job&)>& end) {
     std::unique_ptr<Job> running;  // a list, by Job::next
     std::size_t count = 0;
     for (std::size_t next = 0; next < total || running;) {
@@ -6154,6 +6152,13 @@ inline void run_all(Session& session, std::size_t total, std::size_t at_once,
             end(ended->index, *ended);
         }
     }
+}
+
+// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
+// `end(i, job)` looks at it once it is done. They are borrowed: a std::function of a reference needs no memory.
+template <class Begin, class End>
+void run_all(Session& session, std::size_t total, std::size_t at_once, const Begin& begin, const End& end) {
+    run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
 }  // namespace detail::s3
