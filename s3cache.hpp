@@ -3365,8 +3365,9 @@ public:
         if (colon == std::string_view::npos) return true;
         if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
         const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
-        fields_.push_back({text_.size(), name.size(), value.size()});
+        const std::size_t at = text_.size();
         text_.append(name).append(value);
+        fields_.push_back({at, name.size(), value.size()});  // last: what is not there must not be looked at
         return true;
     }
 
