@@ -1183,11 +1183,11 @@ inline constexpr int hex_value(char c) {
 
 // Lower case, because that is what SigV4 signs.
 inline void append_hex(std::string& out, std::string_view raw, std::string_view digits = "0123456789abcdef") {
-    std::size_t at = out.size();
-    out.resize(at + 2 * raw.size());
+    out.resize(out.size() + 2 * raw.size());
+    char* at = out.data() + out.size() - 2 * raw.size();
     for (char c : raw) {
-        out[at++] = digits[octet(c) >> 4];
-        out[at++] = digits[octet(c) & 15];
+        *at++ = digits[octet(c) >> 4];
+        *at++ = digits[octet(c) & 15];
     }
 }
 
@@ -2920,8 +2920,6 @@ struct Scope {
     std::string_view service;
 };
 
-using QueryPairs = bytes::Pairs;
-
 // Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
 // request into a 403; user-agent because proxies add to it.
 inline bool never_signed(std::string_view lower_name) {
@@ -2935,8 +2933,8 @@ inline bool never_signed(std::string_view lower_name) {
 
 // Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
 // before `a`, because '-' is less than '='.
-inline std::string canonical_query(const QueryPairs& raw) {
-    QueryPairs encoded(raw.size());
+inline std::string canonical_query(const bytes::Pairs& raw) {
+    bytes::Pairs encoded(raw.size());
     for (std::size_t i = 0; i < raw.size(); ++i) {
         bytes::append_percent(encoded[i].first, raw[i].first, false);
         bytes::append_percent(encoded[i].second, raw[i].second, false);
@@ -2953,11 +2951,12 @@ inline std::string canonical_query(const QueryPairs& raw) {
 // Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
 // the published suites fold them, and whoever sends headers refuses them long before.
 inline void append_header_value(std::string& out, std::string_view value) {
-    for (char c : bytes::trim(value)) {
-        if (c > ' ' || !bytes::is_blank(c))
-            out += c;
-        else if (out.back() != ' ')  // not before the first byte, which is no blank
-            out += ' ';
+    for (std::string_view rest = bytes::trim(value); !rest.empty();) {
+        std::size_t size = 0;
+        while (size < rest.size() && (rest[size] > ' ' || !bytes::is_blank(rest[size]))) ++size;
+        out.append(rest.data(), size);
+        rest = bytes::trim(rest.substr(size));
+        if (!rest.empty()) out += ' ';
     }
 }
 
@@ -2973,8 +2972,7 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Signs request after request, and keeps its buffers and the key. One for each connection handle, because it is not to
-// be shared between threads.
+// Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
@@ -2991,7 +2989,7 @@ public:
 
     // The whole query string of a presigned URL, made of `query` and the signature's own parameters; `request.query` is
     // not looked at. Whoever uses the URL must send the signed headers unchanged.
-    std::string presign(const Request& request, QueryPairs query, const Credentials& credentials, const Scope& scope,
+    std::string presign(const Request& request, bytes::Pairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
         begin(request, scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
@@ -3006,6 +3004,16 @@ public:
         return out.append("&X-Amz-Signature=").append(signature_);
     }
 
+    // The value of x-amz-date. The requests of one second share it.
+    std::string_view date(std::int64_t unix_seconds) {
+        if (date_.empty() || unix_seconds != date_second_) {
+            date_.clear();
+            dates::append_amz_date(date_, unix_seconds);
+            date_second_ = unix_seconds;
+        }
+        return date_;
+    }
+
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
     const std::string& canonical_request() const { return canonical_; }
     const std::string& string_to_sign() const { return to_sign_; }
@@ -3014,14 +3022,18 @@ public:
 private:
     // Names sorted, repeats in sending order; and the scope.
     void begin(const Request& request, const Scope& scope) {
-        names_.clear();
+        signed_ = 0;
         for (std::size_t i = 0; i < request.header_count; ++i) {
-            std::string name = bytes::lower(request.headers[i].name);
-            if (!never_signed(name)) names_.emplace_back(std::move(name), i);
+            if (signed_ == names_.size()) names_.emplace_back();
+            auto& [name, place] = names_[signed_];
+            name.assign(request.headers[i].name);
+            for (char& c : name) c = bytes::lower(c);
+            place = i;
+            if (!never_signed(name)) ++signed_;
         }
-        std::sort(names_.begin(), names_.end());
+        std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
         signed_headers_.clear();
-        for (std::size_t i = 0; i < names_.size(); ++i) {
+        for (std::size_t i = 0; i < signed_; ++i) {
             if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
         }
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
@@ -3034,7 +3046,7 @@ private:
         canonical_.assign(request.method) += '\n';
         canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_.append(query);
-        for (std::size_t i = 0; i < names_.size(); ++i) {
+        for (std::size_t i = 0; i < signed_; ++i) {
             canonical_ += repeats(i) ? ',' : '\n';
             if (!repeats(i)) canonical_.append(names_[i].first) += ':';
             append_header_value(canonical_, request.headers[names_[i].second].value);
@@ -3062,8 +3074,11 @@ private:
         return *key_;
     }
 
-    std::vector<std::pair<std::string, std::size_t>>
-        names_;  // what is signed, in lower case: sorted; place in the request
+    // What is signed, in lower case and sorted, and where it stands in the request. Strings behind are only kept.
+    std::vector<std::pair<std::string, std::size_t>> names_;
+    std::size_t signed_ = 0;
+    std::string date_;
+    std::int64_t date_second_ = 0;
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
@@ -3097,6 +3112,8 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
+inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
+
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
@@ -3110,11 +3127,14 @@ inline bool is_ready() {
 // False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
 inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
 
+// What a forked child finds changed. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
 #if defined(_WIN32)
     return 0;  // there is no fork
 #else
-    return static_cast<std::uint64_t>(getpid());
+    static std::atomic<std::uint64_t> forks{0};
+    static const bool is_counted = pthread_atfork(nullptr, nullptr, [] { ++forks; }) == 0;
+    return is_counted ? forks.load(std::memory_order_relaxed) : static_cast<std::uint64_t>(getpid());
 #endif
 }
 
@@ -3130,7 +3150,7 @@ inline bool no_descriptor_is_left() {
 
 // Runs what a C library called back, through which no exception may pass.
 template <class F, class R>
-R shielded(F&& call, R otherwise) noexcept {
+R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #if S3CACHE_EXCEPTIONS
     try {
         return call();
@@ -3138,51 +3158,51 @@ R shielded(F&& call, R otherwise) noexcept {
         return otherwise;
     }
 #else
-    static_cast<void>(otherwise);
     return call();
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again. It is short, so looking through it for a
-// name costs less than an index.
+// The header lines of one response, in one block of text that is used again. They are few, so looking through them for
+// a name costs less than an index.
 class Headers {
 public:
     void clear() {
         text_.clear();
-        lines_ = 0;
+        fields_.clear();
     }
-    bool add(std::string_view line) {  // "Name: value" with its line end; false: over a limit
-        if (line.find(':') == std::string_view::npos) return true;
-        if (lines_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        ++lines_;
-        text_.append(line).append(1, '\n');
+    bool add(std::string_view line) {  // "Name: value"; false: over a limit
+        const std::size_t colon = line.find(':');
+        if (colon == std::string_view::npos) return true;
+        if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
+        const std::size_t at = text_.size();
+        text_.append(name).append(value);
+        fields_.push_back({at, name.size(), value.size()});  // last: what is not there must not be looked at
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (std::string_view rest = text_; !rest.empty();) {
-            const std::size_t end = rest.find('\n');
-            const std::string_view line = rest.substr(0, end);
-            rest.remove_prefix(end + 1);
-            const std::size_t colon = line.find(':');
-            if (colon == std::string_view::npos) continue;  // the rest of a line end
-            visit(bytes::trim(line.substr(0, colon)), bytes::trim(line.substr(colon + 1)));
+        for (const Field& field : fields_) {
+            const char* name = text_.data() + field.at;
+            visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
         }
     }
-    // The first line of that name; stores that repeat one repeat its value.
-    std::optional<std::string_view> find(std::string_view name) const {
-        std::optional<std::string_view> found;
+    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none.
+    std::string_view get(std::string_view name) const {
+        std::string_view found;
         each([&](std::string_view other, std::string_view value) {
-            if (!found && bytes::iequal(other, name)) found = value;
+            if (found.empty() && other.size() == name.size() && bytes::iequal(other, name)) found = value;
         });
         return found;
     }
-    std::string_view get(std::string_view name) const { return find(name).value_or(std::string_view()); }
 
 private:
+    struct Field {
+        std::size_t at, name, value;  // where it begins in the text; sizes
+    };
     std::string text_;
-    std::size_t lines_ = 0;
+    std::vector<Field> fields_;
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3201,8 +3221,7 @@ struct Limits {
 // One easy handle with one request and its response. Its buffers live on from request to request.
 class Transfer {
 public:
-    // Where the body of a successful response goes. Two plain pointers, because a virtual call would bill every file
-    // that includes this.
+    // Where the body of a successful response goes. A virtual call would bill every file that includes this.
     struct Sink {
         void* self = nullptr;
         SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
@@ -3213,7 +3232,8 @@ public:
     bool large = false;  // a large response is likely
     bool bypass_proxy = false;
     std::string url;
-    std::string_view body;  // borrowed; of PUT and POST
+    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
+    std::string_view body;    // borrowed; of PUT and POST
     Sink sink{};
     Limits limits{};
     // the response
@@ -3248,6 +3268,7 @@ public:
         curl_easy_getinfo(easy, which, &value);
         return value;
     }
+
     std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
 
     void clear_request() {
@@ -3278,8 +3299,8 @@ public:
             curl_easy_reset(easy);
             set_up(config);
         }
-        set(CURLOPT_URL, url.c_str());
-        set_headers();
+        set_url();
+        set_headers(config);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
             set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
@@ -3319,7 +3340,7 @@ private:
         set(CURLOPT_NOSIGNAL, 1L);
         set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
+        if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3353,15 +3374,35 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
+    // Where only the path is another one than last time, libcurl need not parse the URL anew. Escapes go the long way,
+    // because libcurl would turn them to lower case, which is not what was signed.
+    void set_url() {
+#if LIBCURL_VERSION_NUM >= 0x073f00
+        const std::string_view path = std::string_view(url).substr(path_at);
+        if (path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
+            if (url.compare(0, path_at, host_) != 0) {
+                host_.assign(url, 0, path_at);
+                broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
+            }
+            broken |= curl_url_set(parts_.get(), CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
+            return set(CURLOPT_CURLU, parts_.get());
+        }
+        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
+#endif
+        set(CURLOPT_URL, url.c_str());
+    }
+
     std::string& next_line() {
         if (used_ == lines_.size()) lines_.emplace_back();
         return lines_[used_++];
     }
-    void set_headers() {
+    void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         const std::size_t given = used_;
         next_line().assign("Accept:");
+        // As an option it would be written twice.
+        if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
         for (const char* of_body : {"Expect:", "Content-Type:"}) {
             if (has_body()) next_line().assign(of_body);
         }
@@ -3409,37 +3450,42 @@ private:
     std::optional<Setup> setup_;
     std::vector<std::string> lines_;
     std::size_t used_ = 0;
+#if LIBCURL_VERSION_NUM >= 0x073f00
+    std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
+    std::string host_;  // the scheme and the host in them
+#endif
     std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
-// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE in a program that did not expect
-// it.
-struct SigpipeGuard {
-#if defined(_WIN32)
-    SigpipeGuard() {}
-#else
-    SigpipeGuard() : active(curl_version_info(CURLVERSION_NOW)->version_num < 0x075700 && !is_pending()) {
-        if (!active) return;
-        sigemptyset(&pipe);
-        sigaddset(&pipe, SIGPIPE);
-        pthread_sigmask(SIG_BLOCK, &pipe, &before);
+// Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
+class SigpipeGuard {
+#if !defined(_WIN32)
+public:
+    SigpipeGuard() {
+        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
+        if (!is_old || is_pending()) return;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        is_blocked_ = pthread_sigmask(SIG_BLOCK, &pipe_, &before_) == 0;
     }
     ~SigpipeGuard() {
-        if (!active) return;
+        if (!is_blocked_) return;
         int taken = 0;
-        if (is_pending()) sigwait(&pipe, &taken);
-        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        if (is_pending()) sigwait(&pipe_, &taken);
+        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
     }
+    SigpipeGuard(const SigpipeGuard&) = delete;
+    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
+
+private:
     static bool is_pending() {
         sigset_t pending;
         sigpending(&pending);
         return sigismember(&pending, SIGPIPE) == 1;
     }
-    const bool active;
-    sigset_t pipe{}, before{};
+    sigset_t pipe_{}, before_{};
+    bool is_blocked_ = false;
 #endif
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
 };
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
@@ -3494,7 +3540,7 @@ public:
     // Moves bytes without waiting, and calls `finished` with each transfer that is over.
     template <class F>
     bool perform(F&& finished) {
-        const SigpipeGuard guard;
+        [[maybe_unused]] const SigpipeGuard guard;
         int running = 0;
         if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
         while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
@@ -3641,25 +3687,38 @@ inline Rule rule_for(int status, std::string_view code) {
     return by_status;
 }
 
-inline bool is_passing(CURLcode result) {
-    for (const CURLcode passing :
+// What libcurl's result means where there is no answer: the kind of error, and whether another attempt may help.
+struct Failure {
+    Errc kind;
+    bool is_passing;
+};
+inline Failure failure_of(int result) {
+    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
+    const struct {
+        Failure meaning;
+        std::initializer_list<int> results;
+    } known[] = {
+        {{Errc::timed_out, true}, {CURLE_OPERATION_TIMEDOUT}},
+        {{Errc::tls, true}, {CURLE_SSL_CONNECT_ERROR}},
+        {{Errc::tls, false},
+         {CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
+          CURLE_SSL_ISSUER_ERROR}},
+        {{Errc::protocol, false},
+         {CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
+        {{Errc::network, true},
          {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
-          CURLE_PARTIAL_FILE, CURLE_OPERATION_TIMEDOUT, CURLE_SSL_CONNECT_ERROR, CURLE_GOT_NOTHING, CURLE_SEND_ERROR,
-          CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM}) {
-        if (result == passing) return true;
+          CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
+          CURLE_HTTP2_STREAM}},
+    };
+    for (const auto& row : known) {
+        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.meaning;
     }
-    return false;
+    return {Errc::network, false};
 }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
 inline bool is_answered(CURLcode result, int status) {
     return result == CURLE_OK || (status >= 400 && (result == CURLE_SEND_ERROR || result == CURLE_RECV_ERROR));
-}
-
-inline Action action_for(CURLcode result, int status, std::string_view code) {
-    if (!is_answered(result, status)) return is_passing(result) ? Action::retry : Action::give_up;
-    if (status / 100 == 2 && code.empty()) return Action::accept;
-    return rule_for(status, code).action;
 }
 
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
@@ -3686,35 +3745,14 @@ inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint no
     return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
-// The token bucket of one cache.
-class Quota {
+// What a cache remembers of how its requests went: the tokens left for retries, and the circuit breaker, which is off
+// unless Config::breaker_failures is over zero.
+class Health {
 public:
-    bool take(double tokens, http::Clock::time_point now) {
-        const std::lock_guard<std::mutex> hold(lock_);
-        tokens_ = (std::min)(quota_tokens, tokens_ + Seconds(now - last_).count() * quota_per_second);
-        last_ = now;
-        if (tokens_ < tokens) return false;
-        tokens_ -= tokens;
-        return true;
-    }
-    void succeeded() {
-        const std::lock_guard<std::mutex> hold(lock_);
-        tokens_ = (std::min)(quota_tokens, tokens_ + 1);
-    }
+    explicit Health(const Config& config) : failures_max_(config.breaker_failures), pause_(config.breaker_pause) {}
 
-private:
-    std::mutex lock_;
-    double tokens_ = quota_tokens;
-    http::Clock::time_point last_ = http::Clock::now();
-};
-
-// The circuit breaker of one cache, off unless `failures_max` is over zero. Once open it lets one call through each
-// pause,
-// which closes it if it goes well: half open is no state of its own, only the call that came first after the pause.
-class Breaker {
-public:
-    Breaker(unsigned failures_max, std::chrono::milliseconds pause) : failures_max_(failures_max), pause_(pause) {}
-
+    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well: half
+    // open is no state of its own, only the call that came first after the pause.
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
@@ -3723,9 +3761,20 @@ public:
         if (tripped && !open) until_ = now + pause_;
         return !open;
     }
-    void report(bool healthy, TimePoint now) {
+    // Whether there may be another attempt.
+    bool take(double tokens, http::Clock::time_point now) {
         const std::lock_guard<std::mutex> hold(lock_);
-        failures_ = healthy ? 0 : (std::min)(failures_ + 1, failures_max_);
+        tokens_ = (std::min)(quota_tokens, tokens_ + Seconds(now - last_).count() * quota_per_second);
+        last_ = now;
+        if (tokens_ < tokens) return false;
+        tokens_ -= tokens;
+        return true;
+    }
+    // The store answered; or it did not, or with passing trouble.
+    void report(bool is_healthy, TimePoint now) {
+        const std::lock_guard<std::mutex> hold(lock_);
+        if (is_healthy) tokens_ = (std::min)(quota_tokens, tokens_ + 1);
+        failures_ = is_healthy ? 0 : (std::min)(failures_ + 1, failures_max_);
         if (failures_ == failures_max_) until_ = now + pause_;
     }
 
@@ -3733,6 +3782,8 @@ private:
     const unsigned failures_max_;
     const std::chrono::milliseconds pause_;
     std::mutex lock_;
+    double tokens_ = quota_tokens;
+    http::Clock::time_point last_ = http::Clock::now();
     unsigned failures_ = 0;
     TimePoint until_{};
 };
@@ -4715,7 +4766,7 @@ struct Facts {
     std::string crc32c{};                   // in base64; empty: there is none
     double cost = 0;                        // seconds that computing it took; 0: not known
     double lease = 0;                       // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};                   // by the store's clock
+    TimePoint answered{};                   // by the store's clock; of a lease
     std::string write_id{};
     std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
     bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
@@ -4726,8 +4777,7 @@ struct Facts {
             return retry::seconds_between(info.last_modified, answered) > lease;
         return expiry == Expiry::at && expires_at <= unix_now;
     }
-    // A weak ETag (a proxy that compresses makes it weak) vouches for no byte: no condition and no range can rest on
-    // it.
+    // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
     // Whether this is still what was seen before.
     bool is_same_as(const Facts& seen) const {
@@ -4798,65 +4848,66 @@ inline double read_seconds(std::string_view text) {
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
-// What the cache itself keeps in metadata. The last two are of earlier versions: not written any more, and of no
-// meaning.
-inline bool is_own_name(const std::string& lower_name) {
-    constexpr std::string_view names =
-        " expires_at expires-at compressed kind crc32c write-id negative cost lease-seconds part-bytes parts-etag ";
-    return names.find(" " + lower_name + " ") != std::string_view::npos;
+// What the cache itself keeps in metadata. The last two are of earlier versions, and without meaning.
+inline bool is_own_name(std::string_view name) {
+    constexpr std::string_view names[] = {"expires_at",    "expires-at", "compressed", "kind",
+                                          "crc32c",        "write-id",   "negative",   "cost",
+                                          "lease-seconds", "part-bytes", "parts-etag"};
+    return std::any_of(std::begin(names), std::end(names), [name](auto own) { return bytes::iequal(name, own); });
 }
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, const std::string& name, std::string_view text) {
+inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
     if (name.empty()) return;
-    if (!is_own_name(name)) return bytes::add(facts.info.metadata, name, text);
+    if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
+    const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
     const std::string_view value = without_repeats(text);
-    const bool is_expiry = name == "expires_at" || name == "expires-at";
+    const bool is_expiry = is("expires_at") || is("expires-at");
     if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
-    if (name == "compressed") facts.info.compressed = bytes::iequal(value, "true");
-    if (name == "negative") facts.info.negative = bytes::iequal(value, "true");
-    if (name == "kind") facts.info.kind = kind_of(value);
-    if (name == "crc32c" && is_crc32c(value)) facts.crc32c = value;
-    if (name == "write-id") facts.write_id = value;
-    if (name == "cost") facts.cost = read_seconds(value);
-    if (name == "lease-seconds") facts.lease = read_seconds(value);
+    if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
+    if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
+    if (is("kind")) facts.info.kind = kind_of(value);
+    if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
+    if (is("write-id")) facts.write_id = value;
+    if (is("cost")) facts.cost = read_seconds(value);
+    if (is("lease-seconds")) facts.lease = read_seconds(value);
 }
 
-// The sum of a whole object; "-N" at the end marks a sum of sums of parts, which a reader cannot make. Of several any
-// will do.
+// The sum of a whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
 inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
-    constexpr std::string_view prefix = "x-amz-checksum-";
-    if (!bytes::starts_with(name, prefix) || value.find('-') != std::string_view::npos) return;
+    if (value.find('-') != std::string_view::npos) return;
     for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
-        if (name.substr(prefix.size()) != type) continue;
+        if (!bytes::iequal(name, type)) continue;
         facts.store_sum_type = type;
         facts.store_sum = value;
     }
 }
 
-inline void read_header(Facts& facts, const std::string& name, std::string_view value) {
+inline void read_header(Facts& facts, std::string_view name, std::string_view value) {
+    constexpr std::string_view sum_prefix = "x-amz-checksum-";
+    // Sizes first, because most names are none of these.
+    const auto is = [name](std::string_view it) { return name.size() == it.size() && bytes::iequal(name, it); };
+    const auto begins = [name](std::string_view with) {
+        const bool may = name.size() >= with.size() && name[with.size() - 1] == with.back();
+        return may && bytes::iequal(name.substr(0, with.size()), with);
+    };
     Info& info = facts.info;
-    if (bytes::starts_with(name, meta_prefix)) {
+    if (begins(meta_prefix)) {
         read_meta(facts, name.substr(meta_prefix.size()), value);
         facts.from_s3 = true;
     }
-    if (name == "x-amz-version-id" && value != "null") info.version_id = value;
-    if (name == "etag" && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
-    if (name == "content-length" && !facts.length) facts.length = bytes::to_u64(value);
-    if (name == "content-type") info.content_type = value;
-    if (name == "last-modified") info.last_modified = dates::http_date(value).value_or(TimePoint());
-    if (name == "date") facts.answered = dates::http_date(value).value_or(TimePoint());
-    read_store_sum(facts, name, value);
+    if (begins(sum_prefix)) read_store_sum(facts, name.substr(sum_prefix.size()), value);
+    if (is("x-amz-version-id") && value != "null") info.version_id = value;
+    if (is("etag") && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
+    if (is("content-length") && !facts.length) facts.length = bytes::to_u64(value);
+    if (is("content-type")) info.content_type = value;
+    if (is("last-modified")) info.last_modified = dates::http_date(value).value_or(TimePoint());
 }
 
 inline Facts read(const http::Headers& headers) {
     Facts facts;
-    std::string lower;
-    headers.each([&](std::string_view name, std::string_view value) {
-        lower.assign(name);
-        for (char& c : lower) c = bytes::lower(c);
-        read_header(facts, lower, value);
-    });
+    headers.each([&](std::string_view name, std::string_view value) { read_header(facts, name, value); });
+    if (facts.lease > 0) facts.answered = dates::http_date(headers.get("date")).value_or(TimePoint());
     // Something before the store may add its headers to a page of its own, which has no ETag.
     if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !facts.info.etag.empty();
@@ -4906,7 +4957,7 @@ inline Result<void> check_metadata(const Metadata& metadata) {
         for (const auto& other : metadata) {
             if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
         }
-        if (is_own_name(bytes::lower(name))) return refuse(quoted + " is the cache's own");
+        if (is_own_name(name)) return refuse(quoted + " is the cache's own");
         if (const Result<void> fine = check_value(value); !fine)
             return refuse("the value of " + quoted + " " + fine.error().what());
         total += name.size() + value.size();
@@ -4928,7 +4979,7 @@ struct detail::Core {
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
           pool(config),
-          breaker(config.breaker_failures, config.breaker_pause),
+          health(config),
           chain(make_environment(), {config.profile, config.region, config.endpoint}),
           identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
                    [this] { return now(); }) {}
@@ -4978,8 +5029,7 @@ struct detail::Core {
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region. On AWS that is another host, elsewhere only the signature changes. False: it is
-    // no news.
+    // The store named another region: on AWS another host, elsewhere only the signature changes. False: no news.
     bool correct_region(const std::string& region, const std::string& signed_before) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
@@ -4991,8 +5041,7 @@ struct detail::Core {
     const std::string bucket;
     const std::string prefix;  // empty, or ends in a slash
     http::Pool pool;
-    retry::Quota quota;
-    retry::Breaker breaker;
+    retry::Health health;
     credentials::Chain chain;
     credentials::Provider identity;
     std::mutex stats_lock;
@@ -5062,23 +5111,15 @@ private:
         transfer->limits = {credentials::connect_timeout, {}, request.timeout};
         transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
-        const bool started = engine.start(*transfer, config);
-        bool running = started;
-        while (running && !limits.over()) {
-            if (!engine.perform([&](http::Transfer&) { running = false; })) break;
+        bool running = engine.start(*transfer, config);
+        if (!running) return {0, "libcurl refused the request"};
+        while (running) {
+            if (limits.over() || !engine.perform([&](http::Transfer&) { running = false; }))
+                return {0, "the caller does not wait any longer"};
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        credentials::WebAnswer answer;
-        if (!started || running || transfer->result != CURLE_OK) {
-            answer.body = !started  ? "libcurl refused the request"
-                          : running ? "the caller does not wait any longer"
-                                    : curl_easy_strerror(transfer->result);
-        } else {
-            answer.status = transfer->status;
-            answer.body = transfer->text.substr(0, credentials::answer_bytes_max + 1);
-        }
-        engine.give_back(std::move(transfer), running);
-        return answer;
+        if (transfer->result != CURLE_OK) return {0, curl_easy_strerror(transfer->result)};
+        return {transfer->status, transfer->text.substr(0, credentials::answer_bytes_max + 1)};
     }
 };
 
@@ -5150,7 +5191,8 @@ struct Exchange {
     const http::Headers& headers() const { return answer->headers; }
 
     // For Session.
-    std::string path{}, signed_for{};  // encoded; region
+    Exchange* next = nullptr;
+    std::shared_ptr<const Core::Place> place{};
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, attempt_began{}, due{};
     std::int64_t clock_offset_ms = 0;  // with which it is signed
@@ -5174,52 +5216,29 @@ inline Error refusal(Errc kind, std::string_view operation, std::string_view key
     return Error(std::move(details), about(operation, key, text));
 }
 
-inline std::string elapsed_text(int attempts, http::Clock::duration time) {
-    const auto milliseconds = static_cast<std::uint64_t>(std::chrono::duration_cast<Milliseconds>(time).count());
-    std::string out = " after " + bytes::number(static_cast<std::uint64_t>(attempts));
-    out += attempts == 1 ? " attempt in " : " attempts in ";
-    return out + bytes::number(milliseconds / 1000) + "." + bytes::number(milliseconds / 100 % 10) + " s";
+inline Error refusal(Errc kind, const Request& request, std::string_view text) {
+    return refusal(kind, request.operation, request.key, text);
 }
 
-inline Errc kind_of(CURLcode result, bool overflow) {
-    constexpr int curl_too_large =
-        100;  // since 8.6; what was CURLE_OUT_OF_MEMORY before: a header line too long for it
-    const auto is_one_of = [result](std::initializer_list<int> codes) {
-        return std::find(codes.begin(), codes.end(), static_cast<int>(result)) != codes.end();
-    };
-    if (result == CURLE_OPERATION_TIMEDOUT) return Errc::timed_out;
-    if (is_one_of({CURLE_SSL_CONNECT_ERROR, CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION,
-                   CURLE_SSL_CACERT_BADFILE, CURLE_SSL_ISSUER_ERROR}))
-        return Errc::tls;
-    const bool odd =
-        is_one_of({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING});
-    return odd || overflow ? Errc::protocol : Errc::network;
-}
-
-// What a person can do about words of the store, of libcurl or of the TLS library; empty: nothing that is plain from
-// them.
+// What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    constexpr std::string_view use_http = "perhaps the port speaks plain http: try http:// in the endpoint";
-    constexpr std::string_view use_https = "perhaps the port wants TLS: try https:// in the endpoint";
-    constexpr std::string_view clock = "is this machine's clock right?";
     const struct {
-        std::string_view scheme, words, advice;
+        std::string_view scheme, advice;
+        std::initializer_list<std::string_view> words;
     } hints[] = {
-        {"https:", "wrong version number", use_http},
-        {"https:", "packet length", use_http},
-        {"https:", "record layer", use_http},
-        {"https:", "unknown protocol", use_http},
-        {"https:", "SSL connection timeout", use_http},
-        {"http:", "Empty reply", use_https},
-        {"http:", "HTTP/0.9", use_https},
-        {"http:", "reset by peer", use_https},
-        {"http:", "HTTPS port", use_https},
-        {"https:", "not yet valid", clock},
-        {"https:", "has expired", clock},
-        {"http", "equester pays", "a bucket whose requester pays wants x-amz-request-payer, which is not sent"},
+        {"https:",
+         "perhaps the port speaks plain http: try http:// in the endpoint",
+         {"wrong version number", "packet length", "record layer", "unknown protocol", "SSL connection timeout"}},
+        {"http:",
+         "perhaps the port wants TLS: try https:// in the endpoint",
+         {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
+        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
+        {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}},
     };
     for (const auto& hint : hints) {
-        if (bytes::starts_with(url, hint.scheme) && text.find(hint.words) != std::string_view::npos) return hint.advice;
+        for (std::string_view words : hint.words) {
+            if (bytes::starts_with(url, hint.scheme) && text.find(words) != std::string_view::npos) return hint.advice;
+        }
     }
     return {};
 }
@@ -5243,7 +5262,11 @@ inline std::string request_id(const Exchange& exchange) {
 // What happened, after how many attempts, in the store's words, and what to do.
 inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
     details.attempts = exchange.attempts;
-    text += elapsed_text(exchange.attempts, http::Clock::now() - exchange.began);
+    const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
+    const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
+    text += " after " + bytes::number(static_cast<std::uint64_t>(exchange.attempts));
+    text += exchange.attempts == 1 ? " attempt in " : " attempts in ";
+    text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
     const std::string_view location = exchange.headers().get("location");
@@ -5262,6 +5285,7 @@ class Session {
 public:
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
+        limits_.cancelled = [this] { return core_.cancels.load() != cancels_; };
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(std::move(engine_)); }
@@ -5275,55 +5299,51 @@ public:
     // cancelled before is over: cleaning up comes here first.
     void on_progress(std::function<bool()> report) {
         report_progress_ = std::move(report);
-        cancelled_ = false;
+        why_cancelled_ = nullptr;
         cancels_ = core_.cancels.load(std::memory_order_relaxed);
     }
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
-        deadline_.reset();
-        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
-        is_callers_ = deadline_.has_value();
+        limits_.deadline.reset();
+        if (timeout.count() > 0) limits_.deadline = http::Clock::now() + timeout;
     }
     void allow_cleanup() {
         on_progress({});
-        if (!is_callers_) return void(deadline_ = http::Clock::now() + cleanup_timeout);
-        if (!overtime_) overtime_ = (std::max)(*deadline_, http::Clock::now()) + cleanup_overtime;
-        deadline_ = overtime_;
+        const auto now = http::Clock::now();
+        if (timeout_.count() <= 0) return void(limits_.deadline = now + cleanup_timeout);
+        if (!overtime_) overtime_ = (std::max)(*limits_.deadline, now) + cleanup_overtime;
+        limits_.deadline = overtime_;
     }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
         std::uint64_t sum = 0;
-        for (const Exchange* exchange : exchanges_)
+        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next)
             sum += exchange->running && exchange->request.method == Method::put ? exchange->answer->sent() : 0;
         return sum;
-    }
-    credentials::Limits limits() const {
-        return {deadline_, [core = &core_, cancels = cancels_] { return core->cancels.load() != cancels; }};
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        if (cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (deadline_ && http::Clock::now() >= *deadline_)
-            return refusal(Errc::timed_out, operation, key, out_of_time_text());
-        return {};
+        if (why_cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
+        return check_deadline(operation, key);
     }
 
     void start(Exchange& exchange) {
         const Request& request = exchange.request;
-        exchanges_.push_back(&exchange);
+        forget(exchange);
+        exchange.next = std::exchange(exchanges_, &exchange);
         exchange.done = exchange.stopped_by_sink = false;
         exchange.corrections = 0;
         exchange.attempts = 0;
         exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (cancelled_ && !request.not_cancellable)
-            return end(exchange, refusal(Errc::cancelled, request.operation, request.key, why_cancelled_));
-        if (core_.breaker.admits(core_.local_now())) return attempt(exchange, exchange.began);
+        if (why_cancelled_ && !request.not_cancellable)
+            return end(exchange, refusal(Errc::cancelled, request, why_cancelled_));
+        if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
-        end(exchange, refusal(Errc::unavailable, request.operation, request.key,
-                              "not sent: the last calls failed, and Config::breaker_pause is not over"));
+        constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
+        end(exchange, refusal(Errc::unavailable, request, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
@@ -5335,10 +5355,10 @@ public:
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
         if (report_progress_) report_progress();
-        if (cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
+        if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
-        return !cancelled_;
+        return !why_cancelled_;
     }
     void run(Exchange& exchange) {
         start(exchange);
@@ -5352,7 +5372,7 @@ public:
 
     // Forgets the exchange and its answer; one that still runs is cut off.
     void drop(Exchange& exchange) noexcept {
-        exchanges_.erase(std::remove(exchanges_.begin(), exchanges_.end(), &exchange), exchanges_.end());
+        forget(exchange);
         let_go(exchange);
     }
     // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
@@ -5367,10 +5387,9 @@ public:
     }
     // Ends what runs with this error.
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
-        for (Exchange* exchange : exchanges_) {
-            const Request& request = exchange->request;
-            if (!exchange->done && (also_not_cancellable || !request.not_cancellable))
-                end(*exchange, refusal(code, request.operation, request.key, why));
+        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
+                end(*exchange, refusal(code, exchange->request, why));
         }
     }
 
@@ -5406,8 +5425,8 @@ private:
         exchange.stopped_by_sink = false;
         if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, refusal(Errc::unsupported, exchange.request.operation, exchange.request.key,
-                                         "libcurl refused the request or has no memory"));
+            return end(exchange,
+                       refusal(Errc::unsupported, exchange.request, "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
@@ -5416,16 +5435,16 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (deadline_ && http::Clock::now() >= *deadline_)
-            return refusal(Errc::timed_out, request.operation, request.key, out_of_time_text());
-        auto who = core_.identity.snapshot(limits());
+        if (Result<void> fine = check_deadline(request.operation, request.key); !fine) return fine;
+        auto who = core_.identity.snapshot(limits_);
         if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
-        const auto place = core_.place(limits());  // the instance that gave credentials may have to say where it is
+        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
         if (!place) return not_found_out(request, place.error());
+        exchange.place = *std::move(place);
         if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
-        const endpoint::Endpoint& where = **place;
+        const endpoint::Endpoint& where = *exchange.place;
         out.clear_request();
         out.owner = &exchange;
         out.method = request.method;
@@ -5435,26 +5454,30 @@ private:
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
 
-        exchange.signed_for = where.signing_region;
-        exchange.path.assign(where.path).append(1, '/');
-        bytes::append_percent(exchange.path, request.object, true);
-        if (request.object.empty() && !where.path.empty()) exchange.path.pop_back();
-        out.url.assign(where.scheme).append("://").append(where.host).append(exchange.path);
-        if (!request.query.empty()) out.url.append(1, '?').append(request.query);
-        add_headers(exchange, where);
+        out.url.assign(where.scheme).append("://").append(where.host);
+        out.path_at = out.url.size();
+        out.url.append(where.path);
+        if (!request.object.empty() || where.path.empty()) out.url += '/';
+        bytes::append_percent(out.url, request.object, true);
+        add_headers(exchange, std::string_view(out.url).substr(out.path_at));
+        if (!request.query.empty()) (out.url += '?').append(request.query);
         return {};
     }
 
+    Result<void> check_deadline(std::string_view operation, std::string_view key) const {
+        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
+        return refusal(Errc::timed_out, operation, key, out_of_time_text());
+    }
     Milliseconds time_left() const {
-        if (!deadline_) return Milliseconds(0);
-        const auto left = std::chrono::duration_cast<Milliseconds>(*deadline_ - http::Clock::now());
+        if (!limits_.deadline) return Milliseconds(0);
+        const auto left = std::chrono::duration_cast<Milliseconds>(*limits_.deadline - http::Clock::now());
         return (std::max)(left, Milliseconds(1));
     }
     // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
     Error not_found_out(const Request& request, const Error& why) const {
-        const char* limit = why.code() == Errc::timed_out && deadline_ ? " (call_timeout)"
-                            : why.code() == Errc::cancelled            ? " (by Cache::cancel())"
-                                                                       : "";
+        const char* limit = why.code() == Errc::timed_out && limits_.deadline ? " (call_timeout)"
+                            : why.code() == Errc::cancelled                   ? " (by Cache::cancel())"
+                                                                              : "";
         return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
     }
     std::string out_of_time_text() const {
@@ -5462,7 +5485,8 @@ private:
                " ms) is over";
     }
 
-    void add_headers(Exchange& exchange, const endpoint::Endpoint& place) {
+    void add_headers(Exchange& exchange, std::string_view path) {
+        const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
         out.to_sign.clear();
@@ -5476,38 +5500,37 @@ private:
         if (!request.write_id.empty()) add("x-amz-meta-write-id", request.write_id);
         const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
         const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-        std::string expiry, date;
+        std::string expiry;
         if (request.ttl) {
             expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
             add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
         }
         if (exchange.is_anonymous()) return;
         const Credentials& keys = exchange.identity->credentials;
-        dates::append_amz_date(date, dates::unix_seconds(now));
+        const std::string_view date = out.signer.date(dates::unix_seconds(now));
         const std::string_view hash =
             request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
         add("x-amz-content-sha256", hash);
         add("x-amz-date", date);
         if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
-            http::name_of(request.method), exchange.path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
+            http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
     void start_due() {
         std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
-        for (std::size_t i = 0; i < exchanges_.size(); ++i) {
-            Exchange& exchange = *exchanges_[i];
-            if (exchange.done || exchange.running) continue;
+        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->done || exchange->running) continue;
             if (!now) now = http::Clock::now();
-            if (exchange.due <= *now) attempt(exchange, *now);
+            if (exchange->due <= *now) attempt(*exchange, *now);
         }
     }
 
     // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
     void wait(Milliseconds most) {
         bool any = false;
-        for (const Exchange* exchange : exchanges_) {
+        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (exchange->done) continue;
             any = true;
             if (exchange->answer && exchange->answer->paused) return;
@@ -5515,7 +5538,7 @@ private:
             const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
             most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
         }
-        if (any || !cancelled_) engine_->wait(most);
+        if (any || !why_cancelled_) engine_->wait(most);
     }
 
     void report_progress() {
@@ -5525,13 +5548,17 @@ private:
         if (!report_progress_()) cancel("cancelled by the progress callback");
     }
     void cancel(const char* why) {
-        if (cancelled_) return;
-        cancelled_ = true;
+        if (why_cancelled_) return;
         cancelled_at_ = http::Clock::now();
         why_cancelled_ = why;
         end_all(Errc::cancelled, why);
     }
 
+    void forget(Exchange& exchange) noexcept {
+        Exchange** at = &exchanges_;
+        while (*at && *at != &exchange) at = &(*at)->next;
+        if (*at) *at = exchange.next;
+    }
     void let_go(Exchange& exchange) noexcept {
         if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
         exchange.running = false;
@@ -5547,9 +5574,12 @@ private:
         exchange.running = false;
         woken_ = true;
         const http::Transfer& answer = *exchange.answer;
-        core_.count(&Stats::bytes_in, answer.received);
-        core_.count(&Stats::bytes_out, exchange.request.body.size());
-        if (!answer.reused) core_.count(&Stats::connections);
+        {
+            const std::lock_guard<std::mutex> hold(core_.stats_lock);
+            core_.stats.bytes_in += answer.received;
+            core_.stats.bytes_out += exchange.request.body.size();
+            if (!answer.reused) ++core_.stats.connections;
+        }
         read_answer(exchange);
         exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
@@ -5557,16 +5587,14 @@ private:
         if (goes_on(exchange, action)) return emit_event(exchange, "retry");
         exchange.done = true;
         if (!answered) exchange.error = no_answer(exchange);
-        if (answered && action == retry::Action::accept) core_.quota.succeeded();
-        core_.breaker.report(answered && action != retry::Action::retry, core_.local_now());
+        core_.health.report(answered && action != retry::Action::retry, core_.local_now());
         const bool was_signed_right = exchange.ok() || exchange.status() == 404;
         if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
             core_.clock_offset_ms.store(exchange.clock_offset_ms);
         emit_event(exchange, exchange.ok() ? "done" : "error");
     }
 
-    // The store's words about a failure. What is no S3 error (a proxy's page, nothing at all) goes by the status
-    // number.
+    // The store's words about a failure. What is no S3 error (a proxy's page, nothing) goes by the status number.
     void read_answer(Exchange& exchange) {
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
@@ -5581,10 +5609,10 @@ private:
             fault->code = "InternalError";
             fault->message = "the body of the answer is no result";
         }
-        const auto region = answer.status >= 300 ? answer.headers.find("x-amz-bucket-region") : std::nullopt;
-        if (!region) return;
+        const std::string_view region = answer.headers.get("x-amz-bucket-region");
+        if (region.empty() || answer.status < 300) return;
         if (!fault) fault.emplace();
-        fault->region = std::string(*region);
+        fault->region = region;
         // To a HEAD the store cannot say more than that.
         if (request.method == Method::head && (answer.status == 400 || answer.status == 301))
             fault->code = "PermanentRedirect";
@@ -5602,7 +5630,10 @@ private:
                             (is_bare && answer.status == 400);
         if (is_odd && answer.reused) return retry::Action::ask_again;
         if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
-        return retry::action_for(answer.result, answer.status, exchange.code());
+        if (!retry::is_answered(answer.result, answer.status))
+            return retry::failure_of(answer.result).is_passing ? retry::Action::retry : retry::Action::give_up;
+        if (answer.status / 100 == 2 && exchange.code().empty()) return retry::Action::accept;
+        return retry::rule_for(answer.status, exchange.code()).action;
     }
     // The status with which a proxy refused to open a tunnel; 0: none did.
     static int refused_by_proxy(const http::Transfer& answer) {
@@ -5617,7 +5648,7 @@ private:
         if (exchange.has_tried(action)) return false;
         exchange.corrections |= 1U << static_cast<unsigned>(action);
         const bool corrected = action == Action::refresh_credentials
-                                   ? core_.identity.force_refresh(exchange.identity->generation, limits())
+                                   ? core_.identity.force_refresh(exchange.identity->generation, limits_)
                                : action == Action::correct_clock  ? correct_clock(exchange)
                                : action == Action::correct_region ? correct_region(exchange)
                                                                   : true;
@@ -5630,9 +5661,8 @@ private:
         if (!date) return std::nullopt;
         return retry::seconds_between(now, *date);
     }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
-    // refusal
-    // does not give its reason the date is tried, and counts for others only if the store then takes the signature.
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
+    // gives no reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
         const auto off = skew(*exchange.answer, core_.local_now());
         if (!off || exchange.is_anonymous()) return false;
@@ -5642,16 +5672,16 @@ private:
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
-        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.signed_for)) return true;
+        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.place->signing_region)) return true;
         if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
         Session other(core_);
-        other.deadline_ = deadline_;
+        other.limits_.deadline = limits_.deadline;
         Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
         look.request.is_correction = true;
         other.run(look);
         other.drop(look);
-        const auto place = core_.place(limits());
-        return place && (*place)->signing_region != exchange.signed_for;
+        const auto place = core_.place(limits_);
+        return place && (*place)->signing_region != exchange.place->signing_region;
     }
 
     bool again_now(Exchange& exchange) {
@@ -5664,11 +5694,10 @@ private:
         const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
         auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
-        if (const auto asked = exchange.headers().find("retry-after"))
-            delay = (std::max)(delay, retry::retry_after(*asked, core_.now()));
-        if (deadline_ && now + delay >= *deadline_) return false;
+        delay = (std::max)(delay, retry::retry_after(exchange.headers().get("retry-after"), core_.now()));
+        if (limits_.deadline && now + delay >= *limits_.deadline) return false;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (!core_.quota.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
+        if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
         if (!again_now(exchange)) return false;
         if (core_.config.seams.sleep)
             core_.config.seams.sleep(delay);
@@ -5696,10 +5725,12 @@ private:
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
         Error::Details details;
-        details.code = answer.no_memory ? Errc::too_large : kind_of(answer.result, answer.overflow);
-        details.retryable = retry::is_passing(answer.result);
+        const retry::Failure met = retry::failure_of(answer.result);
+        const bool is_odd = answer.overflow && met.kind == Errc::network;
+        details.code = answer.no_memory ? Errc::too_large : is_odd ? Errc::protocol : met.kind;
+        details.retryable = met.is_passing;
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (timed_out && deadline_ && http::Clock::now() >= *deadline_ - Milliseconds(5))
+        if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
             return told(exchange, std::move(details), out_of_time_text(), {});
         std::string text = answer.no_memory  ? "no memory for the answer"
                            : answer.overflow ? "the answer is larger than any of S3's"
@@ -5725,15 +5756,15 @@ private:
 
     Core& core_;
     std::unique_ptr<http::Engine> engine_;
-    std::vector<Exchange*> exchanges_;
+    Exchange* exchanges_ = nullptr;  // a list, by Exchange::next
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
-    std::optional<http::Clock::time_point> deadline_, overtime_;
-    bool is_callers_ = false;  // the deadline: the caller has set it
-    bool woken_ = false, cancelled_ = false;
+    credentials::Limits limits_;
+    std::optional<http::Clock::time_point> overtime_;
+    bool woken_ = false;
+    const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
-    const char* why_cancelled_ = "";
     std::uint64_t cancels_;  // of the cache, when this session began
 };
 
@@ -5756,36 +5787,48 @@ struct Job {
     virtual ~Job() = default;
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
+
+    // For run_all.
+    std::size_t index = 0;
+    std::unique_ptr<Job> next{};
 };
 
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done.
-inline void run_all(Session& session, std::size_t total, std::size_t at_once,
-                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
-                    const std::function<void(std::size_t, Job&)>& end) {
-    std::vector<std::pair<std::size_t, std::unique_ptr<Job>>> running;
-    for (std::size_t next = 0; next < total || !running.empty();) {
-        while (next < total && running.size() < at_once) {
-            if (std::unique_ptr<Job> job = begin(next)) {
-                running.emplace_back(next, std::move(job));
-                session.start(running.back().second->call());
-            }
-            ++next;
+inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
+                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
+                     const std::function<void(std::size_t, Job&)>& end) {
+    std::unique_ptr<Job> running;  // a list, by Job::next
+    std::size_t count = 0;
+    for (std::size_t next = 0; next < total || running;) {
+        for (; next < total && count < at_once; ++next) {
+            std::unique_ptr<Job> job = begin(next);
+            if (!job) continue;
+            job->index = next;
+            session.start(job->call());
+            job->next = std::exchange(running, nullptr);
+            running = std::move(job);
+            ++count;
         }
-        if (running.empty()) continue;
-        const bool any_done =
-            std::any_of(running.begin(), running.end(), [](auto& job) { return job.second->call().done; });
-        if (!any_done) session.step(step_most);
-        for (std::size_t i = 0; i < running.size();) {
-            auto& [index, job] = running[i];
-            if (job->tend()) {
-                ++i;
+        bool any_done = false;
+        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
+        if (running && !any_done) session.step(step_most);
+        for (std::unique_ptr<Job>* at = &running; *at;) {
+            if ((*at)->tend()) {
+                at = &(*at)->next;
                 continue;
             }
-            end(index, *job);
-            running.erase(running.begin() + static_cast<std::ptrdiff_t>(i));
+            const std::unique_ptr<Job> ended = std::move(*at);
+            *at = std::move(ended->next);
+            --count;
+            end(ended->index, *ended);
         }
     }
+}
+
+// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
+// `end(i, job)` looks at it once it is done. They are borrowed: a std::function of a reference needs no memory.
+template <class Begin, class End>
+void run_all(Session& session, std::size_t total, std::size_t at_once, const Begin& begin, const End& end) {
+    run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
 }  // namespace detail::s3
@@ -6031,7 +6074,7 @@ private:
         verifier_.emplace(facts_, config().checksums);
         if (!facts_.from_s3)
             return void(fail(refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?")));
-        if (!facts_.length && !headers.find("transfer-encoding"))
+        if (!facts_.length && headers.get("transfer-encoding").empty())
             return void(fail(refuse(Errc::protocol, "the answer does not say how long it is")));
         end_ = facts_.length.value_or(unknown);
         if (facts_.has_strong_etag()) version_ = facts_.info.etag;
@@ -7004,7 +7047,8 @@ inline bool is_absent(const Core& core, const Exchange& call) {
     const std::string_view code = call.code();
     const bool is_silent = code.empty() && call.answer->text.empty();
     if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
-    const bool is_s3 = core.store_seen.load(std::memory_order_relaxed) || call.headers().find("x-amz-request-id");
+    const bool is_s3 =
+        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
     return call.status() == 404 && code != "NoSuchBucket" &&
            (call.fault || call.request.method == Method::head || (is_silent && is_s3));
 }
@@ -7390,8 +7434,8 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
-            if (const auto since = there.headers().find("last-modified"))
-                copy.header("x-amz-copy-source-if-unmodified-since", *since);
+            const std::string_view since = there.headers().get("last-modified");
+            if (!since.empty()) copy.header("x-amz-copy-source-if-unmodified-since", since);
         }
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;

@@ -54,7 +54,7 @@ inline void check_number(std::string_view input) {
 }
 
 inline void check_query(std::string_view input) {
-    sigv4::QueryPairs pairs;
+    bytes::Pairs pairs;
     for (std::string_view pair : fuzz::pieces(input, "&")) {
         const std::size_t equals = (std::min)(pair.find('='), pair.size());
         pairs.emplace_back(pair.substr(0, equals), pair.substr((std::min)(equals + 1, pair.size())));

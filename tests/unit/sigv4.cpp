@@ -14,8 +14,8 @@ namespace bytes = s3cache::detail::bytes;
 
 namespace {
 
-sigv4::QueryPairs query_of(const vectors::Case& c) {
-    sigv4::QueryPairs query;
+bytes::Pairs query_of(const vectors::Case& c) {
+    bytes::Pairs query;
     for (const auto& row : c.rows("query")) query.emplace_back(row.at(0), row.size() > 1 ? row[1] : std::string());
     return query;
 }
