@@ -26,12 +26,16 @@ int found(bool yes, const std::string& key, const char* otherwise = "no such ent
 std::optional<Kind> wanted_kind(const Arguments& arguments) {
     std::optional<Kind> kind;
     for (const Kind each : {Kind::json, Kind::text, Kind::bytes}) {
-        if (!arguments.has(std::string("--") + name_of(each))) continue;
+        if (!arguments.has("--" + name_of(each))) continue;
         if (kind) throw WrongUsage{"only one of --json, --text, --bytes"};
         kind = each;
     }
     return kind;
 }
+
+// A kind that is named is checked before anything is sent, for input up to this size. A longer one cannot be held in
+// memory just to be looked at: it streams, and is taken at the user's word.
+constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
 
 int run_set(const Arguments& arguments) {
     const std::string key = arguments.word(1);
@@ -48,14 +52,14 @@ int run_set(const Arguments& arguments) {
     Cache cache = open_cache(arguments, std::move(config));
 
     Input input(path);
-    const Cancellable cancellable;
+    Ahead ahead(std::ref(input));
+    make_cancellable();
     const auto stored = [&] {
         if (options.kind && options.kind != Kind::bytes) {
-            if (input.look_ahead(checked_bytes_max))
-                return cache.set(key, {input.ahead.data(), input.ahead.size(), *options.kind}, options);
-            say(std::string("over 16 MiB: stored as ") + name_of(*options.kind) + " without a check that it is");
+            if (ahead.holds_all(checked_bytes_max)) return cache.set(key, {ahead.text, *options.kind}, options);
+            say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
         }
-        return input.is_regular ? cache.set_file(key, path, options) : cache.set(key, input, options);
+        return input.is_regular ? cache.set_file(key, path, options) : cache.set(key, ahead, options);
     };
     return found(stored(), key, "there is one already");
 }
@@ -65,7 +69,7 @@ int run_get(const Arguments& arguments) {
     const std::string key = arguments.word(1), target = arguments.get("-o", "-");
     Bar bar(false, target != "-" || isatty(STDOUT_FILENO) == 0);
     if (target != "-") {
-        const Cancellable cancellable;
+        make_cancellable();
         return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
     }
     auto reader = cache.get_stream(key);
@@ -141,14 +145,22 @@ int run_presign(const Arguments& arguments) {
 
 // --- run: a command's standard output, cached ------------------------------------------------------------------------
 
-// A store that hangs holds us up for ten seconds at most: five until an answer begins, five without a byte of it. After
-// its first failure it is left alone: the command matters more.
-constexpr std::chrono::seconds hanging_store_max(5);
-
 enum CannotRun { not_executable = 126, not_found = 127 };  // what shells say; 2 is for what went wrong before
 
+struct Unrunnable {
+    int status;
+    std::string what;
+};
+
+// Output up to this length is looked at, and kept as text where it is text. What is longer cannot be held in memory.
+constexpr std::size_t whole_bytes_max = std::size_t{8} << 20;
+
+Pieces once(std::string_view text) {
+    return [text]() mutable { return std::exchange(text, {}); };
+}
+
 // SHA-256, in hex, of what comes until nothing comes.
-std::string sha256(const std::function<std::string_view()>& next) {
+std::string sha256(const Pieces& next) {
     const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
     unsigned char sum[EVP_MAX_MD_SIZE];
     unsigned size = 0;
@@ -158,18 +170,14 @@ std::string sha256(const std::function<std::string_view()>& next) {
     if (!fine || EVP_DigestFinal_ex(context.get(), sum, &size) != 1)
         throw std::runtime_error("no SHA-256 in libcrypto");
     std::string out;
-    for (unsigned i = 0; i < size; ++i) out.append({"0123456789abcdef"[sum[i] >> 4], "0123456789abcdef"[sum[i] & 15]});
+    for (unsigned i = 0; i < size; ++i) out += format("%02x", sum[i]);
     return out;
-}
-
-std::string sha256(std::string text) {
-    return sha256([&, given = false]() mutable { return std::exchange(given, true) ? std::string_view() : text; });
 }
 
 // What the output depends on, as far as we are told. Each piece has its length, so that no two lists read as the same
 // bytes. Without --key the command and its arguments count, too.
 std::string key_of_run(const Arguments& arguments) {
-    std::string pieces, block(std::size_t{64} << 10, '\0');
+    std::string pieces;
     const auto add = [&](const std::string& what, const std::string& piece) {
         pieces += what + " " + std::to_string(piece.size()) + "\n" + piece;
     };
@@ -184,175 +192,11 @@ std::string key_of_run(const Arguments& arguments) {
     }
     for (const std::string& path : arguments.all("--input")) {
         Input input(path);
-        add("input", sha256([&] { return std::string_view(block.data(), input(block.data(), block.size())); }));
+        add("input", sha256(std::ref(input)));
     }
-    if (key.empty()) return "run/" + sha256(pieces);
-    return arguments.has("--env") || arguments.has("--input") ? key + "/" + sha256(pieces) : key;
+    if (key.empty()) return "run/" + sha256(once(pieces));
+    return pieces.empty() ? key : key + "/" + sha256(once(pieces));
 }
-
-// Output of any size, on disk under no name. What cannot be written there is not kept.
-class Spool {
-public:
-    Spool() {
-        const char* folder = std::getenv("TMPDIR");
-        std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
-        const int file = mkstemp(path.data());
-        if (file >= 0) static_cast<void>(unlink(path.c_str()));
-        if (file >= 0) file_.reset(fdopen(file, "w+"));
-    }
-    explicit operator bool() const { return file_ != nullptr; }
-    std::uint64_t size() const { return size_; }
-    void add(std::string_view data) {
-        size_ += data.size();
-        if (file_ && std::fwrite(data.data(), 1, data.size(), file_.get()) != data.size()) file_.reset();  // disk full
-    }
-    void clear() {
-        if (file_ && (std::fflush(file_.get()) != 0 || ftruncate(fileno(file_.get()), 0) != 0)) file_.reset();
-        size_ = 0;
-        rewind();
-    }
-    void rewind() {
-        if (file_ && fseeko(file_.get(), 0, SEEK_SET) != 0) file_.reset();  // writes what is left, which may fail
-    }
-    std::size_t read(char* buffer, std::size_t capacity) {
-        const std::size_t count = std::fread(buffer, 1, capacity, file_.get());
-        if (std::ferror(file_.get())) throw std::runtime_error("the temporary file cannot be read");
-        return count;
-    }
-
-private:
-    struct Close {
-        void operator()(std::FILE* file) const { std::fclose(file); }
-    };
-    std::unique_ptr<std::FILE, Close> file_;
-    std::uint64_t size_ = 0;
-};
-
-// The entry of a command's output, and the lease beside it: of parallel runs the one that puts it there runs the command,
-// and renews it as long as that takes. It has the name that get_or_set gives it for the same key, so that programs and
-// this one keep out of each other's way.
-class Kept {
-public:
-    explicit Kept(const Arguments& arguments)
-        : cache_(open_cache(arguments)), hasty_(open_hasty(arguments)), key_(key_of_run(arguments)) {
-        if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
-        lease_time_ = duration(arguments.get("--lease", "60s"));
-        lease_ = ".s3cache/lease/" + sha256(key_).substr(0, 32);
-        owner_ = unique_text() + "-" + std::to_string(getpid());
-        if (!spool) fail(s3cache::Error(Errc::file, "no temporary file can be made; is TMPDIR right?"));
-    }
-    Kept(const Kept&) = delete;
-    Kept& operator=(const Kept&) = delete;
-    ~Kept() { release(); }
-
-    bool usable() const { return usable_; }
-    void release() {
-        if (std::exchange(leased_, false) && is_leased_here()) static_cast<void>(hasty_.try_remove(lease_));
-    }
-    // Into the spool as a whole before any of it is printed: half an output cannot be taken back.
-    bool fetch() {
-        spool.clear();
-        auto reader = hasty_.try_get_stream(key_, {patience()});
-        if (!reader) return fail(reader.error());
-        if (!*reader) return false;
-        for (;;) {
-            const auto chunk = (*reader)->try_next();
-            if (!chunk) return fail(chunk.error());
-            if (chunk->empty()) return static_cast<bool>(spool);
-            spool.add(*chunk);
-        }
-    }
-    // What fits is looked at, and kept as text where it is text.
-    void store() {
-        spool.rewind();
-        if (!spool) return static_cast<void>(fail(s3cache::Error(Errc::file, "no room for a copy of the output")));
-        options_.progress = [&, patient = patience()](const Progress& progress) { return renew(), patient(progress); };
-        const auto read = [&](char* buffer, std::size_t capacity) { return spool.read(buffer, capacity); };
-        std::string whole(spool.size() > checked_bytes_max ? 0 : static_cast<std::size_t>(spool.size()), '\0');
-        const auto stored = read(whole.data(), whole.size()) == spool.size()
-                                ? cache_.try_set(key_, whole, options_)
-                                : cache_.try_set(key_, s3cache::Source(read).sized(spool.size()), options_);
-        if (!stored) fail(stored.error());
-    }
-    // Waits until the output is there (true), or running the command is up to us.
-    bool wait_for_another() {
-        std::minstd_rand random(std::random_device{}());
-        for (auto pause = 100ms; usable_; pause = (std::min)(2 * pause, std::chrono::milliseconds(2000))) {
-            const auto leased = take_lease();
-            if (!leased) return fail(leased.error());
-            leased_ = *leased;
-            // Where the store does not honour conditions two may have written: who wrote last has it, once all is there.
-            if (leased_ && hasty_.stats().unconditional != 0) std::this_thread::sleep_for(300ms);
-            if (leased_ && hasty_.stats().unconditional != 0) leased_ = is_leased_here();
-            renewed_ = SteadyClock::now();
-            if (fetch()) return true;  // also when it is ours: it may have come just before
-            if (leased_) return false;
-            std::this_thread::sleep_for(pause * (50 + static_cast<int>(random() % 51)) / 100);
-        }
-        return false;
-    }
-    // To be called now and then while the command runs and its output is passed on and stored.
-    void renew() {
-        if (!leased_ || SteadyClock::now() - renewed_ < lease_time_ / 3) return;
-        renewed_ = SteadyClock::now();
-        leased_ = is_leased_here() && hasty_.try_touch(lease_, lease_time_ + clocks_differ_max).value_or(false);
-    }
-
-    Spool spool{};
-
-private:
-    static Cache open_hasty(const Arguments& arguments) {
-        s3cache::Config config;
-        config.call_timeout = hanging_store_max;
-        return open_cache(arguments, std::move(config));
-    }
-    // Cancels a transfer that stands still.
-    static s3cache::ProgressCallback patience() {
-        return [most = std::uint64_t{0}, since = SteadyClock::now()](const Progress& progress) mutable {
-            if (progress.done > most) since = SteadyClock::now();
-            most = (std::max)(most, progress.done);
-            return SteadyClock::now() - since < hanging_store_max && interrupted == 0;
-        };
-    }
-    // Ours if there is none; or if its owner has not renewed it for its time, measured here: whose clock is right does
-    // not matter, and by no clock is it over before that.
-    s3cache::Result<bool> take_lease() {
-        s3cache::SetOptions options{lease_time_ + clocks_differ_max};
-        options.if_absent = true;
-        auto taken = hasty_.try_set(lease_, owner_, options);
-        if (!taken || *taken) return taken;
-        const auto info = hasty_.try_stat(lease_);
-        if (!info || !*info) return false;
-        const std::string seen = (*info)->etag + iso8601((*info)->last_modified);
-        if (std::exchange(lease_seen_, seen) != seen) seen_since_ = SteadyClock::now();
-        if (SteadyClock::now() - seen_since_ < lease_time_) return false;
-        options.if_absent = false;
-        options.if_match = (*info)->etag;
-        return hasty_.try_set(lease_, owner_, options);
-    }
-    bool is_leased_here() {
-        const auto there = hasty_.try_get(lease_);
-        return there && *there && (*there)->view() == owner_;
-    }
-    bool fail(const s3cache::Error& error) {
-        const Errc code = error.code();
-        if (code == Errc::invalid_argument) throw std::runtime_error(error.what());
-        if (code == Errc::damaged) return false;  // to be replaced
-        if (code == Errc::timed_out || code == Errc::network || code == Errc::cancelled) leased_ = false;  // it lapses
-        if (usable_ && interrupted == 0)
-            say(std::string("not cached: ") + (code == Errc::cancelled ? "the store stands still" : error.what()));
-        return usable_ = false;
-    }
-
-    Cache cache_, hasty_;  // what is read is read in haste, what is stored may take its time
-    const std::string key_;
-    std::string lease_, owner_, lease_seen_;
-    s3cache::Seconds lease_time_{};
-    static constexpr std::chrono::minutes clocks_differ_max{20};  // S3 refuses who is off by more than 15
-    s3cache::SetOptions options_;
-    bool usable_ = true, leased_ = false;
-    SteadyClock::time_point renewed_{}, seen_since_{};
-};
 
 // Ends as the command did, so that whoever waits for us sees what they would have seen of it.
 int end_like(int wait_status) {
@@ -371,32 +215,11 @@ int output_lost(int why) {
 }
 
 // Prints what the cache had. A reader who leaves early ends us as it would have ended the command.
-int replay(Spool& spool) {
-    std::string block(std::size_t{64} << 10, '\0');
-    spool.rewind();
-    while (const std::size_t count = spool.read(block.data(), block.size())) {
-        if (!pass_on({block.data(), count}))
-            return errno == EPIPE && !pipe_signal_was_ignored ? end_like(SIGPIPE) : output_lost(errno);
+int replay(const Pieces& next) {
+    for (std::string_view piece = next(); !piece.empty(); piece = next()) {
+        if (!pass_on(piece)) return errno == EPIPE && !pipe_signal_was_ignored ? end_like(SIGPIPE) : output_lost(errno);
     }
     return done;
-}
-
-volatile std::sig_atomic_t running_child = 0;
-
-// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
-extern "C" void forward(int signal_number, siginfo_t* info, void*) {
-    interrupted = signal_number;
-    if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
-}
-
-void forward_signals() {
-    struct sigaction action = {}, before = {};
-    action.sa_sigaction = forward;
-    action.sa_flags = SA_SIGINFO;
-    for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
-        sigaction(signal_number, nullptr, &before);
-        if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
-    }
 }
 
 // A command inherits what we were started with and nothing that was opened since, such as libcurl's sockets.
@@ -407,11 +230,6 @@ std::vector<int> closed_files() {
     }
     return closed;
 }
-
-struct Unrunnable {
-    int status;
-    std::string what;
-};
 
 pid_t start(const std::vector<std::string>& command, int output) {
     std::vector<char*> words;
@@ -429,62 +247,160 @@ pid_t start(const std::vector<std::string>& command, int output) {
     throw Unrunnable{failure == ENOENT ? not_found : not_executable, command[0] + ": " + std::strerror(failure)};
 }
 
-// Keeps and passes on what comes until nothing comes; else errno of what was lost.
-int pass_through(int output, Kept& kept) {
-    std::string block(std::size_t{64} << 10, '\0');
-    for (;;) {
-        pollfd ready = {output, POLLIN, 0};
-        const int count = poll(&ready, 1, 100);
-        kept.renew();
-        if (count <= 0) continue;
-        const ssize_t size = read(output, block.data(), block.size());
-        if (size < 0 && errno == EINTR) continue;
-        if (size <= 0) return 0;
-        const std::string_view said(block.data(), static_cast<std::size_t>(size));
-        kept.spool.add(said);
-        if (!pass_on(said, [&] { kept.renew(); })) return errno;
+// The command as a producer of get_or_set, whose lease is renewed as long as it runs, is passed on and is stored. Each
+// piece of its output is passed on as it comes, whatever becomes of the cache.
+class Run {
+public:
+    explicit Run(const Arguments& arguments)
+        : command_(arguments.command), key_(key_of_run(arguments)), cache_(open_cache(arguments, configured())) {
+        if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
+        options_.progress = [this](const Progress&) { return renew(), interrupted == 0; };
+        how_.lease = duration(arguments.get("--lease", "60s"));
+        how_.lease_wait = s3cache::forever;
     }
-}
+    Run(const Run&) = delete;
+    Run& operator=(const Run&) = delete;
 
-// How it ended. Where that is not known it cannot have succeeded.
-int wait_for(pid_t process, Kept& kept) {
-    int status = 0;
-    for (auto pause = 1ms;; pause = (std::min)(2 * pause, std::chrono::milliseconds(100))) {
-        const pid_t ended = waitpid(process, &status, WNOHANG);
-        if (ended < 0 && errno != EINTR) throw system_error("how the command ended is not known");
-        if (ended > 0) return status;
-        kept.renew();
-        std::this_thread::sleep_for(pause);
+    int run() {
+        const auto kept = cache_.try_get_or_set(
+            key_, [this] { return produce(); }, options_, how_);
+        renewing_ = false;
+        if (child_ == 0) {
+            if (kept) return replay(once(kept->view()));
+            if (kept.error().code() == Errc::invalid_argument) throw std::runtime_error(kept.error().what());
+            if (kept.error().code() == Errc::too_large && fetch()) return replay([this] { return fetched(); });
+            begin();
+        }
+        while (!next().empty()) continue;
+        if (!flaw_.empty() && interrupted == 0) say("not cached: " + flaw_);
+        // Where a reader left early, a command that went down with it ends as it would have without us.
+        if (lost_ == 0 || (lost_ == EPIPE && !succeeded())) return end_like(status_);
+        const int loss = output_lost(lost_);
+        return succeeded() || (WIFSIGNALED(status_) && WTERMSIG(status_) == SIGPIPE) ? loss : end_like(status_);
     }
-}
+
+private:
+    // A store that hangs holds us up for ten seconds at most: three attempts that stand still. After its first failure
+    // it is left alone: the command matters more.
+    s3cache::Config configured() {
+        s3cache::Config config;
+        config.connect_timeout = config.stall_timeout = 3s;
+        config.attempts_max = 3;
+        config.breaker_failures = 1;
+        config.breaker_pause = 24h;
+        config.value_bytes_max = whole_bytes_max;
+        config.on_event = [this](const s3cache::Event& event) {
+            if (event.attempt == 0 && event.outcome == "error" && flaw_.empty()) flaw_ = event.detail;
+        };
+        return config;
+    }
+    bool succeeded() const { return WIFEXITED(status_) && WEXITSTATUS(status_) == 0; }
+
+    // What get_or_set is to store; an error if it is nothing. Too long for it: stored here, or there already.
+    s3cache::Result<std::string> produce() {
+        const s3cache::Error too_large(Errc::too_large, "longer than get_or_set may hold");
+        if (cache_.try_contains(key_).value_or(false)) return too_large;
+        begin();
+        renewing_ = true;
+        Ahead output([this] {
+            const std::string_view piece = next();
+            if (piece.empty() && (!succeeded() || lost_ != 0 || interrupted != 0))
+                throw std::runtime_error("not to be kept");
+            return piece;
+        });
+        if (output.holds_all(whole_bytes_max)) return std::move(output.text);
+        static_cast<void>(cache_.try_set(key_, output, options_));
+        return too_large;
+    }
+    void begin() {
+        int ends[2];
+        if (pipe(ends) != 0) throw system_error("pipe");
+        for (const int file : closed_before_) static_cast<void>(fcntl(file, F_SETFD, FD_CLOEXEC));
+        catch_signals(0);
+        running_child = child_ = start(command_, ends[1]);
+        close(ends[1]);
+        output_ = ends[0];
+    }
+    // The next piece of output, passed on. Empty: there is no more, and it is known how the command ended.
+    std::string_view next() {
+        while (output_ >= 0) {
+            pollfd ready = {output_, POLLIN, 0};
+            const int count = poll(&ready, 1, 100);
+            renew();
+            if (count <= 0) continue;
+            const ssize_t size = read(output_, block_.data(), block_.size());
+            if (size < 0 && errno == EINTR) continue;
+            const std::string_view said(block_.data(), static_cast<std::size_t>((std::max)(size, ssize_t{0})));
+            const bool passed = pass_on(said, [this] { renew(); });
+            if (passed && !said.empty()) return said;
+            if (!passed) lost_ = errno;
+            close(output_);  // it learns from its next write that nobody reads
+            output_ = -1;
+            wait();
+        }
+        return {};
+    }
+    // Where it is not known how it ended it cannot have succeeded.
+    void wait() {
+        for (auto pause = 1ms; running_child != 0; pause = (std::min)(2 * pause, std::chrono::milliseconds(100))) {
+            const pid_t ended = waitpid(child_, &status_, WNOHANG);
+            if (ended < 0 && errno != EINTR) throw system_error("how the command ended is not known");
+            if (ended > 0) running_child = 0;
+            renew();
+            std::this_thread::sleep_for(pause);
+        }
+    }
+    // The lease is an entry of this name beside the value.
+    void renew() {
+        if (!renewing_ || SteadyClock::now() - renewed_ < how_.lease / 3) return;
+        renewed_ = SteadyClock::now();
+        renewing_ = cache_.try_touch(".s3cache/lease/" + sha256(once(key_)).substr(0, 32), how_.lease).value_or(false);
+    }
+
+    // Output too long for memory goes into a file first, of no name, because half of it cannot be taken back.
+    bool fetch() {
+        const char* folder = std::getenv("TMPDIR");
+        std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
+        const int file = mkstemp(path.data());
+        if (file >= 0) static_cast<void>(unlink(path.c_str()));
+        if (file >= 0) file_.reset(fdopen(file, "w+"));
+        flaw_ = file_ ? "" : "no temporary file can be made; is TMPDIR right?";
+        auto reader = cache_.try_get_stream(key_);
+        if (!file_ || !reader || !*reader) return false;
+        for (;;) {
+            const auto chunk = (*reader)->try_next();
+            if (!chunk) return false;
+            if (chunk->empty()) break;
+            std::fwrite(chunk->data(), 1, chunk->size(), file_.get());
+        }
+        if (std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0) return std::rewind(file_.get()), true;
+        flaw_ = "no room for a copy of the output";
+        return false;
+    }
+    std::string_view fetched() {
+        const std::size_t count = std::fread(block_.data(), 1, block_.size(), file_.get());
+        if (std::ferror(file_.get())) throw std::runtime_error("the temporary file cannot be read");
+        return {block_.data(), count};
+    }
+
+    const std::vector<int> closed_before_ = closed_files();
+    const std::vector<std::string>& command_;
+    const std::string key_;
+    std::string flaw_{};  // why it is not cached
+    Cache cache_;
+    s3cache::SetOptions options_{};
+    s3cache::ComputeOptions how_{};
+    std::string block_ = std::string(std::size_t{64} << 10, '\0');
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
+    pid_t child_ = 0;
+    int output_ = -1, status_ = 0, lost_ = 0;  // errno of output that could not be passed on
+    bool renewing_ = false;
+    SteadyClock::time_point renewed_ = SteadyClock::now();
+};
 
 int run_run(const Arguments& arguments) {
     if (arguments.command.empty()) throw WrongUsage{"run wants -- and a command"};
-    const std::vector<int> ours = closed_files();
-    Kept kept(arguments);
-    if (kept.usable() && (kept.fetch() || kept.wait_for_another())) {
-        kept.release();
-        return replay(kept.spool);
-    }
-
-    int ends[2];
-    if (pipe(ends) != 0) throw system_error("pipe");
-    for (const int file : ours) static_cast<void>(fcntl(file, F_SETFD, FD_CLOEXEC));
-    kept.spool.clear();
-    forward_signals();
-    running_child = start(arguments.command, ends[1]);
-    close(ends[1]);
-    const int lost = pass_through(ends[0], kept);
-    close(ends[0]);  // it learns from its next write that nobody reads
-    const int status = wait_for(static_cast<pid_t>(running_child), kept);
-    running_child = 0;
-    const bool succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    if (succeeded && lost == 0 && interrupted == 0 && kept.usable()) kept.store();
-    kept.release();
-    // Where a reader left early, a command that went down with it ends as it would have without us.
-    if (lost == 0 || (lost == EPIPE && !succeeded)) return end_like(status);
-    const int loss = output_lost(lost);
-    return succeeded || (WIFSIGNALED(status) && WTERMSIG(status) == SIGPIPE) ? loss : end_like(status);
+    return Run(arguments).run();
 }
 
 // --- lifecycle: rules by which the store itself keeps the bucket small -----------------------------------------------
@@ -497,8 +413,13 @@ std::string days(const Arguments& arguments, const std::string& option, const st
     return number.find_first_not_of('0') == std::string::npos ? "" : number;
 }
 
-// The rules go to standard output, ready for a file; the lines that put them into force go beside them. Both languages
-// name the same things in the same order.
+constexpr const char* xml_rule =
+    "  <Rule>\n    <ID>%1$s</ID>\n    <Filter><Prefix>%2$s</Prefix></Filter>\n    <Status>Enabled</Status>\n"
+    "    <%3$s><%4$s>%5$s</%4$s></%3$s>\n  </Rule>";
+constexpr const char* json_rule =
+    "  {\"ID\":%1$s,\"Filter\":{\"Prefix\":%2$s},\"Status\":\"Enabled\",\"%3$s\":{\"%4$s\":%5$s}}";
+
+// The rules go to standard output, ready for a file; the lines that put them into force go beside them.
 int run_lifecycle(const Arguments& arguments) {
     const bool as_json = arguments.has("--json");
     const std::string uploads = days(arguments, "--uploads", "1"), entries = days(arguments, "--expire", "0");
@@ -512,25 +433,18 @@ int run_lifecycle(const Arguments& arguments) {
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
     if (!as_json && prefix.find_first_of("<>&") != std::string::npos)
         throw WrongUsage{"a prefix with <, > or & wants --json"};
-    const auto add = [&](const std::string& what, const std::string& days, const char* json, const char* xml) {
+    const auto add = [&](const char* what, const std::string& days, const char* action, const char* unit) {
         if (days.empty()) return;
-        const std::string id = "s3cache " + what + " " + prefix, action = as_json ? json : xml;
+        const auto word = [&](const std::string& text) { return as_json ? quoted(text) : text; };
         if (!rules.empty()) rules += as_json ? ",\n" : "\n";
-        rules += as_json ? "  {\"ID\":" + quoted(id) + ",\"Filter\":{\"Prefix\":" + quoted(prefix) +
-                               "},\"Status\":\"Enabled\","
-                         : "  <Rule>\n    <ID>" + id + "</ID>\n    <Filter><Prefix>" + prefix +
-                               "</Prefix></Filter>\n    <Status>Enabled</Status>\n    ";
-        rules += action.substr(0, action.find('N')) + days + action.substr(action.find('N') + 1);
-        rules += as_json ? "}" : "\n  </Rule>";
+        rules += format(as_json ? json_rule : xml_rule, word(what + prefix).c_str(), word(prefix).c_str(), action, unit,
+                        days.c_str());
     };
-    add("uploads", uploads, "\"AbortIncompleteMultipartUpload\":{\"DaysAfterInitiation\":N}",
-        "<AbortIncompleteMultipartUpload><DaysAfterInitiation>N</DaysAfterInitiation></"
-        "AbortIncompleteMultipartUpload>");
-    add("entries", entries, "\"Expiration\":{\"Days\":N}", "<Expiration><Days>N</Days></Expiration>");
+    add("s3cache uploads ", uploads, "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
+    add("s3cache entries ", entries, "Expiration", "Days");
     put(as_json ? "{\"Rules\":[\n" + rules + "\n]}\n"
                 : "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n" + rules +
                       "\n</LifecycleConfiguration>\n");
-    flush();
     const std::string endpoint = arguments.has("--endpoint") ? " --endpoint-url " + arguments.get("--endpoint") : "";
     say("to put the rules, as --json has them, into force in place of all that the bucket has:");
     say("aws s3api put-bucket-lifecycle-configuration --bucket " + bucket +
@@ -654,9 +568,7 @@ int main(int argc, char** argv) {
     Arguments arguments;
     try {
         parse(arguments, argv + 1, argv + argc);
-        const int status = run(arguments);
-        flush();
-        return status;
+        return run(arguments);
     } catch (const WrongUsage& wrong) {
         say(wrong.what);
         const Command* command = command_named(arguments.word(0));

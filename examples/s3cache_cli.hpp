@@ -35,10 +35,6 @@ using SystemClock = std::chrono::system_clock;
 
 enum Exit { done = 0, absent = 1, failed = 2, wrong_usage = 64 };
 
-// A kind that is named is checked before anything is sent, for input up to this size. A longer one cannot be held in
-// memory just to be looked at: it streams, and is taken at the user's word.
-constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
-
 struct WrongUsage {
     std::string what;
 };
@@ -108,12 +104,11 @@ void parse(Arguments& arguments, char** word, char** end) {
 // 90s, 15m, 1h, 7d, or a number of seconds; fractions allowed.
 s3cache::Seconds duration(const std::string& text) {
     const std::map<std::string, double> units = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
-    const std::size_t end = (std::min)(text.find_first_not_of("0123456789."), text.size());
-    const std::string number = text.substr(0, end);
-    const auto unit = units.find(text.substr(end));
-    const bool is_number =
-        !number.empty() && number.front() != '.' && number.back() != '.' && number.find('.') == number.rfind('.');
-    const double seconds = is_number && unit != units.end() ? std::strtod(number.c_str(), nullptr) * unit->second : 0;
+    const std::size_t digits = (std::min)(text.find_first_not_of("0123456789."), text.size());
+    char* end = nullptr;
+    const double number = std::strtod(text.substr(0, digits).c_str(), &end);
+    const auto unit = units.find(text.substr(digits));
+    const double seconds = *end == '\0' && unit != units.end() ? number * unit->second : 0;
     if (!(seconds > 0 && std::isfinite(seconds)))
         throw WrongUsage{"not a time such as 90s, 15m, 1h, 7d or 2.5: " + text};
     return s3cache::Seconds(seconds);
@@ -139,18 +134,18 @@ bool pass_on(std::string_view data, const std::function<void()>& idle = {}) {
     return true;
 }
 
-std::string unwritten;  // what is printed, until it is enough for a write
-
-void flush() {
-    const std::string text = std::exchange(unwritten, {});
+void put(std::string_view text) {
     if (pass_on(text)) return;
     if (errno == EPIPE || errno == EBADF) throw OutputClosed{};
     throw system_error("standard output");
 }
 
-void put(std::string_view text) {
-    unwritten += text;
-    if (unwritten.size() >= std::size_t{64} << 10) flush();
+// As printf.
+template <class... Values>
+std::string format(const char* pattern, Values... values) {
+    std::string text(static_cast<std::size_t>(std::snprintf(nullptr, 0, pattern, values...)), '\0');
+    std::snprintf(text.data(), text.size() + 1, pattern, values...);
+    return text;
 }
 
 // Text that cannot move a cursor or start a new line: a key is whatever its writer liked.
@@ -160,9 +155,7 @@ std::string printable(std::string_view text, std::string_view also_escaped = {})
     for (std::size_t i = 0; i < text.size(); ++i) {
         const bool is_c1 = octet(i) == 0xC2 && octet(i + 1) >= 0x80 && octet(i + 1) < 0xA0;  // two bytes of UTF-8
         if (is_c1 || octet(i) < 0x20 || octet(i) == 0x7F) {
-            char escape[16];
-            std::snprintf(escape, sizeof escape, "\\u%04x", is_c1 ? octet(++i) : octet(i));
-            out += escape;
+            out += format("\\u%04x", is_c1 ? octet(++i) : octet(i));
         } else {
             if (also_escaped.find(text[i]) != std::string_view::npos) out += '\\';
             out += text[i];
@@ -175,27 +168,15 @@ std::string quoted(std::string_view text) { return '"' + printable(text, "\"\\")
 
 void say(std::string_view text) { std::fprintf(stderr, "s3cache: %s\n", printable(text).c_str()); }
 
-std::string padded(std::string_view text, std::size_t width) {
-    return std::string(text) + std::string(width > text.size() ? width - text.size() : 1, ' ');
-}
+bool is_known(s3cache::TimePoint when) { return when != s3cache::TimePoint{}; }
 
+// Empty: not known.
 std::string iso8601(s3cache::TimePoint when) {
     const std::time_t seconds = SystemClock::to_time_t(when);
     const std::tm* utc = std::gmtime(&seconds);
     char text[40] = "";
-    if (utc) std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", utc);
+    if (utc && is_known(when)) std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", utc);
     return text;
-}
-
-// Seconds since 1970 to the microsecond, without needless zeros.
-std::string unix_seconds(s3cache::TimePoint when) {
-    const double seconds = s3cache::Seconds(when.time_since_epoch()).count();
-    char text[400];
-    std::snprintf(text, sizeof text, "%.6f", seconds);
-    std::string out = text;
-    out.erase(out.find_last_not_of('0') + 1);
-    if (out.back() == '.') out.pop_back();
-    return out;
 }
 
 // In the largest unit of which there are two.
@@ -203,9 +184,7 @@ std::string amount(double number, std::initializer_list<std::pair<double, const 
     auto unit = units.begin();
     while (unit + 1 != units.end() && number >= 2 * unit[1].first) ++unit;
     const double count = number / unit->first;
-    char text[400];
-    std::snprintf(text, sizeof text, "%.*f %s", count < 10 && unit != units.begin() ? 1 : 0, count, unit->second);
-    return text;
+    return format("%.*f %s", count < 10 && unit != units.begin() ? 1 : 0, count, unit->second);
 }
 
 std::string size_text(double bytes) { return amount(bytes, {{1, "B"}, {1e3, "kB"}, {1e6, "MB"}, {1e9, "GB"}}); }
@@ -214,36 +193,29 @@ std::string span_text(s3cache::Seconds span) {
     return amount(std::fabs(span.count()), {{1, "s"}, {60, "min"}, {3600, "h"}, {86400, "d"}});
 }
 
-// What nobody else comes up with.
-std::string unique_text() {
-    std::random_device random;
-    char text[40];
-    std::snprintf(text, sizeof text, "%08x%08x", static_cast<unsigned>(random()), static_cast<unsigned>(random()));
-    return text;
+std::string name_of(std::optional<Kind> kind) {
+    if (!kind) return "";
+    return *kind == Kind::json ? "json" : *kind == Kind::text ? "text" : "bytes";
 }
 
-const char* name_of(Kind kind) { return kind == Kind::json ? "json" : kind == Kind::text ? "text" : "bytes"; }
-
-bool is_known(s3cache::TimePoint when) { return when != s3cache::TimePoint{}; }
-
 void put_json(const std::string& key, const Info& info) {
-    put("{\"key\":" + quoted(key) + ",\"size\":" + std::to_string(info.size));
-    put(",\"etag\":" + (info.etag.empty() ? "null" : quoted(info.etag)));
-    put(",\"last_modified\":" + (is_known(info.last_modified) ? quoted(iso8601(info.last_modified)) : "null"));
-    put(",\"expires_at\":" + (info.expires_at ? unix_seconds(*info.expires_at) : "null"));
-    put(std::string(",\"compressed\":") + (info.compressed ? "true" : "false"));
-    put(",\"kind\":" + (info.kind ? quoted(name_of(*info.kind)) : "null") + "}\n");
+    const auto or_null = [](const std::string& text) { return text.empty() ? "null" : quoted(text); };
+    std::string expires_at = "null";
+    if (info.expires_at) expires_at = format("%.16g", s3cache::Seconds(info.expires_at->time_since_epoch()).count());
+    put("{\"key\":" + quoted(key) + ",\"size\":" + std::to_string(info.size) + ",\"etag\":" + or_null(info.etag) +
+        ",\"last_modified\":" + or_null(iso8601(info.last_modified)) + ",\"expires_at\":" + expires_at +
+        ",\"compressed\":" + (info.compressed ? "true" : "false") + ",\"kind\":" + or_null(name_of(info.kind)) + "}\n");
 }
 
 void put_line(const char* label, const std::string& text) {
-    if (!text.empty()) put(padded(label, 15) + printable(text) + "\n");
+    if (!text.empty()) put(format("%-15s%s\n", label, printable(text).c_str()));
 }
 
 void put_text(const std::string& key, const Info& info) {
     put_line("key", key);
     put_line("size", std::to_string(info.size) + (info.compressed ? " bytes, gzip" : " bytes"));
-    put_line("kind", info.kind ? name_of(*info.kind) : "not recorded");
-    put_line("last modified", is_known(info.last_modified) ? iso8601(info.last_modified) : "");
+    put_line("kind", info.kind ? name_of(info.kind) : "not recorded");
+    put_line("last modified", iso8601(info.last_modified));
     put_line("expires", info.expires_at ? iso8601(*info.expires_at) : "never");
     put_line("etag", info.etag);
     put_line("content type", info.content_type);
@@ -252,71 +224,76 @@ void put_text(const std::string& key, const Info& info) {
 }
 
 void put_short(const std::string& key, const Info& info) {
-    char size[24];
-    std::snprintf(size, sizeof size, "%12llu", static_cast<unsigned long long>(info.size));
-    put(std::string(size) + "  " + iso8601(info.last_modified) + "  " + printable(key) + "\n");
+    put(format("%12llu  ", static_cast<unsigned long long>(info.size)) + iso8601(info.last_modified) + "  " +
+        printable(key) + "\n");
 }
 
 void put_long(const std::string& key, const Info& info) {
     const auto now = SystemClock::now();
+    const std::string size = size_text(static_cast<double>(info.size));
     const std::string age = is_known(info.last_modified) ? span_text(now - info.last_modified) + " old" : "";
     std::string expiry = "never expires";
     if (info.expires_at && *info.expires_at > now) expiry = "expires in " + span_text(*info.expires_at - now);
     if (info.expires_at && *info.expires_at <= now) expiry = "EXPIRED " + span_text(now - *info.expires_at) + " ago";
-    const std::string kind = info.kind ? name_of(*info.kind) : "-";
-    put(padded(kind, 7) + padded(size_text(static_cast<double>(info.size)), 10) +
-        padded(info.compressed ? "gzip" : "", 6) + padded(age, 12) + padded(expiry, 21) + printable(key) + "\n");
+    put(format("%-6s %-9s %-5s %-11s %-20s %s\n", info.kind ? name_of(info.kind).c_str() : "-", size.c_str(),
+               info.compressed ? "gzip" : "", age.c_str(), expiry.c_str(), printable(key).c_str()));
 }
 
 // --- the cache that is meant -----------------------------------------------------------------------------------------
 
-// What is typed goes before what the URL says, which may come from the environment.
-std::string without_parameter(const std::string& url, const std::string& name) {
+// What is typed stands in the URL's place of it, because that may come from the environment.
+std::string with_parameter(std::string url, const std::string& name, const std::string& value) {
     const std::size_t query = url.find('?');
-    if (query == std::string::npos) return url;
-    std::string kept = url.substr(0, query);
-    for (std::size_t begin = query + 1, end = 0; begin < url.size(); begin = end + 1) {
-        end = (std::min)(url.find('&', begin), url.size());
-        const std::string parameter = url.substr(begin, end - begin);
-        if (parameter.rfind(name + "=", 0) != 0) kept += (kept.size() == query ? "?" : "&") + parameter;
+    for (const char* before : {"?", "&"}) {
+        const std::size_t at = url.find(before + name + "=", query);
+        if (at == std::string::npos) continue;
+        const std::size_t begin = at + name.size() + 2;
+        return url.replace(begin, url.find('&', begin) - begin, value);
     }
-    return kept;
+    return url + (query == std::string::npos ? "?" : "&") + name + "=" + value;
 }
 
 std::string place_of(const Arguments& arguments) {
     const char* url = std::getenv("S3CACHE_URL");
     std::string where = arguments.get("--bucket", url ? url : "");
     if (where.empty()) throw WrongUsage{"which bucket? Give --bucket, or set S3CACHE_URL"};
-    for (const char* name : {"endpoint", "region"}) {
-        if (arguments.has(std::string("--") + name)) where = without_parameter(where, name);
+    for (const std::string name : {"endpoint", "region"}) {
+        const std::string value = arguments.get("--" + name);
+        if (!value.empty()) where = with_parameter(std::move(where), name, value);
     }
     return where;
 }
 
 Cache open_cache(const Arguments& arguments, s3cache::Config config = {}) {
-    config.endpoint = arguments.get("--endpoint");
-    config.region = arguments.get("--region");
     return Cache(place_of(arguments), std::move(config));
 }
 
 // --- progress, interruption ------------------------------------------------------------------------------------------
 
-// Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed. A
-// second signal ends the program at once. What the caller chose to ignore (nohup) stays ignored.
+// Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed.
 volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t running_child = 0;
 bool pipe_signal_was_ignored = false;  // by whoever started us: a command is to find it as we did
 
-struct Cancellable {
-    Cancellable() {
-        struct sigaction action = {}, before = {};
-        action.sa_handler = [](int signal_number) { interrupted = signal_number; };
-        action.sa_flags = static_cast<int>(SA_RESETHAND);  // without SA_RESTART: a read from a terminal ends too
-        for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
-            sigaction(signal_number, &action, &before);
-            if (before.sa_handler == SIG_IGN) sigaction(signal_number, &before, nullptr);
-        }
+// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
+extern "C" void interrupt(int signal_number, siginfo_t* info, void*) {
+    interrupted = signal_number;
+    if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
+}
+
+// What the caller chose to ignore (nohup) stays ignored. Without SA_RESTART a read from a terminal ends, too.
+void catch_signals(unsigned flags) {
+    struct sigaction action = {}, before = {};
+    action.sa_sigaction = interrupt;
+    action.sa_flags = static_cast<int>(SA_SIGINFO | flags);
+    for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+        sigaction(signal_number, nullptr, &before);
+        if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
     }
-};
+}
+
+// A second signal ends the program at once.
+void make_cancellable() { catch_signals(SA_RESETHAND); }
 
 // A line on the terminal for transfers that take over a second; nothing anywhere else. `#` is what has arrived, `+` what is
 // on its way: of an upload the one is what the store has taken, the other may still lie in a buffer of this machine.
@@ -350,14 +327,12 @@ private:
         const std::string numbers = size_text(arrived) + "  " + size_text(rate) + "/s";
         const double total = static_cast<double>(progress.total.value_or(0));
         if (!(total > 0)) return numbers;
+        const auto share = [&](double bytes, int of) { return static_cast<int>(of * (std::min)(1.0, bytes / total)); };
         std::string bar(30, '.');
-        for (std::size_t i = 0; i < bar.size(); ++i) {
-            const double here = total * static_cast<double>(i + 1) / 30;
-            bar[i] = here <= arrived ? '#' : here <= sent ? '+' : '.';
-        }
+        bar.replace(0, static_cast<std::size_t>(share(sent, 30)), static_cast<std::size_t>(share(sent, 30)), '+');
         const std::string left = arrived > 0 ? span_text(s3cache::Seconds((total - arrived) / rate)) + " left" : "";
-        const int percent = static_cast<int>(100 * (std::min)(1.0, arrived / total));
-        return "[" + bar + "] " + std::to_string(percent) + " %  " + numbers + "  " + left;
+        for (int i = 0; i < share(arrived, 30); ++i) bar[static_cast<std::size_t>(i)] = '#';
+        return "[" + bar + "] " + std::to_string(share(arrived, 100)) + " %  " + numbers + "  " + left;
     }
 
     bool shown_, is_upload_;
@@ -366,6 +341,8 @@ private:
 };
 
 // --- input -----------------------------------------------------------------------------------------------------------
+
+using Pieces = std::function<std::string_view()>;  // what comes next, until the next call; empty at the end
 
 class Input {
 public:
@@ -381,33 +358,50 @@ public:
         if (file_ != STDIN_FILENO) close(file_);
     }
 
-    std::size_t operator()(char* buffer, std::size_t capacity) {
-        if (const std::size_t count = ahead.copy(buffer, capacity, ahead_used_)) {
-            ahead_used_ += count;
-            return count;
-        }
+    std::string_view operator()() {
         ssize_t count = -1;
-        do count = read(file_, buffer, capacity);
+        do count = read(file_, block_.data(), block_.size());
         while (count < 0 && errno == EINTR && interrupted == 0);
         if (count < 0) throw system_error(name_);
-        return static_cast<std::size_t>(count);
-    }
-    // Reads this much into `ahead`, from where it will be read again. False: there is more.
-    bool look_ahead(std::size_t bytes_max) {
-        std::string all, block(std::size_t{64} << 10, '\0');
-        std::size_t count = 1;
-        while (all.size() <= bytes_max && count != 0) all.append(block, 0, count = (*this)(block.data(), block.size()));
-        ahead = std::move(all);
-        return count == 0;
+        return {block_.data(), static_cast<std::size_t>(count)};
     }
 
     bool is_regular = false;
-    std::string ahead{};
 
 private:
-    std::string name_;
-    std::size_t ahead_used_ = 0;
+    std::string name_, block_ = std::string(std::size_t{64} << 10, '\0');
     int file_ = STDIN_FILENO;
+};
+
+// Pieces as a Source. What of it was looked at before is read from the beginning all the same.
+class Ahead {
+public:
+    explicit Ahead(Pieces next) : next_(std::move(next)) {}
+
+    // Reads into `text`. False: there is more than that.
+    bool holds_all(std::size_t bytes_max) {
+        while (text.size() <= bytes_max) {
+            const std::string_view piece = next_();
+            if (piece.empty()) return true;
+            text += piece;
+        }
+        return false;
+    }
+    std::size_t operator()(char* buffer, std::size_t capacity) {
+        if (used_ == text.size()) {
+            text = next_();
+            used_ = 0;
+        }
+        const std::size_t count = text.copy(buffer, capacity, used_);
+        used_ += count;
+        return count;
+    }
+
+    std::string text{};
+
+private:
+    Pieces next_;
+    std::size_t used_ = 0;
 };
 
 }  // namespace

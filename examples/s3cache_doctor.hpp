@@ -196,7 +196,8 @@ std::string fix_for(const s3cache::Error& error, const Trial& trial, Scratch& sc
 }
 
 std::string row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
-    return "  " + padded(name, 32) + (text.empty() ? std::string(verdict) : padded(verdict, 13) + printable(text)) +
+    return "  " + format("%-32s", std::string(name).c_str()) +
+           (text.empty() ? std::string(verdict) : format("%-13s", std::string(verdict).c_str()) + printable(text)) +
            "\n";
 }
 
@@ -249,7 +250,7 @@ void try_out(const Trial& trial, Scratch& scratch, const Arguments& arguments, D
 }
 
 Diagnosis try_all(Scratch& scratch, const Arguments& arguments) {
-    const Cancellable cancellable;
+    make_cancellable();
     Diagnosis diagnosis;
     for (const Trial& trial : trials) {
         if (isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\rtrying: %s\033[K", trial.name);
@@ -277,12 +278,13 @@ std::string clock_row(const std::optional<s3cache::Seconds>& ahead) {
 
 // What was found is asked after the trials, when it is known as well what the store's answers have taught.
 int run_doctor(const Arguments& arguments) {
-    const std::string name = "s3cache-doctor-" + unique_text();
+    std::random_device random;
+    const std::string name = format("s3cache-doctor-%08x%08x", random(), random());
     s3cache::Config config;
     config.conditions = s3cache::Conditions::required;
     config.part_bytes = part_bytes;
     Arguments with_parts = arguments;
-    with_parts.options["--bucket"] = {without_parameter(place_of(arguments), "part_bytes")};
+    with_parts.options["--bucket"] = {with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes))};
     Scratch scratch{open_cache(with_parts, std::move(config)), name, name + "-2"};
     const Diagnosis diagnosis = try_all(scratch, arguments);
 
