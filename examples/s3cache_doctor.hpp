@@ -10,9 +10,10 @@ namespace {
 
 // What the trials work on: entries that nobody else has, and whose time is short should nobody remove them.
 struct Scratch {
+    const Arguments& arguments;
     Cache cache;
     std::string key{}, second_key{};
-    s3cache::SetOptions options{s3cache::Seconds(600)};
+    s3cache::SetOptions options{s3cache::Seconds(600)}, if_absent{options}, if_match{options};
     std::optional<s3cache::Seconds> clock_ahead{};  // of this machine's against the store's
 };
 
@@ -23,73 +24,6 @@ void expect(bool fine, const char* otherwise) {
     if (!fine) throw std::runtime_error(otherwise);
 }
 
-// When it was stored is told by the store's clock, to the second.
-void try_store(Scratch& scratch) {
-    const auto before = SystemClock::now();
-    expect(scratch.cache.set(scratch.key, scratch_value, scratch.options), "it was not stored");
-    const auto between = before + (SystemClock::now() - before) / 2;
-    const auto info = scratch.cache.try_stat(scratch.key);
-    if (info && *info && is_known((*info)->last_modified))
-        scratch.clock_ahead = between - ((*info)->last_modified + 500ms);
-}
-
-void try_look(Scratch& scratch) {
-    expect(scratch.cache.contains(scratch.key), "what was just stored is not found");
-    expect(!scratch.cache.contains(scratch.second_key), "something is found that was never stored");
-}
-
-void try_read(Scratch& scratch) {
-    const auto hit = scratch.cache.get(scratch.key);
-    expect(hit && hit->view() == scratch_value, "what comes back is not what was stored");
-    expect(hit->info().expires_at && hit->info().kind == Kind::text, "the metadata is lost: nothing would ever expire");
-}
-
-// A stream of unknown length, a byte too long for one part.
-void try_parts(Scratch& scratch) {
-    std::size_t left = part_bytes + 1;
-    const auto read = [&](char* buffer, std::size_t capacity) {
-        const std::size_t count = (std::min)(left, capacity);
-        std::memset(buffer, 'x', count);
-        left -= count;
-        return count;
-    };
-    expect(scratch.cache.set(scratch.second_key, read, scratch.options), "it was not stored");
-    const auto info = scratch.cache.stat(scratch.second_key);
-    expect(info && info->size == part_bytes + 1, "what is stored is not whole");
-    scratch.cache.remove(scratch.second_key);
-}
-
-// This cache wants conditions that the store itself checks, and refuses where it does not.
-void try_if_absent(Scratch& scratch) {
-    s3cache::SetOptions options = scratch.options;
-    options.if_absent = true;
-    expect(scratch.cache.set(scratch.second_key, scratch_value, options), "it was not stored where nothing is");
-    expect(!scratch.cache.set(scratch.second_key, scratch_value, options), "it was stored over what is there");
-}
-
-void try_if_match(Scratch& scratch) {
-    s3cache::SetOptions options = scratch.options;
-    const auto info = scratch.cache.stat(scratch.key);
-    options.if_match = info ? info->etag : "";
-    expect(scratch.cache.set(scratch.key, "changed", options), "it was not stored over what is unchanged");
-    expect(!scratch.cache.set(scratch.key, "again", options), "it was stored over what has changed");
-}
-
-void try_touch(Scratch& scratch) {
-    expect(scratch.cache.touch(scratch.key, s3cache::Seconds(600)), "the entry is not found");
-}
-
-void try_list(Scratch& scratch) {
-    bool is_there = false;  // in which order is the store's own affair
-    for (const auto& entry : scratch.cache.list(scratch.key)) is_there = is_there || entry.key == scratch.key;
-    expect(is_there, "what was just stored is not listed");
-}
-
-void try_remove(Scratch& scratch) {
-    scratch.cache.remove(scratch.key);
-    expect(!scratch.cache.try_contains(scratch.key).value_or(false), "the entry is still there");
-}
-
 struct Trial {
     const char* name;
     bool is_needed;          // without the others it is still a cache
@@ -98,18 +32,71 @@ struct Trial {
     void (*run)(Scratch&);
 };
 
-constexpr Trial trials[] = {
-    {"store an entry", true, "s3:PutObject", "", try_store},
-    {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)", "", try_look},
-    {"read it back", true, "s3:GetObject", "a proxy or the store drops headers: try metadata_names=hyphen", try_read},
+const Trial trials[] = {
+    {"store an entry", true, "s3:PutObject", "",
+     [](Scratch& scratch) {
+         const auto before = SystemClock::now();
+         scratch.cache.set(scratch.key, scratch_value, scratch.options);
+         const auto between = before + (SystemClock::now() - before) / 2;
+         const auto info = scratch.cache.try_stat(scratch.key);
+         // When it was stored is told by the store's clock, to the second.
+         if (info && *info && is_known((*info)->last_modified))
+             scratch.clock_ahead = between - ((*info)->last_modified + 500ms);
+     }},
+    {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)", "",
+     [](Scratch& scratch) {
+         expect(scratch.cache.contains(scratch.key), "what was just stored is not found");
+         expect(!scratch.cache.contains(scratch.second_key), "something is found that was never stored");
+     }},
+    {"read it back", true, "s3:GetObject", "a proxy or the store drops headers: try metadata_names=hyphen",
+     [](Scratch& scratch) {
+         const auto hit = scratch.cache.get(scratch.key);
+         expect(hit && hit->view() == scratch_value, "what comes back is not what was stored");
+         expect(hit->info().expires_at && hit->info().kind == Kind::text,
+                "the metadata is lost: nothing would ever expire");
+     }},
     {"store a stream in parts", false, "s3:PutObject and s3:AbortMultipartUpload",
-     "store nothing longer than Config::part_bytes", try_parts},
-    {"store only if absent", false, "s3:PutObject", "let no machines compete by if_absent", try_if_absent},
-    {"store only if unchanged", false, "s3:PutObject", "let no machines compete by if_match", try_if_match},
-    {"give it more time", false, "s3:GetObject and s3:PutObject", "set entries again instead of touch", try_touch},
-    {"list", false, "s3:ListBucket", "do without ls, purge and clear here", try_list},
-    {"remove it", true, "s3:DeleteObject", "", try_remove},
+     "store nothing longer than Config::part_bytes",
+     [](Scratch& scratch) {
+         const std::string body(part_bytes + 1, 'x');
+         scratch.cache.set(scratch.second_key, s3cache::chunks(&body, &body + 1), scratch.options);
+         const auto info = scratch.cache.stat(scratch.second_key);
+         expect(info && info->size == body.size(), "what is stored is not whole");
+         scratch.cache.remove(scratch.second_key);
+     }},
+    // This cache wants conditions that the store itself checks, and refuses where it does not.
+    {"store only if absent", false, "s3:PutObject", "let no machines compete by if_absent",
+     [](Scratch& scratch) {
+         scratch.if_absent.if_absent = true;
+         const auto stores = [&] { return scratch.cache.set(scratch.second_key, scratch_value, scratch.if_absent); };
+         expect(stores(), "it was not stored where nothing is");
+         expect(!stores(), "it was stored over what is there");
+     }},
+    {"store only if unchanged", false, "s3:PutObject", "let no machines compete by if_match",
+     [](Scratch& scratch) {
+         scratch.if_match.if_match = scratch.cache.stat(scratch.key).value_or(Info()).etag;
+         const auto stores = [&](const char* text) { return scratch.cache.set(scratch.key, text, scratch.if_match); };
+         expect(stores("changed"), "it was not stored over what is unchanged");
+         expect(!stores("again"), "it was stored over what has changed");
+     }},
+    {"give it more time", false, "s3:GetObject and s3:PutObject", "set entries again instead of touch",
+     [](Scratch& scratch) {
+         expect(scratch.cache.touch(scratch.key, s3cache::Seconds(600)), "the entry is not found");
+     }},
+    {"list", false, "s3:ListBucket", "do without ls, purge and clear here",
+     [](Scratch& scratch) {
+         bool is_there = false;  // in which order is the store's own affair
+         for (const auto& entry : scratch.cache.list(scratch.key)) is_there = is_there || entry.key == scratch.key;
+         expect(is_there, "what was just stored is not listed");
+     }},
+    {"remove it", true, "s3:DeleteObject", "",
+     [](Scratch& scratch) {
+         scratch.cache.remove(scratch.key);
+         expect(!scratch.cache.try_contains(scratch.key).value_or(false), "the entry is still there");
+     }},
 };
+
+// --- what helps ------------------------------------------------------------------------------------------------------
 
 Cache without_keys(const Arguments& arguments) {
     s3cache::Config config;
@@ -119,12 +106,12 @@ Cache without_keys(const Arguments& arguments) {
     return open_cache(arguments, std::move(config));
 }
 
+// What is set, before any answer of the store has corrected it.
 std::string configured(const Arguments& arguments, std::string_view about) {
-    std::string text;
     for (const s3cache::Finding& finding : without_keys(arguments).explain()) {
-        if (finding.about == about) text = finding.text;
+        if (finding.about == about) return finding.text;
     }
-    return text;
+    return "";
 }
 
 // The endpoint as it was written, where one was: without the parenthesis that says by whom.
@@ -147,7 +134,7 @@ std::string fix_of_scheme(const s3cache::Error& error, Arguments arguments) {
 
 std::string fix_of_bucket(const Arguments& arguments) {
     const std::string endpoint = endpoint_written(arguments);
-    const std::size_t path = endpoint.empty() ? std::string::npos : endpoint.find('/', endpoint.find("://") + 3);
+    const std::size_t path = endpoint.find('/', endpoint.find("://") + 3);
     if (path == std::string::npos || path + 1 == endpoint.size())
         return "make the bucket, or correct its name, the region or the endpoint";
     return "take the path " + endpoint.substr(path) +
@@ -155,50 +142,54 @@ std::string fix_of_bucket(const Arguments& arguments) {
 }
 
 // What comes without metadata of ours, as a removal does, arrives as it was signed even where a proxy drops headers.
-std::string fix_of_signature(Scratch& scratch, const Arguments& arguments) {
+std::string fix_of_signature(Scratch& scratch) {
     const auto removed = scratch.cache.try_remove(scratch.key);
-    if (!removed && removed.error().code() == Errc::no_such_bucket) return fix_of_bucket(arguments);
+    if (!removed && removed.error().code() == Errc::no_such_bucket) return fix_of_bucket(scratch.arguments);
     if (!removed) return "the secret key does not fit the access key: copy both anew";
     return "a proxy drops headers with an underscore (nginx: underscores_in_headers on), or add "
            "?metadata_names=hyphen to the URL of the bucket";
 }
 
-// Credentials that may not write are enough for a cache that others fill.
-bool may_read(Scratch& scratch) {
-    if (scratch.cache.try_contains(scratch.second_key)) return true;
-    auto listing = scratch.cache.try_list();
-    const auto entry = listing ? listing->try_next() : s3cache::Result<std::optional<s3cache::Entry>>(std::nullopt);
-    return entry && *entry && scratch.cache.try_stat((*entry)->key);
-}
+struct Fix {
+    Errc code;
+    std::string_view s3_codes;  // empty: any
+    std::string_view text;
+};
 
-std::string fix_for(const s3cache::Error& error, const Trial& trial, Scratch& scratch, const Arguments& arguments) {
-    const std::string& name = error.s3_code();
+constexpr Fix fixes[] = {
+    {Errc::denied, "InvalidAccessKeyId", "this store does not know the access key: is it another store's?"},
+    {Errc::denied, "ExpiredToken InvalidToken TokenRefreshRequired", "log in again: the session is over"},
+    {Errc::denied, "RequestTimeTooSkewed", "set this machine's clock (timedatectl set-ntp true)"},
+    {Errc::credentials, "",
+     "mend what is BROKEN above, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"},
+    {Errc::timed_out, "", "is the endpoint right, the server up, no firewall or proxy in the way?"},
+    {Errc::network, "", "is the endpoint right, the server up, no firewall or proxy in the way?"},
+    {Errc::tls, "", "name the PEM file of the store's authority in AWS_CA_BUNDLE"},
+    {Errc::protocol, "", "what answers is no S3: check the endpoint and its port"},
+    {Errc::invalid_argument, "", "correct what it names: an option, a variable or a line of a file"},
+};
+
+std::string fix_for(const s3cache::Error& error, const Trial& trial, Scratch& scratch) {
     const Errc code = error.code();
-    if (name == "SignatureDoesNotMatch") return fix_of_signature(scratch, arguments);
-    if (name == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
-    if (listed("ExpiredToken InvalidToken TokenRefreshRequired", name)) return "log in again: the session is over";
-    if (name == "RequestTimeTooSkewed") return "set this machine's clock (timedatectl set-ntp true)";
+    if (error.s3_code() == "SignatureDoesNotMatch") return fix_of_signature(scratch);
+    if (code == Errc::no_such_bucket) return fix_of_bucket(scratch.arguments);
     if (code == Errc::network || code == Errc::timed_out || code == Errc::tls || code == Errc::protocol ||
         error.status() == 400) {
-        const std::string fix = fix_of_scheme(error, arguments);
+        const std::string fix = fix_of_scheme(error, scratch.arguments);
         if (!fix.empty()) return fix;
     }
-    if (code == Errc::credentials)
-        return "mend what is BROKEN above, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
-    if (code == Errc::denied) return "allow these credentials " + std::string(trial.permission);
-    if (code == Errc::no_such_bucket) return fix_of_bucket(arguments);
-    if (code == Errc::timed_out || code == Errc::network)
-        return "is the endpoint right, the server up, no firewall or proxy in the way?";
-    if (code == Errc::tls) return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
-    if (code == Errc::protocol) return "what answers is no S3: check the endpoint and its port";
-    if (code == Errc::invalid_argument) return "correct what it names: an option, a variable or a line of a file";
-    return trial.do_without;
+    for (const Fix& fix : fixes) {
+        if (fix.s3_codes.empty() ? fix.code == code : listed(fix.s3_codes, error.s3_code()))
+            return std::string(fix.text);
+    }
+    return code == Errc::denied ? "allow these credentials " + std::string(trial.permission) : trial.do_without;
 }
 
-std::string row(std::string_view name, std::string_view verdict, std::string_view text = {}) {
-    return "  " + format("%-32s", std::string(name).c_str()) +
-           (text.empty() ? std::string(verdict) : format("%-13s", std::string(verdict).c_str()) + printable(text)) +
-           "\n";
+// --- the report ------------------------------------------------------------------------------------------------------
+
+std::string row(const std::string& name, const std::string& verdict, const std::string& text = {}) {
+    return format(text.empty() ? "  %-32s%s\n" : "  %-32s%-13s%s\n", name.c_str(), verdict.c_str(),
+                  printable(text).c_str());
 }
 
 std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
@@ -218,43 +209,46 @@ const char* verdict_of(const s3cache::Finding& finding) {
     return finding.about.rfind("credentials", 0) == 0 ? "passed over" : "default";
 }
 
+enum Health { works, works_in_part, only_reads, broken };
+constexpr const char* conclusions[] = {"The cache would work.", "The cache would work, but for what is marked NO.",
+                                       "Reading would work, storing would not: set read_only.",
+                                       "The cache would not work."};
+
 struct Diagnosis {
     std::string report{};
-    bool stored = false;   // something, at least
-    bool reads = false;    // though nothing could be stored
-    bool is_whole = true;  // no trial failed
-    bool works = true;     // none that a cache needs
+    bool stored = false;  // something, at least
+    Health health = works;
 };
 
-void try_out(const Trial& trial, Scratch& scratch, const Arguments& arguments, Diagnosis& diagnosis) {
-    std::string cause, fix;
+void try_out(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
+    std::string cause, fix = trial.do_without;
+    Health health = diagnosis.stored && !trial.is_needed ? works_in_part : broken;
     try {
         trial.run(scratch);
         diagnosis.stored = true;
         diagnosis.report += row(trial.name, "yes");
         return;
     } catch (const s3cache::Error& error) {
-        const bool may_not =
-            error.code() == Errc::denied && !listed("SignatureDoesNotMatch InvalidAccessKeyId", error.s3_code());
-        diagnosis.reads = !diagnosis.stored && may_not && may_read(scratch);
         cause = cause_of(error);
-        fix = diagnosis.reads ? "reading works: set read_only (Config::read_only), or allow s3:PutObject"
-                              : fix_for(error, trial, scratch, arguments);
+        const bool is_known_here = !listed("SignatureDoesNotMatch InvalidAccessKeyId", error.s3_code());
+        if (!diagnosis.stored && error.code() == Errc::denied && is_known_here &&
+            scratch.cache.try_contains(scratch.second_key))
+            health = only_reads;  // credentials that may not write are enough for a cache that others fill
+        fix = health == only_reads ? "reading works: set read_only (Config::read_only), or allow s3:PutObject"
+                                   : fix_for(error, trial, scratch);
     } catch (const std::exception& flaw) {  // the store answered as if all were well
         cause = flaw.what();
-        fix = trial.do_without;
     }
-    diagnosis.is_whole = false;
-    diagnosis.works = diagnosis.works && diagnosis.stored && !trial.is_needed;
+    diagnosis.health = (std::max)(diagnosis.health, health);
     diagnosis.report += row(trial.name, "NO") + "    " + printable(cause) + "\n" + fix_line(fix);
 }
 
-Diagnosis try_all(Scratch& scratch, const Arguments& arguments) {
+Diagnosis try_all(Scratch& scratch) {
     make_cancellable();
     Diagnosis diagnosis;
     for (const Trial& trial : trials) {
         if (isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\rtrying: %s\033[K", trial.name);
-        try_out(trial, scratch, arguments, diagnosis);
+        try_out(trial, scratch, diagnosis);
         if (diagnosis.stored && interrupted == 0) continue;
         diagnosis.report += "  the rest was not tried\n";
         break;
@@ -282,11 +276,9 @@ int run_doctor(const Arguments& arguments) {
     const std::string name = format("s3cache-doctor-%08x%08x", random(), random());
     s3cache::Config config;
     config.conditions = s3cache::Conditions::required;
-    config.part_bytes = part_bytes;
-    Arguments with_parts = arguments;
-    with_parts.options["--bucket"] = {with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes))};
-    Scratch scratch{open_cache(with_parts, std::move(config)), name, name + "-2"};
-    const Diagnosis diagnosis = try_all(scratch, arguments);
+    const std::string where = with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes));
+    Scratch scratch{arguments, Cache(where, std::move(config)), name, name + "-2"};
+    const Diagnosis diagnosis = try_all(scratch);
 
     const std::string place = configured(arguments, "requests go to");
     std::string corrected;
@@ -300,12 +292,8 @@ int run_doctor(const Arguments& arguments) {
     put("\nWhat the store does, tried with " + scratch.key + "\n" + diagnosis.report + "\nWhat its answers tell\n");
     if (!corrected.empty())
         put(row("requests went to", "corrected", corrected) + fix_line("name that region: it spares a request"));
-    put(clock_row(scratch.clock_ahead));
-    put(diagnosis.reads      ? "\nReading would work, storing would not: set read_only.\n"
-        : !diagnosis.works   ? "\nThe cache would not work.\n"
-        : diagnosis.is_whole ? "\nThe cache would work.\n"
-                             : "\nThe cache would work, but for what is marked NO.\n");
-    return diagnosis.works ? done : failed;
+    put(clock_row(scratch.clock_ahead) + "\n" + conclusions[diagnosis.health] + "\n");
+    return diagnosis.health <= works_in_part ? done : failed;
 }
 
 }  // namespace
