@@ -5,13 +5,11 @@
 #include "s3cache_doctor.hpp"
 
 #include <openssl/evp.h>   // the hash of a command
-#include <spawn.h>         // a command
 #include <sys/resource.h>  // no core of ours beside a command's
 #include <sys/wait.h>      // how it ended
 
-#include <thread>  // waiting
-
-extern char** environ;
+#include <filesystem>  // what kind of file a name stands for
+#include <thread>      // waiting
 
 namespace {
 
@@ -38,8 +36,7 @@ std::optional<Kind> wanted_kind(const Arguments& arguments) {
 constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
 
 int run_set(const Arguments& arguments) {
-    const std::string key = arguments.word(1);
-    const std::string path = arguments.words.size() > 2 ? arguments.word(2) : "-";
+    const std::string key = arguments.word(1), path = arguments.words.size() > 2 ? arguments.word(2) : "-";
     Bar bar(true);
     s3cache::SetOptions options;
     if (arguments.has("--ttl")) options.ttl = duration(arguments.get("--ttl"));
@@ -51,15 +48,15 @@ int run_set(const Arguments& arguments) {
     config.on_event = std::ref(bar);
     Cache cache = open_cache(arguments, std::move(config));
 
-    Input input(path);
-    Ahead ahead(std::ref(input));
+    Ahead input(pieces_of(path));
     make_cancellable();
     const auto stored = [&] {
         if (options.kind && options.kind != Kind::bytes) {
-            if (ahead.holds_all(checked_bytes_max)) return cache.set(key, {ahead.text, *options.kind}, options);
+            if (input.holds_all(checked_bytes_max)) return cache.set(key, {input.text, *options.kind}, options);
             say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
         }
-        return input.is_regular ? cache.set_file(key, path, options) : cache.set(key, ahead, options);
+        const bool is_file = path != "-" && std::filesystem::is_regular_file(path);
+        return is_file ? cache.set_file(key, path, options) : cache.set(key, input, options);
     };
     return found(stored(), key, "there is one already");
 }
@@ -68,19 +65,11 @@ int run_get(const Arguments& arguments) {
     Cache cache = open_cache(arguments);
     const std::string key = arguments.word(1), target = arguments.get("-o", "-");
     Bar bar(false, target != "-" || isatty(STDOUT_FILENO) == 0);
-    if (target != "-") {
-        make_cancellable();
-        return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
-    }
-    auto reader = cache.get_stream(key);
+    make_cancellable();
+    if (target != "-") return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    auto reader = cache.get_stream(key, {std::ref(bar)});
     if (!reader) return found(false, key);
-    Progress progress;
-    if (!reader->info().compressed) progress.total = reader->info().size;
-    for (const std::string_view chunk : *reader) {
-        put(chunk);
-        progress.done += chunk.size();
-        bar(progress);
-    }
+    for (const std::string_view chunk : *reader) put(chunk);
     return done;
 }
 
@@ -96,10 +85,8 @@ int run_stat(const Arguments& arguments) {
     for (std::size_t i = 1; i < arguments.words.size(); ++i) {
         const std::string& key = arguments.words[i];
         const std::optional<Info> info = cache.stat(key);
-        if (info)
-            (arguments.has("--json") ? put_json : put_text)(key, *info);
-        else
-            status = found(false, key);
+        if (info) (arguments.has("--json") ? put_json : put_text)(key, *info);
+        if (!info) status = found(false, key);
     }
     return status;
 }
@@ -145,13 +132,6 @@ int run_presign(const Arguments& arguments) {
 
 // --- run: a command's standard output, cached ------------------------------------------------------------------------
 
-enum CannotRun { not_executable = 126, not_found = 127 };  // what shells say; 2 is for what went wrong before
-
-struct Unrunnable {
-    int status;
-    std::string what;
-};
-
 // Output up to this length is looked at, and kept as text where it is text. What is longer cannot be held in memory.
 constexpr std::size_t whole_bytes_max = std::size_t{8} << 20;
 
@@ -190,10 +170,7 @@ std::string key_of_run(const Arguments& arguments) {
         add("variable", name);
         add(value ? "set" : "unset", value ? value : "");
     }
-    for (const std::string& path : arguments.all("--input")) {
-        Input input(path);
-        add("input", sha256(std::ref(input)));
-    }
+    for (const std::string& path : arguments.all("--input")) add("input", sha256(pieces_of(path)));
     if (key.empty()) return "run/" + sha256(once(pieces));
     return pieces.empty() ? key : key + "/" + sha256(once(pieces));
 }
@@ -222,29 +199,20 @@ int replay(const Pieces& next) {
     return done;
 }
 
-// A command inherits what we were started with and nothing that was opened since, such as libcurl's sockets.
-std::vector<int> closed_files() {
-    std::vector<int> closed;
-    for (int file = 0; file < 256; ++file) {  // many more than we ever open
-        if (fcntl(file, F_GETFD) < 0) closed.push_back(file);
-    }
-    return closed;
-}
+// What a command inherits is what we were started with, and none of our sockets.
+int close_on_exec(void*, curl_socket_t file, curlsocktype) { return fcntl(file, F_SETFD, FD_CLOEXEC) == 0 ? 0 : 1; }
 
-pid_t start(const std::vector<std::string>& command, int output) {
+// The child: becomes the command. What it says and how it ends where it cannot is what shells do.
+[[noreturn]] void become(const std::vector<std::string>& command, int output) {
     std::vector<char*> words;
     for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
     words.push_back(nullptr);
-    posix_spawn_file_actions_t actions;
-    posix_spawn_file_actions_init(&actions);
-    posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-    if (!pipe_signal_was_ignored) std::signal(SIGPIPE, SIG_DFL);  // for the command, which inherits it
-    pid_t process = -1;
-    const int failure = posix_spawnp(&process, words[0], &actions, nullptr, words.data(), environ);
-    std::signal(SIGPIPE, SIG_IGN);
-    posix_spawn_file_actions_destroy(&actions);
-    if (failure == 0) return process;
-    throw Unrunnable{failure == ENOENT ? not_found : not_executable, command[0] + ": " + std::strerror(failure)};
+    dup2(output, STDOUT_FILENO);
+    close(output);
+    if (!pipe_signal_was_ignored) std::signal(SIGPIPE, SIG_DFL);
+    execvp(words[0], words.data());
+    say(command[0] + ": " + std::strerror(errno));
+    _exit(errno == ENOENT ? 127 : 126);
 }
 
 // The command as a producer of get_or_set, whose lease is renewed as long as it runs, is passed on and is stored. Each
@@ -268,15 +236,15 @@ public:
         if (child_ == 0) {
             if (kept) return replay(once(kept->view()));
             if (kept.error().code() == Errc::invalid_argument) throw std::runtime_error(kept.error().what());
-            if (kept.error().code() == Errc::too_large && fetch()) return replay([this] { return fetched(); });
+            if (kept.error().code() == Errc::too_large && fetch()) return replay(fetched_);
             begin();
         }
         while (!next().empty()) continue;
         if (!flaw_.empty() && interrupted == 0) say("not cached: " + flaw_);
         // Where a reader left early, a command that went down with it ends as it would have without us.
-        if (lost_ == 0 || (lost_ == EPIPE && !succeeded())) return end_like(status_);
-        const int loss = output_lost(lost_);
-        return succeeded() || (WIFSIGNALED(status_) && WTERMSIG(status_) == SIGPIPE) ? loss : end_like(status_);
+        const bool by_pipe = WIFSIGNALED(status_) && WTERMSIG(status_) == SIGPIPE;
+        if (lost_ != 0 && (succeeded() || (by_pipe && lost_ != EPIPE))) return output_lost(lost_);
+        return end_like(status_);
     }
 
 private:
@@ -289,6 +257,9 @@ private:
         config.breaker_failures = 1;
         config.breaker_pause = 24h;
         config.value_bytes_max = whole_bytes_max;
+        config.setup_curl = [](void* curl) {
+            curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, close_on_exec);
+        };
         config.on_event = [this](const s3cache::Event& event) {
             if (event.attempt == 0 && event.outcome == "error" && flaw_.empty()) flaw_ = event.detail;
         };
@@ -299,7 +270,8 @@ private:
     // What get_or_set is to store; an error if it is nothing. Too long for it: stored here, or there already.
     s3cache::Result<std::string> produce() {
         const s3cache::Error too_large(Errc::too_large, "longer than get_or_set may hold");
-        if (cache_.try_contains(key_).value_or(false)) return too_large;
+        const auto there = cache_.try_stat(key_);
+        if (there && *there && (*there)->size > whole_bytes_max) return too_large;
         begin();
         renewing_ = true;
         Ahead output([this] {
@@ -315,9 +287,11 @@ private:
     void begin() {
         int ends[2];
         if (pipe(ends) != 0) throw system_error("pipe");
-        for (const int file : closed_before_) static_cast<void>(fcntl(file, F_SETFD, FD_CLOEXEC));
+        fcntl(ends[0], F_SETFD, FD_CLOEXEC);
         catch_signals(0);
-        running_child = child_ = start(command_, ends[1]);
+        running_child = child_ = fork();
+        if (child_ < 0) throw system_error("fork");
+        if (child_ == 0) become(command_, ends[1]);
         close(ends[1]);
         output_ = ends[0];
     }
@@ -357,33 +331,20 @@ private:
         renewing_ = cache_.try_touch(".s3cache/lease/" + sha256(once(key_)).substr(0, 32), how_.lease).value_or(false);
     }
 
-    // Output too long for memory goes into a file first, of no name, because half of it cannot be taken back.
+    // Output too long for memory goes into a file first, because half of it cannot be taken back.
     bool fetch() {
         const char* folder = std::getenv("TMPDIR");
         std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
-        const int file = mkstemp(path.data());
-        if (file >= 0) static_cast<void>(unlink(path.c_str()));
-        if (file >= 0) file_.reset(fdopen(file, "w+"));
-        flaw_ = file_ ? "" : "no temporary file can be made; is TMPDIR right?";
-        auto reader = cache_.try_get_stream(key_);
-        if (!file_ || !reader || !*reader) return false;
-        for (;;) {
-            const auto chunk = (*reader)->try_next();
-            if (!chunk) return false;
-            if (chunk->empty()) break;
-            std::fwrite(chunk->data(), 1, chunk->size(), file_.get());
-        }
-        if (std::fflush(file_.get()) == 0 && std::ferror(file_.get()) == 0) return std::rewind(file_.get()), true;
-        flaw_ = "no room for a copy of the output";
-        return false;
-    }
-    std::string_view fetched() {
-        const std::size_t count = std::fread(block_.data(), 1, block_.size(), file_.get());
-        if (std::ferror(file_.get())) throw std::runtime_error("the temporary file cannot be read");
-        return {block_.data(), count};
+        close(mkstemp(path.data()));  // where that fails, so does the next line
+        make_cancellable();
+        const auto got = cache_.try_get_file(key_, path, {[](const Progress&) { return interrupted == 0; }});
+        if (got && *got) fetched_ = pieces_of(path);
+        unlink(path.c_str());
+        if (interrupted != 0) throw std::runtime_error("interrupted");
+        flaw_ = got ? "" : got.error().what();
+        return static_cast<bool>(fetched_);
     }
 
-    const std::vector<int> closed_before_ = closed_files();
     const std::vector<std::string>& command_;
     const std::string key_;
     std::string flaw_{};  // why it is not cached
@@ -391,7 +352,7 @@ private:
     s3cache::SetOptions options_{};
     s3cache::ComputeOptions how_{};
     std::string block_ = std::string(std::size_t{64} << 10, '\0');
-    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, std::fclose};
+    Pieces fetched_{};
     pid_t child_ = 0;
     int output_ = -1, status_ = 0, lost_ = 0;  // errno of output that could not be passed on
     bool renewing_ = false;
@@ -413,11 +374,16 @@ std::string days(const Arguments& arguments, const std::string& option, const st
     return number.find_first_not_of('0') == std::string::npos ? "" : number;
 }
 
-constexpr const char* xml_rule =
-    "  <Rule>\n    <ID>%1$s</ID>\n    <Filter><Prefix>%2$s</Prefix></Filter>\n    <Status>Enabled</Status>\n"
-    "    <%3$s><%4$s>%5$s</%4$s></%3$s>\n  </Rule>";
-constexpr const char* json_rule =
-    "  {\"ID\":%1$s,\"Filter\":{\"Prefix\":%2$s},\"Status\":\"Enabled\",\"%3$s\":{\"%4$s\":%5$s}}";
+std::string rule_text(bool as_json, const std::string& id, const std::string& prefix, const char* action,
+                      const char* unit, const std::string& days) {
+    if (as_json)
+        return format("  {\"ID\":%s,\"Filter\":{\"Prefix\":%s},\"Status\":\"Enabled\",\"%s\":{\"%s\":%s}}",
+                      in_quotes(id).c_str(), in_quotes(prefix).c_str(), action, unit, days.c_str());
+    return format(
+        "  <Rule>\n    <ID>%s</ID>\n    <Filter><Prefix>%s</Prefix></Filter>\n    <Status>Enabled</Status>\n"
+        "    <%s><%s>%s</%s></%s>\n  </Rule>",
+        id.c_str(), prefix.c_str(), action, unit, days.c_str(), unit, action);
+}
 
 // The rules go to standard output, ready for a file; the lines that put them into force go beside them.
 int run_lifecycle(const Arguments& arguments) {
@@ -435,10 +401,8 @@ int run_lifecycle(const Arguments& arguments) {
         throw WrongUsage{"a prefix with <, > or & wants --json"};
     const auto add = [&](const char* what, const std::string& days, const char* action, const char* unit) {
         if (days.empty()) return;
-        const auto word = [&](const std::string& text) { return as_json ? quoted(text) : text; };
         if (!rules.empty()) rules += as_json ? ",\n" : "\n";
-        rules += format(as_json ? json_rule : xml_rule, word(what + prefix).c_str(), word(prefix).c_str(), action, unit,
-                        days.c_str());
+        rules += rule_text(as_json, what + prefix, prefix, action, unit, days);
     };
     add("s3cache uploads ", uploads, "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
     add("s3cache entries ", entries, "Expiration", "Days");
@@ -454,91 +418,125 @@ int run_lifecycle(const Arguments& arguments) {
 
 // --- the list of commands --------------------------------------------------------------------------------------------
 
+int run_help(const Arguments& arguments);
+
 struct Command {
-    std::string_view name;
-    std::string_view synopsis, help;
-    std::string_view options;          // besides the general ones
+    std::string_view synopsis;         // its name, and the options that it has besides the general ones
     std::size_t words_min, words_max;  // after the name
     int (*run)(const Arguments&);
-    std::string_view details;  // what `help COMMAND` adds
+    std::string_view help, details;  // the other is what `help COMMAND` adds
 };
 
 constexpr std::size_t any_number = static_cast<std::size_t>(-1);
+constexpr std::string_view general = "s3cache [--bucket s3://BUCKET/PREFIX] [--endpoint URL] [--region R] COMMAND ...";
 
 constexpr Command commands[] = {
-    {"set", "set [--ttl T] [--gzip] [--json|--text|--bytes] [--if-absent] KEY [FILE|-]",
-     "store a file or standard input", "--ttl --gzip --json --text --bytes --if-absent", 1, 2, run_set,
+    {"set [--ttl T] [--gzip] [--json|--text|--bytes] [--if-absent] KEY [FILE|-]", 1, 2, run_set,
+     "store a file or standard input",
      "JSON and text up to 16 MiB are checked before they are stored. Exit status 1: --if-absent, and there is one.\n"},
-    {"get", "get [-o FILE] KEY", "print the value, or write it to a file", "-o", 1, 1, run_get,
+    {"get [-o FILE] KEY", 1, 1, run_get, "print the value, or write it to a file",
      "The file appears whole or not at all. Exit status 1: missing or expired.\n"},
-    {"rm", "rm KEY...", "remove", "", 1, any_number, run_rm, "No error where there is nothing.\n"},
-    {"stat", "stat [--json] KEY...", "what is known of an entry", "--json", 1, any_number, run_stat,
+    {"rm KEY...", 1, any_number, run_rm, "remove", "No error where there is nothing.\n"},
+    {"stat [--json] KEY...", 1, any_number, run_stat, "what is known of an entry",
      "Exit status 1: one of them is missing or expired.\n"},
-    {"ls", "ls [-l|--json] [PREFIX]", "size, date and key of each entry", "-l --json", 0, 1, run_ls,
+    {"ls [-l|--json] [PREFIX]", 0, 1, run_ls, "size, date and key of each entry",
      "-l shows kind, size, age and expiry, and marks what has EXPIRED; like --json it sends a request an entry.\n"},
-    {"touch", "touch --ttl T KEY", "a new time to live, from now", "--ttl", 1, 1, run_touch,
-     "Exit status 1: missing or expired.\n"},
-    {"purge", "purge [PREFIX]", "remove what has expired", "", 0, 1, run_purge, ""},
-    {"clear", "clear PREFIX | clear --all", "remove everything under the prefix, or everything", "--all", 0, 1,
-     run_clear, ""},
-    {"presign", "presign [--put] [--expires T] KEY", "a URL for someone without credentials", "--put --expires", 1, 1,
-     run_presign, "T is 1h, and 7d at most. It outlives the entry's TTL, and hands out gzip where --gzip made it.\n"},
-    {"run", "run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...",
+    {"touch --ttl T KEY", 1, 1, run_touch, "a new time to live, from now", "Exit status 1: missing or expired.\n"},
+    {"purge [PREFIX]", 0, 1, run_purge, "remove what has expired", ""},
+    {"clear PREFIX | clear --all", 0, 1, run_clear, "remove everything under the prefix, or everything", ""},
+    {"presign [--put] [--expires T] KEY", 1, 1, run_presign, "a URL for someone without credentials",
+     "T is 1h, and 7d at most. It outlives the entry's TTL, and hands out gzip where --gzip made it.\n"},
+    {"run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...", 0, 0, run_run,
      "print COMMAND's output from the cache; run it if there is none, once however many ask",
-     "--ttl --key --input --env --lease", 0, 0, run_run,
-     "Kept is the output of a COMMAND that succeeded, if all of it could be passed on: under its words, the contents "
-     "of\n"
-     "each FILE and the value of each NAME, or under K. A cache that fails does not keep COMMAND from running.\n"
+     "Kept is the output of a COMMAND that succeeded, if all of it could be passed on: under its words, the contents\n"
+     "of each FILE and the value of each NAME, or under K. A cache that fails does not keep COMMAND from running.\n"
      "Exit status: COMMAND's; 126, 127 if it cannot be run; 1 if its output was lost on the way to standard output.\n"},
-    {"lifecycle", "lifecycle [--expire DAYS] [--uploads DAYS] [--json]",
+    {"lifecycle [--expire DAYS] [--uploads DAYS] [--json]", 0, 0, run_lifecycle,
      "rules by which the store itself removes what is old, as S3's XML or the AWS tool's JSON",
-     "--expire --uploads --json", 0, 0, run_lifecycle,
      "It installs nothing: the line that does stands on standard error. Entries go DAYS after they were written,\n"
      "uploads that nobody completed DAYS after they began (1 unless you say so; 0: no such rule).\n"},
-    {"doctor", "doctor", "why it does not work: credentials, endpoint, what the bucket takes, with fixes", "", 0, 0,
-     run_doctor, "Exit status 0: the cache would work.\n"},
+    {"doctor", 0, 0, run_doctor, "why it does not work: credentials, endpoint, what the bucket takes, with fixes",
+     "Exit status 0: the cache would work.\n"},
+    {"help [COMMAND]", 0, 1, run_help, "", ""},
 };
-
-constexpr std::string_view general = "s3cache [--bucket s3://BUCKET/PREFIX] [--endpoint URL] [--region R] ";
-
-std::string usage() {
-    std::string text = "usage: " + std::string(general) + "COMMAND ...\n\n";
-    for (const Command& command : commands) {
-        text += "  " + std::string(command.synopsis) + "\n        " + std::string(command.help) + "\n";
-    }
-    return text +
-           "  help [COMMAND]\n"
-           "\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
-           "A bucket's URL may end in ?region=R&endpoint=URL&path_style=true&checksums=own|store|none&\n"
-           "metadata_names=underscore|hyphen&part_bytes=N. --json prints one object a line.\n"
-           "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage.\n";
-}
-
-std::string usage(const Command& command) {
-    return "usage: " + std::string(general) + "\n           " + std::string(command.synopsis) + "\n";
-}
-
-// --- the program -----------------------------------------------------------------------------------------------------
 
 const Command* command_named(std::string_view name) {
     for (const Command& command : commands) {
-        if (command.name == name) return &command;
+        if (command.synopsis.substr(0, command.synopsis.find(' ')) == name) return &command;
     }
     return nullptr;
 }
 
-int help(const std::string& name) {
-    if (name.empty()) return put(usage()), done;
-    const Command* command = command_named(name);
-    if (!command) throw WrongUsage{"no such command: " + name};
-    put(usage(*command) + "\n" + std::string(command->help) + "\n" + std::string(command->details));
+// Whether a synopsis has the option, or has it followed by that.
+bool has_option(std::string_view synopsis, const std::string& option, std::string_view followed_by = " ]|") {
+    for (const char next : followed_by) {
+        if ((std::string(synopsis) + "|").find(option + next) != std::string::npos) return true;
+    }
+    return false;
+}
+
+std::string usage_of(const Command* command) {
+    if (!command) return "usage: " + std::string(general) + "; see s3cache help\n";
+    return "usage: " + std::string(general.substr(0, general.find("COMMAND"))) + "\n           " +
+           std::string(command->synopsis) + "\n";
+}
+
+int run_help(const Arguments& arguments) {
+    const std::string name = arguments.word(arguments.word(0) == "help" ? 1 : 0);
+    const Command* one = command_named(name);
+    if (!one && !name.empty()) throw WrongUsage{"no such command: " + name};
+    if (one) return put(usage_of(one) + "\n" + std::string(one->help) + "\n" + std::string(one->details)), done;
+    put("usage: " + std::string(general) + "\n\n");
+    for (const Command& command : commands)
+        put("  " + std::string(command.synopsis) + "\n        " + std::string(command.help) + "\n");
+    put("\nT is 90s, 15m, 1h, 7d or a number of seconds. S3CACHE_URL stands for --bucket; -- ends the options.\n"
+        "A bucket's URL may end in ?region=R&endpoint=URL&path_style=true&checksums=own|store|none&\n"
+        "metadata_names=underscore|hyphen&part_bytes=N. --json prints one object a line.\n"
+        "Exit status: 0 hit or done, 1 miss or condition not met, 2 error, 64 wrong usage.\n");
     return done;
+}
+
+// --- the program -----------------------------------------------------------------------------------------------------
+
+// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`; returns the last word that it took.
+char** take_option(Arguments& arguments, char** word, char** end) {
+    const std::string text = *word;
+    const bool is_long = text[1] == '-';
+    const std::string name = text.substr(0, is_long ? text.find('=') : 2);
+    bool takes_value = has_option(general, name, " ");
+    for (const Command& command : commands) takes_value = takes_value || has_option(command.synopsis, name, " ");
+    const bool takes_many = name == "--input" || name == "--env";
+    std::vector<std::string>& values = arguments.options[name];
+    if (name.size() < text.size()) {
+        if (!takes_value) throw WrongUsage{"no such option: " + text};
+        values.push_back(text.substr(name.size() + (is_long ? 1 : 0)));
+    } else if (takes_value) {
+        if (++word == end || (takes_many && **word == '-')) throw WrongUsage{name + " wants a value"};
+        values.push_back(*word);
+        while (takes_many && word + 1 != end && word[1][0] != '-') values.push_back(*++word);
+    }
+    return word;
+}
+
+// Options may stand anywhere before `--`. What stands behind it is never ours, whatever it looks like.
+void parse(Arguments& arguments, char** word, char** end) {
+    for (; word != end; ++word) {
+        const std::string text = *word;
+        if (text == "--") {
+            std::vector<std::string>& rest = arguments.word(0) == "run" ? arguments.command : arguments.words;
+            rest.insert(rest.end(), word + 1, end);
+            break;
+        }
+        if (text.size() < 2 || text[0] != '-')
+            arguments.words.push_back(text);
+        else
+            word = take_option(arguments, word, end);
+    }
 }
 
 int run(const Arguments& arguments) {
     const std::string name = arguments.word(0);
-    if (name == "help" && arguments.words.size() <= 2) return help(arguments.word(1));
-    if (arguments.has("--help") || arguments.has("-h")) return help(name);
+    if (arguments.has("--help") || arguments.has("-h")) return run_help(arguments);
     if (arguments.has("--version")) return put("s3cache " S3CACHE_VERSION "\n"), done;
     const Command* command = command_named(name);
     if (!command) throw WrongUsage{name.empty() ? "no command" : "no such command: " + name};
@@ -546,7 +544,7 @@ int run(const Arguments& arguments) {
     if (words < command->words_min) throw WrongUsage{name + " wants more than that"};
     if (words > command->words_max) throw WrongUsage{name + " does not want " + arguments.word(command->words_max + 1)};
     for (const auto& [option, value] : arguments.options) {
-        if (!listed(command->options, option) && !listed("--bucket --endpoint --region", option))
+        if (!has_option(command->synopsis, option) && !has_option(general, option))
             throw WrongUsage{name + " has no option " + option};
     }
     return command->run(arguments);
@@ -571,14 +569,8 @@ int main(int argc, char** argv) {
         return run(arguments);
     } catch (const WrongUsage& wrong) {
         say(wrong.what);
-        const Command* command = command_named(arguments.word(0));
-        std::fputs(
-            (command ? usage(*command) : "usage: " + std::string(general) + "COMMAND ...; see s3cache help\n").c_str(),
-            stderr);
+        std::fputs(usage_of(command_named(arguments.word(0))).c_str(), stderr);
         return wrong_usage;
-    } catch (const Unrunnable& command) {
-        say(command.what);
-        return command.status;
     } catch (const OutputClosed&) {
         return failed;
     } catch (const std::exception& error) {

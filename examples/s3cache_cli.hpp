@@ -6,14 +6,14 @@
 
 #include "s3cache.hpp"
 
-#include <fcntl.h>     // open
-#include <poll.h>      // an output that takes nothing more for now
-#include <sys/stat.h>  // what kind of file a name stands for
-#include <unistd.h>    // read, write, isatty
+#include <fcntl.h>   // open
+#include <poll.h>    // an output that takes nothing more for now
+#include <unistd.h>  // read, write, isatty
 
 #include <cerrno>
 #include <climits>  // PIPE_BUF
 #include <cmath>    // isfinite
+#include <cstdarg>  // formats
 #include <csignal>  // a key press that ends a transfer
 #include <cstdio>
 #include <cstdlib>
@@ -61,46 +61,6 @@ struct Arguments {
     std::string word(std::size_t number) const { return number < words.size() ? words[number] : ""; }
 };
 
-bool listed(std::string_view names, std::string_view name) {
-    return (" " + std::string(names) + " ").find(" " + std::string(name) + " ") != std::string::npos;
-}
-
-// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`; returns the last word that it took.
-char** take_option(Arguments& arguments, char** word, char** end) {
-    const std::string text = *word;
-    const bool is_long = text[1] == '-';
-    const std::string name = text.substr(0, is_long ? text.find('=') : 2);
-    const bool takes_many = listed("--input --env", name);
-    const bool takes_one =
-        listed("--bucket --endpoint --region --ttl --expires -o --key --lease --expire --uploads", name);
-    std::vector<std::string>& values = arguments.options[name];
-    if (name.size() < text.size()) {
-        if (!takes_one && !takes_many) throw WrongUsage{"no such option: " + text};
-        values.push_back(text.substr(name.size() + (is_long ? 1 : 0)));
-    } else if (takes_one || takes_many) {
-        if (++word == end || (takes_many && **word == '-')) throw WrongUsage{name + " wants a value"};
-        values.push_back(*word);
-        while (takes_many && word + 1 != end && word[1][0] != '-') values.push_back(*++word);
-    }
-    return word;
-}
-
-// Options may stand anywhere before `--`. What stands behind it is never ours, whatever it looks like.
-void parse(Arguments& arguments, char** word, char** end) {
-    for (; word != end; ++word) {
-        const std::string text = *word;
-        if (text == "--") {
-            std::vector<std::string>& rest = arguments.word(0) == "run" ? arguments.command : arguments.words;
-            rest.insert(rest.end(), word + 1, end);
-            break;
-        }
-        if (text.size() < 2 || text[0] != '-')
-            arguments.words.push_back(text);
-        else
-            word = take_option(arguments, word, end);
-    }
-}
-
 // 90s, 15m, 1h, 7d, or a number of seconds; fractions allowed.
 s3cache::Seconds duration(const std::string& text) {
     const std::map<std::string, double> units = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
@@ -141,10 +101,12 @@ void put(std::string_view text) {
 }
 
 // As printf.
-template <class... Values>
-std::string format(const char* pattern, Values... values) {
-    std::string text(static_cast<std::size_t>(std::snprintf(nullptr, 0, pattern, values...)), '\0');
-    std::snprintf(text.data(), text.size() + 1, pattern, values...);
+__attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...) {
+    char text[1 << 14];
+    va_list values;
+    va_start(values, pattern);
+    std::vsnprintf(text, sizeof text, pattern, values);
+    va_end(values);
     return text;
 }
 
@@ -164,7 +126,7 @@ std::string printable(std::string_view text, std::string_view also_escaped = {})
     return out;
 }
 
-std::string quoted(std::string_view text) { return '"' + printable(text, "\"\\") + '"'; }
+std::string in_quotes(std::string_view text) { return '"' + printable(text, "\"\\") + '"'; }
 
 void say(std::string_view text) { std::fprintf(stderr, "s3cache: %s\n", printable(text).c_str()); }
 
@@ -199,16 +161,16 @@ std::string name_of(std::optional<Kind> kind) {
 }
 
 void put_json(const std::string& key, const Info& info) {
-    const auto or_null = [](const std::string& text) { return text.empty() ? "null" : quoted(text); };
+    const auto or_null = [](const std::string& text) { return text.empty() ? "null" : in_quotes(text); };
     std::string expires_at = "null";
     if (info.expires_at) expires_at = format("%.16g", s3cache::Seconds(info.expires_at->time_since_epoch()).count());
-    put("{\"key\":" + quoted(key) + ",\"size\":" + std::to_string(info.size) + ",\"etag\":" + or_null(info.etag) +
+    put("{\"key\":" + in_quotes(key) + ",\"size\":" + std::to_string(info.size) + ",\"etag\":" + or_null(info.etag) +
         ",\"last_modified\":" + or_null(iso8601(info.last_modified)) + ",\"expires_at\":" + expires_at +
         ",\"compressed\":" + (info.compressed ? "true" : "false") + ",\"kind\":" + or_null(name_of(info.kind)) + "}\n");
 }
 
 void put_line(const char* label, const std::string& text) {
-    if (!text.empty()) put(format("%-15s%s\n", label, printable(text).c_str()));
+    if (!text.empty()) put(format("%-15s", label) + printable(text) + "\n");
 }
 
 void put_text(const std::string& key, const Info& info) {
@@ -235,8 +197,9 @@ void put_long(const std::string& key, const Info& info) {
     std::string expiry = "never expires";
     if (info.expires_at && *info.expires_at > now) expiry = "expires in " + span_text(*info.expires_at - now);
     if (info.expires_at && *info.expires_at <= now) expiry = "EXPIRED " + span_text(now - *info.expires_at) + " ago";
-    put(format("%-6s %-9s %-5s %-11s %-20s %s\n", info.kind ? name_of(info.kind).c_str() : "-", size.c_str(),
-               info.compressed ? "gzip" : "", age.c_str(), expiry.c_str(), printable(key).c_str()));
+    put(format("%-6s %-9s %-5s %-11s %-20s ", info.kind ? name_of(info.kind).c_str() : "-", size.c_str(),
+               info.compressed ? "gzip" : "", age.c_str(), expiry.c_str()) +
+        printable(key) + "\n");
 }
 
 // --- the cache that is meant -----------------------------------------------------------------------------------------
@@ -304,14 +267,14 @@ public:
     Bar(const Bar&) = delete;
     Bar& operator=(const Bar&) = delete;
     ~Bar() {
-        if (drawn_at_ != SteadyClock::time_point()) std::fputs("\r\033[K", stderr);
+        if (is_drawn_) std::fputs("\r\033[K", stderr);
     }
 
     bool operator()(const Progress& progress) {
-        const SteadyClock::time_point now = SteadyClock::now();
-        if (shown_ && now - begun_ > 1s && now - drawn_at_ > 100ms) {
-            std::fprintf(stderr, "\r%s\033[K", line(progress, s3cache::Seconds(now - begun_).count()).c_str());
-            drawn_at_ = now;
+        const double seconds = s3cache::Seconds(SteadyClock::now() - begun_).count();
+        if (shown_ && seconds > 1) {
+            std::fprintf(stderr, "\r%s\033[K", line(progress, seconds).c_str());
+            is_drawn_ = true;
         }
         return interrupted == 0;
     }
@@ -327,51 +290,34 @@ private:
         const std::string numbers = size_text(arrived) + "  " + size_text(rate) + "/s";
         const double total = static_cast<double>(progress.total.value_or(0));
         if (!(total > 0)) return numbers;
-        const auto share = [&](double bytes, int of) { return static_cast<int>(of * (std::min)(1.0, bytes / total)); };
-        std::string bar(30, '.');
-        bar.replace(0, static_cast<std::size_t>(share(sent, 30)), static_cast<std::size_t>(share(sent, 30)), '+');
+        const auto share = [&](double bytes) { return (std::min)(1.0, bytes / total); };
+        const auto cells = [&](double bytes) { return static_cast<std::size_t>(30 * share(bytes)); };
+        const std::string bar = std::string(cells(arrived), '#') + std::string(cells(sent) - cells(arrived), '+');
         const std::string left = arrived > 0 ? span_text(s3cache::Seconds((total - arrived) / rate)) + " left" : "";
-        for (int i = 0; i < share(arrived, 30); ++i) bar[static_cast<std::size_t>(i)] = '#';
-        return "[" + bar + "] " + std::to_string(share(arrived, 100)) + " %  " + numbers + "  " + left;
+        return format("[%-30s] %.0f %%  ", bar.c_str(), std::floor(100 * share(arrived))) + numbers + "  " + left;
     }
 
-    bool shown_, is_upload_;
+    bool shown_, is_upload_, is_drawn_ = false;
     double taken_ = 0;
-    SteadyClock::time_point begun_ = SteadyClock::now(), drawn_at_{};
+    SteadyClock::time_point begun_ = SteadyClock::now();
 };
 
 // --- input -----------------------------------------------------------------------------------------------------------
 
 using Pieces = std::function<std::string_view()>;  // what comes next, until the next call; empty at the end
 
-class Input {
-public:
-    explicit Input(const std::string& path) : name_(path == "-" ? "standard input" : path) {
-        if (path != "-") file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-        struct stat status = {};
-        if (file_ < 0 || fstat(file_, &status) != 0) throw system_error(name_);
-        is_regular = path != "-" && S_ISREG(status.st_mode);
-    }
-    Input(const Input&) = delete;
-    Input& operator=(const Input&) = delete;
-    ~Input() {
-        if (file_ != STDIN_FILENO) close(file_);
-    }
-
-    std::string_view operator()() {
-        ssize_t count = -1;
-        do count = read(file_, block_.data(), block_.size());
-        while (count < 0 && errno == EINTR && interrupted == 0);
-        if (count < 0) throw system_error(name_);
-        return {block_.data(), static_cast<std::size_t>(count)};
-    }
-
-    bool is_regular = false;
-
-private:
-    std::string name_, block_ = std::string(std::size_t{64} << 10, '\0');
-    int file_ = STDIN_FILENO;
-};
+// A file, or standard input.
+Pieces pieces_of(const std::string& path) {
+    const std::string name = path == "-" ? "standard input" : path;
+    const std::shared_ptr<std::FILE> file(path == "-" ? stdin : std::fopen(path.c_str(), "rbe"),
+                                          [](std::FILE* open) { return open ? std::fclose(open) : 0; });
+    if (!file) throw system_error(name);
+    return [name, file, block = std::string(std::size_t{64} << 10, '\0')]() mutable {
+        const std::size_t count = std::fread(block.data(), 1, block.size(), file.get());
+        if (count == 0 && std::ferror(file.get())) throw system_error(name);
+        return std::string_view(block.data(), count);
+    };
+}
 
 // Pieces as a Source. What of it was looked at before is read from the beginning all the same.
 class Ahead {

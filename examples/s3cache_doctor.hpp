@@ -150,46 +150,34 @@ std::string fix_of_signature(Scratch& scratch) {
            "?metadata_names=hyphen to the URL of the bucket";
 }
 
-struct Fix {
-    Errc code;
-    std::string_view s3_codes;  // empty: any
-    std::string_view text;
-};
-
-constexpr Fix fixes[] = {
-    {Errc::denied, "InvalidAccessKeyId", "this store does not know the access key: is it another store's?"},
-    {Errc::denied, "ExpiredToken InvalidToken TokenRefreshRequired", "log in again: the session is over"},
-    {Errc::denied, "RequestTimeTooSkewed", "set this machine's clock (timedatectl set-ntp true)"},
-    {Errc::credentials, "",
-     "mend what is BROKEN above, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"},
-    {Errc::timed_out, "", "is the endpoint right, the server up, no firewall or proxy in the way?"},
-    {Errc::network, "", "is the endpoint right, the server up, no firewall or proxy in the way?"},
-    {Errc::tls, "", "name the PEM file of the store's authority in AWS_CA_BUNDLE"},
-    {Errc::protocol, "", "what answers is no S3: check the endpoint and its port"},
-    {Errc::invalid_argument, "", "correct what it names: an option, a variable or a line of a file"},
-};
-
 std::string fix_for(const s3cache::Error& error, const Trial& trial, Scratch& scratch) {
+    const std::string& name = error.s3_code();
     const Errc code = error.code();
-    if (error.s3_code() == "SignatureDoesNotMatch") return fix_of_signature(scratch);
+    const bool is_talk =
+        code == Errc::network || code == Errc::timed_out || code == Errc::tls || code == Errc::protocol;
+    const std::string fix = is_talk || error.status() == 400 ? fix_of_scheme(error, scratch.arguments) : "";
+    if (!fix.empty()) return fix;
+    if (name == "SignatureDoesNotMatch") return fix_of_signature(scratch);
+    if (name == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
+    if (name == "ExpiredToken" || name == "InvalidToken") return "log in again: the session is over";
+    if (name == "RequestTimeTooSkewed") return "set this machine's clock (timedatectl set-ntp true)";
+    if (code == Errc::credentials)
+        return "mend what is BROKEN above, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+    if (code == Errc::denied) return "allow these credentials " + std::string(trial.permission);
     if (code == Errc::no_such_bucket) return fix_of_bucket(scratch.arguments);
-    if (code == Errc::network || code == Errc::timed_out || code == Errc::tls || code == Errc::protocol ||
-        error.status() == 400) {
-        const std::string fix = fix_of_scheme(error, scratch.arguments);
-        if (!fix.empty()) return fix;
-    }
-    for (const Fix& fix : fixes) {
-        if (fix.s3_codes.empty() ? fix.code == code : listed(fix.s3_codes, error.s3_code()))
-            return std::string(fix.text);
-    }
-    return code == Errc::denied ? "allow these credentials " + std::string(trial.permission) : trial.do_without;
+    if (code == Errc::timed_out || code == Errc::network)
+        return "is the endpoint right, the server up, no firewall or proxy in the way?";
+    if (code == Errc::tls) return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
+    if (code == Errc::protocol) return "what answers is no S3: check the endpoint and its port";
+    if (code == Errc::invalid_argument) return "correct what it names: an option, a variable or a line of a file";
+    return trial.do_without;
 }
 
 // --- the report ------------------------------------------------------------------------------------------------------
 
 std::string row(const std::string& name, const std::string& verdict, const std::string& text = {}) {
-    return format(text.empty() ? "  %-32s%s\n" : "  %-32s%-13s%s\n", name.c_str(), verdict.c_str(),
-                  printable(text).c_str());
+    return format("  %-32s", name.c_str()) + (text.empty() ? verdict : format("%-13s", verdict.c_str())) +
+           printable(text) + "\n";
 }
 
 std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
@@ -230,7 +218,8 @@ void try_out(const Trial& trial, Scratch& scratch, Diagnosis& diagnosis) {
         return;
     } catch (const s3cache::Error& error) {
         cause = cause_of(error);
-        const bool is_known_here = !listed("SignatureDoesNotMatch InvalidAccessKeyId", error.s3_code());
+        const bool is_known_here =
+            error.s3_code() != "SignatureDoesNotMatch" && error.s3_code() != "InvalidAccessKeyId";
         if (!diagnosis.stored && error.code() == Errc::denied && is_known_here &&
             scratch.cache.try_contains(scratch.second_key))
             health = only_reads;  // credentials that may not write are enough for a cache that others fill
