@@ -1,17 +1,319 @@
 // The command line `s3cache`: a bucket as a cache for shells and scripts, with everything the header can do to one.
 // g++ -std=c++17 -I.. s3cache_cli.cpp -o s3cache -lcurl -lcrypto -lz
 
-#include "s3cache_cli.hpp"
-#include "s3cache_doctor.hpp"
+#include "s3cache.hpp"
 
+#include <fcntl.h>         // open
 #include <openssl/evp.h>   // the hash of a command
+#include <poll.h>          // an output that takes nothing more for now
 #include <sys/resource.h>  // no core of ours beside a command's
-#include <sys/wait.h>      // how it ended
+#include <sys/wait.h>      // how a command ended
+#include <unistd.h>        // read, write, isatty
 
-#include <filesystem>  // what kind of file a name stands for
-#include <thread>      // waiting
+#include <cerrno>
+#include <climits>  // PIPE_BUF
+#include <cmath>    // isfinite
+#include <cstdarg>  // formats
+#include <csignal>  // a key press that ends a transfer
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>  // strerror
+#include <ctime>    // dates for people
+#include <fstream>  // output that is too long for memory
+#include <future>   // renewing a lease
+#include <map>
+#include <random>  // a name that nobody has
+#include <regex>   // times, places
 
 namespace {
+
+using namespace std::chrono_literals;
+using namespace s3cache;
+using SteadyClock = std::chrono::steady_clock;
+using SystemClock = std::chrono::system_clock;
+
+enum Exit { done = 0, absent = 1, failed = 2, wrong_usage = 64 };
+
+using WrongUsage = std::invalid_argument;  // the usage is printed, too
+
+std::runtime_error system_error(const std::string& what) {
+    return std::runtime_error(what + ": " + std::strerror(errno));
+}
+
+// --- the command line's words ----------------------------------------------------------------------------------------
+
+struct Arguments {
+    std::vector<std::string> words;    // what to do first
+    std::vector<std::string> command;  // of `run`: what stands behind --
+    std::map<std::string, std::vector<std::string>> options;
+
+    bool has(const std::string& option) const { return options.count(option) != 0; }
+    std::string get(const std::string& option, const std::string& otherwise = {}) const {
+        return has(option) ? options.at(option).back() : otherwise;
+    }
+    std::string word(std::size_t number) const { return number < words.size() ? words[number] : ""; }
+};
+
+// 90s, 15m, 1h, 7d, or a number of seconds; fractions allowed.
+Seconds duration(const std::string& text) {
+    const std::map<std::string, double> units = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
+    std::smatch parts;
+    const bool fits = std::regex_match(text, parts, std::regex("([0-9]+(?:[.][0-9]+)?)([smhd]?)"));
+    const double seconds = fits ? std::strtod(parts[1].str().c_str(), nullptr) * units.at(parts[2]) : 0;
+    if (!(seconds > 0)) throw WrongUsage("not a time such as 90s, 15m, 1h, 7d or 2.5: " + text);
+    return Seconds(seconds);
+}
+
+// --- text out --------------------------------------------------------------------------------------------------------
+
+// Writes all of it to standard output, whether that blocks or not. What is written at once is so little that a pipe with
+// any room takes it whole. False: the output is lost, and errno says why.
+bool pass_on(std::string_view data) {
+    while (!data.empty()) {
+        pollfd ready = {STDOUT_FILENO, POLLOUT, 0};
+        if (poll(&ready, 1, -1) <= 0) continue;
+        const ssize_t count = write(STDOUT_FILENO, data.data(), (std::min)(data.size(), std::size_t{PIPE_BUF}));
+        if (count >= 0)
+            data.remove_prefix(static_cast<std::size_t>(count));
+        else if (errno != EINTR && errno != EAGAIN && errno != EWOULDBLOCK)
+            return false;
+    }
+    return true;
+}
+
+// An error without a text: the reader has seen enough, and there is nobody to tell.
+void put(std::string_view text) {
+    if (pass_on(text)) return;
+    throw errno == EPIPE || errno == EBADF ? std::runtime_error("") : system_error("standard output");
+}
+
+// As printf.
+__attribute__((format(printf, 1, 2))) std::string format(const char* pattern, ...) {
+    char text[1 << 14];
+    va_list values;
+    va_start(values, pattern);
+    std::vsnprintf(text, sizeof text, pattern, values);
+    va_end(values);
+    return text;
+}
+
+// Text that cannot move a cursor or start a new line: a key is whatever its writer liked.
+std::string printable(std::string_view text, std::string_view also_escaped = {}) {
+    std::string out;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        unsigned code = static_cast<unsigned char>(text[i]);
+        const unsigned next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0;
+        const bool is_c1 = code == 0xC2 && next >= 0x80 && next < 0xA0;  // two bytes of UTF-8
+        if (is_c1) code = static_cast<unsigned char>(text[++i]);
+        if (also_escaped.find(text[i]) != std::string_view::npos) out += '\\';
+        out += is_c1 || code < 0x20 || code == 0x7F ? format("\\u%04x", code) : std::string(1, text[i]);
+    }
+    return out;
+}
+
+std::string in_quotes(std::string_view text) { return '"' + printable(text, "\"\\") + '"'; }
+
+void say(std::string_view text) { std::fprintf(stderr, "s3cache: %s\n", printable(text).c_str()); }
+
+// Empty: not known.
+std::string iso8601(TimePoint when) {
+    const std::time_t seconds = SystemClock::to_time_t(when);
+    const std::tm* utc = std::gmtime(&seconds);
+    char text[40] = "";
+    if (utc && when != TimePoint{}) std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", utc);
+    return text;
+}
+
+// In the largest unit of which there are two.
+std::string amount(double number, std::initializer_list<std::pair<double, const char*>> units) {
+    auto unit = units.begin();
+    while (unit + 1 != units.end() && number >= 2 * unit[1].first) ++unit;
+    const double count = number / unit->first;
+    return format("%.*f %s", count < 10 && unit != units.begin() ? 1 : 0, count, unit->second);
+}
+
+std::string size_text(double bytes) { return amount(bytes, {{1, "B"}, {1e3, "kB"}, {1e6, "MB"}, {1e9, "GB"}}); }
+
+std::string span_text(Seconds span) {
+    return amount(std::fabs(span.count()), {{1, "s"}, {60, "min"}, {3600, "h"}, {86400, "d"}});
+}
+
+std::string name_of(std::optional<Kind> kind) {
+    if (!kind) return "";
+    return *kind == Kind::json ? "json" : *kind == Kind::text ? "text" : "bytes";
+}
+
+void put_json(const std::string& key, const Info& info) {
+    const auto or_null = [](const std::string& text) { return text.empty() ? "null" : in_quotes(text); };
+    std::string expires_at = "null";
+    if (info.expires_at) expires_at = format("%.16g", Seconds(info.expires_at->time_since_epoch()).count());
+    put("{\"key\":" + in_quotes(key) + ",\"size\":" + std::to_string(info.size) + ",\"etag\":" + or_null(info.etag) +
+        ",\"last_modified\":" + or_null(iso8601(info.last_modified)) + ",\"expires_at\":" + expires_at +
+        ",\"compressed\":" + (info.compressed ? "true" : "false") + ",\"kind\":" + or_null(name_of(info.kind)) + "}\n");
+}
+
+void put_text(const std::string& key, const Info& info) {
+    const auto line = [](const char* label, const std::string& text) {
+        if (!text.empty()) put(format("%-15s", label) + printable(text) + "\n");
+    };
+    line("key", key);
+    line("size", std::to_string(info.size) + (info.compressed ? " bytes, gzip" : " bytes"));
+    line("kind", info.kind ? name_of(info.kind) : "not recorded");
+    line("last modified", iso8601(info.last_modified));
+    line("expires", info.expires_at ? iso8601(*info.expires_at) : "never");
+    line("etag", info.etag);
+    line("content type", info.content_type);
+    line("version", info.version_id);
+    for (const auto& [name, value] : info.metadata) line("metadata", name + ": " + value);
+}
+
+void put_short(const std::string& key, const Info& info) {
+    put(format("%12llu  ", static_cast<unsigned long long>(info.size)) + iso8601(info.last_modified) + "  " +
+        printable(key) + "\n");
+}
+
+void put_long(const std::string& key, const Info& info) {
+    const auto now = SystemClock::now();
+    const std::string size = size_text(static_cast<double>(info.size));
+    const std::string age = info.last_modified != TimePoint{} ? span_text(now - info.last_modified) + " old" : "";
+    std::string expiry = "never expires";
+    if (info.expires_at && *info.expires_at > now) expiry = "expires in " + span_text(*info.expires_at - now);
+    if (info.expires_at && *info.expires_at <= now) expiry = "EXPIRED " + span_text(now - *info.expires_at) + " ago";
+    put(format("%-6s %-9s %-5s %-11s %-20s ", info.kind ? name_of(info.kind).c_str() : "-", size.c_str(),
+               info.compressed ? "gzip" : "", age.c_str(), expiry.c_str()) +
+        printable(key) + "\n");
+}
+
+// --- the cache that is meant -----------------------------------------------------------------------------------------
+
+// What is typed stands in the URL's place of it, because that may come from the environment.
+std::string with_parameter(std::string url, const std::string& name, const std::string& value) {
+    std::smatch there;
+    if (!std::regex_search(url, there, std::regex("[?&]" + name + "=([^&]*)")))
+        return url + (url.find('?') == std::string::npos ? "?" : "&") + name + "=" + value;
+    return there.prefix().str() + there.str().substr(0, name.size() + 2) + value + there.suffix().str();
+}
+
+std::string place_of(const Arguments& arguments) {
+    const char* url = std::getenv("S3CACHE_URL");
+    std::string where = arguments.get("--bucket", url ? url : "");
+    if (where.empty()) throw WrongUsage("which bucket? Give --bucket, or set S3CACHE_URL");
+    for (const std::string name : {"endpoint", "region"}) {
+        const std::string value = arguments.get("--" + name);
+        if (!value.empty()) where = with_parameter(std::move(where), name, value);
+    }
+    return where;
+}
+
+Cache open_cache(const Arguments& arguments, Config config = {}) {
+    return Cache(place_of(arguments), std::move(config));
+}
+
+// --- progress, interruption ------------------------------------------------------------------------------------------
+
+// Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed.
+volatile std::sig_atomic_t interrupted = 0;
+volatile std::sig_atomic_t running_child = 0;
+bool pipe_signal_was_ignored = false;  // by whoever started us: a command is to find it as we did
+
+// What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
+extern "C" void interrupt(int signal_number, siginfo_t* info, void*) {
+    interrupted = signal_number;
+    if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
+}
+
+// What the caller chose to ignore (nohup) stays ignored. Without SA_RESTART a read from a terminal ends, too.
+void catch_signals(unsigned flags) {
+    struct sigaction action = {}, before = {};
+    action.sa_sigaction = interrupt;
+    action.sa_flags = static_cast<int>(SA_SIGINFO | flags);
+    for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+        sigaction(signal_number, nullptr, &before);
+        if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
+    }
+}
+
+// A line on the terminal for transfers that take over a second; nothing anywhere else.
+class Bar {
+public:
+    explicit Bar(bool is_upload, bool wanted = true)
+        : shown_(wanted && isatty(STDERR_FILENO) == 1), taken_(is_upload ? 0 : HUGE_VAL) {}
+    ~Bar() {
+        if (is_drawn_) std::fputs("\r\033[K", stderr);
+    }
+
+    bool operator()(const Progress& progress) {
+        const double seconds = Seconds(SteadyClock::now() - begun_).count();
+        is_drawn_ = shown_ && seconds > 1;
+        if (!is_drawn_) return interrupted == 0;
+        const double total = static_cast<double>(progress.total.value_or(0));
+        const double arrived = (std::min)(static_cast<double>(progress.done), taken_);
+        const double share = total > 0 ? (std::min)(1.0, arrived / total) : 0;
+        const std::string bar(static_cast<std::size_t>(30 * share), '#');
+        std::fputs(total > 0 ? format("\r[%-30s] %.0f %%  ", bar.c_str(), std::floor(100 * share)).c_str() : "\r",
+                   stderr);
+        std::fputs((size_text(arrived) + "  " + size_text(arrived / seconds) + "/s\033[K").c_str(), stderr);
+        return interrupted == 0;
+    }
+    // An upload's, of an attempt that the store has answered well: it has that part. What was sent beyond that may still
+    // lie in a buffer of this machine.
+    void operator()(const Event& event) {
+        if (event.attempt > 0 && event.status / 100 == 2) taken_ += static_cast<double>(event.bytes);
+    }
+
+private:
+    bool shown_, is_drawn_ = false;
+    double taken_;
+    SteadyClock::time_point begun_ = SteadyClock::now();
+};
+
+// --- input -----------------------------------------------------------------------------------------------------------
+
+// A file, or standard input.
+Source source_of(const std::string& path) {
+    if (path != "-" && access(path.c_str(), R_OK) != 0) throw system_error(path);
+    if (path != "-") return file(path);
+    return [](char* buffer, std::size_t capacity) {
+        const std::size_t count = std::fread(buffer, 1, capacity, stdin);
+        if (count == 0 && std::ferror(stdin)) throw system_error("standard input");
+        return count;
+    };
+}
+
+Source source_of_text(const std::string_view& text) { return chunks(&text, &text + 1); }
+
+// Gives `use` piece by piece what is left of the source, until that says no.
+bool for_each_piece(const Source& source, const std::function<bool(std::string_view)>& use) {
+    std::string block(std::size_t{64} << 10, '\0');
+    for (;;) {
+        const std::size_t count = source.read(block.data(), block.size());
+        if (count == source_failed) throw std::runtime_error("a file cannot be read");
+        if (count == 0) return true;
+        if (!use({block.data(), count})) return false;
+    }
+}
+
+// A source whose beginning is looked at before it is read all the same.
+class Ahead {
+public:
+    explicit Ahead(Source source) : source_(std::move(source)) {}
+
+    // Reads into `text`. False: there is more than that.
+    bool holds_all(std::size_t bytes_max) {
+        return for_each_piece(source_, [&](std::string_view piece) { return (text += piece).size() <= bytes_max; });
+    }
+    std::size_t operator()(char* buffer, std::size_t capacity) {
+        const std::size_t count = text.copy(buffer, capacity, used_);
+        used_ += count;
+        return count != 0 ? count : source_.read(buffer, capacity);
+    }
+
+    std::string text{};
+
+private:
+    Source source_;
+    std::size_t used_ = 0;
+};
 
 // --- commands: each returns its exit status --------------------------------------------------------------------------
 
@@ -21,42 +323,36 @@ int found(bool yes, const std::string& key, const char* otherwise = "no such ent
     return yes ? done : absent;
 }
 
-std::optional<Kind> wanted_kind(const Arguments& arguments) {
-    std::optional<Kind> kind;
-    for (const Kind each : {Kind::json, Kind::text, Kind::bytes}) {
-        if (!arguments.has("--" + name_of(each))) continue;
-        if (kind) throw WrongUsage{"only one of --json, --text, --bytes"};
-        kind = each;
-    }
-    return kind;
-}
-
-// A kind that is named is checked before anything is sent, for input up to this size. A longer one cannot be held in
-// memory just to be looked at: it streams, and is taken at the user's word.
+// Input and output up to this size are looked at for their kind. What is longer cannot be held in memory just for that:
+// it streams, and is taken at the user's word.
 constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
 
 int run_set(const Arguments& arguments) {
     const std::string key = arguments.word(1), path = arguments.words.size() > 2 ? arguments.word(2) : "-";
     Bar bar(true);
-    s3cache::SetOptions options;
+    SetOptions options;
     if (arguments.has("--ttl")) options.ttl = duration(arguments.get("--ttl"));
     options.compress = arguments.has("--gzip");
     options.if_absent = arguments.has("--if-absent");
-    options.kind = wanted_kind(arguments);
+    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
+        if (!arguments.has("--" + name_of(kind))) continue;
+        if (options.kind) throw WrongUsage("only one of --json, --text, --bytes");
+        options.kind = kind;
+    }
     options.progress = std::ref(bar);
-    s3cache::Config config;
+    Config config;
     config.on_event = std::ref(bar);
     Cache cache = open_cache(arguments, std::move(config));
 
-    Ahead input(pieces_of(path));
-    make_cancellable();
+    Ahead input(source_of(path));
+    catch_signals(SA_RESETHAND);  // a second one ends the program at once
     const auto stored = [&] {
         if (options.kind && options.kind != Kind::bytes) {
             if (input.holds_all(checked_bytes_max)) return cache.set(key, {input.text, *options.kind}, options);
             say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
         }
-        const bool is_file = path != "-" && std::filesystem::is_regular_file(path);
-        return is_file ? cache.set_file(key, path, options) : cache.set(key, input, options);
+        const bool is_untouched = path != "-" && input.text.empty();
+        return is_untouched ? cache.set_file(key, path, options) : cache.set(key, input, options);
     };
     return found(stored(), key, "there is one already");
 }
@@ -65,8 +361,10 @@ int run_get(const Arguments& arguments) {
     Cache cache = open_cache(arguments);
     const std::string key = arguments.word(1), target = arguments.get("-o", "-");
     Bar bar(false, target != "-" || isatty(STDOUT_FILENO) == 0);
-    make_cancellable();
-    if (target != "-") return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    if (target != "-") {
+        catch_signals(SA_RESETHAND);  // a second one ends the program at once
+        return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    }
     auto reader = cache.get_stream(key, {std::ref(bar)});
     if (!reader) return found(false, key);
     for (const std::string_view chunk : *reader) put(chunk);
@@ -94,69 +392,56 @@ int run_stat(const Arguments& arguments) {
 int run_ls(const Arguments& arguments) {
     const auto show = arguments.has("--json") ? put_json : arguments.has("-l") ? put_long : put_short;
     // A store's listing tells neither expiry nor kind, so that the full record costs one more request an entry.
-    const auto look = show == put_short ? s3cache::Look::shallow : s3cache::Look::deep;
+    const auto look = show == put_short ? Look::shallow : Look::deep;
     Cache cache = open_cache(arguments);
     for (const auto& [key, info] : cache.list(arguments.word(1), look)) show(key, info);
     return done;
 }
 
 int run_touch(const Arguments& arguments) {
-    if (!arguments.has("--ttl")) throw WrongUsage{"touch wants --ttl"};
-    const s3cache::Seconds ttl = duration(arguments.get("--ttl"));
+    if (!arguments.has("--ttl")) throw WrongUsage("touch wants --ttl");
+    const Seconds ttl = duration(arguments.get("--ttl"));
     return found(open_cache(arguments).touch(arguments.word(1), ttl), arguments.word(1));
 }
 
-int removed(std::uint64_t count, const char* what) {
-    put(std::to_string(count) + what + (count == 1 ? "entry removed\n" : "entries removed\n"));
+int run_purge_or_clear(const Arguments& arguments) {
+    const std::string prefix = arguments.word(1);
+    const bool is_clear = arguments.word(0) == "clear", is_all = arguments.has("--all");
+    // A variable that is not set makes an empty PREFIX of `clear "$PREFIX"`: that is never taken for the whole bucket.
+    if (is_clear && (is_all != prefix.empty() || is_all != (arguments.words.size() == 1)))
+        throw WrongUsage("clear wants a PREFIX that is not empty, or --all");
+    Cache cache = open_cache(arguments);
+    const std::uint64_t count = is_clear ? cache.clear(prefix) : cache.purge_expired(prefix);
+    put(std::to_string(count) + (is_clear ? "" : " expired") +
+        (count == 1 ? " entry removed\n" : " entries removed\n"));
     return done;
-}
-
-int run_purge(const Arguments& arguments) {
-    return removed(open_cache(arguments).purge_expired(arguments.word(1)), " expired ");
-}
-
-// A variable that is not set makes an empty PREFIX of `clear "$PREFIX"`: that is never taken for the whole bucket.
-int run_clear(const Arguments& arguments) {
-    const bool is_all = arguments.has("--all");
-    if (is_all != arguments.word(1).empty() || is_all != (arguments.words.size() == 1))
-        throw WrongUsage{"clear wants a PREFIX that is not empty, or --all"};
-    return removed(open_cache(arguments).clear(arguments.word(1)), " ");
 }
 
 int run_presign(const Arguments& arguments) {
     const char* method = arguments.has("--put") ? "PUT" : "GET";
-    const s3cache::Seconds lifetime = duration(arguments.get("--expires", "1h"));
+    const Seconds lifetime = duration(arguments.get("--expires", "1h"));
     put(open_cache(arguments).presign(arguments.word(1), method, lifetime) + "\n");
     return done;
 }
 
 // --- run: a command's standard output, cached ------------------------------------------------------------------------
 
-// Output up to this length is looked at, and kept as text where it is text. What is longer cannot be held in memory.
-constexpr std::size_t whole_bytes_max = std::size_t{8} << 20;
-
-Pieces once(std::string_view text) {
-    return [text]() mutable { return std::exchange(text, {}); };
-}
-
-// SHA-256, in hex, of what comes until nothing comes.
-std::string sha256(const Pieces& next) {
-    const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+std::string sha256(const Source& source) {
+    const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> hash(EVP_MD_CTX_new(), EVP_MD_CTX_free);
     unsigned char sum[EVP_MAX_MD_SIZE];
     unsigned size = 0;
-    bool fine = EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1;
-    for (std::string_view data = next(); fine && !data.empty(); data = next())
-        fine = EVP_DigestUpdate(context.get(), data.data(), data.size()) == 1;
-    if (!fine || EVP_DigestFinal_ex(context.get(), sum, &size) != 1)
+    const auto add = [&](std::string_view data) { return EVP_DigestUpdate(hash.get(), data.data(), data.size()) == 1; };
+    if (EVP_DigestInit_ex(hash.get(), EVP_sha256(), nullptr) != 1 || !for_each_piece(source, add) ||
+        EVP_DigestFinal_ex(hash.get(), sum, &size) != 1)
         throw std::runtime_error("no SHA-256 in libcrypto");
-    std::string out;
-    for (unsigned i = 0; i < size; ++i) out += format("%02x", sum[i]);
-    return out;
+    std::string hex;
+    for (unsigned i = 0; i < size; ++i) hex += format("%02x", sum[i]);
+    return hex;
 }
 
 // What the output depends on, as far as we are told. Each piece has its length, so that no two lists read as the same
 // bytes. Without --key the command and its arguments count, too.
-std::string key_of_run(const Arguments& arguments) {
+std::string key_of_run(Arguments arguments) {
     std::string pieces;
     const auto add = [&](const std::string& what, const std::string& piece) {
         pieces += what + " " + std::to_string(piece.size()) + "\n" + piece;
@@ -165,14 +450,14 @@ std::string key_of_run(const Arguments& arguments) {
     if (key.empty()) {
         for (const std::string& word : arguments.command) add("word", word);
     }
-    for (const std::string& name : arguments.all("--env")) {
+    for (const std::string& name : arguments.options["--env"]) {
         const char* value = std::getenv(name.c_str());
         add("variable", name);
         add(value ? "set" : "unset", value ? value : "");
     }
-    for (const std::string& path : arguments.all("--input")) add("input", sha256(pieces_of(path)));
-    if (key.empty()) return "run/" + sha256(once(pieces));
-    return pieces.empty() ? key : key + "/" + sha256(once(pieces));
+    for (const std::string& path : arguments.options["--input"]) add("input", sha256(source_of(path)));
+    if (key.empty()) return "run/" + sha256(source_of_text(pieces));
+    return pieces.empty() ? key : key + "/" + sha256(source_of_text(pieces));
 }
 
 // Ends as the command did, so that whoever waits for us sees what they would have seen of it.
@@ -192,27 +477,9 @@ int output_lost(int why) {
 }
 
 // Prints what the cache had. A reader who leaves early ends us as it would have ended the command.
-int replay(const Pieces& next) {
-    for (std::string_view piece = next(); !piece.empty(); piece = next()) {
-        if (!pass_on(piece)) return errno == EPIPE && !pipe_signal_was_ignored ? end_like(SIGPIPE) : output_lost(errno);
-    }
-    return done;
-}
-
-// What a command inherits is what we were started with, and none of our sockets.
-int close_on_exec(void*, curl_socket_t file, curlsocktype) { return fcntl(file, F_SETFD, FD_CLOEXEC) == 0 ? 0 : 1; }
-
-// The child: becomes the command. What it says and how it ends where it cannot is what shells do.
-[[noreturn]] void become(const std::vector<std::string>& command, int output) {
-    std::vector<char*> words;
-    for (const std::string& word : command) words.push_back(const_cast<char*>(word.c_str()));
-    words.push_back(nullptr);
-    dup2(output, STDOUT_FILENO);
-    close(output);
-    if (!pipe_signal_was_ignored) std::signal(SIGPIPE, SIG_DFL);
-    execvp(words[0], words.data());
-    say(command[0] + ": " + std::strerror(errno));
-    _exit(errno == ENOENT ? 127 : 126);
+int replay(const Source& source) {
+    if (for_each_piece(source, [](std::string_view piece) { return pass_on(piece); })) return done;
+    return errno == EPIPE && !pipe_signal_was_ignored ? end_like(SIGPIPE) : output_lost(errno);
 }
 
 // The command as a producer of get_or_set, whose lease is renewed as long as it runs, is passed on and is stored. Each
@@ -221,25 +488,25 @@ class Run {
 public:
     explicit Run(const Arguments& arguments)
         : command_(arguments.command), key_(key_of_run(arguments)), cache_(open_cache(arguments, configured())) {
+        if (command_.empty()) throw WrongUsage("run wants -- and a command");
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
-        options_.progress = [this](const Progress&) { return renew(), interrupted == 0; };
+        options_.progress = [](const Progress&) { return interrupted == 0; };
         how_.lease = duration(arguments.get("--lease", "60s"));
-        how_.lease_wait = s3cache::forever;
+        how_.lease_wait = forever;
     }
-    Run(const Run&) = delete;
-    Run& operator=(const Run&) = delete;
 
     int run() {
         const auto kept = cache_.try_get_or_set(
             key_, [this] { return produce(); }, options_, how_);
-        renewing_ = false;
+        over_.set_value();
         if (child_ == 0) {
-            if (kept) return replay(once(kept->view()));
+            if (kept) return replay(source_of_text(kept->view()));
             if (kept.error().code() == Errc::invalid_argument) throw std::runtime_error(kept.error().what());
-            if (kept.error().code() == Errc::too_large && fetch()) return replay(fetched_);
+            if (kept.error().code() == Errc::too_large && fetch()) return replay(*fetched_);
             begin();
         }
-        while (!next().empty()) continue;
+        char rest[4096];
+        while (next(rest, sizeof rest) != 0) continue;
         if (!flaw_.empty() && interrupted == 0) say("not cached: " + flaw_);
         // Where a reader left early, a command that went down with it ends as it would have without us.
         const bool by_pipe = WIFSIGNALED(status_) && WTERMSIG(status_) == SIGPIPE;
@@ -250,17 +517,22 @@ public:
 private:
     // A store that hangs holds us up for ten seconds at most: three attempts that stand still. After its first failure
     // it is left alone: the command matters more.
-    s3cache::Config configured() {
-        s3cache::Config config;
+    Config configured() {
+        Config config;
         config.connect_timeout = config.stall_timeout = 3s;
         config.attempts_max = 3;
         config.breaker_failures = 1;
         config.breaker_pause = 24h;
-        config.value_bytes_max = whole_bytes_max;
-        config.setup_curl = [](void* curl) {
-            curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, close_on_exec);
+        config.value_bytes_max = checked_bytes_max;
+        config.transfer_bytes_max = 2 * checked_bytes_max;
+        config.setup_curl = [](void* curl) {  // the command inherits no socket of ours
+            const auto hide = [](void*, curl_socket_t file, curlsocktype) {
+                return fcntl(file, F_SETFD, FD_CLOEXEC) & 1;
+            };
+            curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, +hide);
         };
-        config.on_event = [this](const s3cache::Event& event) {
+        config.on_event = [this](const Event& event) {
+            if (event.operation == "touch") return;  // of another thread
             if (event.attempt == 0 && event.outcome == "error" && flaw_.empty()) flaw_ = event.detail;
         };
         return config;
@@ -268,67 +540,63 @@ private:
     bool succeeded() const { return WIFEXITED(status_) && WEXITSTATUS(status_) == 0; }
 
     // What get_or_set is to store; an error if it is nothing. Too long for it: stored here, or there already.
-    s3cache::Result<std::string> produce() {
-        const s3cache::Error too_large(Errc::too_large, "longer than get_or_set may hold");
+    Result<std::string> produce() {
+        const Error too_large(Errc::too_large, "longer than get_or_set may hold");
         const auto there = cache_.try_stat(key_);
-        if (there && *there && (*there)->size > whole_bytes_max) return too_large;
+        if (there && *there && (*there)->size > checked_bytes_max) return too_large;
         begin();
-        renewing_ = true;
-        Ahead output([this] {
-            const std::string_view piece = next();
-            if (piece.empty() && (!succeeded() || lost_ != 0 || interrupted != 0))
-                throw std::runtime_error("not to be kept");
-            return piece;
+        renewer_ = std::async(std::launch::async, [this, over = over_.get_future()] { renew(over); });
+        Ahead output([this](char* buffer, std::size_t capacity) {
+            const std::size_t count = next(buffer, capacity);
+            if (count == 0 && (!succeeded() || lost_ != 0 || interrupted != 0)) throw std::runtime_error("not kept");
+            return count;
         });
-        if (output.holds_all(whole_bytes_max)) return std::move(output.text);
+        if (output.holds_all(checked_bytes_max)) return std::move(output.text);
         static_cast<void>(cache_.try_set(key_, output, options_));
         return too_large;
     }
     void begin() {
+        std::vector<char*> words;
+        for (const std::string& word : command_) words.push_back(const_cast<char*>(word.c_str()));
+        words.push_back(nullptr);
         int ends[2];
         if (pipe(ends) != 0) throw system_error("pipe");
-        fcntl(ends[0], F_SETFD, FD_CLOEXEC);
         catch_signals(0);
         running_child = child_ = fork();
         if (child_ < 0) throw system_error("fork");
-        if (child_ == 0) become(command_, ends[1]);
+        if (child_ == 0) {
+            dup2(ends[1], STDOUT_FILENO);
+            close(ends[0]);
+            close(ends[1]);
+            if (!pipe_signal_was_ignored) std::signal(SIGPIPE, SIG_DFL);
+            execvp(words[0], words.data());
+            const int why = errno;
+            say(command_[0] + ": " + std::strerror(why));
+            _exit(why == ENOENT ? 127 : 126);  // as shells do
+        }
         close(ends[1]);
         output_ = ends[0];
     }
-    // The next piece of output, passed on. Empty: there is no more, and it is known how the command ended.
-    std::string_view next() {
+    // The next of the output, passed on. Zero: there is no more, and it is known how the command ended.
+    std::size_t next(char* buffer, std::size_t capacity) {
         while (output_ >= 0) {
-            pollfd ready = {output_, POLLIN, 0};
-            const int count = poll(&ready, 1, 100);
-            renew();
-            if (count <= 0) continue;
-            const ssize_t size = read(output_, block_.data(), block_.size());
+            const ssize_t size = read(output_, buffer, capacity);
             if (size < 0 && errno == EINTR) continue;
-            const std::string_view said(block_.data(), static_cast<std::size_t>((std::max)(size, ssize_t{0})));
-            const bool passed = pass_on(said, [this] { renew(); });
-            if (passed && !said.empty()) return said;
+            const std::size_t said = static_cast<std::size_t>((std::max)(size, ssize_t{0}));
+            const bool passed = pass_on({buffer, said});
+            if (passed && said != 0) return said;
             if (!passed) lost_ = errno;
-            close(output_);  // it learns from its next write that nobody reads
-            output_ = -1;
-            wait();
+            close(std::exchange(output_, -1));  // the command learns from its next write that nobody reads
+            while (waitpid(child_, &status_, 0) < 0 && errno == EINTR) continue;
+            running_child = 0;
         }
-        return {};
+        return 0;
     }
-    // Where it is not known how it ended it cannot have succeeded.
-    void wait() {
-        for (auto pause = 1ms; running_child != 0; pause = (std::min)(2 * pause, std::chrono::milliseconds(100))) {
-            const pid_t ended = waitpid(child_, &status_, WNOHANG);
-            if (ended < 0 && errno != EINTR) throw system_error("how the command ended is not known");
-            if (ended > 0) running_child = 0;
-            renew();
-            std::this_thread::sleep_for(pause);
-        }
-    }
-    // The lease is an entry of this name beside the value.
-    void renew() {
-        if (!renewing_ || SteadyClock::now() - renewed_ < how_.lease / 3) return;
-        renewed_ = SteadyClock::now();
-        renewing_ = cache_.try_touch(".s3cache/lease/" + sha256(once(key_)).substr(0, 32), how_.lease).value_or(false);
+    // Until the output is stored. The lease is an entry of this name beside the value.
+    void renew(const std::future<void>& over) {
+        const std::string name = ".s3cache/lease/" + sha256(source_of_text(key_)).substr(0, 32);
+        while (over.wait_for(how_.lease / 3) == std::future_status::timeout)
+            static_cast<void>(cache_.try_touch(name, how_.lease));
     }
 
     // Output too long for memory goes into a file first, because half of it cannot be taken back.
@@ -336,53 +604,37 @@ private:
         const char* folder = std::getenv("TMPDIR");
         std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
         close(mkstemp(path.data()));  // where that fails, so does the next line
-        make_cancellable();
+        catch_signals(SA_RESETHAND);  // a second one ends the program at once
         const auto got = cache_.try_get_file(key_, path, {[](const Progress&) { return interrupted == 0; }});
-        if (got && *got) fetched_ = pieces_of(path);
+        if (got && *got) fetched_ = Source(std::ifstream(path, std::ios::binary));
         unlink(path.c_str());
         if (interrupted != 0) throw std::runtime_error("interrupted");
         flaw_ = got ? "" : got.error().what();
-        return static_cast<bool>(fetched_);
+        return fetched_.has_value();
     }
 
     const std::vector<std::string>& command_;
     const std::string key_;
     std::string flaw_{};  // why it is not cached
     Cache cache_;
-    s3cache::SetOptions options_{};
-    s3cache::ComputeOptions how_{};
-    std::string block_ = std::string(std::size_t{64} << 10, '\0');
-    Pieces fetched_{};
+    SetOptions options_{};
+    ComputeOptions how_{};
+    std::optional<Source> fetched_{};
     pid_t child_ = 0;
-    int output_ = -1, status_ = 0, lost_ = 0;  // errno of output that could not be passed on
-    bool renewing_ = false;
-    SteadyClock::time_point renewed_ = SteadyClock::now();
+    int output_ = -1, status_ = failed << 8, lost_ = 0;  // errno of output that could not be passed on
+    std::promise<void> over_{};
+    std::future<void> renewer_{};
 };
 
-int run_run(const Arguments& arguments) {
-    if (arguments.command.empty()) throw WrongUsage{"run wants -- and a command"};
-    return Run(arguments).run();
-}
+int run_run(const Arguments& arguments) { return Run(arguments).run(); }
 
 // --- lifecycle: rules by which the store itself keeps the bucket small -----------------------------------------------
 
 std::string days(const Arguments& arguments, const std::string& option, const std::string& otherwise) {
     const std::string text = arguments.get(option, otherwise);
-    const std::string number = text.substr(0, text.size() - (!text.empty() && text.back() == 'd' ? 1 : 0));
-    if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos)
-        throw WrongUsage{option + " wants whole days, not " + text};
-    return number.find_first_not_of('0') == std::string::npos ? "" : number;
-}
-
-std::string rule_text(bool as_json, const std::string& id, const std::string& prefix, const char* action,
-                      const char* unit, const std::string& days) {
-    if (as_json)
-        return format("  {\"ID\":%s,\"Filter\":{\"Prefix\":%s},\"Status\":\"Enabled\",\"%s\":{\"%s\":%s}}",
-                      in_quotes(id).c_str(), in_quotes(prefix).c_str(), action, unit, days.c_str());
-    return format(
-        "  <Rule>\n    <ID>%s</ID>\n    <Filter><Prefix>%s</Prefix></Filter>\n    <Status>Enabled</Status>\n"
-        "    <%s><%s>%s</%s></%s>\n  </Rule>",
-        id.c_str(), prefix.c_str(), action, unit, days.c_str(), unit, action);
+    std::smatch parts;
+    if (std::regex_match(text, parts, std::regex("0*([0-9]{0,6})d?")) && text != "" && text != "d") return parts[1];
+    throw WrongUsage(option + " wants whole days, not " + text);
 }
 
 // The rules go to standard output, ready for a file; the lines that put them into force go beside them.
@@ -390,19 +642,22 @@ int run_lifecycle(const Arguments& arguments) {
     const bool as_json = arguments.has("--json");
     const std::string uploads = days(arguments, "--uploads", "1"), entries = days(arguments, "--expire", "0");
     open_cache(arguments);  // refuses what is no place for a cache
-    std::string where = place_of(arguments);
-    where = where.substr(0, where.find('?'));
-    if (where.find("://") != std::string::npos) where.erase(0, where.find("://") + 3);
-    const std::size_t slash = (std::min)(where.find('/'), where.size());
-    const std::string bucket = where.substr(0, slash);
-    std::string rules, prefix = slash < where.size() ? where.substr(slash + 1) : "";
+    std::smatch place;
+    const std::string where = place_of(arguments);
+    std::regex_match(where, place, std::regex("(?:[sS]3://)?([^/?]*)/?([^?]*).*"));
+    std::string bucket = place[1], prefix = place[2], rules;
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
     if (!as_json && prefix.find_first_of("<>&") != std::string::npos)
-        throw WrongUsage{"a prefix with <, > or & wants --json"};
-    const auto add = [&](const char* what, const std::string& days, const char* action, const char* unit) {
+        throw WrongUsage("a prefix with <, > or & wants --json");
+    const auto add = [&](const std::string& id, const std::string& days, const std::string& action,
+                         const std::string& unit) {
         if (days.empty()) return;
         if (!rules.empty()) rules += as_json ? ",\n" : "\n";
-        rules += rule_text(as_json, what + prefix, prefix, action, unit, days);
+        rules += as_json ? "  {\"ID\":" + in_quotes(id + prefix) + ",\"Filter\":{\"Prefix\":" + in_quotes(prefix) +
+                               "},\"Status\":\"Enabled\",\"" + action + "\":{\"" + unit + "\":" + days + "}}"
+                         : "  <Rule>\n    <ID>" + id + prefix + "</ID>\n    <Filter><Prefix>" + prefix +
+                               "</Prefix></Filter>\n    <Status>Enabled</Status>\n    <" + action + "><" + unit + ">" +
+                               days + "</" + unit + "></" + action + ">\n  </Rule>";
     };
     add("s3cache uploads ", uploads, "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
     add("s3cache entries ", entries, "Expiration", "Days");
@@ -414,6 +669,230 @@ int run_lifecycle(const Arguments& arguments) {
     say("aws s3api put-bucket-lifecycle-configuration --bucket " + bucket +
         " --lifecycle-configuration file://rules.json" + endpoint);
     return done;
+}
+
+// --- doctor: why a cache does not work. Tries what it needs on entries of its own ------------------------------------
+
+// What the trials work on: entries that nobody else has, and whose time is short should nobody remove them.
+struct Scratch {
+    Cache cache;
+    std::string key{}, second_key{};
+    SetOptions options{Seconds(600)};
+    std::optional<Seconds> clock_ahead{};  // of this machine's against the store's
+};
+
+constexpr std::size_t part_bytes = std::size_t{5} << 20;  // the least that S3 takes
+constexpr std::string_view scratch_value = "written by s3cache doctor, to be removed at once\n";
+
+struct Trial {
+    const char* name;
+    bool is_needed;          // without the others it is still a cache
+    const char* permission;  // as AWS's policies name it
+    const char* flaw;        // where the store answers as if all were well
+    const char* do_without;
+    bool (*run)(Scratch&);
+};
+
+const Trial trials[] = {
+    {"store an entry", true, "s3:PutObject", "", "",
+     [](Scratch& scratch) {
+         const auto before = SystemClock::now();
+         scratch.cache.set(scratch.key, scratch_value, scratch.options);
+         const auto between = before + (SystemClock::now() - before) / 2;
+         const auto info = scratch.cache.try_stat(scratch.key);
+         // When it was stored is told by the store's clock, to the second.
+         if (info && *info && (*info)->last_modified != TimePoint{})
+             scratch.clock_ahead = between - ((*info)->last_modified + 500ms);
+         return true;
+     }},
+    {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)",
+     "what was just stored is not found, or what was never stored is", "",
+     [](Scratch& scratch) {
+         return scratch.cache.contains(scratch.key) && !scratch.cache.contains(scratch.second_key);
+     }},
+    {"read it back", true, "s3:GetObject", "what comes back is not what was stored, or has lost its metadata",
+     "a proxy or the store drops headers: try metadata_names=hyphen",
+     [](Scratch& scratch) {
+         const auto hit = scratch.cache.get(scratch.key);
+         return hit && hit->view() == scratch_value && hit->info().expires_at && hit->info().kind == Kind::text;
+     }},
+    {"store a stream in parts", false, "s3:PutObject and s3:AbortMultipartUpload", "what is stored is not whole",
+     "store nothing longer than Config::part_bytes",
+     [](Scratch& scratch) {
+         const std::string body(part_bytes + 1, 'x');
+         scratch.cache.set(scratch.second_key, chunks(&body, &body + 1), scratch.options);
+         const auto info = scratch.cache.stat(scratch.second_key);
+         scratch.cache.remove(scratch.second_key);
+         return info && info->size == body.size();
+     }},
+    // This cache wants conditions that the store itself checks, and refuses where it does not.
+    {"store only if absent", false, "s3:PutObject", "it was stored over what is there, or not where nothing is",
+     "let no machines compete by if_absent",
+     [](Scratch& scratch) {
+         scratch.options.if_absent = true;
+         return scratch.cache.set(scratch.second_key, scratch_value, scratch.options) &&
+                !scratch.cache.set(scratch.second_key, scratch_value, scratch.options);
+     }},
+    {"store only if unchanged", false, "s3:PutObject", "it was stored over what has changed, or not over what has not",
+     "let no machines compete by if_match",
+     [](Scratch& scratch) {
+         scratch.options.if_absent = false;
+         scratch.options.if_match = scratch.cache.stat(scratch.key).value_or(Info()).etag;
+         return scratch.cache.set(scratch.key, "changed", scratch.options) &&
+                !scratch.cache.set(scratch.key, "again", scratch.options);
+     }},
+    {"give it more time", false, "s3:GetObject and s3:PutObject", "the entry is not found",
+     "set entries again instead of touch",
+     [](Scratch& scratch) { return scratch.cache.touch(scratch.key, Seconds(600)); }},
+    {"list", false, "s3:ListBucket", "what was just stored is not listed", "do without ls, purge and clear here",
+     [](Scratch& scratch) {
+         bool is_there = false;  // in which order is the store's own affair
+         for (const auto& entry : scratch.cache.list(scratch.key)) is_there = is_there || entry.key == scratch.key;
+         return is_there;
+     }},
+    {"remove it", true, "s3:DeleteObject", "the entry is still there", "",
+     [](Scratch& scratch) {
+         scratch.cache.remove(scratch.key);
+         return !scratch.cache.try_contains(scratch.key).value_or(false);
+     }},
+};
+
+// The endpoint as it was written, where one was: without the parenthesis that says by whom.
+std::string endpoint_written(Scratch& scratch) {
+    for (const Finding& finding : scratch.cache.explain()) {
+        if (finding.about == "endpoint" && finding.text.find("://") != std::string::npos)
+            return finding.text.substr(0, finding.text.find(' '));
+    }
+    return "";
+}
+
+std::string fix_of_bucket(Scratch& scratch) {
+    const std::string endpoint = endpoint_written(scratch);
+    const std::size_t path = endpoint.find('/', endpoint.find("://") + 3);
+    if (path == std::string::npos || path + 1 == endpoint.size())
+        return "make the bucket, or correct its name, the region or the endpoint";
+    return "take the path " + endpoint.substr(path) +
+           " off the endpoint unless the store lives there, or make the bucket";
+}
+
+// What comes without metadata of ours, as a removal does, arrives as it was signed even where a proxy drops headers.
+std::string fix_of_signature(Scratch& scratch) {
+    const auto removed = scratch.cache.try_remove(scratch.key);
+    if (!removed && removed.error().code() == Errc::no_such_bucket) return fix_of_bucket(scratch);
+    if (!removed) return "the secret key does not fit the access key: copy both anew";
+    return "a proxy drops headers with an underscore (nginx: underscores_in_headers on), or add "
+           "?metadata_names=hyphen to the URL of the bucket";
+}
+
+std::string fix_for(const Error& error, const Trial& trial, Scratch& scratch) {
+    const std::string& name = error.s3_code();
+    const Errc code = error.code();
+    // HTTP and HTTPS mixed up: the library has noticed, and here it can be said what to write.
+    for (const std::string scheme : {"http", "https"}) {
+        if (!std::strstr(error.what(), ("try " + scheme + "://").c_str())) continue;
+        const std::string endpoint = endpoint_written(scratch);
+        return "that port speaks " + std::string(scheme == "http" ? "HTTP" : "HTTPS") + ": write " + scheme +
+               endpoint.substr(endpoint.find("://"));
+    }
+    if (name == "SignatureDoesNotMatch") return fix_of_signature(scratch);
+    if (name == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
+    if (name == "ExpiredToken" || name == "InvalidToken") return "log in again: the session is over";
+    if (code == Errc::credentials)
+        return "mend what is BROKEN below, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE";
+    if (code == Errc::denied) return "allow these credentials " + std::string(trial.permission);
+    if (code == Errc::no_such_bucket) return fix_of_bucket(scratch);
+    if (code == Errc::timed_out || code == Errc::network)
+        return "is the endpoint right, the server up, no firewall or proxy in the way?";
+    if (code == Errc::tls) return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
+    if (code == Errc::invalid_argument) return "correct what it names: an option, a variable or a line of a file";
+    return trial.do_without;
+}
+
+std::string row(const std::string& name, const std::string& verdict, const std::string& text = {}) {
+    return format("  %-32s", name.c_str()) + (text.empty() ? verdict : format("%-13s", verdict.c_str())) +
+           printable(text) + "\n";
+}
+
+std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
+
+const char* verdict_of(const Finding& finding) {
+    constexpr const char* verdicts[] = {"used", "default", "BROKEN", "not asked"};
+    const bool is_passed_over = finding.verdict == Finding::Verdict::passed_over;
+    if (is_passed_over && finding.about.rfind("credentials", 0) == 0) return "passed over";
+    return verdicts[static_cast<std::size_t>(finding.verdict)];
+}
+
+enum Health { works, works_in_part, only_reads, broken };
+constexpr const char* conclusions[] = {"The cache would work.", "The cache would work, but for what is marked NO.",
+                                       "Reading would work, storing would not: set read_only.",
+                                       "The cache would not work."};
+
+Health try_out(const Trial& trial, Scratch& scratch) {
+    const bool is_first = &trial == trials;
+    Health health = trial.is_needed ? broken : works_in_part;
+    std::string cause = trial.flaw, fix = trial.do_without;
+    try {
+        if (trial.run(scratch)) return put(row(trial.name, "yes")), works;
+    } catch (const Error& error) {
+        cause = error.what();
+        cause.erase(0, cause.find(": ") + 2);  // the operation and the key, which is of no interest
+        // Credentials that may not write are enough for a cache that others fill.
+        const bool may_not = error.code() == Errc::denied && error.s3_code() != "SignatureDoesNotMatch";
+        if (is_first && may_not && scratch.cache.try_contains(scratch.second_key)) health = only_reads;
+        fix = health == only_reads ? "reading works: set read_only (Config::read_only), or allow s3:PutObject"
+                                   : fix_for(error, trial, scratch);
+    }
+    put(row(trial.name, "NO") + "    " + printable(cause) + "\n" + fix_line(fix));
+    return health;
+}
+
+Health try_all(Scratch& scratch) {
+    Health worst = works;
+    for (const Trial& trial : trials) {
+        worst = (std::max)(worst, try_out(trial, scratch));
+        if ((worst == works || &trial != trials) && interrupted == 0) continue;
+        put("  the rest was not tried\n");
+        break;
+    }
+    for (const std::string& key : {scratch.key, scratch.second_key}) static_cast<void>(scratch.cache.try_remove(key));
+    return worst;
+}
+
+std::string clock_row(const std::optional<Seconds>& ahead) {
+    if (!ahead) return row("clock", "not known", "nothing was stored that the store could have dated");
+    const long seconds = std::lround(ahead->count());
+    if (std::labs(seconds) <= 2) return row("clock", "good", "within two seconds of the store's");
+    const std::string text = std::to_string(std::labs(seconds)) + (seconds > 0 ? " s ahead of" : " s behind");
+    return row("clock", "OFF", "this machine's is " + text + " the store's") +
+           fix_line("set it (timedatectl set-ntp true): by it entries end");
+}
+
+// What was found is asked after the trials, when it is known as well what the store's answers have taught.
+int run_doctor(const Arguments& arguments) {
+    std::random_device random;
+    const std::string name = format("s3cache-doctor-%08x%08x", random(), random());
+    Config config;
+    config.conditions = Conditions::required;
+    const std::string where = with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes));
+    Scratch scratch{Cache(where, std::move(config)), name, name + "-2"};
+    catch_signals(SA_RESETHAND);  // a second one ends the program at once
+    put("What the store does (s3cache " S3CACHE_VERSION ", tried with " + name + ")\n");
+    const Health health = try_all(scratch);
+    put("\nWhat was found\n");
+    std::string region;
+    for (const Finding& finding : scratch.cache.explain()) {
+        const std::string& text = finding.text;
+        if (finding.about == "region") region = text.substr(0, text.find(' '));
+        const std::string signed_for = text.substr(text.rfind(' ') + 1);
+        if (finding.about == "clock")
+            put(clock_row(scratch.clock_ahead));
+        else if (finding.about == "requests go to" && finding.verdict == Finding::Verdict::used && signed_for != region)
+            put(row("requests went to", "corrected", text) + fix_line("name that region: it spares a request"));
+        else
+            put(row(finding.about, verdict_of(finding), text));
+    }
+    put(std::string("\n") + conclusions[health] + "\n");
+    return health <= works_in_part ? done : failed;
 }
 
 // --- the list of commands --------------------------------------------------------------------------------------------
@@ -436,14 +915,14 @@ constexpr Command commands[] = {
      "JSON and text up to 16 MiB are checked before they are stored. Exit status 1: --if-absent, and there is one.\n"},
     {"get [-o FILE] KEY", 1, 1, run_get, "print the value, or write it to a file",
      "The file appears whole or not at all. Exit status 1: missing or expired.\n"},
-    {"rm KEY...", 1, any_number, run_rm, "remove", "No error where there is nothing.\n"},
+    {"rm KEY...", 1, any_number, run_rm, "remove; no error where there is nothing", ""},
     {"stat [--json] KEY...", 1, any_number, run_stat, "what is known of an entry",
      "Exit status 1: one of them is missing or expired.\n"},
     {"ls [-l|--json] [PREFIX]", 0, 1, run_ls, "size, date and key of each entry",
      "-l shows kind, size, age and expiry, and marks what has EXPIRED; like --json it sends a request an entry.\n"},
     {"touch --ttl T KEY", 1, 1, run_touch, "a new time to live, from now", "Exit status 1: missing or expired.\n"},
-    {"purge [PREFIX]", 0, 1, run_purge, "remove what has expired", ""},
-    {"clear PREFIX | clear --all", 0, 1, run_clear, "remove everything under the prefix, or everything", ""},
+    {"purge [PREFIX]", 0, 1, run_purge_or_clear, "remove what has expired", ""},
+    {"clear PREFIX | clear --all", 0, 1, run_purge_or_clear, "remove everything under the prefix, or everything", ""},
     {"presign [--put] [--expires T] KEY", 1, 1, run_presign, "a URL for someone without credentials",
      "T is 1h, and 7d at most. It outlives the entry's TTL, and hands out gzip where --gzip made it.\n"},
     {"run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...", 0, 0, run_run,
@@ -467,12 +946,10 @@ const Command* command_named(std::string_view name) {
     return nullptr;
 }
 
-// Whether a synopsis has the option, or has it followed by that.
-bool has_option(std::string_view synopsis, const std::string& option, std::string_view followed_by = " ]|") {
-    for (const char next : followed_by) {
-        if ((std::string(synopsis) + "|").find(option + next) != std::string::npos) return true;
-    }
-    return false;
+bool has_option(std::string_view synopsis, const std::string& option) {
+    const std::string text = std::string(synopsis) + "]";
+    const auto has = [&](const char* next) { return text.find(option + next) != std::string::npos; };
+    return has(" ") || has("]") || has("|");
 }
 
 std::string usage_of(const Command* command) {
@@ -484,7 +961,7 @@ std::string usage_of(const Command* command) {
 int run_help(const Arguments& arguments) {
     const std::string name = arguments.word(arguments.word(0) == "help" ? 1 : 0);
     const Command* one = command_named(name);
-    if (!one && !name.empty()) throw WrongUsage{"no such command: " + name};
+    if (!one && !name.empty()) throw WrongUsage("no such command: " + name);
     if (one) return put(usage_of(one) + "\n" + std::string(one->help) + "\n" + std::string(one->details)), done;
     put("usage: " + std::string(general) + "\n\n");
     for (const Command& command : commands)
@@ -498,39 +975,35 @@ int run_help(const Arguments& arguments) {
 
 // --- the program -----------------------------------------------------------------------------------------------------
 
-// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`; returns the last word that it took.
-char** take_option(Arguments& arguments, char** word, char** end) {
-    const std::string text = *word;
-    const bool is_long = text[1] == '-';
-    const std::string name = text.substr(0, is_long ? text.find('=') : 2);
-    bool takes_value = has_option(general, name, " ");
-    for (const Command& command : commands) takes_value = takes_value || has_option(command.synopsis, name, " ");
-    const bool takes_many = name == "--input" || name == "--env";
-    std::vector<std::string>& values = arguments.options[name];
-    if (name.size() < text.size()) {
-        if (!takes_value) throw WrongUsage{"no such option: " + text};
-        values.push_back(text.substr(name.size() + (is_long ? 1 : 0)));
-    } else if (takes_value) {
-        if (++word == end || (takes_many && **word == '-')) throw WrongUsage{name + " wants a value"};
-        values.push_back(*word);
-        while (takes_many && word + 1 != end && word[1][0] != '-') values.push_back(*++word);
-    }
-    return word;
-}
-
-// Options may stand anywhere before `--`. What stands behind it is never ours, whatever it looks like.
-void parse(Arguments& arguments, char** word, char** end) {
-    for (; word != end; ++word) {
-        const std::string text = *word;
-        if (text == "--") {
+// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`, anywhere before `--`. What stands behind
+// it is never ours, whatever it looks like.
+void parse(Arguments& arguments, const std::vector<std::string>& words) {
+    std::string synopses(general);
+    for (const Command& command : commands) synopses += "|" + std::string(command.synopsis);
+    for (auto word = words.begin(); word != words.end(); ++word) {
+        if (*word == "--") {
             std::vector<std::string>& rest = arguments.word(0) == "run" ? arguments.command : arguments.words;
-            rest.insert(rest.end(), word + 1, end);
+            rest.insert(rest.end(), word + 1, words.end());
             break;
         }
-        if (text.size() < 2 || text[0] != '-')
-            arguments.words.push_back(text);
-        else
-            word = take_option(arguments, word, end);
+        if (word->size() < 2 || word->front() != '-') {
+            arguments.words.push_back(*word);
+            continue;
+        }
+        const bool is_long = (*word)[1] == '-';
+        const std::string text = *word, name = text.substr(0, is_long ? text.find('=') : 2);
+        // What stands behind a blank in a synopsis is its value.
+        const bool takes_many = name == "--input" || name == "--env";
+        const std::size_t most = takes_many ? any_number : synopses.find(name + " ") != std::string::npos ? 1 : 0;
+        std::vector<std::string> values;
+        if (name.size() < text.size()) values.push_back(text.substr(name.size() + (is_long ? 1 : 0)));
+        const std::size_t wanted = values.empty() ? most : 0;
+        while (values.size() < wanted && word + 1 != words.end() && (most == 1 || word[1][0] != '-'))
+            values.push_back(*++word);
+        if (values.empty() != (most == 0))
+            throw WrongUsage(most == 0 ? "no such option: " + text : name + " wants a value");
+        std::vector<std::string>& all = arguments.options[name];
+        all.insert(all.end(), values.begin(), values.end());
     }
 }
 
@@ -539,43 +1012,37 @@ int run(const Arguments& arguments) {
     if (arguments.has("--help") || arguments.has("-h")) return run_help(arguments);
     if (arguments.has("--version")) return put("s3cache " S3CACHE_VERSION "\n"), done;
     const Command* command = command_named(name);
-    if (!command) throw WrongUsage{name.empty() ? "no command" : "no such command: " + name};
-    const std::size_t words = arguments.words.size() - 1;
-    if (words < command->words_min) throw WrongUsage{name + " wants more than that"};
-    if (words > command->words_max) throw WrongUsage{name + " does not want " + arguments.word(command->words_max + 1)};
+    if (!command) throw WrongUsage(name.empty() ? "no command" : "no such command: " + name);
+    const std::size_t words = arguments.words.size() - 1, most = command->words_max;
+    if (words < command->words_min) throw WrongUsage(name + " wants more than that");
+    if (words > most) throw WrongUsage(name + " does not want " + arguments.word(most + 1));
     for (const auto& [option, value] : arguments.options) {
-        if (!has_option(command->synopsis, option) && !has_option(general, option))
-            throw WrongUsage{name + " has no option " + option};
+        if (!has_option(std::string(general) + std::string(command->synopsis), option))
+            throw WrongUsage(name + " has no option " + option);
     }
     return command->run(arguments);
-}
-
-// A stream closed by the caller must not be the number of our next socket: it gets a file on which using it fails.
-void hold_standard_streams() {
-    for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
-        if (fcntl(file, F_GETFD) < 0) static_cast<void>(open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY));
-    }
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    hold_standard_streams();
+    // A stream closed by the caller must not be the number of our next socket: it gets a file on which using it fails.
+    for (const int file : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+        if (fcntl(file, F_GETFD) < 0) static_cast<void>(open("/dev/null", file == STDIN_FILENO ? O_WRONLY : O_RDONLY));
+    }
     pipe_signal_was_ignored = std::signal(SIGPIPE, SIG_IGN) == SIG_IGN;  // a closed pipe is then an error of the write
     std::signal(SIGCHLD, SIG_DFL);  // where it is ignored, nobody learns how a command ended
     Arguments arguments;
     try {
-        parse(arguments, argv + 1, argv + argc);
+        parse(arguments, {argv + 1, argv + argc});
         return run(arguments);
     } catch (const WrongUsage& wrong) {
-        say(wrong.what);
+        say(wrong.what());
         std::fputs(usage_of(command_named(arguments.word(0))).c_str(), stderr);
         return wrong_usage;
-    } catch (const OutputClosed&) {
-        return failed;
     } catch (const std::exception& error) {
         if (interrupted != 0) std::raise(interrupted);  // its handler is gone: whoever waits sees how we ended
-        say(error.what());
+        if (*error.what() != '\0') say(error.what());
         return failed;
     }
 }
