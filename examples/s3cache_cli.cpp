@@ -3,12 +3,11 @@
 
 #include "s3cache.hpp"
 
-#include <fcntl.h>         // open
-#include <openssl/evp.h>   // the hash of a command
-#include <poll.h>          // an output that takes nothing more for now
-#include <sys/resource.h>  // no core of ours beside a command's
-#include <sys/wait.h>      // how a command ended
-#include <unistd.h>        // read, write, isatty
+#include <fcntl.h>        // open
+#include <openssl/evp.h>  // the hash of a command
+#include <poll.h>         // an output that takes nothing more for now
+#include <sys/wait.h>     // how a command ended
+#include <unistd.h>       // read, write, isatty
 
 #include <cerrno>
 #include <climits>  // PIPE_BUF
@@ -29,16 +28,10 @@ namespace {
 
 using namespace std::chrono_literals;
 using namespace s3cache;
-using SteadyClock = std::chrono::steady_clock;
 using SystemClock = std::chrono::system_clock;
 
 enum Exit { done = 0, absent = 1, failed = 2, wrong_usage = 64 };
-
 using WrongUsage = std::invalid_argument;  // the usage is printed, too
-
-std::runtime_error system_error(const std::string& what) {
-    return std::runtime_error(what + ": " + std::strerror(errno));
-}
 
 // --- the command line's words ----------------------------------------------------------------------------------------
 
@@ -51,6 +44,7 @@ struct Arguments {
     std::string get(const std::string& option, const std::string& otherwise = {}) const {
         return has(option) ? options.at(option).back() : otherwise;
     }
+    std::vector<std::string> keys() const { return {words.begin() + 1, words.end()}; }
     std::string word(std::size_t number) const { return number < words.size() ? words[number] : ""; }
 };
 
@@ -84,7 +78,8 @@ bool pass_on(std::string_view data) {
 // An error without a text: the reader has seen enough, and there is nobody to tell.
 void put(std::string_view text) {
     if (pass_on(text)) return;
-    throw errno == EPIPE || errno == EBADF ? std::runtime_error("") : system_error("standard output");
+    if (errno == EPIPE || errno == EBADF) throw std::runtime_error("");
+    throw std::system_error(errno, std::generic_category(), "standard output");
 }
 
 // As printf.
@@ -152,21 +147,6 @@ void put_json(const std::string& key, const Info& info) {
         ",\"compressed\":" + (info.compressed ? "true" : "false") + ",\"kind\":" + or_null(name_of(info.kind)) + "}\n");
 }
 
-void put_text(const std::string& key, const Info& info) {
-    const auto line = [](const char* label, const std::string& text) {
-        if (!text.empty()) put(format("%-15s", label) + printable(text) + "\n");
-    };
-    line("key", key);
-    line("size", std::to_string(info.size) + (info.compressed ? " bytes, gzip" : " bytes"));
-    line("kind", info.kind ? name_of(info.kind) : "not recorded");
-    line("last modified", iso8601(info.last_modified));
-    line("expires", info.expires_at ? iso8601(*info.expires_at) : "never");
-    line("etag", info.etag);
-    line("content type", info.content_type);
-    line("version", info.version_id);
-    for (const auto& [name, value] : info.metadata) line("metadata", name + ": " + value);
-}
-
 void put_short(const std::string& key, const Info& info) {
     put(format("%12llu  ", static_cast<unsigned long long>(info.size)) + iso8601(info.last_modified) + "  " +
         printable(key) + "\n");
@@ -174,21 +154,29 @@ void put_short(const std::string& key, const Info& info) {
 
 void put_long(const std::string& key, const Info& info) {
     const auto now = SystemClock::now();
-    const std::string size = size_text(static_cast<double>(info.size));
     const std::string age = info.last_modified != TimePoint{} ? span_text(now - info.last_modified) + " old" : "";
     std::string expiry = "never expires";
     if (info.expires_at && *info.expires_at > now) expiry = "expires in " + span_text(*info.expires_at - now);
     if (info.expires_at && *info.expires_at <= now) expiry = "EXPIRED " + span_text(now - *info.expires_at) + " ago";
-    put(format("%-6s %-9s %-5s %-11s %-20s ", info.kind ? name_of(info.kind).c_str() : "-", size.c_str(),
-               info.compressed ? "gzip" : "", age.c_str(), expiry.c_str()) +
+    put(format("%-6s %-9s %-5s %-11s %-20s ", info.kind ? name_of(info.kind).c_str() : "-",
+               size_text(static_cast<double>(info.size)).c_str(), info.compressed ? "gzip" : "", age.c_str(),
+               expiry.c_str()) +
         printable(key) + "\n");
+}
+
+void put_text(const std::string& key, const Info& info) {
+    put_long(key, info);
+    put("  stored " + iso8601(info.last_modified) + (info.expires_at ? ", expires " + iso8601(*info.expires_at) : "") +
+        printable(", etag " + info.etag + ", " + info.content_type) + "\n");
+    for (const auto& [name, value] : info.metadata) put("  " + printable(name + ": " + value) + "\n");
 }
 
 // --- the cache that is meant -----------------------------------------------------------------------------------------
 
 // What is typed stands in the URL's place of it, because that may come from the environment.
-std::string with_parameter(std::string url, const std::string& name, const std::string& value) {
+std::string with_parameter(const std::string& url, const std::string& name, const std::string& value) {
     std::smatch there;
+    if (value.empty()) return url;
     if (!std::regex_search(url, there, std::regex("[?&]" + name + "=([^&]*)")))
         return url + (url.find('?') == std::string::npos ? "?" : "&") + name + "=" + value;
     return there.prefix().str() + there.str().substr(0, name.size() + 2) + value + there.suffix().str();
@@ -198,22 +186,15 @@ std::string place_of(const Arguments& arguments) {
     const char* url = std::getenv("S3CACHE_URL");
     std::string where = arguments.get("--bucket", url ? url : "");
     if (where.empty()) throw WrongUsage("which bucket? Give --bucket, or set S3CACHE_URL");
-    for (const std::string name : {"endpoint", "region"}) {
-        const std::string value = arguments.get("--" + name);
-        if (!value.empty()) where = with_parameter(std::move(where), name, value);
-    }
+    for (const std::string name : {"endpoint", "region"})
+        where = with_parameter(where, name, arguments.get("--" + name));
     return where;
 }
 
-Cache open_cache(const Arguments& arguments, Config config = {}) {
-    return Cache(place_of(arguments), std::move(config));
-}
-
-// --- progress, interruption ------------------------------------------------------------------------------------------
+// --- progress, interruption, input -----------------------------------------------------------------------------------
 
 // Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed.
-volatile std::sig_atomic_t interrupted = 0;
-volatile std::sig_atomic_t running_child = 0;
+volatile std::sig_atomic_t interrupted = 0, running_child = 0;
 bool pipe_signal_was_ignored = false;  // by whoever started us: a command is to find it as we did
 
 // What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
@@ -243,7 +224,7 @@ public:
     }
 
     bool operator()(const Progress& progress) {
-        const double seconds = Seconds(SteadyClock::now() - begun_).count();
+        const double seconds = Seconds(std::chrono::steady_clock::now() - begun_).count();
         is_drawn_ = shown_ && seconds > 1;
         if (!is_drawn_) return interrupted == 0;
         const double total = static_cast<double>(progress.total.value_or(0));
@@ -264,18 +245,16 @@ public:
 private:
     bool shown_, is_drawn_ = false;
     double taken_;
-    SteadyClock::time_point begun_ = SteadyClock::now();
+    std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
-
-// --- input -----------------------------------------------------------------------------------------------------------
 
 // A file, or standard input.
 Source source_of(const std::string& path) {
-    if (path != "-" && access(path.c_str(), R_OK) != 0) throw system_error(path);
+    if (path != "-" && access(path.c_str(), R_OK) != 0) throw std::system_error(errno, std::generic_category(), path);
     if (path != "-") return file(path);
     return [](char* buffer, std::size_t capacity) {
         const std::size_t count = std::fread(buffer, 1, capacity, stdin);
-        if (count == 0 && std::ferror(stdin)) throw system_error("standard input");
+        if (count == 0 && std::ferror(stdin)) throw std::system_error(errno, std::generic_category(), "standard input");
         return count;
     };
 }
@@ -342,29 +321,26 @@ int run_set(const Arguments& arguments) {
     options.progress = std::ref(bar);
     Config config;
     config.on_event = std::ref(bar);
-    Cache cache = open_cache(arguments, std::move(config));
+    Cache cache(place_of(arguments), std::move(config));
 
     Ahead input(source_of(path));
     catch_signals(SA_RESETHAND);  // a second one ends the program at once
-    const auto stored = [&] {
-        if (options.kind && options.kind != Kind::bytes) {
-            if (input.holds_all(checked_bytes_max)) return cache.set(key, {input.text, *options.kind}, options);
-            say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
-        }
-        const bool is_untouched = path != "-" && input.text.empty();
-        return is_untouched ? cache.set_file(key, path, options) : cache.set(key, input, options);
-    };
-    return found(stored(), key, "there is one already");
+    const char* otherwise = "there is one already";
+    if (options.kind && options.kind != Kind::bytes) {
+        if (input.holds_all(checked_bytes_max))
+            return found(cache.set(key, {input.text, *options.kind}, options), key, otherwise);
+        say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
+    }
+    const bool is_untouched = path != "-" && input.text.empty();
+    return found(is_untouched ? cache.set_file(key, path, options) : cache.set(key, input, options), key, otherwise);
 }
 
 int run_get(const Arguments& arguments) {
-    Cache cache = open_cache(arguments);
+    Cache cache(place_of(arguments));
     const std::string key = arguments.word(1), target = arguments.get("-o", "-");
     Bar bar(false, target != "-" || isatty(STDOUT_FILENO) == 0);
-    if (target != "-") {
-        catch_signals(SA_RESETHAND);  // a second one ends the program at once
-        return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
-    }
+    if (target != "-") catch_signals(SA_RESETHAND);  // a second one ends the program at once
+    if (target != "-") return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
     auto reader = cache.get_stream(key, {std::ref(bar)});
     if (!reader) return found(false, key);
     for (const std::string_view chunk : *reader) put(chunk);
@@ -372,16 +348,14 @@ int run_get(const Arguments& arguments) {
 }
 
 int run_rm(const Arguments& arguments) {
-    const std::vector<std::string> keys(arguments.words.begin() + 1, arguments.words.end());
-    for (const auto& removed : open_cache(arguments).remove_many(keys)) removed.value();
+    for (const auto& removed : Cache(place_of(arguments)).remove_many(arguments.keys())) removed.value();
     return done;
 }
 
 int run_stat(const Arguments& arguments) {
-    Cache cache = open_cache(arguments);
+    Cache cache(place_of(arguments));
     int status = done;
-    for (std::size_t i = 1; i < arguments.words.size(); ++i) {
-        const std::string& key = arguments.words[i];
+    for (const std::string& key : arguments.keys()) {
         const std::optional<Info> info = cache.stat(key);
         if (info) (arguments.has("--json") ? put_json : put_text)(key, *info);
         if (!info) status = found(false, key);
@@ -393,7 +367,7 @@ int run_ls(const Arguments& arguments) {
     const auto show = arguments.has("--json") ? put_json : arguments.has("-l") ? put_long : put_short;
     // A store's listing tells neither expiry nor kind, so that the full record costs one more request an entry.
     const auto look = show == put_short ? Look::shallow : Look::deep;
-    Cache cache = open_cache(arguments);
+    Cache cache(place_of(arguments));
     for (const auto& [key, info] : cache.list(arguments.word(1), look)) show(key, info);
     return done;
 }
@@ -401,7 +375,7 @@ int run_ls(const Arguments& arguments) {
 int run_touch(const Arguments& arguments) {
     if (!arguments.has("--ttl")) throw WrongUsage("touch wants --ttl");
     const Seconds ttl = duration(arguments.get("--ttl"));
-    return found(open_cache(arguments).touch(arguments.word(1), ttl), arguments.word(1));
+    return found(Cache(place_of(arguments)).touch(arguments.word(1), ttl), arguments.word(1));
 }
 
 int run_purge_or_clear(const Arguments& arguments) {
@@ -410,7 +384,7 @@ int run_purge_or_clear(const Arguments& arguments) {
     // A variable that is not set makes an empty PREFIX of `clear "$PREFIX"`: that is never taken for the whole bucket.
     if (is_clear && (is_all != prefix.empty() || is_all != (arguments.words.size() == 1)))
         throw WrongUsage("clear wants a PREFIX that is not empty, or --all");
-    Cache cache = open_cache(arguments);
+    Cache cache(place_of(arguments));
     const std::uint64_t count = is_clear ? cache.clear(prefix) : cache.purge_expired(prefix);
     put(std::to_string(count) + (is_clear ? "" : " expired") +
         (count == 1 ? " entry removed\n" : " entries removed\n"));
@@ -420,7 +394,7 @@ int run_purge_or_clear(const Arguments& arguments) {
 int run_presign(const Arguments& arguments) {
     const char* method = arguments.has("--put") ? "PUT" : "GET";
     const Seconds lifetime = duration(arguments.get("--expires", "1h"));
-    put(open_cache(arguments).presign(arguments.word(1), method, lifetime) + "\n");
+    put(Cache(place_of(arguments)).presign(arguments.word(1), method, lifetime) + "\n");
     return done;
 }
 
@@ -447,9 +421,8 @@ std::string key_of_run(Arguments arguments) {
         pieces += what + " " + std::to_string(piece.size()) + "\n" + piece;
     };
     const std::string key = arguments.get("--key");
-    if (key.empty()) {
-        for (const std::string& word : arguments.command) add("word", word);
-    }
+    if (!key.empty()) arguments.command.clear();
+    for (const std::string& word : arguments.command) add("word", word);
     for (const std::string& name : arguments.options["--env"]) {
         const char* value = std::getenv(name.c_str());
         add("variable", name);
@@ -464,8 +437,6 @@ std::string key_of_run(Arguments arguments) {
 int end_like(int wait_status) {
     if (WIFEXITED(wait_status)) return WEXITSTATUS(wait_status);
     const int signal_number = WTERMSIG(wait_status);
-    const rlimit no_core = {0, 0};  // the command has dumped its own, if any
-    setrlimit(RLIMIT_CORE, &no_core);
     std::signal(signal_number, SIG_DFL);
     std::raise(signal_number);
     return 128 + signal_number;
@@ -487,7 +458,7 @@ int replay(const Source& source) {
 class Run {
 public:
     explicit Run(const Arguments& arguments)
-        : command_(arguments.command), key_(key_of_run(arguments)), cache_(open_cache(arguments, configured())) {
+        : command_(arguments.command), key_(key_of_run(arguments)), cache_(place_of(arguments), configured()) {
         if (command_.empty()) throw WrongUsage("run wants -- and a command");
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
         options_.progress = [](const Progress&) { return interrupted == 0; };
@@ -520,7 +491,6 @@ private:
     Config configured() {
         Config config;
         config.connect_timeout = config.stall_timeout = 3s;
-        config.attempts_max = 3;
         config.breaker_failures = 1;
         config.breaker_pause = 24h;
         config.value_bytes_max = checked_bytes_max;
@@ -560,10 +530,10 @@ private:
         for (const std::string& word : command_) words.push_back(const_cast<char*>(word.c_str()));
         words.push_back(nullptr);
         int ends[2];
-        if (pipe(ends) != 0) throw system_error("pipe");
+        if (pipe(ends) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
         catch_signals(0);
         running_child = child_ = fork();
-        if (child_ < 0) throw system_error("fork");
+        if (child_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
         if (child_ == 0) {
             dup2(ends[1], STDOUT_FILENO);
             close(ends[0]);
@@ -626,22 +596,19 @@ private:
     std::future<void> renewer_{};
 };
 
-int run_run(const Arguments& arguments) { return Run(arguments).run(); }
-
 // --- lifecycle: rules by which the store itself keeps the bucket small -----------------------------------------------
-
-std::string days(const Arguments& arguments, const std::string& option, const std::string& otherwise) {
-    const std::string text = arguments.get(option, otherwise);
-    std::smatch parts;
-    if (std::regex_match(text, parts, std::regex("0*([0-9]{0,6})d?")) && text != "" && text != "d") return parts[1];
-    throw WrongUsage(option + " wants whole days, not " + text);
-}
 
 // The rules go to standard output, ready for a file; the lines that put them into force go beside them.
 int run_lifecycle(const Arguments& arguments) {
     const bool as_json = arguments.has("--json");
-    const std::string uploads = days(arguments, "--uploads", "1"), entries = days(arguments, "--expire", "0");
-    open_cache(arguments);  // refuses what is no place for a cache
+    const auto days = [&](const std::string& option, const std::string& otherwise) {
+        const std::string text = arguments.get(option, otherwise);
+        std::smatch parts;
+        if (std::regex_match(text, parts, std::regex("0*([0-9]{0,6})d?")) && text != "" && text != "d")
+            return parts[1].str();
+        throw WrongUsage(option + " wants whole days, not " + text);
+    };
+    static_cast<void>(Cache(place_of(arguments)));  // refuses what is no place for a cache
     std::smatch place;
     const std::string where = place_of(arguments);
     std::regex_match(where, place, std::regex("(?:[sS]3://)?([^/?]*)/?([^?]*).*"));
@@ -649,18 +616,18 @@ int run_lifecycle(const Arguments& arguments) {
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
     if (!as_json && prefix.find_first_of("<>&") != std::string::npos)
         throw WrongUsage("a prefix with <, > or & wants --json");
-    const auto add = [&](const std::string& id, const std::string& days, const std::string& action,
+    const auto add = [&](const std::string& id, const std::string& after, const std::string& action,
                          const std::string& unit) {
-        if (days.empty()) return;
+        if (after.empty()) return;
         if (!rules.empty()) rules += as_json ? ",\n" : "\n";
         rules += as_json ? "  {\"ID\":" + in_quotes(id + prefix) + ",\"Filter\":{\"Prefix\":" + in_quotes(prefix) +
-                               "},\"Status\":\"Enabled\",\"" + action + "\":{\"" + unit + "\":" + days + "}}"
+                               "},\"Status\":\"Enabled\",\"" + action + "\":{\"" + unit + "\":" + after + "}}"
                          : "  <Rule>\n    <ID>" + id + prefix + "</ID>\n    <Filter><Prefix>" + prefix +
                                "</Prefix></Filter>\n    <Status>Enabled</Status>\n    <" + action + "><" + unit + ">" +
-                               days + "</" + unit + "></" + action + ">\n  </Rule>";
+                               after + "</" + unit + "></" + action + ">\n  </Rule>";
     };
-    add("s3cache uploads ", uploads, "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
-    add("s3cache entries ", entries, "Expiration", "Days");
+    add("s3cache uploads ", days("--uploads", "1"), "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
+    add("s3cache entries ", days("--expire", "0"), "Expiration", "Days");
     put(as_json ? "{\"Rules\":[\n" + rules + "\n]}\n"
                 : "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\n" + rules +
                       "\n</LifecycleConfiguration>\n");
@@ -676,7 +643,7 @@ int run_lifecycle(const Arguments& arguments) {
 // What the trials work on: entries that nobody else has, and whose time is short should nobody remove them.
 struct Scratch {
     Cache cache;
-    std::string key{}, second_key{};
+    std::string key{}, other{};
     SetOptions options{Seconds(600)};
     std::optional<Seconds> clock_ahead{};  // of this machine's against the store's
 };
@@ -695,65 +662,60 @@ struct Trial {
 
 const Trial trials[] = {
     {"store an entry", true, "s3:PutObject", "", "",
-     [](Scratch& scratch) {
+     [](Scratch& on) {
          const auto before = SystemClock::now();
-         scratch.cache.set(scratch.key, scratch_value, scratch.options);
+         on.cache.set(on.key, scratch_value, on.options);
          const auto between = before + (SystemClock::now() - before) / 2;
-         const auto info = scratch.cache.try_stat(scratch.key);
+         const auto info = on.cache.try_stat(on.key);
          // When it was stored is told by the store's clock, to the second.
          if (info && *info && (*info)->last_modified != TimePoint{})
-             scratch.clock_ahead = between - ((*info)->last_modified + 500ms);
+             on.clock_ahead = between - ((*info)->last_modified + 500ms);
          return true;
      }},
     {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)",
      "what was just stored is not found, or what was never stored is", "",
-     [](Scratch& scratch) {
-         return scratch.cache.contains(scratch.key) && !scratch.cache.contains(scratch.second_key);
-     }},
+     [](Scratch& on) { return on.cache.contains(on.key) && !on.cache.contains(on.other); }},
     {"read it back", true, "s3:GetObject", "what comes back is not what was stored, or has lost its metadata",
      "a proxy or the store drops headers: try metadata_names=hyphen",
-     [](Scratch& scratch) {
-         const auto hit = scratch.cache.get(scratch.key);
+     [](Scratch& on) {
+         const auto hit = on.cache.get(on.key);
          return hit && hit->view() == scratch_value && hit->info().expires_at && hit->info().kind == Kind::text;
      }},
     {"store a stream in parts", false, "s3:PutObject and s3:AbortMultipartUpload", "what is stored is not whole",
      "store nothing longer than Config::part_bytes",
-     [](Scratch& scratch) {
+     [](Scratch& on) {
          const std::string body(part_bytes + 1, 'x');
-         scratch.cache.set(scratch.second_key, chunks(&body, &body + 1), scratch.options);
-         const auto info = scratch.cache.stat(scratch.second_key);
-         scratch.cache.remove(scratch.second_key);
+         on.cache.set(on.other, chunks(&body, &body + 1), on.options);
+         const auto info = on.cache.stat(on.other);
+         on.cache.remove(on.other);
          return info && info->size == body.size();
      }},
     // This cache wants conditions that the store itself checks, and refuses where it does not.
     {"store only if absent", false, "s3:PutObject", "it was stored over what is there, or not where nothing is",
      "let no machines compete by if_absent",
-     [](Scratch& scratch) {
-         scratch.options.if_absent = true;
-         return scratch.cache.set(scratch.second_key, scratch_value, scratch.options) &&
-                !scratch.cache.set(scratch.second_key, scratch_value, scratch.options);
+     [](Scratch& on) {
+         on.options.if_absent = true;
+         return on.cache.set(on.other, scratch_value, on.options) && !on.cache.set(on.other, scratch_value, on.options);
      }},
     {"store only if unchanged", false, "s3:PutObject", "it was stored over what has changed, or not over what has not",
      "let no machines compete by if_match",
-     [](Scratch& scratch) {
-         scratch.options.if_absent = false;
-         scratch.options.if_match = scratch.cache.stat(scratch.key).value_or(Info()).etag;
-         return scratch.cache.set(scratch.key, "changed", scratch.options) &&
-                !scratch.cache.set(scratch.key, "again", scratch.options);
+     [](Scratch& on) {
+         on.options.if_absent = false;
+         on.options.if_match = on.cache.stat(on.key).value_or(Info()).etag;
+         return on.cache.set(on.key, "changed", on.options) && !on.cache.set(on.key, "again", on.options);
      }},
     {"give it more time", false, "s3:GetObject and s3:PutObject", "the entry is not found",
-     "set entries again instead of touch",
-     [](Scratch& scratch) { return scratch.cache.touch(scratch.key, Seconds(600)); }},
+     "set entries again instead of touch", [](Scratch& on) { return on.cache.touch(on.key, Seconds(600)); }},
     {"list", false, "s3:ListBucket", "what was just stored is not listed", "do without ls, purge and clear here",
-     [](Scratch& scratch) {
+     [](Scratch& on) {
          bool is_there = false;  // in which order is the store's own affair
-         for (const auto& entry : scratch.cache.list(scratch.key)) is_there = is_there || entry.key == scratch.key;
+         for (const auto& entry : on.cache.list(on.key)) is_there = is_there || entry.key == on.key;
          return is_there;
      }},
     {"remove it", true, "s3:DeleteObject", "the entry is still there", "",
-     [](Scratch& scratch) {
-         scratch.cache.remove(scratch.key);
-         return !scratch.cache.try_contains(scratch.key).value_or(false);
+     [](Scratch& on) {
+         on.cache.remove(on.key);
+         return !on.cache.try_contains(on.key).value_or(false);
      }},
 };
 
@@ -791,8 +753,9 @@ std::string fix_for(const Error& error, const Trial& trial, Scratch& scratch) {
     for (const std::string scheme : {"http", "https"}) {
         if (!std::strstr(error.what(), ("try " + scheme + "://").c_str())) continue;
         const std::string endpoint = endpoint_written(scratch);
-        return "that port speaks " + std::string(scheme == "http" ? "HTTP" : "HTTPS") + ": write " + scheme +
-               endpoint.substr(endpoint.find("://"));
+        if (!endpoint.empty())
+            return "that port speaks " + std::string(scheme == "http" ? "HTTP" : "HTTPS") + ": write " + scheme +
+                   endpoint.substr(endpoint.find("://"));
     }
     if (name == "SignatureDoesNotMatch") return fix_of_signature(scratch);
     if (name == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
@@ -804,32 +767,29 @@ std::string fix_for(const Error& error, const Trial& trial, Scratch& scratch) {
     if (code == Errc::timed_out || code == Errc::network)
         return "is the endpoint right, the server up, no firewall or proxy in the way?";
     if (code == Errc::tls) return "name the PEM file of the store's authority in AWS_CA_BUNDLE";
-    if (code == Errc::invalid_argument) return "correct what it names: an option, a variable or a line of a file";
     return trial.do_without;
 }
 
 std::string row(const std::string& name, const std::string& verdict, const std::string& text = {}) {
-    return format("  %-32s", name.c_str()) + (text.empty() ? verdict : format("%-13s", verdict.c_str())) +
-           printable(text) + "\n";
+    return format("  %-32s%-*s", name.c_str(), text.empty() ? 0 : 13, verdict.c_str()) + printable(text) + "\n";
 }
 
 std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
 
 const char* verdict_of(const Finding& finding) {
-    constexpr const char* verdicts[] = {"used", "default", "BROKEN", "not asked"};
-    const bool is_passed_over = finding.verdict == Finding::Verdict::passed_over;
-    if (is_passed_over && finding.about.rfind("credentials", 0) == 0) return "passed over";
+    const bool is_source = finding.about.rfind("credentials", 0) == 0;
+    const char* verdicts[] = {"used", is_source ? "passed over" : "default", "BROKEN", "not asked"};
     return verdicts[static_cast<std::size_t>(finding.verdict)];
 }
 
-enum Health { works, works_in_part, only_reads, broken };
-constexpr const char* conclusions[] = {"The cache would work.", "The cache would work, but for what is marked NO.",
-                                       "Reading would work, storing would not: set read_only.",
-                                       "The cache would not work."};
+enum Health { works, works_in_part, broken, only_reads, cannot_store };
+constexpr const char* conclusions[] = {
+    "The cache would work.", "The cache would work, but for what is marked NO.", "The cache would not work.",
+    "Reading would work, storing would not: set read_only.", "The cache would not work: the rest was not tried."};
 
 Health try_out(const Trial& trial, Scratch& scratch) {
     const bool is_first = &trial == trials;
-    Health health = trial.is_needed ? broken : works_in_part;
+    Health health = is_first ? cannot_store : trial.is_needed ? broken : works_in_part;
     std::string cause = trial.flaw, fix = trial.do_without;
     try {
         if (trial.run(scratch)) return put(row(trial.name, "yes")), works;
@@ -838,24 +798,12 @@ Health try_out(const Trial& trial, Scratch& scratch) {
         cause.erase(0, cause.find(": ") + 2);  // the operation and the key, which is of no interest
         // Credentials that may not write are enough for a cache that others fill.
         const bool may_not = error.code() == Errc::denied && error.s3_code() != "SignatureDoesNotMatch";
-        if (is_first && may_not && scratch.cache.try_contains(scratch.second_key)) health = only_reads;
+        if (is_first && may_not && scratch.cache.try_contains(scratch.other)) health = only_reads;
         fix = health == only_reads ? "reading works: set read_only (Config::read_only), or allow s3:PutObject"
                                    : fix_for(error, trial, scratch);
     }
     put(row(trial.name, "NO") + "    " + printable(cause) + "\n" + fix_line(fix));
     return health;
-}
-
-Health try_all(Scratch& scratch) {
-    Health worst = works;
-    for (const Trial& trial : trials) {
-        worst = (std::max)(worst, try_out(trial, scratch));
-        if ((worst == works || &trial != trials) && interrupted == 0) continue;
-        put("  the rest was not tried\n");
-        break;
-    }
-    for (const std::string& key : {scratch.key, scratch.second_key}) static_cast<void>(scratch.cache.try_remove(key));
-    return worst;
 }
 
 std::string clock_row(const std::optional<Seconds>& ahead) {
@@ -877,16 +825,21 @@ int run_doctor(const Arguments& arguments) {
     Scratch scratch{Cache(where, std::move(config)), name, name + "-2"};
     catch_signals(SA_RESETHAND);  // a second one ends the program at once
     put("What the store does (s3cache " S3CACHE_VERSION ", tried with " + name + ")\n");
-    const Health health = try_all(scratch);
+    Health health = works;
+    for (const Trial& trial : trials) {
+        if (interrupted != 0 || health == cannot_store || health == only_reads) break;
+        health = (std::max)(health, try_out(trial, scratch));
+    }
+    for (const std::string& key : {scratch.key, scratch.other}) static_cast<void>(scratch.cache.try_remove(key));
     put("\nWhat was found\n");
     std::string region;
     for (const Finding& finding : scratch.cache.explain()) {
         const std::string& text = finding.text;
         if (finding.about == "region") region = text.substr(0, text.find(' '));
-        const std::string signed_for = text.substr(text.rfind(' ') + 1);
+        const bool is_place = finding.about == "requests go to" && finding.verdict == Finding::Verdict::used;
         if (finding.about == "clock")
             put(clock_row(scratch.clock_ahead));
-        else if (finding.about == "requests go to" && finding.verdict == Finding::Verdict::used && signed_for != region)
+        else if (is_place && text.substr(text.rfind(' ') + 1) != region)
             put(row("requests went to", "corrected", text) + fix_line("name that region: it spares a request"));
         else
             put(row(finding.about, verdict_of(finding), text));
@@ -896,8 +849,6 @@ int run_doctor(const Arguments& arguments) {
 }
 
 // --- the list of commands --------------------------------------------------------------------------------------------
-
-int run_help(const Arguments& arguments);
 
 struct Command {
     std::string_view synopsis;         // its name, and the options that it has besides the general ones
@@ -925,7 +876,8 @@ constexpr Command commands[] = {
     {"clear PREFIX | clear --all", 0, 1, run_purge_or_clear, "remove everything under the prefix, or everything", ""},
     {"presign [--put] [--expires T] KEY", 1, 1, run_presign, "a URL for someone without credentials",
      "T is 1h, and 7d at most. It outlives the entry's TTL, and hands out gzip where --gzip made it.\n"},
-    {"run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...", 0, 0, run_run,
+    {"run [--ttl T] [--key K] [--input FILE...] [--env NAME...] [--lease T] -- COMMAND ARG...", 0, 0,
+     [](const Arguments& arguments) { return Run(arguments).run(); },
      "print COMMAND's output from the cache; run it if there is none, once however many ask",
      "Kept is the output of a COMMAND that succeeded, if all of it could be passed on: under its words, the contents\n"
      "of each FILE and the value of each NAME, or under K. A cache that fails does not keep COMMAND from running.\n"
@@ -936,7 +888,7 @@ constexpr Command commands[] = {
      "uploads that nobody completed DAYS after they began (1 unless you say so; 0: no such rule).\n"},
     {"doctor", 0, 0, run_doctor, "why it does not work: credentials, endpoint, what the bucket takes, with fixes",
      "Exit status 0: the cache would work.\n"},
-    {"help [COMMAND]", 0, 1, run_help, "", ""},
+    {"help [COMMAND]", 0, 1, nullptr, "", ""},
 };
 
 const Command* command_named(std::string_view name) {
@@ -1002,8 +954,7 @@ void parse(Arguments& arguments, const std::vector<std::string>& words) {
             values.push_back(*++word);
         if (values.empty() != (most == 0))
             throw WrongUsage(most == 0 ? "no such option: " + text : name + " wants a value");
-        std::vector<std::string>& all = arguments.options[name];
-        all.insert(all.end(), values.begin(), values.end());
+        arguments.options[name].insert(arguments.options[name].end(), values.begin(), values.end());
     }
 }
 
@@ -1020,7 +971,7 @@ int run(const Arguments& arguments) {
         if (!has_option(std::string(general) + std::string(command->synopsis), option))
             throw WrongUsage(name + " has no option " + option);
     }
-    return command->run(arguments);
+    return command->run ? command->run(arguments) : run_help(arguments);
 }
 
 }  // namespace
