@@ -323,16 +323,15 @@ int run_set(const Arguments& arguments) {
     config.on_event = std::ref(bar);
     Cache cache(place_of(arguments), std::move(config));
 
-    Ahead input(source_of(path));
-    catch_signals(SA_RESETHAND);  // a second one ends the program at once
     const char* otherwise = "there is one already";
-    if (options.kind && options.kind != Kind::bytes) {
-        if (input.holds_all(checked_bytes_max))
-            return found(cache.set(key, {input.text, *options.kind}, options), key, otherwise);
-        say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
-    }
-    const bool is_untouched = path != "-" && input.text.empty();
-    return found(is_untouched ? cache.set_file(key, path, options) : cache.set(key, input, options), key, otherwise);
+    const bool is_checked = options.kind && options.kind != Kind::bytes;
+    catch_signals(SA_RESETHAND);  // a second one ends the program at once
+    if (path != "-" && !is_checked) return found(cache.set_file(key, path, options), key, otherwise);
+    Ahead input(source_of(path));
+    if (is_checked && input.holds_all(checked_bytes_max))
+        return found(cache.set(key, {input.text, *options.kind}, options), key, otherwise);
+    if (is_checked) say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
+    return found(cache.set(key, input, options), key, otherwise);
 }
 
 int run_get(const Arguments& arguments) {
@@ -888,7 +887,7 @@ constexpr Command commands[] = {
      "uploads that nobody completed DAYS after they began (1 unless you say so; 0: no such rule).\n"},
     {"doctor", 0, 0, run_doctor, "why it does not work: credentials, endpoint, what the bucket takes, with fixes",
      "Exit status 0: the cache would work.\n"},
-    {"help [COMMAND]", 0, 1, nullptr, "", ""},
+    {"help [COMMAND]", 0, 1, nullptr, "this, or more of one command", ""},
 };
 
 const Command* command_named(std::string_view name) {
