@@ -401,8 +401,7 @@ def run_leaves_signals_as_they_were(shell):
 def run_without_a_cache(shell):
     """Whatever is wrong with the cache the command runs, and one line says why it will run again."""
     nobody = {'AWS_ACCESS_KEY_ID': None, 'AWS_SECRET_ACCESS_KEY': None}
-    for changes in ({'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % closed_port()}, {'AWS_SECRET_ACCESS_KEY': WRONG_SECRET}, nobody,
-                    {'TMPDIR': '/no/such/folder'}):
+    for changes in ({'AWS_ENDPOINT_URL': 'http://127.0.0.1:%d' % closed_port()}, {'AWS_SECRET_ACCESS_KEY': WRONG_SECRET}, nobody):
         for script, wanted in (('echo out', 0), ('echo out; exit 5', 5)):
             command = Command(shell, script)
             for _ in range(2):
@@ -411,6 +410,17 @@ def run_without_a_cache(shell):
                 assert errors.startswith('s3cache: not cached: ') and WRONG_SECRET not in errors, errors
             assert command.runs() == 2
     assert shell.keys() == [], shell.keys()
+
+
+def run_without_room_for_a_long_output(shell):
+    """Which is a file before it is printed. What fits into memory needs none."""
+    nowhere = {'TMPDIR': '/no/such/folder'}
+    for size, wanted, told in ((1 << 20, b'x', 0), (20 << 20, b'y', 1)):
+        shell.run('--key', 'room', '--', 'sh', '-c', 'head -c %d /dev/zero | tr "\\0" x' % size)
+        status, out, errors = shell.call('run', '--key', 'room', '--', 'printf', 'y', changes=nowhere)
+        assert (status, out[:1], errors.count('\n')) == (0, wanted, told), (status, len(out), errors)
+        assert not told or errors.startswith('s3cache: not cached: '), errors
+        shell.call('rm', 'room')
 
 
 def run_before_a_store_that_hangs(shell):
