@@ -422,9 +422,12 @@ TEST_CASE("a source slower than the store has patience for is stored all the sam
             World world(options);
             Cache cache = world.cache(waiting(world));
             const std::string data = store::random_bytes(2 * part + 1000, 1);
-            std::size_t given = 0, asked = 0;
+            std::size_t given = 0, pause_at = 3000000;
             Source source = [&](char* buffer, std::size_t capacity) {
-                if (++asked % 3 == 0) std::this_thread::sleep_for(700ms);  // longer than a body may pause
+                if (given >= pause_at) {
+                    pause_at += 4500000;
+                    std::this_thread::sleep_for(700ms);  // longer than a body may pause
+                }
                 const std::size_t count = (std::min)({capacity, data.size() - given, std::size_t{1500000}});
                 data.copy(buffer, count, given);
                 given += count;
@@ -447,11 +450,12 @@ TEST_CASE("a body that pauses is never begun: what is sent is at hand whole", "[
     World world(options);
     Cache cache = world.cache(waiting(world));
     std::atomic<bool> half_sent{false};
-    std::size_t given = 0, asked = 0;
+    std::size_t given = 0, pause_at = part + part / 2;
     const std::size_t size = 2 * part + part / 2;
     Source source = [&](char* buffer, std::size_t capacity) {
         const std::size_t count = (std::min)({capacity, size - given, part / 4});
-        if (given > part && ++asked % 3 == 0) {
+        if (given >= pause_at) {
+            pause_at += part / 2 + part / 4;
             std::this_thread::sleep_for(800ms);
             for (const auto& request : world.s3.requests())
                 if (request.operation == "UploadPart" && request.status == 400) half_sent = true;
