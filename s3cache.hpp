@@ -6745,15 +6745,6 @@ inline constexpr int versions_tried_max = 3;
 struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
-    bool tend() override {
-        if (!plain.done) return true;
-        if (!prepare_next()) return false;
-        plain.session.drop(plain);
-        plain.session.start(plain);
-        return true;
-    }
-    // Whether the answer asks for another request, which this makes of the one that was sent.
-    virtual bool prepare_next() { return false; }
 
     Call plain;
 };
@@ -6762,8 +6753,8 @@ struct PlainJob : s3::Job {
 struct Pages {
     enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
 
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries)
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of) {}
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries, Seconds age = {})
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of), older_than(age) {}
 
     // The entries that could be read come before the error about one that could not.
     Result<std::optional<Entry>> next() {
@@ -6809,6 +6800,7 @@ struct Pages {
     std::string prefix;
     Look look;
     Kind kind;
+    Seconds older_than;      // what uploads are
     bytes::Pairs markers{};  // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
@@ -6858,7 +6850,11 @@ private:
         entry.info.size = listed.size;
         entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
         entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
-        const bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        // Without an id the request to abort would read as one to remove an object.
+        if (kind == Kind::uploads)
+            is_hidden = entry.info.etag.empty() || entry.info.last_modified == TimePoint() ||
+                        retry::seconds_between(entry.info.last_modified, core->now()) < older_than.count();
         if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
     }
 
@@ -7080,28 +7076,43 @@ inline Result<void> record_removal(Core& core, std::string_view key, const Resul
     return {};
 }
 
-// Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
-// then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
-// and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-struct ExpiredRemoval : PlainJob {
-    ExpiredRemoval(Session& session, const char* operation, std::string_view key)
-        : PlainJob(session, request(session.core(), operation, Method::head, key)) {}
+// Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
+// removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
+// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there a window of one
+// round trip is left.
+struct RemovalJob : PlainJob {
+    using PlainJob::PlainJob;
 
-    bool prepare_next() override {
-        s3::Request& request = plain.request;
-        if (request.method == Method::erase) {
-            if (plain.status() != 501 || request.headers.empty()) return false;
-            request.headers.clear();  // a store that has no conditional DELETE
-            return true;
-        }
+    bool tend() override {
+        if (!plain.done) return true;
+        const bool goes_on = plain.request.method == Method::head ? becomes_removal() : fits_store();
+        if (!goes_on) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
+    }
+    bool becomes_removal() {
+        const Core& core = plain.session.core();
         const auto found = interpret_look(plain.session, plain);
-        if (!found || !*found || !(*found)->expired(plain.session.core().unix_now())) return false;
-        if ((*found)->has_strong_etag()) request.header("if-match", (*found)->info.etag);
-        request.method = Method::erase;
+        if (!found || !*found || !(*found)->expired(core.unix_now())) return false;
+        if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
+        plain.request.method = Method::erase;
         // Nor is it removed once the clock by which it was found expired has turned out to be wrong.
-        const std::int64_t offset = plain.session.core().clock_offset_ms.load();
+        const std::int64_t offset = core.clock_offset_ms.load();
         plain.on_retry = [offset](const Exchange& erase) { return erase.clock_offset_ms == offset; };
         return true;
+    }
+    // Puts the request as this store takes it; false: it is as it should be.
+    bool fits_store() {
+        s3::Request& request = plain.request;
+        const bool has_no_conditions = plain.status() == 501 && !request.headers.empty();
+        if (has_no_conditions) request.headers.clear();
+        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
+        const auto decoded = bytes::unpercent(request.object, true);
+        const bool is_encoded =
+            plain.status() == 404 && !request.query.empty() && decoded && *decoded != request.object;
+        if (is_encoded) request.object = *decoded;
+        return has_no_conditions || is_encoded;
     }
 };
 
@@ -7138,7 +7149,7 @@ public:
         const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
                               config().expired == Expired::remove && !config().read_only;
         if (!is_to_go || core_.is_computing(key_)) return false;
-        exchange.session.start(removal_.emplace(exchange.session, "expire", key_).call());
+        exchange.session.start(removal_.emplace(exchange.session, request(core_, "expire", Method::head, key_)).call());
         return true;
     }
 
@@ -7167,7 +7178,7 @@ protected:
     bool is_refused_ = false, is_stale_ = false;
 
 private:
-    std::optional<ExpiredRemoval> removal_;
+    std::optional<RemovalJob> removal_;
 };
 
 // One get of a whole value, by itself or among many.
@@ -7759,12 +7770,6 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     return set(core, key, {nullptr, &source, opened.get(), path}, options);
 }
 
-inline bool is_one_put(const Config& config, const Item& item) {
-    const SetOptions& options = item.options;
-    return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-           !options.timeout && transfer::fits_one_put(config, item.payload.view());
-}
-
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
     return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
         Session session(core);
@@ -7774,9 +7779,11 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
                 const Item& item = items[i];
                 if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
                     return results[i] = std::move(allowed).error(), nullptr;
-                if (!is_one_put(core.config, item))
-                    return results[i] = set_payload(core, item.key, item.payload, item.options), nullptr;
-                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, item.options);
+                const SetOptions& how = item.options;
+                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
+                    !transfer::fits_one_put(core.config, item.payload.view()))
+                    return results[i] = set_payload(core, item.key, item.payload, how), nullptr;
+                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, how);
                 if (!write) return results[i] = std::move(write).error(), nullptr;
                 transfer::BodySum sum(session);
                 const std::string_view data = item.payload.view();
@@ -7858,18 +7865,20 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
 
 inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
-// Removes keys, in bulk where the store does that; what is left is asked for one by one, which repeats what is worth
-// repeating and tells of each key why it stays. Or does another job for each.
-struct Removal {
-    using Begin = std::function<std::unique_ptr<s3::Job>(std::size_t)>;
+// Of what a key names: the entry, the entry if it has expired, an upload in parts.
+enum class Task { remove, purge, sweep };
 
+// Removes keys, in bulk where the store does that; what is left is asked for one by one, which repeats what is worth
+// repeating and tells of each key why it stays.
+struct Removal {
     void run() {
         std::vector<std::size_t> batch;
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            if (const Result<void> fine = begin ? Result<void>() : check_key(core, "remove", keys[i], true); !fine)
+            const Result<void> fine = is_plain ? check_key(core, "remove", keys[i], true) : Result<void>();
+            if (!fine)
                 results[i] = fine;
             else
-                (!begin && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
+                (is_plain && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
@@ -7877,8 +7886,7 @@ struct Removal {
             session, singly.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 if (outage) return finish(singly[i], *outage, {}), nullptr;
-                if (begin) return begin(singly[i]);
-                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
+                return std::make_unique<RemovalJob>(session, request_for(singly[i]));
             },
             [&](std::size_t i, s3::Job& job) {
                 const Result<bool> removed = interpret_removal(session, job.call());
@@ -7886,6 +7894,13 @@ struct Removal {
                     outage = removed.error();
                 finish(singly[i], removed, timing_of(job.call(), 0));
             });
+    }
+    s3::Request request_for(std::size_t i) const {
+        if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
+        if (task == Task::remove) return request(core, "remove", Method::erase, keys[i]);
+        s3::Request abort = request(core, "sweep_uploads", Method::erase, keys[i]);
+        abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
+        return abort;
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
         if (batch.size() < 2 || outage) return ask_singly(batch);
@@ -7932,15 +7947,19 @@ struct Removal {
         }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
-        count += removed && *removed ? 1 : 0;
-        results[i] =
-            begin ? (removed ? Result<void>() : removed.error()) : record_removal(core, keys[i], removed, timing);
+        if (removed && *removed) ++count;
+        if (is_plain)
+            results[i] = record_removal(core, keys[i], removed, timing);
+        else if (!removed)
+            results[i] = removed.error();
     }
 
     Session& session;
     const std::vector<std::string>& keys;
     std::vector<Result<void>>& results;
-    Begin begin{};
+    const Task task = Task::remove;
+    const Entry* uploads = nullptr;  // to be swept
+    const bool is_plain = task == Task::remove;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
@@ -7964,81 +7983,47 @@ inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::
 
 // -- upkeep
 
-// What is done to each entry or upload below a prefix.
-struct Task {
-    const char* operation;
-    Pages::Kind kind;
-    int rounds_max;
-    // A job for one, or none if it is to stay. Empty: it is removed, with as many others as a request takes.
-    std::unique_ptr<s3::Job> (*begin)(Session& session, const Entry& entry, Seconds older_than);
-};
-
-inline constexpr Task clearing{"clear", Pages::Kind::with_scratch, 3, nullptr};
-
-inline std::unique_ptr<s3::Job> begin_purge(Session& session, const Entry& entry, Seconds) {
-    return std::make_unique<ExpiredRemoval>(session, "purge", entry.key);
-}
-inline constexpr Task purging{"purge_expired", Pages::Kind::with_scratch, 1, begin_purge};
-
-// Some stores encode a key without saying so: then there is no such upload under the key as it stands.
-struct Abort : PlainJob {
-    using PlainJob::PlainJob;
-    bool prepare_next() override {
-        const auto decoded = bytes::unpercent(plain.request.object, true);
-        if (plain.status() != 404 || !decoded || *decoded == plain.request.object) return false;
-        plain.request.object = *decoded;
-        return true;
-    }
-};
-
-inline std::unique_ptr<s3::Job> begin_abort(Session& session, const Entry& upload, Seconds older_than) {
-    // Without an id the request to abort would read as one to remove an object.
-    const TimePoint began = upload.info.last_modified;
-    if (upload.info.etag.empty() || began == TimePoint()) return nullptr;
-    if (retry::seconds_between(began, session.core().now()) < older_than.count()) return nullptr;
-    s3::Request abort = request(session.core(), "sweep_uploads", Method::erase, upload.key);
-    abort.query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
-    return std::make_unique<Abort>(session, std::move(abort));
-}
-inline constexpr Task sweeping{"sweep_uploads", Pages::Kind::uploads, 1, begin_abort};
-
-// Does a task, and tells how many are gone by that. What can be done is done, whatever fails but a page or the store; the
-// first failure is what is returned in the end. What takes more than one page may be gone through again until nothing is
-// found, because a store may skip keys when what lies before them goes; but not for ever, since others may be writing.
-inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const Task& task, std::string_view prefix,
+// Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
+// the store; the first failure is what is returned in the end.
+inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, std::string_view prefix,
                                   Seconds older_than) {
-    if (Result<void> fine = check_writable(*core, task.operation, prefix); !fine) return std::move(fine).error();
+    const bool clears = task == Task::remove;
+    const char* operation = clears ? "clear" : task == Task::purge ? "purge_expired" : "sweep_uploads";
+    if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
     const auto note = [&](const Result<void>& one) {
-        failed += one ? 0 : 1;
-        if (!one && !first) first = one.error();
+        if (one) return;
+        ++failed;
+        if (!first) first = one.error();
     };
-    for (int round = 0; round < task.rounds_max && !first; ++round) {
-        Pages pages(core, prefix, Look::shallow, task.kind);
+    // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what lies
+    // before them goes; but not for ever, since others may be writing.
+    for (int round = 0; round < (clears ? 3 : 1) && !first; ++round) {
+        const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
+        Pages pages(core, prefix, Look::shallow, kind, older_than);
         const std::uint64_t before = done;
         int count = 0;
-        for (bool goes_on = true; goes_on && !pages.is_last; ++count) {
-            const Result<void> listed = pages.next_page();
-            if (!listed) pages.page.clear();
+        for (; !pages.is_last; ++count) {
+            if (const Result<void> listed = pages.next_page(); !listed) {
+                note(listed);
+                break;
+            }
             std::vector<std::string> keys;
             for (const Entry& entry : pages.page) keys.push_back(entry.key);
             std::vector<Result<void>> results(keys.size());
-            Removal removal{pages.session, keys, results};
-            if (task.begin)
-                removal.begin = [&](std::size_t i) { return task.begin(pages.session, pages.page[i], older_than); };
+            Removal removal{pages.session, keys, results, task, pages.page.data()};
             removal.run();
             done += removal.count;
             for (const Result<void>& result : results) note(result);
-            note(listed);
-            goes_on = listed && !removal.outage;
+            if (removal.outage) break;
         }
         if (pages.trouble) note(*pages.trouble);
         if (done == before || count < 2) break;
     }
     if (!first) return done;
     if (done == 0 && failed == 1) return *first;
-    return Error(first->details(), std::string(task.operation) + ": " + bytes::number(done) + " removed, " +
+    return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
                                        bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
@@ -8198,16 +8183,6 @@ struct Computation {
     }
 };
 
-inline Result<void> check_compute(const Core& core, std::string_view key, const SetOptions& options,
-                                  const ComputeOptions& how) {
-    const Result<void> fine =
-        core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
-    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (!fine || in_range) return fine;
-    return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
-}
-
 using InFlight = Core::InFlight;
 
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
@@ -8240,7 +8215,13 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 // The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
 inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
                              const SetOptions& options, const ComputeOptions& how) {
-    if (Result<void> fine = check_compute(core, key, options, how); !fine) return std::move(fine).error();
+    const Result<void> fine =
+        core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
+    if (!fine) return fine.error();
+    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+    if (!in_range)
+        return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
     std::unique_lock<std::mutex> hold(core.in_flight_lock);
     if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
         if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
@@ -8306,13 +8287,14 @@ inline Result<void> check_config(const Config& config) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20))
             return refuse("a timeout of Config is negative or over 20 days");
     }
-    const auto is_out = [](int number, int least, int most) { return number < least || number > most; };
-    if (is_out(config.connections, 1, 1000)) return refuse("Config::connections is not within 1 and 1000");
+    if (config.connections < 1 || config.connections > 1000)
+        return refuse("Config::connections is not within 1 and 1000");
     if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
     if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
     if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
         return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
-    if (is_out(config.compression_level, 0, 9)) return refuse("Config::compression_level is not within 0 and 9");
+    if (config.compression_level < 0 || config.compression_level > 9)
+        return refuse("Config::compression_level is not within 0 and 9");
     if (config.default_ttl && !(config.default_ttl->count() > 0))
         return refuse("Config::default_ttl must be over zero");
     return {};
@@ -8498,13 +8480,13 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::clearing, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, Seconds());
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::purging, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, Seconds());
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::sweeping, prefix, older_than);
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
     return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
