@@ -6948,11 +6948,6 @@ std::vector<Result<T>> result_of_each(const char* operation, const List& list, c
 
 // -- outcomes: what an operation came to, as an event and in the counters
 
-struct Outcome {
-    const char* name;
-    std::uint64_t Stats::*counter = nullptr;
-};
-
 // What an operation moved and how long it took.
 struct Timing {
     http::Clock::time_point began{};  // empty: not to be reported
@@ -6961,12 +6956,12 @@ struct Timing {
 };
 inline Timing timing_of(const Exchange& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
-inline void record(Core& core, const char* operation, std::string_view key, const Outcome& outcome,
-                   std::string_view detail = {}, const Timing& timing = {}) {
-    if (outcome.counter) core.count(outcome.counter);
-    if (outcome.counter == &Stats::expired || outcome.counter == &Stats::malformed) core.count(&Stats::misses);
+inline void record(Core& core, const char* operation, std::string_view key, const char* outcome,
+                   std::uint64_t Stats::*counter = nullptr, std::string_view detail = {}, const Timing& timing = {}) {
+    if (counter) core.count(counter);
+    if (counter == &Stats::expired || counter == &Stats::malformed) core.count(&Stats::misses);
     if (!core.config.on_event) return;
-    Event event{operation, key, outcome.name};
+    Event event{operation, key, outcome};
     event.detail = detail;
     event.bytes = timing.bytes;
     event.status = timing.status;
@@ -6977,19 +6972,19 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
 inline Error record_error(Core& core, const char* operation, std::string_view key, Error error, Timing timing = {}) {
     timing.status = error.status();
     const bool is_damage = error.code() == Errc::damaged;
-    const Outcome outcome = is_damage ? Outcome{"damaged", &Stats::damaged} : Outcome{"error", &Stats::errors};
-    record(core, operation, key, outcome, error.what(), timing);
+    record(core, operation, key, is_damage ? "damaged" : "error", is_damage ? &Stats::damaged : &Stats::errors,
+           error.what(), timing);
     return error;
 }
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
     if (facts.expiry == entry::Expiry::malformed)
-        record(core, operation, key, {"malformed", &Stats::malformed}, "its expires_at is not a number");
+        record(core, operation, key, "malformed", &Stats::malformed, "its expires_at is not a number");
     else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
         return true;
     else
-        record(core, operation, key, {"expired", &Stats::expired});
+        record(core, operation, key, "expired", &Stats::expired);
     return false;
 }
 
@@ -7000,7 +6995,7 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
     if (result || !core.config.errors_are_misses) return result;
     const Errc code = result.error().code();
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
-    record(core, operation, key, {"tolerated", &Stats::tolerated}, result.error().what());
+    record(core, operation, key, "tolerated", &Stats::tolerated, result.error().what());
     return std::optional<T>();
 }
 
@@ -7072,7 +7067,7 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 inline Result<void> record_removal(Core& core, std::string_view key, const Result<bool>& removed,
                                    const Timing& timing) {
     if (!removed) return record_error(core, "remove", key, removed.error(), timing);
-    record(core, "remove", key, {"done", &Stats::removes}, {}, timing);
+    record(core, "remove", key, "done", &Stats::removes, {}, timing);
     return {};
 }
 
@@ -7166,7 +7161,7 @@ protected:
     bool is_missing() const {
         if (is_refused_) return true;
         const bool is_miss = is_absent(core_, exchange);
-        if (is_miss) record(core_, "get", key_, {"miss", &Stats::misses}, {}, timing());
+        if (is_miss) record(core_, "get", key_, "miss", &Stats::misses, {}, timing());
         return is_miss;
     }
     Timing timing() const { return timing_of(exchange, taken_); }
@@ -7196,7 +7191,7 @@ public:
         }
         if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key_, is_stale_ ? Outcome{"expired", &Stats::expired} : Outcome{"hit", &Stats::hits}, {},
+        record(core_, "get", key_, is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
         GetResult out{{}, std::move(facts_), is_stale_};
         Info& info = out.facts.info;
@@ -7261,7 +7256,7 @@ public:
         if (done() && (back_.empty() || !exchange.error)) {
             if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
         }
-        record(core_, "get", key_, {"hit", &Stats::hits});
+        record(core_, "get", key_, "hit", &Stats::hits);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
@@ -7372,7 +7367,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
             return Revalidated{false, std::move(got.value)};
         });
     const bool is_unchanged = is_usable(core, "get", key, **there);
-    if (is_unchanged) record(core, "get", key, {"unchanged", &Stats::unchanged});
+    if (is_unchanged) record(core, "get", key, "unchanged", &Stats::unchanged);
     return Revalidated{is_unchanged, {}};
 }
 
@@ -7624,7 +7619,7 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
     const Result<bool> honours = honours_conditions(session);
     if (honours && *honours) return true;
     if (core.config.conditions == Conditions::automatic)
-        return record(core, operation, key, {"unconditional", &Stats::unconditional}), false;
+        return record(core, operation, key, "unconditional", &Stats::unconditional), false;
     if (!honours) return about(operation, key, honours.error());
     return refusal(Errc::unsupported, operation, key,
                    "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
@@ -7732,8 +7727,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
 
 inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
     if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
-    const Outcome outcome = *stored ? Outcome{"done", &Stats::sets} : Outcome{"refused", &Stats::refused};
-    record(core, "set", key, outcome, {}, timing);
+    record(core, "set", key, *stored ? "done" : "refused", *stored ? &Stats::sets : &Stats::refused, {}, timing);
     return stored;
 }
 
@@ -8003,8 +7997,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
         const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
         Pages pages(core, prefix, Look::shallow, kind, older_than);
         const std::uint64_t before = done;
-        int count = 0;
-        for (; !pages.is_last; ++count) {
+        while (!pages.is_last) {
             if (const Result<void> listed = pages.next_page(); !listed) {
                 note(listed);
                 break;
@@ -8019,7 +8012,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
             if (removal.outage) break;
         }
         if (pages.trouble) note(*pages.trouble);
-        if (done == before || count < 2) break;
+        if (done == before || pages.pages < 2) break;
     }
     if (!first) return done;
     if (done == 0 && failed == 1) return *first;
@@ -8082,15 +8075,21 @@ struct Computation {
         is_early = is_due_early();
         if (is_fresh(before) && !is_early) return *std::move(before.value);
         if (is_early) {
-            record(core, "get_or_set", key, {"early"});
+            record(core, "get_or_set", key, "early");
             const std::lock_guard<std::mutex> hold(core.in_flight_lock);
             in_flight->stale_value = before.value;  // for those who ask meanwhile
             in_flight->done.notify_all();
         }
-        if (!(how.lease.count() > 0) || core.config.read_only) return made_or_old();
-        Lease lease(core, key, how.lease);
-        std::optional<Result<Value>> others = wait_for_turn(lease);
-        return others ? *std::move(others) : made_or_old();
+        std::optional<Lease> lease;
+        if (how.lease.count() > 0 && !core.config.read_only) {
+            lease.emplace(core, key, how.lease);
+            if (std::optional<Result<Value>> others = wait_for_turn(*lease)) return *std::move(others);
+        }
+        Result<Value> value = made();
+        if (value || !before.value) return value;
+        // What was there before may do.
+        record(core, "get_or_set", key, "stale", before.is_stale ? &Stats::stale : nullptr, value.error().what());
+        return *std::move(before.value);
     }
 
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
@@ -8146,25 +8145,18 @@ struct Computation {
             // The value is likelier there than the lease is free, and cheaper to ask for.
             std::optional<Value> value = others_value(session);
             if (!value) continue;
-            record(core, "get_or_set", key, {"waited", &Stats::waited});
+            record(core, "get_or_set", key, "waited", &Stats::waited);
             return value;
         }
     }
 
-    // If the producer fails, what was there before may do.
-    Result<Value> made_or_old() {
-        Result<Value> value = made();
-        if (value || !before.value) return value;
-        record(core, "get_or_set", key, {"stale", before.is_stale ? &Stats::stale : nullptr}, value.error().what());
-        return *std::move(before.value);
-    }
     // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
     Result<Value> made() {
         const TimePoint began = core.local_now();
         Result<Produced> made = producer();
         if (!made) return core.count(&Stats::computed), about("get_or_set", key, made.error());
         const double seconds = (std::max)(retry::seconds_between(began, core.local_now()), 0.001);
-        record(core, "get_or_set", key, {"computed", &Stats::computed});
+        record(core, "get_or_set", key, "computed", &Stats::computed);
         const Payload payload = made->negative ? nothing()
                                 : made->kind   ? Payload(made->data.data(), made->data.size(), *made->kind)
                                                : Payload(made->data);
@@ -8377,17 +8369,11 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     }
 }
 
-// An istream that throws at its end (exceptions(failbit)) must not: the end of a source is no error.
+// Its buffer is read, because an istream may throw at its end (exceptions(failbit)), which is no error of a source.
 S3CACHE_FN Source::Source(std::istream& in)
     : read_([&in](char* buffer, std::size_t capacity) {
-          const std::ios_base::iostate throwing = in.exceptions();
-          in.exceptions(std::ios_base::goodbit);
-          in.read(buffer, static_cast<std::streamsize>(capacity));
-          const auto count = static_cast<std::size_t>(in.gcount());
-          const bool failed = count == 0 && (in.bad() || !in.eof());
-          if (in.eof() && !in.bad()) in.clear(std::ios_base::eofbit);
-          if (!failed) in.exceptions(throwing & ~std::ios_base::eofbit);
-          return failed ? source_failed : count;
+          if (in.bad() || (in.fail() && !in.eof())) return source_failed;
+          return static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
