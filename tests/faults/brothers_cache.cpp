@@ -1,11 +1,5 @@
-// More cases of kinds of faults that were mended: what one test of a kind does not reach.
+// Of conditions, leases, removing and presigned URLs: waits that must end, clocks put right, answers half right.
 #include "world.hpp"
-
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <fcntl.h>
 
 using namespace s3cache;
 using namespace std::chrono_literals;
@@ -14,13 +8,10 @@ using fake_s3::Point;
 using store::code_of;
 using store::failure;
 using store::ok;
-using store::same;
 using store::text_of;
 using store::World;
 
 namespace {
-
-constexpr std::size_t part = std::size_t{5} << 20;
 
 // Real waits; nothing of World's that another thread could meet.
 Config waiting(World& world) {
@@ -65,16 +56,21 @@ SetOptions if_absent() {
 
 }  // namespace
 
-TEST_CASE("call_timeout ends a slow source of credentials, whoever asks it", "[brothers][timeout]") {
+TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of credentials",
+          "[brothers][timeout][cancel]") {
     World world;
     store::Folder folder;
-    for (const bool signs : {false, true}) {
-        CAPTURE(signs);
-        Cache cache = world.cache(with_slow_helper(limited(world), folder));
+    for (const bool cancels : {false, true}) {
+        CAPTURE(cancels);
+        Cache cache = world.cache(with_slow_helper(limited(world, cancels ? 60000ms : 300ms), folder));
+        std::thread other([&] {
+            std::this_thread::sleep_for(300ms);
+            if (cancels) cache.cancel();
+        });
         const auto began = std::chrono::steady_clock::now();
-        const Errc code = signs ? code_of(cache.try_presign("k", "GET", 60s)) : code_of(cache.try_get_stream("k"));
-        CHECK(code == Errc::timed_out);
+        CHECK(code_of(cache.try_presign("k", "GET", 60s)) == (cancels ? Errc::cancelled : Errc::timed_out));
         CHECK(since(began) < 5s);
+        other.join();
     }
     CHECK(world.s3.request_count() == 0);
 }
@@ -230,4 +226,55 @@ TEST_CASE("a control character that stands raw in a list of uploads is named", "
         "</ListMultipartUploadsResult>"));
     const Error error = failure(cache.try_sweep_uploads("", 1s));
     CHECK(store::holds(error.what(), "XML"));
+}
+
+// ---- counts ---------------------------------------------------------------------------------------------------------
+
+TEST_CASE("clear, purge and sweep tell how many went before a page could not be had", "[brothers][removing]") {
+    for (const char* operation : {"clear", "purge", "sweep"}) {
+        CAPTURE(operation);
+        fake_s3::Options options;
+        options.list_page_max = 3;
+        World world(options);
+        Cache cache = world.cache();
+        const std::string_view what = operation;
+        const store::Raw raw(world.s3.endpoint(), "", world.s3.access_key(), world.s3.secret_key(), "us-east-1");
+        world.s3.set_clock_offset(-100);
+        for (int i = 0; i < 9; ++i) {
+            const std::string key = "k" + std::to_string(i);
+            if (what == "sweep")
+                REQUIRE(raw.request("POST", "/bucket/" + key, {{"uploads", ""}}).status == 200);
+            else
+                world.put_expiring(key, "v", -10);
+        }
+        world.s3.set_clock_offset(0);
+        const char* lists = what == "sweep" ? "ListMultipartUploads" : "ListObjectsV2";
+        world.s3.add_fault(fake_s3::respond_error(403, "AccessDenied").on(lists).nth_time(2));
+        const auto gone = what == "clear"   ? cache.try_clear("")
+                          : what == "purge" ? cache.try_purge_expired()
+                                            : cache.try_sweep_uploads("", 1s);
+        const Error error = failure(gone);
+        CHECK(error.code() == Errc::denied);
+        CHECK(store::holds(error.what(), "3 removed"));
+    }
+}
+
+TEST_CASE("a purge stops asking a store that is gone", "[brothers][removing]") {
+    World world;
+    Config config = world.config();
+    config.connections = 2;
+    Cache cache = world.cache(config);
+    for (int i = 0; i < 50; ++i) world.put_expiring("k" + std::to_string(i), "v", -10);
+    world.always(fake_s3::reset_at(Point::before_effect), "HeadObject");
+    world.s3.clear_requests();
+    CHECK(code_of(cache.try_purge_expired()) == Errc::network);
+    CHECK(world.s3.request_count() < 20);
+    CHECK(world.s3.object_count() == 50);
+}
+
+TEST_CASE("an empty visitor is told nothing, and nothing throws", "[brothers][many]") {
+    World world;
+    world.put("k", "v");
+    Cache cache = world.cache();
+    CHECK_NOTHROW(cache.get_many({"k", "", "missing"}, Cache::Visit()));
 }
