@@ -6977,6 +6977,14 @@ inline Error record_error(Core& core, const char* operation, std::string_view ke
     return error;
 }
 
+// Of a write: false is that its condition was not met.
+inline Result<bool> record_write(Core& core, const char* operation, std::string_view key, Result<bool> done,
+                                 std::uint64_t Stats::*counter, const Timing& timing) {
+    if (!done) return record_error(core, operation, key, std::move(done).error(), timing);
+    record(core, operation, key, *done ? "done" : "refused", *done ? counter : &Stats::refused, {}, timing);
+    return done;
+}
+
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
     if (facts.expiry == entry::Expiry::malformed)
@@ -7062,13 +7070,6 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
     if (call.answer->text.empty()) return true;
     return refusal(Errc::protocol, request.operation, request.key,
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
-}
-
-inline Result<void> record_removal(Core& core, std::string_view key, const Result<bool>& removed,
-                                   const Timing& timing) {
-    if (!removed) return record_error(core, "remove", key, removed.error(), timing);
-    record(core, "remove", key, "done", &Stats::removes, {}, timing);
-    return {};
 }
 
 // Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
@@ -7725,12 +7726,6 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
 
 // -- set
 
-inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
-    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
-    record(core, "set", key, *stored ? "done" : "refused", *stored ? &Stats::sets : &Stats::refused, {}, timing);
-    return stored;
-}
-
 inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
                         double cost = 0) {
     Result<s3::Request> write = write_of(core, key, body, options, cost);
@@ -7745,7 +7740,7 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     if (stored && *stored) stored = upload.run();
     if (!stored && body.file && std::ferror(body.file))
         stored = file_error("set", key, std::string(body.path), "cannot read");
-    return record_set(core, key, std::move(stored), timing);
+    return record_write(core, "set", key, std::move(stored), &Stats::sets, timing);
 }
 
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
@@ -7786,7 +7781,7 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
             [&](std::size_t i, s3::Job& job) {
                 transfer::Put& put = static_cast<transfer::Put&>(job);
                 const Timing timing = timing_of(put.call(), items[i].payload.view().size());
-                results[i] = record_set(core, items[i].key, put.result(), timing);
+                results[i] = record_write(core, "set", items[i].key, put.result(), &Stats::sets, timing);
             });
     });
 }
@@ -7942,10 +7937,8 @@ struct Removal {
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
-        if (is_plain)
-            results[i] = record_removal(core, keys[i], removed, timing);
-        else if (!removed)
-            results[i] = removed.error();
+        if (is_plain) static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
+        results[i] = removed ? Result<void>() : removed.error();
     }
 
     Session& session;
@@ -7965,7 +7958,10 @@ inline Result<void> remove(Core& core, std::string_view key) {
     Session session(core);
     Call call(session, request(core, "remove", Method::erase, key));
     call.run();
-    return record_removal(core, key, interpret_removal(session, call), timing_of(call, 0));
+    const Result<bool> removed = interpret_removal(session, call);
+    return record_write(core, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
+        return Result<void>();
+    });
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
