@@ -8369,7 +8369,13 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
 S3CACHE_FN Source::Source(std::istream& in)
     : read_([&in](char* buffer, std::size_t capacity) {
           if (in.bad() || (in.fail() && !in.eof())) return source_failed;
-          return static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+          const auto count =
+              static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+          if (count == 0) {
+              in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
+              in.setstate(std::ios_base::eofbit);
+          }
+          return count;
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
