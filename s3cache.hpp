@@ -887,7 +887,9 @@ public:
     Result<void> try_remove(Key key);
     // What is known without the body; empty: missing or expired.
     Result<std::optional<Info>> try_stat(Key key);
-    Result<bool> try_contains(Key key);
+    Result<bool> try_contains(Key key) {
+        return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
+    }
     // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
     // S3 copies an object onto itself for that, which it does up to 5 GiB. Another writer of the very same bytes may be
     // undone, metadata and TTL, if it writes within the round trip between the look and the copy.
@@ -4779,11 +4781,6 @@ struct Facts {
     }
     // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
-    // Whether this is still what was seen before.
-    bool is_same_as(const Facts& seen) const {
-        return info.etag == seen.info.etag && info.last_modified == seen.info.last_modified &&
-               write_id == seen.write_id;
-    }
 };
 
 inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};
@@ -5006,7 +5003,10 @@ struct detail::Core {
     }
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        std::this_thread::sleep_for(time);
+        const auto before = cancels.load();
+        constexpr std::chrono::milliseconds slice{50};
+        for (; time.count() > 0 && cancels.load() == before; time -= slice)
+            std::this_thread::sleep_for((std::min)(time, slice));
     }
 
     void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
@@ -5057,22 +5057,27 @@ struct detail::Core {
     std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
-        std::thread::id owner = std::this_thread::get_id();
-        std::uint64_t process = http::process_id();
-        std::optional<Value> stale_value;  // still good while a new one is made
-        std::optional<Result<Value>> result;
-        std::size_t waiting = 0;
-        std::condition_variable done;
+        const std::string key;
+        const std::thread::id owner = std::this_thread::get_id();
+        const std::uint64_t process = http::process_id();
+        std::optional<Value> stale_value{};  // still good while a new one is made
+        std::optional<Result<Value>> result{};
+        std::vector<std::thread::id> waiting{};
+        std::condition_variable done{};
     };
     std::mutex in_flight_lock;
-    // Few at a time: a list of pairs is quicker to search than a map to compile.
-    std::vector<std::pair<std::string, std::shared_ptr<InFlight>>> in_flight;
-    std::vector<std::pair<std::thread::id, std::shared_ptr<InFlight>>> waits;  // for what a thread waits
+    std::vector<std::shared_ptr<InFlight>> in_flight;  // few at a time
 
-    // Whether a thread of this process is computing that key.
+    // With the lock held; null: no thread of this process (those of its parent are not here) is computing that key.
+    std::shared_ptr<InFlight> find_in_flight(std::string_view key) const {
+        for (const auto& one : in_flight) {
+            if (one->key == key && one->process == http::process_id()) return one;
+        }
+        return nullptr;
+    }
     bool is_computing(std::string_view key) {
         const std::lock_guard<std::mutex> hold(in_flight_lock);
-        return std::any_of(in_flight.begin(), in_flight.end(), [key](const auto& entry) { return entry.first == key; });
+        return find_in_flight(key) != nullptr;
     }
 
 private:
@@ -5315,6 +5320,7 @@ public:
         if (!overtime_) overtime_ = (std::max)(*limits_.deadline, now) + cleanup_overtime;
         limits_.deadline = overtime_;
     }
+    const credentials::Limits& limits() const { return limits_; }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
         std::uint64_t sum = 0;
@@ -6730,7 +6736,6 @@ using s3::request;
 using s3::Session;
 using transfer::Body;
 
-inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
 // How often an entry that is replaced under our hands is read or touched again.
 inline constexpr int versions_tried_max = 3;
 
@@ -6740,15 +6745,6 @@ inline constexpr int versions_tried_max = 3;
 struct PlainJob : s3::Job {
     PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
-    bool tend() override {
-        if (!plain.done) return true;
-        if (!prepare_next()) return false;
-        plain.session.drop(plain);
-        plain.session.start(plain);
-        return true;
-    }
-    // Whether the answer asks for another request, which this makes of the one that was sent.
-    virtual bool prepare_next() { return false; }
 
     Call plain;
 };
@@ -6757,18 +6753,18 @@ struct PlainJob : s3::Job {
 struct Pages {
     enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
 
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries)
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of) {}
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries, Seconds age = {})
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of), older_than(age) {}
 
     // The entries that could be read come before the error about one that could not.
     Result<std::optional<Entry>> next() {
         while (at == page.size()) {
             if (trouble) return *trouble;
             if (is_last) return std::optional<Entry>();
-            const Result<void> fine = next_page();
-            if (fine) continue;
-            trouble = fine.error();
-            at = page.size();
+            if (const Result<void> fine = next_page(); !fine) {
+                page.clear();
+                trouble = fine.error();
+            }
         }
         return std::optional<Entry>(std::move(page[at++]));
     }
@@ -6780,8 +6776,11 @@ struct Pages {
         Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
         call.run();
         if (!call.ok()) return session.failure(call);
-        const bool has_illegal = mark_illegal(call.answer->text);
-        auto got = xml::list_result(call.answer->text, kind == Kind::uploads ? "Upload" : "Contents");
+        std::string& text = call.answer->text;
+        const bool has_illegal = !xml::representable(text);  // a store that ignores encoding-type may write such keys
+        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && !bytes::is_blank(c); };
+        if (has_illegal) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
+        auto got = xml::list_result(text, kind == Kind::uploads ? "Upload" : "Contents");
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (xml::ListEntry& listed : got->entries) {
@@ -6801,6 +6800,7 @@ struct Pages {
     std::string prefix;
     Look look;
     Kind kind;
+    Seconds older_than;      // what uploads are
     bytes::Pairs markers{};  // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
@@ -6825,14 +6825,6 @@ private:
         }
         return sigv4::canonical_query(out);
     }
-    // A store that ignores encoding-type writes keys as they are.
-    static bool mark_illegal(std::string& text) {
-        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && c != '\n' && c != '\r' && c != '\t'; };
-        const bool has_any = std::any_of(text.begin(), text.end(), is_illegal);
-        if (has_any) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
-        return has_any;
-    }
-
     // What is wrong with the page, if anything. A store that ignores the markers sends the same pages for ever: each
     // page's first name is compared with that of an earlier page, which is moved on at each power of two, so that any
     // circle is found, in whatever order a store sorts.
@@ -6858,7 +6850,11 @@ private:
         entry.info.size = listed.size;
         entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
         entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
-        const bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
+        // Without an id the request to abort would read as one to remove an object.
+        if (kind == Kind::uploads)
+            is_hidden = entry.info.etag.empty() || entry.info.last_modified == TimePoint() ||
+                        retry::seconds_between(entry.info.last_modified, core->now()) < older_than.count();
         if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
     }
 
@@ -6895,7 +6891,7 @@ inline Result<void> check_key(const Core& core, const char* operation, std::stri
     const bool is_utf8 = utf8::valid(key);
     const char* wrong = is_utf8 ? nullptr : "the key is not UTF-8";
     if (key.find('\0') != std::string_view::npos) wrong = "the key holds a NUL";
-    if (core.prefix.size() + key.size() > key_bytes_max) wrong = "the key, with its prefix, is over 1024 bytes";
+    if (core.prefix.size() + key.size() > 1024) wrong = "the key, with its prefix, is over 1024 bytes";
     if (key.empty()) wrong = "the key is empty";
     if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
     if (!http::can_still_run())
@@ -6930,49 +6926,27 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 #endif
 }
 
-// Told what became of one of many, by its place.
-template <class T>
-using Tell = std::function<void(std::size_t, Result<T>)>;
-
 inline std::string_view key_of(std::string_view key) { return key; }
 inline std::string_view key_of(const Item& item) { return item.key; }
-// The results of many, of which `work` tells one by one. What is thrown on the way is the error of all that it did not
-// tell of. There are none only if there is no memory for them.
+// The results of many, each of which `work` puts into its place. What is thrown on the way is the error of all that have
+// none by then. There are none at all only if there is no memory for them.
 template <class T, class List, class Work>
 std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
         out.resize(list.size(), out_of_memory());
-        work(Tell<T>([&out](std::size_t i, Result<T> one) { out[i] = std::move(one); }));
+        work(out);
         return {};
     });
     for (std::size_t i = 0; !ran && i < out.size(); ++i) {
-        // Told of is what is no longer the very error that each began with.
-        const bool is_told = out[i] || &out[i].error().details() != &out_of_memory().details();
-        if (!is_told)
+        // What has no result is still the very error that each began with.
+        if (!out[i] && &out[i].error().details() == &out_of_memory().details())
             out[i] = never_throws([&]() -> Result<T> { return about(operation, key_of(list[i]), ran.error()); });
     }
     return out;
 }
 
 // -- outcomes: what an operation came to, as an event and in the counters
-
-struct Outcome {
-    const char* name;
-    std::uint64_t Stats::*counter = nullptr;
-    std::uint64_t Stats::*also = nullptr;
-};
-namespace outcomes {
-inline constexpr Outcome hit{"hit", &Stats::hits}, miss{"miss", &Stats::misses};
-inline constexpr Outcome expired{"expired", &Stats::expired, &Stats::misses};
-inline constexpr Outcome malformed{"malformed", &Stats::malformed, &Stats::misses};
-inline constexpr Outcome unchanged{"unchanged", &Stats::unchanged}, tolerated{"tolerated", &Stats::tolerated};
-inline constexpr Outcome stored{"done", &Stats::sets}, removed{"done", &Stats::removes};
-inline constexpr Outcome refused{"refused", &Stats::refused}, unconditional{"unconditional", &Stats::unconditional};
-inline constexpr Outcome error{"error", &Stats::errors}, damaged{"damaged", &Stats::damaged};
-inline constexpr Outcome early{"early"}, computed{"computed", &Stats::computed}, waited{"waited", &Stats::waited};
-inline constexpr Outcome stale{"stale", &Stats::stale};
-}  // namespace outcomes
 
 // What an operation moved and how long it took.
 struct Timing {
@@ -6982,12 +6956,12 @@ struct Timing {
 };
 inline Timing timing_of(const Exchange& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
-inline void record(Core& core, const char* operation, std::string_view key, const Outcome& outcome,
-                   std::string_view detail = {}, const Timing& timing = {}) {
-    if (outcome.counter) core.count(outcome.counter);
-    if (outcome.also) core.count(outcome.also);
+inline void record(Core& core, const char* operation, std::string_view key, const char* outcome,
+                   std::uint64_t Stats::*counter = nullptr, std::string_view detail = {}, const Timing& timing = {}) {
+    if (counter) core.count(counter);
+    if (counter == &Stats::expired || counter == &Stats::malformed) core.count(&Stats::misses);
     if (!core.config.on_event) return;
-    Event event{operation, key, outcome.name};
+    Event event{operation, key, outcome};
     event.detail = detail;
     event.bytes = timing.bytes;
     event.status = timing.status;
@@ -6997,19 +6971,28 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
 
 inline Error record_error(Core& core, const char* operation, std::string_view key, Error error, Timing timing = {}) {
     timing.status = error.status();
-    record(core, operation, key, error.code() == Errc::damaged ? outcomes::damaged : outcomes::error, error.what(),
-           timing);
+    const bool is_damage = error.code() == Errc::damaged;
+    record(core, operation, key, is_damage ? "damaged" : "error", is_damage ? &Stats::damaged : &Stats::errors,
+           error.what(), timing);
     return error;
+}
+
+// Of a write: false is that its condition was not met.
+inline Result<bool> record_write(Core& core, const char* operation, std::string_view key, Result<bool> done,
+                                 std::uint64_t Stats::*counter, const Timing& timing) {
+    if (!done) return record_error(core, operation, key, std::move(done).error(), timing);
+    record(core, operation, key, *done ? "done" : "refused", *done ? counter : &Stats::refused, {}, timing);
+    return done;
 }
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
     if (facts.expiry == entry::Expiry::malformed)
-        record(core, operation, key, outcomes::malformed, "its expires_at is not a number");
+        record(core, operation, key, "malformed", &Stats::malformed, "its expires_at is not a number");
     else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
         return true;
     else
-        record(core, operation, key, outcomes::expired);
+        record(core, operation, key, "expired", &Stats::expired);
     return false;
 }
 
@@ -7020,7 +7003,7 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
     if (result || !core.config.errors_are_misses) return result;
     const Errc code = result.error().code();
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
-    record(core, operation, key, outcomes::tolerated, result.error().what());
+    record(core, operation, key, "tolerated", &Stats::tolerated, result.error().what());
     return std::optional<T>();
 }
 
@@ -7089,30 +7072,44 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// Removes an entry only if a look finds it expired: nothing is removed because of one answer's date alone. If-Match
-// then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
-// and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
-struct ExpiredRemoval : PlainJob {
-    ExpiredRemoval(Session& session, const char* operation, std::string_view key,
-                   std::optional<entry::Facts> facts = {})
-        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen(std::move(facts)) {}
+// Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
+// removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
+// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there a window of one
+// round trip is left.
+struct RemovalJob : PlainJob {
+    using PlainJob::PlainJob;
 
-    bool prepare_next() override {
-        s3::Request& request = plain.request;
-        if (request.method == Method::erase) {
-            if (plain.status() != 501 || request.headers.empty()) return false;
-            request.headers.clear();  // a store that has no conditional DELETE
-            return true;
-        }
-        const auto found = interpret_look(plain.session, plain);
-        if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
-        if (!(*found)->expired(plain.session.core().unix_now())) return false;
-        if ((*found)->has_strong_etag()) request.header("if-match", (*found)->info.etag);
-        request.method = Method::erase;
+    bool tend() override {
+        if (!plain.done) return true;
+        const bool goes_on = plain.request.method == Method::head ? becomes_removal() : fits_store();
+        if (!goes_on) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
         return true;
     }
-
-    const std::optional<entry::Facts> seen;  // as what the entry is to be removed, and nothing else
+    bool becomes_removal() {
+        const Core& core = plain.session.core();
+        const auto found = interpret_look(plain.session, plain);
+        if (!found || !*found || !(*found)->expired(core.unix_now())) return false;
+        if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
+        plain.request.method = Method::erase;
+        // Nor is it removed once the clock by which it was found expired has turned out to be wrong.
+        const std::int64_t offset = core.clock_offset_ms.load();
+        plain.on_retry = [offset](const Exchange& erase) { return erase.clock_offset_ms == offset; };
+        return true;
+    }
+    // Puts the request as this store takes it; false: it is as it should be.
+    bool fits_store() {
+        s3::Request& request = plain.request;
+        const bool has_no_conditions = plain.status() == 501 && !request.headers.empty();
+        if (has_no_conditions) request.headers.clear();
+        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
+        const auto decoded = bytes::unpercent(request.object, true);
+        const bool is_encoded =
+            plain.status() == 404 && !request.query.empty() && decoded && *decoded != request.object;
+        if (is_encoded) request.object = *decoded;
+        return has_no_conditions || is_encoded;
+    }
 };
 
 // -- reading
@@ -7148,7 +7145,7 @@ public:
         const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
                               config().expired == Expired::remove && !config().read_only;
         if (!is_to_go || core_.is_computing(key_)) return false;
-        exchange.session.start(removal_.emplace(exchange.session, "expire", key_, facts_).call());
+        exchange.session.start(removal_.emplace(exchange.session, request(core_, "expire", Method::head, key_)).call());
         return true;
     }
 
@@ -7165,7 +7162,7 @@ protected:
     bool is_missing() const {
         if (is_refused_) return true;
         const bool is_miss = is_absent(core_, exchange);
-        if (is_miss) record(core_, "get", key_, outcomes::miss, {}, timing());
+        if (is_miss) record(core_, "get", key_, "miss", &Stats::misses, {}, timing());
         return is_miss;
     }
     Timing timing() const { return timing_of(exchange, taken_); }
@@ -7177,7 +7174,7 @@ protected:
     bool is_refused_ = false, is_stale_ = false;
 
 private:
-    std::optional<ExpiredRemoval> removal_;
+    std::optional<RemovalJob> removal_;
 };
 
 // One get of a whole value, by itself or among many.
@@ -7195,7 +7192,8 @@ public:
         }
         if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing());
+        record(core_, "get", key_, is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
+               timing());
         GetResult out{{}, std::move(facts_), is_stale_};
         Info& info = out.facts.info;
         if (!info.kind) info.kind = entry::classify(value_);
@@ -7259,7 +7257,7 @@ public:
         if (done() && (back_.empty() || !exchange.error)) {
             if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
         }
-        record(core_, "get", key_, outcomes::hit);
+        record(core_, "get", key_, "hit", &Stats::hits);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
@@ -7332,10 +7330,10 @@ inline Result<std::optional<Value>> get(Core& core, std::string_view key, const 
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
     const GetRequest wanted{};
-    const auto told = result_of_each<void>("get", keys, [&](const Tell<void>& tell) {
+    const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
         Session session(core);
         const auto finish = [&](std::size_t i, Result<GetResult> got) {
-            tell(i, {});
+            done[i] = {};
             visit(keys[i], value_of(core, keys[i], std::move(got)));
         };
         s3::run_all(
@@ -7370,7 +7368,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
             return Revalidated{false, std::move(got.value)};
         });
     const bool is_unchanged = is_usable(core, "get", key, **there);
-    if (is_unchanged) record(core, "get", key, outcomes::unchanged);
+    if (is_unchanged) record(core, "get", key, "unchanged", &Stats::unchanged);
     return Revalidated{is_unchanged, {}};
 }
 
@@ -7622,7 +7620,7 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
     const Result<bool> honours = honours_conditions(session);
     if (honours && *honours) return true;
     if (core.config.conditions == Conditions::automatic)
-        return record(core, operation, key, outcomes::unconditional), false;
+        return record(core, operation, key, "unconditional", &Stats::unconditional), false;
     if (!honours) return about(operation, key, honours.error());
     return refusal(Errc::unsupported, operation, key,
                    "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
@@ -7651,7 +7649,7 @@ public:
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
-        if (is_ours_) static_cast<void>(http::shielded([this] { return give_back(), true; }, false));
+        if (is_ours_) http::shielded([this] { return give_back(); }, false);
     }
 
     // False: another has it.
@@ -7671,23 +7669,25 @@ public:
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
         if (!*is_safe) core_.sleep(lease_settles);
-        is_ours_ = *is_safe || !etag_if_ours(session).empty();
+        is_ours_ = *is_safe || look_if_ours(session);
         return is_ours_;
     }
 
 private:
-    std::string etag_if_ours(Session& session) const {
-        const auto there = look(session, "lease", name_);
-        return there && *there && (*there)->write_id == write_id_ ? (*there)->info.etag : std::string();
+    std::optional<entry::Facts> look_if_ours(Session& session) const {
+        auto there = look(session, "lease", name_);
+        return there && *there && (*there)->write_id == write_id_ ? *std::move(there) : std::nullopt;
     }
     // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
-    void give_back() const {
+    bool give_back() const {
         Session session(core_);
         session.allow_cleanup();
-        const std::string etag = etag_if_ours(session);
-        if (etag.empty()) return;
-        Call erase(session, request(core_, "lease", Method::erase, name_).header("if-match", etag));
+        const auto ours = look_if_ours(session);
+        if (!ours) return true;
+        Call erase(session, request(core_, "lease", Method::erase, name_));
+        if (ours->has_strong_etag()) erase.request.header("if-match", ours->info.etag);
         erase.run();
+        return true;
     }
 
     Core& core_;
@@ -7726,31 +7726,21 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
 
 // -- set
 
-inline Result<bool> record_set(Core& core, std::string_view key, Result<bool> stored, const Timing& timing) {
-    if (!stored) return record_error(core, "set", key, std::move(stored).error(), timing);
-    record(core, "set", key, *stored ? outcomes::stored : outcomes::refused, {}, timing);
-    return stored;
-}
-
-inline Result<bool> set_unrecorded(Session& session, s3::Request write, const Body& body, const SetOptions& options) {
-    const auto plan = transfer::plan_parts(session.core().config, body.size(), options.compress);
-    if (!plan) return about("set", write.key, plan.error());
-    std::optional<Lease> claim;
-    transfer::Upload upload(session, std::move(write), *plan, body, options);
-    Result<bool> stored = is_condition_met(session, upload.request, claim);
-    if (stored && *stored) stored = upload.run();
-    if (!stored && body.file && std::ferror(body.file))
-        return file_error("set", upload.request.key, std::string(body.path), "cannot read");
-    return stored;
-}
-
 inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
                         double cost = 0) {
     Result<s3::Request> write = write_of(core, key, body, options, cost);
     if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
+    const auto plan = transfer::plan_parts(core.config, body.size(), options.compress);
+    if (!plan) return record_error(core, "set", key, about("set", key, plan.error()), timing);
     Session session(core, options.timeout);
-    return record_set(core, key, set_unrecorded(session, *std::move(write), body, options), timing);
+    std::optional<Lease> claim;
+    transfer::Upload upload(session, *std::move(write), *plan, body, options);
+    Result<bool> stored = is_condition_met(session, upload.request, claim);
+    if (stored && *stored) stored = upload.run();
+    if (!stored && body.file && std::ferror(body.file))
+        stored = file_error("set", key, std::string(body.path), "cannot read");
+    return record_write(core, "set", key, std::move(stored), &Stats::sets, timing);
 }
 
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
@@ -7769,25 +7759,21 @@ inline Result<bool> set_file(Core& core, std::string_view key, const std::string
     return set(core, key, {nullptr, &source, opened.get(), path}, options);
 }
 
-inline bool is_one_put(const Config& config, const Item& item) {
-    const SetOptions& options = item.options;
-    return !options.compress && !options.if_absent && options.if_match.empty() && !options.progress &&
-           !options.timeout && transfer::fits_one_put(config, item.payload.view());
-}
-
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    const auto work = [&](const Tell<bool>& tell) {
+    return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
         Session session(core);
         s3::run_all(
             session, items.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 const Item& item = items[i];
                 if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return tell(i, std::move(allowed).error()), nullptr;
-                if (!is_one_put(core.config, item))
-                    return tell(i, set_payload(core, item.key, item.payload, item.options)), nullptr;
-                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, item.options);
-                if (!write) return tell(i, std::move(write).error()), nullptr;
+                    return results[i] = std::move(allowed).error(), nullptr;
+                const SetOptions& how = item.options;
+                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
+                    !transfer::fits_one_put(core.config, item.payload.view()))
+                    return results[i] = set_payload(core, item.key, item.payload, how), nullptr;
+                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, how);
+                if (!write) return results[i] = std::move(write).error(), nullptr;
                 transfer::BodySum sum(session);
                 const std::string_view data = item.payload.view();
                 return std::make_unique<transfer::Put>(session, *std::move(write), data, sum.update(data));
@@ -7795,10 +7781,9 @@ inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& i
             [&](std::size_t i, s3::Job& job) {
                 transfer::Put& put = static_cast<transfer::Put&>(job);
                 const Timing timing = timing_of(put.call(), items[i].payload.view().size());
-                tell(i, record_set(core, items[i].key, put.result(), timing));
+                results[i] = record_write(core, "set", items[i].key, put.result(), &Stats::sets, timing);
             });
-    };
-    return result_of_each<bool>("set", items, work);
+    });
 }
 
 // -- get_file
@@ -7869,28 +7854,20 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
 
 inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
-inline s3::Request bulk_request(const std::string& list) {
-    s3::Request out = s3::bucket_request("remove_many", Method::post, "delete=");
-    out.body = list;
-    const auto sha = digest::sha256(list);
-    out.payload_hash = bytes::hex(digest::as_text(sha));
-    out.header("content-type", "application/xml");
-    // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
-    if (const auto md5 = digest::md5(list))
-        return std::move(out).header("content-md5", bytes::base64(digest::as_text(*md5)));
-    return std::move(out).header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
-}
+// Of what a key names: the entry, the entry if it has expired, an upload in parts.
+enum class Task { remove, purge, sweep };
 
-// Removes keys, in bulk where the store does that. Keys of which a bulk answer says nothing certain, or that failed in
-// passing, are asked for one by one: that repeats what is worth repeating.
+// Removes keys, in bulk where the store does that; what is left is asked for one by one, which repeats what is worth
+// repeating and tells of each key why it stays.
 struct Removal {
     void run() {
         std::vector<std::size_t> batch;
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            if (const Result<void> fine = check_key(core, "remove", keys[i], true); !fine)
-                tell(i, fine.error());
+            const Result<void> fine = is_plain ? check_key(core, "remove", keys[i], true) : Result<void>();
+            if (!fine)
+                results[i] = fine;
             else
-                (xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
+                (is_plain && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
@@ -7898,7 +7875,7 @@ struct Removal {
             session, singly.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<s3::Job> {
                 if (outage) return finish(singly[i], *outage, {}), nullptr;
-                return std::make_unique<PlainJob>(session, request(core, "remove", Method::erase, keys[singly[i]]));
+                return std::make_unique<RemovalJob>(session, request_for(singly[i]));
             },
             [&](std::size_t i, s3::Job& job) {
                 const Result<bool> removed = interpret_removal(session, job.call());
@@ -7906,6 +7883,13 @@ struct Removal {
                     outage = removed.error();
                 finish(singly[i], removed, timing_of(job.call(), 0));
             });
+    }
+    s3::Request request_for(std::size_t i) const {
+        if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
+        if (task == Task::remove) return request(core, "remove", Method::erase, keys[i]);
+        s3::Request abort = request(core, "sweep_uploads", Method::erase, keys[i]);
+        abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
+        return abort;
     }
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
         if (batch.size() < 2 || outage) return ask_singly(batch);
@@ -7916,7 +7900,14 @@ struct Removal {
             list += "</Key></Object>";
         }
         list += "</Delete>";
-        Call call(session, bulk_request(list));
+        Call call(session, s3::bucket_request("remove_many", Method::post, "delete="));
+        const auto sha = digest::sha256(list);
+        const auto md5 = digest::md5(list);  // which old stores want, and a FIPS build of OpenSSL does not have
+        call.request.body = list;
+        call.request.payload_hash = bytes::hex(digest::as_text(sha));
+        call.request.header("content-type", "application/xml")
+            .header(md5 ? "content-md5" : "x-amz-checksum-sha256",
+                    bytes::base64(md5 ? digest::as_text(*md5) : digest::as_text(sha)));
         call.run();
         call.request.operation = "remove";  // what errors are about from here on
         if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
@@ -7927,129 +7918,102 @@ struct Removal {
         ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
     void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
-    // Removed is what the answer has no error of. An error without a key may be that of any.
-    void take_in(const std::vector<std::size_t>& batch, Call& call, const std::vector<xml::ListEntry>& errors) {
+    // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
+    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
+        const auto is_of = [this](const xml::ListEntry& error, std::size_t i) {
+            return error.key.size() == core.prefix.size() + keys[i].size() && error.key == core.object(keys[i]);
+        };
+        const auto is_strange = [&](const xml::ListEntry& error) {
+            return std::none_of(batch.begin(), batch.end(), [&](std::size_t i) { return is_of(error, i); });
+        };
+        if (std::any_of(errors.begin(), errors.end(), is_strange)) return ask_singly(batch);
         for (const std::size_t i : batch) {
-            const std::string object = core.object(keys[i]);
-            const auto error = std::find_if(errors.begin(), errors.end(), [&](const xml::ListEntry& one) {
-                return (one.key.empty() || one.key == object) && one.code != "NoSuchKey";
-            });
-            if (error == errors.end()) {
-                finish(i, true, timing_of(call, 0));
-                continue;
-            }
-            call.request.key = keys[i];
-            call.fault = xml::ErrorBody{error->code, error->message, {}, {}};
-            const Error why = session.failure(call);
-            if (error->key.empty() || why.retryable())
+            const auto is_its = [&](const xml::ListEntry& error) { return is_of(error, i); };
+            if (std::any_of(errors.begin(), errors.end(), is_its))
                 singly.push_back(i);
             else
-                finish(i, why, timing_of(call, 0));
+                finish(i, true, timing_of(call, 0));
         }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
-        if (!removed) return tell(i, record_error(core, "remove", keys[i], removed.error(), timing));
-        record(core, "remove", keys[i], outcomes::removed, {}, timing);
-        tell(i, {});
+        if (removed && *removed) ++count;
+        if (is_plain) static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
+        results[i] = removed ? Result<void>() : removed.error();
     }
 
     Session& session;
     const std::vector<std::string>& keys;
-    const Tell<void>& tell;
+    std::vector<Result<void>>& results;
+    const Task task = Task::remove;
+    const Entry* uploads = nullptr;  // to be swept
+    const bool is_plain = task == Task::remove;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
+    std::uint64_t count = 0;        // of what is gone by this
 };
 
 inline Result<void> remove(Core& core, std::string_view key) {
-    Result<void> out;
+    if (Result<void> fine = check_key(core, "remove", key, true); !fine) return fine;
     Session session(core);
-    const Tell<void> tell = [&out](std::size_t, Result<void> removed) { out = std::move(removed); };
-    Removal{session, {std::string(key)}, tell}.run();
-    return out;
+    Call call(session, request(core, "remove", Method::erase, key));
+    call.run();
+    const Result<bool> removed = interpret_removal(session, call);
+    return record_write(core, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
+        return Result<void>();
+    });
 }
 
 inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](const Tell<void>& tell) {
+    return result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
         Session session(core);
-        Removal{session, keys, tell}.run();
+        Removal{session, keys, results}.run();
     });
 }
 
 // -- upkeep
 
-// Does a job for each entry or upload below the prefix, or else (no `begin`) removes all there is; how many are gone by
-// that. What can be done is done, whatever fails; the first failure is what is returned in the end. What takes more
-// than one page may be gone through again until nothing is found, because a store may skip keys when what lies before
-// them goes; but not for ever, since others may be writing.
-inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, const char* operation, std::string_view prefix,
-                                  Pages::Kind kind, int rounds_max,
-                                  const std::function<std::unique_ptr<s3::Job>(Session&, const Entry&)>& begin) {
+// Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
+// the store; the first failure is what is returned in the end.
+inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, std::string_view prefix,
+                                  Seconds older_than) {
+    const bool clears = task == Task::remove;
+    const char* operation = clears ? "clear" : task == Task::purge ? "purge_expired" : "sweep_uploads";
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
-    const Tell<void> tell = [&](std::size_t, const Result<void>& removed) {
-        ++(removed ? done : failed);
-        if (!removed && !first) first = removed.error();
+    const auto note = [&](const Result<void>& one) {
+        if (one) return;
+        ++failed;
+        if (!first) first = one.error();
     };
-    for (int round = 0; round < rounds_max; ++round) {
-        Pages pages(core, prefix, Look::shallow, kind);
+    // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what lies
+    // before them goes; but not for ever, since others may be writing.
+    for (int round = 0; round < (clears ? 3 : 1) && !first; ++round) {
+        const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
+        Pages pages(core, prefix, Look::shallow, kind, older_than);
         const std::uint64_t before = done;
-        int count = 0;
-        for (; !pages.is_last; ++count) {
-            if (Result<void> fine = pages.next_page(); !fine) return std::move(fine).error();
+        while (!pages.is_last) {
+            if (const Result<void> listed = pages.next_page(); !listed) {
+                note(listed);
+                break;
+            }
             std::vector<std::string> keys;
             for (const Entry& entry : pages.page) keys.push_back(entry.key);
-            if (!begin) Removal{pages.session, keys, tell}.run();
-            s3::run_all(
-                pages.session, begin ? keys.size() : 0, core->config.connections,
-                [&](std::size_t i) { return begin(pages.session, pages.page[i]); },
-                [&](std::size_t i, s3::Job& job) {
-                    const Result<bool> removed = interpret_removal(pages.session, job.call());
-                    if (!removed || *removed) tell(i, removed ? Result<void>() : removed.error());
-                });
+            std::vector<Result<void>> results(keys.size());
+            Removal removal{pages.session, keys, results, task, pages.page.data()};
+            removal.run();
+            done += removal.count;
+            for (const Result<void>& result : results) note(result);
+            if (removal.outage) break;
         }
-        if (pages.trouble) tell(0, *pages.trouble);
-        if (first || done == before || count < 2) break;
+        if (pages.trouble) note(*pages.trouble);
+        if (done == before || pages.pages < 2) break;
     }
     if (!first) return done;
+    if (done == 0 && failed == 1) return *first;
     return Error(first->details(), std::string(operation) + ": " + bytes::number(done) + " removed, " +
                                        bytes::number(failed) + " failed, the first with: " + first->what());
-}
-
-inline Result<std::uint64_t> clear(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    return tidy(core, "clear", prefix, Pages::Kind::with_scratch, 3, {});
-}
-
-inline Result<std::uint64_t> purge_expired(const std::shared_ptr<Core>& core, std::string_view prefix) {
-    return tidy(core, "purge_expired", prefix, Pages::Kind::with_scratch, 1, [](Session& session, const Entry& entry) {
-        return std::make_unique<ExpiredRemoval>(session, "purge", entry.key);
-    });
-}
-
-// Some stores encode a key without saying so: then there is no such upload under the key as it stands.
-struct Abort : PlainJob {
-    using PlainJob::PlainJob;
-    bool prepare_next() override {
-        const auto decoded = bytes::unpercent(plain.request.object, true);
-        if (plain.status() != 404 || !decoded || *decoded == plain.request.object) return false;
-        plain.request.object = *decoded;
-        return true;
-    }
-};
-
-inline Result<std::uint64_t> sweep_uploads(const std::shared_ptr<Core>& core, std::string_view prefix,
-                                           Seconds older_than) {
-    const auto begin = [&](Session& session, const Entry& upload) -> std::unique_ptr<s3::Job> {
-        // Without an id the request to abort would read as one to remove an object.
-        const TimePoint began = upload.info.last_modified;
-        if (upload.info.etag.empty() || began == TimePoint()) return nullptr;
-        if (retry::seconds_between(began, core->now()) < older_than.count()) return nullptr;
-        s3::Request abort = request(*core, "sweep_uploads", Method::erase, upload.key);
-        abort.query = sigv4::canonical_query({{"uploadId", upload.info.etag}});
-        return std::make_unique<Abort>(session, std::move(abort));
-    };
-    return tidy(core, "sweep_uploads", prefix, Pages::Kind::uploads, 1, begin);
 }
 
 // -- presigned URLs
@@ -8060,11 +8024,12 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
     if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
         return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-    const auto who = core.identity.snapshot({});
+    const Session session(core);
+    const auto who = core.identity.snapshot(session.limits());
     if (!who) return about("presign", key, who.error());
     const Credentials& keys = (*who)->credentials;
     if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
-    const auto place = core.place();
+    const auto place = core.place(session.limits());
     if (!place) return about("presign", key, place.error());
     std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
@@ -8097,28 +8062,36 @@ struct Computation {
     bool is_early = false;
 
     Result<Value> run() {
-        Result<GetResult> found = recall();
+        Result<GetResult> found = [this] {
+            Session session(core);
+            return recall(session);
+        }();
         if (!found && !may_compute_after(found.error())) return std::move(found).error();
         if (found) before = *std::move(found);
         is_early = is_due_early();
         if (is_fresh(before) && !is_early) return *std::move(before.value);
         if (is_early) {
-            record(core, "get_or_set", key, outcomes::early);
+            record(core, "get_or_set", key, "early");
             const std::lock_guard<std::mutex> hold(core.in_flight_lock);
             in_flight->stale_value = before.value;  // for those who ask meanwhile
             in_flight->done.notify_all();
         }
-        if (!(how.lease.count() > 0) || core.config.read_only) return made_or_old();
-        Lease lease(core, key, how.lease);
-        Result<std::optional<Value>> others = wait_for_turn(lease);
-        if (!others) return std::move(others).error();
-        return *others ? Result<Value>(**std::move(others)) : made_or_old();
+        std::optional<Lease> lease;
+        if (how.lease.count() > 0 && !core.config.read_only) {
+            lease.emplace(core, key, how.lease);
+            if (std::optional<Result<Value>> others = wait_for_turn(*lease)) return *std::move(others);
+        }
+        Result<Value> value = made();
+        if (value || !before.value) return value;
+        // What was there before may do.
+        record(core, "get_or_set", key, "stale", before.is_stale ? &Stats::stale : nullptr, value.error().what());
+        return *std::move(before.value);
     }
 
     static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
 
-    Result<GetResult> recall() const {
-        Session session(core);
+    Result<GetResult> recall(Session& session) const {
+        session.allow(core.config.call_timeout);
         return get_one(session, key, {{}, how.stale_if_error, true});
     }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
@@ -8136,58 +8109,50 @@ struct Computation {
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
-    std::optional<Value> others_value() const {
-        Result<GetResult> found = recall();
+    std::optional<Value> others_value(Session& session) const {
+        Result<GetResult> found = recall(session);
         if (!found || !is_fresh(*found)) return std::nullopt;
-        const bool is_known = is_early && found->value->info().etag == before.value->info().etag &&
-                              found->facts.expires_at <= before.facts.expires_at;
+        const bool is_known = is_early && found->facts.expires_at == before.facts.expires_at;
         return is_known ? std::nullopt : std::move(found->value);
     }
 
-    Result<bool> ask_for(Lease& lease) const {
-        Session session(core);
-        return lease.take(session);
-    }
-    // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same.
-    Result<std::optional<Value>> wait_for_turn(Lease& lease) {
+    // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same. What was
+    // cancelled on the way stays so for the session.
+    std::optional<Result<Value>> wait_for_turn(Lease& lease) const {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
-        const bool is_required = core.config.conditions == Conditions::required;
-        const auto cancels = core.cancels.load();
+        Session session(core);
         Seconds waited{0};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
-            const Result<bool> is_ours = ask_for(lease);
-            if (!is_ours && is_required && is_ours.error().code() == Errc::unsupported) return is_ours.error();
-            if (!is_ours) return std::optional<Value>();  // the store did not say: computing must not wait for that
-            if (*is_ours) return others_value();          // the one before us may have stored its value before
-            if (is_early) return before.value;            // somebody is at it
-            if (waited >= most) return std::optional<Value>();
-            if (core.cancels.load() != cancels)
-                return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+            session.allow(core.config.call_timeout);
+            const Result<bool> is_ours = lease.take(session);
+            if (!is_ours) {
+                const Errc code = is_ours.error().code();
+                if (code == Errc::cancelled ||
+                    (code == Errc::unsupported && core.config.conditions == Conditions::required))
+                    return about("get_or_set", key, is_ours.error());
+                return std::nullopt;  // the store did not say: computing must not wait for that
+            }
+            if (*is_ours) return others_value(session);  // the one before us may have stored its value before
+            if (is_early) return before.value;           // somebody is at it
+            if (waited >= most) return std::nullopt;
             const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
             core.sleep(time);
             waited += time;
             // The value is likelier there than the lease is free, and cheaper to ask for.
-            std::optional<Value> value = others_value();
+            std::optional<Value> value = others_value(session);
             if (!value) continue;
-            record(core, "get_or_set", key, outcomes::waited);
+            record(core, "get_or_set", key, "waited", &Stats::waited);
             return value;
         }
     }
 
-    // If the producer fails, what was there before may do.
-    Result<Value> made_or_old() {
-        Result<Value> value = made();
-        if (value || !before.value) return value;
-        record(core, "get_or_set", key, before.is_stale ? outcomes::stale : Outcome{"stale"}, value.error().what());
-        return *std::move(before.value);
-    }
     // The value is there, whatever becomes of storing it: a failure is counted and an event, and not returned.
     Result<Value> made() {
         const TimePoint began = core.local_now();
         Result<Produced> made = producer();
         if (!made) return core.count(&Stats::computed), about("get_or_set", key, made.error());
         const double seconds = (std::max)(retry::seconds_between(began, core.local_now()), 0.001);
-        record(core, "get_or_set", key, outcomes::computed);
+        record(core, "get_or_set", key, "computed", &Stats::computed);
         const Payload payload = made->negative ? nothing()
                                 : made->kind   ? Payload(made->data.data(), made->data.size(), *made->kind)
                                                : Payload(made->data);
@@ -8206,31 +8171,16 @@ struct Computation {
     }
 };
 
-inline Result<void> check_compute(const Core& core, std::string_view key, const SetOptions& options,
-                                  const ComputeOptions& how) {
-    Result<void> fine = check_key(core, "get_or_set", key);
-    if (fine && !core.config.read_only) fine = check_set(core, key, options);
-    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (!fine || in_range) return fine;
-    return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
-}
-
 using InFlight = Core::InFlight;
 
-template <class List, class Key>
-auto find_in(List& list, const Key& key) {
-    return std::find_if(list.begin(), list.end(), [&](const auto& entry) { return entry.first == key; });
-}
-
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
-inline bool waits_for_us(const Core& core, const InFlight* in_flight) {
-    while (in_flight->owner != std::this_thread::get_id()) {
-        const auto next = find_in(core.waits, in_flight->owner);
-        if (next == core.waits.end() || next->second->result) return false;  // done: that thread is about to go on
-        in_flight = next->second.get();
+inline bool waits_for_us(const Core& core, std::thread::id owner) {
+    if (owner == std::this_thread::get_id()) return true;
+    for (const auto& one : core.in_flight) {
+        const bool is_waiting = std::count(one->waiting.begin(), one->waiting.end(), owner) != 0;
+        if (is_waiting && one->process == http::process_id()) return waits_for_us(core, one->owner);
     }
-    return true;
+    return false;
 }
 
 // Another thread is at it: what it brings, or what is still good meanwhile.
@@ -8238,12 +8188,11 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
                               std::unique_lock<std::mutex>& hold) {
     const auto cancels = core.cancels.load();
     const auto& stale = in_flight->stale_value;
-    core.waits.emplace_back(std::this_thread::get_id(), in_flight);
-    ++in_flight->waiting;
+    std::vector<std::thread::id>& waiting = in_flight->waiting;
+    waiting.push_back(std::this_thread::get_id());
     const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
     while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
-    core.waits.erase(find_in(core.waits, std::this_thread::get_id()));
-    --in_flight->waiting;
+    waiting.erase(std::find(waiting.begin(), waiting.end(), std::this_thread::get_id()));
     const bool is_brought = in_flight->result.has_value();
     if (!is_brought && !is_good()) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
@@ -8254,27 +8203,27 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 // The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
 inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
                              const SetOptions& options, const ComputeOptions& how) {
-    if (Result<void> fine = check_compute(core, key, options, how); !fine) return std::move(fine).error();
+    const Result<void> fine =
+        core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
+    if (!fine) return fine.error();
+    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+    if (!in_range)
+        return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
     std::unique_lock<std::mutex> hold(core.in_flight_lock);
-    auto others = find_in(core.in_flight, key);
-    if (others != core.in_flight.end() && others->second->process != http::process_id()) {
-        core.in_flight.clear();  // of the parent: no thread of it is here
-        others = core.in_flight.end();
-    }
-    if (others != core.in_flight.end()) {
-        const std::shared_ptr<InFlight> at_it = others->second;
-        if (!waits_for_us(core, at_it.get())) return wait_for(core, key, at_it, hold);
+    if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
+        if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
         return refusal(Errc::source, "get_or_set", key,
                        "the producer asks, itself or through others that wait, for what it is to produce");
     }
-    const auto in_flight = std::make_shared<InFlight>();
-    core.in_flight.emplace_back(std::string(key), in_flight);
+    const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
+    core.in_flight.push_back(in_flight);
     hold.unlock();
     Result<Value> result =
         never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
     hold.lock();
-    core.in_flight.erase(find_in(core.in_flight, key));
-    if (in_flight->waiting == 0) return result;
+    core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
+    if (in_flight->waiting.empty()) return result;
     in_flight->result = never_throws([&]() -> Result<Value> { return result; });
     in_flight->done.notify_all();
     return result;
@@ -8305,9 +8254,9 @@ inline std::vector<Finding> explain(Core& core) {
     }));
     const std::int64_t offset = core.clock_offset_ms.load() / 1000;
     const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
-    const char* side = offset < 0 ? " s ahead of the store's" : " s behind the store's";
-    add("clock",
-        offset == 0 ? "the local one; the store has not refused it" : "corrected: this machine's is " + off + side);
+    add("clock", offset == 0  ? "the local one; the store has not refused it"
+                 : offset < 0 ? "corrected: this machine's is " + off + " s ahead of the store's"
+                              : "corrected: this machine's is " + off + " s behind the store's");
     return out;
 }
 
@@ -8321,23 +8270,21 @@ inline Result<void> check_config(const Config& config) {
         if (const Result<void> fine = entry::check_value(*value); !fine)
             return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
     }
-    bool are_times_fine = true;
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
-                             config.backoff_cap, config.breaker_pause})
-        are_times_fine &= time.count() >= 0 && time <= std::chrono::hours(24 * 20);
-    const std::pair<bool, const char*> rules[] = {
-        {config.connections >= 1 && config.connections <= 1000, "Config::connections is not within 1 and 1000"},
-        {config.attempts_max >= 1, "Config::attempts_max is under 1"},
-        {config.ttl_jitter >= 0 && config.ttl_jitter < 1, "Config::ttl_jitter is not within 0 and 1"},
-        {config.part_bytes >= 1 && config.transfer_bytes_max >= 1,
-         "Config::part_bytes and transfer_bytes_max must be over zero"},
-        {config.compression_level >= 0 && config.compression_level <= 9,
-         "Config::compression_level is not within 0 and 9"},
-        {!config.default_ttl || config.default_ttl->count() > 0, "Config::default_ttl must be over zero"},
-        {are_times_fine, "a timeout of Config is negative or over 20 days"}};
-    for (const auto& [is_met, text] : rules) {
-        if (!is_met) return refuse(text);
+                             config.backoff_cap, config.breaker_pause}) {
+        if (time.count() < 0 || time > std::chrono::hours(24 * 20))
+            return refuse("a timeout of Config is negative or over 20 days");
     }
+    if (config.connections < 1 || config.connections > 1000)
+        return refuse("Config::connections is not within 1 and 1000");
+    if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
+    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
+    if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
+        return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
+    if (config.compression_level < 0 || config.compression_level > 9)
+        return refuse("Config::compression_level is not within 0 and 9");
+    if (config.default_ttl && !(config.default_ttl->count() > 0))
+        return refuse("Config::default_ttl must be over zero");
     return {};
 }
 
@@ -8353,17 +8300,14 @@ inline std::string find_trusted(const Config& config) {
 }
 
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
-    const auto refuse = [](std::string_view text) {
-        return Error(Errc::invalid_argument, "open: " + bytes::sanitize(text));
-    };
     Result<endpoint::Location> location = endpoint::parse_location(where, config);
-    if (!location) return refuse(location.error().what());
-    if (const Result<void> fine = check_config(config); !fine) return refuse(fine.error().what());
+    if (!location) return about("open", {}, location.error());
+    if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
     if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
     const auto place =
         endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
                            config.addressing, config.dual_stack, config.fips, config.accelerate});
-    if (!place) return refuse(place.error().what());
+    if (!place) return about("open", {}, place.error());
     if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     if (!digest::available())
         return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
@@ -8381,16 +8325,15 @@ struct detail::ListingState : cache::Pages {
 
 struct detail::ReaderState {
 #if S3CACHE_EXCEPTIONS
-    // Lets code that wants a std::istream read a Reader. A thrown error becomes badbit, as of any stream buffer.
-    struct StreamBuffer : std::streambuf {
-        explicit StreamBuffer(cache::Stream& from) : stream(from) {}
-        int_type underflow() override {
+    // For code that wants a std::istream. A thrown error becomes badbit, as of any stream buffer.
+    struct Text : private std::streambuf, public std::istream {
+        explicit Text(cache::Stream& from) : std::istream(this), stream(from) {}
+        std::streambuf::int_type underflow() override {
             const std::string_view chunk = stream.next().value();
-            if (chunk.empty()) return traits_type::eof();
             // Never written to: there is no overflow() and no pbackfail().
             char* data = const_cast<char*>(chunk.data());
             setg(data, data, data + chunk.size());
-            return traits_type::to_int_type(*data);
+            return chunk.empty() ? std::streambuf::traits_type::eof() : std::streambuf::traits_type::to_int_type(*data);
         }
 
         cache::Stream& stream;
@@ -8403,7 +8346,6 @@ struct detail::ReaderState {
     s3::Session session{*core, std::chrono::milliseconds(0)};
     cache::Stream stream{session, key, wanted};
     std::string_view rest{};  // of the chunk that try_read is cutting up
-    std::unique_ptr<std::streambuf> buffer{};
     std::unique_ptr<std::istream> istream{};
 };
 
@@ -8423,17 +8365,17 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     }
 }
 
-// An istream that throws at its end (exceptions(failbit)) must not: the end of a source is no error.
+// Its buffer is read, because an istream may throw at its end (exceptions(failbit)), which is no error of a source.
 S3CACHE_FN Source::Source(std::istream& in)
     : read_([&in](char* buffer, std::size_t capacity) {
-          const std::ios_base::iostate throwing = in.exceptions();
-          in.exceptions(std::ios_base::goodbit);
-          in.read(buffer, static_cast<std::streamsize>(capacity));
-          const auto count = static_cast<std::size_t>(in.gcount());
-          const bool failed = count == 0 && (in.bad() || !in.eof());
-          if (in.eof() && !in.bad()) in.clear(std::ios_base::eofbit);
-          if (!failed) in.exceptions(throwing & ~std::ios_base::eofbit);
-          return failed ? source_failed : count;
+          if (in.bad() || (in.fail() && !in.eof())) return source_failed;
+          const auto count =
+              static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+          if (count == 0) {
+              in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
+              in.setstate(std::ios_base::eofbit);
+          }
+          return count;
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
@@ -8467,10 +8409,7 @@ S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capaci
 
 #if S3CACHE_EXCEPTIONS
 S3CACHE_FN std::istream& Reader::istream() {
-    if (!state_->istream) {
-        state_->buffer = std::make_unique<detail::ReaderState::StreamBuffer>(state_->stream);
-        state_->istream = std::make_unique<std::istream>(state_->buffer.get());
-    }
+    if (!state_->istream) state_->istream = std::make_unique<detail::ReaderState::Text>(state_->stream);
     return *state_->istream;
 }
 #endif
@@ -8518,9 +8457,6 @@ S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key);
 }
-S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
-    return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
-}
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
     return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
 }
@@ -8532,13 +8468,13 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::clear, core_, prefix);
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, Seconds());
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::purge_expired, core_, prefix);
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, Seconds());
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
-    return detail::cache::never_throws(detail::cache::sweep_uploads, core_, prefix, older_than);
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
 }
 S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
     return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
@@ -8548,7 +8484,7 @@ S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::functio
     return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    detail::cache::get_many(*core_, keys, visit);
+    if (visit) detail::cache::get_many(*core_, keys, visit);
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
     return detail::cache::set_many(*core_, items);
