@@ -2147,14 +2147,14 @@ struct Field {
 // XML need entities of their own.
 class Scanner {
 public:
-    explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
-        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max || !representable(document)) {
+    explicit Scanner(std::string_view document)
+        : rest_(document), damaged_(document.size() > document_bytes_max || !representable(document)) {
         take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
     // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
-    bool next() {
+    bool next(std::initializer_list<Field> fields = {}) {
         if (closing_) leave();
         while (!closing_ && !damaged_ && !rest_.empty()) {
             if (rest_.front() != '<')
@@ -2167,16 +2167,16 @@ public:
                 damaged_ = !take_start_tag();
         }
         // The first of repeated elements wins: a store that forwards another's error appends its own.
-        for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
-            const Field& field = fields_[i];
-            if (field.path == path() && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        for (const Field& field : fields) {
+            if (closing_ && field.path == path() && field.to->empty())
+                *field.to = field.exact ? text_ : bytes::trim(text_);
         }
         return closing_;
     }
 
     // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
-    bool finish() {
-        while (next()) {
+    bool finish(std::initializer_list<Field> fields = {}) {
+        while (next(fields)) {
         }
         return whole();
     }
@@ -2272,7 +2272,6 @@ private:
     }
 
     std::string_view rest_;
-    std::vector<Field> fields_;
     std::size_t depth_ = 0;  // open elements
     std::string_view root_;
     std::string path_;  // of the open elements, the root among them, each with a slash before it
@@ -2289,13 +2288,14 @@ struct ErrorBody {
 // body: the caller goes by the status.
 inline std::optional<ErrorBody> error_body(std::string_view document) {
     ErrorBody body;
-    Scanner scanner(document, {{"Code", &body.code},
-                               {"Message", &body.message},
-                               {"Region", &body.region},
-                               {"RequestId", &body.request_id},
-                               {"Error/Code", &body.code},
-                               {"Error/Message", &body.message}});
-    if (!scanner.finish()) return std::nullopt;
+    Scanner scanner(document);
+    const bool is_whole = scanner.finish({{"Code", &body.code},
+                                          {"Message", &body.message},
+                                          {"Region", &body.region},
+                                          {"RequestId", &body.request_id},
+                                          {"Error/Code", &body.code},
+                                          {"Error/Message", &body.message}});
+    if (!is_whole) return std::nullopt;
     const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
     return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
 }
@@ -2321,16 +2321,17 @@ inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes:
 // The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
 inline std::optional<std::string> upload_id(std::string_view document) {
     std::string id;
-    Scanner scanner(document, {{"UploadId", &id, true}});
-    if (!scanner.finish() || id.empty() || bytes::starts_with(scanner.root(), "Error")) return std::nullopt;
+    Scanner scanner(document);
+    if (!scanner.finish({{"UploadId", &id, true}}) || id.empty() || bytes::starts_with(scanner.root(), "Error"))
+        return std::nullopt;
     return id;
 }
 
 // Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
 inline std::optional<std::string> etag_result(std::string_view document) {
     std::string etag;
-    Scanner scanner(document, {{"ETag", &etag}});
-    if (!scanner.finish() || !is_result(scanner)) return std::nullopt;
+    Scanner scanner(document);
+    if (!scanner.finish({{"ETag", &etag}}) || !is_result(scanner)) return std::nullopt;
     return etag;
 }
 
@@ -2360,19 +2361,20 @@ inline std::optional<ListPage> list_result(std::string_view document, const std:
     ListPage page;
     ListEntry entry;
     std::string encoding;
-    Scanner scanner(document, {{element + "/Key", &entry.key, true},
-                               {element + "/Size", &entry.size_text},
-                               {element + "/ETag", &entry.etag},
-                               {element + "/LastModified", &entry.time},
-                               {element + "/Initiated", &entry.time},
-                               {element + "/UploadId", &entry.upload_id, true},
-                               {element + "/Code", &entry.code},
-                               {element + "/Message", &entry.message},
-                               {"NextContinuationToken", &page.next_token, true},
-                               {"NextKeyMarker", &page.next_key_marker, true},
-                               {"NextUploadIdMarker", &page.next_upload_id_marker, true},
-                               {"EncodingType", &encoding}});
-    while (scanner.next()) {
+    Scanner scanner(document);
+    const std::initializer_list<Field> fields = {{element + "/Key", &entry.key, true},
+                                                 {element + "/Size", &entry.size_text},
+                                                 {element + "/ETag", &entry.etag},
+                                                 {element + "/LastModified", &entry.time},
+                                                 {element + "/Initiated", &entry.time},
+                                                 {element + "/UploadId", &entry.upload_id, true},
+                                                 {element + "/Code", &entry.code},
+                                                 {element + "/Message", &entry.message},
+                                                 {"NextContinuationToken", &page.next_token, true},
+                                                 {"NextKeyMarker", &page.next_key_marker, true},
+                                                 {"NextUploadIdMarker", &page.next_upload_id_marker, true},
+                                                 {"EncodingType", &encoding}};
+    while (scanner.next(fields)) {
         if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
@@ -2392,26 +2394,6 @@ inline std::optional<ListPage> list_result(std::string_view document, const std:
         if (key) listed.key = *key;
     }
     return page;
-}
-
-struct StsCredentials {
-    std::string access_key, secret_key, session_token;
-    std::string expiration;  // ISO 8601, as given
-};
-
-// `action` is AssumeRole or AssumeRoleWithWebIdentity; credentials stand in ActionResponse/ActionResult/Credentials.
-// Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
-inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
-    StsCredentials keys;
-    const std::string in = std::string(action) + "Result/Credentials/";
-    Scanner scanner(document, {{in + "AccessKeyId", &keys.access_key},
-                               {in + "SecretAccessKey", &keys.secret_key},
-                               {in + "SessionToken", &keys.session_token},
-                               {in + "Expiration", &keys.expiration}});
-    if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
-        keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
-        return std::nullopt;
-    return keys;
 }
 
 }  // namespace detail::xml
@@ -2549,9 +2531,9 @@ inline Result<File> parse(std::string_view text, const std::string& file_name) {
     return Parser().parse(text, file_name);
 }
 
-// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. Empty:
-// a quote or escape is left open.
-inline std::optional<std::vector<std::string>> split_words(std::string_view text) {
+// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. None
+// where a quote or escape is left open.
+inline std::vector<std::string> split_words(std::string_view text) {
     std::vector<std::string> words;
     bool in_word = false;
     char quote = '\0';
@@ -2564,7 +2546,7 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
         if (!in_word) words.emplace_back();
         in_word = true;
         const bool escapes = c == '\\' && quote != '\'';
-        if (escapes && i + 1 == text.size()) return std::nullopt;
+        if (escapes && i + 1 == text.size()) return {};
         if (escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\')) {
             words.back() += text[++i];
         } else if (quote == '\0' && (c == '"' || c == '\'')) {
@@ -2575,7 +2557,7 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
             words.back() += c;
         }
     }
-    if (quote != '\0') return std::nullopt;
+    if (quote != '\0') words.clear();
     return words;
 }
 
@@ -2586,7 +2568,7 @@ inline const Section* find_section(const File& config, std::string_view kind, st
         if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
         if (!bytes::starts_with(section->name, kind)) continue;
         const auto words = split_words(section->name);
-        if (words && words->size() == 2 && (*words)[1] == name) return &*section;
+        if (words.size() == 2 && words[1] == name) return &*section;
     }
     return nullptr;
 }
@@ -2626,13 +2608,6 @@ namespace detail::endpoint {
 
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
-
-struct Options {
-    std::string bucket, region;
-    std::string endpoint_url;  // empty: AWS
-    Addressing addressing = Addressing::automatic;
-    bool dualstack = false, fips = false, accelerate = false;
-};
 
 struct Url {
     std::string scheme;
@@ -2733,55 +2708,53 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     return true;
 }
 
-inline std::optional<Url> parse_url(std::string_view text) {
+inline Result<Url> parse_url(std::string_view text) {
+    const Error malformed = refuse(
+        "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 address] "
+        "as host, without user, query, fragment or blanks");
+    for (char c : text) {
+        if (bytes::octet(c) <= ' ' || c == 0x7F || c == '?' || c == '#') return malformed;
+    }
     const std::size_t colon = text.find("://");
-    if (colon == std::string_view::npos || text.find_first_of("?#") != std::string_view::npos) return std::nullopt;
+    if (colon == std::string_view::npos) return malformed;
     Url url;
     url.scheme = bytes::lower(text.substr(0, colon));
-    if (url.scheme != "http" && url.scheme != "https") return std::nullopt;
+    if (url.scheme != "http" && url.scheme != "https") return malformed;
     text.remove_prefix(colon + 3);
     const std::size_t slash = (std::min)(text.find('/'), text.size());
-    if (!parse_authority(text.substr(0, slash), url)) return std::nullopt;
+    if (!parse_authority(text.substr(0, slash), url)) return malformed;
     // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
-    if (!path) return std::nullopt;
+    if (!path) return malformed;
     std::string_view kept = *path;
     while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
     bytes::append_percent(url.path, kept, true);
     return url;
 }
 
-// Combinations that AWS does not run.
-inline Result<void> check_options(const Options& options) {
-    if (!valid_region(options.region))
-        return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
-    if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
-    if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
-    const bool china = partition_of(options.region).region_prefix == "cn-";
-    if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
-    return {};
-}
-
 // The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
-inline Url aws_url(const Options& options, const std::string& region) {
+inline Result<Url> aws_url(const std::string& region, bool is_global, const Config& config) {
+    const Partition& partition = partition_of(region);
+    // Combinations that AWS does not run.
+    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+    if (partition.region_prefix == "cn-" && (config.fips || config.accelerate))
+        return refuse("there is no fips and no accelerate in China");
     Url url;
     url.scheme = "https";
-    url.host = options.accelerate ? "s3-accelerate" : options.fips ? "s3-fips" : "s3";
-    if (options.dualstack) url.host += ".dualstack";
-    const bool global = options.region == "aws-global" && !options.fips && !options.dualstack;
-    if (!options.accelerate && !global) url.host.append(1, '.').append(region);
-    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
+    url.host = config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3";
+    if (config.dual_stack) url.host += ".dualstack";
+    const bool names_region = !config.accelerate && (!is_global || config.fips || config.dual_stack);
+    if (names_region) url.host.append(1, '.').append(region);
+    url.host = bytes::lower(url.host.append(1, '.').append(partition.suffix));
     return url;
 }
 
 // Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
 // four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in
 // the bucket need plain http; an address takes no label at all.
-inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
-    const std::string& bucket = options.bucket;
-    if (options.addressing == Addressing::path || base.is_address) return false;
-    if (options.addressing == Addressing::automatic && is_custom) return false;
+inline bool use_virtual_host(const std::string& bucket, Addressing addressing, const Url& base, bool is_custom) {
+    if (addressing == Addressing::path || base.is_address) return false;
+    if (addressing == Addressing::automatic && is_custom) return false;
     const auto labels = bytes::split(bucket, '.');
     if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
@@ -2789,23 +2762,24 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
            std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
 }
 
-inline Result<Endpoint> resolve(const Options& options) {
-    if (auto fine = check_options(options); !fine) return std::move(fine).error();
-    const bool is_custom = !options.endpoint_url.empty();
-    const std::string region = options.region == "aws-global" ? "us-east-1" : options.region;
-    const auto base = is_custom ? parse_url(options.endpoint_url) : aws_url(options, region);
-    if (!base) {
-        return refuse(
-            "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 "
-            "address] as host, without user, query or fragment");
-    }
-    Endpoint endpoint{*base, region, !use_virtual_host(options, *base, is_custom)};
-    if (endpoint.path_style && options.accelerate)
-        return refuse("accelerate needs a bucket name that fits into a host");
+// `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
+// and endpoint may come from elsewhere.
+inline Result<Endpoint> resolve(const std::string& bucket, const std::string& named_region, const std::string& url,
+                                const Config& config) {
+    if (!valid_region(named_region))
+        return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
+    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
+    const bool is_global = named_region == "aws-global";
+    const std::string region = is_global ? "us-east-1" : named_region;
+    const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
+    if (!base) return base.error();
+    Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
+    if (endpoint.path_style && config.accelerate) return refuse("accelerate needs a bucket name that fits into a host");
     if (endpoint.path_style)
-        bytes::append_percent(endpoint.path += '/', options.bucket, false);
+        bytes::append_percent(endpoint.path += '/', bucket, false);
     else
-        endpoint.host.insert(0, options.bucket + '.');
+        endpoint.host.insert(0, bucket + '.');
     return endpoint;
 }
 
@@ -3949,9 +3923,8 @@ inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& c
     int ends[2];
     if (::pipe(ends) != 0) return broken("it does not start: system error " + std::to_string(errno));
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    std::vector<char*> words;
-    for (std::string& word : argv) words.push_back(&word[0]);
-    words.push_back(nullptr);
+    const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
+    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
@@ -3964,7 +3937,7 @@ inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& c
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environment);
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.get(), environment);
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
@@ -4028,10 +4001,6 @@ struct WebAnswer {
 
 // What tests put others in place of; HTTP is the caller's.
 struct Environment {
-    std::function<std::optional<std::string>(const char*)> variable = [](const char* name) {
-        const char* value = std::getenv(name);
-        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
-    };
     std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
     std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
         credentials::run_process;
@@ -4041,23 +4010,6 @@ struct Environment {
         const auto end = std::chrono::steady_clock::now() + time;
         while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
     };
-
-    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
-    // declare variables that they leave blank.
-    Setting first(std::initializer_list<const char*> names) const {
-        for (const char* name : names) {
-            auto value = variable(name);
-            if (value && !value->empty()) return {*std::move(value), name};
-        }
-        return {};
-    }
-};
-
-// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
-struct Settings {
-    std::string profile{};
-    std::string region{};
-    std::string endpoint_url{};
 };
 
 struct Profile : ini::Profile {
@@ -4071,17 +4023,24 @@ struct Profile : ini::Profile {
 
 // -- endpoints: what they answer, and where they may be
 
+// The keys with their expiry, which stands as text where they come from.
+inline Keys with_expiry(Credentials keys, const std::string& expiration) {
+    keys.expires = dates::iso8601(expiration);
+    if (keys.expires || expiration.empty()) return keys;
+    return unexpected({expiration, keys.source + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
+}
+
 // Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
 // unusable, because else a token could go missing.
-inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body, const std::string& where,
-                                                bool must_expire) {
+inline Keys keys_in_json(const Result<std::string>& body, const std::string& where, bool must_expire) {
     if (!body) return body.error();
-    xml::StsCredentials keys;
+    Credentials keys{{}, {}, {}, {}, where};
+    std::string expiration;
     const std::pair<const char*, std::string*> members[] = {{"AccessKeyId", &keys.access_key},
                                                             {"SecretAccessKey", &keys.secret_key},
                                                             {"SessionToken", &keys.session_token},
                                                             {"Token", &keys.session_token},
-                                                            {"Expiration", &keys.expiration}};
+                                                            {"Expiration", &expiration}};
     for (const auto& [name, value] : members) {
         const std::string_view raw = json::member(*body, name);
         if (raw.empty() || raw == "null") continue;
@@ -4091,8 +4050,25 @@ inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body,
     }
     if (keys.access_key.empty() && keys.secret_key.empty())
         return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
-    if (must_expire && keys.expiration.empty()) return broken(where + ": the keys have no Expiration");
-    return keys;
+    if (must_expire && expiration.empty()) return broken(where + ": the keys have no Expiration");
+    return with_expiry(std::move(keys), expiration);
+}
+
+// What STS answers: ActionResponse/ActionResult/Credentials. All four fields must be there, so that a half answer
+// can't become a half-set credential.
+inline Keys keys_in_xml(std::string_view document, const std::string& action, const std::string& where) {
+    Credentials keys{{}, {}, {}, {}, where};
+    std::string expiration;
+    const std::string in = action + "Result/Credentials/";
+    xml::Scanner scanner(document);
+    const bool is_whole = scanner.finish({{in + "AccessKeyId", &keys.access_key},
+                                          {in + "SecretAccessKey", &keys.secret_key},
+                                          {in + "SessionToken", &keys.session_token},
+                                          {in + "Expiration", &expiration}});
+    if (!is_whole || scanner.root() != action + "Response" || keys.access_key.empty() || keys.secret_key.empty() ||
+        keys.session_token.empty() || expiration.empty())
+        return broken(where + ": " + action + ": an answer without credentials");
+    return with_expiry(std::move(keys), expiration);
 }
 
 // Why an answer is of no use. What STS says about roles and policies is what the reader needs.
@@ -4120,7 +4096,7 @@ inline Result<std::string> container_url(const Setting& set) {
     const std::string url = (relative ? "http://169.254.170.2" : "") + set.value;
     const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
     const bool fine = check_value(url, {}, text_bytes_max) && url.find_first_of("\\#") == std::string::npos;
-    const auto base = fine ? endpoint::parse_url(std::string_view(url).substr(0, end)) : std::nullopt;
+    const auto base = endpoint::parse_url(fine ? std::string_view(url).substr(0, end) : "");
     const bool is_path = !relative || set.value[0] == '/';
     if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
         return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
@@ -4135,18 +4111,34 @@ inline Result<std::string> container_url(const Setting& set) {
 // it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Settings& settings, Limits limits = {})
+    Walk(const Environment& environment, const Config& settings, Limits limits = {})
         : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
+    std::optional<std::string> variable(const char* name) const {
+        if (settings_.seams.environment) return settings_.seams.environment(name);
+        const char* value = std::getenv(name);
+        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
+    }
+
+    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
+    // declare variables that they leave blank.
+    Setting first(std::initializer_list<const char*> names) const {
+        for (const char* name : names) {
+            auto value = variable(name);
+            if (value && !value->empty()) return {*std::move(value), name};
+        }
+        return {};
+    }
+
     // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) { return load() ? selected_->get(name) : std::string(); }
+    std::string profile_setting(const char* name) { return load() ? selected_.get(name) : std::string(); }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
     // the AWS CLI on the same machine.
     Setting chosen_profile() const {
         if (!settings_.profile.empty()) return {settings_.profile, "the configured profile"};
         for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-            if (auto value = environment_.variable(name)) return {*std::move(value), name};
+            if (auto value = variable(name)) return {*std::move(value), name};
         }
         return {"default", {}};
     }
@@ -4154,10 +4146,10 @@ public:
     // Without asking instance metadata: the store corrects a wrong region.
     Result<Setting> region() {
         Setting set{settings_.region, "Config::region"};
-        if (set.value.empty()) set = environment_.first({"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            set = selected_->setting("region");
+            set = selected_.setting("region");
         }
         if (set.value.empty() || endpoint::valid_region(set.value)) return set;
         return unexpected(set, "a region such as eu-west-1");
@@ -4166,12 +4158,12 @@ public:
     // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
     Result<Setting> endpoint_url(const std::string& service) {
         const std::string own = "AWS_ENDPOINT_URL_" + service;
-        Setting set{service == "S3" ? settings_.endpoint_url : std::string(), "Config::endpoint"};
+        Setting set{service == "S3" ? settings_.endpoint : std::string(), "Config::endpoint"};
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
             if (switched_on(in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls")))
                 return Setting();
-            set = environment_.first({own.c_str(), "AWS_ENDPOINT_URL"});
+            set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
         if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
         if (set.value.empty() || is_url(set.value)) return set;
@@ -4182,38 +4174,38 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        const std::string access_key = environment_.first({"AWS_ACCESS_KEY_ID"}).value;
+        const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-        return finish(xml::StsCredentials{access_key, environment_.first({"AWS_SECRET_ACCESS_KEY"}).value,
-                                          environment_.first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
-                                          environment_.first({"AWS_CREDENTIAL_EXPIRATION"}).value},
-                      "environment");
+        return checked(with_expiry({access_key,
+                                    first({"AWS_SECRET_ACCESS_KEY"}).value,
+                                    first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
+                                    {},
+                                    "environment"},
+                                   first({"AWS_CREDENTIAL_EXPIRATION"}).value));
     }
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (environment_.first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
+        if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
-        if (selected_->assumes_role()) return passed_over(selected_->where + " names a role, which goes first");
-        return keys_by_web_identity(*selected_);
+        if (selected_.assumes_role()) return passed_over(selected_.where + " names a role, which goes first");
+        return keys_by_web_identity(selected_);
     }
 
     Keys profile() {
         if (auto read = load(); !read) return std::move(read).error();
-        return keys_of(*selected_);
+        return keys_of(selected_);
     }
 
     Keys container() {
-        const Setting address =
-            environment_.first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        const Setting address = first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
         if (address.value.empty())
             return passed_over(
                 "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
         const auto url = container_url(address);
         if (!url) return url.error();
-        Setting token =
-            environment_.first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
         token.why = "container: " + token.why;
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
@@ -4223,7 +4215,7 @@ public:
         request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
-        return finish(keys_in_json(ask(request, where), where, true), where);
+        return checked(keys_in_json(ask(request, where), where, true));
     }
 
     // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
@@ -4240,28 +4232,27 @@ private:
     // -- the files
 
     Result<void> load() {
-        if (selected_) return {};
-        Profile selected;
+        if (is_loaded_) return {};
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
         auto fine = read(config_, config_path_, "AWS_CONFIG_FILE", "~/.aws/config");
         if (fine) fine = read(credentials_, credentials_path_, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
         if (!fine) return fine;
         const Setting chosen = chosen_profile();
-        selected = find(chosen.value);
-        if (!chosen.why.empty() && !selected.exists())
-            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(selected.name) + "' in " +
+        selected_ = find(chosen.value);
+        if (!chosen.why.empty() && !selected_.exists())
+            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(chosen.value) + "' in " +
                           config_path_ + " or " + credentials_path_);
-        const std::string services = selected.get("services");
+        const std::string services = selected_.get("services");
         if (!services.empty() && ini::find_section(config_, "services", services) == nullptr)
-            return broken(selected.where + ": there is no [services " + bytes::sanitize(services) + "]");
+            return broken(selected_.where + ": there is no [services " + bytes::sanitize(services) + "]");
 #endif
-        selected_ = selected;
+        is_loaded_ = true;
         return {};
     }
 
     // A byte order mark, as Windows editors write it, is no part of the text.
     Result<void> read(ini::File& out, std::string& path, const char* variable, const char* otherwise) const {
-        path = environment_.first({variable}).value;
+        path = first({variable}).value;
         if (path.empty()) path = otherwise;
         if (bytes::starts_with(path, "~/")) path = home_directory() + path.substr(1);
         auto text = environment_.read_file(path);
@@ -4277,12 +4268,12 @@ private:
 
     // As Python's expanduser: HOME, or else what the password database says.
     std::string home_directory() const {
-        const std::string home = environment_.first({"HOME", "USERPROFILE"}).value;
+        const std::string home = first({"HOME", "USERPROFILE"}).value;
 #ifndef _WIN32
-        std::vector<char> buffer(16384);
+        char buffer[16384];
         struct passwd entry {};
         struct passwd* found = nullptr;
-        if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
+        if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer, sizeof buffer, &found) == 0 && found)
             return found->pw_dir;
 #endif
         return home;
@@ -4294,14 +4285,14 @@ private:
 
     // A variable, or else what the profile says.
     Setting in_profile(const char* variable, const char* name) const {
-        Setting set = environment_.first({variable});
-        return set.value.empty() ? selected_->setting(name) : set;
+        Setting set = first({variable});
+        return set.value.empty() ? selected_.setting(name) : set;
     }
 
     // Of "s3" or "sts", in the profile's services section or for all services.
     Setting endpoint_in_files(const std::string& service) const {
-        Setting url = selected_->setting("endpoint_url");
-        const ini::Section* services = ini::find_section(config_, "services", selected_->get("services"));
+        Setting url = selected_.setting("endpoint_url");
+        const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
         const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
         for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
             if (name == "endpoint_url" && !value.empty()) url.value = value;
@@ -4336,7 +4327,7 @@ private:
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (id.empty()) return broken(where + ": aws_access_key_id is empty");
-        return finish(xml::StsCredentials{id, only.get("aws_secret_access_key"), only.get(token), {}}, where);
+        return checked(Credentials{id, only.get("aws_secret_access_key"), only.get(token), {}, where});
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4349,16 +4340,16 @@ private:
     Keys keys_by_process(const Profile& profile) const {
         const std::string command = profile.get("credential_process");
         const auto words = ini::split_words(command);
-        if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
+        if (words.empty() || words[0].empty() || command.find('\0') != std::string::npos)
             return broken(profile.where + ": credential_process has an open quote or names no program");
         // Only the program is named in messages, because its arguments may hold a password.
-        const std::string named = profile.where + ": credential_process " + bytes::sanitize((*words)[0]);
-        const auto output = environment_.run_process(*words, limits_);
+        const std::string named = profile.where + ": credential_process " + bytes::sanitize(words[0]);
+        const auto output = environment_.run_process(words, limits_);
         if (!output)
             return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
         if (json::member(*output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        return finish(keys_in_json(output, named, false), named);
+        return checked(keys_in_json(output, named, false));
     }
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
@@ -4371,7 +4362,15 @@ private:
             return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
-        const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
+        const std::string named = profile.get("credential_source");
+        const Keys keys =
+            profile.has("source_profile")    ? source_keys(profile)
+            : named == "EcsContainer"        ? container()
+            : named == "Ec2InstanceMetadata" ? instance_metadata()
+            : named == "Environment"
+                ? environment()
+                : Keys(broken(profile.where +
+                              ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"));
         if (is_passed_over(keys))
             return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
@@ -4394,23 +4393,15 @@ private:
         return keys_of(source);
     }
 
-    Keys named_source(const Profile& role) {
-        const std::string source = role.get("credential_source");
-        if (source == "EcsContainer") return container();
-        if (source == "Ec2InstanceMetadata") return instance_metadata();
-        if (source == "Environment") return environment();
-        return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
-    }
-
     // -- STS and instance metadata
 
     // Variables go before the selected profile, even if they are empty, as in botocore.
     Keys keys_by_web_identity(const Profile& profile) {
         const bool use_variables = roles_.empty() && settings_.profile.empty();
-        const auto setting = [&](const char* variable, const char* otherwise) {
-            auto value = use_variables ? environment_.variable(variable) : std::nullopt;
+        const auto setting = [&](const char* name, const char* otherwise) {
+            auto value = use_variables ? variable(name) : std::nullopt;
             if (!value) return profile.setting(otherwise);
-            return Setting{*std::move(value), std::string("web identity: ") + variable};
+            return Setting{*std::move(value), std::string("web identity: ") + name};
         };
         Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
         const std::string arn = setting("AWS_ROLE_ARN", "role_arn").value;
@@ -4464,10 +4455,7 @@ private:
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
-        if (!answer) return answer.error();
-        auto result = xml::sts_result(*answer, operation);
-        if (!result) return broken(asked + ": an answer without credentials");
-        return finish(*std::move(result), where);
+        return answer ? checked(keys_in_xml(*answer, operation, where)) : answer.error();
     }
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
@@ -4496,8 +4484,7 @@ private:
 
     // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
     Keys instance_metadata() {
-        if (switched_on(environment_.first({"AWS_EC2_METADATA_DISABLED"})))
-            return passed_over("AWS_EC2_METADATA_DISABLED is true");
+        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"}))) return passed_over("AWS_EC2_METADATA_DISABLED is true");
         if (auto read = load(); !read) return std::move(read).error();
         const auto base = imds_url();
         if (!base) return base.error();
@@ -4522,10 +4509,9 @@ private:
         // Overdue keys are handed out while they cannot be renewed, and S3 goes on taking those. The spread keeps a
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
-        const auto expires = keys ? dates::iso8601(keys->expiration) : std::nullopt;
-        if (expires && *expires <= now)
-            keys->expiration = time_text(now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480));
-        return finish(std::move(keys), where);
+        if (keys && keys->expires <= now)
+            keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+        return checked(std::move(keys));
     }
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
@@ -4548,22 +4534,19 @@ private:
         return limits_.error(where + " was asked");
     }
 
-    Keys finish(Result<xml::StsCredentials> got, const std::string& where) const {
-        if (!got) return std::move(got).error();
-        Credentials keys{std::move(got->access_key), std::move(got->secret_key), std::move(got->session_token),
-                         dates::iso8601(got->expiration), where};
-        if (!keys.expires && !got->expiration.empty())
-            return unexpected({got->expiration, where + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
-        if (auto fine = check(keys, environment_.now()); !fine) return std::move(fine).error();
+    Keys checked(Keys keys) const {
+        if (!keys) return keys;
+        if (auto fine = check(*keys, environment_.now()); !fine) return std::move(fine).error();
         return keys;
     }
 
     const Environment& environment_;
-    const Settings& settings_;
+    const Config& settings_;
     const Limits limits_;
     ini::File config_, credentials_;
     std::string config_path_, credentials_path_;
-    std::optional<Profile> selected_;  // once the files have been read
+    bool is_loaded_ = false;  // the files have been read
+    Profile selected_;
     std::vector<std::string> roles_;  // the profiles whose roles are being assumed; none: the selected one is looked at
 };
 
@@ -4585,8 +4568,8 @@ inline constexpr Source sources[] = {
 // Thread-safe.
 class Chain {
 public:
-    Chain(Environment environment, Settings settings)
-        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+    Chain(Environment environment, const Config& settings)
+        : environment_(std::move(environment)), settings_(settings) {}
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
@@ -4626,7 +4609,7 @@ public:
 
 private:
     const Environment environment_;
-    const Settings settings_;
+    const Config& settings_;
     std::atomic<const Source*> answered_{nullptr};
 };
 
@@ -4653,10 +4636,10 @@ public:
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (refreshing_ && !is_usable(now_()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(now_()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
         const TimePoint now = now_();
-        if (refreshing_ || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
+        if (is_refreshing() || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
         if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
         if (done || is_usable(now_())) return current_;
@@ -4677,9 +4660,12 @@ public:
 private:
     // False: the caller's time is over first.
     bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice());
-        return !refreshing_;
+        while (is_refreshing() && !limits.over()) done_.wait_for(lock, limits.slice());
+        return !is_refreshing();
     }
+
+    // The child of a process that forked has none of the threads that may have been at it.
+    bool is_refreshing() const { return refresher_ == http::process_id(); }
 
     bool is_usable(TimePoint now) const { return current_ && now < expires_; }
     // A clock set back must not turn a minute of patience into a day.
@@ -4693,11 +4679,11 @@ private:
             std::unique_lock<std::mutex>& lock;
             ~Refreshing() {
                 lock.lock();
-                owner.refreshing_ = false;
+                owner.refresher_.reset();
                 owner.done_.notify_all();
             }
         };
-        refreshing_ = true;
+        refresher_ = http::process_id();
         lock.unlock();
         const auto ask = [&] {
             const Refreshing guard{*this, lock};
@@ -4737,7 +4723,7 @@ private:
     std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Snapshot> current_;
-    bool refreshing_ = false;
+    std::optional<std::uint64_t> refresher_;  // the process that refreshes, while it does
     TimePoint expires_{}, renew_at_{}, retry_at_{};
     seconds pause_{0};   // after the last refresh, if it failed
     std::string error_;  // of that
@@ -4980,7 +4966,7 @@ struct detail::Core {
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain(make_environment(), {config.profile, config.region, config.endpoint}),
+          chain(make_environment(), config),
           identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
                    [this] { return now(); }) {}
 
@@ -5077,8 +5063,7 @@ struct detail::Core {
 
 private:
     Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
-        auto found = endpoint::resolve(
-            {bucket, region, configured_url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+        auto found = endpoint::resolve(bucket, region, configured_url, config);
         if (!found) return found.error();
         place_now = std::make_shared<const Place>(*std::move(found));
         return place_now;
@@ -5088,7 +5073,6 @@ private:
         using namespace credentials;
         Environment out;
         out.fetch = [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); };
-        if (config.seams.environment) out.variable = config.seams.environment;
         out.now = [this] { return now(); };
         return out;
     }
@@ -8343,13 +8327,11 @@ inline Result<void> check_config(const Config& config) {
 
 // The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
-    credentials::Environment outside;
-    if (config.seams.environment) outside.variable = config.seams.environment;
-    std::string path = outside.variable("AWS_CA_BUNDLE").value_or("");
-    const std::string other = outside.variable("SSL_CERT_FILE").value_or("");
-    if (path.empty())
-        path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).walk().profile_setting("ca_bundle");
-    return path.empty() ? other : path;
+    const credentials::Chain chain({}, config);
+    credentials::Walk walk = chain.walk();
+    std::string path = walk.first({"AWS_CA_BUNDLE"}).value;
+    if (path.empty()) path = walk.profile_setting("ca_bundle");
+    return path.empty() ? walk.first({"SSL_CERT_FILE"}).value : path;
 }
 
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
@@ -8360,9 +8342,8 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (!location) return refuse(location.error().what());
     if (const Result<void> fine = check_config(config); !fine) return refuse(fine.error().what());
     if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
-    const auto place =
-        endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
-                           config.addressing, config.dual_stack, config.fips, config.accelerate});
+    const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
+                                         config.endpoint, config);
     if (!place) return refuse(place.error().what());
     if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     if (!digest::available())
