@@ -125,6 +125,10 @@ enum class Errc {
     read_only,    // not sent: Config::read_only
 };
 
+namespace detail {
+std::string without_passwords(std::string_view text);  // of URLs
+}
+
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
 // program (the members). Copying does not throw.
 class Error : public std::runtime_error {
@@ -144,7 +148,8 @@ public:
 
     Error(Errc code, const std::string& message) : Error(Details{code}, message) {}
     Error(Details details, const std::string& message)
-        : std::runtime_error(message), details_(std::make_shared<const Details>(std::move(details))) {}
+        : std::runtime_error(detail::without_passwords(message)),
+          details_(std::make_shared<const Details>(std::move(details))) {}
 
     Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
     Error& operator=(const Error&) noexcept = default;
@@ -418,12 +423,7 @@ public:
             read_ = std::ref(from);
         } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
             const auto kept = std::make_shared<T>(std::move(from));
-            if constexpr (std::is_base_of_v<std::istream, T>)
-                read_ = [kept, in = Source(static_cast<std::istream&>(*kept))](char* to, std::size_t most) {
-                    return in.read(to, most);
-                };
-            else
-                read_ = [kept](char* to, std::size_t most) { return (*kept)(to, most); };
+            read_ = [kept, in = Source(*kept)](char* to, std::size_t most) { return in.read(to, most); };
         }
     }
 
@@ -506,14 +506,10 @@ struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
 template <class T>
 inline constexpr bool is_object =
     has_codec<T>::value || !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>);
-template <class T>
-inline constexpr bool is_optional = false;
-template <class T>
-inline constexpr bool is_optional<std::optional<T>> = true;
-template <class T>
-inline constexpr bool is_result = false;
-template <class T>
-inline constexpr bool is_result<Result<T>> = true;
+template <template <class> class Wrapper, class T>
+inline constexpr bool is_a = false;
+template <template <class> class Wrapper, class T>
+inline constexpr bool is_a<Wrapper, Wrapper<T>> = true;
 
 // Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
@@ -539,7 +535,7 @@ template <class T>
 Result<T> decoded(Value value) {
     if constexpr (std::is_same_v<T, Value>) {
         return value;
-    } else if constexpr (is_optional<T>) {
+    } else if constexpr (is_a<std::optional, T>) {
         if (value.negative()) return T();
         return decoded<typename T::value_type>(std::move(value)).transform([](auto&& inner) {
             return T(std::move(inner));
@@ -574,9 +570,9 @@ Error about(const char* operation, std::string_view key, const Error& error);  /
 template <class R>
 Result<Produced> produced(R&& result) {
     using T = std::decay_t<R>;
-    if constexpr (is_result<T> || is_optional<T>) {
+    if constexpr (is_a<Result, T> || is_a<std::optional, T>) {
         if (result) return produced(*std::forward<R>(result));
-        if constexpr (is_result<T>)
+        if constexpr (is_a<Result, T>)
             return std::forward<R>(result).error();
         else
             return Produced{"null", Kind::json, true};
@@ -648,7 +644,8 @@ enum class Expired { remove, keep };                 // what get() does with an 
 enum class MetadataNames { underscore, hyphen };     // expires_at, which Python reads, or expires-at
 enum class Conditions { automatic, required, off };  // if_absent and if_match: see Config::conditions
 // own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: that, and the
-// store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
+// store's x-amz-checksum-* is sent, and checked on reading where the entry has no CRC-32C of ours. none: lengths and
+// gzip's sums alone.
 enum class Checksums { own, store, none };
 
 struct Progress {
@@ -1206,13 +1203,12 @@ inline std::string base64(std::string_view raw) {
     return out;
 }
 
-inline constexpr bool is_unreserved(char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~'; }
-
 // The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
 // and encode again before they check the signature. Upper-case hex for the same reason.
 inline void append_percent(std::string& out, std::string_view raw, bool keep_slash) {
+    const std::string_view kept = keep_slash ? "-._~/" : "-._~";
     for (std::size_t i = 0; i < raw.size(); ++i) {
-        const bool is_kept = is_unreserved(raw[i]) || (keep_slash && raw[i] == '/');
+        const bool is_kept = is_alnum(raw[i]) || kept.find(raw[i]) != std::string_view::npos;
         out += is_kept ? raw[i] : '%';
         if (!is_kept) append_hex(out, raw.substr(i, 1), "0123456789ABCDEF");
     }
@@ -1286,16 +1282,21 @@ inline void hide_user_info(std::string& text) {
     if (is_user_info) text.replace(begin, std::string::npos, "******");
 }
 
+inline std::string without_passwords(std::string_view text) {
+    std::string out;
+    for (char c : text) {
+        if (c == '@') hide_user_info(out);
+        out += c;
+    }
+    return out;
+}
+
 inline constexpr std::size_t sanitized_bytes_max = 300;
 
 // Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
 // obey or that are no UTF-8 are written as \xNN.
 inline std::string sanitize(std::string_view text) {
-    std::string known;
-    for (char c : text.substr(0, 10 * sanitized_bytes_max)) {  // before it is cut, so that every '@' is seen
-        if (c == '@') hide_user_info(known);
-        known += c;
-    }
+    const std::string known = without_passwords(text.substr(0, 10 * sanitized_bytes_max));  // all up to an '@' is seen
     std::string out;
     for (std::size_t at = 0, length = 0; at < known.size(); at += length) {
         length = (std::max)(utf8::sequence(known, at), std::size_t{1});
@@ -1710,7 +1711,6 @@ std::string_view as_text(const std::array<unsigned char, size>& digest) {
 }
 
 using Sha256Digest = std::array<unsigned char, 32>;
-using Md5Digest = std::array<unsigned char, 16>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
@@ -1756,27 +1756,21 @@ inline Sha256Digest sha256(std::string_view data) {
 }
 
 // Whether OpenSSL computes SHA-256 here, without which there is no signature.
-inline bool available() {
-    Sha256 hasher;
-    hasher.finish();
-    return hasher.ok();
-}
+inline bool available() { return sha256({}) != Sha256Digest{}; }
 
 // Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
-inline std::optional<Md5Digest> md5(std::string_view data) {
-    Md5Digest out{};
-    const bool ok = EVP_Digest(data.data(), data.size(), out.data(), nullptr, EVP_md5(), nullptr) == 1;
-    return ok ? std::optional<Md5Digest>(out) : std::nullopt;
+inline std::string md5(std::string_view data) {
+    std::string out(16, '\0');
+    auto* to = reinterpret_cast<unsigned char*>(&out[0]);
+    const bool ok = EVP_Digest(data.data(), data.size(), to, nullptr, EVP_md5(), nullptr) == 1;
+    return ok ? out : std::string();
 }
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
 // for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
 class HmacSha256Key {
 public:
-    explicit HmacSha256Key(std::string_view key) { set(key); }
-
-    // A new key in the same contexts.
-    void set(std::string_view key) {
+    explicit HmacSha256Key(std::string_view key) {
         const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
         std::string block(key.size() > block_bytes ? as_text(hash) : key);
         block.resize(block_bytes);
@@ -1879,19 +1873,15 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
     return ~crc;
 }
 
-// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
-// included twice, and a program may include it too.
-inline bool has_crc32c_hardware() {
-    static const bool has = [] {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    // __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
+    // included twice, and a program may include it too.
+    static const bool has_hardware = [] {
         unsigned a = 1, b = 0, c = 0, d = 0;
         __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
         return (c >> 20 & 1) != 0;
     }();
-    return has;
-}
-
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
+    return has_hardware ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
@@ -1950,29 +1940,17 @@ public:
     const char* problem() const { return problem_; }
 
 protected:
-    using Function = int (*)(z_stream*);
-
-    // zlib's state points back at its z_stream, so that one stays where it is when a filter moves.
-    struct End {
-        Function end;
-        void operator()(z_stream* stream) const {
-            end(stream);
-            delete stream;
-        }
-    };
-
-    bool allocate(Function end) {
-        stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
-        if (!stream_) problem_ = "zlib has no memory";
-        return stream_ != nullptr;
-    }
+    explicit Filter(int (*end)(z_stream*)) : end_(end) {}
+    ~Filter() { end_(&stream_); }    // which passes over a stream that was never begun
+    Filter(const Filter&) = delete;  // zlib's state points back at its z_stream
+    Filter& operator=(const Filter&) = delete;
 
     // Takes what a function of zlib's returned.
     void check(int result) {
         if (result == Z_MEM_ERROR)
             problem_ = "zlib has no memory";
         else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
-            problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
+            problem_ = stream_.msg != nullptr ? stream_.msg : "zlib reports an error";
     }
 
     // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is
@@ -1982,15 +1960,15 @@ protected:
         int result = Z_OK;
         while (result == Z_OK && problem_ == nullptr && produced < capacity) {
             // zlib's pointer is mutable unless ZLIB_CONST is set before its header, which the including file decides.
-            stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
-            stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
-            stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
-            stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
-            const std::size_t offered = stream_->avail_in, room = stream_->avail_out;
-            result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+            stream_.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+            stream_.avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+            stream_.next_out = reinterpret_cast<Bytef*>(out + produced);
+            stream_.avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+            const std::size_t offered = stream_.avail_in, room = stream_.avail_out;
+            result = step(&stream_, offered < input_.size() ? Z_NO_FLUSH : flush);
             check(result);
-            input_.remove_prefix(offered - stream_->avail_in);
-            produced += room - stream_->avail_out;
+            input_.remove_prefix(offered - stream_.avail_in);
+            produced += room - stream_.avail_out;
         }
         return result == Z_STREAM_END;
     }
@@ -2000,7 +1978,8 @@ protected:
         return {produced, produced == capacity ? Step::output : Step::needs_input};
     }
 
-    std::unique_ptr<z_stream, End> stream_{};
+    int (*const end_)(z_stream*);
+    z_stream stream_{};
     std::string_view input_{};
     const char* problem_ = nullptr;
 };
@@ -2008,6 +1987,8 @@ protected:
 // Members one after the other, with zeros between and behind them, as Python's gzip module takes them.
 class Inflater : public Filter {
 public:
+    Inflater() : Filter(inflateEnd) {}
+
     // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
     Pulled pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
@@ -2029,13 +2010,11 @@ private:
     // False: no input is there to begin a member with, or a problem.
     bool begin_member() {
         if (in_member_ || problem_ != nullptr) return problem_ == nullptr;
-        if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
+        const bool is_first = stream_.state == nullptr;
+        if (!is_first) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
         if (input_.empty()) return false;
         in_member_ = true;
-        if (stream_)
-            check(inflateReset(stream_.get()));
-        else if (allocate(inflateEnd))
-            check(inflateInit2(stream_.get(), 16 + MAX_WBITS));
+        check(is_first ? inflateInit2(&stream_, 16 + MAX_WBITS) : inflateReset(&stream_));
         return problem_ == nullptr;
     }
 
@@ -2045,16 +2024,15 @@ private:
 // Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
 class Deflater : public Filter {
 public:
-    explicit Deflater(int level) {
+    explicit Deflater(int level) : Filter(deflateEnd) {
         static gz_header header = [] {  // which zlib only reads
             gz_header unknown{};
             unknown.os = 255;
             return unknown;
         }();
         constexpr int memory_level = 8;  // zlib's default
-        if (!allocate(deflateEnd)) return;
-        check(deflateInit2(stream_.get(), level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
-        if (problem_ == nullptr) check(deflateSetHeader(stream_.get(), &header));
+        check(deflateInit2(&stream_, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
+        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header));
     }
 
     // No input will follow: pull() until finished.
@@ -2155,7 +2133,12 @@ public:
 
     // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
     bool next(std::initializer_list<Field> fields = {}) {
-        if (closing_) leave();
+        if (closing_) {
+            text_.clear();
+            --depth_;
+            path_.resize(path_.rfind('/'));
+        }
+        closing_ = false;
         while (!closing_ && !damaged_ && !rest_.empty()) {
             if (rest_.front() != '<')
                 damaged_ = !take_text();
@@ -2189,13 +2172,6 @@ public:
     const std::string& text() const { return text_; }
 
 private:
-    void leave() {
-        closing_ = false;
-        text_.clear();
-        --depth_;
-        path_.resize(path_.rfind('/'));
-    }
-
     bool take(std::string_view wanted) {
         if (!bytes::starts_with(rest_, wanted)) return false;
         rest_.remove_prefix(wanted.size());
@@ -2444,7 +2420,11 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        if (problem_.empty()) finish();
+        for (std::size_t i = 0; i < sections_.size(); ++i) {
+            if (i == 0) finish(*defaults_);
+            finish(sections_[i]);
+            sections_[i].defaults = defaults_;
+        }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
@@ -2489,33 +2469,24 @@ private:
         setting_ = &section_->settings.back();
     }
 
-    void finish() {
-        if (sections_.empty()) return;
-        for (Setting& setting : defaults_->settings) finish_setting(setting);
-        for (Section& section : sections_) {
-            for (Setting& setting : section.settings) finish_setting(setting);
-            section.defaults = defaults_;
-        }
-    }
-
-    void finish_setting(Setting& setting) {
-        while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
-        if (!bytes::starts_with(setting.text, "\n")) return;
-        for (std::string_view line : bytes::split(setting.text, '\n')) {
-            const std::size_t equals = line.find('=');
-            if (equals != std::string_view::npos) {
-                bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-            } else if (!trim(line).empty()) {
-                line_ = setting.line;
-                return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
+    // Puts what is below a setting into its block.
+    void finish(Section& section) {
+        for (Setting& setting : section.settings) {
+            while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
+            if (!bytes::starts_with(setting.text, "\n") || !problem_.empty()) continue;
+            line_ = setting.line;
+            for (std::string_view line : bytes::split(setting.text, '\n')) {
+                const std::size_t equals = line.find('=');
+                if (equals != std::string_view::npos)
+                    bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
+                else if (!trim(line).empty())
+                    fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
+            setting.text.clear();
         }
-        setting.text.clear();
     }
 
-    void fail(std::string problem) {
-        if (problem_.empty()) problem_ = std::move(problem);
-    }
+    void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
     std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
@@ -3869,20 +3840,22 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
     return {};
 }
 
-// Whether keys that a source, or a user's provider, has returned can be used.
-inline Result<void> check(Credentials& keys, TimePoint now) {
-    if (keys.source.empty()) keys.source = "credentials";
-    const std::string& where = keys.source;
-    const char* half = keys.secret_key.empty() ? ": the access key is set but the secret key"
-                                               : ": the secret key is set but the access key";
-    if (keys.access_key.empty() != keys.secret_key.empty())
+// The keys that a source, or a user's provider, has returned, if they can be used.
+inline Keys checked(Keys keys, TimePoint now) {
+    if (!keys) return keys;
+    if (keys->source.empty()) keys->source = "credentials";
+    const std::string& where = keys->source;
+    const char* half = keys->secret_key.empty() ? ": the access key is set but the secret key"
+                                                : ": the secret key is set but the access key";
+    if (keys->access_key.empty() != keys->secret_key.empty())
         return broken(where + half + " is not: set both or neither");
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
-    auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
-    if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
-    if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
-    if (!fine || !keys.expires || *keys.expires > now) return fine;
-    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+    auto fine = check_value(keys->access_key, where + ": the access key", key_bytes_max);
+    if (fine) fine = check_value(keys->secret_key, where + ": the secret key", key_bytes_max, true);
+    if (fine) fine = check_value(keys->session_token, where + ": the session token", token_bytes_max);
+    if (!fine) return std::move(fine).error();
+    if (!keys->expires || *keys->expires > now) return keys;
+    return broken(where + ": the credentials expired at " + time_text(*keys->expires) + " and the clock says " +
                   time_text(now) + ": renew them there, or set the clock");
 }
 
@@ -4165,7 +4138,14 @@ public:
                 return Setting();
             set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
-        if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
+        if (set.value.empty()) {
+            set = selected_.setting("endpoint_url");
+            const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
+            const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
+            for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
+                if (name == "endpoint_url" && !value.empty()) set.value = value;
+            }
+        }
         if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set, "a URL such as https://s3.example.com");
     }
@@ -4176,12 +4156,10 @@ public:
     Keys environment() {
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-        return checked(with_expiry({access_key,
-                                    first({"AWS_SECRET_ACCESS_KEY"}).value,
-                                    first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
-                                    {},
-                                    "environment"},
-                                   first({"AWS_CREDENTIAL_EXPIRATION"}).value));
+        const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
+        const std::string token = first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
+        return with_expiry({access_key, secret_key, token, {}, "environment"},
+                           first({"AWS_CREDENTIAL_EXPIRATION"}).value);
     }
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
@@ -4215,7 +4193,7 @@ public:
         request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
-        return checked(keys_in_json(ask(request, where), where, true));
+        return keys_in_json(ask(request, where), where, true);
     }
 
     // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
@@ -4289,17 +4267,6 @@ private:
         return set.value.empty() ? selected_.setting(name) : set;
     }
 
-    // Of "s3" or "sts", in the profile's services section or for all services.
-    Setting endpoint_in_files(const std::string& service) const {
-        Setting url = selected_.setting("endpoint_url");
-        const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
-        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
-        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
-            if (name == "endpoint_url" && !value.empty()) url.value = value;
-        }
-        return url;
-    }
-
     // -- profiles and roles
 
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
@@ -4327,7 +4294,7 @@ private:
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (id.empty()) return broken(where + ": aws_access_key_id is empty");
-        return checked(Credentials{id, only.get("aws_secret_access_key"), only.get(token), {}, where});
+        return Credentials{id, only.get("aws_secret_access_key"), only.get(token), {}, where};
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4349,7 +4316,7 @@ private:
             return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
         if (json::member(*output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        return checked(keys_in_json(output, named, false));
+        return keys_in_json(output, named, false);
     }
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
@@ -4364,13 +4331,14 @@ private:
         roles_.push_back(profile.name);
         const std::string named = profile.get("credential_source");
         const Keys keys =
-            profile.has("source_profile")    ? source_keys(profile)
-            : named == "EcsContainer"        ? container()
-            : named == "Ec2InstanceMetadata" ? instance_metadata()
-            : named == "Environment"
-                ? environment()
-                : Keys(broken(profile.where +
-                              ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"));
+            checked(profile.has("source_profile")    ? source_keys(profile)
+                    : named == "EcsContainer"        ? container()
+                    : named == "Ec2InstanceMetadata" ? instance_metadata()
+                    : named == "Environment"
+                        ? environment()
+                        : broken(profile.where +
+                                 ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"),
+                    environment_.now());
         if (is_passed_over(keys))
             return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
@@ -4455,7 +4423,7 @@ private:
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
-        return answer ? checked(keys_in_xml(*answer, operation, where)) : answer.error();
+        return answer ? keys_in_xml(*answer, operation, where) : answer.error();
     }
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
@@ -4511,7 +4479,7 @@ private:
         const TimePoint now = environment_.now();
         if (keys && keys->expires <= now)
             keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
-        return checked(std::move(keys));
+        return keys;
     }
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
@@ -4532,12 +4500,6 @@ private:
             return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
         return limits_.error(where + " was asked");
-    }
-
-    Keys checked(Keys keys) const {
-        if (!keys) return keys;
-        if (auto fine = check(*keys, environment_.now()); !fine) return std::move(fine).error();
-        return keys;
     }
 
     const Environment& environment_;
@@ -4580,7 +4542,8 @@ public:
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
             const bool is_kept_out = source.by_variables && !settings_.profile.empty();
-            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code")) : (walk.*source.ask)();
+            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
+                                    : checked((walk.*source.ask)(), environment_.now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -4685,31 +4648,25 @@ private:
         };
         refresher_ = http::process_id();
         lock.unlock();
-        const auto ask = [&] {
+        Keys got = [&] {
             const Refreshing guard{*this, lock};
             return source_(limits);
-        };
-        return store(ask(), limits);
-    }
-
-    Result<void> store(Keys got, const Limits& limits) {
+        }();
         const TimePoint now = now_();
-        const Result<void> fine = got ? check(*got, now) : got.error();
+        got = checked(std::move(got), now);
         // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!fine && limits.over()) return fine;
-        if (!fine) {
+        if (!got && limits.over()) return got.error();
+        if (!got) {
             pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
             retry_at_ = now + pause_;
-            error_ = fine.error().what();
+            error_ = got.error().what();
             return broken(error_);
         }
         pause_ = seconds(0);
-        const auto is_same = [&](std::string Credentials::*part) {
-            return current_->credentials.*part == (*got).*part;
-        };
-        const bool same = current_ && is_same(&Credentials::access_key) && is_same(&Credentials::secret_key) &&
-                          is_same(&Credentials::session_token);
-        const std::uint64_t generation = (current_ ? current_->generation : 0) + (same ? 0 : 1);
+        std::uint64_t generation = current_ ? current_->generation : 1;
+        for (const auto part : {&Credentials::access_key, &Credentials::secret_key, &Credentials::session_token}) {
+            if (current_ && current_->credentials.*part != (*got).*part) generation = current_->generation + 1;
+        }
         expires_ = got->expires.value_or((TimePoint::max)());
         current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
@@ -7860,8 +7817,8 @@ inline s3::Request bulk_request(const std::string& list) {
     out.payload_hash = bytes::hex(digest::as_text(sha));
     out.header("content-type", "application/xml");
     // Old stores want an MD5, which a FIPS build of OpenSSL does not have.
-    if (const auto md5 = digest::md5(list))
-        return std::move(out).header("content-md5", bytes::base64(digest::as_text(*md5)));
+    if (const std::string md5 = digest::md5(list); !md5.empty())
+        return std::move(out).header("content-md5", bytes::base64(md5));
     return std::move(out).header("x-amz-checksum-sha256", bytes::base64(digest::as_text(sha)));
 }
 
@@ -8388,6 +8345,7 @@ struct detail::ReaderState {
     std::unique_ptr<std::istream> istream{};
 };
 
+S3CACHE_FN std::string detail::without_passwords(std::string_view text) { return bytes::without_passwords(text); }
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }

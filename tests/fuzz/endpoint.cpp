@@ -44,7 +44,7 @@ inline void check_path(std::string_view path) {
     require(path.empty() || (path.front() == '/' && path.back() != '/'), "a path begins with a slash and ends without");
     for (std::size_t i = 0; i < path.size(); ++i) {
         if (path[i] != '%') {
-            require(bytes::is_unreserved(path[i]) || path[i] == '/', "only unreserved bytes stand as they are");
+            require(fuzz::is_unreserved(path[i]) || path[i] == '/', "only unreserved bytes stand as they are");
         } else {
             require(i + 2 < path.size() && bytes::hex_value(path[i + 1]) >= 0 && bytes::hex_value(path[i + 2]) >= 0,
                     "escapes are whole");

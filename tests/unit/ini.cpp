@@ -86,6 +86,11 @@ TEST_CASE("ini: a broken block in DEFAULT harms only where there are sections to
     CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:2: a line without '=' in the block under 's3'");
 }
 
+TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
+    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
+}
+
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {
     const auto config =
         ini::parse("[default]\na = 1\n[profile default]\na = 2\n[profile \"my dev\"]\n[ profile x ]\n[y]\n", "c");
