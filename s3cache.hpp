@@ -321,13 +321,10 @@ private:
 };
 
 namespace detail {
-inline const void* octets(const char* data) { return data; }
-inline const void* octets(const unsigned char* data) { return data; }
-inline const void* octets(const std::byte* data) { return data; }
 // Containers of bytes that lie in one piece: vector, array and span of char, unsigned char or std::byte.
-template <class T>
-using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>,
-                                 decltype(octets(std::declval<const T&>().data()), std::declval<const T&>().size())>;
+template <class T, class Byte = std::decay_t<decltype(*std::declval<const T&>().data())>>
+using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view> && sizeof(Byte) == 1,
+                                 decltype(std::declval<const T&>().size())>;
 
 // Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
 template <class Range, class Item>
@@ -2281,9 +2278,9 @@ inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
     const std::size_t tag = lower.find("<title");
     const std::size_t begin = lower.find('>', tag);
-    const std::size_t end = lower.find("</title", begin);
+    const std::size_t end = lower.find("</title", begin);  // nothing is behind npos
     std::string title;
-    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return title;
+    if (end == std::string::npos) return title;
     for (char c : bytes::trim(page.substr(begin + 1, end - begin - 1))) {
         if (!bytes::is_blank(c) || title.back() != ' ') title += bytes::is_blank(c) ? ' ' : c;
     }
@@ -2333,7 +2330,8 @@ struct ListPage {
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
 // as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
-inline std::optional<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+inline Result<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+    const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
     ListEntry entry;
     std::string encoding;
@@ -2355,17 +2353,16 @@ inline std::optional<ListPage> list_result(std::string_view document, const std:
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
-        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return std::nullopt;
+        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return spoilt;
     }
     const bool is_of_objects = element == "Contents";
-    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
-        return std::nullopt;
+    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket"))) return spoilt;
     std::string& marker = page.next_key_marker;
     if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
     for (ListEntry& listed : page.entries) {
         const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
         const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
-        if (!size || (is_of_objects && !key)) return std::nullopt;
+        if (!size || (is_of_objects && !key)) return spoilt;
         listed.size = *size;
         if (key) listed.key = *key;
     }
@@ -2597,12 +2594,14 @@ struct Endpoint : Url {  // the path ends with the bucket, unless the host begin
 inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
 inline bool only(std::string_view text, std::string_view others) {
-    return std::all_of(text.begin(), text.end(),
-                       [others](char c) { return bytes::is_alnum(c) || others.find(c) != std::string_view::npos; });
+    for (char c : text) {
+        if (!bytes::is_alnum(c) && others.find(c) == std::string_view::npos) return false;
+    }
+    return true;
 }
 
 inline bool all_digits(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
+    return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
 // Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
@@ -2637,10 +2636,9 @@ inline const Partition& partition_of(std::string_view region) {
 }
 
 inline bool is_aws_host(std::string_view host) {
-    if (bytes::ends_with(host, ".api.aws")) return true;
-    return std::any_of(std::begin(partitions), std::end(partitions), [host](const Partition& partition) {
-        return bytes::ends_with(host, std::string(".").append(partition.suffix));
-    });
+    bool is_aws = bytes::ends_with(host, ".api.aws");
+    for (const Partition& partition : partitions) is_aws |= bytes::ends_with(host, '.' + std::string(partition.suffix));
+    return is_aws;
 }
 
 // The one way to write "1.2.3.4" or "[::1]", because libcurl rewrites others ("127.1", "[0::1]") before it sends the
@@ -3758,7 +3756,7 @@ inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
+inline constexpr milliseconds cancel_poll{50};         // how often a wait looks at its limits
 inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
 inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
 inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
@@ -3775,12 +3773,6 @@ struct Limits {
 
     bool over() const {
         return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
-    }
-    // How long to wait at once, so that a deadline and a cancellation are noticed.
-    milliseconds slice() const {
-        if (!deadline) return cancel_poll;
-        const auto left = std::chrono::duration_cast<milliseconds>(*deadline - std::chrono::steady_clock::now());
-        return (std::max)(milliseconds(1), (std::min)(cancel_poll, left));
     }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
@@ -3892,9 +3884,10 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
 // messages must not.
-inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
+// Zero, or an error of the system's.
+inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
-    if (::pipe(ends) != 0) return broken("it does not start: system error " + std::to_string(errno));
+    if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
     for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
@@ -3914,10 +3907,8 @@ inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& c
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
-    if (failed == 0) return {};
-    ::close(output);
-    if (failed == ENOENT) return broken("there is no such program");
-    return broken("it does not start: system error " + std::to_string(failed));
+    if (failed != 0) ::close(output);
+    return failed;
 }
 
 // What the program wrote, if it ended well and in time.
@@ -3925,14 +3916,16 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     struct pollfd output = {-1, POLLIN, 0};
     int status = 0;
     ::pid_t child = 0, ended = 0;
-    if (auto started = spawn(argv, output.fd, child); !started) return std::move(started).error();
+    if (const int failed = spawn(argv, output.fd, child))
+        return broken(failed == ENOENT ? "there is no such program"
+                                       : "it does not start: system error " + std::to_string(failed));
     const int pipe = output.fd;
     std::string written, problem;
     const auto end = std::chrono::steady_clock::now() + process_timeout;
     while (ended == 0 && problem.empty()) {
         char buffer[4096];
         // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const milliseconds most = output.fd < 0 ? milliseconds(5) : limits.slice();
+        const milliseconds most = output.fd < 0 ? milliseconds(5) : cancel_poll;
         const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
         const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
         if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
@@ -3981,7 +3974,7 @@ struct Environment {
     std::function<TimePoint()> now = std::chrono::system_clock::now;
     std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
         const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
+        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(cancel_poll);
     };
 };
 
@@ -4408,7 +4401,7 @@ private:
         const auto url = endpoint::parse_url(
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
-        if (!url) return broken(where + ": there is no STS endpoint");
+        if (!url) return url.error();
         WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
         request.timeout = sts_timeout;
@@ -4614,16 +4607,15 @@ public:
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
         const TimePoint now = now_();
-        if (current_->generation != generation || is_too_early(now)) return current_->generation != generation;
-        const bool done = refresh(lock, limits).has_value();
-        if (done && current_->generation == generation) retry_at_ = now + forced_again_after;
+        const bool is_due = current_->generation == generation && !is_too_early(now);
+        if (is_due && refresh(lock, limits) && current_->generation == generation) retry_at_ = now + forced_again_after;
         return current_->generation != generation;
     }
 
 private:
     // False: the caller's time is over first.
     bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        while (is_refreshing() && !limits.over()) done_.wait_for(lock, limits.slice());
+        while (is_refreshing() && !limits.over()) done_.wait_for(lock, cancel_poll);
         return !is_refreshing();
     }
 
@@ -7860,7 +7852,7 @@ struct Removal {
         Call call(session, bulk_request(list));
         call.run();
         call.request.operation = "remove";  // what errors are about from here on
-        if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
+        if (const auto failed = xml::list_result(call.ok() ? std::string_view(call.answer->text) : "", "Error"))
             return take_in(batch, call, failed->entries);
         const Error why = session.failure(call);
         if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
