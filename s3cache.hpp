@@ -1187,7 +1187,6 @@ inline void append_hex(std::string& out, std::string_view raw, std::string_view 
 
 inline std::string hex(std::string_view raw) {
     std::string out;
-    out.reserve(raw.size() * 2);
     append_hex(out, raw);
     return out;
 }
@@ -1301,8 +1300,8 @@ inline std::string sanitize(std::string_view text) {
         const unsigned char first = octet(piece[0]);
         const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
         if (is_control || (length == 1 && first >= 0x80)) {
-            piece.clear();
-            for (std::size_t i = 0; i < length; ++i) piece += "\\x" + hex(known.substr(at + i, 1));
+            length = 1;  // the second byte of a control character is none that begins one
+            piece = "\\x" + hex(known.substr(at, 1));
         }
         if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
         out += piece;
@@ -1841,20 +1840,15 @@ private:
     std::array<std::array<std::uint64_t, 256>, 8> rows_;
 };
 
-inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
-    return ~table.update(~crc, data, size);
+template <class Word, std::uint64_t reflected_polynomial>
+Word crc_by_table(Word crc, const char* data, std::size_t size) {
+    static const SlicingTable table(reflected_polynomial);
+    return static_cast<Word>(~table.update(static_cast<Word>(~crc), data, size));
 }
 
-inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0xEDB88320);  // zlib's, reflected
-    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
-}
-
-inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0x82F63B78);  // Castagnoli, reflected
-    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
-}
+inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5>;  // of the NVMe specification
+inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
+inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
 // The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
 // again, but one already outruns any network.
@@ -1892,9 +1886,7 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
 
 #else
 
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return crc32c_portable(crc, data, size);
-}
+inline constexpr auto crc32c = crc32c_portable;
 
 #endif
 
@@ -2156,8 +2148,7 @@ public:
 
     // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
     bool finish(std::initializer_list<Field> fields = {}) {
-        while (next(fields)) {
-        }
+        while (next(fields)) continue;
         return whole();
     }
     bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
@@ -2515,15 +2506,12 @@ inline std::vector<std::string> split_words(std::string_view text) {
         in_word = true;
         const bool escapes = c == '\\' && quote != '\'';
         if (escapes && i + 1 == text.size()) return {};
-        if (escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\')) {
-            words.back() += text[++i];
-        } else if (quote == '\0' && (c == '"' || c == '\'')) {
-            quote = c;
-        } else if (c == quote && quote != '\0') {
-            quote = '\0';
-        } else {
-            words.back() += c;
-        }
+        const bool is_escaped = escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\');
+        const bool is_quote = quote != '\0' ? c == quote : c == '"' || c == '\'';
+        if (is_quote)
+            quote = quote != '\0' ? '\0' : c;
+        else
+            words.back() += is_escaped ? text[++i] : c;
     }
     if (quote != '\0') words.clear();
     return words;
