@@ -1202,10 +1202,10 @@ inline std::string base64(std::string_view raw) {
 // The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
 // and encode again before they check the signature. Upper-case hex for the same reason.
 inline void append_percent(std::string& out, std::string_view raw, bool keep_slash) {
-    const std::string_view kept = keep_slash ? "-._~/" : "-._~";
     for (std::size_t i = 0; i < raw.size(); ++i) {
-        const bool is_kept = is_alnum(raw[i]) || kept.find(raw[i]) != std::string_view::npos;
-        out += is_kept ? raw[i] : '%';
+        const char c = raw[i];
+        const bool is_kept = is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~' || (keep_slash && c == '/');
+        out += is_kept ? c : '%';
         if (!is_kept) append_hex(out, raw.substr(i, 1), "0123456789ABCDEF");
     }
 }
