@@ -125,6 +125,10 @@ enum class Errc {
     read_only,    // not sent: Config::read_only
 };
 
+namespace detail {
+std::string without_passwords(std::string_view text);  // of URLs
+}
+
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
 // program (the members). Copying does not throw.
 class Error : public std::runtime_error {
@@ -144,7 +148,8 @@ public:
 
     Error(Errc code, const std::string& message) : Error(Details{code}, message) {}
     Error(Details details, const std::string& message)
-        : std::runtime_error(message), details_(std::make_shared<const Details>(std::move(details))) {}
+        : std::runtime_error(detail::without_passwords(message)),
+          details_(std::make_shared<const Details>(std::move(details))) {}
 
     Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
     Error& operator=(const Error&) noexcept = default;
@@ -316,13 +321,10 @@ private:
 };
 
 namespace detail {
-inline const void* octets(const char* data) { return data; }
-inline const void* octets(const unsigned char* data) { return data; }
-inline const void* octets(const std::byte* data) { return data; }
 // Containers of bytes that lie in one piece: vector, array and span of char, unsigned char or std::byte.
-template <class T>
-using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>,
-                                 decltype(octets(std::declval<const T&>().data()), std::declval<const T&>().size())>;
+template <class T, class Byte = std::decay_t<decltype(*std::declval<const T&>().data())>>
+using IfBytes = std::enable_if_t<!std::is_convertible_v<const T&, std::string_view> && sizeof(Byte) == 1,
+                                 decltype(std::declval<const T&>().size())>;
 
 // Walks a Reader or a Listing by its try_next(). Throws what that returns as an error.
 template <class Range, class Item>
@@ -418,12 +420,7 @@ public:
             read_ = std::ref(from);
         } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
             const auto kept = std::make_shared<T>(std::move(from));
-            if constexpr (std::is_base_of_v<std::istream, T>)
-                read_ = [kept, in = Source(static_cast<std::istream&>(*kept))](char* to, std::size_t most) {
-                    return in.read(to, most);
-                };
-            else
-                read_ = [kept](char* to, std::size_t most) { return (*kept)(to, most); };
+            read_ = [kept, in = Source(*kept)](char* to, std::size_t most) { return in.read(to, most); };
         }
     }
 
@@ -506,14 +503,10 @@ struct has_codec<T, std::void_t<decltype(codec<T>::kind)>> : std::true_type {};
 template <class T>
 inline constexpr bool is_object =
     has_codec<T>::value || !(std::is_convertible_v<const T&, Payload> || std::is_convertible_v<T, Source>);
-template <class T>
-inline constexpr bool is_optional = false;
-template <class T>
-inline constexpr bool is_optional<std::optional<T>> = true;
-template <class T>
-inline constexpr bool is_result = false;
-template <class T>
-inline constexpr bool is_result<Result<T>> = true;
+template <template <class> class Wrapper, class T>
+inline constexpr bool is_a = false;
+template <template <class> class Wrapper, class T>
+inline constexpr bool is_a<Wrapper, Wrapper<T>> = true;
 
 // Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
@@ -539,7 +532,7 @@ template <class T>
 Result<T> decoded(Value value) {
     if constexpr (std::is_same_v<T, Value>) {
         return value;
-    } else if constexpr (is_optional<T>) {
+    } else if constexpr (is_a<std::optional, T>) {
         if (value.negative()) return T();
         return decoded<typename T::value_type>(std::move(value)).transform([](auto&& inner) {
             return T(std::move(inner));
@@ -574,9 +567,9 @@ Error about(const char* operation, std::string_view key, const Error& error);  /
 template <class R>
 Result<Produced> produced(R&& result) {
     using T = std::decay_t<R>;
-    if constexpr (is_result<T> || is_optional<T>) {
+    if constexpr (is_a<Result, T> || is_a<std::optional, T>) {
         if (result) return produced(*std::forward<R>(result));
-        if constexpr (is_result<T>)
+        if constexpr (is_a<Result, T>)
             return std::forward<R>(result).error();
         else
             return Produced{"null", Kind::json, true};
@@ -648,7 +641,8 @@ enum class Expired { remove, keep };                 // what get() does with an 
 enum class MetadataNames { underscore, hyphen };     // expires_at, which Python reads, or expires-at
 enum class Conditions { automatic, required, off };  // if_absent and if_match: see Config::conditions
 // own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: that, and the
-// store's own x-amz-checksum-*, sent and checked. none: lengths and gzip's sums alone.
+// store's x-amz-checksum-* is sent, and checked on reading where the entry has no CRC-32C of ours. none: lengths and
+// gzip's sums alone.
 enum class Checksums { own, store, none };
 
 struct Progress {
@@ -1195,7 +1189,6 @@ inline void append_hex(std::string& out, std::string_view raw, std::string_view 
 
 inline std::string hex(std::string_view raw) {
     std::string out;
-    out.reserve(raw.size() * 2);
     append_hex(out, raw);
     return out;
 }
@@ -1208,14 +1201,13 @@ inline std::string base64(std::string_view raw) {
     return out;
 }
 
-inline constexpr bool is_unreserved(char c) { return is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~'; }
-
 // The one encoder of the library: request URL and canonical URI must come from the same text, since some stores decode
 // and encode again before they check the signature. Upper-case hex for the same reason.
 inline void append_percent(std::string& out, std::string_view raw, bool keep_slash) {
     for (std::size_t i = 0; i < raw.size(); ++i) {
-        const bool is_kept = is_unreserved(raw[i]) || (keep_slash && raw[i] == '/');
-        out += is_kept ? raw[i] : '%';
+        const char c = raw[i];
+        const bool is_kept = is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~' || (keep_slash && c == '/');
+        out += is_kept ? c : '%';
         if (!is_kept) append_hex(out, raw.substr(i, 1), "0123456789ABCDEF");
     }
 }
@@ -1288,16 +1280,21 @@ inline void hide_user_info(std::string& text) {
     if (is_user_info) text.replace(begin, std::string::npos, "******");
 }
 
+inline std::string without_passwords(std::string_view text) {
+    std::string out;
+    for (char c : text) {
+        if (c == '@') hide_user_info(out);
+        out += c;
+    }
+    return out;
+}
+
 inline constexpr std::size_t sanitized_bytes_max = 300;
 
 // Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
 // obey or that are no UTF-8 are written as \xNN.
 inline std::string sanitize(std::string_view text) {
-    std::string known;
-    for (char c : text.substr(0, 10 * sanitized_bytes_max)) {  // before it is cut, so that every '@' is seen
-        if (c == '@') hide_user_info(known);
-        known += c;
-    }
+    const std::string known = without_passwords(text.substr(0, 10 * sanitized_bytes_max));  // all up to an '@' is seen
     std::string out;
     for (std::size_t at = 0, length = 0; at < known.size(); at += length) {
         length = (std::max)(utf8::sequence(known, at), std::size_t{1});
@@ -1305,8 +1302,8 @@ inline std::string sanitize(std::string_view text) {
         const unsigned char first = octet(piece[0]);
         const bool is_control = first < 0x20 || first == 0x7F || (first == 0xC2 && octet(piece.back()) < 0xA0);
         if (is_control || (length == 1 && first >= 0x80)) {
-            piece.clear();
-            for (std::size_t i = 0; i < length; ++i) piece += "\\x" + hex(known.substr(at + i, 1));
+            length = 1;  // the second byte of a control character is none that begins one
+            piece = "\\x" + hex(known.substr(at, 1));
         }
         if (out.size() + piece.size() > sanitized_bytes_max) return out + "...";
         out += piece;
@@ -1712,7 +1709,6 @@ std::string_view as_text(const std::array<unsigned char, size>& digest) {
 }
 
 using Sha256Digest = std::array<unsigned char, 32>;
-using Md5Digest = std::array<unsigned char, 16>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
@@ -1758,27 +1754,21 @@ inline Sha256Digest sha256(std::string_view data) {
 }
 
 // Whether OpenSSL computes SHA-256 here, without which there is no signature.
-inline bool available() {
-    Sha256 hasher;
-    hasher.finish();
-    return hasher.ok();
-}
+inline bool available() { return sha256({}) != Sha256Digest{}; }
 
 // Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
-inline std::optional<Md5Digest> md5(std::string_view data) {
-    Md5Digest out{};
-    const bool ok = EVP_Digest(data.data(), data.size(), out.data(), nullptr, EVP_md5(), nullptr) == 1;
-    return ok ? std::optional<Md5Digest>(out) : std::nullopt;
+inline std::string md5(std::string_view data) {
+    std::string out(16, '\0');
+    auto* to = reinterpret_cast<unsigned char*>(&out[0]);
+    const bool ok = EVP_Digest(data.data(), data.size(), to, nullptr, EVP_md5(), nullptr) == 1;
+    return ok ? out : std::string();
 }
 
 // The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
 // for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
 class HmacSha256Key {
 public:
-    explicit HmacSha256Key(std::string_view key) { set(key); }
-
-    // A new key in the same contexts.
-    void set(std::string_view key) {
+    explicit HmacSha256Key(std::string_view key) {
         const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
         std::string block(key.size() > block_bytes ? as_text(hash) : key);
         block.resize(block_bytes);
@@ -1852,20 +1842,15 @@ private:
     std::array<std::array<std::uint64_t, 256>, 8> rows_;
 };
 
-inline std::uint64_t crc64nvme(std::uint64_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0x9A6C9329AC4BC9B5);  // of the NVMe specification, reflected
-    return ~table.update(~crc, data, size);
+template <class Word, std::uint64_t reflected_polynomial>
+Word crc_by_table(Word crc, const char* data, std::size_t size) {
+    static const SlicingTable table(reflected_polynomial);
+    return static_cast<Word>(~table.update(static_cast<Word>(~crc), data, size));
 }
 
-inline std::uint32_t crc32(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0xEDB88320);  // zlib's, reflected
-    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
-}
-
-inline std::uint32_t crc32c_portable(std::uint32_t crc, const char* data, std::size_t size) {
-    static const SlicingTable table(0x82F63B78);  // Castagnoli, reflected
-    return ~static_cast<std::uint32_t>(table.update(~crc, data, size));
-}
+inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5>;  // of the NVMe specification
+inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
+inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
 // The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
 // again, but one already outruns any network.
@@ -1881,19 +1866,15 @@ __attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint
     return ~crc;
 }
 
-// __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
-// included twice, and a program may include it too.
-inline bool has_crc32c_hardware() {
-    static const bool has = [] {
+inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
+    // __builtin_cpu_supports says it too, but brings 5 KiB of code into every program; <cpuid.h> of g++ 10 must not be
+    // included twice, and a program may include it too.
+    static const bool has_hardware = [] {
         unsigned a = 1, b = 0, c = 0, d = 0;
         __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
         return (c >> 20 & 1) != 0;
     }();
-    return has;
-}
-
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return has_crc32c_hardware() ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
+    return has_hardware ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
 
 #elif defined(__ARM_FEATURE_CRC32)
@@ -1907,9 +1888,7 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
 
 #else
 
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    return crc32c_portable(crc, data, size);
-}
+inline constexpr auto crc32c = crc32c_portable;
 
 #endif
 
@@ -1952,29 +1931,17 @@ public:
     const char* problem() const { return problem_; }
 
 protected:
-    using Function = int (*)(z_stream*);
-
-    // zlib's state points back at its z_stream, so that one stays where it is when a filter moves.
-    struct End {
-        Function end;
-        void operator()(z_stream* stream) const {
-            end(stream);
-            delete stream;
-        }
-    };
-
-    bool allocate(Function end) {
-        stream_ = std::unique_ptr<z_stream, End>(new (std::nothrow) z_stream(), End{end});
-        if (!stream_) problem_ = "zlib has no memory";
-        return stream_ != nullptr;
-    }
+    explicit Filter(int (*end)(z_stream*)) : end_(end) {}
+    ~Filter() { end_(&stream_); }    // which passes over a stream that was never begun
+    Filter(const Filter&) = delete;  // zlib's state points back at its z_stream
+    Filter& operator=(const Filter&) = delete;
 
     // Takes what a function of zlib's returned.
     void check(int result) {
         if (result == Z_MEM_ERROR)
             problem_ = "zlib has no memory";
         else if (result != Z_OK && result != Z_BUF_ERROR && result != Z_STREAM_END)
-            problem_ = stream_->msg != nullptr ? stream_->msg : "zlib reports an error";
+            problem_ = stream_.msg != nullptr ? stream_.msg : "zlib reports an error";
     }
 
     // From the input straight into the caller's buffer, until the stream ends (true), the buffer is full, the input is
@@ -1984,15 +1951,15 @@ protected:
         int result = Z_OK;
         while (result == Z_OK && problem_ == nullptr && produced < capacity) {
             // zlib's pointer is mutable unless ZLIB_CONST is set before its header, which the including file decides.
-            stream_->next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
-            stream_->avail_in = static_cast<uInt>((std::min)(input_.size(), most));
-            stream_->next_out = reinterpret_cast<Bytef*>(out + produced);
-            stream_->avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
-            const std::size_t offered = stream_->avail_in, room = stream_->avail_out;
-            result = step(stream_.get(), offered < input_.size() ? Z_NO_FLUSH : flush);
+            stream_.next_in = const_cast<Bytef*>(reinterpret_cast<const Bytef*>(input_.data()));
+            stream_.avail_in = static_cast<uInt>((std::min)(input_.size(), most));
+            stream_.next_out = reinterpret_cast<Bytef*>(out + produced);
+            stream_.avail_out = static_cast<uInt>((std::min)(capacity - produced, most));
+            const std::size_t offered = stream_.avail_in, room = stream_.avail_out;
+            result = step(&stream_, offered < input_.size() ? Z_NO_FLUSH : flush);
             check(result);
-            input_.remove_prefix(offered - stream_->avail_in);
-            produced += room - stream_->avail_out;
+            input_.remove_prefix(offered - stream_.avail_in);
+            produced += room - stream_.avail_out;
         }
         return result == Z_STREAM_END;
     }
@@ -2002,7 +1969,8 @@ protected:
         return {produced, produced == capacity ? Step::output : Step::needs_input};
     }
 
-    std::unique_ptr<z_stream, End> stream_{};
+    int (*const end_)(z_stream*);
+    z_stream stream_{};
     std::string_view input_{};
     const char* problem_ = nullptr;
 };
@@ -2010,6 +1978,8 @@ protected:
 // Members one after the other, with zeros between and behind them, as Python's gzip module takes them.
 class Inflater : public Filter {
 public:
+    Inflater() : Filter(inflateEnd) {}
+
     // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
     Pulled pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
@@ -2031,13 +2001,11 @@ private:
     // False: no input is there to begin a member with, or a problem.
     bool begin_member() {
         if (in_member_ || problem_ != nullptr) return problem_ == nullptr;
-        if (stream_) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
+        const bool is_first = stream_.state == nullptr;
+        if (!is_first) input_.remove_prefix((std::min)(input_.find_first_not_of('\0'), input_.size()));
         if (input_.empty()) return false;
         in_member_ = true;
-        if (stream_)
-            check(inflateReset(stream_.get()));
-        else if (allocate(inflateEnd))
-            check(inflateInit2(stream_.get(), 16 + MAX_WBITS));
+        check(is_first ? inflateInit2(&stream_, 16 + MAX_WBITS) : inflateReset(&stream_));
         return problem_ == nullptr;
     }
 
@@ -2047,16 +2015,15 @@ private:
 // Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
 class Deflater : public Filter {
 public:
-    explicit Deflater(int level) {
+    explicit Deflater(int level) : Filter(deflateEnd) {
         static gz_header header = [] {  // which zlib only reads
             gz_header unknown{};
             unknown.os = 255;
             return unknown;
         }();
         constexpr int memory_level = 8;  // zlib's default
-        if (!allocate(deflateEnd)) return;
-        check(deflateInit2(stream_.get(), level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
-        if (problem_ == nullptr) check(deflateSetHeader(stream_.get(), &header));
+        check(deflateInit2(&stream_, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
+        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header));
     }
 
     // No input will follow: pull() until finished.
@@ -2149,15 +2116,20 @@ struct Field {
 // XML need entities of their own.
 class Scanner {
 public:
-    explicit Scanner(std::string_view document, std::initializer_list<Field> fields = {})
-        : rest_(document), fields_(fields), damaged_(document.size() > document_bytes_max || !representable(document)) {
+    explicit Scanner(std::string_view document)
+        : rest_(document), damaged_(document.size() > document_bytes_max || !representable(document)) {
         take("\xEF\xBB\xBF");
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
     // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
-    bool next() {
-        if (closing_) leave();
+    bool next(std::initializer_list<Field> fields = {}) {
+        if (closing_) {
+            text_.clear();
+            --depth_;
+            path_.resize(path_.rfind('/'));
+        }
+        closing_ = false;
         while (!closing_ && !damaged_ && !rest_.empty()) {
             if (rest_.front() != '<')
                 damaged_ = !take_text();
@@ -2169,17 +2141,16 @@ public:
                 damaged_ = !take_start_tag();
         }
         // The first of repeated elements wins: a store that forwards another's error appends its own.
-        for (std::size_t i = 0; closing_ && i < fields_.size(); ++i) {
-            const Field& field = fields_[i];
-            if (field.path == path() && field.to->empty()) *field.to = field.exact ? text_ : bytes::trim(text_);
+        for (const Field& field : fields) {
+            if (closing_ && field.path == path() && field.to->empty())
+                *field.to = field.exact ? text_ : bytes::trim(text_);
         }
         return closing_;
     }
 
     // To the end of the document. False: it is not well-formed, and nothing of what was read may be believed.
-    bool finish() {
-        while (next()) {
-        }
+    bool finish(std::initializer_list<Field> fields = {}) {
+        while (next(fields)) continue;
         return whole();
     }
     bool whole() const { return !damaged_ && rest_.empty() && depth_ == 0 && !root_.empty(); }
@@ -2191,13 +2162,6 @@ public:
     const std::string& text() const { return text_; }
 
 private:
-    void leave() {
-        closing_ = false;
-        text_.clear();
-        --depth_;
-        path_.resize(path_.rfind('/'));
-    }
-
     bool take(std::string_view wanted) {
         if (!bytes::starts_with(rest_, wanted)) return false;
         rest_.remove_prefix(wanted.size());
@@ -2274,7 +2238,6 @@ private:
     }
 
     std::string_view rest_;
-    std::vector<Field> fields_;
     std::size_t depth_ = 0;  // open elements
     std::string_view root_;
     std::string path_;  // of the open elements, the root among them, each with a slash before it
@@ -2291,13 +2254,14 @@ struct ErrorBody {
 // body: the caller goes by the status.
 inline std::optional<ErrorBody> error_body(std::string_view document) {
     ErrorBody body;
-    Scanner scanner(document, {{"Code", &body.code},
-                               {"Message", &body.message},
-                               {"Region", &body.region},
-                               {"RequestId", &body.request_id},
-                               {"Error/Code", &body.code},
-                               {"Error/Message", &body.message}});
-    if (!scanner.finish()) return std::nullopt;
+    Scanner scanner(document);
+    const bool is_whole = scanner.finish({{"Code", &body.code},
+                                          {"Message", &body.message},
+                                          {"Region", &body.region},
+                                          {"RequestId", &body.request_id},
+                                          {"Error/Code", &body.code},
+                                          {"Error/Message", &body.message}});
+    if (!is_whole) return std::nullopt;
     const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
     return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
 }
@@ -2307,9 +2271,9 @@ inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
     const std::size_t tag = lower.find("<title");
     const std::size_t begin = lower.find('>', tag);
-    const std::size_t end = lower.find("</title", begin);
+    const std::size_t end = lower.find("</title", begin);  // nothing is behind npos
     std::string title;
-    if (tag == std::string::npos || begin == std::string::npos || end == std::string::npos) return title;
+    if (end == std::string::npos) return title;
     for (char c : bytes::trim(page.substr(begin + 1, end - begin - 1))) {
         if (!bytes::is_blank(c) || title.back() != ' ') title += bytes::is_blank(c) ? ' ' : c;
     }
@@ -2323,16 +2287,17 @@ inline bool is_result(const Scanner& scanner) { return scanner.whole() && bytes:
 // The root may have any name but that of an error: boto3 takes what holds an UploadId, and stores rely on it.
 inline std::optional<std::string> upload_id(std::string_view document) {
     std::string id;
-    Scanner scanner(document, {{"UploadId", &id, true}});
-    if (!scanner.finish() || id.empty() || bytes::starts_with(scanner.root(), "Error")) return std::nullopt;
+    Scanner scanner(document);
+    if (!scanner.finish({{"UploadId", &id, true}}) || id.empty() || bytes::starts_with(scanner.root(), "Error"))
+        return std::nullopt;
     return id;
 }
 
 // Of CompleteMultipartUpload and CopyObject. An empty text: the store left the ETag out, which is no failure.
 inline std::optional<std::string> etag_result(std::string_view document) {
     std::string etag;
-    Scanner scanner(document, {{"ETag", &etag}});
-    if (!scanner.finish() || !is_result(scanner)) return std::nullopt;
+    Scanner scanner(document);
+    if (!scanner.finish({{"ETag", &etag}}) || !is_result(scanner)) return std::nullopt;
     return etag;
 }
 
@@ -2358,62 +2323,43 @@ struct ListPage {
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
 // as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
-inline std::optional<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+inline Result<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+    const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
     ListEntry entry;
     std::string encoding;
-    Scanner scanner(document, {{element + "/Key", &entry.key, true},
-                               {element + "/Size", &entry.size_text},
-                               {element + "/ETag", &entry.etag},
-                               {element + "/LastModified", &entry.time},
-                               {element + "/Initiated", &entry.time},
-                               {element + "/UploadId", &entry.upload_id, true},
-                               {element + "/Code", &entry.code},
-                               {element + "/Message", &entry.message},
-                               {"NextContinuationToken", &page.next_token, true},
-                               {"NextKeyMarker", &page.next_key_marker, true},
-                               {"NextUploadIdMarker", &page.next_upload_id_marker, true},
-                               {"EncodingType", &encoding}});
-    while (scanner.next()) {
+    Scanner scanner(document);
+    const std::initializer_list<Field> fields = {{element + "/Key", &entry.key, true},
+                                                 {element + "/Size", &entry.size_text},
+                                                 {element + "/ETag", &entry.etag},
+                                                 {element + "/LastModified", &entry.time},
+                                                 {element + "/Initiated", &entry.time},
+                                                 {element + "/UploadId", &entry.upload_id, true},
+                                                 {element + "/Code", &entry.code},
+                                                 {element + "/Message", &entry.message},
+                                                 {"NextContinuationToken", &page.next_token, true},
+                                                 {"NextKeyMarker", &page.next_key_marker, true},
+                                                 {"NextUploadIdMarker", &page.next_upload_id_marker, true},
+                                                 {"EncodingType", &encoding}};
+    while (scanner.next(fields)) {
         if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
-        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return std::nullopt;
+        if (!page.truncated && !bytes::iequal(word, "false") && word != "0") return spoilt;
     }
     const bool is_of_objects = element == "Contents";
-    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket")))
-        return std::nullopt;
+    if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket"))) return spoilt;
     std::string& marker = page.next_key_marker;
     if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
     for (ListEntry& listed : page.entries) {
         const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
         const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
-        if (!size || (is_of_objects && !key)) return std::nullopt;
+        if (!size || (is_of_objects && !key)) return spoilt;
         listed.size = *size;
         if (key) listed.key = *key;
     }
     return page;
-}
-
-struct StsCredentials {
-    std::string access_key, secret_key, session_token;
-    std::string expiration;  // ISO 8601, as given
-};
-
-// `action` is AssumeRole or AssumeRoleWithWebIdentity; credentials stand in ActionResponse/ActionResult/Credentials.
-// Nothing is returned unless all four fields are there, so a half answer can't become a half-set credential.
-inline std::optional<StsCredentials> sts_result(std::string_view document, std::string_view action) {
-    StsCredentials keys;
-    const std::string in = std::string(action) + "Result/Credentials/";
-    Scanner scanner(document, {{in + "AccessKeyId", &keys.access_key},
-                               {in + "SecretAccessKey", &keys.secret_key},
-                               {in + "SessionToken", &keys.session_token},
-                               {in + "Expiration", &keys.expiration}});
-    if (!scanner.finish() || scanner.root() != std::string(action) + "Response" || keys.access_key.empty() ||
-        keys.secret_key.empty() || keys.session_token.empty() || keys.expiration.empty())
-        return std::nullopt;
-    return keys;
 }
 
 }  // namespace detail::xml
@@ -2464,7 +2410,11 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        if (problem_.empty()) finish();
+        for (std::size_t i = 0; i < sections_.size(); ++i) {
+            if (i == 0) finish(*defaults_);
+            finish(sections_[i]);
+            sections_[i].defaults = defaults_;
+        }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
@@ -2509,33 +2459,24 @@ private:
         setting_ = &section_->settings.back();
     }
 
-    void finish() {
-        if (sections_.empty()) return;
-        for (Setting& setting : defaults_->settings) finish_setting(setting);
-        for (Section& section : sections_) {
-            for (Setting& setting : section.settings) finish_setting(setting);
-            section.defaults = defaults_;
-        }
-    }
-
-    void finish_setting(Setting& setting) {
-        while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
-        if (!bytes::starts_with(setting.text, "\n")) return;
-        for (std::string_view line : bytes::split(setting.text, '\n')) {
-            const std::size_t equals = line.find('=');
-            if (equals != std::string_view::npos) {
-                bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-            } else if (!trim(line).empty()) {
-                line_ = setting.line;
-                return fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
+    // Puts what is below a setting into its block.
+    void finish(Section& section) {
+        for (Setting& setting : section.settings) {
+            while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
+            if (!bytes::starts_with(setting.text, "\n") || !problem_.empty()) continue;
+            line_ = setting.line;
+            for (std::string_view line : bytes::split(setting.text, '\n')) {
+                const std::size_t equals = line.find('=');
+                if (equals != std::string_view::npos)
+                    bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
+                else if (!trim(line).empty())
+                    fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
             }
+            setting.text.clear();
         }
-        setting.text.clear();
     }
 
-    void fail(std::string problem) {
-        if (problem_.empty()) problem_ = std::move(problem);
-    }
+    void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
     std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
@@ -2551,9 +2492,9 @@ inline Result<File> parse(std::string_view text, const std::string& file_name) {
     return Parser().parse(text, file_name);
 }
 
-// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. Empty:
-// a quote or escape is left open.
-inline std::optional<std::vector<std::string>> split_words(std::string_view text) {
+// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. None
+// where a quote or escape is left open.
+inline std::vector<std::string> split_words(std::string_view text) {
     std::vector<std::string> words;
     bool in_word = false;
     char quote = '\0';
@@ -2566,18 +2507,15 @@ inline std::optional<std::vector<std::string>> split_words(std::string_view text
         if (!in_word) words.emplace_back();
         in_word = true;
         const bool escapes = c == '\\' && quote != '\'';
-        if (escapes && i + 1 == text.size()) return std::nullopt;
-        if (escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\')) {
-            words.back() += text[++i];
-        } else if (quote == '\0' && (c == '"' || c == '\'')) {
-            quote = c;
-        } else if (c == quote && quote != '\0') {
-            quote = '\0';
-        } else {
-            words.back() += c;
-        }
+        if (escapes && i + 1 == text.size()) return {};
+        const bool is_escaped = escapes && (quote == '\0' || text[i + 1] == '"' || text[i + 1] == '\\');
+        const bool is_quote = quote != '\0' ? c == quote : c == '"' || c == '\'';
+        if (is_quote)
+            quote = quote != '\0' ? '\0' : c;
+        else
+            words.back() += is_escaped ? text[++i] : c;
     }
-    if (quote != '\0') return std::nullopt;
+    if (quote != '\0') words.clear();
     return words;
 }
 
@@ -2588,7 +2526,7 @@ inline const Section* find_section(const File& config, std::string_view kind, st
         if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
         if (!bytes::starts_with(section->name, kind)) continue;
         const auto words = split_words(section->name);
-        if (words && words->size() == 2 && (*words)[1] == name) return &*section;
+        if (words.size() == 2 && words[1] == name) return &*section;
     }
     return nullptr;
 }
@@ -2629,13 +2567,6 @@ namespace detail::endpoint {
 // Buckets of us-east-1 from before 2018 may have names this long; every other store stops at 63.
 inline constexpr std::size_t bucket_bytes_max = 255;
 
-struct Options {
-    std::string bucket, region;
-    std::string endpoint_url;  // empty: AWS
-    Addressing addressing = Addressing::automatic;
-    bool dualstack = false, fips = false, accelerate = false;
-};
-
 struct Url {
     std::string scheme;
     std::string host;  // lower case, with its port unless that is the scheme's own: exactly what is signed and sent
@@ -2653,12 +2584,14 @@ struct Endpoint : Url {  // the path ends with the bucket, unless the host begin
 inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
 
 inline bool only(std::string_view text, std::string_view others) {
-    return std::all_of(text.begin(), text.end(),
-                       [others](char c) { return bytes::is_alnum(c) || others.find(c) != std::string_view::npos; });
+    for (char c : text) {
+        if (!bytes::is_alnum(c) && others.find(c) == std::string_view::npos) return false;
+    }
+    return true;
 }
 
 inline bool all_digits(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), bytes::is_digit);
+    return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
 // Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
@@ -2693,10 +2626,9 @@ inline const Partition& partition_of(std::string_view region) {
 }
 
 inline bool is_aws_host(std::string_view host) {
-    if (bytes::ends_with(host, ".api.aws")) return true;
-    return std::any_of(std::begin(partitions), std::end(partitions), [host](const Partition& partition) {
-        return bytes::ends_with(host, std::string(".").append(partition.suffix));
-    });
+    bool is_aws = bytes::ends_with(host, ".api.aws");
+    for (const Partition& partition : partitions) is_aws |= bytes::ends_with(host, '.' + std::string(partition.suffix));
+    return is_aws;
 }
 
 // The one way to write "1.2.3.4" or "[::1]", because libcurl rewrites others ("127.1", "[0::1]") before it sends the
@@ -2735,55 +2667,53 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     return true;
 }
 
-inline std::optional<Url> parse_url(std::string_view text) {
+inline Result<Url> parse_url(std::string_view text) {
+    const Error malformed = refuse(
+        "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 address] "
+        "as host, without user, query, fragment or blanks");
+    for (char c : text) {
+        if (bytes::octet(c) <= ' ' || c == 0x7F || c == '?' || c == '#') return malformed;
+    }
     const std::size_t colon = text.find("://");
-    if (colon == std::string_view::npos || text.find_first_of("?#") != std::string_view::npos) return std::nullopt;
+    if (colon == std::string_view::npos) return malformed;
     Url url;
     url.scheme = bytes::lower(text.substr(0, colon));
-    if (url.scheme != "http" && url.scheme != "https") return std::nullopt;
+    if (url.scheme != "http" && url.scheme != "https") return malformed;
     text.remove_prefix(colon + 3);
     const std::size_t slash = (std::min)(text.find('/'), text.size());
-    if (!parse_authority(text.substr(0, slash), url)) return std::nullopt;
+    if (!parse_authority(text.substr(0, slash), url)) return malformed;
     // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
-    if (!path) return std::nullopt;
+    if (!path) return malformed;
     std::string_view kept = *path;
     while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
     bytes::append_percent(url.path, kept, true);
     return url;
 }
 
-// Combinations that AWS does not run.
-inline Result<void> check_options(const Options& options) {
-    if (!valid_region(options.region))
-        return refuse("'" + bytes::sanitize(options.region) + "' is not the name of a region");
-    if (!options.endpoint_url.empty() && (options.dualstack || options.fips || options.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
-    if (options.accelerate && options.fips) return refuse("accelerate cannot be combined with fips");
-    const bool china = partition_of(options.region).region_prefix == "cn-";
-    if (china && (options.fips || options.accelerate)) return refuse("there is no fips and no accelerate in China");
-    return {};
-}
-
 // The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
-inline Url aws_url(const Options& options, const std::string& region) {
+inline Result<Url> aws_url(const std::string& region, bool is_global, const Config& config) {
+    const Partition& partition = partition_of(region);
+    // Combinations that AWS does not run.
+    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+    if (partition.region_prefix == "cn-" && (config.fips || config.accelerate))
+        return refuse("there is no fips and no accelerate in China");
     Url url;
     url.scheme = "https";
-    url.host = options.accelerate ? "s3-accelerate" : options.fips ? "s3-fips" : "s3";
-    if (options.dualstack) url.host += ".dualstack";
-    const bool global = options.region == "aws-global" && !options.fips && !options.dualstack;
-    if (!options.accelerate && !global) url.host.append(1, '.').append(region);
-    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
+    url.host = config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3";
+    if (config.dual_stack) url.host += ".dualstack";
+    const bool names_region = !config.accelerate && (!is_global || config.fips || config.dual_stack);
+    if (names_region) url.host.append(1, '.').append(region);
+    url.host = bytes::lower(url.host.append(1, '.').append(partition.suffix));
     return url;
 }
 
 // Whether the bucket can be the first part of the host. Lower case only, because hosts don't tell the difference; no
 // four numbers, because they are an address whatever their size. A wildcard certificate covers one label, so dots in
 // the bucket need plain http; an address takes no label at all.
-inline bool use_virtual_host(const Options& options, const Url& base, bool is_custom) {
-    const std::string& bucket = options.bucket;
-    if (options.addressing == Addressing::path || base.is_address) return false;
-    if (options.addressing == Addressing::automatic && is_custom) return false;
+inline bool use_virtual_host(const std::string& bucket, Addressing addressing, const Url& base, bool is_custom) {
+    if (addressing == Addressing::path || base.is_address) return false;
+    if (addressing == Addressing::automatic && is_custom) return false;
     const auto labels = bytes::split(bucket, '.');
     if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
@@ -2791,23 +2721,24 @@ inline bool use_virtual_host(const Options& options, const Url& base, bool is_cu
            std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
 }
 
-inline Result<Endpoint> resolve(const Options& options) {
-    if (auto fine = check_options(options); !fine) return std::move(fine).error();
-    const bool is_custom = !options.endpoint_url.empty();
-    const std::string region = options.region == "aws-global" ? "us-east-1" : options.region;
-    const auto base = is_custom ? parse_url(options.endpoint_url) : aws_url(options, region);
-    if (!base) {
-        return refuse(
-            "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 "
-            "address] as host, without user, query or fragment");
-    }
-    Endpoint endpoint{*base, region, !use_virtual_host(options, *base, is_custom)};
-    if (endpoint.path_style && options.accelerate)
-        return refuse("accelerate needs a bucket name that fits into a host");
+// `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
+// and endpoint may come from elsewhere.
+inline Result<Endpoint> resolve(const std::string& bucket, const std::string& named_region, const std::string& url,
+                                const Config& config) {
+    if (!valid_region(named_region))
+        return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
+    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
+    const bool is_global = named_region == "aws-global";
+    const std::string region = is_global ? "us-east-1" : named_region;
+    const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
+    if (!base) return base.error();
+    Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
+    if (endpoint.path_style && config.accelerate) return refuse("accelerate needs a bucket name that fits into a host");
     if (endpoint.path_style)
-        bytes::append_percent(endpoint.path += '/', options.bucket, false);
+        bytes::append_percent(endpoint.path += '/', bucket, false);
     else
-        endpoint.host.insert(0, options.bucket + '.');
+        endpoint.host.insert(0, bucket + '.');
     return endpoint;
 }
 
@@ -3815,7 +3746,7 @@ inline constexpr milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
 inline constexpr milliseconds between_attempts{1000};
 inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};         // how often a wait looks for a cancellation
+inline constexpr milliseconds cancel_poll{50};         // how often a wait looks at its limits
 inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
 inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
 inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
@@ -3832,12 +3763,6 @@ struct Limits {
 
     bool over() const {
         return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
-    }
-    // How long to wait at once, so that a deadline and a cancellation are noticed.
-    milliseconds slice() const {
-        if (!deadline) return cancel_poll;
-        const auto left = std::chrono::duration_cast<milliseconds>(*deadline - std::chrono::steady_clock::now());
-        return (std::max)(milliseconds(1), (std::min)(cancel_poll, left));
     }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
@@ -3897,20 +3822,22 @@ inline Result<void> check_value(std::string_view value, const std::string& name,
     return {};
 }
 
-// Whether keys that a source, or a user's provider, has returned can be used.
-inline Result<void> check(Credentials& keys, TimePoint now) {
-    if (keys.source.empty()) keys.source = "credentials";
-    const std::string& where = keys.source;
-    const char* half = keys.secret_key.empty() ? ": the access key is set but the secret key"
-                                               : ": the secret key is set but the access key";
-    if (keys.access_key.empty() != keys.secret_key.empty())
+// The keys that a source, or a user's provider, has returned, if they can be used.
+inline Keys checked(Keys keys, TimePoint now) {
+    if (!keys) return keys;
+    if (keys->source.empty()) keys->source = "credentials";
+    const std::string& where = keys->source;
+    const char* half = keys->secret_key.empty() ? ": the access key is set but the secret key"
+                                                : ": the secret key is set but the access key";
+    if (keys->access_key.empty() != keys->secret_key.empty())
         return broken(where + half + " is not: set both or neither");
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
-    auto fine = check_value(keys.access_key, where + ": the access key", key_bytes_max);
-    if (fine) fine = check_value(keys.secret_key, where + ": the secret key", key_bytes_max, true);
-    if (fine) fine = check_value(keys.session_token, where + ": the session token", token_bytes_max);
-    if (!fine || !keys.expires || *keys.expires > now) return fine;
-    return broken(where + ": the credentials expired at " + time_text(*keys.expires) + " and the clock says " +
+    auto fine = check_value(keys->access_key, where + ": the access key", key_bytes_max);
+    if (fine) fine = check_value(keys->secret_key, where + ": the secret key", key_bytes_max, true);
+    if (fine) fine = check_value(keys->session_token, where + ": the session token", token_bytes_max);
+    if (!fine) return std::move(fine).error();
+    if (!keys->expires || *keys->expires > now) return keys;
+    return broken(where + ": the credentials expired at " + time_text(*keys->expires) + " and the clock says " +
                   time_text(now) + ": renew them there, or set the clock");
 }
 
@@ -3947,13 +3874,13 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
 // messages must not.
-inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
+// Zero, or an error of the system's.
+inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
-    if (::pipe(ends) != 0) return broken("it does not start: system error " + std::to_string(errno));
+    if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    std::vector<char*> words;
-    for (std::string& word : argv) words.push_back(&word[0]);
-    words.push_back(nullptr);
+    const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
+    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
@@ -3966,14 +3893,12 @@ inline Result<void> spawn(std::vector<std::string> argv, int& output, ::pid_t& c
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.data(), environment);
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.get(), environment);
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
-    if (failed == 0) return {};
-    ::close(output);
-    if (failed == ENOENT) return broken("there is no such program");
-    return broken("it does not start: system error " + std::to_string(failed));
+    if (failed != 0) ::close(output);
+    return failed;
 }
 
 // What the program wrote, if it ended well and in time.
@@ -3981,14 +3906,16 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     struct pollfd output = {-1, POLLIN, 0};
     int status = 0;
     ::pid_t child = 0, ended = 0;
-    if (auto started = spawn(argv, output.fd, child); !started) return std::move(started).error();
+    if (const int failed = spawn(argv, output.fd, child))
+        return broken(failed == ENOENT ? "there is no such program"
+                                       : "it does not start: system error " + std::to_string(failed));
     const int pipe = output.fd;
     std::string written, problem;
     const auto end = std::chrono::steady_clock::now() + process_timeout;
     while (ended == 0 && problem.empty()) {
         char buffer[4096];
         // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const milliseconds most = output.fd < 0 ? milliseconds(5) : limits.slice();
+        const milliseconds most = output.fd < 0 ? milliseconds(5) : cancel_poll;
         const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
         const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
         if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
@@ -4030,10 +3957,6 @@ struct WebAnswer {
 
 // What tests put others in place of; HTTP is the caller's.
 struct Environment {
-    std::function<std::optional<std::string>(const char*)> variable = [](const char* name) {
-        const char* value = std::getenv(name);
-        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
-    };
     std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
     std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
         credentials::run_process;
@@ -4041,25 +3964,8 @@ struct Environment {
     std::function<TimePoint()> now = std::chrono::system_clock::now;
     std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
         const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(limits.slice());
+        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(cancel_poll);
     };
-
-    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
-    // declare variables that they leave blank.
-    Setting first(std::initializer_list<const char*> names) const {
-        for (const char* name : names) {
-            auto value = variable(name);
-            if (value && !value->empty()) return {*std::move(value), name};
-        }
-        return {};
-    }
-};
-
-// What was chosen in code; empty: discovered. A profile keeps the environment's keys out, as in the AWS SDKs.
-struct Settings {
-    std::string profile{};
-    std::string region{};
-    std::string endpoint_url{};
 };
 
 struct Profile : ini::Profile {
@@ -4073,17 +3979,24 @@ struct Profile : ini::Profile {
 
 // -- endpoints: what they answer, and where they may be
 
+// The keys with their expiry, which stands as text where they come from.
+inline Keys with_expiry(Credentials keys, const std::string& expiration) {
+    keys.expires = dates::iso8601(expiration);
+    if (keys.expires || expiration.empty()) return keys;
+    return unexpected({expiration, keys.source + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
+}
+
 // Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
 // unusable, because else a token could go missing.
-inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body, const std::string& where,
-                                                bool must_expire) {
+inline Keys keys_in_json(const Result<std::string>& body, const std::string& where, bool must_expire) {
     if (!body) return body.error();
-    xml::StsCredentials keys;
+    Credentials keys{{}, {}, {}, {}, where};
+    std::string expiration;
     const std::pair<const char*, std::string*> members[] = {{"AccessKeyId", &keys.access_key},
                                                             {"SecretAccessKey", &keys.secret_key},
                                                             {"SessionToken", &keys.session_token},
                                                             {"Token", &keys.session_token},
-                                                            {"Expiration", &keys.expiration}};
+                                                            {"Expiration", &expiration}};
     for (const auto& [name, value] : members) {
         const std::string_view raw = json::member(*body, name);
         if (raw.empty() || raw == "null") continue;
@@ -4093,8 +4006,25 @@ inline Result<xml::StsCredentials> keys_in_json(const Result<std::string>& body,
     }
     if (keys.access_key.empty() && keys.secret_key.empty())
         return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
-    if (must_expire && keys.expiration.empty()) return broken(where + ": the keys have no Expiration");
-    return keys;
+    if (must_expire && expiration.empty()) return broken(where + ": the keys have no Expiration");
+    return with_expiry(std::move(keys), expiration);
+}
+
+// What STS answers: ActionResponse/ActionResult/Credentials. All four fields must be there, so that a half answer
+// can't become a half-set credential.
+inline Keys keys_in_xml(std::string_view document, const std::string& action, const std::string& where) {
+    Credentials keys{{}, {}, {}, {}, where};
+    std::string expiration;
+    const std::string in = action + "Result/Credentials/";
+    xml::Scanner scanner(document);
+    const bool is_whole = scanner.finish({{in + "AccessKeyId", &keys.access_key},
+                                          {in + "SecretAccessKey", &keys.secret_key},
+                                          {in + "SessionToken", &keys.session_token},
+                                          {in + "Expiration", &expiration}});
+    if (!is_whole || scanner.root() != action + "Response" || keys.access_key.empty() || keys.secret_key.empty() ||
+        keys.session_token.empty() || expiration.empty())
+        return broken(where + ": " + action + ": an answer without credentials");
+    return with_expiry(std::move(keys), expiration);
 }
 
 // Why an answer is of no use. What STS says about roles and policies is what the reader needs.
@@ -4122,7 +4052,7 @@ inline Result<std::string> container_url(const Setting& set) {
     const std::string url = (relative ? "http://169.254.170.2" : "") + set.value;
     const std::size_t authority = url.find("://") + 3, end = (std::min)(url.find_first_of("/?", authority), url.size());
     const bool fine = check_value(url, {}, text_bytes_max) && url.find_first_of("\\#") == std::string::npos;
-    const auto base = fine ? endpoint::parse_url(std::string_view(url).substr(0, end)) : std::nullopt;
+    const auto base = endpoint::parse_url(fine ? std::string_view(url).substr(0, end) : "");
     const bool is_path = !relative || set.value[0] == '/';
     if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
         return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
@@ -4137,18 +4067,34 @@ inline Result<std::string> container_url(const Setting& set) {
 // it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Settings& settings, Limits limits = {})
+    Walk(const Environment& environment, const Config& settings, Limits limits = {})
         : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
 
+    std::optional<std::string> variable(const char* name) const {
+        if (settings_.seams.environment) return settings_.seams.environment(name);
+        const char* value = std::getenv(name);
+        return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
+    }
+
+    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
+    // declare variables that they leave blank.
+    Setting first(std::initializer_list<const char*> names) const {
+        for (const char* name : names) {
+            auto value = variable(name);
+            if (value && !value->empty()) return {*std::move(value), name};
+        }
+        return {};
+    }
+
     // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) { return load() ? selected_->get(name) : std::string(); }
+    std::string profile_setting(const char* name) { return load() ? selected_.get(name) : std::string(); }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
     // the AWS CLI on the same machine.
     Setting chosen_profile() const {
         if (!settings_.profile.empty()) return {settings_.profile, "the configured profile"};
         for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
-            if (auto value = environment_.variable(name)) return {*std::move(value), name};
+            if (auto value = variable(name)) return {*std::move(value), name};
         }
         return {"default", {}};
     }
@@ -4156,10 +4102,10 @@ public:
     // Without asking instance metadata: the store corrects a wrong region.
     Result<Setting> region() {
         Setting set{settings_.region, "Config::region"};
-        if (set.value.empty()) set = environment_.first({"AWS_REGION", "AWS_DEFAULT_REGION"});
+        if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            set = selected_->setting("region");
+            set = selected_.setting("region");
         }
         if (set.value.empty() || endpoint::valid_region(set.value)) return set;
         return unexpected(set, "a region such as eu-west-1");
@@ -4168,14 +4114,21 @@ public:
     // Of "S3" or "STS": a service's own variable, the one for all, the profile's services section, the profile.
     Result<Setting> endpoint_url(const std::string& service) {
         const std::string own = "AWS_ENDPOINT_URL_" + service;
-        Setting set{service == "S3" ? settings_.endpoint_url : std::string(), "Config::endpoint"};
+        Setting set{service == "S3" ? settings_.endpoint : std::string(), "Config::endpoint"};
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
             if (switched_on(in_profile("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "ignore_configured_endpoint_urls")))
                 return Setting();
-            set = environment_.first({own.c_str(), "AWS_ENDPOINT_URL"});
+            set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
-        if (set.value.empty()) set = endpoint_in_files(bytes::lower(service));
+        if (set.value.empty()) {
+            set = selected_.setting("endpoint_url");
+            const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
+            const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
+            for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
+                if (name == "endpoint_url" && !value.empty()) set.value = value;
+            }
+        }
         if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set, "a URL such as https://s3.example.com");
     }
@@ -4184,38 +4137,36 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        const std::string access_key = environment_.first({"AWS_ACCESS_KEY_ID"}).value;
+        const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
-        return finish(xml::StsCredentials{access_key, environment_.first({"AWS_SECRET_ACCESS_KEY"}).value,
-                                          environment_.first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value,
-                                          environment_.first({"AWS_CREDENTIAL_EXPIRATION"}).value},
-                      "environment");
+        const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
+        const std::string token = first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
+        return with_expiry({access_key, secret_key, token, {}, "environment"},
+                           first({"AWS_CREDENTIAL_EXPIRATION"}).value);
     }
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (environment_.first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
+        if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
-        if (selected_->assumes_role()) return passed_over(selected_->where + " names a role, which goes first");
-        return keys_by_web_identity(*selected_);
+        if (selected_.assumes_role()) return passed_over(selected_.where + " names a role, which goes first");
+        return keys_by_web_identity(selected_);
     }
 
     Keys profile() {
         if (auto read = load(); !read) return std::move(read).error();
-        return keys_of(*selected_);
+        return keys_of(selected_);
     }
 
     Keys container() {
-        const Setting address =
-            environment_.first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
+        const Setting address = first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
         if (address.value.empty())
             return passed_over(
                 "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
         const auto url = container_url(address);
         if (!url) return url.error();
-        Setting token =
-            environment_.first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
+        Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
         token.why = "container: " + token.why;
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
@@ -4225,7 +4176,7 @@ public:
         request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
-        return finish(keys_in_json(ask(request, where), where, true), where);
+        return keys_in_json(ask(request, where), where, true);
     }
 
     // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
@@ -4242,28 +4193,27 @@ private:
     // -- the files
 
     Result<void> load() {
-        if (selected_) return {};
-        Profile selected;
+        if (is_loaded_) return {};
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
         auto fine = read(config_, config_path_, "AWS_CONFIG_FILE", "~/.aws/config");
         if (fine) fine = read(credentials_, credentials_path_, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
         if (!fine) return fine;
         const Setting chosen = chosen_profile();
-        selected = find(chosen.value);
-        if (!chosen.why.empty() && !selected.exists())
-            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(selected.name) + "' in " +
+        selected_ = find(chosen.value);
+        if (!chosen.why.empty() && !selected_.exists())
+            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(chosen.value) + "' in " +
                           config_path_ + " or " + credentials_path_);
-        const std::string services = selected.get("services");
+        const std::string services = selected_.get("services");
         if (!services.empty() && ini::find_section(config_, "services", services) == nullptr)
-            return broken(selected.where + ": there is no [services " + bytes::sanitize(services) + "]");
+            return broken(selected_.where + ": there is no [services " + bytes::sanitize(services) + "]");
 #endif
-        selected_ = selected;
+        is_loaded_ = true;
         return {};
     }
 
     // A byte order mark, as Windows editors write it, is no part of the text.
     Result<void> read(ini::File& out, std::string& path, const char* variable, const char* otherwise) const {
-        path = environment_.first({variable}).value;
+        path = first({variable}).value;
         if (path.empty()) path = otherwise;
         if (bytes::starts_with(path, "~/")) path = home_directory() + path.substr(1);
         auto text = environment_.read_file(path);
@@ -4279,12 +4229,12 @@ private:
 
     // As Python's expanduser: HOME, or else what the password database says.
     std::string home_directory() const {
-        const std::string home = environment_.first({"HOME", "USERPROFILE"}).value;
+        const std::string home = first({"HOME", "USERPROFILE"}).value;
 #ifndef _WIN32
-        std::vector<char> buffer(16384);
+        char buffer[16384];
         struct passwd entry {};
         struct passwd* found = nullptr;
-        if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer.data(), buffer.size(), &found) == 0 && found)
+        if (home.empty() && ::getpwuid_r(::getuid(), &entry, buffer, sizeof buffer, &found) == 0 && found)
             return found->pw_dir;
 #endif
         return home;
@@ -4296,19 +4246,8 @@ private:
 
     // A variable, or else what the profile says.
     Setting in_profile(const char* variable, const char* name) const {
-        Setting set = environment_.first({variable});
-        return set.value.empty() ? selected_->setting(name) : set;
-    }
-
-    // Of "s3" or "sts", in the profile's services section or for all services.
-    Setting endpoint_in_files(const std::string& service) const {
-        Setting url = selected_->setting("endpoint_url");
-        const ini::Section* services = ini::find_section(config_, "services", selected_->get("services"));
-        const ini::Setting* own = services != nullptr ? services->find(service) : nullptr;
-        for (const auto& [name, value] : own != nullptr ? own->block : bytes::Pairs()) {
-            if (name == "endpoint_url" && !value.empty()) url.value = value;
-        }
-        return url;
+        Setting set = first({variable});
+        return set.value.empty() ? selected_.setting(name) : set;
     }
 
     // -- profiles and roles
@@ -4338,7 +4277,7 @@ private:
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (id.empty()) return broken(where + ": aws_access_key_id is empty");
-        return finish(xml::StsCredentials{id, only.get("aws_secret_access_key"), only.get(token), {}}, where);
+        return Credentials{id, only.get("aws_secret_access_key"), only.get(token), {}, where};
     }
 
     // An SSO or login session needs a client of its own size; the AWS CLI has it and can be asked for the keys.
@@ -4351,16 +4290,16 @@ private:
     Keys keys_by_process(const Profile& profile) const {
         const std::string command = profile.get("credential_process");
         const auto words = ini::split_words(command);
-        if (!words || words->empty() || (*words)[0].empty() || command.find('\0') != std::string::npos)
+        if (words.empty() || words[0].empty() || command.find('\0') != std::string::npos)
             return broken(profile.where + ": credential_process has an open quote or names no program");
         // Only the program is named in messages, because its arguments may hold a password.
-        const std::string named = profile.where + ": credential_process " + bytes::sanitize((*words)[0]);
-        const auto output = environment_.run_process(*words, limits_);
+        const std::string named = profile.where + ": credential_process " + bytes::sanitize(words[0]);
+        const auto output = environment_.run_process(words, limits_);
         if (!output)
             return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
         if (json::member(*output, "Version") != "1")
             return broken(named + ": the output is not a JSON object with \"Version\": 1");
-        return finish(keys_in_json(output, named, false), named);
+        return keys_in_json(output, named, false);
     }
 
     // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
@@ -4373,7 +4312,16 @@ private:
             return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
-        const Keys keys = profile.has("source_profile") ? source_keys(profile) : named_source(profile);
+        const std::string named = profile.get("credential_source");
+        const Keys keys =
+            checked(profile.has("source_profile")    ? source_keys(profile)
+                    : named == "EcsContainer"        ? container()
+                    : named == "Ec2InstanceMetadata" ? instance_metadata()
+                    : named == "Environment"
+                        ? environment()
+                        : broken(profile.where +
+                                 ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"),
+                    environment_.now());
         if (is_passed_over(keys))
             return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
@@ -4396,23 +4344,15 @@ private:
         return keys_of(source);
     }
 
-    Keys named_source(const Profile& role) {
-        const std::string source = role.get("credential_source");
-        if (source == "EcsContainer") return container();
-        if (source == "Ec2InstanceMetadata") return instance_metadata();
-        if (source == "Environment") return environment();
-        return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
-    }
-
     // -- STS and instance metadata
 
     // Variables go before the selected profile, even if they are empty, as in botocore.
     Keys keys_by_web_identity(const Profile& profile) {
         const bool use_variables = roles_.empty() && settings_.profile.empty();
-        const auto setting = [&](const char* variable, const char* otherwise) {
-            auto value = use_variables ? environment_.variable(variable) : std::nullopt;
+        const auto setting = [&](const char* name, const char* otherwise) {
+            auto value = use_variables ? variable(name) : std::nullopt;
             if (!value) return profile.setting(otherwise);
-            return Setting{*std::move(value), std::string("web identity: ") + variable};
+            return Setting{*std::move(value), std::string("web identity: ") + name};
         };
         Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
         const std::string arn = setting("AWS_ROLE_ARN", "role_arn").value;
@@ -4451,7 +4391,7 @@ private:
         const auto url = endpoint::parse_url(
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
-        if (!url) return broken(where + ": there is no STS endpoint");
+        if (!url) return url.error();
         WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
         request.timeout = sts_timeout;
@@ -4466,10 +4406,7 @@ private:
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
-        if (!answer) return answer.error();
-        auto result = xml::sts_result(*answer, operation);
-        if (!result) return broken(asked + ": an answer without credentials");
-        return finish(*std::move(result), where);
+        return answer ? keys_in_xml(*answer, operation, where) : answer.error();
     }
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
@@ -4498,8 +4435,7 @@ private:
 
     // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
     Keys instance_metadata() {
-        if (switched_on(environment_.first({"AWS_EC2_METADATA_DISABLED"})))
-            return passed_over("AWS_EC2_METADATA_DISABLED is true");
+        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"}))) return passed_over("AWS_EC2_METADATA_DISABLED is true");
         if (auto read = load(); !read) return std::move(read).error();
         const auto base = imds_url();
         if (!base) return base.error();
@@ -4524,10 +4460,9 @@ private:
         // Overdue keys are handed out while they cannot be renewed, and S3 goes on taking those. The spread keeps a
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
-        const auto expires = keys ? dates::iso8601(keys->expiration) : std::nullopt;
-        if (expires && *expires <= now)
-            keys->expiration = time_text(now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480));
-        return finish(std::move(keys), where);
+        if (keys && keys->expires <= now)
+            keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+        return keys;
     }
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
@@ -4550,22 +4485,13 @@ private:
         return limits_.error(where + " was asked");
     }
 
-    Keys finish(Result<xml::StsCredentials> got, const std::string& where) const {
-        if (!got) return std::move(got).error();
-        Credentials keys{std::move(got->access_key), std::move(got->secret_key), std::move(got->session_token),
-                         dates::iso8601(got->expiration), where};
-        if (!keys.expires && !got->expiration.empty())
-            return unexpected({got->expiration, where + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
-        if (auto fine = check(keys, environment_.now()); !fine) return std::move(fine).error();
-        return keys;
-    }
-
     const Environment& environment_;
-    const Settings& settings_;
+    const Config& settings_;
     const Limits limits_;
     ini::File config_, credentials_;
     std::string config_path_, credentials_path_;
-    std::optional<Profile> selected_;  // once the files have been read
+    bool is_loaded_ = false;  // the files have been read
+    Profile selected_;
     std::vector<std::string> roles_;  // the profiles whose roles are being assumed; none: the selected one is looked at
 };
 
@@ -4587,8 +4513,8 @@ inline constexpr Source sources[] = {
 // Thread-safe.
 class Chain {
 public:
-    Chain(Environment environment, Settings settings)
-        : environment_(std::move(environment)), settings_(std::move(settings)) {}
+    Chain(Environment environment, const Config& settings)
+        : environment_(std::move(environment)), settings_(settings) {}
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
@@ -4599,7 +4525,8 @@ public:
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
             const bool is_kept_out = source.by_variables && !settings_.profile.empty();
-            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code")) : (walk.*source.ask)();
+            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
+                                    : checked((walk.*source.ask)(), environment_.now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -4628,7 +4555,7 @@ public:
 
 private:
     const Environment environment_;
-    const Settings settings_;
+    const Config& settings_;
     std::atomic<const Source*> answered_{nullptr};
 };
 
@@ -4655,10 +4582,10 @@ public:
     Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (refreshing_ && !is_usable(now_()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(now_()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
         const TimePoint now = now_();
-        if (refreshing_ || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
+        if (is_refreshing() || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
         if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
         if (done || is_usable(now_())) return current_;
@@ -4670,18 +4597,20 @@ public:
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
         const TimePoint now = now_();
-        if (current_->generation != generation || is_too_early(now)) return current_->generation != generation;
-        const bool done = refresh(lock, limits).has_value();
-        if (done && current_->generation == generation) retry_at_ = now + forced_again_after;
+        const bool is_due = current_->generation == generation && !is_too_early(now);
+        if (is_due && refresh(lock, limits) && current_->generation == generation) retry_at_ = now + forced_again_after;
         return current_->generation != generation;
     }
 
 private:
     // False: the caller's time is over first.
     bool wait(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        while (refreshing_ && !limits.over()) done_.wait_for(lock, limits.slice());
-        return !refreshing_;
+        while (is_refreshing() && !limits.over()) done_.wait_for(lock, cancel_poll);
+        return !is_refreshing();
     }
+
+    // The child of a process that forked has none of the threads that may have been at it.
+    bool is_refreshing() const { return refresher_ == http::process_id(); }
 
     bool is_usable(TimePoint now) const { return current_ && now < expires_; }
     // A clock set back must not turn a minute of patience into a day.
@@ -4695,37 +4624,31 @@ private:
             std::unique_lock<std::mutex>& lock;
             ~Refreshing() {
                 lock.lock();
-                owner.refreshing_ = false;
+                owner.refresher_.reset();
                 owner.done_.notify_all();
             }
         };
-        refreshing_ = true;
+        refresher_ = http::process_id();
         lock.unlock();
-        const auto ask = [&] {
+        Keys got = [&] {
             const Refreshing guard{*this, lock};
             return source_(limits);
-        };
-        return store(ask(), limits);
-    }
-
-    Result<void> store(Keys got, const Limits& limits) {
+        }();
         const TimePoint now = now_();
-        const Result<void> fine = got ? check(*got, now) : got.error();
+        got = checked(std::move(got), now);
         // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!fine && limits.over()) return fine;
-        if (!fine) {
+        if (!got && limits.over()) return got.error();
+        if (!got) {
             pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
             retry_at_ = now + pause_;
-            error_ = fine.error().what();
+            error_ = got.error().what();
             return broken(error_);
         }
         pause_ = seconds(0);
-        const auto is_same = [&](std::string Credentials::*part) {
-            return current_->credentials.*part == (*got).*part;
-        };
-        const bool same = current_ && is_same(&Credentials::access_key) && is_same(&Credentials::secret_key) &&
-                          is_same(&Credentials::session_token);
-        const std::uint64_t generation = (current_ ? current_->generation : 0) + (same ? 0 : 1);
+        std::uint64_t generation = current_ ? current_->generation : 1;
+        for (const auto part : {&Credentials::access_key, &Credentials::secret_key, &Credentials::session_token}) {
+            if (current_ && current_->credentials.*part != (*got).*part) generation = current_->generation + 1;
+        }
         expires_ = got->expires.value_or((TimePoint::max)());
         current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
@@ -4739,7 +4662,7 @@ private:
     std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Snapshot> current_;
-    bool refreshing_ = false;
+    std::optional<std::uint64_t> refresher_;  // the process that refreshes, while it does
     TimePoint expires_{}, renew_at_{}, retry_at_{};
     seconds pause_{0};   // after the last refresh, if it failed
     std::string error_;  // of that
@@ -4977,7 +4900,7 @@ struct detail::Core {
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain(make_environment(), {config.profile, config.region, config.endpoint}),
+          chain(make_environment(), config),
           identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
                    [this] { return now(); }) {}
 
@@ -5082,8 +5005,7 @@ struct detail::Core {
 
 private:
     Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
-        auto found = endpoint::resolve(
-            {bucket, region, configured_url, config.addressing, config.dual_stack, config.fips, config.accelerate});
+        auto found = endpoint::resolve(bucket, region, configured_url, config);
         if (!found) return found.error();
         place_now = std::make_shared<const Place>(*std::move(found));
         return place_now;
@@ -5093,7 +5015,6 @@ private:
         using namespace credentials;
         Environment out;
         out.fetch = [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); };
-        if (config.seams.environment) out.variable = config.seams.environment;
         out.now = [this] { return now(); };
         return out;
     }
@@ -7902,15 +7823,15 @@ struct Removal {
         list += "</Delete>";
         Call call(session, s3::bucket_request("remove_many", Method::post, "delete="));
         const auto sha = digest::sha256(list);
-        const auto md5 = digest::md5(list);  // which old stores want, and a FIPS build of OpenSSL does not have
+        const std::string md5 = digest::md5(list);  // which old stores want, and a FIPS build of OpenSSL does not have
         call.request.body = list;
         call.request.payload_hash = bytes::hex(digest::as_text(sha));
         call.request.header("content-type", "application/xml")
-            .header(md5 ? "content-md5" : "x-amz-checksum-sha256",
-                    bytes::base64(md5 ? digest::as_text(*md5) : digest::as_text(sha)));
+            .header(md5.empty() ? "x-amz-checksum-sha256" : "content-md5",
+                    bytes::base64(md5.empty() ? digest::as_text(sha) : md5));
         call.run();
         call.request.operation = "remove";  // what errors are about from here on
-        if (const auto failed = call.ok() ? xml::list_result(call.answer->text, "Error") : std::nullopt)
+        if (const auto failed = xml::list_result(call.ok() ? std::string_view(call.answer->text) : "", "Error"))
             return take_in(batch, call, failed->entries);
         const Error why = session.failure(call);
         if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
@@ -8290,13 +8211,11 @@ inline Result<void> check_config(const Config& config) {
 
 // The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
 inline std::string find_trusted(const Config& config) {
-    credentials::Environment outside;
-    if (config.seams.environment) outside.variable = config.seams.environment;
-    std::string path = outside.variable("AWS_CA_BUNDLE").value_or("");
-    const std::string other = outside.variable("SSL_CERT_FILE").value_or("");
-    if (path.empty())
-        path = credentials::Chain(std::move(outside), {config.profile, {}, {}}).walk().profile_setting("ca_bundle");
-    return path.empty() ? other : path;
+    const credentials::Chain chain({}, config);
+    credentials::Walk walk = chain.walk();
+    std::string path = walk.first({"AWS_CA_BUNDLE"}).value;
+    if (path.empty()) path = walk.profile_setting("ca_bundle");
+    return path.empty() ? walk.first({"SSL_CERT_FILE"}).value : path;
 }
 
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
@@ -8304,9 +8223,8 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
     if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
-    const auto place =
-        endpoint::resolve({location->bucket, config.region.empty() ? "us-east-1" : config.region, config.endpoint,
-                           config.addressing, config.dual_stack, config.fips, config.accelerate});
+    const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
+                                         config.endpoint, config);
     if (!place) return about("open", {}, place.error());
     if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
     if (!digest::available())
@@ -8349,6 +8267,7 @@ struct detail::ReaderState {
     std::unique_ptr<std::istream> istream{};
 };
 
+S3CACHE_FN std::string detail::without_passwords(std::string_view text) { return bytes::without_passwords(text); }
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }

@@ -160,7 +160,8 @@ two_versions() { # CXX
     local cxx=$1 mode flags
     mkdir -p "$work/old"
     # the version's name is in the inline namespace; the rest of the header is the same
-    sed -e 's/S3CACHE_ABI v[0-9]*_[0-9]*_[0-9]*/S3CACHE_ABI v0_0_1/' "$root/s3cache.hpp" >"$work/old/s3cache.hpp"
+    sed -e 's/S3CACHE_NAME(v[0-9]*_[0-9]*_[0-9]*_/S3CACHE_NAME(v0_0_1_/' "$root/s3cache.hpp" >"$work/old/s3cache.hpp"
+    grep -q 'S3CACHE_NAME(v0_0_1_' "$work/old/s3cache.hpp" || return 1
     for mode in '' -DS3CACHE_DECLARATIONS_ONLY; do
         flags=(-std=c++17 -O0 "${warnings[@]}" $mode)
         $cxx "${flags[@]}" -I"$work/old" -DVERSION=old -c "$here/matrix/vendored.cpp" -o "$work/v_old.o" &&

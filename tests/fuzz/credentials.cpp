@@ -30,13 +30,18 @@ public:
         }
     }
 
-    cred::Environment environment() {
-        cred::Environment out;
-        out.variable = [this](const char* name) -> std::optional<std::string> {
+    s3cache::Config config() const {
+        s3cache::Config out;
+        out.seams.environment = [this](const char* name) -> std::optional<std::string> {
             const auto at = variables_.find(name);
             if (at == variables_.end()) return std::nullopt;
             return std::string(at->second.substr(0, at->second.find('\0')));  // no variable holds a NUL
         };
+        return out;
+    }
+
+    cred::Environment environment() {
+        cred::Environment out;
         out.read_file = [this](const std::string& path) { return file(path); };
         out.fetch = [this](const cred::WebRequest& request, const cred::Limits&) { return answer(request); };
         out.now = [] { return TimePoint{std::chrono::hours(24) * 20454}; };
@@ -110,7 +115,8 @@ inline void check_keys(const Outside& outside, const s3cache::Credentials& keys)
 
 FUZZ_TARGET(credentials) {
     Outside outside(input);
-    cred::Chain chain(outside.environment(), cred::Settings());
+    const s3cache::Config config = outside.config();
+    cred::Chain chain(outside.environment(), config);
     const auto keys = chain.find({});
     if (keys)
         check_keys(outside, *keys);

@@ -44,7 +44,7 @@ inline void check_path(std::string_view path) {
     require(path.empty() || (path.front() == '/' && path.back() != '/'), "a path begins with a slash and ends without");
     for (std::size_t i = 0; i < path.size(); ++i) {
         if (path[i] != '%') {
-            require(bytes::is_unreserved(path[i]) || path[i] == '/', "only unreserved bytes stand as they are");
+            require(fuzz::is_unreserved(path[i]) || path[i] == '/', "only unreserved bytes stand as they are");
         } else {
             require(i + 2 < path.size() && bytes::hex_value(path[i + 1]) >= 0 && bytes::hex_value(path[i + 2]) >= 0,
                     "escapes are whole");
@@ -52,7 +52,13 @@ inline void check_path(std::string_view path) {
     }
 }
 
-inline void check_endpoint(const endpoint::Endpoint& found, const endpoint::Options& options) {
+// What resolve() is given, in one piece.
+struct Options {
+    std::string bucket{}, region{}, endpoint_url{};
+    s3cache::Config config{};
+};
+
+inline void check_endpoint(const endpoint::Endpoint& found, const Options& options) {
     require(found.scheme == "http" || found.scheme == "https", "http or https");
     require(!options.endpoint_url.empty() || found.scheme == "https", "AWS is asked over TLS");
     check_host(found.host, found.scheme);
@@ -77,8 +83,8 @@ inline void check_problem(const s3cache::Error& error) {
     require(!text.empty() && !fuzz::has_control(text) && text.size() < 1000, "a problem is one line for a person");
 }
 
-inline void check_resolve(const endpoint::Options& options) {
-    const auto result = endpoint::resolve(options);
+inline void check_resolve(const Options& options) {
+    const auto result = endpoint::resolve(options.bucket, options.region, options.endpoint_url, options.config);
     if (!result) return check_problem(result.error());
     require(endpoint::valid_region(options.region), "a region that is none is refused");
     check_endpoint(*result, options);
@@ -90,7 +96,7 @@ inline void check_resolve(const endpoint::Options& options) {
         require(bytes::ends_with(found.path, "/" + options.bucket), "the bucket is the end of the path");
     } else {
         require(bytes::starts_with(found.host, options.bucket + "."), "the bucket is the front of the host");
-        require(options.addressing != Addressing::path, "a path that was asked for");
+        require(options.config.addressing != Addressing::path, "a path that was asked for");
     }
 }
 
@@ -140,18 +146,18 @@ FUZZ_TARGET(endpoint) {
     for (std::string_view line : lines) check_url(line), check_location(line);
     s3cache::Config config;
     const auto parsed = endpoint::parse_location(fuzz::piece(lines, 0), config);
-    endpoint::Options options;
+    Options options;
     options.bucket = parsed ? parsed->bucket : std::string(fuzz::piece(lines, 0));
     options.endpoint_url = fuzz::piece(lines, 1);
     options.region = fuzz::piece(lines, 2).empty() ? "us-east-1" : std::string(fuzz::piece(lines, 2));
     if (parsed && !config.endpoint.empty()) options.endpoint_url = config.endpoint;
     if (parsed && !config.region.empty()) options.region = config.region;
     const auto has = [&](char c) { return fuzz::piece(lines, 3).find(c) != std::string_view::npos; };
-    options.dualstack = has('d');
-    options.fips = has('f');
-    options.accelerate = has('a');
+    options.config.dual_stack = has('d');
+    options.config.fips = has('f');
+    options.config.accelerate = has('a');
     for (Addressing addressing : {Addressing::automatic, Addressing::path, Addressing::virtual_host}) {
-        options.addressing = addressing;
+        options.config.addressing = addressing;
         if (!options.bucket.empty()) check_resolve(options);
     }
 }

@@ -62,6 +62,11 @@ inline void require(bool promise, const char* what) {
     if (!promise) fail(what);
 }
 
+// What stands for itself in a URL.
+inline bool is_unreserved(char c) {
+    return s3cache::detail::bytes::is_alnum(c) || c == '-' || c == '.' || c == '_' || c == '~';
+}
+
 // Whether a terminal would obey the text, or a header end in it.
 inline bool has_control(std::string_view text) {
     for (char c : text) {

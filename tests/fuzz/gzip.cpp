@@ -129,7 +129,6 @@ inline Outcome in_pieces(std::string_view data, fuzz::Dice& dice) {
         if (ended) break;
         inflater.feed(next_piece(data, dice));
         ended = data.empty();
-        if (dice.below(4) == 0) inflater = gzip::Inflater(std::move(inflater));  // may move at any time
     }
     outcome.fine = inflater.end_of_input();
     require(outcome.fine == (inflater.problem() == nullptr), "a problem or none");

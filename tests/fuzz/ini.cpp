@@ -93,9 +93,8 @@ inline void check_file(std::string_view text) {
 
 inline void check_words(std::string_view text) {
     const auto words = ini::split_words(text);
-    if (!words) return;
     std::string plain;
-    for (const std::string& word : *words) {
+    for (const std::string& word : words) {
         plain += '"';
         for (char c : word) plain.append(c == '"' || c == '\\' ? "\\" : "").append(1, c);
         plain += "\" ";

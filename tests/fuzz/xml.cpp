@@ -92,13 +92,14 @@ inline void check_pages(std::string_view document, bool whole) {
 }
 
 inline void check_sts(std::string_view document, bool whole) {
-    for (std::string_view action : {"AssumeRole", "AssumeRoleWithWebIdentity"}) {
-        const auto keys = xml::sts_result(document, action);
+    for (const char* action : {"AssumeRole", "AssumeRoleWithWebIdentity"}) {
+        const auto keys = s3cache::detail::credentials::keys_in_xml(document, action, "STS");
         if (!keys) continue;
         require(whole, "no credentials of a damaged document");
-        for (const std::string& field : {keys->access_key, keys->secret_key, keys->session_token, keys->expiration}) {
-            check_trimmed(field);
-            require(!field.empty(), "no half credentials");
+        require(keys->expires.has_value(), "no half credentials");
+        for (const std::string* field : {&keys->access_key, &keys->secret_key, &keys->session_token}) {
+            check_trimmed(*field);
+            require(!field->empty(), "no half credentials");
         }
     }
 }

@@ -54,7 +54,9 @@ int main() {
         }
         cred::Environment environment;
         environment.fetch = play;
-        cred::Chain chain(std::move(environment), {fields[0], {}, {}});
+        s3cache::Config config;
+        config.profile = fields[0];
+        cred::Chain chain(std::move(environment), config);
         const auto keys = chain.find({});
         if (keys)
             std::printf("%s\t%s\n", keys->source.c_str(), keys->access_key.c_str());

@@ -23,7 +23,6 @@ using namespace std::chrono_literals;
 namespace cred = s3cache::detail::credentials;
 using cred::Limits;
 using cred::Provider;
-using cred::Settings;
 using cred::WebAnswer;
 using cred::WebRequest;
 using s3cache::Credentials;
@@ -78,6 +77,16 @@ std::string header(const WebRequest& request, const std::string& name) {
 
 // An outside world that a test fills in; nothing in it unless it says so.
 struct Fake {
+    Fake() {
+        settings.seams.environment = [this](const char* name) -> std::optional<std::string> {
+            const auto at = env.find(name);
+            return at == env.end() ? std::nullopt : std::optional<std::string>(at->second);
+        };
+    }
+    Fake(const Fake&) = delete;
+    Fake& operator=(const Fake&) = delete;
+
+    s3cache::Config settings{};
     std::map<std::string, std::string> env{{"HOME", "/home/me"}};
     std::map<std::string, Text> files;
     Text other_files{std::string()};
@@ -93,10 +102,6 @@ struct Fake {
 
     cred::Environment environment() {
         cred::Environment out;
-        out.variable = [this](const char* name) -> std::optional<std::string> {
-            const auto at = env.find(name);
-            return at == env.end() ? std::nullopt : std::optional<std::string>(at->second);
-        };
         out.read_file = [this](const std::string& path) {
             ++files_read;
             const auto at = files.find(path);
@@ -122,7 +127,7 @@ struct Fake {
     void shared(std::string text) { file("/home/me/.aws/credentials", std::move(text)); }
 
     // Walks the chain twice: as a program would, and as the doctor does. All that is said must be free of secrets.
-    Keys find(const Settings& settings = {}) {
+    Keys find() {
         cred::Chain chain(environment(), settings);
         Keys out = chain.find({});
         check_text(out ? out->source : out.error().what());
@@ -142,8 +147,8 @@ struct Fake {
         return notes;
     }
 
-    std::string error(const Settings& settings = {}) {
-        const Keys out = find(settings);
+    std::string error() {
+        const Keys out = find();
         CHECK_FALSE(out);
         return out ? std::string() : out.error().what();
     }
@@ -202,7 +207,7 @@ TEST_CASE("credentials: the environment comes first and costs nothing") {
     fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
     fake.env["AWS_SESSION_TOKEN"] = "SECRET-envtoken";
     fake.shared("[default]\naws_access_key_id = FILE\naws_secret_access_key = SECRET-file\n");
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "AKIDENVENVENVENV");
@@ -297,7 +302,7 @@ struct WebIdentityFake : Fake {
 TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, and read anew each time") {
     WebIdentityFake fake;
     fake.env["AWS_ROLE_SESSION_NAME"] = "ci@build";
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIASTSSTSSTSSTS");
@@ -373,7 +378,7 @@ TEST_CASE("credentials: STS is asked again when it, or the identity provider beh
         const std::size_t call = static_cast<std::size_t>(calls++);
         return call < bad.size() ? bad[call] : answer(200, sts_answer("AssumeRoleWithWebIdentity"));
     };
-    CHECK(cred::Chain(fake.environment(), {}).find({}).has_value());
+    CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
     CHECK(calls == 3);
     CHECK(fake.slept > 0s);
 }
@@ -414,9 +419,8 @@ TEST_CASE("credentials: keys of the selected profile, from either file") {
     CHECK(dev->access_key == "AKIDDEVDEVDEVDEV");
     CHECK(dev->session_token == "SECRET-devtoken");
     CHECK(dev->source == "/home/me/.aws/credentials, profile dev");
-    Settings settings;
-    settings.profile = "ops";
-    CHECK(fake.find(settings)->access_key == "AKIDOPSOPSOPSOPS");
+    fake.settings.profile = "ops";
+    CHECK(fake.find()->access_key == "AKIDOPSOPSOPSOPS");
     CHECK(fake.requests.empty());
 }
 
@@ -427,9 +431,8 @@ TEST_CASE("credentials: a profile chosen in code beats keys in the environment")
     fake.shared("[dev]\naws_access_key_id = AKIDDEVDEVDEVDEV\naws_secret_access_key = SECRET-dev\n");
     fake.env["AWS_PROFILE"] = "dev";
     CHECK(fake.find()->access_key == "AKIDENVENVENVENV");
-    Settings settings;
-    settings.profile = "dev";
-    CHECK(fake.find(settings)->access_key == "AKIDDEVDEVDEVDEV");
+    fake.settings.profile = "dev";
+    CHECK(fake.find()->access_key == "AKIDDEVDEVDEVDEV");
 }
 
 TEST_CASE("credentials: malformed files are named with their line") {
@@ -486,7 +489,7 @@ TEST_CASE("credentials: other paths for the files, and a tilde in them") {
               "[default]\naws_access_key_id = AKIDTILDETILDETI\naws_secret_access_key = SECRET-tilde\n");
     fake.file("/etc/aws", "[default]\nregion = eu-north-1\n");
     CHECK(fake.find()->access_key == "AKIDTILDETILDETI");
-    CHECK(cred::Chain(fake.environment(), {}).walk().region()->value == "eu-north-1");
+    CHECK(cred::Chain(fake.environment(), fake.settings).walk().region()->value == "eu-north-1");
 }
 
 // --- what is passed over, as by botocore ---
@@ -563,7 +566,7 @@ struct RoleFake : Fake {
 TEST_CASE("credentials: a role is assumed with the keys of the source profile, signed for STS") {
     RoleFake fake;
     fake.role("source_profile = base\nrole_session_name = ci@build\nexternal_id = a b+c\nduration_seconds = 900\n");
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIASTSSTSSTSSTS");
@@ -588,7 +591,7 @@ TEST_CASE("credentials: roles through roles") {
     fake.role(
         "source_profile = middle\n\n[profile middle]\nrole_arn = arn:aws:iam::123456789012:role/middle\nsource_profile "
         "= base\n");
-    REQUIRE(cred::Chain(fake.environment(), {}).find({}).has_value());
+    REQUIRE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
     REQUIRE(fake.requests.size() == 2);
     CHECK(contains(fake.requests[0].body, "role%2Fmiddle"));
     CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDBASEBASEBASE/"));
@@ -657,9 +660,8 @@ TEST_CASE("credentials: named sources for a role") {
             "[profile dev]\nrole_arn = arn:aws:iam::123456789012:role/deploy\ncredential_source = Environment\n");
         fake.env["AWS_ACCESS_KEY_ID"] = "AKIDENVENVENVENV";
         fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
-        Settings settings;
-        settings.profile = "dev";
-        REQUIRE(fake.find(settings).has_value());
+        fake.settings.profile = "dev";
+        REQUIRE(fake.find().has_value());
         CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDENVENVENVENV/"));
     }
     SECTION("instance") {
@@ -667,7 +669,7 @@ TEST_CASE("credentials: named sources for a role") {
         fake.web = [](const WebRequest& request) {
             return contains(request.url, "sts.") ? answer(200, sts_answer("AssumeRole")) : Imds()(request);
         };
-        REQUIRE(cred::Chain(fake.environment(), {}).find({}).has_value());
+        REQUIRE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
         CHECK(contains(header(fake.requests.back(), "Authorization"), "Credential=ASIAROLEROLEROLE/"));
     }
 }
@@ -719,10 +721,9 @@ TEST_CASE("credentials: a web identity's role may be named by the variable, its 
     fake.env["AWS_ROLE_ARN"] = "arn:aws:iam::1:role/variable";
     REQUIRE(fake.find());
     CHECK(contains(fake.requests[0].body, "role%2Fvariable"));
-    Settings settings;
-    settings.profile = "default";  // chosen in code: the variables are not looked at
+    fake.settings.profile = "default";  // chosen in code: the variables are not looked at
     fake.requests.clear();
-    REQUIRE(fake.find(settings));
+    REQUIRE(fake.find());
     CHECK(contains(fake.requests[0].body, "role%2Ffile"));
 }
 
@@ -731,7 +732,7 @@ TEST_CASE("credentials: where STS is asked") {
     fake.role("source_profile = base\n");
     const auto url = [&fake] {
         fake.requests.clear();
-        CHECK(cred::Chain(fake.environment(), {}).find({}).has_value());
+        CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
         return fake.requests.empty() ? std::string() : fake.requests[0].url;
     };
     fake.env["AWS_REGION"] = "cn-north-1";
@@ -875,7 +876,7 @@ TEST_CASE("credentials: what is no file does not block, and /dev/null is none") 
     fake.env["AWS_CONFIG_FILE"] = fifo;
     cred::Environment environment = fake.environment();
     environment.read_file = cred::read_file;
-    const Keys keys = cred::Chain(environment, {}).find({});
+    const Keys keys = cred::Chain(environment, fake.settings).find({});
     REQUIRE_FALSE(keys);
     CHECK(contains(keys.error().what(), fifo + " cannot be read: it is not a regular file"));
     ::unlink(fifo.c_str());
@@ -991,13 +992,14 @@ TEST_CASE("credentials: a container agent that is slow, starting or refusing") {
     int calls = 0;
     SECTION("starting") {
         fake.web = [&](const WebRequest&) { return ++calls < 3 ? no_answer() : answer(200, keys_json); };
-        CHECK(cred::Chain(fake.environment(), {}).find({}).has_value());
+        CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
         CHECK(calls == 3);
         CHECK(fake.slept == 2s);
     }
     SECTION("never there") {
         fake.web = [&](const WebRequest&) { return ++calls, no_answer(); };
-        CHECK(contains(cred::Chain(fake.environment(), {}).find({}).error().what(), "no answer (timed out)"));
+        CHECK(
+            contains(cred::Chain(fake.environment(), fake.settings).find({}).error().what(), "no answer (timed out)"));
         CHECK(calls == 3);
         fake.error();
     }
@@ -1005,7 +1007,7 @@ TEST_CASE("credentials: a container agent that is slow, starting or refusing") {
         fake.web = [&](const WebRequest&) {
             return ++calls, answer(401, R"({"code":"InvalidToken","message":"SECRET-auth"})");
         };
-        CHECK(contains(cred::Chain(fake.environment(), {}).find({}).error().what(), "HTTP status 401"));
+        CHECK(contains(cred::Chain(fake.environment(), fake.settings).find({}).error().what(), "HTTP status 401"));
         CHECK(calls == 1);
         fake.error();
     }
@@ -1053,7 +1055,7 @@ TEST_CASE("credentials: hostile answers of the container agent") {
 TEST_CASE("credentials: instance metadata, version 2") {
     Fake fake;
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIAROLEROLEROLE");
@@ -1073,26 +1075,24 @@ TEST_CASE("credentials: instance metadata is not asked where it cannot help") {
     SECTION("a store of one's own, by profile") { fake.config("[default]\nendpoint_url = https://r2.example.com\n"); }
     fake.error();
     CHECK(fake.requests.empty());
-    Settings settings;
-    settings.endpoint_url = "https://minio.example.com";
-    fake.error(settings);
+    fake.settings.endpoint = "https://minio.example.com";
+    fake.error();
     CHECK(fake.requests.empty());
 }
 
 TEST_CASE("credentials: private endpoints of AWS are AWS") {
     Fake fake;
     fake.web = Imds();
-    Settings settings;
-    settings.endpoint_url = "https://bucket.vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com";
-    CHECK(fake.find(settings).has_value());
-    settings.endpoint_url = "https://amazonaws.com.example.com";
-    CHECK_FALSE(fake.find(settings).has_value());
+    fake.settings.endpoint = "https://bucket.vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com";
+    CHECK(fake.find().has_value());
+    fake.settings.endpoint = "https://amazonaws.com.example.com";
+    CHECK_FALSE(fake.find().has_value());
 }
 
 TEST_CASE("credentials: an outage of instance metadata after it has answered is looked at again and again") {
     Fake fake;
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     REQUIRE(chain.find({}));
     fake.web = nullptr;
     CHECK_FALSE(chain.find({}));
@@ -1102,7 +1102,7 @@ TEST_CASE("credentials: an outage of instance metadata after it has answered is 
 
 TEST_CASE("credentials: a host without instance metadata is not asked by every call, nor for more than seconds") {
     Fake fake;
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
     const auto none = provider.snapshot({});
     REQUIRE_FALSE(none);
@@ -1121,7 +1121,7 @@ TEST_CASE("credentials: a host without instance metadata is not asked by every c
 TEST_CASE("credentials: the files are read anew by each call") {
     Fake fake;
     fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     CHECK(chain.walk().profile_setting("ca_bundle") == "/etc/ca.pem");
     CHECK(chain.walk().region()->value == "eu-north-1");
     fake.config("[default]\nregion = eu-north-2\n");
@@ -1138,7 +1138,7 @@ TEST_CASE("credentials: version 1 is never used") {
         fake.web = [status](const WebRequest& request) {
             return std::string(request.method) == "PUT" ? answer(status, "") : answer(200, keys_json);
         };
-        CHECK_FALSE(cred::Chain(fake.environment(), {}).find({}).has_value());
+        CHECK_FALSE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
         CHECK(fake.requests.size() == 1);
     }
 }
@@ -1147,7 +1147,7 @@ TEST_CASE("credentials: where instance metadata is") {
     Fake fake;
     const auto first = [&fake] {
         fake.requests.clear();
-        static_cast<void>(cred::Chain(fake.environment(), {}).find({}));
+        static_cast<void>(cred::Chain(fake.environment(), fake.settings).find({}));
         return fake.requests.empty() ? WebRequest() : fake.requests[0];
     };
     CHECK(first().timeout == 1s);
@@ -1196,7 +1196,7 @@ Limits until(std::chrono::milliseconds time) { return Limits{std::chrono::steady
 
 TEST_CASE("credentials: a call whose time is over asks nobody, and learns nothing about the sources") {
     Fake fake;
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     const Keys late = chain.find(until(-1ms));
     REQUIRE_FALSE(late);
     CHECK(late.error().code() == Errc::timed_out);
@@ -1214,7 +1214,7 @@ TEST_CASE("credentials: a cancellation ends the attempts") {
     for (Fake* fake : {static_cast<Fake*>(&sts), static_cast<Fake*>(&container)}) {
         fake->web = [](const WebRequest&) { return no_answer(); };
         const Limits cancelled_soon{{}, [fake] { return fake->slept > 0s; }};  // during the first wait
-        const Keys keys = cred::Chain(fake->environment(), {}).find(cancelled_soon);
+        const Keys keys = cred::Chain(fake->environment(), fake->settings).find(cancelled_soon);
         REQUIRE_FALSE(keys);
         CHECK(keys.error().code() == Errc::cancelled);
         CHECK(fake->requests.size() == 1);
@@ -1227,7 +1227,7 @@ TEST_CASE("credentials: an answer that came in time counts, even if the time is 
     fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
     bool answered = false;
     fake.web = [&](const WebRequest&) { return answered = true, answer(200, keys_json); };
-    CHECK(cred::Chain(fake.environment(), {}).find(Limits{{}, [&] { return answered; }}));
+    CHECK(cred::Chain(fake.environment(), fake.settings).find(Limits{{}, [&] { return answered; }}));
 }
 
 #ifndef _WIN32
@@ -1236,7 +1236,7 @@ TEST_CASE("credentials: the wait for a helper program ends with the call") {
     fake.config("[default]\ncredential_process = sleep 1000\n");
     cred::Environment environment = fake.environment();
     environment.run_process = cred::run_process;
-    cred::Chain chain(environment, {});
+    cred::Chain chain(environment, fake.settings);
     const auto began = std::chrono::steady_clock::now();
     const Keys late = chain.find(until(50ms));
     REQUIRE_FALSE(late);
@@ -1263,7 +1263,7 @@ TEST_CASE("credentials: real waits end with the call") {
 TEST_CASE("credentials: static keys that were rotated in the file are read when the store refuses the old ones") {
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDOLDOLDOLDOLD\naws_secret_access_key = SECRET-old\n");
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
     const auto old = *provider.snapshot({});
     CHECK_FALSE(provider.force_refresh(old->generation, {}));  // not rotated
@@ -1280,7 +1280,7 @@ TEST_CASE("credentials: a source that has answered is not exchanged for another"
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     REQUIRE(chain.find({}).has_value());
     fake.files.clear();  // as while another program rewrites it
     const Keys out = chain.find({});
@@ -1294,7 +1294,7 @@ TEST_CASE("credentials: a source that has answered is not exchanged for another"
 TEST_CASE("credentials: the explanation names each source once") {
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
-    const auto findings = cred::Chain(fake.environment(), {}).explain();
+    const auto findings = cred::Chain(fake.environment(), fake.settings).explain();
     REQUIRE(findings.size() == 5);
     CHECK(findings[0].verdict == Verdict::passed_over);
     CHECK(findings[1].verdict == Verdict::passed_over);
@@ -1370,7 +1370,7 @@ void check_keys(const vectors::Case& c, const Keys& keys) {
 
 void check_aws_config(const vectors::Case& c) {
     VectorFake fake(c);
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     // The parser's dialect knows no byte order mark, as botocore; whoever opens the files takes it off.
     const bool parses = s3cache::detail::ini::parse(c.get_or("config", ""), "file").has_value() &&
                         s3cache::detail::ini::parse(c.get_or("credentials", ""), "file").has_value();
@@ -1407,16 +1407,33 @@ std::string text_of(const Result<cred::Setting>& setting) {
     return setting ? setting->value : setting.error().what();
 }
 
+TEST_CASE("credentials: those of STS come whole or not at all") {
+    const auto answer = [](const std::string& keys) {
+        return "<AssumeRoleResponse xmlns='x'><AssumeRoleResult><Credentials>" + keys +
+               "</Credentials></AssumeRoleResult></AssumeRoleResponse>";
+    };
+    const std::string keys =
+        "<AccessKeyId>A</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken>";
+    const std::string expiration = "<Expiration>2025-01-15T00:00:00Z</Expiration>";
+    const auto full = cred::keys_in_xml(answer(keys + expiration), "AssumeRole", "here");
+    REQUIRE(full);
+    CHECK(full->access_key == "A");
+    CHECK(full->secret_key == "S");
+    CHECK(full->session_token == "T");
+    CHECK(full->expires == noon - 12h);
+    CHECK(full->source == "here");
+    CHECK_FALSE(cred::keys_in_xml(answer(keys), "AssumeRole", "here"));
+    CHECK_FALSE(cred::keys_in_xml(answer(keys + expiration), "AssumeRoleWithWebIdentity", "here"));
+}
+
 TEST_CASE("credentials: region") {
     Fake fake;
-    const auto region = [&fake](const Settings& settings = {}) {
-        return text_of(cred::Chain(fake.environment(), settings).walk().region());
-    };
+    const auto region = [&fake] { return text_of(cred::Chain(fake.environment(), fake.settings).walk().region()); };
     CHECK(region().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nregion = eu-north-1\n");
     CHECK(region() == "eu-north-1");
-    CHECK(cred::Chain(fake.environment(), {}).walk().region()->why == "profile default: region");
+    CHECK(cred::Chain(fake.environment(), fake.settings).walk().region()->why == "profile default: region");
     fake.config("[default]\nregion = a\n  b\n");
     CHECK(contains(region(), "profile default: region is 'a\\x0ab'"));
 #endif
@@ -1426,14 +1443,15 @@ TEST_CASE("credentials: region") {
     CHECK(region() == "eu-west-1");
     fake.env["AWS_REGION"] = "evil.example.com/";
     CHECK(contains(region(), "AWS_REGION is 'evil.example.com/', expected"));
-    Settings settings;
-    settings.region = "auto";
-    CHECK(region(settings) == "auto");
+    fake.settings.region = "auto";
+    CHECK(region() == "auto");
 }
 
 TEST_CASE("credentials: endpoint") {
     Fake fake;
-    const auto endpoint = [&fake] { return text_of(cred::Chain(fake.environment(), {}).walk().endpoint_url("S3")); };
+    const auto endpoint = [&fake] {
+        return text_of(cred::Chain(fake.environment(), fake.settings).walk().endpoint_url("S3"));
+    };
     CHECK(endpoint().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nendpoint_url = http://profile:1\n");
@@ -1459,7 +1477,7 @@ TEST_CASE("credentials: endpoint") {
         INFO(url);
         fake.env["AWS_ENDPOINT_URL_S3"] = url;
         CHECK(contains(endpoint(), "AWS_ENDPOINT_URL_S3 is '******@s3.example.com', expected"));
-        cred::Chain chain(fake.environment(), {});
+        cred::Chain chain(fake.environment(), fake.settings);
         for (const Finding& finding : chain.explain()) check_text(finding.text);
     }
 }
@@ -1832,7 +1850,7 @@ TEST_CASE("credentials: a day on an instance, through the provider") {
                     s3cache::detail::dates::iso8601_text(until.count()) + R"("})";
         return imds(request);
     };
-    cred::Chain chain(fake.environment(), {});
+    cred::Chain chain(fake.environment(), fake.settings);
     Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
     for (int minute = 0; minute < 24 * 60; ++minute) {
         fake.now = noon + std::chrono::minutes(minute);

@@ -41,7 +41,7 @@ void check_checksums(const vectors::Case& c) {
     CHECK(base64(digest::crc32c_portable(0, data.data(), data.size())) == c.get("crc32c"));
     CHECK(base64(digest::crc64nvme(0, data.data(), data.size())) == c.get("crc64nvme"));
     CHECK(bytes::base64(digest::as_text(digest::sha256(data))) == c.get("sha256"));
-    if (const auto md5 = digest::md5(data)) CHECK(bytes::base64(digest::as_text(*md5)) == c.get("md5"));
+    if (const auto md5 = digest::md5(data); !md5.empty()) CHECK(bytes::base64(md5) == c.get("md5"));
 }
 
 const vectors::Handler checksum_vectors{
@@ -88,8 +88,8 @@ TEST_CASE("digest: a hasher moves with its state") {
 }
 
 TEST_CASE("digest: MD5 of nothing and of abc, where OpenSSL has it") {
-    if (const auto md5 = digest::md5("")) CHECK(hex(*md5) == "d41d8cd98f00b204e9800998ecf8427e");
-    if (const auto md5 = digest::md5("abc")) CHECK(hex(*md5) == "900150983cd24fb0d6963f7d28e17f72");
+    if (const auto md5 = digest::md5(""); !md5.empty()) CHECK(bytes::hex(md5) == "d41d8cd98f00b204e9800998ecf8427e");
+    if (const auto md5 = digest::md5("abc"); !md5.empty()) CHECK(bytes::hex(md5) == "900150983cd24fb0d6963f7d28e17f72");
 }
 
 TEST_CASE("digest: SHA-256 is available, or it is known that it is not") {
@@ -106,7 +106,7 @@ TEST_CASE("digest: SHA-256 is available, or it is known that it is not") {
     CHECK_FALSE(refused);
     CHECK(zeros == digest::Sha256Digest{});
     CHECK_FALSE(ok);
-    CHECK_FALSE(md5);
+    CHECK(md5.empty());
     CHECK(digest::available());
 #endif
 }
@@ -124,16 +124,12 @@ TEST_CASE("digest: HMAC-SHA-256 has the vectors of RFC 4231") {
     CHECK(hex(digest::hmac_sha256("", "")) == "b613679a0814d9ec772f95d778c35fc5ff1697c493715653c6c712144292c5ad");
 }
 
-TEST_CASE("digest: a key signs again and again, moves, and can be replaced") {
+TEST_CASE("digest: a key signs again and again, and moves") {
     digest::HmacSha256Key key("Jefe");
     const auto expected = digest::hmac_sha256("Jefe", "what do ya want for nothing?");
     CHECK(key.sign("what do ya want for nothing?") == expected);
     CHECK(key.sign("other") != expected);
     digest::HmacSha256Key moved = std::move(key);
-    CHECK(moved.sign("what do ya want for nothing?") == expected);
-    moved.set(std::string(65, 'k'));
-    CHECK(moved.sign("x") == digest::hmac_sha256(std::string(65, 'k'), "x"));
-    moved.set("Jefe");
     CHECK(moved.sign("what do ya want for nothing?") == expected);
 }
 

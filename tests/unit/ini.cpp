@@ -78,14 +78,17 @@ TEST_CASE("ini: words are split as by a shell, without expansion") {
     CHECK(ini::split_words("  a\tb  ") == Words{"a", "b"});
     CHECK(ini::split_words("a\\ b 'c \\ d' \"e \\\" \\n \\\\\" ''") == Words{"a b", "c \\ d", "e \" \\n \\", ""});
     CHECK(ini::split_words("x'y'\"z\" $HOME *") == Words{"xyz", "$HOME", "*"});
-    CHECK_FALSE(ini::split_words("'a"));
-    CHECK_FALSE(ini::split_words("\"a"));
-    CHECK_FALSE(ini::split_words("a\\"));
+    for (const char* open : {"'a", "\"a", "a\\", "b 'a"}) CHECK(ini::split_words(open).empty());
 }
 
 TEST_CASE("ini: a broken block in DEFAULT harms only where there are sections to lend it to") {
     CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "none");
     CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:2: a line without '=' in the block under 's3'");
+}
+
+TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
+    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
 }
 
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {

@@ -518,24 +518,6 @@ TEST_CASE("xml: unfinished uploads") {
     CHECK(page->next_upload_id_marker == "u+1");
 }
 
-TEST_CASE("xml: STS credentials come whole or not at all") {
-    const auto answer = [](const std::string& keys) {
-        return "<AssumeRoleResponse xmlns='x'><AssumeRoleResult><Credentials>" + keys +
-               "</Credentials></AssumeRoleResult></AssumeRoleResponse>";
-    };
-    const std::string keys =
-        "<AccessKeyId>A</AccessKeyId><SecretAccessKey>S</SecretAccessKey><SessionToken>T</SessionToken>";
-    const std::string expiration = "<Expiration>2025-01-15T00:00:00Z</Expiration>";
-    const auto full = xml::sts_result(answer(keys + expiration), "AssumeRole");
-    REQUIRE(full);
-    CHECK(full->access_key == "A");
-    CHECK(full->secret_key == "S");
-    CHECK(full->session_token == "T");
-    CHECK(full->expiration == "2025-01-15T00:00:00Z");
-    CHECK_FALSE(xml::sts_result(answer(keys), "AssumeRole"));
-    CHECK_FALSE(xml::sts_result(answer(keys + expiration), "AssumeRoleWithWebIdentity"));
-}
-
 TEST_CASE("xml: what cannot be decoded in a list of uploads is left as it stands") {
     const auto page = xml::list_result(
         "<ListMultipartUploadsResult><EncodingType>url</EncodingType><NextKeyMarker>100%</NextKeyMarker>"
