@@ -4755,13 +4755,10 @@ inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
-enum class Expiry { never, at, malformed };
-
 // What an answer's headers say of an entry.
 struct Facts {
     Info info{};
-    Expiry expiry = Expiry::never;
-    double expires_at = 0;                  // unix time
+    std::optional<double> expires_at{};     // unix time; empty: never; not a number: malformed
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::string crc32c{};                   // in base64; empty: there is none
     double cost = 0;                        // seconds that computing it took; 0: not known
@@ -4775,27 +4772,26 @@ struct Facts {
     bool expired(double unix_now) const {
         if (lease > 0 && answered != TimePoint() && info.last_modified != TimePoint())
             return retry::seconds_between(info.last_modified, answered) > lease;
-        return expiry == Expiry::at && expires_at <= unix_now;
+        return expires_at && *expires_at <= unix_now;
     }
+    bool is_malformed() const { return expires_at && *expires_at != *expires_at; }
     // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
-    // Whether this is still what was seen before.
-    bool is_same_as(const Facts& seen) const {
-        return info.etag == seen.info.etag && info.last_modified == seen.info.last_modified &&
-               write_id == seen.write_id;
+    // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
+    bool has_etag(std::string_view other) const {
+        const auto opaque = [](std::string_view etag) { return etag.substr(bytes::starts_with(etag, "W/") ? 2 : 0); };
+        return opaque(info.etag) == opaque(other);
     }
 };
 
-inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};
-
-inline std::string_view kind_name(Kind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
-
-inline std::optional<Kind> kind_of(std::string_view text) {
-    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
-        if (text == kind_name(kind)) return kind;
-    }
-    return std::nullopt;  // another program's idea of a kind
-}
+struct KindText {
+    std::string_view name, content_type;
+};
+inline constexpr KindText kinds[] = {  // by Kind
+    {"json", "application/json"},
+    {"text", "text/plain; charset=utf-8"},
+    {"bytes", "application/octet-stream"}};
+inline const KindText& text_of(Kind kind) { return kinds[static_cast<std::size_t>(kind)]; }
 
 // The rule of the Python class, for entries that do not say.
 inline Kind classify(std::string_view data) {
@@ -4803,34 +4799,18 @@ inline Kind classify(std::string_view data) {
     return json::valid(data) ? Kind::json : Kind::text;
 }
 
-inline std::string_view content_type(Kind kind) {
-    if (kind == Kind::json) return "application/json";
-    return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
-}
-
 // Some proxies join two headers of one name to "a,a".
-inline std::string_view without_repeats(std::string_view text) {
-    const std::string_view first = bytes::trim(text.substr(0, text.find(',')));
-    for (std::string_view rest = text; first.size() < text.size();) {
-        const std::size_t comma = (std::min)(rest.find(','), rest.size());
-        if (bytes::trim(rest.substr(0, comma)) != first) return text;
-        if (comma == rest.size()) break;
-        rest.remove_prefix(comma + 1);
-    }
-    return first;
+inline std::string_view without_repeat(std::string_view text) {
+    const std::size_t comma = (std::min)(text.find(','), text.size());
+    const std::string_view first = bytes::trim(text.substr(0, comma));
+    return comma < text.size() && bytes::trim(text.substr(comma + 1)) == first ? first : text;
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
-    const std::optional<double> seconds = dates::parse_float(text);
-    if (!seconds || *seconds != *seconds) {
-        facts.expiry = Expiry::malformed;
-    } else if (*seconds > (std::numeric_limits<double>::max)()) {
-        facts.expiry = Expiry::never;
-    } else {
-        facts.expiry = Expiry::at;
-        facts.expires_at = *seconds;
-        facts.info.expires_at = dates::to_time_point(*seconds);
-    }
+    const double seconds = dates::parse_float(text).value_or(std::numeric_limits<double>::quiet_NaN());
+    if (seconds > (std::numeric_limits<double>::max)()) return;  // never
+    facts.expires_at = seconds;
+    if (!facts.is_malformed()) facts.info.expires_at = dates::to_time_point(seconds);
 }
 
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
@@ -4861,12 +4841,13 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if (name.empty()) return;
     if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
     const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
-    const std::string_view value = without_repeats(text);
-    const bool is_expiry = is("expires_at") || is("expires-at");
-    if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
+    const std::string_view value = without_repeat(text);
+    if ((is("expires_at") || is("expires-at")) && !facts.expires_at) read_expiry(facts, value);
     if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
     if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
-    if (is("kind")) facts.info.kind = kind_of(value);
+    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {  // or another program's idea of a kind
+        if (is("kind") && value == text_of(kind).name) facts.info.kind = kind;
+    }
     if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
     if (is("write-id")) facts.write_id = value;
     if (is("cost")) facts.cost = read_seconds(value);
@@ -5871,6 +5852,51 @@ inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
+// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
+// while nothing has shown otherwise.
+inline Result<void> check_bucket(Session& session, const Exchange& call) {
+    std::atomic<bool>& store_seen = session.core().store_seen;
+    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
+    look.run();
+    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
+    if (look.error || look.fault) return session.failure(look);
+    store_seen.store(true, std::memory_order_relaxed);
+    return {};
+}
+
+// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
+// no others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
+// miss.
+inline bool is_absent(const Core& core, const Exchange& call) {
+    if (call.error || call.ok()) return false;
+    const std::string_view code = call.code();
+    const bool is_silent = code.empty() && call.answer->text.empty();
+    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
+    const bool is_s3 =
+        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
+    return call.status() == 404 && code != "NoSuchBucket" &&
+           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
+}
+
+// The headers of an entry, expired or not; empty: there is none.
+inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
+    if (call.ok()) {
+        entry::Facts facts = entry::read(call.headers());
+        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
+        return refusal(Errc::protocol, call.request.operation, call.request.key,
+                       "the answer has no ETag: is the endpoint an S3 store?");
+    }
+    if (!is_absent(session.core(), call)) return session.failure(call);
+    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
+    return std::optional<entry::Facts>();
+}
+inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
+    Call call(session, s3::request(session.core(), operation, Method::head, key));
+    call.run();
+    return interpret_look(session, call);
+}
+
 // How many parts may be in flight: no more than connections, nor than fit the memory bound.
 inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
     const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
@@ -6010,135 +6036,6 @@ private:
 
     std::uint64_t skip_ = 0, from_ = 0;
     std::unique_ptr<char[]> buffer_;  // of what comes from there on
-};
-
-// The bytes of one object in order, whatever becomes of them: length and checksums checked.
-//
-//   head ──> one connection ──────────────────────────────> checked end
-//                  │ slow, and the object large                  ^
-//                  └─> its first part, others' ranges behind it ─┘
-class Download : public s3::Job, public Range {
-public:
-    // With `may_be_parallel` a large object that comes slowly over one connection is helped by others.
-    Download(Session& session, std::string_view key, bool may_be_parallel)
-        : Range(session, key), lanes_(may_be_parallel ? lanes_for(config(), config().part_bytes) : 1) {
-        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
-    }
-
-    Call& call() override { return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange; }
-    // Opens an empty object, starts other connections once the first has shown that they would help, and hands out in
-    // order what they have brought. The first one goes on to the end of its part meanwhile.
-    bool tend() override {
-        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());
-        if (!planned_ || done()) return !done();
-        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
-        while (ranges_.size() < at_once && planned_ < *facts_.length) {
-            ranges_.push_back(std::make_unique<Range>(exchange.session, exchange.request.key));
-            start_next(*ranges_.back());
-        }
-        bool goes_on = exchange.done;
-        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
-        return !done();
-    }
-
-protected:
-    // Looks at the headers of what will be taken. False: the body is not wanted.
-    virtual bool open() = 0;
-    virtual SinkResult take(std::string_view data) = 0;
-
-    // All has come, or nothing more will.
-    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
-    // Then: whether what was taken is the whole object.
-    Result<void> check() const {
-        Result<void> fine = Range::check();
-        if (!fine || verifier_->fits()) return fine;
-        return refuse(Errc::damaged, facts_.crc32c.empty()
-                                         ? "the body does not match the store's own checksum of it"
-                                         : "the body does not match its CRC-32C: the stored entry is damaged");
-    }
-    // Of the body, as it is stored: what has come in so far.
-    std::uint64_t arrived() const {
-        std::uint64_t sum = taken_;
-        for (const auto& range : ranges_) sum += range->bytes_behind(taken_);
-        return sum;
-    }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
-
-    entry::Facts facts_;
-    std::uint64_t taken_ = 0;
-
-private:
-    void begin(const http::Headers& headers) {
-        facts_ = entry::read(headers);
-        verifier_.emplace(facts_, config().checksums);
-        if (!facts_.from_s3)
-            return void(fail(refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?")));
-        if (!facts_.length && headers.get("transfer-encoding").empty())
-            return void(fail(refuse(Errc::protocol, "the answer does not say how long it is")));
-        end_ = facts_.length.value_or(unknown);
-        if (facts_.has_strong_etag()) version_ = facts_.info.etag;
-        is_wanted_ = open();
-        const bool may_be_parallel = lanes_ > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
-                                     !version_.empty() && headers.get("accept-ranges") == "bytes";
-        if (may_be_parallel) sample_left_ = sample_time;
-        if (may_be_parallel) wait_begins();
-    }
-    bool is_sampling() const { return sample_left_.count() > 0; }
-    // Decides once whether others are to help: the first connection then ends with its part.
-    void judge_speed() {
-        sample_left_ -= http::Clock::now() - since_;
-        if (is_sampling()) return;
-        sample_left_ = {};
-        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
-        if (taken_ < fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
-    }
-    void start_next(Range& range) {
-        const std::uint64_t from = planned_;
-        planned_ = (std::min)(from + config().part_bytes, *facts_.length);
-        range.start(version_, from, planned_);
-    }
-
-    // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
-    bool hand_out(Range& range) {
-        if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
-        if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) return false;
-        if (range.bytes_behind(taken_) > 0) return true;
-        ranges_.push_back(std::move(ranges_.front()));  // its buffer serves again
-        ranges_.erase(ranges_.begin());
-        if (planned_ < *facts_.length)
-            start_next(range);
-        else
-            ranges_.pop_back();
-        return true;
-    }
-    SinkResult hand_on(std::string_view data) {
-        const SinkResult result = take(data);
-        if (result != SinkResult::consumed) return result;
-        verifier_->update(data);
-        taken_ += data.size();
-        return result;
-    }
-    SinkResult receive(const http::Transfer& from, std::string_view data) override {
-        if (at_ == 0 && from.status == 200) begin(from.headers);
-        if (is_sampling()) judge_speed();
-        return Range::receive(from, data);
-    }
-    SinkResult put(std::string_view data) override {
-        if (trouble_) return SinkResult::stop;
-        if (!is_wanted_) return end_ <= drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
-        const SinkResult result = hand_on(data);
-        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
-        return result;
-    }
-
-    const std::size_t lanes_;
-    std::optional<Verifier> verifier_;
-    bool is_wanted_ = true;
-    http::Clock::time_point since_{};
-    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
-    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
-    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
@@ -6294,13 +6191,9 @@ inline bool is_unmet(const Exchange& call) {
 inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) {
     if (write.write_id.empty()) return false;
     session.allow_cleanup();
-    Call look(session, s3::request(session.core(), write.operation, Method::head, write.key));
-    look.run();
-    if (look.status() == 404 && !look.error) return false;
-    if (!look.ok()) return session.failure(look);  // so nobody knows
-    const entry::Facts there = entry::read(look.headers());
-    if (there.from_s3) return there.write_id == write.write_id;
-    return refusal(Errc::protocol, write.operation, write.key, "the answer to a look is cut short, or not a store's");
+    const auto there = look(session, write.operation, write.key);
+    if (!there) return there.error();  // so nobody knows
+    return *there && (*there)->write_id == write.write_id;
 }
 
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
@@ -6729,6 +6622,9 @@ using s3::refusal;
 using s3::request;
 using s3::Session;
 using transfer::Body;
+using transfer::interpret_look;
+using transfer::is_absent;
+using transfer::look;
 
 inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's name
 // How often an entry that is replaced under our hands is read or touched again.
@@ -7004,9 +6900,9 @@ inline Error record_error(Core& core, const char* operation, std::string_view ke
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
-    if (facts.expiry == entry::Expiry::malformed)
+    if (facts.is_malformed())
         record(core, operation, key, outcomes::malformed, "its expires_at is not a number");
-    else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
+    else if (!facts.expires_at || !facts.expired(core.unix_now()))
         return true;
     else
         record(core, operation, key, outcomes::expired);
@@ -7022,53 +6918,6 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
     record(core, operation, key, outcomes::tolerated, result.error().what());
     return std::optional<T>();
-}
-
-// -- absence
-
-// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
-// while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const Exchange& call) {
-    std::atomic<bool>& store_seen = session.core().store_seen;
-    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
-    look.run();
-    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || look.fault) return session.failure(look);
-    store_seen.store(true, std::memory_order_relaxed);
-    return {};
-}
-
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
-// no others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
-// miss.
-inline bool is_absent(const Core& core, const Exchange& call) {
-    if (call.error || call.ok()) return false;
-    const std::string_view code = call.code();
-    const bool is_silent = code.empty() && call.answer->text.empty();
-    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
-    const bool is_s3 =
-        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
-    return call.status() == 404 && code != "NoSuchBucket" &&
-           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
-}
-
-// The headers of an entry, expired or not; empty: there is none.
-inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
-    if (call.ok()) {
-        entry::Facts facts = entry::read(call.headers());
-        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, call.request.operation, call.request.key,
-                       "the answer has no ETag: is the endpoint an S3 store?");
-    }
-    if (!is_absent(session.core(), call)) return session.failure(call);
-    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
-    return std::optional<entry::Facts>();
-}
-inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
-    Call call(session, request(session.core(), operation, Method::head, key));
-    call.run();
-    return interpret_look(session, call);
 }
 
 // -- removing
@@ -7093,9 +6942,8 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 // then keeps the store from removing what another writer has put there, but for equal bytes, which have equal ETags,
 // and for stores that ignore If-Match on DELETE: there a window of one round trip is left.
 struct ExpiredRemoval : PlainJob {
-    ExpiredRemoval(Session& session, const char* operation, std::string_view key,
-                   std::optional<entry::Facts> facts = {})
-        : PlainJob(session, request(session.core(), operation, Method::head, key)), seen(std::move(facts)) {}
+    ExpiredRemoval(Session& session, const char* operation, std::string_view key)
+        : PlainJob(session, request(session.core(), operation, Method::head, key)) {}
 
     bool prepare_next() override {
         s3::Request& request = plain.request;
@@ -7105,14 +6953,11 @@ struct ExpiredRemoval : PlainJob {
             return true;
         }
         const auto found = interpret_look(plain.session, plain);
-        if (!found || !*found || (seen && !(*found)->is_same_as(*seen))) return false;
-        if (!(*found)->expired(plain.session.core().unix_now())) return false;
+        if (!found || !*found || !(*found)->expired(plain.session.core().unix_now())) return false;
         if ((*found)->has_strong_etag()) request.header("if-match", (*found)->info.etag);
         request.method = Method::erase;
         return true;
     }
-
-    const std::optional<entry::Facts> seen;  // as what the entry is to be removed, and nothing else
 };
 
 // -- reading
@@ -7131,52 +6976,170 @@ struct GetResult {
     bool is_stale = false;
 };
 
-// One entry being read. An expired one is removed once the reading is done, but never one that this process is about to
-// replace; a failure of that is no concern of the reader's, since the entry will be met again.
-class Reading : public transfer::Download {
+// One entry being read: its bytes in order, whatever becomes of them, with length and checksums checked.
+//
+//   head ──> one connection ──────────────────────────────> checked end
+//                  │ slow, and the object large                  ^
+//                  └─> its first part, others' ranges behind it ─┘
+//
+// An expired one is removed once the reading is done, but never one that this process is about to replace; a failure of
+// that is no concern of the reader's, since the entry will be met again.
+class Reading : public s3::Job, public transfer::Range {
 public:
-    // One that is alone may use as many connections as help.
+    // A large one that is alone, and comes slowly over one connection, is helped by others.
     Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Download(session, key, is_alone), core_(session.core()), key_(key), wanted_(wanted) {
+        : Range(session, key),
+          core_(session.core()),
+          wanted_(wanted),
+          lanes_(is_alone ? transfer::lanes_for(config(), config().part_bytes) : 1) {
+        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
 
-    Call& call() override { return removal_ ? removal_->call() : Download::call(); }
+    Call& call() override {
+        if (removal_) return removal_->call();
+        return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange;
+    }
     bool tend() override {
         if (removal_) return removal_->tend();
-        if (Download::tend()) return true;
-        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
+        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());  // of an empty object
+        if (planned_) tend_ranges();
+        if (!done()) return true;
+        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && !facts_.is_malformed() &&
                               config().expired == Expired::remove && !config().read_only;
-        if (!is_to_go || core_.is_computing(key_)) return false;
-        exchange.session.start(removal_.emplace(exchange.session, "expire", key_, facts_).call());
+        if (!is_to_go || core_.is_computing(key())) return false;
+        exchange.session.start(removal_.emplace(exchange.session, "expire", key()).call());
         return true;
     }
 
 protected:
-    bool report_progress() const { return wanted_.options.progress({arrived(), facts_.length}); }
-    bool open() override {
+    // Looks at the headers of what will be taken. False: the body is not wanted.
+    virtual bool open() {
         const double now = core_.unix_now();
         is_stale_ = facts_.expired(now) && !facts_.expired(now - wanted_.grace.count());
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts_);
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key(), facts_);
         decoder_.emplace(facts_.info);
         return !is_refused_;
     }
-    // There is nothing to be served, whatever became of a body that nobody wants.
+    virtual http::SinkResult take(std::string_view data) = 0;
+
+    // All has come, or nothing more will.
+    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
+    // Then: whether there is nothing to be served, whatever became of a body that nobody wants.
     bool is_missing() const {
         if (is_refused_) return true;
         const bool is_miss = is_absent(core_, exchange);
-        if (is_miss) record(core_, "get", key_, outcomes::miss, {}, timing());
+        if (is_miss) record(core_, "get", key(), outcomes::miss, {}, timing());
         return is_miss;
     }
+    // Or else: whether what was taken is the whole object.
+    Result<void> check() const {
+        Result<void> fine = Range::check();
+        if (!fine || verifier_->fits()) return fine;
+        return refuse(Errc::damaged, facts_.crc32c.empty()
+                                         ? "the body does not match the store's own checksum of it"
+                                         : "the body does not match its CRC-32C: the stored entry is damaged");
+    }
+    bool report_progress() const {
+        std::uint64_t arrived = taken_;
+        for (const auto& range : ranges_) arrived += range->bytes_behind(taken_);
+        return wanted_.options.progress({arrived, facts_.length});
+    }
+    std::string_view key() const { return exchange.request.key; }
     Timing timing() const { return timing_of(exchange, taken_); }
+    // Bytes are waited for from now on: how fast they come is measured by that time alone.
+    void wait_begins() { since_ = http::Clock::now(); }
 
     Core& core_;
-    const std::string_view key_;
     const GetRequest& wanted_;
+    entry::Facts facts_;
     std::optional<transfer::Decoder> decoder_;
+    std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
 
 private:
+    void begin(const http::Headers& headers) {
+        facts_ = entry::read(headers);
+        verifier_.emplace(facts_, config().checksums);
+        const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
+        const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
+                            : is_endless    ? "the answer does not say how long it is"
+                                            : nullptr;
+        if (wrong) return void(fail(refuse(Errc::protocol, wrong)));
+        end_ = facts_.length.value_or(unknown);
+        if (facts_.has_strong_etag()) version_ = facts_.info.etag;
+        is_wanted_ = open();
+        if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
+        if (headers.get("accept-ranges") != "bytes") return;
+        sample_left_ = transfer::sample_time;
+        wait_begins();
+    }
+    bool is_sampling() const { return sample_left_.count() > 0; }
+    // Decides once whether others are to help: the first connection then ends with its part.
+    void judge_speed() {
+        sample_left_ -= http::Clock::now() - since_;
+        if (is_sampling()) return;
+        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
+        if (taken_ < transfer::fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
+    }
+    void start_next(Range& range) {
+        const std::uint64_t from = planned_;
+        planned_ = (std::min)(from + config().part_bytes, *facts_.length);
+        range.start(version_, from, planned_);
+    }
+
+    // Starts the other connections, and hands out in order what they have brought. The first one goes on to the end of
+    // its part meanwhile.
+    void tend_ranges() {
+        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
+        while (!done() && ranges_.size() < at_once && planned_ < *facts_.length) {
+            ranges_.push_back(std::make_unique<Range>(exchange.session, key()));
+            start_next(*ranges_.back());
+        }
+        bool goes_on = exchange.done;
+        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
+    }
+    // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
+    bool hand_out(Range& range) {
+        if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
+        if (hand_on(range.piece_at(taken_)) != http::SinkResult::consumed) return false;
+        if (range.bytes_behind(taken_) > 0) return true;
+        ranges_.push_back(std::move(ranges_.front()));  // its buffer serves again
+        ranges_.erase(ranges_.begin());
+        if (planned_ < *facts_.length)
+            start_next(range);
+        else
+            ranges_.pop_back();
+        return true;
+    }
+    http::SinkResult hand_on(std::string_view data) {
+        const http::SinkResult result = take(data);
+        if (result != http::SinkResult::consumed) return result;
+        verifier_->update(data);
+        taken_ += data.size();
+        return result;
+    }
+    http::SinkResult receive(const http::Transfer& from, std::string_view data) override {
+        if (at_ == 0 && from.status == 200) begin(from.headers);
+        if (is_sampling()) judge_speed();
+        return Range::receive(from, data);
+    }
+    http::SinkResult put(std::string_view data) override {
+        if (trouble_) return http::SinkResult::stop;
+        if (!is_wanted_)
+            return end_ <= transfer::drained_bytes_max ? http::SinkResult::consumed : http::SinkResult::stop;
+        const http::SinkResult result = hand_on(data);
+        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
+        return result;
+    }
+
+    const std::size_t lanes_;
+    std::optional<transfer::Verifier> verifier_;
+    bool is_wanted_ = true;
+    http::Clock::time_point since_{};
+    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
+    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
+    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
     std::optional<ExpiredRemoval> removal_;
 };
 
@@ -7193,9 +7156,9 @@ public:
             decoder_->feed({});
             fine = drain();
         }
-        if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
+        if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key_, is_stale_ ? outcomes::expired : outcomes::hit, {}, timing());
+        record(core_, "get", key(), is_stale_ ? outcomes::expired : outcomes::hit, {}, timing());
         GetResult out{{}, std::move(facts_), is_stale_};
         Info& info = out.facts.info;
         if (!info.kind) info.kind = entry::classify(value_);
@@ -7222,7 +7185,7 @@ private:
     Result<void> drain() {
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return about("get", key_, chunk.error());
+            if (!chunk) return about("get", key(), chunk.error());
             if (chunk->empty()) return {};
             if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
             value_.append(*chunk);
@@ -7245,7 +7208,7 @@ public:
 
     // Whether there is an entry to be read. The limit is for this alone; zero: there is only the session's.
     Result<bool> begin(std::chrono::milliseconds limit) {
-        if (Result<void> fine = check_key(core_, "get", key_); !fine) return std::move(fine).error();
+        if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
         Session& session = exchange.session;
         const auto deadline = http::Clock::now() + limit;
         session.start(exchange);
@@ -7257,9 +7220,9 @@ public:
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
         if (done() && (back_.empty() || !exchange.error)) {
-            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
+            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key(), fine.error());
         }
-        record(core_, "get", key_, outcomes::hit);
+        record(core_, "get", key(), outcomes::hit);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
@@ -7267,7 +7230,7 @@ public:
         if (why_broken_) return *why_broken_;
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return broken(about("get", key_, chunk.error()));
+            if (!chunk) return broken(about("get", key(), chunk.error()));
             if (!chunk->empty() || has_ended_) return chunk;
             if (Result<void> fine = refill(); !fine) return broken(std::move(fine).error());
         }
@@ -7564,8 +7527,9 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
     const Config& config = core.config;
     s3::Request out = request(core, "set", Method::put, key);
     out.headers.reserve(8);
-    out.header("content-type", options.content_type.empty() ? entry::content_type(*kind) : options.content_type);
-    out.header("x-amz-meta-kind", entry::kind_name(*kind));
+    out.header("content-type",
+               options.content_type.empty() ? entry::text_of(*kind).content_type : options.content_type);
+    out.header("x-amz-meta-kind", entry::text_of(*kind).name);
     if (options.compress && !body.is_negative()) out.header("x-amz-meta-compressed", "true");
     if (body.is_negative()) out.header("x-amz-meta-negative", "true");
     if (cost > 0) out.header("x-amz-meta-cost", entry::seconds_text(cost));
@@ -8130,9 +8094,9 @@ struct Computation {
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how.early_refresh > 0) || before.facts.expiry != entry::Expiry::at || !is_fresh(before)) return false;
+        if (!(how.early_refresh > 0) || !before.facts.expires_at || !is_fresh(before)) return false;
         const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
-        return core.unix_now() + ahead >= before.facts.expires_at;
+        return core.unix_now() + ahead >= *before.facts.expires_at;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
