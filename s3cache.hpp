@@ -5137,6 +5137,7 @@ struct Request {
     bool error_in_200 = false;     // the status alone is not success
     bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
+    bool open_ended = false;       // the deadline covers its beginning only
     std::optional<Milliseconds> stall{};
 
     Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
@@ -5430,7 +5431,8 @@ private:
         out.owner = &exchange;
         out.method = request.method;
         out.sink = request.sink;
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout),
+                      request.open_ended ? Milliseconds(0) : time_left()};
         out.body = request.body;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
@@ -6098,63 +6100,17 @@ struct Body {
     std::optional<std::uint64_t> size() const { return source ? source->size() : payload->view().size(); }
 };
 
-// The bytes that a set() sends: a Source, deflated on the way if asked to.
-class UploadSource {
-public:
-    UploadSource(const Source& source, std::optional<int> level) : is_deflated(level.has_value()), source_(source) {
-#ifndef S3CACHE_NO_GZIP
-        if (!level) return;
-        deflater_.emplace(*level);
-        raw_.reset(new char[piece_bytes]);
-#endif
-    }
-
-    // Some bytes, or none: more are to come unless at_end(). The source is asked once at most.
-    Result<std::size_t> read(char* buffer, std::size_t capacity) {
-#ifndef S3CACHE_NO_GZIP
-        if (deflater_) {
-            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
-            const Result<std::size_t> count = ask(raw_.get(), piece_bytes);
-            if (!count) return count;
-            deflater_->feed({raw_.get(), *count});
-            if (*count == 0) deflater_->finish();
-            return pulled.produced;
-        }
-#endif
-        Result<std::size_t> count = ask(buffer, capacity);
-        is_at_end_ = count && *count == 0;
-        return count;
-    }
-    bool at_end() const { return is_at_end_; }
-    std::uint64_t taken() const { return taken_; }
-
-    const bool is_deflated;
-
-private:
-    // One call of the user's function, which may do anything.
-    Result<std::size_t> ask(char* buffer, std::size_t capacity) {
-        auto count = guarded([&]() -> Result<std::size_t> { return source_.read(buffer, capacity); }, "the source");
-        if (!count) return count;
-        if (*count == source_failed) return Error(Errc::source, "the source failed");
-        if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
-        taken_ += *count;
-        if (source_.size() && (taken_ > *source_.size() || (*count == 0 && taken_ < *source_.size())))
-            return Error(Errc::source, "the source is not as long as it announced");
-        return count;
-    }
-
-    const Source& source_;
-    std::uint64_t taken_ = 0;
-    bool is_at_end_ = false;
-#ifndef S3CACHE_NO_GZIP
-    std::optional<gzip::Deflater> deflater_;
-    std::unique_ptr<char[]> raw_;
-#endif
-};
+// One call of the user's function, which may do anything; `taken` counts what it has given.
+inline Result<std::size_t> ask(const Source& source, char* buffer, std::size_t capacity, std::uint64_t& taken) {
+    auto count = guarded([&]() -> Result<std::size_t> { return source.read(buffer, capacity); }, "the source");
+    if (!count) return count;
+    if (*count == source_failed) return Error(Errc::source, "the source failed");
+    if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
+    taken += *count;
+    if (source.size() && (taken > *source.size() || (*count == 0 && taken < *source.size())))
+        return Error(Errc::source, "the source is not as long as it announced");
+    return count;
+}
 
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
 struct PartPlan {
@@ -6282,20 +6238,13 @@ private:
     bool fits_condition() {
         std::string& condition = call_.request.condition;
         if (condition.empty() || call_.ok() || call_.error) return false;
-        if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported) {
-            condition.clear();  // Swift, B2: the look before has to do
-        } else if (is_unmet(call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
-            condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
-        } else {
-            return false;
-        }
+        if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported)
+            return condition.clear(), true;  // Swift, B2: the look before has to do
+        if (!is_unmet(call_) || condition.front() != '"') return false;
+        const auto there = look(call_.session, call_.request.operation, call_.request.key);
+        if (!there || !*there || (*there)->info.etag != condition) return false;
+        condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
         return true;
-    }
-    bool is_still_there() {
-        const s3::Request& write = call_.request;
-        Call look(call_.session, s3::request(call_.session.core(), write.operation, Method::head, write.key));
-        look.run();
-        return look.ok() && look.headers().get("etag") == write.condition;
     }
 
     int sent_again_ = 0;
@@ -6322,12 +6271,11 @@ public:
           core_(session.core()),
           plan_(plan),
           body_(body),
+          is_deflated_(body.source && options.compress),
           progress_(options.progress),
           sum_(session),
           memory_(body.source ? std::string_view() : body.payload->view()) {
         if (progress_) session.on_progress([this] { return report(); });
-        const auto level = options.compress ? std::optional<int>(core_.config.compression_level) : std::nullopt;
-        if (body.source) source_.emplace(*body.source, level);
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
@@ -6337,10 +6285,10 @@ public:
 
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
-        const bool fits = !source_ && fits_one_put(core_.config, memory_);
+        const bool fits = !body_.source && fits_one_put(core_.config, memory_);
         Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
         if (stored && *stored && progress_)  // what it says no longer matters
-            progress_({source_ ? source_->taken() : *body_.size(), body_.size()});
+            progress_({body_.source ? taken_ : *body_.size(), body_.size()});
         return stored;
     }
 
@@ -6357,9 +6305,10 @@ private:
 
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-        const bool is_deflated = source_ && source_->is_deflated;
-        const std::uint64_t now = is_deflated ? source_->taken() : stored_bytes_ + session_.sent();
-        reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
+        reported_ = (std::max)(
+            reported_, is_deflated_
+                           ? taken_
+                           : stored_bytes_ + session_.sent());  // a part that is sent again does not count backwards
         return progress_({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
@@ -6392,8 +6341,8 @@ private:
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
     Result<void> sum_whole() {
         if (core_.config.checksums == Checksums::none) return {};
-        if (!source_) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
-        if (!body_.file || source_->is_deflated || body_.size().value_or(0) <= plan_.first) return {};
+        if (!body_.source) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
+        if (!body_.file || is_deflated_ || body_.size().value_or(0) <= plan_.first) return {};
         whole_crc_ = 0;
         std::vector<char> piece(8 * piece_bytes);
         while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
@@ -6432,11 +6381,9 @@ private:
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
         is_open_ = true;                                                    // until the answer says otherwise
         call.run();
-        const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
-        if (id) {
-            std::string encoded;
-            bytes::append_percent(encoded, *id, false);
-            id_ = std::move(encoded);
+        if (const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt) {
+            id_.reserve(3 * id->size());  // so that it is whole or empty
+            bytes::append_percent(id_, *id, false);
             return session_.check_allowed(request.operation, request.key);
         }
         is_open_ = is_unread(call);
@@ -6462,7 +6409,7 @@ private:
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
         part->number = begun_;
-        if (source_) {
+        if (body_.source) {
             if (Result<void> filled = fill(*part, size); !filled) return filled;
         } else {
             std::string_view& body = part->call.request.body;
@@ -6486,9 +6433,9 @@ private:
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
         sum_.update({data, filled});
-        for (auto turn = http::Clock::now(); filled <= size && !source_->at_end();) {
+        for (auto turn = http::Clock::now(); filled <= size && !is_at_end_;) {
             const auto asked = http::Clock::now();
-            const auto count = source_->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+            const auto count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
             sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
@@ -6502,6 +6449,30 @@ private:
         if (has_more_) next_byte_ = data[size];
         part.call.request.body = {data, (std::min)(filled, size)};
         return {};
+    }
+
+    // Some bytes of the source, deflated if asked to; or none: more are to come unless it is at its end. The source is
+    // asked once at most.
+    Result<std::size_t> read(char* buffer, std::size_t capacity) {
+#ifndef S3CACHE_NO_GZIP
+        if (is_deflated_) {
+            if (!deflater_) deflater_.emplace(core_.config.compression_level);
+            if (!raw_) raw_.reset(new char[piece_bytes]);
+            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
+            if (pulled.step == gzip::Step::damaged)
+                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = pulled.step == gzip::Step::finished;
+            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
+            if (!count) return count;
+            deflater_->feed({raw_.get(), *count});
+            if (*count == 0) deflater_->finish();
+            return pulled.produced;
+        }
+#endif
+        Result<std::size_t> count = ask(*body_.source, buffer, capacity, taken_);
+        is_at_end_ = count && *count == 0;
+        return count;
     }
 
     // What was summed last goes out.
@@ -6592,10 +6563,16 @@ private:
     Core& core_;
     const PartPlan plan_;
     const Body& body_;
+    const bool is_deflated_;
     const ProgressCallback& progress_;
     BodySum sum_;
-    std::string_view memory_;             // what is left of it
-    std::optional<UploadSource> source_;  // or where the bytes come from
+    std::string_view memory_;  // what is left of it, where there is no source
+    std::uint64_t taken_ = 0;  // of the source
+    bool is_at_end_ = false;   // it is, and the deflater too
+#ifndef S3CACHE_NO_GZIP
+    std::optional<gzip::Deflater> deflater_;
+    std::unique_ptr<char[]> raw_;
+#endif
     std::optional<std::uint32_t> whole_crc_;
     bool has_more_ = false;                     // than the parts begun
     char next_byte_ = 0;                        // the first of those
@@ -7206,17 +7183,18 @@ public:
         exchange.request.large = true;
     }
 
-    // Whether there is an entry to be read. The limit is for this alone; zero: there is only the session's.
-    Result<bool> begin(std::chrono::milliseconds limit) {
+    // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
+    Result<bool> begin(bool open_ended) {
         if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
         Session& session = exchange.session;
-        const auto deadline = http::Clock::now() + limit;
+        exchange.request.open_ended = open_ended;
         session.start(exchange);
         while (tend() && back_.empty()) {
             session.step(s3::tick);
-            if (limit.count() && back_.empty() && http::Clock::now() > deadline)
+            if (back_.empty() && !session.check_allowed("get", key()))
                 session.end_all(Errc::timed_out, "no answer within call_timeout");
         }
+        if (open_ended) session.allow(std::chrono::milliseconds(0));
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
         if (done() && (back_.empty() || !exchange.error)) {
@@ -7272,8 +7250,6 @@ private:
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
-inline bool was_replaced(const Result<GetResult>& got) { return !got && got.error().code() == Errc::changed; }
-
 inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
     if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
@@ -7281,7 +7257,7 @@ inline Result<GetResult> get_one(Session& session, std::string_view key, const G
         session.start(job.call());
         while (job.tend()) session.step(s3::step_most);
         Result<GetResult> got = job.result();
-        if (!was_replaced(got) || tried == versions_tried_max) return got;
+        if (got || got.error().code() != Errc::changed || tried == versions_tried_max) return got;
     }
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
@@ -7310,7 +7286,8 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
             },
             [&](std::size_t i, s3::Job& job) {
                 Result<GetResult> got = static_cast<GetOperation&>(job).result();
-                finish(i, was_replaced(got) ? get_one(session, keys[i], wanted) : std::move(got));
+                const bool is_replaced = !got && got.error().code() == Errc::changed;
+                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
             });
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -7328,7 +7305,7 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     Session session(core);
     const auto there = look(session, "get", key);
     if (!there) return record_error(core, "get", key, there.error());
-    if (!*there || (*there)->info.etag != etag)
+    if (!*there || !(*there)->has_etag(etag))
         return get_one(session, key, {}).transform([](GetResult&& got) {
             return Revalidated{false, std::move(got.value)};
         });
@@ -7337,24 +7314,31 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     return Revalidated{is_unchanged, {}};
 }
 
-// Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
-inline std::uint64_t size_by_get(Session& session, std::string_view key) {
+inline Result<std::optional<Info>> stat_unrecorded(Session& session, std::string_view key, bool wants_size) {
+    auto facts = look(session, "stat", key);
+    if (!facts) return facts.error();
+    if (!*facts || !is_usable(session.core(), "stat", key, **facts)) return std::optional<Info>();
+    Info& info = (*facts)->info;
+    if ((*facts)->length || !wants_size) return std::optional<Info>(std::move(info));
+    // Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
     Call call(session, request(session.core(), "stat", Method::get, key));
     call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
         return http::SinkResult::stop;
     };
     call.run();
-    return call.ok() ? entry::read(call.headers()).info.size : 0;
+    if (!call.ok()) return session.failure(call);
+    const auto length = entry::read(call.headers()).length;
+    if (!length) return refusal(Errc::protocol, "stat", key, "the store does not tell how long the entry is");
+    info.size = *length;
+    return std::optional<Info>(std::move(info));
 }
 
-inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
+inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
-    auto facts = look(session, "stat", key);
-    if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
-    if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
-    if (!(*facts)->length) (*facts)->info.size = size_by_get(session, key);
-    return std::optional<Info>(std::move((*facts)->info));
+    auto found = stat_unrecorded(session, key, wants_size);
+    if (found) return found;
+    return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, std::move(found).error()));
 }
 
 // -- touch
@@ -7678,7 +7662,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
         const auto there = look(session, write.operation, write.key);
         if (!there) return there.error();
         const bool is_met =
-            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->info.etag == wanted;
+            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->has_etag(wanted);
         if (!is_met) return false;
         write.condition = condition_over(core, *there);
         if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
@@ -7788,8 +7772,8 @@ inline bool replace_file(const std::string& from, const std::string& to) {
 }
 
 // Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be. Links are followed, and what is no plain file (a device, a pipe) is
-// written through.
+// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
+// is written through: its link may lead to no name.
 inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
     bool is_written_through = false;
 #if !defined(_WIN32)
@@ -7798,14 +7782,20 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
     is_written_through = exists && !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
     char link[4096];
-    while (const auto size = (std::max)(::readlink(target.c_str(), link, sizeof link), ::ssize_t{0}))
+    while (!is_written_through) {
+        const auto size = ::readlink(target.c_str(), link, sizeof link);
+        if (size <= 0) break;
         target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+    }
 #endif
     const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
     File out(open_file(path, is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (exists && !is_written_through) static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    if (exists && !is_written_through) {
+        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    }
 #endif
     Result<void> written = copy_to(stream, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
@@ -7820,7 +7810,7 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
     const GetRequest wanted{options};
     Session session(core, options.timeout);
     Stream stream(session, key, wanted);
-    const Result<bool> found = stream.begin({});
+    const Result<bool> found = stream.begin(false);
     if (!found) return tolerated<Info>(core, "get", key, found.error());
     if (!*found) return std::optional<Info>();
     if (Result<void> written = write_file(core, stream, key, path); !written)
@@ -8364,7 +8354,7 @@ struct detail::ReaderState {
     const std::shared_ptr<Core> core;
     const std::string key;
     const cache::GetRequest wanted;
-    s3::Session session{*core, std::chrono::milliseconds(0)};
+    s3::Session session{*core, wanted.options.timeout};
     cache::Stream stream{session, key, wanted};
     std::string_view rest{};  // of the chunk that try_read is cutting up
     std::unique_ptr<std::streambuf> buffer{};
@@ -8378,12 +8368,11 @@ S3CACHE_FN Error detail::about(const char* operation, std::string_view key, cons
 S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
     std::vector<char> piece(transfer::piece_bytes);
-    transfer::UploadSource reading(source, std::nullopt);
-    for (;;) {
-        const Result<std::size_t> count = reading.read(piece.data(), piece.size());
+    for (std::uint64_t taken = 0;;) {
+        const Result<std::size_t> count = transfer::ask(source, piece.data(), piece.size(), taken);
         if (!count) return count.error();
+        if (*count == 0) return out;
         out.data.append(piece.data(), *count);
-        if (reading.at_end()) return out;
     }
 }
 
@@ -8466,7 +8455,7 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
-        Result<bool> found = state->stream.begin(options.timeout.value_or(core_->config.call_timeout));
+        Result<bool> found = state->stream.begin(true);
         return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
             return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
         }));
@@ -8480,10 +8469,11 @@ S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
     return detail::cache::never_throws(detail::cache::remove, *core_, key);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
-    return detail::cache::never_throws(detail::cache::stat, *core_, key);
+    return detail::cache::never_throws(detail::cache::stat, *core_, key, true);
 }
 S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
-    return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
+    return detail::cache::never_throws(detail::cache::stat, *core_, key, false)
+        .transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
     return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
