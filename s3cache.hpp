@@ -4765,8 +4765,9 @@ struct Facts {
     double lease = 0;                       // seconds that a lease lasts; 0: it is none
     TimePoint answered{};                   // by the store's clock; of a lease
     std::string write_id{};
-    std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
-    bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
+    std::string_view store_sum_type{};  // without a CRC of ours: of which x-amz-checksum-* there is one
+    std::string store_sum{};            // that
+    bool from_s3 = false;               // there is an ETag or metadata, as only a store of this kind sends
 
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
@@ -4838,7 +4839,6 @@ inline bool is_own_name(std::string_view name) {
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
 inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
-    if (name.empty()) return;
     if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
     const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
     const std::string_view value = without_repeat(text);
@@ -4854,45 +4854,33 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if (is("lease-seconds")) facts.lease = read_seconds(value);
 }
 
-// The sum of a whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
-inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
-    if (value.find('-') != std::string_view::npos) return;
-    for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
-        if (!bytes::iequal(name, type)) continue;
-        facts.store_sum_type = type;
-        facts.store_sum = value;
-    }
-}
-
-inline void read_header(Facts& facts, std::string_view name, std::string_view value) {
-    constexpr std::string_view sum_prefix = "x-amz-checksum-";
-    // Sizes first, because most names are none of these.
-    const auto is = [name](std::string_view it) { return name.size() == it.size() && bytes::iequal(name, it); };
-    const auto begins = [name](std::string_view with) {
-        const bool may = name.size() >= with.size() && name[with.size() - 1] == with.back();
-        return may && bytes::iequal(name.substr(0, with.size()), with);
-    };
-    Info& info = facts.info;
-    if (begins(meta_prefix)) {
-        read_meta(facts, name.substr(meta_prefix.size()), value);
-        facts.from_s3 = true;
-    }
-    if (begins(sum_prefix)) read_store_sum(facts, name.substr(sum_prefix.size()), value);
-    if (is("x-amz-version-id") && value != "null") info.version_id = value;
-    if (is("etag") && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
-    if (is("content-length") && !facts.length) facts.length = bytes::to_u64(value);
-    if (is("content-type")) info.content_type = value;
-    if (is("last-modified")) info.last_modified = dates::http_date(value).value_or(TimePoint());
-}
-
 inline Facts read(const http::Headers& headers) {
     Facts facts;
-    headers.each([&](std::string_view name, std::string_view value) { read_header(facts, name, value); });
+    Info& info = facts.info;
+    headers.each([&](std::string_view name, std::string_view value) {
+        constexpr std::size_t size = meta_prefix.size();
+        const bool may_be = name.size() > size && name[size - 1] == meta_prefix.back();  // most are not
+        if (!may_be || !bytes::iequal(name.substr(0, size), meta_prefix)) return;
+        read_meta(facts, name.substr(size), value);
+        facts.from_s3 = true;
+    });
+    info.etag = headers.get("etag");
+    info.content_type = headers.get("content-type");
+    info.last_modified = dates::http_date(headers.get("last-modified")).value_or(TimePoint());
+    facts.length = bytes::to_u64(headers.get("content-length"));
+    info.size = facts.length.value_or(0);
+    if (const auto version = headers.get("x-amz-version-id"); version != "null") info.version_id = version;
     if (facts.lease > 0) facts.answered = dates::http_date(headers.get("date")).value_or(TimePoint());
     // Something before the store may add its headers to a page of its own, which has no ETag.
-    if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
-    facts.from_s3 |= !facts.info.etag.empty();
-    facts.info.size = facts.length.value_or(0);
+    if (bytes::starts_with(info.content_type, "text/html")) facts.from_s3 = false;
+    facts.from_s3 |= !info.etag.empty();
+    // Of the whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
+    for (std::string_view name : {"x-amz-checksum-crc32", "x-amz-checksum-crc32c", "x-amz-checksum-crc64nvme"}) {
+        const std::string_view sum = facts.crc32c.empty() ? headers.get(name) : std::string_view();
+        if (sum.empty() || sum.find('-') != std::string_view::npos) continue;
+        facts.store_sum_type = name.substr(15);
+        facts.store_sum = sum;
+    }
     return facts;
 }
 
@@ -4915,29 +4903,29 @@ inline bool is_scratch_name(std::string_view key) {
 
 // Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
 inline Result<void> check_value(std::string_view value) {
-    const auto refuse = [](const char* why) { return Error(Errc::invalid_argument, why); };
-    if (value != bytes::trim(value)) return refuse("has blanks at an end");
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E)
-            return refuse("holds bytes that are not printable ASCII");
-        if (value[i] == ' ' && value[i - 1] == ' ') return refuse("has two blanks in a row, which stores fold");
-    }
-    return {};
+    if (value != bytes::trim(value)) return Error(Errc::invalid_argument, "has blanks at an end");
+    if (value.find("  ") != std::string_view::npos)
+        return Error(Errc::invalid_argument, "has two blanks in a row, which stores fold");
+    const auto is_odd = [](char c) { return bytes::octet(c) < 0x20 || bytes::octet(c) > 0x7E; };
+    if (std::none_of(value.begin(), value.end(), is_odd)) return {};
+    return Error(Errc::invalid_argument, "holds bytes that are not printable ASCII");
 }
 
 // Whether user metadata would be taken, and come back as it is.
 inline Result<void> check_metadata(const Metadata& metadata) {
     const auto refuse = [](const std::string& why) { return Error(Errc::invalid_argument, why); };
+    const auto is_odd = [](char c) { return !bytes::is_alnum(c) && c != '-' && c != '_' && c != '.'; };
     std::size_t total = 0;
-    for (const auto& [name, value] : metadata) {
+    for (const auto& own : metadata) {
+        const auto& [name, value] = own;
+        const auto is_twin = [&own](const auto& other) {
+            return &other != &own && bytes::iequal(other.first, own.first);
+        };
         const std::string quoted = "metadata name '" + name + "'";
-        const bool is_plain = std::all_of(
-            name.begin(), name.end(), [](char c) { return bytes::is_alnum(c) || c == '-' || c == '_' || c == '.'; });
         if (name.empty()) return refuse("a metadata name is empty");
-        if (!is_plain) return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        for (const auto& other : metadata) {
-            if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
-        }
+        if (std::any_of(name.begin(), name.end(), is_odd))
+            return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
+        if (std::any_of(metadata.begin(), metadata.end(), is_twin)) return refuse(quoted + " is there twice");
         if (is_own_name(name)) return refuse(quoted + " is the cache's own");
         if (const Result<void> fine = check_value(value); !fine)
             return refuse("the value of " + quoted + " " + fine.error().what());
@@ -6052,8 +6040,7 @@ public:
         input_ = data;
         if (!is_undecided_) return;
         input_ = head_.append(data);
-        if (head_.size() < gzip_magic.size() && !is_at_end_) return;
-        is_undecided_ = false;
+        is_undecided_ = head_.size() < gzip_magic.size() && !is_at_end_;
         is_gzip_ = bytes::starts_with(head_, gzip_magic);
     }
     // The next bytes of the value, valid until the next call; empty: feed more, or it is the end.
@@ -6298,7 +6285,6 @@ private:
     struct Part {
         Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
-        std::size_t capacity = 0;
         std::uint64_t number = 0;
         Call call;
     };
@@ -6374,8 +6360,7 @@ private:
             const CURLcode result = lost.answer->result;
             if (is_unread(lost)) core_.count(&Stats::leftover_uploads);
             if (result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST)
-                emit_leftover(
-                    "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
+                emit_leftover("the answer to an upload's beginning was lost: sweep_uploads removes it if it began");
             return true;
         };
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
@@ -6407,28 +6392,21 @@ private:
         }
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
-        auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
-        part->number = begun_;
-        if (body_.source) {
-            if (Result<void> filled = fill(*part, size); !filled) return filled;
-        } else {
-            std::string_view& body = part->call.request.body;
-            body = memory_.substr(0, size);
-            memory_.remove_prefix(body.size());
-            has_more_ = !memory_.empty();
-            sum_.update(body);
-        }
-        parts_.push_back(std::move(part));
+        if (spare_ && plan_.bytes_of(spare_->number) < size) spare_.reset();  // before there is a larger one
+        parts_.push_back(spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {})));
+        Part& part = *parts_.back();
+        part.number = begun_;
+        if (body_.source) return fill(part, size);
+        part.call.request.body = memory_.substr(0, size);
+        memory_.remove_prefix(part.call.request.body.size());
+        has_more_ = !memory_.empty();
+        sum_.update(part.call.request.body);
         return {};
     }
     // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
     // now and then.
     Result<void> fill(Part& part, std::size_t size) {
-        if (part.capacity <= size) {
-            part.buffer.reset();  // before there is another
-            part.buffer.reset(new char[size + 1]);
-            part.capacity = size + 1;
-        }
+        if (!part.buffer) part.buffer.reset(new char[size + 1]);
         char* const data = part.buffer.get();
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
@@ -6550,13 +6528,9 @@ private:
         return false;
     }
     void emit_leftover(std::string_view why) {
-        if (!core_.config.on_event) return;
-        Event event;
-        event.operation = "abort_upload";
-        event.key = request.key;
-        event.outcome = "leftover";
+        Event event{"abort_upload", request.key, "leftover"};
         event.detail = why;
-        core_.config.on_event(event);
+        if (core_.config.on_event) core_.config.on_event(event);
     }
 
     Session& session_;
@@ -6990,14 +6964,8 @@ public:
     }
 
 protected:
-    // Looks at the headers of what will be taken. False: the body is not wanted.
-    virtual bool open() {
-        const double now = core_.unix_now();
-        is_stale_ = facts_.expired(now) && !facts_.expired(now - wanted_.grace.count());
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key(), facts_);
-        decoder_.emplace(facts_.info);
-        return !is_refused_;
-    }
+    // Before the first bytes come; the headers tell what they are.
+    virtual void prepare() {}
     virtual http::SinkResult take(std::string_view data) = 0;
 
     // All has come, or nothing more will.
@@ -7038,6 +7006,7 @@ private:
     void begin(const http::Headers& headers) {
         facts_ = entry::read(headers);
         verifier_.emplace(facts_, config().checksums);
+        decoder_.emplace(facts_.info);
         const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
                             : is_endless    ? "the answer does not say how long it is"
@@ -7045,7 +7014,10 @@ private:
         if (wrong) return void(fail(refuse(Errc::protocol, wrong)));
         end_ = facts_.length.value_or(unknown);
         if (facts_.has_strong_etag()) version_ = facts_.info.etag;
-        is_wanted_ = open();
+        const double grace = wanted_.grace.count();
+        is_stale_ = grace > 0 && facts_.expired(core_.unix_now()) && !facts_.expired(core_.unix_now() - grace);
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key(), facts_);
+        if (!is_refused_) prepare();
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
@@ -7103,7 +7075,7 @@ private:
     }
     http::SinkResult put(std::string_view data) override {
         if (trouble_) return http::SinkResult::stop;
-        if (!is_wanted_)
+        if (is_refused_)
             return end_ <= transfer::drained_bytes_max ? http::SinkResult::consumed : http::SinkResult::stop;
         const http::SinkResult result = hand_on(data);
         if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
@@ -7112,7 +7084,6 @@ private:
 
     const std::size_t lanes_;
     std::optional<transfer::Verifier> verifier_;
-    bool is_wanted_ = true;
     http::Clock::time_point since_{};
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
@@ -7145,14 +7116,12 @@ public:
     }
 
 private:
-    bool open() override {
-        if (!Reading::open()) return false;
+    void prepare() override {
         const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
         if (!facts_.info.compressed && stored > most) fail(too_large());
         // A guess of what gzip will give: memory that is not written to costs nothing.
         const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
-        return true;
     }
     http::SinkResult take(std::string_view data) override {
         decoder_->feed(data);
@@ -7401,8 +7370,7 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     if (!(ttl.count() > 0))
         return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
     Result<bool> touched = touch_unrecorded(core, key, ttl);
-    if (!touched) return record_error(core, "touch", key, touched.error());
-    return touched;
+    return touched ? touched : Result<bool>(record_error(core, "touch", key, touched.error()));
 }
 
 // -- files
