@@ -5881,8 +5881,10 @@ inline Result<std::optional<entry::Facts>> interpret_look(Session& session, cons
     if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
     return std::optional<entry::Facts>();
 }
-inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
-    Call call(session, s3::request(session.core(), operation, Method::head, key));
+inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key,
+                                                Method method = Method::head) {
+    Call call(session, s3::request(session.core(), operation, method, key));
+    call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) { return SinkResult::stop; };
     call.run();
     return interpret_look(session, call);
 }
@@ -5975,8 +5977,15 @@ protected:
 
     static constexpr auto unknown = (std::numeric_limits<std::uint64_t>::max)();
 
+    // Looks at the headers of the object, before its first bytes come.
+    virtual void begin(const http::Headers&) {}
     // What comes. That which is not `consumed` comes again, or is the last.
-    virtual SinkResult receive(const http::Transfer& from, std::string_view data) {
+    virtual SinkResult put(std::string_view data) {
+        data.copy(buffer_.get() + (at_ - from_), data.size());
+        return SinkResult::consumed;
+    }
+
+    SinkResult receive(const http::Transfer& from, std::string_view data) {
         if (from.received == 0) {
             if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
         }
@@ -5989,11 +5998,6 @@ protected:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
-    virtual SinkResult put(std::string_view data) {
-        data.copy(buffer_.get() + (at_ - from_), data.size());
-        return SinkResult::consumed;
-    }
-
     Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
 
     // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
@@ -6015,6 +6019,7 @@ protected:
 private:
     // Whether an answer is the object, or carries on where the last one broke off.
     Result<void> check_head(const http::Transfer& from) {
+        if (at_ == 0 && from.status == 200) begin(from.headers);
         if (at_ > 0 && from.headers.get("etag") != version_)
             return refuse(Errc::changed, "the object was replaced while it was read");
         skip_ = from.status == 200 ? at_ : 0;  // a store that ignores ranges sends all of it again
@@ -6503,13 +6508,9 @@ private:
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
         // itself tells.
-        const bool unmet = is_unmet(call);
-        const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-        const Result<bool> by_us = unclear ? is_stored_by_us(session_, request) : Result<bool>(false);
-        is_open_ = !call.ok() && !(by_us && *by_us);
-        if (!is_open_) return true;
-        if (unmet) return by_us;
-        return session_.failure(call);
+        const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
+        is_open_ = !by_us || !*by_us;
+        return !is_open_ || is_unmet(call) ? by_us : session_.failure(call);
     }
 
     // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
@@ -6567,6 +6568,7 @@ private:
 namespace detail::cache {
 
 using http::Method;
+using http::SinkResult;
 using s3::Call;
 using s3::Exchange;
 using s3::refusal;
@@ -6966,7 +6968,7 @@ public:
 protected:
     // Before the first bytes come; the headers tell what they are.
     virtual void prepare() {}
-    virtual http::SinkResult take(std::string_view data) = 0;
+    virtual SinkResult take(std::string_view data) = 0;
 
     // All has come, or nothing more will.
     bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
@@ -7003,7 +7005,7 @@ protected:
     bool is_refused_ = false, is_stale_ = false;
 
 private:
-    void begin(const http::Headers& headers) {
+    void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
         verifier_.emplace(facts_, config().checksums);
         decoder_.emplace(facts_.info);
@@ -7023,62 +7025,47 @@ private:
         sample_left_ = transfer::sample_time;
         wait_begins();
     }
-    bool is_sampling() const { return sample_left_.count() > 0; }
     // Decides once whether others are to help: the first connection then ends with its part.
     void judge_speed() {
-        sample_left_ -= http::Clock::now() - since_;
-        if (is_sampling()) return;
+        wait_begins();  // what was done with the bytes is not the network's time
         const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
-        if (taken_ < transfer::fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
-    }
-    void start_next(Range& range) {
-        const std::uint64_t from = planned_;
-        planned_ = (std::min)(from + config().part_bytes, *facts_.length);
-        range.start(version_, from, planned_);
+        if (sample_left_.count() > 0 || taken_ >= transfer::fast_bytes || part_end >= *facts_.length) return;
+        end_ = planned_ = part_end;
     }
 
-    // Starts the other connections, and hands out in order what they have brought. The first one goes on to the end of
-    // its part meanwhile.
+    // Hands out in order what the other connections have brought, and starts more of them. The first one goes on to the
+    // end of its part meanwhile.
     void tend_ranges() {
+        while (exchange.done && !done() && !ranges_.empty() && ranges_.front()->exchange.done) {
+            const Range& range = *ranges_.front();
+            if (Result<void> fine = range.check(); !fine) return void(fail(std::move(fine).error()));
+            if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) break;
+            if (range.bytes_behind(taken_) > 0) continue;
+            spare_ = std::move(ranges_.front());
+            ranges_.erase(ranges_.begin());
+        }
         const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
         while (!done() && ranges_.size() < at_once && planned_ < *facts_.length) {
-            ranges_.push_back(std::make_unique<Range>(exchange.session, key()));
-            start_next(*ranges_.back());
+            ranges_.push_back(spare_ ? std::move(spare_) : std::make_unique<Range>(exchange.session, key()));
+            const std::uint64_t from =
+                std::exchange(planned_, (std::min)(planned_ + config().part_bytes, *facts_.length));
+            ranges_.back()->start(version_, from, planned_);
         }
-        bool goes_on = exchange.done;
-        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
     }
-    // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
-    bool hand_out(Range& range) {
-        if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
-        if (hand_on(range.piece_at(taken_)) != http::SinkResult::consumed) return false;
-        if (range.bytes_behind(taken_) > 0) return true;
-        ranges_.push_back(std::move(ranges_.front()));  // its buffer serves again
-        ranges_.erase(ranges_.begin());
-        if (planned_ < *facts_.length)
-            start_next(range);
-        else
-            ranges_.pop_back();
-        return true;
-    }
-    http::SinkResult hand_on(std::string_view data) {
-        const http::SinkResult result = take(data);
-        if (result != http::SinkResult::consumed) return result;
+    SinkResult hand_on(std::string_view data) {
+        const SinkResult result = take(data);
+        if (result != SinkResult::consumed) return result;
         verifier_->update(data);
         taken_ += data.size();
         return result;
     }
-    http::SinkResult receive(const http::Transfer& from, std::string_view data) override {
-        if (at_ == 0 && from.status == 200) begin(from.headers);
-        if (is_sampling()) judge_speed();
-        return Range::receive(from, data);
-    }
-    http::SinkResult put(std::string_view data) override {
-        if (trouble_) return http::SinkResult::stop;
-        if (is_refused_)
-            return end_ <= transfer::drained_bytes_max ? http::SinkResult::consumed : http::SinkResult::stop;
-        const http::SinkResult result = hand_on(data);
-        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
+    SinkResult put(std::string_view data) override {
+        if (trouble_) return SinkResult::stop;
+        if (is_refused_) return end_ <= transfer::drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
+        const bool is_sampling = sample_left_.count() > 0;
+        if (is_sampling) sample_left_ -= http::Clock::now() - since_;
+        const SinkResult result = hand_on(data);
+        if (is_sampling) judge_speed();
         return result;
     }
 
@@ -7088,6 +7075,7 @@ private:
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
     std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
+    std::unique_ptr<Range> spare_;                // whose buffer serves again
     std::optional<ExpiredRemoval> removal_;
 };
 
@@ -7123,10 +7111,10 @@ private:
         const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
     }
-    http::SinkResult take(std::string_view data) override {
+    SinkResult take(std::string_view data) override {
         decoder_->feed(data);
         Result<void> fine = drain();
-        return fine ? http::SinkResult::consumed : fail(std::move(fine).error());
+        return fine ? SinkResult::consumed : fail(std::move(fine).error());
     }
     Result<void> drain() {
         for (;;) {
@@ -7144,8 +7132,8 @@ private:
     std::string value_;
 };
 
-// An entry that is read piece by piece. Two buffers: the caller looks at the front one while the network may fill the
-// back one up to its size; then the transfer pauses, and TCP tells the store to wait.
+// An entry that is read piece by piece. While the caller looks at what has come, or once the buffer is full, the
+// transfer pauses, and TCP tells the store to wait.
 class Stream : public Reading {
 public:
     Stream(Session& session, std::string_view key, const GetRequest& wanted) : Reading(session, key, wanted, true) {
@@ -7158,15 +7146,15 @@ public:
         Session& session = exchange.session;
         exchange.request.open_ended = open_ended;
         session.start(exchange);
-        while (tend() && back_.empty()) {
+        while (tend() && buffer_.empty()) {
             session.step(s3::tick);
-            if (back_.empty() && !session.check_allowed("get", key()))
+            if (buffer_.empty() && !session.check_allowed("get", key()))
                 session.end_all(Errc::timed_out, "no answer within call_timeout");
         }
         if (open_ended) session.allow(std::chrono::milliseconds(0));
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
-        if (done() && (back_.empty() || !exchange.error)) {
+        if (done() && (buffer_.empty() || !exchange.error)) {
             if (Result<void> fine = check(); !fine) return record_error(core_, "get", key(), fine.error());
         }
         record(core_, "get", key(), outcomes::hit);
@@ -7190,30 +7178,31 @@ private:
         why_broken_ = why;
         return why;
     }
-    http::SinkResult take(std::string_view data) override {
+    SinkResult take(std::string_view data) override {
         const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
                                               std::uint64_t{core_.config.transfer_bytes_max} / 8);
-        if (back_.empty())
-            back_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
-        else if (back_.size() + data.size() > most)
-            return http::SinkResult::pause;
-        back_.append(data);
+        if (buffer_.empty())
+            buffer_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
+        else if (buffer_.size() + data.size() > most)
+            return SinkResult::pause;
+        buffer_.append(data);
         exchange.session.wake();
-        return http::SinkResult::consumed;
+        return SinkResult::consumed;
     }
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
-        front_.clear();
+        buffer_.erase(0, fed_);
         wait_begins();
         exchange.session.resume(exchange);
-        while (tend() && back_.empty()) exchange.session.step(s3::step_most);
-        std::swap(front_, back_);
-        decoder_->feed(front_);
-        has_ended_ = front_.empty();
+        while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
+        fed_ = buffer_.size();
+        decoder_->feed(buffer_);
+        has_ended_ = buffer_.empty();
         return has_ended_ ? check() : Result<void>();
     }
 
-    std::string front_, back_;
+    std::string buffer_;
+    std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
     bool has_ended_ = false;
     std::optional<Error> why_broken_;
 };
@@ -7283,31 +7272,17 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     return Revalidated{is_unchanged, {}};
 }
 
-inline Result<std::optional<Info>> stat_unrecorded(Session& session, std::string_view key, bool wants_size) {
-    auto facts = look(session, "stat", key);
-    if (!facts) return facts.error();
-    if (!*facts || !is_usable(session.core(), "stat", key, **facts)) return std::optional<Info>();
-    Info& info = (*facts)->info;
-    if ((*facts)->length || !wants_size) return std::optional<Info>(std::move(info));
-    // Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
-    Call call(session, request(session.core(), "stat", Method::get, key));
-    call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
-        return http::SinkResult::stop;
-    };
-    call.run();
-    if (!call.ok()) return session.failure(call);
-    const auto length = entry::read(call.headers()).length;
-    if (!length) return refusal(Errc::protocol, "stat", key, "the store does not tell how long the entry is");
-    info.size = *length;
-    return std::optional<Info>(std::move(info));
-}
-
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
-    auto found = stat_unrecorded(session, key, wants_size);
-    if (found) return found;
-    return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, std::move(found).error()));
+    auto facts = look(session, "stat", key);
+    const auto is_silent = [&] { return wants_size && facts && *facts && !(*facts)->length; };
+    // Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
+    if (is_silent()) facts = look(session, "stat", key, Method::get);
+    if (is_silent()) facts = refusal(Errc::protocol, "stat", key, "the store does not tell how long the entry is");
+    if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
+    if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
+    return std::optional<Info>(std::move((*facts)->info));
 }
 
 // -- touch
