@@ -4918,14 +4918,12 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     std::size_t total = 0;
     for (const auto& own : metadata) {
         const auto& [name, value] = own;
-        const auto is_twin = [&own](const auto& other) {
-            return &other != &own && bytes::iequal(other.first, own.first);
-        };
+        const auto is_same = [&own](const auto& other) { return bytes::iequal(other.first, own.first); };
         const std::string quoted = "metadata name '" + name + "'";
         if (name.empty()) return refuse("a metadata name is empty");
         if (std::any_of(name.begin(), name.end(), is_odd))
             return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        if (std::any_of(metadata.begin(), metadata.end(), is_twin)) return refuse(quoted + " is there twice");
+        if (std::count_if(metadata.begin(), metadata.end(), is_same) > 1) return refuse(quoted + " is there twice");
         if (is_own_name(name)) return refuse(quoted + " is the cache's own");
         if (const Result<void> fine = check_value(value); !fine)
             return refuse("the value of " + quoted + " " + fine.error().what());
@@ -5802,6 +5800,23 @@ void run_all(Session& session, std::size_t total, std::size_t at_once, const Beg
     run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
+// A request to one of many entries.
+struct PlainJob : Job {
+    PlainJob(Session& session, Request what) : plain(session, std::move(what)) {}
+    Call& call() override { return plain; }
+    bool tend() override {
+        if (!plain.done) return true;
+        if (!prepare_next()) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
+    }
+    // Whether the answer asks for another request, which this makes of the one that was sent.
+    virtual bool prepare_next() { return false; }
+
+    Call plain;
+};
+
 }  // namespace detail::s3
 
 // --- transfer: sources to uploads, answers to checked and decoded bytes ----------------------------------------------
@@ -5895,31 +5910,22 @@ inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
     return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
 }
 
-// What a body is checked against as it streams by: our own sum of it, or else the store's where Config::checksums asks
-// for that.
-class Verifier {
-public:
-    Verifier(const entry::Facts& facts, Checksums policy) {  // borrowed: they must live as long
-        if (policy == Checksums::none || (policy == Checksums::own && facts.crc32c.empty())) return;
-        type_ = facts.crc32c.empty() ? std::string_view(facts.store_sum_type) : "crc32c";
-        expected_ = facts.crc32c.empty() ? facts.store_sum : facts.crc32c;
-    }
+// What a body is checked against as it streams by.
+struct Verifier {
+    std::string_view type{}, expected{};  // empty: against nothing
+    std::uint64_t sum = 0;
 
     void update(std::string_view data) {
-        const auto crc = static_cast<std::uint32_t>(sum_);
-        if (type_ == "crc32c") sum_ = digest::crc32c(crc, data.data(), data.size());
-        if (type_ == "crc64nvme") sum_ = digest::crc64nvme(sum_, data.data(), data.size());
-        if (type_ == "crc32") sum_ = digest::crc32(crc, data.data(), data.size());
+        const auto crc = static_cast<std::uint32_t>(sum);
+        if (type == "crc32c") sum = digest::crc32c(crc, data.data(), data.size());
+        if (type == "crc64nvme") sum = digest::crc64nvme(sum, data.data(), data.size());
+        if (type == "crc32") sum = digest::crc32(crc, data.data(), data.size());
     }
     // As far as can be told.
     bool fits() const {
-        const std::size_t unused = type_ == "crc64nvme" ? 0 : sizeof sum_ / 2;
-        return type_.empty() || bytes::base64(digest::big_endian(sum_).substr(unused)) == expected_;
+        const std::size_t unused = type == "crc64nvme" ? 0 : sizeof sum / 2;
+        return type.empty() || bytes::base64(digest::big_endian(sum).substr(unused)) == expected;
     }
-
-private:
-    std::string_view type_{}, expected_{};
-    std::uint64_t sum_ = 0;
 };
 
 // Bytes of one version of an object as they come on a connection of their own; a broken one is resumed where it broke,
@@ -5933,8 +5939,6 @@ public:
                                  }};
         exchange.on_retry = [this](const Exchange&) { return ask(); };
     }
-    Range(const Range&) = delete;
-    Range& operator=(const Range&) = delete;
     virtual ~Range() = default;
 
     // Once the call is done: whether all has come.
@@ -5989,12 +5993,13 @@ protected:
         if (from.received == 0) {
             if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
         }
-        const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
+        // A store that ignores ranges sends all of it again.
+        const std::uint64_t known = from.status == 200 ? at_ - from.received : 0;
+        const auto skipped = static_cast<std::size_t>((std::min)(known, std::uint64_t{data.size()}));
         const std::size_t left = data.size() - skipped;
         const auto wanted = static_cast<std::size_t>((std::min)(end_ - at_, std::uint64_t{left}));
         const SinkResult result = wanted ? put(data.substr(skipped, wanted)) : SinkResult::consumed;
         if (result != SinkResult::consumed) return result;
-        skip_ -= skipped;
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
@@ -6012,25 +6017,21 @@ protected:
         return true;
     }
 
-    std::string_view version_{};  // its strong ETag; empty: there is none
-    std::uint64_t at_ = 0, end_ = unknown;
-    std::optional<Error> trouble_{};
-
-private:
     // Whether an answer is the object, or carries on where the last one broke off.
     Result<void> check_head(const http::Transfer& from) {
         if (at_ == 0 && from.status == 200) begin(from.headers);
         if (at_ > 0 && from.headers.get("etag") != version_)
             return refuse(Errc::changed, "the object was replaced while it was read");
-        skip_ = from.status == 200 ? at_ : 0;  // a store that ignores ranges sends all of it again
         if (from.status == 200) return {};
         const std::string_view range = from.headers.get("content-range");
         if (at_ > 0 && bytes::starts_with(range, "bytes " + bytes::number(at_) + "-")) return {};
         return refuse(Errc::protocol, "the store answered with another range than asked for");
     }
 
-    std::uint64_t skip_ = 0, from_ = 0;
-    std::unique_ptr<char[]> buffer_;  // of what comes from there on
+    std::string_view version_{};  // its strong ETag; empty: there is none
+    std::uint64_t from_ = 0, at_ = 0, end_ = unknown;
+    std::unique_ptr<char[]> buffer_{};  // of a part: what has come
+    std::optional<Error> trouble_{};
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
@@ -6057,12 +6058,10 @@ public:
 private:
     static constexpr std::string_view gzip_magic = "\x1f\x8b";
 
-#ifdef S3CACHE_NO_GZIP
-    static Result<std::string_view> inflate() {
-        return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
-    }
-#else
     Result<std::string_view> inflate() {
+#ifdef S3CACHE_NO_GZIP
+        return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
+#else
         if (!out_) out_.reset(new char[piece_bytes]);
         if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
         const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
@@ -6070,12 +6069,13 @@ private:
         if (pulled.step == gzip::Step::damaged || is_cut)
             return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
         return std::string_view(out_.get(), pulled.produced);
+#endif
     }
 
+#ifndef S3CACHE_NO_GZIP
     gzip::Inflater inflater_;
     std::unique_ptr<char[]> out_;
 #endif
-
     bool is_gzip_, is_undecided_, is_at_end_ = false;
     std::string_view input_;
     std::string head_;  // what has come of an entry that is undecided
@@ -6183,64 +6183,55 @@ private:
 };
 
 // One PUT of bytes that are all there; by itself, or among many.
-class Put : public s3::Job {
-public:
+struct Put : s3::PlainJob {
     // `sum` has seen the body, and nothing else since it was last sealed.
     Put(Session& session, s3::Request request, std::string_view body, BodySum& sum)
-        : call_(session, std::move(request)) {
-        s3::Request& out = call_.request;
+        : PlainJob(session, std::move(request)) {
+        s3::Request& out = plain.request;
         out.body = body;
         const std::string crc = sum.seal(out);
         if (session.core().config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
     }
 
-    Call& call() override { return call_; }
-    bool tend() override {
-        if (!call_.done) return true;
-        if (sent_again_ == puts_again_max || !(is_odd() || fits_condition())) return false;
-        ++sent_again_;
-        call_.session.drop(call_);
-        call_.session.start(call_);
-        return true;
+    bool prepare_next() override {
+        return sent_again < puts_again_max && (is_odd() || fits_condition()) && ++sent_again > 0;
     }
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return refusal(Errc::protocol, call_.request.operation, call_.request.key,
+            return refusal(Errc::protocol, plain.request.operation, plain.request.key,
                            "the answer is not that to a PUT: is the endpoint an S3 store?");
-        if (call_.ok()) return true;
+        if (plain.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
-        if (is_unmet(call_)) return is_stored_by_us(call_.session, call_.request);
-        return call_.session.failure(call_);
+        if (is_unmet(plain)) return is_stored_by_us(plain.session, plain.request);
+        return plain.session.failure(plain);
     }
     Result<bool> run() {
-        call_.session.start(call_);
-        while (tend()) call_.session.step(s3::step_most);
+        plain.session.start(plain);
+        while (tend()) plain.session.step(s3::step_most);
         return result();
     }
 
-private:
     // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
     // answers with a page to one of two who write a key at once.
     bool is_odd() const {
-        return call_.ok() &&
-               (!call_.answer->text.empty() || (call_.status() == 200 && call_.headers().get("etag").empty()));
+        return plain.ok() &&
+               (!plain.answer->text.empty() || (plain.status() == 200 && plain.headers().get("etag").empty()));
     }
     // Puts the write condition as this store takes it; false: it is as it should be.
     bool fits_condition() {
-        std::string& condition = call_.request.condition;
-        if (condition.empty() || call_.ok() || call_.error) return false;
-        if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported)
+        std::string& condition = plain.request.condition;
+        if (condition.empty() || plain.ok() || plain.error) return false;
+        if (retry::rule_for(plain.status(), plain.code()).kind == Errc::unsupported)
             return condition.clear(), true;  // Swift, B2: the look before has to do
-        if (!is_unmet(call_) || condition.front() != '"') return false;
-        const auto there = look(call_.session, call_.request.operation, call_.request.key);
+        if (!is_unmet(plain) || condition.front() != '"') return false;
+        const auto there = look(plain.session, plain.request.operation, plain.request.key);
         if (!there || !*there || (*there)->info.etag != condition) return false;
         condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
         return true;
     }
 
-    int sent_again_ = 0;
-    Call call_;
+    int sent_again = 0;
 };
 
 // Bytes in memory go up in parts only from twice a part's size on: one PUT is atomic and cheaper.
@@ -6272,8 +6263,6 @@ public:
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
-    Upload(const Upload&) = delete;
-    Upload& operator=(const Upload&) = delete;
 
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
@@ -6296,10 +6285,8 @@ private:
 
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-        reported_ = (std::max)(
-            reported_, is_deflated_
-                           ? taken_
-                           : stored_bytes_ + session_.sent());  // a part that is sent again does not count backwards
+        const std::uint64_t now = is_deflated_ ? taken_ : stored_bytes_ + session_.sent();
+        reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
         return progress_({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
@@ -6362,10 +6349,7 @@ private:
         Call call(session_, std::move(out));
         // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
         call.on_retry = [this](const Exchange& lost) {
-            const CURLcode result = lost.answer->result;
             if (is_unread(lost)) core_.count(&Stats::leftover_uploads);
-            if (result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST)
-                emit_leftover("the answer to an upload's beginning was lost: sweep_uploads removes it if it began");
             return true;
         };
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
@@ -6417,13 +6401,12 @@ private:
         if (has_more_) data[filled++] = next_byte_;
         sum_.update({data, filled});
         for (auto turn = http::Clock::now(); filled <= size && !is_at_end_;) {
-            const auto asked = http::Clock::now();
             const auto count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
             sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
             const auto given = http::Clock::now();
-            if (given - asked > slow_source_time) quick_parts_ = 0;
+            if (given - turn > slow_source_time) quick_parts_ = 0;
             if (given - turn < turn_time) continue;
             turn = given;
             if (Result<void> allowed = check_turn(); !allowed) return allowed;
@@ -6517,21 +6500,21 @@ private:
     // False: it may still be there.
     bool abort() {
         parts_.clear();
-        if (id_.empty()) return emit_leftover("its id did not arrive, or there was no memory for it"), false;
-        session_.allow_cleanup();
-        s3::Request out = with(Method::erase, "uploadId=" + id_);
-        out.operation = "abort_upload";
-        Call call(session_, std::move(out));
-        call.run();
-        const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
-        if ((call.ok() && !is_page) || call.status() == 404) return true;
-        emit_leftover(is_page ? "the answer to the abort is not S3's" : session_.failure(call).what());
-        return false;
-    }
-    void emit_leftover(std::string_view why) {
+        std::string why = "its id did not arrive, or there was no memory for it";
+        if (!id_.empty()) {
+            session_.allow_cleanup();
+            s3::Request out = with(Method::erase, "uploadId=" + id_);
+            out.operation = "abort_upload";
+            Call call(session_, std::move(out));
+            call.run();
+            const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
+            if ((call.ok() && !is_page) || call.status() == 404) return true;
+            why = is_page ? "the answer to the abort is not S3's" : session_.failure(call).what();
+        }
         Event event{"abort_upload", request.key, "leftover"};
         event.detail = why;
         if (core_.config.on_event) core_.config.on_event(event);
+        return false;
     }
 
     Session& session_;
@@ -6571,6 +6554,7 @@ using http::Method;
 using http::SinkResult;
 using s3::Call;
 using s3::Exchange;
+using s3::PlainJob;
 using s3::refusal;
 using s3::request;
 using s3::Session;
@@ -6584,23 +6568,6 @@ inline constexpr std::size_t key_bytes_max = 1024;  // S3's bound on an object's
 inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
-
-// A request without a body on one of many entries.
-struct PlainJob : s3::Job {
-    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() override { return plain; }
-    bool tend() override {
-        if (!plain.done) return true;
-        if (!prepare_next()) return false;
-        plain.session.drop(plain);
-        plain.session.start(plain);
-        return true;
-    }
-    // Whether the answer asks for another request, which this makes of the one that was sent.
-    virtual bool prepare_next() { return false; }
-
-    Call plain;
-};
 
 // What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
@@ -6955,7 +6922,7 @@ public:
     }
     bool tend() override {
         if (removal_) return removal_->tend();
-        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());  // of an empty object
+        if (exchange.done && exchange.ok() && !decoder_) begin(exchange.headers());  // of an empty object
         if (planned_) tend_ranges();
         if (!done()) return true;
         const bool is_to_go = is_refused_ && !wanted_.keeps_expired && !facts_.is_malformed() &&
@@ -6982,10 +6949,10 @@ protected:
     // Or else: whether what was taken is the whole object.
     Result<void> check() const {
         Result<void> fine = Range::check();
-        if (!fine || verifier_->fits()) return fine;
-        return refuse(Errc::damaged, facts_.crc32c.empty()
-                                         ? "the body does not match the store's own checksum of it"
-                                         : "the body does not match its CRC-32C: the stored entry is damaged");
+        if (!fine || verifier_.fits()) return fine;
+        const bool is_ours = !facts_.crc32c.empty();
+        return refuse(Errc::damaged, is_ours ? "the body does not match its CRC-32C: the stored entry is damaged"
+                                             : "the body does not match the store's own checksum of it");
     }
     bool report_progress() const {
         std::uint64_t arrived = taken_;
@@ -7007,7 +6974,12 @@ protected:
 private:
     void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
-        verifier_.emplace(facts_, config().checksums);
+        verifier_ = {};  // our own sum of it, or else the store's where that is asked for
+        const Checksums policy = config().checksums;
+        if (policy != Checksums::none && !facts_.crc32c.empty())
+            verifier_ = {"crc32c", facts_.crc32c};
+        else if (policy == Checksums::store)
+            verifier_ = {facts_.store_sum_type, facts_.store_sum};
         decoder_.emplace(facts_.info);
         const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
@@ -7055,7 +7027,7 @@ private:
     SinkResult hand_on(std::string_view data) {
         const SinkResult result = take(data);
         if (result != SinkResult::consumed) return result;
-        verifier_->update(data);
+        verifier_.update(data);
         taken_ += data.size();
         return result;
     }
@@ -7070,7 +7042,7 @@ private:
     }
 
     const std::size_t lanes_;
-    std::optional<transfer::Verifier> verifier_;
+    transfer::Verifier verifier_;
     http::Clock::time_point since_{};
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
@@ -7141,7 +7113,7 @@ public:
     }
 
     // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
-    Result<bool> begin(bool open_ended) {
+    Result<bool> open(bool open_ended) {
         if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
         Session& session = exchange.session;
         exchange.request.open_ended = open_ended;
@@ -7162,22 +7134,19 @@ public:
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
-        if (why_broken_) return *why_broken_;
         for (;;) {
-            const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return broken(about("get", key(), chunk.error()));
-            if (!chunk->empty() || has_ended_) return chunk;
-            if (Result<void> fine = refill(); !fine) return broken(std::move(fine).error());
+            Result<std::string_view> chunk = decoder_->next();
+            if (chunk && (!chunk->empty() || has_ended_)) return chunk;
+            const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
+            if (fine) continue;
+            const bool is_news = !std::exchange(is_broken_, true);
+            if (is_news && fine.error().code() == Errc::damaged) core_.count(&Stats::damaged);
+            return fine.error();
         }
     }
     const Info& info() const { return facts_.info; }
 
 private:
-    Error broken(Error why) {
-        if (why.code() == Errc::damaged) core_.count(&Stats::damaged);
-        why_broken_ = why;
-        return why;
-    }
     SinkResult take(std::string_view data) override {
         const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
                                               std::uint64_t{core_.config.transfer_bytes_max} / 8);
@@ -7197,14 +7166,14 @@ private:
         while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
         fed_ = buffer_.size();
         decoder_->feed(buffer_);
-        has_ended_ = buffer_.empty();
-        return has_ended_ ? check() : Result<void>();
+        Result<void> fine = buffer_.empty() ? check() : Result<void>();
+        has_ended_ = buffer_.empty() && fine;
+        return fine;
     }
 
     std::string buffer_;
     std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
-    bool has_ended_ = false;
-    std::optional<Error> why_broken_;
+    bool has_ended_ = false, is_broken_ = false;
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
@@ -7300,12 +7269,11 @@ inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
     });
 }
 
-inline constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
-
 // S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
 // One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
 // store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
 inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
+    constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
     Session session(core);
     std::string refused_etag;
     for (int tried = 0; tried < versions_tried_max; ++tried) {
@@ -7706,14 +7674,6 @@ inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key
 
 inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
 
-inline bool replace_file(const std::string& from, const std::string& to) {
-#if defined(_WIN32)
-    return MoveFileExA(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;  // rename replaces nothing there
-#else
-    return std::rename(from.c_str(), to.c_str()) == 0;
-#endif
-}
-
 // Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
 // since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
 // is written through: its link may lead to no name.
@@ -7743,7 +7703,12 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     Result<void> written = copy_to(stream, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
     if (is_written_through) return written;
-    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
+#if defined(_WIN32)  // where rename replaces nothing
+    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+#else
+    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
+#endif
+    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
     if (!written) static_cast<void>(std::remove(path.c_str()));
     return written;
 }
@@ -7753,7 +7718,7 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
     const GetRequest wanted{options};
     Session session(core, options.timeout);
     Stream stream(session, key, wanted);
-    const Result<bool> found = stream.begin(false);
+    const Result<bool> found = stream.open(false);
     if (!found) return tolerated<Info>(core, "get", key, found.error());
     if (!*found) return std::optional<Info>();
     if (Result<void> written = write_file(core, stream, key, path); !written)
@@ -8398,7 +8363,7 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
-        Result<bool> found = state->stream.begin(true);
+        Result<bool> found = state->stream.open(true);
         return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
             return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
         }));
