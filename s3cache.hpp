@@ -4901,14 +4901,12 @@ inline bool is_scratch_name(std::string_view key) {
            id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
-inline Result<void> check_value(std::string_view value) {
-    if (value != bytes::trim(value)) return Error(Errc::invalid_argument, "has blanks at an end");
-    if (value.find("  ") != std::string_view::npos)
-        return Error(Errc::invalid_argument, "has two blanks in a row, which stores fold");
+// Why a header value would not arrive as it was sent, as the end of a sentence; null: it would.
+inline const char* flaw_of(std::string_view value) {
     const auto is_odd = [](char c) { return bytes::octet(c) < 0x20 || bytes::octet(c) > 0x7E; };
-    if (std::none_of(value.begin(), value.end(), is_odd)) return {};
-    return Error(Errc::invalid_argument, "holds bytes that are not printable ASCII");
+    if (value != bytes::trim(value)) return "has blanks at an end";
+    if (value.find("  ") != std::string_view::npos) return "has two blanks in a row, which stores fold";
+    return std::any_of(value.begin(), value.end(), is_odd) ? "holds bytes that are not printable ASCII" : nullptr;
 }
 
 // Whether user metadata would be taken, and come back as it is.
@@ -4917,20 +4915,17 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     const auto is_odd = [](char c) { return !bytes::is_alnum(c) && c != '-' && c != '_' && c != '.'; };
     std::size_t total = 0;
     for (const auto& own : metadata) {
-        const auto& [name, value] = own;
-        const auto is_same = [&own](const auto& other) { return bytes::iequal(other.first, own.first); };
-        const std::string quoted = "metadata name '" + name + "'";
-        if (name.empty()) return refuse("a metadata name is empty");
-        if (std::any_of(name.begin(), name.end(), is_odd))
-            return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        if (std::count_if(metadata.begin(), metadata.end(), is_same) > 1) return refuse(quoted + " is there twice");
-        if (is_own_name(name)) return refuse(quoted + " is the cache's own");
-        if (const Result<void> fine = check_value(value); !fine)
-            return refuse("the value of " + quoted + " " + fine.error().what());
-        total += name.size() + value.size();
+        const std::string& name = own.first;
+        const auto is_same = [&name](const auto& other) { return bytes::iequal(other.first, name); };
+        if (name.empty() || std::any_of(name.begin(), name.end(), is_odd))
+            return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only, and at least one");
+        const char* flaw = std::count_if(metadata.begin(), metadata.end(), is_same) > 1 ? "is there twice"
+                           : is_own_name(name)                                          ? "is the cache's own"
+                                                                                        : flaw_of(own.second);
+        if (flaw) return refuse("metadata '" + name + "' " + flaw);
+        total += name.size() + own.second.size();
     }
-    if (total > metadata_bytes_max) return refuse("metadata is over 2048 bytes");
-    return {};
+    return total > metadata_bytes_max ? refuse("metadata is over 2048 bytes") : Result<void>();
 }
 
 }  // namespace detail::entry
@@ -6147,10 +6142,7 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
 class BodySum {
 public:
-    explicit BodySum(Session& session)
-        : hash_(session.body_hash()),
-          checksums_(session.core().config.checksums),
-          hashes_(!session.core().config.unsigned_payload || !has_tls(session.core())) {
+    explicit BodySum(Session& session) : session_(session) {
         if (hashes_) hash_.reset();  // of what an upload that was given up has left there
     }
     BodySum& update(std::string_view data) {
@@ -6164,7 +6156,7 @@ public:
     // Puts into the request what was summed since the last time; returns the CRC.
     std::string seal(s3::Request& out) {
         std::string crc = entry::crc32c_text(std::exchange(crc_, 0U));
-        if (checksums_ == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
+        if (config_.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
         out.payload_hash = hashes_ ? bytes::hex(digest::as_text(hash_.finish())) : std::string(sigv4::unsigned_payload);
         return crc;
     }
@@ -6176,9 +6168,10 @@ private:
         return place && (*place)->scheme == "https";
     }
 
-    digest::Sha256& hash_;
-    const Checksums checksums_;
-    const bool hashes_;
+    Session& session_;
+    const Config& config_ = session_.core().config;
+    digest::Sha256& hash_ = session_.body_hash();
+    const bool hashes_ = !config_.unsigned_payload || !has_tls(session_.core());
     std::uint32_t crc_ = 0;
 };
 
@@ -6187,10 +6180,9 @@ struct Put : s3::PlainJob {
     // `sum` has seen the body, and nothing else since it was last sealed.
     Put(Session& session, s3::Request request, std::string_view body, BodySum& sum)
         : PlainJob(session, std::move(request)) {
-        s3::Request& out = plain.request;
-        out.body = body;
-        const std::string crc = sum.seal(out);
-        if (session.core().config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
+        plain.request.body = body;
+        const std::string crc = sum.seal(plain.request);
+        if (session.core().config.checksums != Checksums::none) plain.request.header("x-amz-meta-crc32c", crc);
     }
 
     bool prepare_next() override {
@@ -6249,16 +6241,8 @@ class Upload {
 public:
     // `write`: the PUT but for its body.
     Upload(Session& session, s3::Request write, PartPlan plan, const Body& body, const SetOptions& options)
-        : request(std::move(write)),
-          session_(session),
-          core_(session.core()),
-          plan_(plan),
-          body_(body),
-          is_deflated_(body.source && options.compress),
-          progress_(options.progress),
-          sum_(session),
-          memory_(body.source ? std::string_view() : body.payload->view()) {
-        if (progress_) session.on_progress([this] { return report(); });
+        : request(std::move(write)), session_(session), plan_(plan), body_(body), options_(options) {
+        if (options.progress) session.on_progress([this] { return report(); });
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
@@ -6268,26 +6252,25 @@ public:
     Result<bool> run() {
         const bool fits = !body_.source && fits_one_put(core_.config, memory_);
         Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
-        if (stored && *stored && progress_)  // what it says no longer matters
-            progress_({body_.source ? taken_ : *body_.size(), body_.size()});
+        if (stored && *stored && options_.progress)  // what it says no longer matters
+            options_.progress({body_.source ? taken_ : *body_.size(), body_.size()});
         return stored;
     }
 
     s3::Request request;
 
 private:
-    struct Part {
-        Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
+    struct Part : Call {
+        using Call::Call;
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
         std::uint64_t number = 0;
-        Call call;
     };
 
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
         const std::uint64_t now = is_deflated_ ? taken_ : stored_bytes_ + session_.sent();
         reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
-        return progress_({reported_, body_.size()});
+        return options_.progress({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
@@ -6304,7 +6287,7 @@ private:
         Result<void> fine = sum_whole();
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
-        if (!has_more_) return put(parts_.front()->call.request.body, sum_);
+        if (!has_more_) return put(parts_.front()->request.body, sum_);
         fine = create();
         if (fine) send(*parts_.front());
         while (fine && (has_more_ || !parts_.empty())) {
@@ -6377,7 +6360,7 @@ private:
                           "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
                           "transfer_bytes_max");
         for (const auto& part : parts_) {
-            if (quick_parts_ < quick_parts_min) session_.wait_for(part->call);
+            if (quick_parts_ < quick_parts_min) session_.wait_for(*part);
         }
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
@@ -6386,10 +6369,10 @@ private:
         Part& part = *parts_.back();
         part.number = begun_;
         if (body_.source) return fill(part, size);
-        part.call.request.body = memory_.substr(0, size);
-        memory_.remove_prefix(part.call.request.body.size());
+        part.request.body = memory_.substr(0, size);
+        memory_.remove_prefix(part.request.body.size());
         has_more_ = !memory_.empty();
-        sum_.update(part.call.request.body);
+        sum_.update(part.request.body);
         return {};
     }
     // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
@@ -6413,7 +6396,7 @@ private:
         }
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        part.call.request.body = {data, (std::min)(filled, size)};
+        part.request.body = {data, (std::min)(filled, size)};
         return {};
     }
 
@@ -6443,16 +6426,16 @@ private:
 
     // What was summed last goes out.
     void send(Part& part) {
-        s3::Request& out = part.call.request;
+        s3::Request& out = part.request;
         out.query = "partNumber=" + bytes::number(part.number) + "&uploadId=" + id_;
         out.headers.clear();
         static_cast<void>(sum_.seal(out));
-        session_.start(part.call);
+        session_.start(part);
     }
     // Takes in the answers of the parts that are done.
     Result<void> collect() {
         for (std::unique_ptr<Part>& part : parts_) {
-            Call& call = part->call;
+            Call& call = *part;
             if (!call.done) continue;
             if (!call.ok()) return session_.failure(call);
             const std::string_view etag = call.headers().get("etag");
@@ -6518,15 +6501,15 @@ private:
     }
 
     Session& session_;
-    Core& core_;
+    Core& core_ = session_.core();
     const PartPlan plan_;
     const Body& body_;
-    const bool is_deflated_;
-    const ProgressCallback& progress_;
-    BodySum sum_;
-    std::string_view memory_;  // what is left of it, where there is no source
-    std::uint64_t taken_ = 0;  // of the source
-    bool is_at_end_ = false;   // it is, and the deflater too
+    const SetOptions& options_;
+    const bool is_deflated_ = body_.source && options_.compress;
+    BodySum sum_{session_};
+    std::string_view memory_ = body_.source ? std::string_view() : body_.payload->view();  // what is left of it
+    std::uint64_t taken_ = 0;                                                              // of the source
+    bool is_at_end_ = false;  // it is, and the deflater too
 #ifndef S3CACHE_NO_GZIP
     std::optional<gzip::Deflater> deflater_;
     std::unique_ptr<char[]> raw_;
@@ -6908,10 +6891,8 @@ class Reading : public s3::Job, public transfer::Range {
 public:
     // A large one that is alone, and comes slowly over one connection, is helped by others.
     Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Range(session, key),
-          core_(session.core()),
-          wanted_(wanted),
-          lanes_(is_alone ? transfer::lanes_for(config(), config().part_bytes) : 1) {
+        : Range(session, key), wanted_(wanted) {
+        if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
         if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
@@ -6964,7 +6945,7 @@ protected:
     // Bytes are waited for from now on: how fast they come is measured by that time alone.
     void wait_begins() { since_ = http::Clock::now(); }
 
-    Core& core_;
+    Core& core_ = exchange.session.core();
     const GetRequest& wanted_;
     entry::Facts facts_;
     std::optional<transfer::Decoder> decoder_;
@@ -7041,7 +7022,7 @@ private:
         return result;
     }
 
-    const std::size_t lanes_;
+    std::size_t lanes_ = 1;
     transfer::Verifier verifier_;
     http::Clock::time_point since_{};
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
@@ -7227,8 +7208,7 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
 // 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
     if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
-    if (etag.empty() || !entry::check_value(etag))
-        return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+    if (etag.empty() || entry::flaw_of(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
     Session session(core);
     const auto there = look(session, "get", key);
     if (!there) return record_error(core, "get", key, there.error());
@@ -7383,9 +7363,8 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
-    if (!entry::check_value(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
-    if (!entry::check_value(options.content_type))
-        return refuse("content_type holds bytes that are not printable ASCII");
+    if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
+    if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
     all.insert(all.end(), options.metadata.begin(), options.metadata.end());
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
@@ -7683,7 +7662,7 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     FileStat seen;
     const bool exists = stat_file(target, seen);
     if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
-    is_written_through = exists && !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
+    is_written_through = exists && !S_ISREG(seen.st_mode);
     char link[4096];
     while (!is_written_through) {
         const auto size = ::readlink(target.c_str(), link, sizeof link);
@@ -8180,8 +8159,7 @@ inline Result<void> check_config(const Config& config) {
     const Result<void> metadata = entry::check_metadata(config.metadata);
     if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
-        if (const Result<void> fine = entry::check_value(*value); !fine)
-            return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
+        if (const char* flaw = entry::flaw_of(*value)) return refuse("'" + bytes::sanitize(*value) + "' " + flaw);
     }
     bool are_times_fine = true;
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
