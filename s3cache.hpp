@@ -1066,6 +1066,7 @@ private:
 #if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
+#include <sys/stat.h>  // sizes, times and modes of files
 #if !defined(_WIN32)
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
@@ -1073,7 +1074,6 @@ private:
 #include <poll.h>       // waiting for a child's output
 #include <pwd.h>        // the home directory
 #include <spawn.h>      // credential_process
-#include <sys/stat.h>   // whether others may read a credentials file
 #include <sys/wait.h>   // a child's exit status
 #include <unistd.h>     // getpid, getuid
 #if defined(__APPLE__)
@@ -4785,14 +4785,9 @@ struct Facts {
     }
 };
 
-struct KindText {
-    std::string_view name, content_type;
-};
-inline constexpr KindText kinds[] = {  // by Kind
-    {"json", "application/json"},
-    {"text", "text/plain; charset=utf-8"},
-    {"bytes", "application/octet-stream"}};
-inline const KindText& text_of(Kind kind) { return kinds[static_cast<std::size_t>(kind)]; }
+inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};  // by Kind, as is:
+inline constexpr std::string_view content_types[] = {"application/json", "text/plain; charset=utf-8",
+                                                     "application/octet-stream"};
 
 // The rule of the Python class, for entries that do not say.
 inline Kind classify(std::string_view data) {
@@ -4845,8 +4840,8 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if ((is("expires_at") || is("expires-at")) && !facts.expires_at) read_expiry(facts, value);
     if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
     if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
-    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {  // or another program's idea of a kind
-        if (is("kind") && value == text_of(kind).name) facts.info.kind = kind;
+    for (std::size_t i = 0; i < std::size(kind_names); ++i) {  // it may be another program's idea of a kind
+        if (is("kind") && value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
     }
     if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
     if (is("write-id")) facts.write_id = value;
@@ -4895,10 +4890,10 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
     return std::string(".s3cache/").append(what).append("/").append(id);
 }
 inline bool is_scratch_name(std::string_view key) {
-    constexpr std::string_view lease = ".s3cache/lease/", probe = ".s3cache/probe/";
-    const std::string_view folder = key.substr(0, lease.size()), id = key.substr(folder.size());
-    return ((folder == lease && id.size() == 32) || (folder == probe && id.size() == 16)) &&
-           id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+    const std::string_view folder = key.substr(0, 15), id = key.substr(folder.size());
+    const bool may_be =
+        (folder == ".s3cache/lease/" && id.size() == 32) || (folder == ".s3cache/probe/" && id.size() == 16);
+    return may_be && id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
 // Why a header value would not arrive as it was sent, as the end of a sentence; null: it would.
@@ -6275,9 +6270,7 @@ private:
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
     s3::Request with(Method method, std::string query) const {
-        s3::Request out = s3::request(core_, request.operation, method, request.key);
-        out.query = std::move(query);
-        return out;
+        return {request.operation, request.key, method, request.object, std::move(query)};
     }
     Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
@@ -6931,9 +6924,8 @@ protected:
     Result<void> check() const {
         Result<void> fine = Range::check();
         if (!fine || verifier_.fits()) return fine;
-        const bool is_ours = !facts_.crc32c.empty();
-        return refuse(Errc::damaged, is_ours ? "the body does not match its CRC-32C: the stored entry is damaged"
-                                             : "the body does not match the store's own checksum of it");
+        const std::string sum(verifier_.type);
+        return refuse(Errc::damaged, "the body does not match its " + sum + ": the stored entry is damaged");
     }
     bool report_progress() const {
         std::uint64_t arrived = taken_;
@@ -6952,7 +6944,6 @@ protected:
     std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
 
-private:
     void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
         verifier_ = {};  // our own sum of it, or else the store's where that is asked for
@@ -7089,15 +7080,14 @@ private:
 // transfer pauses, and TCP tells the store to wait.
 class Stream : public Reading {
 public:
-    Stream(Session& session, std::string_view key, const GetRequest& wanted) : Reading(session, key, wanted, true) {
-        exchange.request.large = true;
-    }
+    using Reading::Reading;
 
     // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
     Result<bool> open(bool open_ended) {
         if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
         Session& session = exchange.session;
         exchange.request.open_ended = open_ended;
+        exchange.request.large = true;
         session.start(exchange);
         while (tend() && buffer_.empty()) {
             session.step(s3::tick);
@@ -7107,9 +7097,9 @@ public:
         if (open_ended) session.allow(std::chrono::milliseconds(0));
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
-        if (done() && (buffer_.empty() || !exchange.error)) {
-            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key(), fine.error());
-        }
+        const bool is_over = done() && (buffer_.empty() || !exchange.error);
+        if (const Result<void> fine = is_over ? check() : Result<void>(); !fine)
+            return record_error(core_, "get", key(), fine.error());
         record(core_, "get", key(), outcomes::hit);
         return true;
     }
@@ -7307,7 +7297,10 @@ inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(p
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
 inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
-#if !defined(_WIN32)
+#if defined(_WIN32)
+using FileStat = struct _stat64;
+inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
+#else
 using FileStat = struct stat;
 inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
@@ -7317,19 +7310,14 @@ inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(f
 // The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
 // (those of /proc say 0 and hold something).
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
-#if defined(_WIN32)
-    const long long at = _ftelli64(file);
-    const bool is_plain = _fseeki64(file, 0, SEEK_END) == 0;
-    const long long size = is_plain ? _ftelli64(file) : 0;
-    return static_cast<void>(_fseeki64(file, at, SEEK_SET)), std::array<std::int64_t, 3>{(std::max)(size, 0LL), 0, 0};
-#else
     FileStat seen;
-    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode) || seen.st_size <= 0) return {};
+    if (!stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
+#elif defined(_WIN32)
+    return {seen.st_size, seen.st_mtime, 0};
 #else
     return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
-#endif
 #endif
 }
 
@@ -7401,9 +7389,9 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
     const Config& config = core.config;
     s3::Request out = request(core, "set", Method::put, key);
     out.headers.reserve(8);
-    out.header("content-type",
-               options.content_type.empty() ? entry::text_of(*kind).content_type : options.content_type);
-    out.header("x-amz-meta-kind", entry::text_of(*kind).name);
+    const auto index = static_cast<std::size_t>(*kind);
+    out.header("content-type", options.content_type.empty() ? entry::content_types[index] : options.content_type);
+    out.header("x-amz-meta-kind", entry::kind_names[index]);
     if (options.compress && !body.is_negative()) out.header("x-amz-meta-compressed", "true");
     if (body.is_negative()) out.header("x-amz-meta-negative", "true");
     if (cost > 0) out.header("x-amz-meta-cost", entry::seconds_text(cost));
@@ -7696,7 +7684,7 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
                                             const GetOptions& options) {
     const GetRequest wanted{options};
     Session session(core, options.timeout);
-    Stream stream(session, key, wanted);
+    Stream stream(session, key, wanted, true);
     const Result<bool> found = stream.open(false);
     if (!found) return tolerated<Info>(core, "get", key, found.error());
     if (!*found) return std::optional<Info>();
@@ -8241,7 +8229,7 @@ struct detail::ReaderState {
     const std::string key;
     const cache::GetRequest wanted;
     s3::Session session{*core, wanted.options.timeout};
-    cache::Stream stream{session, key, wanted};
+    cache::Stream stream{session, key, wanted, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
     std::unique_ptr<std::streambuf> buffer{};
     std::unique_ptr<std::istream> istream{};
