@@ -5860,9 +5860,8 @@ inline Result<void> check_bucket(Session& session, const Exchange& call) {
     return {};
 }
 
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
-// no others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
-// miss.
+// Whether the answer says that there is nothing under the key. A 404 without words of S3 is believed only if it has no
+// others, and a good answer has shown that this is an S3 store: a wrong endpoint would make a miss of every get.
 inline bool is_absent(const Core& core, const Exchange& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
@@ -5995,8 +5994,7 @@ protected:
     }
     Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
 
-    // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
-    // version.
+    // Prepares the request for what is missing. False: nothing is, or nothing tells that it would be of the same version.
     bool ask() {
         if (at_ == 0) return true;
         if (at_ == end_ || version_.empty()) return false;
@@ -6349,9 +6347,9 @@ private:
     // Takes in and sums the next part.
     Result<void> gather() {
         if (begun_ == plan_.parts)
-            return refuse(Errc::too_large,
-                          "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
-                          "transfer_bytes_max");
+            return refuse(
+                Errc::too_large,
+                "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
         for (const auto& part : parts_) {
             if (quick_parts_ < quick_parts_min) session_.wait_for(*part);
         }
@@ -6368,8 +6366,7 @@ private:
         sum_.update(part.request.body);
         return {};
     }
-    // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
-    // now and then.
+    // Reads and sums a part, and one byte more, which tells whether there is another. The network has turns meanwhile.
     Result<void> fill(Part& part, std::size_t size) {
         if (!part.buffer) part.buffer.reset(new char[size + 1]);
         char* const data = part.buffer.get();
@@ -7194,8 +7191,7 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
     }
 }
 
-// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
-// 304.
+// A look first, because most stores leave metadata, and so the expiry, out of a 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
     if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
     if (etag.empty() || entry::flaw_of(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
