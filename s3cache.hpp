@@ -5792,7 +5792,7 @@ void run_all(Session& session, std::size_t total, std::size_t at_once, const Beg
 
 // A request to one of many entries.
 struct PlainJob : Job {
-    PlainJob(Session& session, Request what) : plain(session, std::move(what)) {}
+    PlainJob(Session& session, Request&& what) : plain(session, std::move(what)) {}
     Call& call() override { return plain; }
     bool tend() override {
         if (!plain.done) return true;
@@ -6171,7 +6171,7 @@ private:
 // One PUT of bytes that are all there; by itself, or among many.
 struct Put : s3::PlainJob {
     // `sum` has seen the body, and nothing else since it was last sealed.
-    Put(Session& session, s3::Request request, std::string_view body, BodySum& sum)
+    Put(Session& session, s3::Request&& request, std::string_view body, BodySum& sum)
         : PlainJob(session, std::move(request)) {
         plain.request.body = body;
         const std::string crc = sum.seal(plain.request);
