@@ -871,7 +871,8 @@ public:
     // The same from a stream of any length: one PUT if it fits Config::part_bytes, else in parts. Memory is bounded by
     // Config::transfer_bytes_max. If the source fails or throws, nothing is stored and nothing is left behind.
     Result<bool> try_set(Key key, Source source, const SetOptions& options = {});
-    // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source.
+    // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source; one that is
+    // rewritten within its size and its times is not noticed in every case.
     Result<bool> try_set_file(Key key, const std::string& path, const SetOptions& options = {});
 
     // The whole value, decompressed and checked; empty: missing or expired.
