@@ -4798,9 +4798,10 @@ inline Kind classify(std::string_view data) {
 
 // Some proxies join two headers of one name to "a,a".
 inline std::string_view without_repeat(std::string_view text) {
-    const std::size_t comma = (std::min)(text.find(','), text.size());
+    const std::size_t comma = text.find(',');
+    if (comma == std::string_view::npos) return text;
     const std::string_view first = bytes::trim(text.substr(0, comma));
-    return comma < text.size() && bytes::trim(text.substr(comma + 1)) == first ? first : text;
+    return bytes::trim(text.substr(comma + 1)) == first ? first : text;
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
@@ -4841,8 +4842,8 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if ((is("expires_at") || is("expires-at")) && !facts.expires_at) read_expiry(facts, value);
     if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
     if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
-    for (std::size_t i = 0; i < std::size(kind_names); ++i) {  // it may be another program's idea of a kind
-        if (is("kind") && value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
+    for (std::size_t i = 0; is("kind") && i < std::size(kind_names); ++i) {  // it may be another program's idea of it
+        if (value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
     }
     if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
     if (is("write-id")) facts.write_id = value;
@@ -6234,7 +6235,7 @@ inline bool fits_one_put(const Config& config, std::string_view data) {
 class Upload {
 public:
     // `write`: the PUT but for its body.
-    Upload(Session& session, s3::Request write, PartPlan plan, const Body& body, const SetOptions& options)
+    Upload(Session& session, s3::Request&& write, PartPlan plan, const Body& body, const SetOptions& options)
         : request(std::move(write)), session_(session), plan_(plan), body_(body), options_(options) {
         if (options.progress) session.on_progress([this] { return report(); });
     }
