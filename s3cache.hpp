@@ -865,7 +865,8 @@ public:
     // The same from a stream of any length: one PUT if it fits Config::part_bytes, else in parts. Memory is bounded by
     // Config::transfer_bytes_max. If the source fails or throws, nothing is stored and nothing is left behind.
     Result<bool> try_set(Key key, Source source, const SetOptions& options = {});
-    // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source.
+    // The file's bytes, of any size, without holding them. A file that changes meanwhile is Errc::source; one that is
+    // rewritten within its size and its times is not noticed in every case.
     Result<bool> try_set_file(Key key, const std::string& path, const SetOptions& options = {});
 
     // The whole value, decompressed and checked; empty: missing or expired.
@@ -881,9 +882,7 @@ public:
     Result<void> try_remove(Key key);
     // What is known without the body; empty: missing or expired.
     Result<std::optional<Info>> try_stat(Key key);
-    Result<bool> try_contains(Key key) {
-        return try_stat(key).transform([](std::optional<Info>&& info) { return info.has_value(); });
-    }
+    Result<bool> try_contains(Key key);
     // A new TTL counted from now, without sending the body; false: missing or expired. The rest of the entry is kept.
     // S3 copies an object onto itself for that, which it does up to 5 GiB. Another writer of the very same bytes may be
     // undone, metadata and TTL, if it writes within the round trip between the look and the copy.
@@ -1062,6 +1061,7 @@ private:
 #if defined(__ARM_FEATURE_CRC32)
 #include <arm_acle.h>  // the CRC-32C instruction
 #endif
+#include <sys/stat.h>  // sizes, times and modes of files
 #if !defined(_WIN32)
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
@@ -1069,7 +1069,6 @@ private:
 #include <poll.h>       // waiting for a child's output
 #include <pwd.h>        // the home directory
 #include <spawn.h>      // credential_process
-#include <sys/stat.h>   // whether others may read a credentials file
 #include <sys/wait.h>   // a child's exit status
 #include <unistd.h>     // getpid, getuid
 #if defined(__APPLE__)
@@ -4680,42 +4679,39 @@ inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
-enum class Expiry { never, at, malformed };
-
 // What an answer's headers say of an entry.
 struct Facts {
     Info info{};
-    Expiry expiry = Expiry::never;
-    double expires_at = 0;                  // unix time
+    std::optional<double> expires_at{};     // unix time; empty: never; not a number: malformed
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::string crc32c{};                   // in base64; empty: there is none
     double cost = 0;                        // seconds that computing it took; 0: not known
     double lease = 0;                       // seconds that a lease lasts; 0: it is none
     TimePoint answered{};                   // by the store's clock; of a lease
     std::string write_id{};
-    std::string store_sum{}, store_sum_type{};  // an x-amz-checksum-* there is, and its name behind that
-    bool from_s3 = false;                       // there is an ETag or metadata, as only a store of this kind sends
+    std::string_view store_sum_type{};  // without a CRC of ours: of which x-amz-checksum-* there is one
+    std::string store_sum{};            // that
+    bool from_s3 = false;               // there is an ETag or metadata, as only a store of this kind sends
 
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
         if (lease > 0 && answered != TimePoint() && info.last_modified != TimePoint())
             return retry::seconds_between(info.last_modified, answered) > lease;
-        return expiry == Expiry::at && expires_at <= unix_now;
+        return expires_at && *expires_at <= unix_now;
     }
+    bool is_malformed() const { return expires_at && *expires_at != *expires_at; }
     // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
+    // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
+    bool has_etag(std::string_view other) const {
+        const auto opaque = [](std::string_view etag) { return etag.substr(bytes::starts_with(etag, "W/") ? 2 : 0); };
+        return opaque(info.etag) == opaque(other);
+    }
 };
 
-inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};
-
-inline std::string_view kind_name(Kind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
-
-inline std::optional<Kind> kind_of(std::string_view text) {
-    for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
-        if (text == kind_name(kind)) return kind;
-    }
-    return std::nullopt;  // another program's idea of a kind
-}
+inline constexpr std::string_view kind_names[] = {"json", "text", "bytes"};  // by Kind, as is:
+inline constexpr std::string_view content_types[] = {"application/json", "text/plain; charset=utf-8",
+                                                     "application/octet-stream"};
 
 // The rule of the Python class, for entries that do not say.
 inline Kind classify(std::string_view data) {
@@ -4723,34 +4719,19 @@ inline Kind classify(std::string_view data) {
     return json::valid(data) ? Kind::json : Kind::text;
 }
 
-inline std::string_view content_type(Kind kind) {
-    if (kind == Kind::json) return "application/json";
-    return kind == Kind::text ? "text/plain; charset=utf-8" : "application/octet-stream";
-}
-
 // Some proxies join two headers of one name to "a,a".
-inline std::string_view without_repeats(std::string_view text) {
-    const std::string_view first = bytes::trim(text.substr(0, text.find(',')));
-    for (std::string_view rest = text; first.size() < text.size();) {
-        const std::size_t comma = (std::min)(rest.find(','), rest.size());
-        if (bytes::trim(rest.substr(0, comma)) != first) return text;
-        if (comma == rest.size()) break;
-        rest.remove_prefix(comma + 1);
-    }
-    return first;
+inline std::string_view without_repeat(std::string_view text) {
+    const std::size_t comma = text.find(',');
+    if (comma == std::string_view::npos) return text;
+    const std::string_view first = bytes::trim(text.substr(0, comma));
+    return bytes::trim(text.substr(comma + 1)) == first ? first : text;
 }
 
 inline void read_expiry(Facts& facts, std::string_view text) {
-    const std::optional<double> seconds = dates::parse_float(text);
-    if (!seconds || *seconds != *seconds) {
-        facts.expiry = Expiry::malformed;
-    } else if (*seconds > (std::numeric_limits<double>::max)()) {
-        facts.expiry = Expiry::never;
-    } else {
-        facts.expiry = Expiry::at;
-        facts.expires_at = *seconds;
-        facts.info.expires_at = dates::to_time_point(*seconds);
-    }
+    const double seconds = dates::parse_float(text).value_or(std::numeric_limits<double>::quiet_NaN());
+    if (seconds > (std::numeric_limits<double>::max)()) return;  // never
+    facts.expires_at = seconds;
+    if (!facts.is_malformed()) facts.info.expires_at = dates::to_time_point(seconds);
 }
 
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
@@ -4778,60 +4759,48 @@ inline bool is_own_name(std::string_view name) {
 
 // One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
 inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
-    if (name.empty()) return;
     if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
     const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
-    const std::string_view value = without_repeats(text);
-    const bool is_expiry = is("expires_at") || is("expires-at");
-    if (is_expiry && facts.expiry == Expiry::never && !facts.info.expires_at) read_expiry(facts, value);
+    const std::string_view value = without_repeat(text);
+    if ((is("expires_at") || is("expires-at")) && !facts.expires_at) read_expiry(facts, value);
     if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
     if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
-    if (is("kind")) facts.info.kind = kind_of(value);
+    for (std::size_t i = 0; is("kind") && i < std::size(kind_names); ++i) {  // it may be another program's idea of it
+        if (value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
+    }
     if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
     if (is("write-id")) facts.write_id = value;
     if (is("cost")) facts.cost = read_seconds(value);
     if (is("lease-seconds")) facts.lease = read_seconds(value);
 }
 
-// The sum of a whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
-inline void read_store_sum(Facts& facts, std::string_view name, std::string_view value) {
-    if (value.find('-') != std::string_view::npos) return;
-    for (std::string_view type : {"crc32", "crc32c", "crc64nvme"}) {
-        if (!bytes::iequal(name, type)) continue;
-        facts.store_sum_type = type;
-        facts.store_sum = value;
-    }
-}
-
-inline void read_header(Facts& facts, std::string_view name, std::string_view value) {
-    constexpr std::string_view sum_prefix = "x-amz-checksum-";
-    // Sizes first, because most names are none of these.
-    const auto is = [name](std::string_view it) { return name.size() == it.size() && bytes::iequal(name, it); };
-    const auto begins = [name](std::string_view with) {
-        const bool may = name.size() >= with.size() && name[with.size() - 1] == with.back();
-        return may && bytes::iequal(name.substr(0, with.size()), with);
-    };
-    Info& info = facts.info;
-    if (begins(meta_prefix)) {
-        read_meta(facts, name.substr(meta_prefix.size()), value);
-        facts.from_s3 = true;
-    }
-    if (begins(sum_prefix)) read_store_sum(facts, name.substr(sum_prefix.size()), value);
-    if (is("x-amz-version-id") && value != "null") info.version_id = value;
-    if (is("etag") && info.etag.empty()) info.etag = value;  // the first of several, as for all headers
-    if (is("content-length") && !facts.length) facts.length = bytes::to_u64(value);
-    if (is("content-type")) info.content_type = value;
-    if (is("last-modified")) info.last_modified = dates::http_date(value).value_or(TimePoint());
-}
-
 inline Facts read(const http::Headers& headers) {
     Facts facts;
-    headers.each([&](std::string_view name, std::string_view value) { read_header(facts, name, value); });
+    Info& info = facts.info;
+    headers.each([&](std::string_view name, std::string_view value) {
+        constexpr std::size_t size = meta_prefix.size();
+        const bool may_be = name.size() > size && name[size - 1] == meta_prefix.back();  // most are not
+        if (!may_be || !bytes::iequal(name.substr(0, size), meta_prefix)) return;
+        read_meta(facts, name.substr(size), value);
+        facts.from_s3 = true;
+    });
+    info.etag = headers.get("etag");
+    info.content_type = headers.get("content-type");
+    info.last_modified = dates::http_date(headers.get("last-modified")).value_or(TimePoint());
+    facts.length = bytes::to_u64(headers.get("content-length"));
+    info.size = facts.length.value_or(0);
+    if (const auto version = headers.get("x-amz-version-id"); version != "null") info.version_id = version;
     if (facts.lease > 0) facts.answered = dates::http_date(headers.get("date")).value_or(TimePoint());
     // Something before the store may add its headers to a page of its own, which has no ETag.
-    if (bytes::starts_with(facts.info.content_type, "text/html")) facts.from_s3 = false;
-    facts.from_s3 |= !facts.info.etag.empty();
-    facts.info.size = facts.length.value_or(0);
+    if (bytes::starts_with(info.content_type, "text/html")) facts.from_s3 = false;
+    facts.from_s3 |= !info.etag.empty();
+    // Of the whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
+    for (std::string_view name : {"x-amz-checksum-crc32", "x-amz-checksum-crc32c", "x-amz-checksum-crc64nvme"}) {
+        const std::string_view sum = facts.crc32c.empty() ? headers.get(name) : std::string_view();
+        if (sum.empty() || sum.find('-') != std::string_view::npos) continue;
+        facts.store_sum_type = name.substr(15);
+        facts.store_sum = sum;
+    }
     return facts;
 }
 
@@ -4846,44 +4815,37 @@ inline std::string scratch_name(std::string_view what, std::string_view id) {
     return std::string(".s3cache/").append(what).append("/").append(id);
 }
 inline bool is_scratch_name(std::string_view key) {
-    constexpr std::string_view lease = ".s3cache/lease/", probe = ".s3cache/probe/";
-    const std::string_view folder = key.substr(0, lease.size()), id = key.substr(folder.size());
-    return ((folder == lease && id.size() == 32) || (folder == probe && id.size() == 16)) &&
-           id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+    const std::string_view folder = key.substr(0, 15), id = key.substr(folder.size());
+    const bool may_be =
+        (folder == ".s3cache/lease/" && id.size() == 32) || (folder == ".s3cache/probe/" && id.size() == 16);
+    return may_be && id.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// Whether a header value would arrive as it was sent. The error's text is the end of a sentence.
-inline Result<void> check_value(std::string_view value) {
-    const auto refuse = [](const char* why) { return Error(Errc::invalid_argument, why); };
-    if (value != bytes::trim(value)) return refuse("has blanks at an end");
-    for (std::size_t i = 0; i < value.size(); ++i) {
-        if (bytes::octet(value[i]) < 0x20 || bytes::octet(value[i]) > 0x7E)
-            return refuse("holds bytes that are not printable ASCII");
-        if (value[i] == ' ' && value[i - 1] == ' ') return refuse("has two blanks in a row, which stores fold");
-    }
-    return {};
+// Why a header value would not arrive as it was sent, as the end of a sentence; null: it would.
+inline const char* flaw_of(std::string_view value) {
+    const auto is_odd = [](char c) { return bytes::octet(c) < 0x20 || bytes::octet(c) > 0x7E; };
+    if (value != bytes::trim(value)) return "has blanks at an end";
+    if (value.find("  ") != std::string_view::npos) return "has two blanks in a row, which stores fold";
+    return std::any_of(value.begin(), value.end(), is_odd) ? "holds bytes that are not printable ASCII" : nullptr;
 }
 
 // Whether user metadata would be taken, and come back as it is.
 inline Result<void> check_metadata(const Metadata& metadata) {
     const auto refuse = [](const std::string& why) { return Error(Errc::invalid_argument, why); };
+    const auto is_odd = [](char c) { return !bytes::is_alnum(c) && c != '-' && c != '_' && c != '.'; };
     std::size_t total = 0;
-    for (const auto& [name, value] : metadata) {
-        const std::string quoted = "metadata name '" + name + "'";
-        const bool is_plain = std::all_of(
-            name.begin(), name.end(), [](char c) { return bytes::is_alnum(c) || c == '-' || c == '_' || c == '.'; });
-        if (name.empty()) return refuse("a metadata name is empty");
-        if (!is_plain) return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only");
-        for (const auto& other : metadata) {
-            if (&other.first != &name && bytes::iequal(other.first, name)) return refuse(quoted + " is there twice");
-        }
-        if (is_own_name(name)) return refuse(quoted + " is the cache's own");
-        if (const Result<void> fine = check_value(value); !fine)
-            return refuse("the value of " + quoted + " " + fine.error().what());
-        total += name.size() + value.size();
+    for (const auto& own : metadata) {
+        const std::string& name = own.first;
+        const auto is_same = [&name](const auto& other) { return bytes::iequal(other.first, name); };
+        if (name.empty() || std::any_of(name.begin(), name.end(), is_odd))
+            return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only, and at least one");
+        const char* flaw = std::count_if(metadata.begin(), metadata.end(), is_same) > 1 ? "is there twice"
+                           : is_own_name(name)                                          ? "is the cache's own"
+                                                                                        : flaw_of(own.second);
+        if (flaw) return refuse("metadata '" + name + "' " + flaw);
+        total += name.size() + own.second.size();
     }
-    if (total > metadata_bytes_max) return refuse("metadata is over 2048 bytes");
-    return {};
+    return total > metadata_bytes_max ? refuse("metadata is over 2048 bytes") : Result<void>();
 }
 
 }  // namespace detail::entry
@@ -5082,6 +5044,7 @@ struct Request {
     bool error_in_200 = false;     // the status alone is not success
     bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
+    bool open_ended = false;       // the deadline covers its beginning only
     std::optional<Milliseconds> stall{};
 
     Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
@@ -5376,7 +5339,8 @@ private:
         out.owner = &exchange;
         out.method = request.method;
         out.sink = request.sink;
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout),
+                      request.open_ended ? Milliseconds(0) : time_left()};
         out.body = request.body;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         out.large = request.large || (request.method == Method::get && where.scheme == "http");
@@ -5758,6 +5722,23 @@ void run_all(Session& session, std::size_t total, std::size_t at_once, const Beg
     run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
+// A request to one of many entries.
+struct PlainJob : Job {
+    PlainJob(Session& session, Request&& what) : plain(session, std::move(what)) {}
+    Call& call() override { return plain; }
+    bool tend() override {
+        if (!plain.done) return true;
+        if (!prepare_next()) return false;
+        plain.session.drop(plain);
+        plain.session.start(plain);
+        return true;
+    }
+    // Whether the answer asks for another request, which this makes of the one that was sent.
+    virtual bool prepare_next() { return false; }
+
+    Call plain;
+};
+
 }  // namespace detail::s3
 
 // --- transfer: sources to uploads, answers to checked and decoded bytes ----------------------------------------------
@@ -5798,37 +5779,74 @@ inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
+// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
+// while nothing has shown otherwise.
+inline Result<void> check_bucket(Session& session, const Exchange& call) {
+    std::atomic<bool>& store_seen = session.core().store_seen;
+    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
+    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
+    look.run();
+    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
+    if (look.error || look.fault) return session.failure(look);
+    store_seen.store(true, std::memory_order_relaxed);
+    return {};
+}
+
+// Whether the answer says that there is nothing under the key. A 404 without words of S3 is believed only if it has no
+// others, and a good answer has shown that this is an S3 store: a wrong endpoint would make a miss of every get.
+inline bool is_absent(const Core& core, const Exchange& call) {
+    if (call.error || call.ok()) return false;
+    const std::string_view code = call.code();
+    const bool is_silent = code.empty() && call.answer->text.empty();
+    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
+    const bool is_s3 =
+        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
+    return call.status() == 404 && code != "NoSuchBucket" &&
+           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
+}
+
+// The headers of an entry, expired or not; empty: there is none.
+inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
+    if (call.ok()) {
+        entry::Facts facts = entry::read(call.headers());
+        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
+        return refusal(Errc::protocol, call.request.operation, call.request.key,
+                       "the answer has no ETag: is the endpoint an S3 store?");
+    }
+    if (!is_absent(session.core(), call)) return session.failure(call);
+    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
+    return std::optional<entry::Facts>();
+}
+inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key,
+                                                Method method = Method::head) {
+    Call call(session, s3::request(session.core(), operation, method, key));
+    call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) { return SinkResult::stop; };
+    call.run();
+    return interpret_look(session, call);
+}
+
 // How many parts may be in flight: no more than connections, nor than fit the memory bound.
 inline std::size_t lanes_for(const Config& config, std::uint64_t part) {
     const std::uint64_t fit = (std::max)(std::uint64_t{1}, std::uint64_t{config.transfer_bytes_max} / part);
     return static_cast<std::size_t>((std::min)(fit, std::uint64_t{config.connections}));
 }
 
-// What a body is checked against as it streams by: our own sum of it, or else the store's where Config::checksums asks
-// for that.
-class Verifier {
-public:
-    Verifier(const entry::Facts& facts, Checksums policy) {  // borrowed: they must live as long
-        if (policy == Checksums::none || (policy == Checksums::own && facts.crc32c.empty())) return;
-        type_ = facts.crc32c.empty() ? std::string_view(facts.store_sum_type) : "crc32c";
-        expected_ = facts.crc32c.empty() ? facts.store_sum : facts.crc32c;
-    }
+// What a body is checked against as it streams by.
+struct Verifier {
+    std::string_view type{}, expected{};  // empty: against nothing
+    std::uint64_t sum = 0;
 
     void update(std::string_view data) {
-        const auto crc = static_cast<std::uint32_t>(sum_);
-        if (type_ == "crc32c") sum_ = digest::crc32c(crc, data.data(), data.size());
-        if (type_ == "crc64nvme") sum_ = digest::crc64nvme(sum_, data.data(), data.size());
-        if (type_ == "crc32") sum_ = digest::crc32(crc, data.data(), data.size());
+        const auto crc = static_cast<std::uint32_t>(sum);
+        if (type == "crc32c") sum = digest::crc32c(crc, data.data(), data.size());
+        if (type == "crc64nvme") sum = digest::crc64nvme(sum, data.data(), data.size());
+        if (type == "crc32") sum = digest::crc32(crc, data.data(), data.size());
     }
     // As far as can be told.
     bool fits() const {
-        const std::size_t unused = type_ == "crc64nvme" ? 0 : sizeof sum_ / 2;
-        return type_.empty() || bytes::base64(digest::big_endian(sum_).substr(unused)) == expected_;
+        const std::size_t unused = type == "crc64nvme" ? 0 : sizeof sum / 2;
+        return type.empty() || bytes::base64(digest::big_endian(sum).substr(unused)) == expected;
     }
-
-private:
-    std::string_view type_{}, expected_{};
-    std::uint64_t sum_ = 0;
 };
 
 // Bytes of one version of an object as they come on a connection of their own; a broken one is resumed where it broke,
@@ -5842,8 +5860,6 @@ public:
                                  }};
         exchange.on_retry = [this](const Exchange&) { return ask(); };
     }
-    Range(const Range&) = delete;
-    Range& operator=(const Range&) = delete;
     virtual ~Range() = default;
 
     // Once the call is done: whether all has come.
@@ -5886,29 +5902,31 @@ protected:
 
     static constexpr auto unknown = (std::numeric_limits<std::uint64_t>::max)();
 
+    // Looks at the headers of the object, before its first bytes come.
+    virtual void begin(const http::Headers&) {}
     // What comes. That which is not `consumed` comes again, or is the last.
-    virtual SinkResult receive(const http::Transfer& from, std::string_view data) {
-        if (from.received == 0) {
-            if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
-        }
-        const auto skipped = static_cast<std::size_t>((std::min)(skip_, std::uint64_t{data.size()}));
-        const std::size_t left = data.size() - skipped;
-        const auto wanted = static_cast<std::size_t>((std::min)(end_ - at_, std::uint64_t{left}));
-        const SinkResult result = wanted ? put(data.substr(skipped, wanted)) : SinkResult::consumed;
-        if (result != SinkResult::consumed) return result;
-        skip_ -= skipped;
-        at_ += wanted;
-        return wanted < left ? SinkResult::stop : SinkResult::consumed;
-    }
     virtual SinkResult put(std::string_view data) {
         data.copy(buffer_.get() + (at_ - from_), data.size());
         return SinkResult::consumed;
     }
 
+    SinkResult receive(const http::Transfer& from, std::string_view data) {
+        if (from.received == 0) {
+            if (Result<void> fine = check_head(from); !fine) return fail(std::move(fine).error());
+        }
+        // A store that ignores ranges sends all of it again.
+        const std::uint64_t known = from.status == 200 ? at_ - from.received : 0;
+        const auto skipped = static_cast<std::size_t>((std::min)(known, std::uint64_t{data.size()}));
+        const std::size_t left = data.size() - skipped;
+        const auto wanted = static_cast<std::size_t>((std::min)(end_ - at_, std::uint64_t{left}));
+        const SinkResult result = wanted ? put(data.substr(skipped, wanted)) : SinkResult::consumed;
+        if (result != SinkResult::consumed) return result;
+        at_ += wanted;
+        return wanted < left ? SinkResult::stop : SinkResult::consumed;
+    }
     Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
 
-    // Prepares the request for what is missing. False: there is none of it, or nothing tells that it would be of the same
-    // version.
+    // Prepares the request for what is missing. False: nothing is, or nothing tells that it would be of the same version.
     bool ask() {
         if (at_ == 0) return true;
         if (at_ == end_ || version_.empty()) return false;
@@ -5919,153 +5937,21 @@ protected:
         return true;
     }
 
-    std::string_view version_{};  // its strong ETag; empty: there is none
-    std::uint64_t at_ = 0, end_ = unknown;
-    std::optional<Error> trouble_{};
-
-private:
     // Whether an answer is the object, or carries on where the last one broke off.
     Result<void> check_head(const http::Transfer& from) {
+        if (at_ == 0 && from.status == 200) begin(from.headers);
         if (at_ > 0 && from.headers.get("etag") != version_)
             return refuse(Errc::changed, "the object was replaced while it was read");
-        skip_ = from.status == 200 ? at_ : 0;  // a store that ignores ranges sends all of it again
         if (from.status == 200) return {};
         const std::string_view range = from.headers.get("content-range");
         if (at_ > 0 && bytes::starts_with(range, "bytes " + bytes::number(at_) + "-")) return {};
         return refuse(Errc::protocol, "the store answered with another range than asked for");
     }
 
-    std::uint64_t skip_ = 0, from_ = 0;
-    std::unique_ptr<char[]> buffer_;  // of what comes from there on
-};
-
-// The bytes of one object in order, whatever becomes of them: length and checksums checked.
-//
-//   head ──> one connection ──────────────────────────────> checked end
-//                  │ slow, and the object large                  ^
-//                  └─> its first part, others' ranges behind it ─┘
-class Download : public s3::Job, public Range {
-public:
-    // With `may_be_parallel` a large object that comes slowly over one connection is helped by others.
-    Download(Session& session, std::string_view key, bool may_be_parallel)
-        : Range(session, key), lanes_(may_be_parallel ? lanes_for(config(), config().part_bytes) : 1) {
-        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
-    }
-
-    Call& call() override { return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange; }
-    // Opens an empty object, starts other connections once the first has shown that they would help, and hands out in
-    // order what they have brought. The first one goes on to the end of its part meanwhile.
-    bool tend() override {
-        if (exchange.done && exchange.ok() && !verifier_) begin(exchange.headers());
-        if (!planned_ || done()) return !done();
-        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
-        while (ranges_.size() < at_once && planned_ < *facts_.length) {
-            ranges_.push_back(std::make_unique<Range>(exchange.session, exchange.request.key));
-            start_next(*ranges_.back());
-        }
-        bool goes_on = exchange.done;
-        while (goes_on && !done() && ranges_.front()->exchange.done) goes_on = hand_out(*ranges_.front());
-        return !done();
-    }
-
-protected:
-    // Looks at the headers of what will be taken. False: the body is not wanted.
-    virtual bool open() = 0;
-    virtual SinkResult take(std::string_view data) = 0;
-
-    // All has come, or nothing more will.
-    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
-    // Then: whether what was taken is the whole object.
-    Result<void> check() const {
-        Result<void> fine = Range::check();
-        if (!fine || verifier_->fits()) return fine;
-        return refuse(Errc::damaged, facts_.crc32c.empty()
-                                         ? "the body does not match the store's own checksum of it"
-                                         : "the body does not match its CRC-32C: the stored entry is damaged");
-    }
-    // Of the body, as it is stored: what has come in so far.
-    std::uint64_t arrived() const {
-        std::uint64_t sum = taken_;
-        for (const auto& range : ranges_) sum += range->bytes_behind(taken_);
-        return sum;
-    }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
-
-    entry::Facts facts_;
-    std::uint64_t taken_ = 0;
-
-private:
-    void begin(const http::Headers& headers) {
-        facts_ = entry::read(headers);
-        verifier_.emplace(facts_, config().checksums);
-        if (!facts_.from_s3)
-            return void(fail(refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?")));
-        if (!facts_.length && headers.get("transfer-encoding").empty())
-            return void(fail(refuse(Errc::protocol, "the answer does not say how long it is")));
-        end_ = facts_.length.value_or(unknown);
-        if (facts_.has_strong_etag()) version_ = facts_.info.etag;
-        is_wanted_ = open();
-        const bool may_be_parallel = lanes_ > 1 && facts_.length.value_or(0) / 2 >= config().part_bytes &&
-                                     !version_.empty() && headers.get("accept-ranges") == "bytes";
-        if (may_be_parallel) sample_left_ = sample_time;
-        if (may_be_parallel) wait_begins();
-    }
-    bool is_sampling() const { return sample_left_.count() > 0; }
-    // Decides once whether others are to help: the first connection then ends with its part.
-    void judge_speed() {
-        sample_left_ -= http::Clock::now() - since_;
-        if (is_sampling()) return;
-        sample_left_ = {};
-        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
-        if (taken_ < fast_bytes && part_end < *facts_.length) end_ = planned_ = part_end;
-    }
-    void start_next(Range& range) {
-        const std::uint64_t from = planned_;
-        planned_ = (std::min)(from + config().part_bytes, *facts_.length);
-        range.start(version_, from, planned_);
-    }
-
-    // Hands on what a range has brought. False: the consumer takes no more for now, or at all.
-    bool hand_out(Range& range) {
-        if (Result<void> fine = range.check(); !fine) return fail(std::move(fine).error()), false;
-        if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) return false;
-        if (range.bytes_behind(taken_) > 0) return true;
-        ranges_.push_back(std::move(ranges_.front()));  // its buffer serves again
-        ranges_.erase(ranges_.begin());
-        if (planned_ < *facts_.length)
-            start_next(range);
-        else
-            ranges_.pop_back();
-        return true;
-    }
-    SinkResult hand_on(std::string_view data) {
-        const SinkResult result = take(data);
-        if (result != SinkResult::consumed) return result;
-        verifier_->update(data);
-        taken_ += data.size();
-        return result;
-    }
-    SinkResult receive(const http::Transfer& from, std::string_view data) override {
-        if (at_ == 0 && from.status == 200) begin(from.headers);
-        if (is_sampling()) judge_speed();
-        return Range::receive(from, data);
-    }
-    SinkResult put(std::string_view data) override {
-        if (trouble_) return SinkResult::stop;
-        if (!is_wanted_) return end_ <= drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
-        const SinkResult result = hand_on(data);
-        if (is_sampling()) wait_begins();  // what was done with the bytes is not the network's time
-        return result;
-    }
-
-    const std::size_t lanes_;
-    std::optional<Verifier> verifier_;
-    bool is_wanted_ = true;
-    http::Clock::time_point since_{};
-    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
-    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
-    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
+    std::string_view version_{};  // its strong ETag; empty: there is none
+    std::uint64_t from_ = 0, at_ = 0, end_ = unknown;
+    std::unique_ptr<char[]> buffer_{};  // of a part: what has come
+    std::optional<Error> trouble_{};
 };
 
 // Stored bytes to value bytes: inflated if the entry says so and the bytes look like it. (The Python class marks
@@ -6080,8 +5966,7 @@ public:
         input_ = data;
         if (!is_undecided_) return;
         input_ = head_.append(data);
-        if (head_.size() < gzip_magic.size() && !is_at_end_) return;
-        is_undecided_ = false;
+        is_undecided_ = head_.size() < gzip_magic.size() && !is_at_end_;
         is_gzip_ = bytes::starts_with(head_, gzip_magic);
     }
     // The next bytes of the value, valid until the next call; empty: feed more, or it is the end.
@@ -6093,12 +5978,10 @@ public:
 private:
     static constexpr std::string_view gzip_magic = "\x1f\x8b";
 
-#ifdef S3CACHE_NO_GZIP
-    static Result<std::string_view> inflate() {
-        return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
-    }
-#else
     Result<std::string_view> inflate() {
+#ifdef S3CACHE_NO_GZIP
+        return Error(Errc::unsupported, "the entry is compressed, and this build has no gzip (S3CACHE_NO_GZIP)");
+#else
         if (!out_) out_.reset(new char[piece_bytes]);
         if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
         const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
@@ -6106,12 +5989,13 @@ private:
         if (pulled.step == gzip::Step::damaged || is_cut)
             return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
         return std::string_view(out_.get(), pulled.produced);
+#endif
     }
 
+#ifndef S3CACHE_NO_GZIP
     gzip::Inflater inflater_;
     std::unique_ptr<char[]> out_;
 #endif
-
     bool is_gzip_, is_undecided_, is_at_end_ = false;
     std::string_view input_;
     std::string head_;  // what has come of an entry that is undecided
@@ -6128,63 +6012,17 @@ struct Body {
     std::optional<std::uint64_t> size() const { return source ? source->size() : payload->view().size(); }
 };
 
-// The bytes that a set() sends: a Source, deflated on the way if asked to.
-class UploadSource {
-public:
-    UploadSource(const Source& source, std::optional<int> level) : is_deflated(level.has_value()), source_(source) {
-#ifndef S3CACHE_NO_GZIP
-        if (!level) return;
-        deflater_.emplace(*level);
-        raw_.reset(new char[piece_bytes]);
-#endif
-    }
-
-    // Some bytes, or none: more are to come unless at_end(). The source is asked once at most.
-    Result<std::size_t> read(char* buffer, std::size_t capacity) {
-#ifndef S3CACHE_NO_GZIP
-        if (deflater_) {
-            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
-            const Result<std::size_t> count = ask(raw_.get(), piece_bytes);
-            if (!count) return count;
-            deflater_->feed({raw_.get(), *count});
-            if (*count == 0) deflater_->finish();
-            return pulled.produced;
-        }
-#endif
-        Result<std::size_t> count = ask(buffer, capacity);
-        is_at_end_ = count && *count == 0;
-        return count;
-    }
-    bool at_end() const { return is_at_end_; }
-    std::uint64_t taken() const { return taken_; }
-
-    const bool is_deflated;
-
-private:
-    // One call of the user's function, which may do anything.
-    Result<std::size_t> ask(char* buffer, std::size_t capacity) {
-        auto count = guarded([&]() -> Result<std::size_t> { return source_.read(buffer, capacity); }, "the source");
-        if (!count) return count;
-        if (*count == source_failed) return Error(Errc::source, "the source failed");
-        if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
-        taken_ += *count;
-        if (source_.size() && (taken_ > *source_.size() || (*count == 0 && taken_ < *source_.size())))
-            return Error(Errc::source, "the source is not as long as it announced");
-        return count;
-    }
-
-    const Source& source_;
-    std::uint64_t taken_ = 0;
-    bool is_at_end_ = false;
-#ifndef S3CACHE_NO_GZIP
-    std::optional<gzip::Deflater> deflater_;
-    std::unique_ptr<char[]> raw_;
-#endif
-};
+// One call of the user's function, which may do anything; `taken` counts what it has given.
+inline Result<std::size_t> ask(const Source& source, char* buffer, std::size_t capacity, std::uint64_t& taken) {
+    auto count = guarded([&]() -> Result<std::size_t> { return source.read(buffer, capacity); }, "the source");
+    if (!count) return count;
+    if (*count == source_failed) return Error(Errc::source, "the source failed");
+    if (*count > capacity) return Error(Errc::source, "the source says it wrote more than the buffer holds");
+    taken += *count;
+    if (source.size() && (taken > *source.size() || (*count == 0 && taken < *source.size())))
+        return Error(Errc::source, "the source is not as long as it announced");
+    return count;
+}
 
 // How a stream is cut: the size of the first parts, and what later ones may grow to.
 struct PartPlan {
@@ -6221,22 +6059,15 @@ inline bool is_unmet(const Exchange& call) {
 inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) {
     if (write.write_id.empty()) return false;
     session.allow_cleanup();
-    Call look(session, s3::request(session.core(), write.operation, Method::head, write.key));
-    look.run();
-    if (look.status() == 404 && !look.error) return false;
-    if (!look.ok()) return session.failure(look);  // so nobody knows
-    const entry::Facts there = entry::read(look.headers());
-    if (there.from_s3) return there.write_id == write.write_id;
-    return refusal(Errc::protocol, write.operation, write.key, "the answer to a look is cut short, or not a store's");
+    const auto there = look(session, write.operation, write.key);
+    if (!there) return there.error();  // so nobody knows
+    return *there && (*there)->write_id == write.write_id;
 }
 
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
 class BodySum {
 public:
-    explicit BodySum(Session& session)
-        : hash_(session.body_hash()),
-          checksums_(session.core().config.checksums),
-          hashes_(!session.core().config.unsigned_payload || !has_tls(session.core())) {
+    explicit BodySum(Session& session) : session_(session) {
         if (hashes_) hash_.reset();  // of what an upload that was given up has left there
     }
     BodySum& update(std::string_view data) {
@@ -6250,7 +6081,7 @@ public:
     // Puts into the request what was summed since the last time; returns the CRC.
     std::string seal(s3::Request& out) {
         std::string crc = entry::crc32c_text(std::exchange(crc_, 0U));
-        if (checksums_ == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
+        if (config_.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
         out.payload_hash = hashes_ ? bytes::hex(digest::as_text(hash_.finish())) : std::string(sigv4::unsigned_payload);
         return crc;
     }
@@ -6262,78 +6093,62 @@ private:
         return place && (*place)->scheme == "https";
     }
 
-    digest::Sha256& hash_;
-    const Checksums checksums_;
-    const bool hashes_;
+    Session& session_;
+    const Config& config_ = session_.core().config;
+    digest::Sha256& hash_ = session_.body_hash();
+    const bool hashes_ = !config_.unsigned_payload || !has_tls(session_.core());
     std::uint32_t crc_ = 0;
 };
 
 // One PUT of bytes that are all there; by itself, or among many.
-class Put : public s3::Job {
-public:
+struct Put : s3::PlainJob {
     // `sum` has seen the body, and nothing else since it was last sealed.
-    Put(Session& session, s3::Request request, std::string_view body, BodySum& sum)
-        : call_(session, std::move(request)) {
-        s3::Request& out = call_.request;
-        out.body = body;
-        const std::string crc = sum.seal(out);
-        if (session.core().config.checksums != Checksums::none) out.header("x-amz-meta-crc32c", crc);
+    Put(Session& session, s3::Request&& request, std::string_view body, BodySum& sum)
+        : PlainJob(session, std::move(request)) {
+        plain.request.body = body;
+        const std::string crc = sum.seal(plain.request);
+        if (session.core().config.checksums != Checksums::none) plain.request.header("x-amz-meta-crc32c", crc);
     }
 
-    Call& call() override { return call_; }
-    bool tend() override {
-        if (!call_.done) return true;
-        if (sent_again_ == puts_again_max || !(is_odd() || fits_condition())) return false;
-        ++sent_again_;
-        call_.session.drop(call_);
-        call_.session.start(call_);
-        return true;
+    bool prepare_next() override {
+        return sent_again < puts_again_max && (is_odd() || fits_condition()) && ++sent_again > 0;
     }
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return refusal(Errc::protocol, call_.request.operation, call_.request.key,
+            return refusal(Errc::protocol, plain.request.operation, plain.request.key,
                            "the answer is not that to a PUT: is the endpoint an S3 store?");
-        if (call_.ok()) return true;
+        if (plain.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
-        if (is_unmet(call_)) return is_stored_by_us(call_.session, call_.request);
-        return call_.session.failure(call_);
+        if (is_unmet(plain)) return is_stored_by_us(plain.session, plain.request);
+        return plain.session.failure(plain);
     }
     Result<bool> run() {
-        call_.session.start(call_);
-        while (tend()) call_.session.step(s3::step_most);
+        plain.session.start(plain);
+        while (tend()) plain.session.step(s3::step_most);
         return result();
     }
 
-private:
     // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
     // answers with a page to one of two who write a key at once.
     bool is_odd() const {
-        return call_.ok() &&
-               (!call_.answer->text.empty() || (call_.status() == 200 && call_.headers().get("etag").empty()));
+        return plain.ok() &&
+               (!plain.answer->text.empty() || (plain.status() == 200 && plain.headers().get("etag").empty()));
     }
     // Puts the write condition as this store takes it; false: it is as it should be.
     bool fits_condition() {
-        std::string& condition = call_.request.condition;
-        if (condition.empty() || call_.ok() || call_.error) return false;
-        if (retry::rule_for(call_.status(), call_.code()).kind == Errc::unsupported) {
-            condition.clear();  // Swift, B2: the look before has to do
-        } else if (is_unmet(call_) && bytes::starts_with(condition, "\"") && is_still_there()) {
-            condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
-        } else {
-            return false;
-        }
+        std::string& condition = plain.request.condition;
+        if (condition.empty() || plain.ok() || plain.error) return false;
+        if (retry::rule_for(plain.status(), plain.code()).kind == Errc::unsupported)
+            return condition.clear(), true;  // Swift, B2: the look before has to do
+        if (!is_unmet(plain) || condition.front() != '"') return false;
+        const auto there = look(plain.session, plain.request.operation, plain.request.key);
+        if (!there || !*there || (*there)->info.etag != condition) return false;
+        condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
         return true;
     }
-    bool is_still_there() {
-        const s3::Request& write = call_.request;
-        Call look(call_.session, s3::request(call_.session.core(), write.operation, Method::head, write.key));
-        look.run();
-        return look.ok() && look.headers().get("etag") == write.condition;
-    }
 
-    int sent_again_ = 0;
-    Call call_;
+    int sent_again = 0;
 };
 
 // Bytes in memory go up in parts only from twice a part's size on: one PUT is atomic and cheaper.
@@ -6350,58 +6165,42 @@ inline bool fits_one_put(const Config& config, std::string_view data) {
 class Upload {
 public:
     // `write`: the PUT but for its body.
-    Upload(Session& session, s3::Request write, PartPlan plan, const Body& body, const SetOptions& options)
-        : request(std::move(write)),
-          session_(session),
-          core_(session.core()),
-          plan_(plan),
-          body_(body),
-          progress_(options.progress),
-          sum_(session),
-          memory_(body.source ? std::string_view() : body.payload->view()) {
-        if (progress_) session.on_progress([this] { return report(); });
-        const auto level = options.compress ? std::optional<int>(core_.config.compression_level) : std::nullopt;
-        if (body.source) source_.emplace(*body.source, level);
+    Upload(Session& session, s3::Request&& write, PartPlan plan, const Body& body, const SetOptions& options)
+        : request(std::move(write)), session_(session), plan_(plan), body_(body), options_(options) {
+        if (options.progress) session.on_progress([this] { return report(); });
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
-    Upload(const Upload&) = delete;
-    Upload& operator=(const Upload&) = delete;
 
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
-        const bool fits = !source_ && fits_one_put(core_.config, memory_);
+        const bool fits = !body_.source && fits_one_put(core_.config, memory_);
         Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
-        if (stored && *stored && progress_)  // what it says no longer matters
-            progress_({source_ ? source_->taken() : *body_.size(), body_.size()});
+        if (stored && *stored && options_.progress)  // what it says no longer matters
+            options_.progress({body_.source ? taken_ : *body_.size(), body_.size()});
         return stored;
     }
 
     s3::Request request;
 
 private:
-    struct Part {
-        Part(Session& session, s3::Request request) : call(session, std::move(request)) {}
+    struct Part : Call {
+        using Call::Call;
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
-        std::size_t capacity = 0;
         std::uint64_t number = 0;
-        Call call;
     };
 
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
-        const bool is_deflated = source_ && source_->is_deflated;
-        const std::uint64_t now = is_deflated ? source_->taken() : stored_bytes_ + session_.sent();
+        const std::uint64_t now = is_deflated_ ? taken_ : stored_bytes_ + session_.sent();
         reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
-        return progress_({reported_, body_.size()});
+        return options_.progress({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
     s3::Request with(Method method, std::string query) const {
-        s3::Request out = s3::request(core_, request.operation, method, request.key);
-        out.query = std::move(query);
-        return out;
+        return {request.operation, request.key, method, request.object, std::move(query)};
     }
     Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
@@ -6411,7 +6210,7 @@ private:
         Result<void> fine = sum_whole();
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
-        if (!has_more_) return put(parts_.front()->call.request.body, sum_);
+        if (!has_more_) return put(parts_.front()->request.body, sum_);
         fine = create();
         if (fine) send(*parts_.front());
         while (fine && (has_more_ || !parts_.empty())) {
@@ -6426,8 +6225,8 @@ private:
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
     Result<void> sum_whole() {
         if (core_.config.checksums == Checksums::none) return {};
-        if (!source_) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
-        if (!body_.file || source_->is_deflated || body_.size().value_or(0) <= plan_.first) return {};
+        if (!body_.source) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
+        if (!body_.file || is_deflated_ || body_.size().value_or(0) <= plan_.first) return {};
         whole_crc_ = 0;
         std::vector<char> piece(8 * piece_bytes);
         while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
@@ -6456,21 +6255,15 @@ private:
         Call call(session_, std::move(out));
         // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
         call.on_retry = [this](const Exchange& lost) {
-            const CURLcode result = lost.answer->result;
             if (is_unread(lost)) core_.count(&Stats::leftover_uploads);
-            if (result != CURLE_OK && result != CURLE_COULDNT_CONNECT && result != CURLE_COULDNT_RESOLVE_HOST)
-                emit_leftover(
-                    "the answer to the beginning of an upload was lost: if it began, sweep_uploads removes it");
             return true;
         };
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
         is_open_ = true;                                                    // until the answer says otherwise
         call.run();
-        const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt;
-        if (id) {
-            std::string encoded;
-            bytes::append_percent(encoded, *id, false);
-            id_ = std::move(encoded);
+        if (const auto id = call.ok() ? xml::upload_id(call.answer->text) : std::nullopt) {
+            id_.reserve(3 * id->size());  // so that it is whole or empty
+            bytes::append_percent(id_, *id, false);
             return session_.check_allowed(request.operation, request.key);
         }
         is_open_ = is_unread(call);
@@ -6486,70 +6279,85 @@ private:
     // Takes in and sums the next part.
     Result<void> gather() {
         if (begun_ == plan_.parts)
-            return refuse(Errc::too_large,
-                          "the stream is longer than 10,000 parts: announce its size, or raise Config::part_bytes or "
-                          "transfer_bytes_max");
+            return refuse(
+                Errc::too_large,
+                "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
         for (const auto& part : parts_) {
-            if (quick_parts_ < quick_parts_min) session_.wait_for(part->call);
+            if (quick_parts_ < quick_parts_min) session_.wait_for(*part);
         }
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
-        auto part = spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {}));
-        part->number = begun_;
-        if (source_) {
-            if (Result<void> filled = fill(*part, size); !filled) return filled;
-        } else {
-            std::string_view& body = part->call.request.body;
-            body = memory_.substr(0, size);
-            memory_.remove_prefix(body.size());
-            has_more_ = !memory_.empty();
-            sum_.update(body);
-        }
-        parts_.push_back(std::move(part));
+        if (spare_ && plan_.bytes_of(spare_->number) < size) spare_.reset();  // before there is a larger one
+        parts_.push_back(spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {})));
+        Part& part = *parts_.back();
+        part.number = begun_;
+        if (body_.source) return fill(part, size);
+        part.request.body = memory_.substr(0, size);
+        memory_.remove_prefix(part.request.body.size());
+        has_more_ = !memory_.empty();
+        sum_.update(part.request.body);
         return {};
     }
-    // Reads and sums a part, and reads one byte further, which tells whether there is another. The network has its turn
-    // now and then.
+    // Reads and sums a part, and one byte more, which tells whether there is another. The network has turns meanwhile.
     Result<void> fill(Part& part, std::size_t size) {
-        if (part.capacity <= size) {
-            part.buffer.reset();  // before there is another
-            part.buffer.reset(new char[size + 1]);
-            part.capacity = size + 1;
-        }
+        if (!part.buffer) part.buffer.reset(new char[size + 1]);
         char* const data = part.buffer.get();
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
         sum_.update({data, filled});
-        for (auto turn = http::Clock::now(); filled <= size && !source_->at_end();) {
-            const auto asked = http::Clock::now();
-            const auto count = source_->read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
+        for (auto turn = http::Clock::now(); filled <= size && !is_at_end_;) {
+            const auto count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
             sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
             const auto given = http::Clock::now();
-            if (given - asked > slow_source_time) quick_parts_ = 0;
+            if (given - turn > slow_source_time) quick_parts_ = 0;
             if (given - turn < turn_time) continue;
             turn = given;
             if (Result<void> allowed = check_turn(); !allowed) return allowed;
         }
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        part.call.request.body = {data, (std::min)(filled, size)};
+        part.request.body = {data, (std::min)(filled, size)};
         return {};
+    }
+
+    // Some bytes of the source, deflated if asked to; or none: more are to come unless it is at its end. The source is
+    // asked once at most.
+    Result<std::size_t> read(char* buffer, std::size_t capacity) {
+#ifndef S3CACHE_NO_GZIP
+        if (is_deflated_) {
+            if (!deflater_) deflater_.emplace(core_.config.compression_level);
+            if (!raw_) raw_.reset(new char[piece_bytes]);
+            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
+            if (pulled.step == gzip::Step::damaged)
+                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = pulled.step == gzip::Step::finished;
+            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
+            if (!count) return count;
+            deflater_->feed({raw_.get(), *count});
+            if (*count == 0) deflater_->finish();
+            return pulled.produced;
+        }
+#endif
+        Result<std::size_t> count = ask(*body_.source, buffer, capacity, taken_);
+        is_at_end_ = count && *count == 0;
+        return count;
     }
 
     // What was summed last goes out.
     void send(Part& part) {
-        s3::Request& out = part.call.request;
+        s3::Request& out = part.request;
         out.query = "partNumber=" + bytes::number(part.number) + "&uploadId=" + id_;
         out.headers.clear();
         static_cast<void>(sum_.seal(out));
-        session_.start(part.call);
+        session_.start(part);
     }
     // Takes in the answers of the parts that are done.
     Result<void> collect() {
         for (std::unique_ptr<Part>& part : parts_) {
-            Call& call = part->call;
+            Call& call = *part;
             if (!call.done) continue;
             if (!call.ok()) return session_.failure(call);
             const std::string_view etag = call.headers().get("etag");
@@ -6588,48 +6396,46 @@ private:
             return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
         // itself tells.
-        const bool unmet = is_unmet(call);
-        const bool unclear = unmet || call.error || call.status() == 404 || call.code() == "InternalError";
-        const Result<bool> by_us = unclear ? is_stored_by_us(session_, request) : Result<bool>(false);
-        is_open_ = !call.ok() && !(by_us && *by_us);
-        if (!is_open_) return true;
-        if (unmet) return by_us;
-        return session_.failure(call);
+        const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
+        is_open_ = !by_us || !*by_us;
+        return !is_open_ || is_unmet(call) ? by_us : session_.failure(call);
     }
 
     // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
     // False: it may still be there.
     bool abort() {
         parts_.clear();
-        if (id_.empty()) return emit_leftover("its id did not arrive, or there was no memory for it"), false;
-        session_.allow_cleanup();
-        s3::Request out = with(Method::erase, "uploadId=" + id_);
-        out.operation = "abort_upload";
-        Call call(session_, std::move(out));
-        call.run();
-        const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
-        if ((call.ok() && !is_page) || call.status() == 404) return true;
-        emit_leftover(is_page ? "the answer to the abort is not S3's" : session_.failure(call).what());
-        return false;
-    }
-    void emit_leftover(std::string_view why) {
-        if (!core_.config.on_event) return;
-        Event event;
-        event.operation = "abort_upload";
-        event.key = request.key;
-        event.outcome = "leftover";
+        std::string why = "its id did not arrive, or there was no memory for it";
+        if (!id_.empty()) {
+            session_.allow_cleanup();
+            s3::Request out = with(Method::erase, "uploadId=" + id_);
+            out.operation = "abort_upload";
+            Call call(session_, std::move(out));
+            call.run();
+            const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
+            if ((call.ok() && !is_page) || call.status() == 404) return true;
+            why = is_page ? "the answer to the abort is not S3's" : session_.failure(call).what();
+        }
+        Event event{"abort_upload", request.key, "leftover"};
         event.detail = why;
-        core_.config.on_event(event);
+        if (core_.config.on_event) core_.config.on_event(event);
+        return false;
     }
 
     Session& session_;
-    Core& core_;
+    Core& core_ = session_.core();
     const PartPlan plan_;
     const Body& body_;
-    const ProgressCallback& progress_;
-    BodySum sum_;
-    std::string_view memory_;             // what is left of it
-    std::optional<UploadSource> source_;  // or where the bytes come from
+    const SetOptions& options_;
+    const bool is_deflated_ = body_.source && options_.compress;
+    BodySum sum_{session_};
+    std::string_view memory_ = body_.source ? std::string_view() : body_.payload->view();  // what is left of it
+    std::uint64_t taken_ = 0;                                                              // of the source
+    bool is_at_end_ = false;  // it is, and the deflater too
+#ifndef S3CACHE_NO_GZIP
+    std::optional<gzip::Deflater> deflater_;
+    std::unique_ptr<char[]> raw_;
+#endif
     std::optional<std::uint32_t> whole_crc_;
     bool has_more_ = false;                     // than the parts begun
     char next_byte_ = 0;                        // the first of those
@@ -6650,25 +6456,22 @@ private:
 namespace detail::cache {
 
 using http::Method;
+using http::SinkResult;
 using s3::Call;
 using s3::Exchange;
+using s3::PlainJob;
 using s3::refusal;
 using s3::request;
 using s3::Session;
 using transfer::Body;
+using transfer::interpret_look;
+using transfer::is_absent;
+using transfer::look;
 
 // How often an entry that is replaced under our hands is read or touched again.
 inline constexpr int versions_tried_max = 3;
 
 // -- pages of a list
-
-// A request without a body on one of many entries.
-struct PlainJob : s3::Job {
-    PlainJob(Session& session, s3::Request what) : plain(session, std::move(what)) {}
-    Call& call() override { return plain; }
-
-    Call plain;
-};
 
 // What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
@@ -6908,9 +6711,9 @@ inline Result<bool> record_write(Core& core, const char* operation, std::string_
 
 // Says whether the entry is to be served, and records why not.
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
-    if (facts.expiry == entry::Expiry::malformed)
+    if (facts.is_malformed())
         record(core, operation, key, "malformed", &Stats::malformed, "its expires_at is not a number");
-    else if (facts.expiry == entry::Expiry::never || !facts.expired(core.unix_now()))
+    else if (!facts.expires_at || !facts.expired(core.unix_now()))
         return true;
     else
         record(core, operation, key, "expired", &Stats::expired);
@@ -6926,53 +6729,6 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
     if (code == Errc::invalid_argument || code == Errc::cancelled || code == Errc::file) return result;
     record(core, operation, key, "tolerated", &Stats::tolerated, result.error().what());
     return std::optional<T>();
-}
-
-// -- absence
-
-// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
-// while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const Exchange& call) {
-    std::atomic<bool>& store_seen = session.core().store_seen;
-    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
-    look.run();
-    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || look.fault) return session.failure(look);
-    store_seen.store(true, std::memory_order_relaxed);
-    return {};
-}
-
-// Whether the answer says that there is nothing under the key. A 404 without the words of S3 is believed only if it has
-// no others either, and this is an S3 store, as a good answer has shown: a wrong endpoint would turn every get into a
-// miss.
-inline bool is_absent(const Core& core, const Exchange& call) {
-    if (call.error || call.ok()) return false;
-    const std::string_view code = call.code();
-    const bool is_silent = code.empty() && call.answer->text.empty();
-    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
-    const bool is_s3 =
-        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
-    return call.status() == 404 && code != "NoSuchBucket" &&
-           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
-}
-
-// The headers of an entry, expired or not; empty: there is none.
-inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
-    if (call.ok()) {
-        entry::Facts facts = entry::read(call.headers());
-        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, call.request.operation, call.request.key,
-                       "the answer has no ETag: is the endpoint an S3 store?");
-    }
-    if (!is_absent(session.core(), call)) return session.failure(call);
-    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
-    return std::optional<entry::Facts>();
-}
-inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key) {
-    Call call(session, request(session.core(), operation, Method::head, key));
-    call.run();
-    return interpret_look(session, call);
 }
 
 // -- removing
@@ -7049,52 +6805,155 @@ struct GetResult {
     bool is_stale = false;
 };
 
-// One entry being read. An expired one is removed once the reading is done, but never one that this process is about to
-// replace; a failure of that is no concern of the reader's, since the entry will be met again.
-class Reading : public transfer::Download {
+// One entry being read: its bytes in order, whatever becomes of them, with length and checksums checked.
+//
+//   head ──> one connection ──────────────────────────────> checked end
+//                  │ slow, and the object large                  ^
+//                  └─> its first part, others' ranges behind it ─┘
+//
+// An expired one is removed once the reading is done, but never one that this process is about to replace; a failure of
+// that is no concern of the reader's, since the entry will be met again.
+class Reading : public s3::Job, public transfer::Range {
 public:
-    // One that is alone may use as many connections as help.
+    // A large one that is alone, and comes slowly over one connection, is helped by others.
     Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Download(session, key, is_alone), core_(session.core()), key_(key), wanted_(wanted) {
+        : Range(session, key), wanted_(wanted) {
+        if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
+        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
 
-    Call& call() override { return removal_ ? removal_->call() : Download::call(); }
+    Call& call() override {
+        if (removal_) return removal_->call();
+        return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange;
+    }
     bool tend() override {
         if (removal_) return removal_->tend();
-        if (Download::tend()) return true;
-        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && facts_.expiry == entry::Expiry::at &&
+        if (exchange.done && exchange.ok() && !decoder_) begin(exchange.headers());  // of an empty object
+        if (planned_) tend_ranges();
+        if (!done()) return true;
+        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && !facts_.is_malformed() &&
                               config().expired == Expired::remove && !config().read_only;
-        if (!is_to_go || core_.is_computing(key_)) return false;
-        exchange.session.start(removal_.emplace(exchange.session, request(core_, "expire", Method::head, key_)).call());
+        if (!is_to_go || core_.is_computing(key())) return false;
+        exchange.session.start(
+            removal_.emplace(exchange.session, request(core_, "expire", Method::head, key())).call());
         return true;
     }
 
 protected:
-    bool report_progress() const { return wanted_.options.progress({arrived(), facts_.length}); }
-    bool open() override {
-        const double now = core_.unix_now();
-        is_stale_ = facts_.expired(now) && !facts_.expired(now - wanted_.grace.count());
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key_, facts_);
-        decoder_.emplace(facts_.info);
-        return !is_refused_;
-    }
-    // There is nothing to be served, whatever became of a body that nobody wants.
+    // Before the first bytes come; the headers tell what they are.
+    virtual void prepare() {}
+    virtual SinkResult take(std::string_view data) = 0;
+
+    // All has come, or nothing more will.
+    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
+    // Then: whether there is nothing to be served, whatever became of a body that nobody wants.
     bool is_missing() const {
         if (is_refused_) return true;
         const bool is_miss = is_absent(core_, exchange);
-        if (is_miss) record(core_, "get", key_, "miss", &Stats::misses, {}, timing());
+        if (is_miss) record(core_, "get", key(), "miss", &Stats::misses, {}, timing());
         return is_miss;
     }
+    // Or else: whether what was taken is the whole object.
+    Result<void> check() const {
+        Result<void> fine = Range::check();
+        if (!fine || verifier_.fits()) return fine;
+        const std::string sum(verifier_.type);
+        return refuse(Errc::damaged, "the body does not match its " + sum + ": the stored entry is damaged");
+    }
+    bool report_progress() const {
+        std::uint64_t arrived = taken_;
+        for (const auto& range : ranges_) arrived += range->bytes_behind(taken_);
+        return wanted_.options.progress({arrived, facts_.length});
+    }
+    std::string_view key() const { return exchange.request.key; }
     Timing timing() const { return timing_of(exchange, taken_); }
+    // Bytes are waited for from now on: how fast they come is measured by that time alone.
+    void wait_begins() { since_ = http::Clock::now(); }
 
-    Core& core_;
-    const std::string_view key_;
+    Core& core_ = exchange.session.core();
     const GetRequest& wanted_;
+    entry::Facts facts_;
     std::optional<transfer::Decoder> decoder_;
+    std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
 
-private:
+    void begin(const http::Headers& headers) override {
+        facts_ = entry::read(headers);
+        verifier_ = {};  // our own sum of it, or else the store's where that is asked for
+        const Checksums policy = config().checksums;
+        if (policy != Checksums::none && !facts_.crc32c.empty())
+            verifier_ = {"crc32c", facts_.crc32c};
+        else if (policy == Checksums::store)
+            verifier_ = {facts_.store_sum_type, facts_.store_sum};
+        decoder_.emplace(facts_.info);
+        const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
+        const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
+                            : is_endless    ? "the answer does not say how long it is"
+                                            : nullptr;
+        if (wrong) return void(fail(refuse(Errc::protocol, wrong)));
+        end_ = facts_.length.value_or(unknown);
+        if (facts_.has_strong_etag()) version_ = facts_.info.etag;
+        const double grace = wanted_.grace.count();
+        is_stale_ = grace > 0 && facts_.expired(core_.unix_now()) && !facts_.expired(core_.unix_now() - grace);
+        is_refused_ = !is_stale_ && !is_usable(core_, "get", key(), facts_);
+        if (!is_refused_) prepare();
+        if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
+        if (headers.get("accept-ranges") != "bytes") return;
+        sample_left_ = transfer::sample_time;
+        wait_begins();
+    }
+    // Decides once whether others are to help: the first connection then ends with its part.
+    void judge_speed() {
+        wait_begins();  // what was done with the bytes is not the network's time
+        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
+        if (sample_left_.count() > 0 || taken_ >= transfer::fast_bytes || part_end >= *facts_.length) return;
+        end_ = planned_ = part_end;
+    }
+
+    // Hands out in order what the other connections have brought, and starts more of them. The first one goes on to the
+    // end of its part meanwhile.
+    void tend_ranges() {
+        while (exchange.done && !done() && !ranges_.empty() && ranges_.front()->exchange.done) {
+            const Range& range = *ranges_.front();
+            if (Result<void> fine = range.check(); !fine) return void(fail(std::move(fine).error()));
+            if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) break;
+            if (range.bytes_behind(taken_) > 0) continue;
+            spare_ = std::move(ranges_.front());
+            ranges_.erase(ranges_.begin());
+        }
+        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
+        while (!done() && ranges_.size() < at_once && planned_ < *facts_.length) {
+            ranges_.push_back(spare_ ? std::move(spare_) : std::make_unique<Range>(exchange.session, key()));
+            const std::uint64_t from =
+                std::exchange(planned_, (std::min)(planned_ + config().part_bytes, *facts_.length));
+            ranges_.back()->start(version_, from, planned_);
+        }
+    }
+    SinkResult hand_on(std::string_view data) {
+        const SinkResult result = take(data);
+        if (result != SinkResult::consumed) return result;
+        verifier_.update(data);
+        taken_ += data.size();
+        return result;
+    }
+    SinkResult put(std::string_view data) override {
+        if (trouble_) return SinkResult::stop;
+        if (is_refused_) return end_ <= transfer::drained_bytes_max ? SinkResult::consumed : SinkResult::stop;
+        const bool is_sampling = sample_left_.count() > 0;
+        if (is_sampling) sample_left_ -= http::Clock::now() - since_;
+        const SinkResult result = hand_on(data);
+        if (is_sampling) judge_speed();
+        return result;
+    }
+
+    std::size_t lanes_ = 1;
+    transfer::Verifier verifier_;
+    http::Clock::time_point since_{};
+    http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
+    std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
+    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
+    std::unique_ptr<Range> spare_;                // whose buffer serves again
     std::optional<RemovalJob> removal_;
 };
 
@@ -7111,9 +6970,9 @@ public:
             decoder_->feed({});
             fine = drain();
         }
-        if (!fine) return record_error(core_, "get", key_, fine.error(), timing());
+        if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key_, is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
+        record(core_, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
         GetResult out{{}, std::move(facts_), is_stale_};
         Info& info = out.facts.info;
@@ -7124,24 +6983,22 @@ public:
     }
 
 private:
-    bool open() override {
-        if (!Reading::open()) return false;
+    void prepare() override {
         const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
         if (!facts_.info.compressed && stored > most) fail(too_large());
         // A guess of what gzip will give: memory that is not written to costs nothing.
         const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
-        return true;
     }
-    http::SinkResult take(std::string_view data) override {
+    SinkResult take(std::string_view data) override {
         decoder_->feed(data);
         Result<void> fine = drain();
-        return fine ? http::SinkResult::consumed : fail(std::move(fine).error());
+        return fine ? SinkResult::consumed : fail(std::move(fine).error());
     }
     Result<void> drain() {
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return about("get", key_, chunk.error());
+            if (!chunk) return about("get", key(), chunk.error());
             if (chunk->empty()) return {};
             if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
             value_.append(*chunk);
@@ -7154,82 +7011,78 @@ private:
     std::string value_;
 };
 
-// An entry that is read piece by piece. Two buffers: the caller looks at the front one while the network may fill the
-// back one up to its size; then the transfer pauses, and TCP tells the store to wait.
+// An entry that is read piece by piece. While the caller looks at what has come, or once the buffer is full, the
+// transfer pauses, and TCP tells the store to wait.
 class Stream : public Reading {
 public:
-    Stream(Session& session, std::string_view key, const GetRequest& wanted) : Reading(session, key, wanted, true) {
-        exchange.request.large = true;
-    }
+    using Reading::Reading;
 
-    // Whether there is an entry to be read. The limit is for this alone; zero: there is only the session's.
-    Result<bool> begin(std::chrono::milliseconds limit) {
-        if (Result<void> fine = check_key(core_, "get", key_); !fine) return std::move(fine).error();
+    // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
+    Result<bool> open(bool open_ended) {
+        if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
         Session& session = exchange.session;
-        const auto deadline = http::Clock::now() + limit;
+        exchange.request.open_ended = open_ended;
+        exchange.request.large = true;
         session.start(exchange);
-        while (tend() && back_.empty()) {
+        while (tend() && buffer_.empty()) {
             session.step(s3::tick);
-            if (limit.count() && back_.empty() && http::Clock::now() > deadline)
+            if (buffer_.empty() && !session.check_allowed("get", key()))
                 session.end_all(Errc::timed_out, "no answer within call_timeout");
         }
+        if (open_ended) session.allow(std::chrono::milliseconds(0));
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
-        if (done() && (back_.empty() || !exchange.error)) {
-            if (Result<void> fine = check(); !fine) return record_error(core_, "get", key_, fine.error());
-        }
-        record(core_, "get", key_, "hit", &Stats::hits);
+        const bool is_over = done() && (buffer_.empty() || !exchange.error);
+        if (const Result<void> fine = is_over ? check() : Result<void>(); !fine)
+            return record_error(core_, "get", key(), fine.error());
+        record(core_, "get", key(), "hit", &Stats::hits);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
-        if (why_broken_) return *why_broken_;
         for (;;) {
-            const Result<std::string_view> chunk = decoder_->next();
-            if (!chunk) return broken(about("get", key_, chunk.error()));
-            if (!chunk->empty() || has_ended_) return chunk;
-            if (Result<void> fine = refill(); !fine) return broken(std::move(fine).error());
+            Result<std::string_view> chunk = decoder_->next();
+            if (chunk && (!chunk->empty() || has_ended_)) return chunk;
+            const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
+            if (fine) continue;
+            const bool is_news = !std::exchange(is_broken_, true);
+            if (is_news && fine.error().code() == Errc::damaged) core_.count(&Stats::damaged);
+            return fine.error();
         }
     }
     const Info& info() const { return facts_.info; }
 
 private:
-    Error broken(Error why) {
-        if (why.code() == Errc::damaged) core_.count(&Stats::damaged);
-        why_broken_ = why;
-        return why;
-    }
-    http::SinkResult take(std::string_view data) override {
+    SinkResult take(std::string_view data) override {
         const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
                                               std::uint64_t{core_.config.transfer_bytes_max} / 8);
-        if (back_.empty())
-            back_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
-        else if (back_.size() + data.size() > most)
-            return http::SinkResult::pause;
-        back_.append(data);
+        if (buffer_.empty())
+            buffer_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
+        else if (buffer_.size() + data.size() > most)
+            return SinkResult::pause;
+        buffer_.append(data);
         exchange.session.wake();
-        return http::SinkResult::consumed;
+        return SinkResult::consumed;
     }
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
-        front_.clear();
+        buffer_.erase(0, fed_);
         wait_begins();
         exchange.session.resume(exchange);
-        while (tend() && back_.empty()) exchange.session.step(s3::step_most);
-        std::swap(front_, back_);
-        decoder_->feed(front_);
-        has_ended_ = front_.empty();
-        return has_ended_ ? check() : Result<void>();
+        while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
+        fed_ = buffer_.size();
+        decoder_->feed(buffer_);
+        Result<void> fine = buffer_.empty() ? check() : Result<void>();
+        has_ended_ = buffer_.empty() && fine;
+        return fine;
     }
 
-    std::string front_, back_;
-    bool has_ended_ = false;
-    std::optional<Error> why_broken_;
+    std::string buffer_;
+    std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
+    bool has_ended_ = false, is_broken_ = false;
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
-inline bool was_replaced(const Result<GetResult>& got) { return !got && got.error().code() == Errc::changed; }
-
 inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
     if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
@@ -7237,7 +7090,7 @@ inline Result<GetResult> get_one(Session& session, std::string_view key, const G
         session.start(job.call());
         while (job.tend()) session.step(s3::step_most);
         Result<GetResult> got = job.result();
-        if (!was_replaced(got) || tried == versions_tried_max) return got;
+        if (got || got.error().code() != Errc::changed || tried == versions_tried_max) return got;
     }
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
@@ -7266,7 +7119,8 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
             },
             [&](std::size_t i, s3::Job& job) {
                 Result<GetResult> got = static_cast<GetOperation&>(job).result();
-                finish(i, was_replaced(got) ? get_one(session, keys[i], wanted) : std::move(got));
+                const bool is_replaced = !got && got.error().code() == Errc::changed;
+                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
             });
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
@@ -7275,16 +7129,14 @@ inline void get_many(Core& core, const std::vector<std::string>& keys, const Cac
     }
 }
 
-// A look first: If-None-Match would need one after it, since most stores leave metadata, and so the expiry, out of a
-// 304.
+// A look first, because most stores leave metadata, and so the expiry, out of a 304.
 inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
     if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
-    if (etag.empty() || !entry::check_value(etag))
-        return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+    if (etag.empty() || entry::flaw_of(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
     Session session(core);
     const auto there = look(session, "get", key);
     if (!there) return record_error(core, "get", key, there.error());
-    if (!*there || (*there)->info.etag != etag)
+    if (!*there || !(*there)->has_etag(etag))
         return get_one(session, key, {}).transform([](GetResult&& got) {
             return Revalidated{false, std::move(got.value)};
         });
@@ -7293,23 +7145,16 @@ inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std:
     return Revalidated{is_unchanged, {}};
 }
 
-// Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
-inline std::uint64_t size_by_get(Session& session, std::string_view key) {
-    Call call(session, request(session.core(), "stat", Method::get, key));
-    call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) {
-        return http::SinkResult::stop;
-    };
-    call.run();
-    return call.ok() ? entry::read(call.headers()).info.size : 0;
-}
-
-inline Result<std::optional<Info>> stat(Core& core, std::string_view key) {
+inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
     auto facts = look(session, "stat", key);
+    const auto is_silent = [&] { return wants_size && facts && *facts && !(*facts)->length; };
+    // Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
+    if (is_silent()) facts = look(session, "stat", key, Method::get);
+    if (is_silent()) facts = refusal(Errc::protocol, "stat", key, "the store does not tell how long the entry is");
     if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
     if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
-    if (!(*facts)->length) (*facts)->info.size = size_by_get(session, key);
     return std::optional<Info>(std::move((*facts)->info));
 }
 
@@ -7328,12 +7173,11 @@ inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
     });
 }
 
-inline constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
-
 // S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
 // One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
 // store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
 inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
+    constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
     Session session(core);
     std::string refused_etag;
     for (int tried = 0; tried < versions_tried_max; ++tried) {
@@ -7373,8 +7217,7 @@ inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
     if (!(ttl.count() > 0))
         return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
     Result<bool> touched = touch_unrecorded(core, key, ttl);
-    if (!touched) return record_error(core, "touch", key, touched.error());
-    return touched;
+    return touched ? touched : Result<bool>(record_error(core, "touch", key, touched.error()));
 }
 
 // -- files
@@ -7388,7 +7231,10 @@ inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(p
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
 inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
-#if !defined(_WIN32)
+#if defined(_WIN32)
+using FileStat = struct _stat64;
+inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
+#else
 using FileStat = struct stat;
 inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
@@ -7398,19 +7244,14 @@ inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(f
 // The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
 // (those of /proc say 0 and hold something).
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
-#if defined(_WIN32)
-    const long long at = _ftelli64(file);
-    const bool is_plain = _fseeki64(file, 0, SEEK_END) == 0;
-    const long long size = is_plain ? _ftelli64(file) : 0;
-    return static_cast<void>(_fseeki64(file, at, SEEK_SET)), std::array<std::int64_t, 3>{(std::max)(size, 0LL), 0, 0};
-#else
     FileStat seen;
-    if (!stat_file(file, seen) || !S_ISREG(seen.st_mode) || seen.st_size <= 0) return {};
+    if (!stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
+#elif defined(_WIN32)
+    return {seen.st_size, seen.st_mtime, 0};
 #else
     return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
-#endif
 #endif
 }
 
@@ -7444,9 +7285,8 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
     if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
-    if (!entry::check_value(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
-    if (!entry::check_value(options.content_type))
-        return refuse("content_type holds bytes that are not printable ASCII");
+    if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
+    if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
     all.insert(all.end(), options.metadata.begin(), options.metadata.end());
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
@@ -7483,8 +7323,9 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
     const Config& config = core.config;
     s3::Request out = request(core, "set", Method::put, key);
     out.headers.reserve(8);
-    out.header("content-type", options.content_type.empty() ? entry::content_type(*kind) : options.content_type);
-    out.header("x-amz-meta-kind", entry::kind_name(*kind));
+    const auto index = static_cast<std::size_t>(*kind);
+    out.header("content-type", options.content_type.empty() ? entry::content_types[index] : options.content_type);
+    out.header("x-amz-meta-kind", entry::kind_names[index]);
     if (options.compress && !body.is_negative()) out.header("x-amz-meta-compressed", "true");
     if (body.is_negative()) out.header("x-amz-meta-negative", "true");
     if (cost > 0) out.header("x-amz-meta-cost", entry::seconds_text(cost));
@@ -7635,7 +7476,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
         const auto there = look(session, write.operation, write.key);
         if (!there) return there.error();
         const bool is_met =
-            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->info.etag == wanted;
+            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->has_etag(wanted);
         if (!is_met) return false;
         write.condition = condition_over(core, *there);
         if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
@@ -7721,38 +7562,41 @@ inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key
 
 inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
 
-inline bool replace_file(const std::string& from, const std::string& to) {
-#if defined(_WIN32)
-    return MoveFileExA(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;  // rename replaces nothing there
-#else
-    return std::rename(from.c_str(), to.c_str()) == 0;
-#endif
-}
-
 // Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be. Links are followed, and what is no plain file (a device, a pipe) is
-// written through.
+// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
+// is written through: its link may lead to no name.
 inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
     bool is_written_through = false;
 #if !defined(_WIN32)
     FileStat seen;
     const bool exists = stat_file(target, seen);
     if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
-    is_written_through = exists && !S_ISREG(seen.st_mode) && !S_ISDIR(seen.st_mode);
+    is_written_through = exists && !S_ISREG(seen.st_mode);
     char link[4096];
-    while (const auto size = (std::max)(::readlink(target.c_str(), link, sizeof link), ::ssize_t{0}))
+    while (!is_written_through) {
+        const auto size = ::readlink(target.c_str(), link, sizeof link);
+        if (size <= 0) break;
         target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+    }
 #endif
     const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
     File out(open_file(path, is_written_through ? "wb" : "wbx"));
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
-    if (exists && !is_written_through) static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    if (exists && !is_written_through) {
+        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    }
 #endif
     Result<void> written = copy_to(stream, out.get(), key, path);
     if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
     if (is_written_through) return written;
-    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
+#if defined(_WIN32)  // where rename replaces nothing
+    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+#else
+    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
+#endif
+    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
     if (!written) static_cast<void>(std::remove(path.c_str()));
     return written;
 }
@@ -7761,8 +7605,8 @@ inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, co
                                             const GetOptions& options) {
     const GetRequest wanted{options};
     Session session(core, options.timeout);
-    Stream stream(session, key, wanted);
-    const Result<bool> found = stream.begin({});
+    Stream stream(session, key, wanted, true);
+    const Result<bool> found = stream.open(false);
     if (!found) return tolerated<Info>(core, "get", key, found.error());
     if (!*found) return std::optional<Info>();
     if (Result<void> written = write_file(core, stream, key, path); !written)
@@ -8024,9 +7868,9 @@ struct Computation {
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how.early_refresh > 0) || before.facts.expiry != entry::Expiry::at || !is_fresh(before)) return false;
+        if (!(how.early_refresh > 0) || !before.facts.expires_at || !is_fresh(before)) return false;
         const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
-        return core.unix_now() + ahead >= before.facts.expires_at;
+        return core.unix_now() + ahead >= *before.facts.expires_at;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
@@ -8188,8 +8032,7 @@ inline Result<void> check_config(const Config& config) {
     const Result<void> metadata = entry::check_metadata(config.metadata);
     if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
-        if (const Result<void> fine = entry::check_value(*value); !fine)
-            return refuse("'" + bytes::sanitize(*value) + "' " + fine.error().what());
+        if (const char* flaw = entry::flaw_of(*value)) return refuse("'" + bytes::sanitize(*value) + "' " + flaw);
     }
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
@@ -8261,8 +8104,8 @@ struct detail::ReaderState {
     const std::shared_ptr<Core> core;
     const std::string key;
     const cache::GetRequest wanted;
-    s3::Session session{*core, std::chrono::milliseconds(0)};
-    cache::Stream stream{session, key, wanted};
+    s3::Session session{*core, wanted.options.timeout};
+    cache::Stream stream{session, key, wanted, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
     std::unique_ptr<std::istream> istream{};
 };
@@ -8275,12 +8118,11 @@ S3CACHE_FN Error detail::about(const char* operation, std::string_view key, cons
 S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
     std::vector<char> piece(transfer::piece_bytes);
-    transfer::UploadSource reading(source, std::nullopt);
-    for (;;) {
-        const Result<std::size_t> count = reading.read(piece.data(), piece.size());
+    for (std::uint64_t taken = 0;;) {
+        const Result<std::size_t> count = transfer::ask(source, piece.data(), piece.size(), taken);
         if (!count) return count.error();
+        if (*count == 0) return out;
         out.data.append(piece.data(), *count);
-        if (reading.at_end()) return out;
     }
 }
 
@@ -8360,7 +8202,7 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, s
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
-        Result<bool> found = state->stream.begin(options.timeout.value_or(core_->config.call_timeout));
+        Result<bool> found = state->stream.open(true);
         return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
             return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
         }));
@@ -8374,7 +8216,11 @@ S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
     return detail::cache::never_throws(detail::cache::remove, *core_, key);
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
-    return detail::cache::never_throws(detail::cache::stat, *core_, key);
+    return detail::cache::never_throws(detail::cache::stat, *core_, key, true);
+}
+S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
+    return detail::cache::never_throws(detail::cache::stat, *core_, key, false)
+        .transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
     return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);

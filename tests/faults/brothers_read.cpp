@@ -1,0 +1,160 @@
+// More of what a reader meets: lengths that nobody tells, ETags that one answer weakens, files that are no plain files.
+#include "world.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fcntl.h>
+
+using namespace s3cache;
+using namespace std::chrono_literals;
+using fake_s3::Point;
+using store::code_of;
+using store::ok;
+using store::World;
+
+namespace {
+
+// Real waits; nothing of World's that another thread could meet.
+Config waiting(World& world) {
+    Config config = world.config();
+    config.on_event = {};
+    config.seams.sleep = {};
+    config.seams.random = {};
+    return config;
+}
+
+Config limited(World& world, std::chrono::milliseconds limit = 300ms) {
+    Config config = waiting(world);
+    config.call_timeout = limit;
+    config.stall_timeout = config.connect_timeout = 0ms;
+    return config;
+}
+
+// Credentials come from a helper process that takes seven seconds.
+Config with_slow_helper(Config config, const store::Folder& folder) {
+    const std::string path = folder / "config";
+    store::write(path, "[default]\ncredential_process = sleep 7\n");
+    config.credentials = {};
+    config.seams.environment = [path](const char* name) -> std::optional<std::string> {
+        if (std::string_view(name) == "AWS_CONFIG_FILE") return path;
+        if (std::string_view(name) == "AWS_SHARED_CREDENTIALS_FILE") return "/nonexistent";
+        if (std::string_view(name) == "AWS_EC2_METADATA_DISABLED") return "true";
+        if (std::string_view(name) == "PATH") return "/usr/bin:/bin";
+        return std::nullopt;
+    };
+    return config;
+}
+
+std::chrono::milliseconds since(std::chrono::steady_clock::time_point began) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
+}
+
+}  // namespace
+
+TEST_CASE("call_timeout ends what a stream's opening does to an expired entry", "[reading][timeout]") {
+    World world;
+    Cache cache = world.cache(limited(world));
+    for (const char* operation : {"HeadObject", "DeleteObject"}) {
+        CAPTURE(operation);
+        world.put_expiring("old", "v", -10);
+        world.always(fake_s3::stall_at(Point::before_effect, 4s), operation);
+        const auto began = std::chrono::steady_clock::now();
+        CHECK_FALSE(ok(cache.try_get_stream("old")));
+        CHECK(since(began) < 3s);
+        world.s3.clear_faults();
+        world.s3.end_stalls();
+    }
+}
+
+TEST_CASE("call_timeout ends a slow source of credentials when a stream is opened", "[reading][timeout]") {
+    World world;
+    store::Folder folder;
+    Cache cache = world.cache(with_slow_helper(limited(world), folder));
+    const auto began = std::chrono::steady_clock::now();
+    CHECK(code_of(cache.try_get_stream("k")) == Errc::timed_out);
+    CHECK(since(began) < 5s);
+    CHECK(world.s3.request_count() == 0);
+}
+
+TEST_CASE("a size that cannot be found out is an error, and not nothing", "[reading][stores]") {
+    fake_s3::Quirks quirks;
+    quirks.head_without_length = true;
+    for (const int status : {403, 503, 200}) {
+        CAPTURE(status);
+        World world(store::with(quirks));
+        Cache cache = world.cache();
+        world.put("k", "value");
+        fake_s3::Edit edit;
+        edit.omit_content_length = true;
+        edit.status = 200;
+        edit.remove_headers = {"Content-Range"};
+        world.always(status == 200 ? fake_s3::edit_answer(edit) : fake_s3::respond(status), "GetObject");
+        const auto info = cache.try_stat("k");
+        if (info) CHECK((*info && (*info)->size == 5));
+    }
+}
+
+TEST_CASE("ETags that are weak to a GET alone still fit those that a HEAD tells", "[reading][stores][etag]") {
+    World world;
+    Cache cache = world.cache();
+    world.put_expiring("old", "v", -10);
+    world.put("k", "v");
+    fake_s3::Edit edit;  // as a proxy that compresses what has a body
+    edit.set_headers = {{"ETag", "W/" + world.s3.object("bucket", "k")->etag}};
+    world.always(fake_s3::edit_answer(edit), "GetObject");
+    CHECK_FALSE(cache.get("old"));
+    CHECK_FALSE(world.has("old"));
+    const std::string etag = cache.get("k")->info().etag;
+    CHECK(cache.get_if_changed("k", etag).unchanged);
+    SetOptions options;
+    options.if_match = etag;
+    CHECK(ok(cache.try_set("k", "w", options)));
+}
+
+TEST_CASE("a descriptor's name leads to the pipe behind it", "[reading][files]") {
+    World world;
+    Cache cache = world.cache();
+    world.put("k", "value");
+    store::Folder folder;
+    int ends[2] = {-1, -1};
+    REQUIRE(pipe(ends) == 0);
+    const std::string name = "/proc/self/fd/" + std::to_string(ends[1]);
+    struct stat seen {};
+    if (stat(name.c_str(), &seen) != 0) {
+        WARN("there is no /proc here");
+        return;
+    }
+    std::filesystem::create_symlink(name, folder / "link");
+    for (const std::string& path : {name, folder / "link"}) {
+        CAPTURE(path);
+        CHECK(code_of(cache.try_get_file("k", path)) == store::no_error);
+        REQUIRE(fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
+        char got[16] = {};
+        CHECK(read(ends[0], got, sizeof got) == 5);
+        CHECK(std::string(got) == "value");
+    }
+    close(ends[0]);
+    close(ends[1]);
+}
+
+TEST_CASE("a file that is replaced keeps its owner where that is allowed", "[reading][files]") {
+    if (getuid() != 0) {
+        WARN("only root may give files away");
+        return;
+    }
+    World world;
+    Cache cache = world.cache();
+    world.put("k", "v");
+    store::Folder folder;
+    const std::string path = folder / "theirs";
+    store::write(path, "old");
+    REQUIRE(chmod(path.c_str(), 0600) == 0);
+    REQUIRE(chown(path.c_str(), 12345, 12345) == 0);
+    CHECK(ok(cache.try_get_file("k", path)));
+    struct stat seen {};
+    REQUIRE(stat(path.c_str(), &seen) == 0);
+    CHECK(store::contents(path) == "v");
+    CHECK(seen.st_uid == 12345);
+    CHECK(seen.st_gid == 12345);
+}
