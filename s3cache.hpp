@@ -2920,17 +2920,6 @@ struct Scope {
     std::string_view service;
 };
 
-// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
-// request into a 403; user-agent because proxies add to it.
-inline bool never_signed(std::string_view lower_name) {
-    if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
-    constexpr std::array<std::string_view, 11> names = {
-        "accept-encoding", "authorization", "connection",        "expect",         "keep-alive", "te", "trailer",
-        "upgrade",         "user-agent",    "transfer-encoding", "x-amzn-trace-id"};
-    if (std::find(names.begin(), names.end(), lower_name) != names.end()) return true;
-    return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-");
-}
-
 // Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
 // before `a`, because '-' is less than '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
@@ -2975,8 +2964,9 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
-    // The value for the Authorization header, good until the next call. It covers every header given but the
-    // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
+    // The value for the Authorization header, good until the next call. It covers every header given:
+    // the caller puts `host`, `x-amz-date` and `x-amz-security-token` into the list, and leaves out what hops rewrite
+    // on their way (accept-encoding, user-agent, all that is about the connection).
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(request, scope);
         write_canonical_request(request, request.query);
@@ -3022,14 +3012,12 @@ public:
 private:
     // Names sorted, repeats in sending order; and the scope.
     void begin(const Request& request, const Scope& scope) {
-        signed_ = 0;
-        for (std::size_t i = 0; i < request.header_count; ++i) {
-            if (signed_ == names_.size()) names_.emplace_back();
-            auto& [name, place] = names_[signed_];
-            name.assign(request.headers[i].name);
-            for (char& c : name) c = bytes::lower(c);
-            place = i;
-            if (!never_signed(name)) ++signed_;
+        signed_ = request.header_count;
+        if (names_.size() < signed_) names_.resize(signed_);
+        for (std::size_t i = 0; i < signed_; ++i) {
+            names_[i].first.assign(request.headers[i].name);
+            for (char& c : names_[i].first) c = bytes::lower(c);
+            names_[i].second = i;
         }
         std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
         signed_headers_.clear();
@@ -3114,6 +3102,10 @@ inline constexpr unsigned idle_connections_max = 16;
 
 inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
 
+// Why a response is not taken.
+inline constexpr const char* no_memory = "no memory for the answer";
+inline constexpr const char* too_large = "the answer is larger than any of S3's";
+
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
@@ -3188,13 +3180,14 @@ public:
             visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
         }
     }
-    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none.
+    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
-        std::string_view found;
-        each([&](std::string_view other, std::string_view value) {
-            if (found.empty() && other.size() == name.size() && bytes::iequal(other, name)) found = value;
-        });
-        return found;
+        for (const Field& field : fields_) {
+            const char* other = text_.data() + field.at;
+            if (field.name == name.size() && bytes::iequal({other, field.name}, name))
+                return {other + field.name, field.value};
+        }
+        return {};
     }
 
 private:
@@ -3226,15 +3219,19 @@ public:
         void* self = nullptr;
         SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
     };
+    // What differs from request to request, apart from the URL and the headers.
+    struct Request {
+        Method method = Method::get;
+        std::string_view body{};  // borrowed; of PUT and POST
+        Sink sink{};
+        bool large = false;  // a large response is likely
+        bool bypass_proxy = false;
+    };
 
     // the request
-    Method method = Method::get;
-    bool large = false;  // a large response is likely
-    bool bypass_proxy = false;
+    const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
     std::size_t path_at = 0;  // where the path begins in it; 0: unknown
-    std::string_view body;    // borrowed; of PUT and POST
-    Sink sink{};
     Limits limits{};
     // the response
     CURLcode result = CURLE_OK;
@@ -3243,10 +3240,9 @@ public:
     std::string text;  // the body, where no sink takes it
     std::uint64_t received = 0;
     bool paused = false;
-    bool reused = false;     // the connection was
-    bool overflow = false;   // more headers or text than we take
-    bool no_memory = false;  // a sink threw
-    bool broken = false;     // libcurl refused an option or has no memory: not to be used again
+    bool reused = false;            // the connection was
+    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
+    bool broken = false;            // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     // kept from request to request
@@ -3271,14 +3267,14 @@ public:
 
     std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
 
-    void clear_request() {
+    void begin(const Request& what) {
+        request = &what;
         used_ = 0;
-        body = {};
-        sink = {};
-        large = bypass_proxy = false;
+        to_sign.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
+        to_sign.push_back({name, value});
         std::string& line = next_line();
         line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
@@ -3292,18 +3288,20 @@ public:
     bool prepare(const Config& config) {
         if (!easy) return false;
         broken = false;
-        const Setup wanted{static_cast<std::int64_t>(method), large, bypass_proxy, limits.connect.count(),
-                           limits.stall.count()};
+        // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
+        const bool large = request->large || (request->method == Method::get && bytes::starts_with(url, "http:"));
+        const Setup wanted{static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
+                           limits.connect.count(), limits.stall.count()};
         if (wanted != setup_) {
             setup_ = wanted;
             curl_easy_reset(easy);
-            set_up(config);
+            set_up(config, large);
         }
         set_url();
         set_headers(config);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
-            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
-            set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
+            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
+            set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
         }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
         result = CURLE_OK;
@@ -3311,7 +3309,8 @@ public:
         headers.clear();
         text.clear();
         received = 0;
-        paused = reused = overflow = no_memory = false;
+        paused = reused = false;
+        refused = nullptr;
         problem[0] = '\0';
         return !broken;
     }
@@ -3320,7 +3319,7 @@ private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
     using Setup = std::array<std::int64_t, 5>;
-    bool has_body() const { return method == Method::put || method == Method::post; }
+    bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
     template <class T>
     void set(CURLoption option, T value) {
@@ -3334,7 +3333,8 @@ private:
         if (!value.empty()) set(option, value.c_str());
     }
 
-    void set_up(const Config& config) {
+    void set_up(const Config& config, bool large) {
+        const Method method = request->method;
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
         set(CURLOPT_NOSIGNAL, 1L);
@@ -3356,7 +3356,7 @@ private:
         set_if_given(CURLOPT_SSLCERT, config.client_certificate);
         set_if_given(CURLOPT_SSLKEY, config.client_key);
         set_if_given(CURLOPT_PROXY, config.proxy);
-        if (bypass_proxy) set(CURLOPT_NOPROXY, "*");
+        if (request->bypass_proxy) set(CURLOPT_NOPROXY, "*");
         if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
         if (method == Method::head) set(CURLOPT_NOBODY, 1L);
         if (has_body()) set(CURLOPT_POST, 1L);
@@ -3420,29 +3420,30 @@ private:
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
-        transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
-        return transfer.overflow ? 0 : line.size();
+        if (!shielded([&] { return transfer.headers.add(line); }, false)) transfer.refused = too_large;
+        return transfer.refused ? 0 : line.size();
     }
 
     static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         constexpr std::size_t threw = static_cast<std::size_t>(-1);
         const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
-        transfer.no_memory |= taken == threw;
-        return taken == threw ? 0 : taken;
+        if (taken != threw) return taken;
+        transfer.refused = no_memory;
+        return 0;
     }
 
     std::size_t take_body(const char* data, std::size_t size) {
-        if (sink.take && (status == 200 || status == 206)) {
-            const SinkResult said = sink.take(sink.self, *this, data, size);
-            paused = said == SinkResult::pause;
-            if (paused) return CURL_WRITEFUNC_PAUSE;
-            if (said == SinkResult::stop) return 0;
-        } else {
-            overflow = text.size() + size > text_bytes_max;
-            if (overflow) return 0;
+        SinkResult said = SinkResult::consumed;
+        if (request->sink.take && (status == 200 || status == 206))
+            said = request->sink.take(request->sink.self, *this, data, size);
+        else if (text.size() + size <= text_bytes_max)
             text.append(data, size);
-        }
+        else
+            refused = too_large;
+        paused = said == SinkResult::pause;
+        if (paused) return CURL_WRITEFUNC_PAUSE;
+        if (refused || said == SinkResult::stop) return 0;
         received += size;
         return size;
     }
@@ -3458,35 +3459,22 @@ private:
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
-class SigpipeGuard {
+inline bool perform_without_sigpipe(CURLM* multi, int& running) {
 #if !defined(_WIN32)
-public:
-    SigpipeGuard() {
-        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
-        if (!is_old || is_pending()) return;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        is_blocked_ = pthread_sigmask(SIG_BLOCK, &pipe_, &before_) == 0;
-    }
-    ~SigpipeGuard() {
-        if (!is_blocked_) return;
+    static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
+    sigset_t pipe, before, pending;
+    const auto is_pending = [&] { return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1; };
+    if (is_old && !is_pending() && sigemptyset(&pipe) == 0 && sigaddset(&pipe, SIGPIPE) == 0 &&
+        pthread_sigmask(SIG_BLOCK, &pipe, &before) == 0) {
+        const CURLMcode result = curl_multi_perform(multi, &running);
         int taken = 0;
-        if (is_pending()) sigwait(&pipe_, &taken);
-        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        if (is_pending()) sigwait(&pipe, &taken);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return result == CURLM_OK;
     }
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
-
-private:
-    static bool is_pending() {
-        sigset_t pending;
-        sigpending(&pending);
-        return sigismember(&pending, SIGPIPE) == 1;
-    }
-    sigset_t pipe_{}, before_{};
-    bool is_blocked_ = false;
 #endif
-};
+    return curl_multi_perform(multi, &running) == CURLM_OK;
+}
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
 // that made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
@@ -3515,7 +3503,6 @@ public:
         }
         std::unique_ptr<Transfer> transfer = std::move(idle_.back());
         idle_.pop_back();
-        transfer->clear_request();
         return transfer;
     }
     // One that still runs is cut off, which closes its connection.
@@ -3540,9 +3527,8 @@ public:
     // Moves bytes without waiting, and calls `finished` with each transfer that is over.
     template <class F>
     bool perform(F&& finished) {
-        [[maybe_unused]] const SigpipeGuard guard;
         int running = 0;
-        if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
+        if (!perform_without_sigpipe(multi_, running)) return false;
         while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
             if (message->msg != CURLMSG_DONE) continue;
             void* self = nullptr;
@@ -3634,7 +3620,7 @@ struct Rule {
     std::string_view words;  // codes of S3 and statuses, a blank around each
     Action action;
     Errc kind;
-    const char* advice;
+    std::string_view advice;
 };
 
 // The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
@@ -3687,33 +3673,30 @@ inline Rule rule_for(int status, std::string_view code) {
     return by_status;
 }
 
-// What libcurl's result means where there is no answer: the kind of error, and whether another attempt may help.
-struct Failure {
-    Errc kind;
-    bool is_passing;
-};
-inline Failure failure_of(int result) {
+// What libcurl's result means where there is no answer.
+inline Rule rule_for(CURLcode result) {
     constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
+    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
     const struct {
-        Failure meaning;
+        Rule rule;
         std::initializer_list<int> results;
     } known[] = {
-        {{Errc::timed_out, true}, {CURLE_OPERATION_TIMEDOUT}},
-        {{Errc::tls, true}, {CURLE_SSL_CONNECT_ERROR}},
-        {{Errc::tls, false},
+        {{{}, Action::retry, Errc::timed_out, {}}, {CURLE_OPERATION_TIMEDOUT}},
+        {{{}, Action::retry, Errc::tls, for_tls}, {CURLE_SSL_CONNECT_ERROR}},
+        {{{}, Action::give_up, Errc::tls, for_tls},
          {CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
           CURLE_SSL_ISSUER_ERROR}},
-        {{Errc::protocol, false},
+        {{{}, Action::give_up, Errc::protocol, {}},
          {CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
-        {{Errc::network, true},
+        {{{}, Action::retry, Errc::network, {}},
          {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
           CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
           CURLE_HTTP2_STREAM}},
     };
     for (const auto& row : known) {
-        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.meaning;
+        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.rule;
     }
-    return {Errc::network, false};
+    return {{}, Action::give_up, Errc::network, {}};
 }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
@@ -5004,9 +4987,12 @@ struct detail::Core {
         for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(random() * 16) & 15];
         return id;
     }
+    // Ends at cancel().
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        std::this_thread::sleep_for(time);
+        constexpr std::chrono::milliseconds slice{50};
+        for (const auto before = cancels.load(); time.count() > 0 && cancels.load() == before; time -= slice)
+            std::this_thread::sleep_for((std::min)(time, slice));
     }
 
     void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
@@ -5103,13 +5089,15 @@ private:
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
+        http::Transfer::Request out;
         for (const http::Method method : {http::Method::put, http::Method::post}) {
-            if (request.method == std::string_view(http::name_of(method))) transfer->method = method;
+            if (request.method == std::string_view(http::name_of(method))) out.method = method;
         }
+        out.body = request.body;
+        out.bypass_proxy = request.bypass_proxy;
+        transfer->begin(out);
         transfer->url = request.url;
-        transfer->bypass_proxy = request.bypass_proxy;
         transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
         bool running = engine.start(*transfer, config);
         if (!running) return {0, "libcurl refused the request"};
@@ -5138,24 +5126,23 @@ inline constexpr double skew_seconds_min = 900;
 inline constexpr Milliseconds tick{100};
 inline constexpr Milliseconds step_most{1000};
 
+inline constexpr const char* by_cancel = "cancelled by Cache::cancel()";
+
 // What goes out, apart from what differs from attempt to attempt.
-struct Request {
+struct Request : http::Transfer::Request {
     const char* operation = "";
     std::string_view key{};  // as the caller knows it, for messages
-    Method method = Method::get;
-    std::string object{};  // its name in the bucket; empty: the bucket itself
-    std::string query{};   // canonical
+    std::string object{};    // its name in the bucket; empty: the bucket itself
+    std::string query{};     // canonical
     bytes::Pairs headers{};
-    std::string_view body{};     // borrowed; of PUT and POST
-    std::string payload_hash{};  // empty: that of no body
-    std::string condition{};     // of a write; "*": if there is nothing, an ETag: over that only, empty: none
-    std::string write_id{};      // names this very write, so that an answer that got lost can be made up for
-    http::Transfer::Sink sink{};
+    std::string payload_hash{};    // empty: that of no body
+    std::string condition{};       // of a write; "*": if there is nothing, an ETag: over that only, empty: none
+    std::string write_id{};        // names this very write, so that an answer that got lost can be made up for
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
-    bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
     bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
+    bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
     std::optional<Milliseconds> stall{};
 
     Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
@@ -5165,11 +5152,11 @@ struct Request {
 };
 
 inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    return {operation, key, method, core.object(key)};
+    return {{method}, operation, key, core.object(key)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
-    return {operation, key, method, {}, std::move(query)};
+    return {{method}, operation, key, {}, std::move(query)};
 }
 
 // One request on its way, with all its attempts. Tied to a session by Call.
@@ -5260,7 +5247,9 @@ inline std::string request_id(const Exchange& exchange) {
 }
 
 // What happened, after how many attempts, in the store's words, and what to do.
-inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
+inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string text, Error::Details details = {}) {
+    details.code = rule.kind;
+    details.retryable = rule.action == retry::Action::retry;
     details.attempts = exchange.attempts;
     const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
     const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
@@ -5271,7 +5260,7 @@ inline Error told(const Exchange& exchange, Error::Details details, std::string 
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
     const std::string_view location = exchange.headers().get("location");
     if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
-    if (!advice.empty()) text.append("; ").append(advice);
+    if (!rule.advice.empty()) text.append("; ").append(rule.advice);
     return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
 }
 
@@ -5285,7 +5274,7 @@ class Session {
 public:
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        limits_.cancelled = [this] { return core_.cancels.load() != cancels_; };
+        limits_.cancelled = [this] { return was_cancelled(); };
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(std::move(engine_)); }
@@ -5295,26 +5284,26 @@ public:
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
 
-    // `report` is called some ten times a second; false cancels what runs, and every step() from then on. What was
-    // cancelled before is over: cleaning up comes here first.
-    void on_progress(std::function<bool()> report) {
-        report_progress_ = std::move(report);
-        why_cancelled_ = nullptr;
-        cancels_ = core_.cancels.load(std::memory_order_relaxed);
-    }
+    // `report` is called some ten times a second; false cancels what runs, and every step() from then on.
+    void on_progress(std::function<bool()> report) { report_progress_ = std::move(report); }
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
-        limits_.deadline.reset();
-        if (timeout.count() > 0) limits_.deadline = http::Clock::now() + timeout;
+        deadline_.reset();
+        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
+        limits_.deadline = deadline_;
     }
+    // What was cancelled before is over: cleaning up comes here first.
     void allow_cleanup() {
         on_progress({});
+        why_cancelled_ = nullptr;
+        cancels_ = core_.cancels.load(std::memory_order_relaxed);
         const auto now = http::Clock::now();
-        if (timeout_.count() <= 0) return void(limits_.deadline = now + cleanup_timeout);
-        if (!overtime_) overtime_ = (std::max)(*limits_.deadline, now) + cleanup_overtime;
-        limits_.deadline = overtime_;
+        if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
+        limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
     }
+    // For a cleanup after which the call goes on.
+    void end_cleanup() { limits_.deadline = deadline_; }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
         std::uint64_t sum = 0;
@@ -5326,6 +5315,7 @@ public:
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         if (why_cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
+        if (was_cancelled()) return refusal(Errc::cancelled, operation, key, by_cancel);
         return check_deadline(operation, key);
     }
 
@@ -5353,7 +5343,7 @@ public:
         const bool fine =
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
+        if (was_cancelled()) cancel(by_cancel);
         if (report_progress_) report_progress();
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
@@ -5402,22 +5392,22 @@ public:
         details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
         details.s3_message = words_of(exchange);
         details.request_id = request_id(exchange);
-        const retry::Rule rule = retry::rule_for(details.status, details.s3_code);
-        details.code = rule.kind;
-        details.retryable = rule.action == retry::Action::retry;
-        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
-        std::string_view advice = advice_for(exchange.answer->url, details.s3_message);
-        if (advice.empty()) advice = rule.advice;
+        retry::Rule rule = rule_of(exchange);
+        const std::string_view hint = advice_for(exchange.answer->url, details.s3_message);
+        if (!hint.empty()) rule.advice = hint;
         const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
         if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
                            details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
-            advice =
+            rule.advice =
                 "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
                 "MetadataNames::hyphen (?metadata_names=hyphen)";
-        return told(exchange, std::move(details), text, advice);
+        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
+        return told(exchange, rule, text, std::move(details));
     }
 
 private:
+    bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
+
     void attempt(Exchange& exchange, http::Clock::time_point now) {
         exchange.attempt_began = now;
         exchange.fault.reset();
@@ -5445,15 +5435,10 @@ private:
         if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
         const endpoint::Endpoint& where = *exchange.place;
-        out.clear_request();
+        out.begin(request);
         out.owner = &exchange;
-        out.method = request.method;
-        out.sink = request.sink;
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), time_left()};
-        out.body = request.body;
-        // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
-        out.large = request.large || (request.method == Method::get && where.scheme == "http");
-
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout),
+                      request.open_ended ? Milliseconds(0) : time_left()};
         out.url.assign(where.scheme).append("://").append(where.host);
         out.path_at = out.url.size();
         out.url.append(where.path);
@@ -5489,30 +5474,26 @@ private:
         const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        out.to_sign.clear();
         out.to_sign.push_back({"host", place.host});
-        const auto add = [&out](std::string_view name, std::string_view value) {
-            out.add_header(name, value);
-            out.to_sign.push_back({name, value});
-        };
-        for (const auto& [name, value] : request.headers) add(name, value);
-        if (!request.condition.empty()) add(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
-        if (!request.write_id.empty()) add("x-amz-meta-write-id", request.write_id);
+        for (const auto& [name, value] : request.headers) out.add_header(name, value);
+        if (!request.condition.empty())
+            out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
+        if (!request.write_id.empty()) out.add_header("x-amz-meta-write-id", request.write_id);
         const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
         const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
         std::string expiry;
         if (request.ttl) {
             expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
-            add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
+            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
         }
         if (exchange.is_anonymous()) return;
         const Credentials& keys = exchange.identity->credentials;
         const std::string_view date = out.signer.date(dates::unix_seconds(now));
         const std::string_view hash =
             request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
-        add("x-amz-content-sha256", hash);
-        add("x-amz-date", date);
-        if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
+        out.add_header("x-amz-content-sha256", hash);
+        out.add_header("x-amz-date", date);
+        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
             http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
@@ -5581,7 +5562,7 @@ private:
             if (!answer.reused) ++core_.stats.connections;
         }
         read_answer(exchange);
-        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
+        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.refused;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
         const retry::Action action = action_for(exchange);
         if (goes_on(exchange, action)) return emit_event(exchange, "retry");
@@ -5601,7 +5582,7 @@ private:
         std::optional<xml::ErrorBody>& fault = exchange.fault;
         if (answer.status >= 300 || request.error_in_200) fault = xml::error_body(answer.text);
         if (fault && fault->code.empty()) fault->code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        if (answer.status / 100 == 2 || (fault && fault->code != "NoSuchBucket"))
+        if (!core_.store_seen && (fault ? fault->code != "NoSuchBucket" : is_of_s3(answer)))
             core_.store_seen.store(true, std::memory_order_relaxed);
         if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !fault &&
             !xml::etag_result(answer.text) && !xml::upload_id(answer.text)) {
@@ -5618,27 +5599,41 @@ private:
             fault->code = "PermanentRedirect";
     }
 
+    // Whether a success is an S3 store's, and not some page of what stands before it.
+    static bool is_of_s3(const http::Transfer& answer) {
+        const bool is_page = bytes::starts_with(answer.headers.get("content-type"), "text/html");
+        const bool is_signed = !answer.headers.get("etag").empty() || !answer.headers.get("x-amz-request-id").empty();
+        return answer.status / 100 == 2 && is_signed && !is_page;
+    }
+
     // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP at
-    // all, or to a HEAD a bare 400 (RequestTimeout). A bare 403 to a HEAD may be about the clock.
+    // all, or to a HEAD a bare 400 (RequestTimeout). To a HEAD no reason is given: it may be the clock, or the keys.
     retry::Action action_for(const Exchange& exchange) const {
+        using retry::Action;
         const http::Transfer& answer = *exchange.answer;
-        if (exchange.stopped_by_sink) return retry::Action::accept;
+        const bool is_fine = answer.result == CURLE_OK && answer.status / 100 == 2 && exchange.code().empty();
+        if (is_fine || exchange.stopped_by_sink) return Action::accept;
         const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
-        if (is_bare && answer.status == 403 && std::fabs(skew(answer, core_.now()).value_or(0)) > skew_seconds_min)
-            return retry::Action::correct_clock;
+        const bool is_denied = is_bare && answer.status == 403;
+        if (is_denied && std::fabs(skew(answer, core_.now())) > skew_seconds_min) return Action::correct_clock;
         const bool is_odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
                             (is_bare && answer.status == 400);
-        if (is_odd && answer.reused) return retry::Action::ask_again;
-        if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
-        if (!retry::is_answered(answer.result, answer.status))
-            return retry::failure_of(answer.result).is_passing ? retry::Action::retry : retry::Action::give_up;
-        if (answer.status / 100 == 2 && exchange.code().empty()) return retry::Action::accept;
-        return retry::rule_for(answer.status, exchange.code()).action;
+        if (is_odd && answer.reused && !exchange.has_tried(Action::ask_again)) return Action::ask_again;
+        if ((is_bare && answer.status == 400) || (is_denied && !core_.config.forbidden_is_miss))
+            return Action::refresh_credentials;
+        return rule_of(exchange).action;
     }
-    // The status with which a proxy refused to open a tunnel; 0: none did.
-    static int refused_by_proxy(const http::Transfer& answer) {
-        const long status = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
-        return status >= 300 ? static_cast<int>(status) : 0;
+    // What an attempt without success means.
+    static retry::Rule rule_of(const Exchange& exchange) {
+        const http::Transfer& answer = *exchange.answer;
+        const long refusal = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
+        if (refusal < 300) {
+            const bool answered = retry::is_answered(answer.result, answer.status);
+            return answered ? retry::rule_for(answer.status, exchange.code()) : retry::rule_for(answer.result);
+        }
+        retry::Rule rule = retry::rule_for(static_cast<int>(refusal), {});  // of a proxy, to open a tunnel
+        if (refusal != 407) rule.advice = "the proxy refuses: see Config::proxy";
+        return rule;
     }
 
     bool goes_on(Exchange& exchange, retry::Action action) {
@@ -5655,18 +5650,17 @@ private:
         return corrected && again_now(exchange);
     }
 
-    // How far the store's clock is ahead, by an answer's Date.
-    static std::optional<double> skew(const http::Transfer& answer, TimePoint now) {
+    // How far the store's clock is ahead, by an answer's Date; NaN: it has none.
+    static double skew(const http::Transfer& answer, TimePoint now) {
         const auto date = dates::http_date(answer.headers.get("date"));
-        if (!date) return std::nullopt;
-        return retry::seconds_between(now, *date);
+        return date ? retry::seconds_between(now, *date) : std::numeric_limits<double>::quiet_NaN();
     }
     // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
     // gives no reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
-        const auto off = skew(*exchange.answer, core_.local_now());
-        if (!off || exchange.is_anonymous()) return false;
-        exchange.clock_offset_ms = static_cast<std::int64_t>(*off * 1000);
+        const double off = skew(*exchange.answer, core_.local_now());
+        if (std::isnan(off) || exchange.is_anonymous()) return false;
+        exchange.clock_offset_ms = static_cast<std::int64_t>(off * 1000);
         if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
         return true;
     }
@@ -5708,10 +5702,7 @@ private:
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
         const http::Transfer& answer = *exchange.answer;
-        Event event;
-        event.operation = exchange.request.operation;
-        event.key = exchange.request.key;
-        event.outcome = outcome;
+        Event event{exchange.request.operation, exchange.request.key, outcome};
         event.attempt = exchange.attempts;
         event.status = answer.status;
         event.duration = http::Clock::now() - exchange.attempt_began;
@@ -5724,34 +5715,21 @@ private:
 
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
-        Error::Details details;
-        const retry::Failure met = retry::failure_of(answer.result);
-        const bool is_odd = answer.overflow && met.kind == Errc::network;
-        details.code = answer.no_memory ? Errc::too_large : is_odd ? Errc::protocol : met.kind;
-        details.retryable = met.is_passing;
+        retry::Rule rule = rule_of(exchange);
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
-            return told(exchange, std::move(details), out_of_time_text(), {});
-        std::string text = answer.no_memory  ? "no memory for the answer"
-                           : answer.overflow ? "the answer is larger than any of S3's"
-                                             : bytes::sanitize(bytes::trim(answer.problem));
+            return told(exchange, rule, out_of_time_text());
+        if (answer.refused) rule.kind = answer.refused == http::no_memory ? Errc::too_large : Errc::protocol;
+        std::string text = answer.refused ? answer.refused : bytes::sanitize(bytes::trim(answer.problem));
         if (answer.result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
             text = "no file descriptor is left (see ulimit -n)";
         if (text.empty()) text = curl_easy_strerror(answer.result);
         if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
         const bool stalled = text.find("too slow") != std::string::npos;
         if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
-        // What was a store before is one still.
-        std::string_view advice = core_.store_seen ? std::string_view() : advice_for(answer.url, text);
-        if (advice.empty() && details.code == Errc::tls)
-            advice = "set Config::ca_bundle to the authority that signed the store's certificate";
-        if (const int refusal = refused_by_proxy(answer)) {
-            const retry::Rule rule = retry::rule_for(refusal, {});
-            details.code = rule.kind;
-            details.retryable = rule.action == retry::Action::retry;
-            advice = refusal == 407 ? rule.advice : "the proxy refuses: see Config::proxy";
-        }
-        return told(exchange, std::move(details), std::move(text), advice);
+        const std::string_view hint = advice_for(answer.url, text);
+        if (!hint.empty() && !core_.store_seen) rule.advice = hint;  // what was a store before is one still
+        return told(exchange, rule, std::move(text));
     }
 
     Core& core_;
@@ -5760,8 +5738,8 @@ private:
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
-    credentials::Limits limits_;
-    std::optional<http::Clock::time_point> overtime_;
+    std::optional<http::Clock::time_point> deadline_, overtime_;  // the caller's; what cleaning up has beyond it
+    credentials::Limits limits_;                                  // of what runs now
     bool woken_ = false;
     const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
@@ -6296,6 +6274,7 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     session.allow_cleanup();
     Call look(session, s3::request(session.core(), write.operation, Method::head, write.key));
     look.run();
+    session.end_cleanup();
     if (look.status() == 404 && !look.error) return false;
     if (!look.ok()) return session.failure(look);  // so nobody knows
     const entry::Facts there = entry::read(look.headers());
@@ -6553,7 +6532,7 @@ private:
     // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
     static bool is_unread(const Exchange& call) {
         if (!call.answer) return call.attempts > 0 && call.error && call.error->code() == Errc::cancelled;
-        return call.answer->no_memory || call.answer->overflow || call.answer->result == CURLE_OUT_OF_MEMORY;
+        return call.answer->refused || call.answer->result == CURLE_OUT_OF_MEMORY;
     }
 
     // Takes in and sums the next part.
