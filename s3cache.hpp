@@ -2994,13 +2994,10 @@ public:
         return out.append("&X-Amz-Signature=").append(signature_);
     }
 
-    // The value of x-amz-date. The requests of one second share it.
+    // The value of x-amz-date, good until the next call.
     std::string_view date(std::int64_t unix_seconds) {
-        if (date_.empty() || unix_seconds != date_second_) {
-            date_.clear();
-            dates::append_amz_date(date_, unix_seconds);
-            date_second_ = unix_seconds;
-        }
+        date_.clear();
+        dates::append_amz_date(date_, unix_seconds);
         return date_;
     }
 
@@ -3066,7 +3063,6 @@ private:
     std::vector<std::pair<std::string, std::size_t>> names_;
     std::size_t signed_ = 0;
     std::string date_;
-    std::int64_t date_second_ = 0;
     std::string signed_headers_;
     std::string scope_;
     std::string canonical_;
@@ -3110,14 +3106,13 @@ using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
 // libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
-// clean up at exit, so that a destructor of a static object may still use a Cache.
+// clean up at exit, so that a destructor of a static object may still use a Cache: false once it has cleaned up all the
+// same, because something else had initialised it before us.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-    return ready;
+    return ready && OPENSSL_init_crypto(0, nullptr) == 1;
 }
-// False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
-inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
 
 // What a forked child finds changed. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
@@ -5140,7 +5135,6 @@ struct Request : http::Transfer::Request {
     std::string write_id{};        // names this very write, so that an answer that got lost can be made up for
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool error_in_200 = false;     // the status alone is not success
-    bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
     bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
     std::optional<Milliseconds> stall{};
@@ -5169,12 +5163,12 @@ struct Exchange {
     bool stopped_by_sink = false;
     std::unique_ptr<http::Transfer> answer{};
     std::optional<Error> error{};  // there is no answer, or none to be understood
-    std::optional<xml::ErrorBody> fault{};
+    xml::ErrorBody fault{};        // without a code: the store told none
     int attempts = 0;
 
     int status() const { return answer ? answer->status : 0; }
-    bool ok() const { return !error && status() / 100 == 2 && !fault; }
-    std::string_view code() const { return fault ? std::string_view(fault->code) : std::string_view(); }
+    bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
+    const std::string& code() const { return fault.code; }
     const http::Headers& headers() const { return answer->headers; }
 
     // For Session.
@@ -5233,14 +5227,14 @@ inline std::string_view advice_for(std::string_view url, std::string_view text) 
 // What the store said, where it speaks XML, or what else can be made of the body for a person.
 inline std::string words_of(const Exchange& exchange) {
     const std::string_view text = exchange.answer->text;
-    if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
+    if (!exchange.fault.message.empty()) return bytes::sanitize(exchange.fault.message);
     if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
     return bytes::sanitize(xml::html_title(text));
 }
 
 inline std::string request_id(const Exchange& exchange) {
     std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
-    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
+    if (id.empty()) id = bytes::sanitize(exchange.fault.request_id);
     const std::string_view second = exchange.headers().get("x-amz-id-2");
     if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
     return id;
@@ -5313,33 +5307,32 @@ public:
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
-    Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        if (why_cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        if (was_cancelled()) return refusal(Errc::cancelled, operation, key, by_cancel);
-        return check_deadline(operation, key);
+    Result<void> check_allowed(std::string_view operation, std::string_view key, bool unless_cancelled = true) const {
+        const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
+        if (cancelled && unless_cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
+        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
+        return refusal(Errc::timed_out, operation, key, out_of_time_text());
     }
+    const credentials::Limits& limits() const { return limits_; }
 
     void start(Exchange& exchange) {
-        const Request& request = exchange.request;
         forget(exchange);
         exchange.next = std::exchange(exchanges_, &exchange);
-        exchange.done = exchange.stopped_by_sink = false;
+        exchange.done = false;
         exchange.corrections = 0;
         exchange.attempts = 0;
         exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (why_cancelled_ && !request.not_cancellable)
-            return end(exchange, refusal(Errc::cancelled, request, why_cancelled_));
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, refusal(Errc::unavailable, request, why));
+        end(exchange, refusal(Errc::unavailable, exchange.request, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
     bool step(Milliseconds most) {
         woken_ = false;
-        start_due();
+        most = start_due((std::min)(most, tick));
         const bool fine =
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
@@ -5347,7 +5340,7 @@ public:
         if (report_progress_) report_progress();
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
-        if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
+        if (!woken_ && most.count() != 0) engine_->wait(most);
         return !why_cancelled_;
     }
     void run(Exchange& exchange) {
@@ -5410,7 +5403,7 @@ private:
 
     void attempt(Exchange& exchange, http::Clock::time_point now) {
         exchange.attempt_began = now;
-        exchange.fault.reset();
+        exchange.fault = {};
         exchange.error.reset();
         exchange.stopped_by_sink = false;
         if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
@@ -5425,7 +5418,8 @@ private:
     // The request as it goes out: everything that differs from attempt to attempt is made here.
     Result<void> prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (Result<void> fine = check_deadline(request.operation, request.key); !fine) return fine;
+        Result<void> allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
+        if (!allowed) return allowed;
         auto who = core_.identity.snapshot(limits_);
         if (!who) return not_found_out(request, who.error());
         exchange.identity = *std::move(who);
@@ -5449,10 +5443,6 @@ private:
         return {};
     }
 
-    Result<void> check_deadline(std::string_view operation, std::string_view key) const {
-        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
-        return refusal(Errc::timed_out, operation, key, out_of_time_text());
-    }
     Milliseconds time_left() const {
         if (!limits_.deadline) return Milliseconds(0);
         const auto left = std::chrono::duration_cast<Milliseconds>(*limits_.deadline - http::Clock::now());
@@ -5499,27 +5489,19 @@ private:
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
-    void start_due() {
+    // Starts what is due. Returns how long nothing else will be, at most `most`: not at all where only the caller can go on.
+    Milliseconds start_due(Milliseconds most) {
         std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->answer && exchange->answer->paused) most = Milliseconds(0);
             if (exchange->done || exchange->running) continue;
             if (!now) now = http::Clock::now();
-            if (exchange->due <= *now) attempt(*exchange, *now);
+            if (exchange->due <= *now)
+                attempt(*exchange, *now);
+            else
+                most = (std::min)(most, std::chrono::ceil<Milliseconds>(exchange->due - *now));
         }
-    }
-
-    // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
-    void wait(Milliseconds most) {
-        bool any = false;
-        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
-            if (exchange->done) continue;
-            any = true;
-            if (exchange->answer && exchange->answer->paused) return;
-            if (exchange->running) continue;
-            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
-            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
-        }
-        if (any || !why_cancelled_) engine_->wait(most);
+        return most;
     }
 
     void report_progress() {
@@ -5579,24 +5561,24 @@ private:
     void read_answer(Exchange& exchange) {
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
-        std::optional<xml::ErrorBody>& fault = exchange.fault;
-        if (answer.status >= 300 || request.error_in_200) fault = xml::error_body(answer.text);
-        if (fault && fault->code.empty()) fault->code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        if (!core_.store_seen && (fault ? fault->code != "NoSuchBucket" : is_of_s3(answer)))
-            core_.store_seen.store(true, std::memory_order_relaxed);
-        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !fault &&
-            !xml::etag_result(answer.text) && !xml::upload_id(answer.text)) {
-            fault.emplace();  // empty, cut short, or no result at all: treated as 500 InternalError
-            fault->code = "InternalError";
-            fault->message = "the body of the answer is no result";
+        xml::ErrorBody& fault = exchange.fault;
+        if (answer.status >= 300 || request.error_in_200) {
+            auto found = xml::error_body(answer.text);
+            if (found) fault = *std::move(found);
+            if (found && fault.code.empty()) fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
         }
+        const bool has_code = !fault.code.empty();
+        if (!core_.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3(answer)))
+            core_.store_seen.store(true, std::memory_order_relaxed);
+        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !has_code &&
+            !xml::etag_result(answer.text) && !xml::upload_id(answer.text))  // empty, cut short, or no result at all
+            fault = {"InternalError", "the body of the answer is no result", {}, {}};
+        if (answer.status < 300) return;
         const std::string_view region = answer.headers.get("x-amz-bucket-region");
-        if (region.empty() || answer.status < 300) return;
-        if (!fault) fault.emplace();
-        fault->region = region;
+        if (!region.empty()) fault.region = region;
         // To a HEAD the store cannot say more than that.
-        if (request.method == Method::head && (answer.status == 400 || answer.status == 301))
-            fault->code = "PermanentRedirect";
+        if (!region.empty() && request.method == Method::head && (answer.status == 400 || answer.status == 301))
+            fault.code = "PermanentRedirect";
     }
 
     // Whether a success is an S3 store's, and not some page of what stands before it.
@@ -5666,12 +5648,12 @@ private:
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
-        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.place->signing_region)) return true;
-        if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
+        const Request& request = exchange.request;
+        if (core_.correct_region(exchange.fault.region, exchange.place->signing_region)) return true;
+        if (!exchange.fault.region.empty() || (request.method == Method::head && request.object.empty())) return false;
         Session other(core_);
         other.limits_.deadline = limits_.deadline;
-        Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
-        look.request.is_correction = true;
+        Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
         other.run(look);
         other.drop(look);
         const auto place = core_.place(limits_);
@@ -5771,9 +5753,11 @@ struct Job {
     std::unique_ptr<Job> next{};
 };
 
-inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
-                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
-                     const std::function<void(std::size_t, Job&)>& end) {
+// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
+// `end(i, job)` looks at it once it is done.
+inline void run_all(Session& session, std::size_t total, std::size_t at_once,
+                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
+                    const std::function<void(std::size_t, Job&)>& end) {
     std::unique_ptr<Job> running;  // a list, by Job::next
     std::size_t count = 0;
     for (std::size_t next = 0; next < total || running;) {
@@ -5800,13 +5784,6 @@ inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
             end(ended->index, *ended);
         }
     }
-}
-
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done. They are borrowed: a std::function of a reference needs no memory.
-template <class Begin, class End>
-void run_all(Session& session, std::size_t total, std::size_t at_once, const Begin& begin, const End& end) {
-    run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
 }  // namespace detail::s3
@@ -6877,7 +6854,7 @@ inline Result<void> check_key(const Core& core, const char* operation, std::stri
     if (core.prefix.size() + key.size() > key_bytes_max) wrong = "the key, with its prefix, is over 1024 bytes";
     if (key.empty()) wrong = "the key is empty";
     if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
-    if (!http::can_still_run())
+    if (!http::is_ready())
         return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
     return to_write ? check_writable(core, operation, key) : Result<void>();
 }
@@ -7013,7 +6990,7 @@ inline Result<void> check_bucket(Session& session, const Exchange& call) {
     Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
     if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || look.fault) return session.failure(look);
+    if (look.error || !look.code().empty()) return session.failure(look);
     store_seen.store(true, std::memory_order_relaxed);
     return {};
 }
@@ -7029,7 +7006,7 @@ inline bool is_absent(const Core& core, const Exchange& call) {
     const bool is_s3 =
         core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
     return call.status() == 404 && code != "NoSuchBucket" &&
-           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
+           (!code.empty() || call.request.method == Method::head || (is_silent && is_s3));
 }
 
 // The headers of an entry, expired or not; empty: there is none.
