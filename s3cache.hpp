@@ -2973,7 +2973,7 @@ public:
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
-        authorization_.append(", Signature=").append(signature_);
+        authorization_.append(", Signature=").append(signature);
         return authorization_;
     }
 
@@ -2991,7 +2991,7 @@ public:
         std::string out = canonical_query(query);
         write_canonical_request(request, out);
         write_signature(credentials, scope);
-        return out.append("&X-Amz-Signature=").append(signature_);
+        return out.append("&X-Amz-Signature=").append(signature);
     }
 
     // The value of x-amz-date, good until the next call.
@@ -3002,9 +3002,7 @@ public:
     }
 
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
-    const std::string& canonical_request() const { return canonical_; }
-    const std::string& string_to_sign() const { return to_sign_; }
-    const std::string& signature() const { return signature_; }
+    std::string canonical_request, string_to_sign, signature;
 
 private:
     // Names sorted, repeats in sending order; and the scope.
@@ -3028,23 +3026,23 @@ private:
     bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
 
     void write_canonical_request(const Request& request, std::string_view query) {
-        canonical_.assign(request.method) += '\n';
-        canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
-        canonical_.append(query);
+        canonical_request.assign(request.method) += '\n';
+        canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
+        canonical_request.append(query);
         for (std::size_t i = 0; i < signed_; ++i) {
-            canonical_ += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_.append(names_[i].first) += ':';
-            append_header_value(canonical_, request.headers[names_[i].second].value);
+            canonical_request += repeats(i) ? ',' : '\n';
+            if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
+            append_header_value(canonical_request, request.headers[names_[i].second].value);
         }
-        (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
+        (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
 
     void write_signature(const Credentials& credentials, const Scope& scope) {
-        ((to_sign_.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
-        hash_.update(canonical_);
-        bytes::append_hex(to_sign_, digest::as_text(hash_.finish()));
-        signature_.clear();
-        bytes::append_hex(signature_, digest::as_text(key_for(credentials, scope).sign(to_sign_)));
+        ((string_to_sign.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
+        hash_.update(canonical_request);
+        bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
+        signature.clear();
+        bytes::append_hex(signature, digest::as_text(key_for(credentials, scope).sign(string_to_sign)));
     }
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
@@ -3065,9 +3063,6 @@ private:
     std::string date_;
     std::string signed_headers_;
     std::string scope_;
-    std::string canonical_;
-    std::string to_sign_;
-    std::string signature_;
     std::string authorization_;
     digest::Sha256 hash_;
     std::optional<digest::HmacSha256Key> key_;
@@ -3394,7 +3389,6 @@ private:
     void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        const std::size_t given = used_;
         next_line().assign("Accept:");
         // As an option it would be written twice.
         if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
@@ -3403,7 +3397,6 @@ private:
         }
         list_.resize(used_);
         for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        used_ = given;
         set(CURLOPT_HTTPHEADER, list_.data());
     }
 
@@ -3670,28 +3663,22 @@ inline Rule rule_for(int status, std::string_view code) {
 
 // What libcurl's result means where there is no answer.
 inline Rule rule_for(CURLcode result) {
-    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
-    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
-    const struct {
-        Rule rule;
-        std::initializer_list<int> results;
-    } known[] = {
-        {{{}, Action::retry, Errc::timed_out, {}}, {CURLE_OPERATION_TIMEDOUT}},
-        {{{}, Action::retry, Errc::tls, for_tls}, {CURLE_SSL_CONNECT_ERROR}},
-        {{{}, Action::give_up, Errc::tls, for_tls},
-         {CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
-          CURLE_SSL_ISSUER_ERROR}},
-        {{{}, Action::give_up, Errc::protocol, {}},
-         {CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
-        {{{}, Action::retry, Errc::network, {}},
-         {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
-          CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
-          CURLE_HTTP2_STREAM}},
+    const auto is = [result](std::initializer_list<int> results) {
+        return std::find(results.begin(), results.end(), result) != results.end();
     };
-    for (const auto& row : known) {
-        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.rule;
-    }
-    return {{}, Action::give_up, Errc::network, {}};
+    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
+    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
+    if (result == CURLE_OPERATION_TIMEDOUT) return {{}, Action::retry, Errc::timed_out, {}};
+    if (result == CURLE_SSL_CONNECT_ERROR) return {{}, Action::retry, Errc::tls, for_tls};
+    if (is({CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
+            CURLE_SSL_ISSUER_ERROR}))
+        return {{}, Action::give_up, Errc::tls, for_tls};
+    if (is({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}))
+        return {{}, Action::give_up, Errc::protocol, {}};
+    const bool is_passing = is({CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
+                                CURLE_HTTP2, CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
+                                CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM});
+    return {{}, is_passing ? Action::retry : Action::give_up, Errc::network, {}};
 }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
@@ -5139,10 +5126,7 @@ struct Request : http::Transfer::Request {
     bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
     std::optional<Milliseconds> stall{};
 
-    Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
-    Request&& header(std::string_view name, std::string_view value) && {
-        return bytes::add(headers, name, value), std::move(*this);
-    }
+    Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
 };
 
 inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
@@ -5175,9 +5159,9 @@ struct Exchange {
     Exchange* next = nullptr;
     std::shared_ptr<const Core::Place> place{};
     std::shared_ptr<const credentials::Snapshot> identity{};
-    http::Clock::time_point began{}, attempt_began{}, due{};
-    std::int64_t clock_offset_ms = 0;  // with which it is signed
-    unsigned corrections = 0;          // those that were made, a bit for each Action
+    http::Clock::time_point began{}, due{};  // of the call; of the attempt
+    std::int64_t clock_offset_ms = 0;        // with which it is signed
+    unsigned corrections = 0;                // those that were made, a bit for each Action
     bool running = false;
 
     bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
@@ -5402,37 +5386,39 @@ private:
     bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
 
     void attempt(Exchange& exchange, http::Clock::time_point now) {
-        exchange.attempt_began = now;
+        exchange.due = now;
         exchange.fault = {};
         exchange.error.reset();
         exchange.stopped_by_sink = false;
-        if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
+        const Request& request = exchange.request;
+        const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
+        if (!allowed) return end(exchange, allowed.error());
+        auto who = core_.identity.snapshot(limits_);
+        if (!who) return end(exchange, not_found_out(request, who.error()));
+        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
+        if (!place) return end(exchange, not_found_out(request, place.error()));
+        exchange.identity = *std::move(who);
+        exchange.place = *std::move(place);
+        if (!exchange.answer) exchange.answer = engine_->borrow();
+        prepare(exchange);
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange,
-                       refusal(Errc::unsupported, exchange.request, "libcurl refused the request or has no memory"));
+            return end(exchange, refusal(Errc::unsupported, request, "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
     }
 
     // The request as it goes out: everything that differs from attempt to attempt is made here.
-    Result<void> prepare(Exchange& exchange) {
+    void prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        Result<void> allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
-        if (!allowed) return allowed;
-        auto who = core_.identity.snapshot(limits_);
-        if (!who) return not_found_out(request, who.error());
-        exchange.identity = *std::move(who);
-        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
-        if (!place) return not_found_out(request, place.error());
-        exchange.place = *std::move(place);
-        if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
         const endpoint::Endpoint& where = *exchange.place;
         out.begin(request);
         out.owner = &exchange;
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout),
-                      request.open_ended ? Milliseconds(0) : time_left()};
+        Milliseconds left{0};
+        if (limits_.deadline && !request.open_ended)
+            left = (std::max)(std::chrono::ceil<Milliseconds>(*limits_.deadline - http::Clock::now()), Milliseconds(1));
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), left};
         out.url.assign(where.scheme).append("://").append(where.host);
         out.path_at = out.url.size();
         out.url.append(where.path);
@@ -5440,14 +5426,8 @@ private:
         bytes::append_percent(out.url, request.object, true);
         add_headers(exchange, std::string_view(out.url).substr(out.path_at));
         if (!request.query.empty()) (out.url += '?').append(request.query);
-        return {};
     }
 
-    Milliseconds time_left() const {
-        if (!limits_.deadline) return Milliseconds(0);
-        const auto left = std::chrono::duration_cast<Milliseconds>(*limits_.deadline - http::Clock::now());
-        return (std::max)(left, Milliseconds(1));
-    }
     // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
     Error not_found_out(const Request& request, const Error& why) const {
         const char* limit = why.code() == Errc::timed_out && limits_.deadline ? " (call_timeout)"
@@ -5687,7 +5667,7 @@ private:
         Event event{exchange.request.operation, exchange.request.key, outcome};
         event.attempt = exchange.attempts;
         event.status = answer.status;
-        event.duration = http::Clock::now() - exchange.attempt_began;
+        event.duration = http::Clock::now() - exchange.due;
         event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
         event.reused = answer.reused;
         const std::string problem = bytes::sanitize(bytes::trim(answer.problem));
