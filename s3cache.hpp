@@ -3369,7 +3369,7 @@ private:
     void set_url() {
 #if LIBCURL_VERSION_NUM >= 0x073f00
         const std::string_view path = std::string_view(url).substr(path_at);
-        if (path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
+        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
             if (url.compare(0, path_at, host_) != 0) {
                 host_.assign(url, 0, path_at);
                 broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
@@ -3414,26 +3414,24 @@ private:
 
     static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
-        constexpr std::size_t threw = static_cast<std::size_t>(-1);
-        const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
-        if (taken != threw) return taken;
-        transfer.refused = no_memory;
-        return 0;
+        const SinkResult said = shielded([&] { return transfer.take(data, size * count); }, SinkResult::stop);
+        transfer.paused = said == SinkResult::pause;
+        if (transfer.paused) return CURL_WRITEFUNC_PAUSE;
+        if (said == SinkResult::stop) return 0;
+        transfer.received += size * count;
+        return size * count;
     }
-
-    std::size_t take_body(const char* data, std::size_t size) {
-        SinkResult said = SinkResult::consumed;
-        if (request->sink.take && (status == 200 || status == 206))
-            said = request->sink.take(request->sink.self, *this, data, size);
-        else if (text.size() + size <= text_bytes_max)
-            text.append(data, size);
-        else
-            refused = too_large;
-        paused = said == SinkResult::pause;
-        if (paused) return CURL_WRITEFUNC_PAUSE;
-        if (refused || said == SinkResult::stop) return 0;
-        received += size;
-        return size;
+    SinkResult take(const char* data, std::size_t size) {
+        refused = no_memory;  // unless we come to the end
+        if (request->sink.take && (status == 200 || status == 206)) {
+            const SinkResult said = request->sink.take(request->sink.self, *this, data, size);
+            refused = nullptr;
+            return said;
+        }
+        const bool fits = text.size() + size <= text_bytes_max;
+        if (fits) text.append(data, size);
+        refused = fits ? nullptr : too_large;
+        return fits ? SinkResult::consumed : SinkResult::stop;
     }
 
     std::optional<Setup> setup_;
@@ -3688,10 +3686,8 @@ inline bool is_answered(CURLcode result, int status) {
 
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
-    const double base = static_cast<double>(config.backoff_base.count());
-    const double cap = static_cast<double>(config.backoff_cap.count());
-    const double most = (std::min)(cap, base * static_cast<double>(1u << (std::min)(failures, 20)));
-    return std::chrono::milliseconds(static_cast<std::int64_t>(most * random));
+    const auto most = (std::min)(config.backoff_cap, config.backoff_base * (1 << (std::min)(failures, 20)));
+    return std::chrono::duration_cast<std::chrono::milliseconds>(most * random);
 }
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
@@ -3804,8 +3800,8 @@ struct Limits {
     }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + during);
-        return Error(Errc::timed_out, "the time of the call was over while " + during);
+        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
+        return Error(Errc::timed_out, "the call's time (call_timeout) was over while " + during);
     }
 };
 
@@ -4946,8 +4942,13 @@ struct detail::Core {
           pool(config),
           health(config),
           chain(make_environment(), {config.profile, config.region, config.endpoint}),
-          identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
-                   [this] { return now(); }) {}
+          identity(
+              [this](
+                  const credentials::Limits& limits) {  // the user's own provider, which may throw, or else the chain
+                  if (!config.credentials) return chain.find(limits);
+                  return guarded([this] { return config.credentials(); }, "the credentials provider");
+              },
+              [this] { return now(); }) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
@@ -4997,12 +4998,11 @@ struct detail::Core {
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region: on AWS another host, elsewhere only the signature changes. False: no news.
-    bool correct_region(const std::string& region, const std::string& signed_before) {
+    // The store named another region: on AWS another host, elsewhere only the signature changes.
+    void set_region(const std::string& region) {
         const std::lock_guard<std::mutex> hold(place_lock);
-        if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
-        if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-        return resolve_place(region).has_value();
+        if (place_now && endpoint::valid_region(region) && region != place_now->signing_region)
+            static_cast<void>(resolve_place(region));
     }
 
     const Config config;
@@ -5059,12 +5059,6 @@ private:
         if (config.seams.environment) out.variable = config.seams.environment;
         out.now = [this] { return now(); };
         return out;
-    }
-
-    // The user's own provider, which may throw, or else the chain.
-    Result<Credentials> find_credentials(const credentials::Limits& limits) {
-        if (!config.credentials) return chain.find(limits);
-        return guarded([&] { return config.credentials(); }, "the credentials provider");
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
@@ -5256,8 +5250,6 @@ public:
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(std::move(engine_)); }
-    Session(const Session&) = delete;
-    Session& operator=(const Session&) = delete;
 
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
@@ -5394,9 +5386,9 @@ private:
         const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
         if (!allowed) return end(exchange, allowed.error());
         auto who = core_.identity.snapshot(limits_);
-        if (!who) return end(exchange, not_found_out(request, who.error()));
+        if (!who) return end(exchange, detail::about(request.operation, request.key, who.error()));
         auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
-        if (!place) return end(exchange, not_found_out(request, place.error()));
+        if (!place) return end(exchange, detail::about(request.operation, request.key, place.error()));
         exchange.identity = *std::move(who);
         exchange.place = *std::move(place);
         if (!exchange.answer) exchange.answer = engine_->borrow();
@@ -5428,13 +5420,6 @@ private:
         if (!request.query.empty()) (out.url += '?').append(request.query);
     }
 
-    // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
-    Error not_found_out(const Request& request, const Error& why) const {
-        const char* limit = why.code() == Errc::timed_out && limits_.deadline ? " (call_timeout)"
-                            : why.code() == Errc::cancelled                   ? " (by Cache::cancel())"
-                                                                              : "";
-        return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
-    }
     std::string out_of_time_text() const {
         return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
                " ms) is over";
@@ -5629,15 +5614,19 @@ private:
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
         const Request& request = exchange.request;
-        if (core_.correct_region(exchange.fault.region, exchange.place->signing_region)) return true;
-        if (!exchange.fault.region.empty() || (request.method == Method::head && request.object.empty())) return false;
-        Session other(core_);
-        other.limits_.deadline = limits_.deadline;
-        Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
-        other.run(look);
-        other.drop(look);
+        const std::string& before = exchange.place->signing_region;
+        const std::string& named = exchange.fault.region;
+        if (named == before) return false;
+        core_.set_region(named);
+        if (named.empty() && (request.method != Method::head || !request.object.empty())) {
+            Session other(core_);
+            other.limits_.deadline = limits_.deadline;
+            Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
+            other.run(look);
+            other.drop(look);
+        }
         const auto place = core_.place(limits_);
-        return place && (*place)->signing_region != exchange.place->signing_region;
+        return place && (*place)->signing_region != before;
     }
 
     bool again_now(Exchange& exchange) {
@@ -5711,8 +5700,6 @@ private:
 // An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
 struct Call : Exchange {
     Call(Session& on, Request what) : Exchange{std::move(what)}, session(on) {}
-    Call(const Call&) = delete;
-    Call& operator=(const Call&) = delete;
     ~Call() { session.drop(*this); }
     void run() { session.run(*this); }
 
@@ -5721,16 +5708,11 @@ struct Call : Exchange {
 
 // One of many: a call, and what follows from its answer.
 struct Job {
-    Job() = default;
-    Job(const Job&) = delete;
-    Job& operator=(const Job&) = delete;
     virtual ~Job() = default;
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
 
-    // For run_all.
-    std::size_t index = 0;
-    std::unique_ptr<Job> next{};
+    std::size_t index = 0;  // for run_all
 };
 
 // Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
@@ -5738,29 +5720,21 @@ struct Job {
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
-    std::unique_ptr<Job> running;  // a list, by Job::next
-    std::size_t count = 0;
-    for (std::size_t next = 0; next < total || running;) {
-        for (; next < total && count < at_once; ++next) {
+    std::vector<std::unique_ptr<Job>> running;
+    for (std::size_t next = 0; next < total || !running.empty();) {
+        for (; next < total && running.size() < at_once; ++next) {
             std::unique_ptr<Job> job = begin(next);
             if (!job) continue;
             job->index = next;
             session.start(job->call());
-            job->next = std::exchange(running, nullptr);
-            running = std::move(job);
-            ++count;
+            running.push_back(std::move(job));
         }
-        bool any_done = false;
-        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
-        if (running && !any_done) session.step(step_most);
-        for (std::unique_ptr<Job>* at = &running; *at;) {
-            if ((*at)->tend()) {
-                at = &(*at)->next;
-                continue;
-            }
-            const std::unique_ptr<Job> ended = std::move(*at);
-            *at = std::move(ended->next);
-            --count;
+        const auto is_done = [](const std::unique_ptr<Job>& job) { return job->call().done; };
+        if (!running.empty() && std::none_of(running.begin(), running.end(), is_done)) session.step(step_most);
+        for (std::size_t i = running.size(); i-- > 0;) {
+            if (running[i]->tend()) continue;
+            const std::unique_ptr<Job> ended = std::exchange(running[i], std::move(running.back()));
+            running.pop_back();
             end(ended->index, *ended);
         }
     }
