@@ -3315,10 +3315,6 @@ private:
     void set(CURLoption option, T value) {
         if (curl_easy_setopt(easy, option, value) != CURLE_OK) broken = true;
     }
-    template <class T>
-    void set_if_known(CURLoption option, T value) {  // to this libcurl
-        static_cast<void>(curl_easy_setopt(easy, option, value));
-    }
     void set_if_given(CURLoption option, const std::string& value) {
         if (!value.empty()) set(option, value.c_str());
     }
@@ -3352,14 +3348,15 @@ private:
         if (has_body()) set(CURLOPT_POST, 1L);
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
         set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+        // What the libcurl that runs may not know, being older than the one that we are compiled with.
 #if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074000
-        set_if_known(CURLOPT_HTTP09_ALLOWED, 0L);
+        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074100
-        set_if_known(CURLOPT_MAXAGE_CONN, idle_seconds_max);
+        curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
     }
@@ -4933,8 +4930,6 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 
 // What all copies of a handle, all readers and all threads of one Cache share.
 struct detail::Core {
-    using Place = endpoint::Endpoint;  // where requests go
-
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
@@ -4942,9 +4937,9 @@ struct detail::Core {
           pool(config),
           health(config),
           chain(make_environment(), {config.profile, config.region, config.endpoint}),
+          // The user's own provider, which may throw, or else the chain.
           identity(
-              [this](
-                  const credentials::Limits& limits) {  // the user's own provider, which may throw, or else the chain
+              [this](const credentials::Limits& limits) {
                   if (!config.credentials) return chain.find(limits);
                   return guarded([this] { return config.credentials(); }, "the credentials provider");
               },
@@ -4986,7 +4981,7 @@ struct detail::Core {
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
 
     // Endpoint and region, found out once; the region may be corrected by an answer later.
-    Result<std::shared_ptr<const Place>> place(const credentials::Limits& limits = {}) {
+    Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
         credentials::Walk walk = chain.walk(limits);
@@ -5021,7 +5016,7 @@ struct detail::Core {
     std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
     std::mutex place_lock;
-    std::shared_ptr<const Place> place_now;
+    std::shared_ptr<const endpoint::Endpoint> place_now;
     std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
@@ -5044,11 +5039,11 @@ struct detail::Core {
     }
 
 private:
-    Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
+    Result<std::shared_ptr<const endpoint::Endpoint>> resolve_place(const std::string& region) {
         auto found = endpoint::resolve(
             {bucket, region, configured_url, config.addressing, config.dual_stack, config.fips, config.accelerate});
         if (!found) return found.error();
-        place_now = std::make_shared<const Place>(*std::move(found));
+        place_now = std::make_shared<const endpoint::Endpoint>(*std::move(found));
         return place_now;
     }
 
@@ -5151,7 +5146,7 @@ struct Exchange {
 
     // For Session.
     Exchange* next = nullptr;
-    std::shared_ptr<const Core::Place> place{};
+    std::shared_ptr<const endpoint::Endpoint> place{};
     std::shared_ptr<const credentials::Snapshot> identity{};
     http::Clock::time_point began{}, due{};  // of the call; of the attempt
     std::int64_t clock_offset_ms = 0;        // with which it is signed
@@ -5173,10 +5168,6 @@ inline Error refusal(Errc kind, std::string_view operation, std::string_view key
     details.code = kind;
     details.retryable = kind == Errc::timed_out;
     return Error(std::move(details), about(operation, key, text));
-}
-
-inline Error refusal(Errc kind, const Request& request, std::string_view text) {
-    return refusal(kind, request.operation, request.key, text);
 }
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
@@ -5292,7 +5283,7 @@ public:
     const credentials::Limits& limits() const { return limits_; }
 
     void start(Exchange& exchange) {
-        forget(exchange);
+        drop(exchange);
         exchange.next = std::exchange(exchanges_, &exchange);
         exchange.done = false;
         exchange.corrections = 0;
@@ -5302,7 +5293,7 @@ public:
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, refusal(Errc::unavailable, exchange.request, why));
+        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
@@ -5313,15 +5304,11 @@ public:
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (was_cancelled()) cancel(by_cancel);
-        if (report_progress_) report_progress();
+        if (report_progress_ && !report_progress()) cancel("cancelled by the progress callback");
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) engine_->wait(most);
         return !why_cancelled_;
-    }
-    void run(Exchange& exchange) {
-        start(exchange);
-        wait_for(exchange);
     }
     void wait_for(const Exchange& exchange) {
         while (!exchange.done) step(step_most);
@@ -5331,8 +5318,12 @@ public:
 
     // Forgets the exchange and its answer; one that still runs is cut off.
     void drop(Exchange& exchange) noexcept {
-        forget(exchange);
-        let_go(exchange);
+        Exchange** at = &exchanges_;
+        while (*at && *at != &exchange) at = &(*at)->next;
+        if (*at) *at = exchange.next;
+        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
+        exchange.running = false;
+        exchange.done = true;
     }
     // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
     // report it to us alone, and go on with the next bytes as if these had been taken.
@@ -5348,7 +5339,7 @@ public:
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
-                end(*exchange, refusal(code, exchange->request, why));
+                end(*exchange, refusal(code, exchange->request.operation, exchange->request.key, why));
         }
     }
 
@@ -5394,7 +5385,8 @@ private:
         if (!exchange.answer) exchange.answer = engine_->borrow();
         prepare(exchange);
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, refusal(Errc::unsupported, request, "libcurl refused the request or has no memory"));
+            return end(exchange, refusal(Errc::unsupported, request.operation, request.key,
+                                         "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
@@ -5469,11 +5461,11 @@ private:
         return most;
     }
 
-    void report_progress() {
+    bool report_progress() {
         const auto now = http::Clock::now();
-        if (now < next_report_) return;
+        if (now < next_report_) return true;
         next_report_ = now + tick;
-        if (!report_progress_()) cancel("cancelled by the progress callback");
+        return report_progress_();
     }
     void cancel(const char* why) {
         if (why_cancelled_) return;
@@ -5482,19 +5474,9 @@ private:
         end_all(Errc::cancelled, why);
     }
 
-    void forget(Exchange& exchange) noexcept {
-        Exchange** at = &exchanges_;
-        while (*at && *at != &exchange) at = &(*at)->next;
-        if (*at) *at = exchange.next;
-    }
-    void let_go(Exchange& exchange) noexcept {
-        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
-        exchange.running = false;
-        exchange.done = true;
-    }
     void end(Exchange& exchange, Error why) {
+        drop(exchange);
         exchange.error = std::move(why);
-        let_go(exchange);
         woken_ = true;
     }
 
@@ -5512,7 +5494,7 @@ private:
         exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.refused;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
         const retry::Action action = action_for(exchange);
-        if (goes_on(exchange, action)) return emit_event(exchange, "retry");
+        if (goes_on(exchange, action)) return;
         exchange.done = true;
         if (!answered) exchange.error = no_answer(exchange);
         core_.health.report(answered && action != retry::Action::retry, core_.local_now());
@@ -5622,7 +5604,8 @@ private:
             Session other(core_);
             other.limits_.deadline = limits_.deadline;
             Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
-            other.run(look);
+            other.start(look);
+            other.wait_for(look);
             other.drop(look);
         }
         const auto place = core_.place(limits_);
@@ -5631,6 +5614,7 @@ private:
 
     bool again_now(Exchange& exchange) {
         if (exchange.on_retry && !exchange.on_retry(exchange)) return false;
+        emit_event(exchange, "retry");
         exchange.due = http::Clock::now();
         return true;
     }
@@ -5652,16 +5636,13 @@ private:
     }
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
+        const Request& request = exchange.request;
         const http::Transfer& answer = *exchange.answer;
-        Event event{exchange.request.operation, exchange.request.key, outcome};
-        event.attempt = exchange.attempts;
-        event.status = answer.status;
-        event.duration = http::Clock::now() - exchange.due;
-        event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
-        event.reused = answer.reused;
-        const std::string problem = bytes::sanitize(bytes::trim(answer.problem));
-        if (answer.result != CURLE_OK && !exchange.stopped_by_sink) event.detail = problem;
-        core_.config.on_event(event);
+        const std::uint64_t size = request.method == Method::get ? answer.received : request.body.size();
+        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink;
+        const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer.problem)) : std::string();
+        core_.config.on_event({request.operation, request.key, outcome, exchange.attempts, answer.status, size,
+                               http::Clock::now() - exchange.due, answer.reused, problem});
     }
 
     Error no_answer(const Exchange& exchange) const {
@@ -5701,7 +5682,10 @@ private:
 struct Call : Exchange {
     Call(Session& on, Request what) : Exchange{std::move(what)}, session(on) {}
     ~Call() { session.drop(*this); }
-    void run() { session.run(*this); }
+    void run() {
+        session.start(*this);
+        session.wait_for(*this);
+    }
 
     Session& session;
 };
