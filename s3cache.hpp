@@ -3255,8 +3255,6 @@ public:
         return value;
     }
 
-    std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
-
     void begin(const Request& what) {
         request = &what;
         used_ = 0;
@@ -3343,7 +3341,6 @@ private:
         set_if_given(CURLOPT_SSLKEY, config.client_key);
         set_if_given(CURLOPT_PROXY, config.proxy);
         if (request->bypass_proxy) set(CURLOPT_NOPROXY, "*");
-        if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
         if (method == Method::head) set(CURLOPT_NOBODY, 1L);
         if (has_body()) set(CURLOPT_POST, 1L);
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
@@ -5267,10 +5264,12 @@ public:
     void end_cleanup() { limits_.deadline = deadline_; }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
-        std::uint64_t sum = 0;
-        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next)
-            sum += exchange->running && exchange->request.method == Method::put ? exchange->answer->sent() : 0;
-        return sum;
+        curl_off_t sum = 0;
+        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->running && exchange->request.method == Method::put)
+                sum += exchange->answer->info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T);
+        }
+        return static_cast<std::uint64_t>(sum);
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
@@ -5446,7 +5445,7 @@ private:
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
-    // Starts what is due. Returns how long nothing else will be, at most `most`: not at all where only the caller can go on.
+    // Starts what is due. Returns how long nothing else will be, `most` at most: zero where only the caller can go on.
     Milliseconds start_due(Milliseconds most) {
         std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
@@ -5584,8 +5583,8 @@ private:
         const auto date = dates::http_date(answer.headers.get("date"));
         return date ? retry::seconds_between(now, *date) : std::numeric_limits<double>::quiet_NaN();
     }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
-    // gives no reason the date is tried, and counts for others only if the store then takes the signature.
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
+    // refusal gives no reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
         const double off = skew(*exchange.answer, core_.local_now());
         if (std::isnan(off) || exchange.is_anonymous()) return false;

@@ -10,7 +10,6 @@ using fake_s3::Point;
 using store::code_of;
 using store::failure;
 using store::ok;
-using store::same;
 using store::text_of;
 using store::World;
 
