@@ -2994,10 +2994,13 @@ public:
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
-    // The value of x-amz-date, good until the next call.
+    // The value of x-amz-date. The requests of one second share it.
     std::string_view date(std::int64_t unix_seconds) {
-        date_.clear();
-        dates::append_amz_date(date_, unix_seconds);
+        if (date_.empty() || unix_seconds != date_second_) {
+            date_.clear();
+            dates::append_amz_date(date_, unix_seconds);
+            date_second_ = unix_seconds;
+        }
         return date_;
     }
 
@@ -3061,6 +3064,7 @@ private:
     std::vector<std::pair<std::string, std::size_t>> names_;
     std::size_t signed_ = 0;
     std::string date_;
+    std::int64_t date_second_ = 0;
     std::string signed_headers_;
     std::string scope_;
     std::string authorization_;
@@ -5190,20 +5194,22 @@ inline std::string_view advice_for(std::string_view url, std::string_view text) 
     return {};
 }
 
-// What the store said, where it speaks XML, or what else can be made of the body for a person.
-inline std::string words_of(const Exchange& exchange) {
-    const std::string_view text = exchange.answer->text;
-    if (!exchange.fault.message.empty()) return bytes::sanitize(exchange.fault.message);
-    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    return bytes::sanitize(xml::html_title(text));
-}
-
-inline std::string request_id(const Exchange& exchange) {
-    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
-    if (id.empty()) id = bytes::sanitize(exchange.fault.request_id);
-    const std::string_view second = exchange.headers().get("x-amz-id-2");
-    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
-    return id;
+// What the store said in XML, or what else can be made of the body for a person.
+inline Error::Details details_of(const Exchange& exchange) {
+    const xml::ErrorBody& fault = exchange.fault;
+    const http::Transfer& answer = *exchange.answer;
+    std::string message = fault.message;
+    if (message.empty()) message = json::string_field(answer.text, "message").value_or(xml::html_title(answer.text));
+    Error::Details out;
+    out.status = answer.status;
+    const std::string status = bytes::number(static_cast<std::uint64_t>(answer.status));
+    out.s3_code = fault.code.empty() ? status : bytes::sanitize(fault.code);
+    out.s3_message = bytes::sanitize(message);
+    const std::string_view id = answer.headers.get("x-amz-request-id");
+    const std::string_view second = answer.headers.get("x-amz-id-2");
+    out.request_id = bytes::sanitize(id.empty() ? fault.request_id : id);
+    if (!second.empty()) out.request_id.append(out.request_id.empty() ? "" : " ").append(bytes::sanitize(second));
+    return out;
 }
 
 // What happened, after how many attempts, in the store's words, and what to do.
@@ -5345,12 +5351,7 @@ public:
     // The answer as an error, for an operation that can make nothing of it.
     Error failure(const Exchange& exchange) const {
         if (exchange.error) return *exchange.error;
-        Error::Details details;
-        details.status = exchange.status();
-        const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
-        details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
-        details.s3_message = words_of(exchange);
-        details.request_id = request_id(exchange);
+        Error::Details details = details_of(exchange);
         retry::Rule rule = rule_of(exchange);
         const std::string_view hint = advice_for(exchange.answer->url, details.s3_message);
         if (!hint.empty()) rule.advice = hint;
@@ -5360,8 +5361,9 @@ public:
             rule.advice =
                 "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
                 "MetadataNames::hyphen (?metadata_names=hyphen)";
-        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
-        return told(exchange, rule, text, std::move(details));
+        std::string text = bytes::number(static_cast<std::uint64_t>(details.status));
+        if (text != details.s3_code) text += " " + details.s3_code;
+        return told(exchange, rule, std::move(text), std::move(details));
     }
 
 private:
@@ -5369,7 +5371,7 @@ private:
 
     void attempt(Exchange& exchange, http::Clock::time_point now) {
         exchange.due = now;
-        exchange.fault = {};
+        if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
         exchange.error.reset();
         exchange.stopped_by_sink = false;
         const Request& request = exchange.request;
@@ -5695,7 +5697,9 @@ struct Job {
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
 
-    std::size_t index = 0;  // for run_all
+    // For run_all.
+    std::size_t index = 0;
+    std::unique_ptr<Job> next{};
 };
 
 // Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
@@ -5703,21 +5707,29 @@ struct Job {
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
-    std::vector<std::unique_ptr<Job>> running;
-    for (std::size_t next = 0; next < total || !running.empty();) {
-        for (; next < total && running.size() < at_once; ++next) {
+    std::unique_ptr<Job> running;  // a list, by Job::next
+    std::size_t count = 0;
+    for (std::size_t next = 0; next < total || running;) {
+        for (; next < total && count < at_once; ++next) {
             std::unique_ptr<Job> job = begin(next);
             if (!job) continue;
             job->index = next;
             session.start(job->call());
-            running.push_back(std::move(job));
+            job->next = std::exchange(running, nullptr);
+            running = std::move(job);
+            ++count;
         }
-        const auto is_done = [](const std::unique_ptr<Job>& job) { return job->call().done; };
-        if (!running.empty() && std::none_of(running.begin(), running.end(), is_done)) session.step(step_most);
-        for (std::size_t i = running.size(); i-- > 0;) {
-            if (running[i]->tend()) continue;
-            const std::unique_ptr<Job> ended = std::exchange(running[i], std::move(running.back()));
-            running.pop_back();
+        bool any_done = false;
+        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
+        if (running && !any_done) session.step(step_most);
+        for (std::unique_ptr<Job>* at = &running; *at;) {
+            if ((*at)->tend()) {
+                at = &(*at)->next;
+                continue;
+            }
+            const std::unique_ptr<Job> ended = std::move(*at);
+            *at = std::move(ended->next);
+            --count;
             end(ended->index, *ended);
         }
     }
