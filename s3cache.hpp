@@ -2852,17 +2852,6 @@ struct Scope {
     std::string_view service;
 };
 
-// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
-// request into a 403; user-agent because proxies add to it.
-inline bool never_signed(std::string_view lower_name) {
-    if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
-    constexpr std::array<std::string_view, 11> names = {
-        "accept-encoding", "authorization", "connection",        "expect",         "keep-alive", "te", "trailer",
-        "upgrade",         "user-agent",    "transfer-encoding", "x-amzn-trace-id"};
-    if (std::find(names.begin(), names.end(), lower_name) != names.end()) return true;
-    return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-");
-}
-
 // Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
 // before `a`, because '-' is less than '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
@@ -2907,15 +2896,16 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
-    // The value for the Authorization header, good until the next call. It covers every header given but the
-    // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
+    // The value for the Authorization header, good until the next call. It covers every header given:
+    // the caller puts `host`, `x-amz-date` and `x-amz-security-token` into the list, and leaves out what hops rewrite
+    // on their way (accept-encoding, user-agent, all that is about the connection).
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(request, scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
-        authorization_.append(", Signature=").append(signature_);
+        authorization_.append(", Signature=").append(signature);
         return authorization_;
     }
 
@@ -2933,7 +2923,7 @@ public:
         std::string out = canonical_query(query);
         write_canonical_request(request, out);
         write_signature(credentials, scope);
-        return out.append("&X-Amz-Signature=").append(signature_);
+        return out.append("&X-Amz-Signature=").append(signature);
     }
 
     // The value of x-amz-date. The requests of one second share it.
@@ -2947,21 +2937,17 @@ public:
     }
 
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
-    const std::string& canonical_request() const { return canonical_; }
-    const std::string& string_to_sign() const { return to_sign_; }
-    const std::string& signature() const { return signature_; }
+    std::string canonical_request, string_to_sign, signature;
 
 private:
     // Names sorted, repeats in sending order; and the scope.
     void begin(const Request& request, const Scope& scope) {
-        signed_ = 0;
-        for (std::size_t i = 0; i < request.header_count; ++i) {
-            if (signed_ == names_.size()) names_.emplace_back();
-            auto& [name, place] = names_[signed_];
-            name.assign(request.headers[i].name);
-            for (char& c : name) c = bytes::lower(c);
-            place = i;
-            if (!never_signed(name)) ++signed_;
+        signed_ = request.header_count;
+        if (names_.size() < signed_) names_.resize(signed_);
+        for (std::size_t i = 0; i < signed_; ++i) {
+            names_[i].first.assign(request.headers[i].name);
+            for (char& c : names_[i].first) c = bytes::lower(c);
+            names_[i].second = i;
         }
         std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
         signed_headers_.clear();
@@ -2975,23 +2961,23 @@ private:
     bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
 
     void write_canonical_request(const Request& request, std::string_view query) {
-        canonical_.assign(request.method) += '\n';
-        canonical_.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
-        canonical_.append(query);
+        canonical_request.assign(request.method) += '\n';
+        canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
+        canonical_request.append(query);
         for (std::size_t i = 0; i < signed_; ++i) {
-            canonical_ += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_.append(names_[i].first) += ':';
-            append_header_value(canonical_, request.headers[names_[i].second].value);
+            canonical_request += repeats(i) ? ',' : '\n';
+            if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
+            append_header_value(canonical_request, request.headers[names_[i].second].value);
         }
-        (canonical_.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
+        (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
 
     void write_signature(const Credentials& credentials, const Scope& scope) {
-        ((to_sign_.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
-        hash_.update(canonical_);
-        bytes::append_hex(to_sign_, digest::as_text(hash_.finish()));
-        signature_.clear();
-        bytes::append_hex(signature_, digest::as_text(key_for(credentials, scope).sign(to_sign_)));
+        ((string_to_sign.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
+        hash_.update(canonical_request);
+        bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
+        signature.clear();
+        bytes::append_hex(signature, digest::as_text(key_for(credentials, scope).sign(string_to_sign)));
     }
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
@@ -3013,9 +2999,6 @@ private:
     std::int64_t date_second_ = 0;
     std::string signed_headers_;
     std::string scope_;
-    std::string canonical_;
-    std::string to_sign_;
-    std::string signature_;
     std::string authorization_;
     digest::Sha256 hash_;
     std::optional<digest::HmacSha256Key> key_;
@@ -3046,18 +3029,21 @@ inline constexpr unsigned idle_connections_max = 16;
 
 inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
 
+// Why a response is not taken.
+inline constexpr const char* no_memory = "no memory for the answer";
+inline constexpr const char* too_large = "the answer is larger than any of S3's";
+
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
 // libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
-// clean up at exit, so that a destructor of a static object may still use a Cache.
+// clean up at exit, so that a destructor of a static object may still use a Cache: false once it has cleaned up all the
+// same, because something else had initialised it before us.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
-    return ready;
+    return ready && OPENSSL_init_crypto(0, nullptr) == 1;
 }
-// False once OpenSSL has cleaned up all the same, because something else had initialised it before us.
-inline bool can_still_run() { return OPENSSL_init_crypto(0, nullptr) == 1; }
 
 // What a forked child finds changed. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
@@ -3120,13 +3106,14 @@ public:
             visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
         }
     }
-    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none.
+    // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
-        std::string_view found;
-        each([&](std::string_view other, std::string_view value) {
-            if (found.empty() && other.size() == name.size() && bytes::iequal(other, name)) found = value;
-        });
-        return found;
+        for (const Field& field : fields_) {
+            const char* other = text_.data() + field.at;
+            if (field.name == name.size() && bytes::iequal({other, field.name}, name))
+                return {other + field.name, field.value};
+        }
+        return {};
     }
 
 private:
@@ -3158,15 +3145,19 @@ public:
         void* self = nullptr;
         SinkResult (*take)(void* self, const Transfer& from, const char* data, std::size_t size) = nullptr;
     };
+    // What differs from request to request, apart from the URL and the headers.
+    struct Request {
+        Method method = Method::get;
+        std::string_view body{};  // borrowed; of PUT and POST
+        Sink sink{};
+        bool large = false;  // a large response is likely
+        bool bypass_proxy = false;
+    };
 
     // the request
-    Method method = Method::get;
-    bool large = false;  // a large response is likely
-    bool bypass_proxy = false;
+    const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
     std::size_t path_at = 0;  // where the path begins in it; 0: unknown
-    std::string_view body;    // borrowed; of PUT and POST
-    Sink sink{};
     Limits limits{};
     // the response
     CURLcode result = CURLE_OK;
@@ -3175,10 +3166,9 @@ public:
     std::string text;  // the body, where no sink takes it
     std::uint64_t received = 0;
     bool paused = false;
-    bool reused = false;     // the connection was
-    bool overflow = false;   // more headers or text than we take
-    bool no_memory = false;  // a sink threw
-    bool broken = false;     // libcurl refused an option or has no memory: not to be used again
+    bool reused = false;            // the connection was
+    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
+    bool broken = false;            // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     // kept from request to request
@@ -3201,16 +3191,14 @@ public:
         return value;
     }
 
-    std::uint64_t sent() const { return static_cast<std::uint64_t>(info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T)); }
-
-    void clear_request() {
+    void begin(const Request& what) {
+        request = &what;
         used_ = 0;
-        body = {};
-        sink = {};
-        large = bypass_proxy = false;
+        to_sign.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
+        to_sign.push_back({name, value});
         std::string& line = next_line();
         line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
@@ -3224,18 +3212,20 @@ public:
     bool prepare(const Config& config) {
         if (!easy) return false;
         broken = false;
-        const Setup wanted{static_cast<std::int64_t>(method), large, bypass_proxy, limits.connect.count(),
-                           limits.stall.count()};
+        // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
+        const bool large = request->large || (request->method == Method::get && bytes::starts_with(url, "http:"));
+        const Setup wanted{static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
+                           limits.connect.count(), limits.stall.count()};
         if (wanted != setup_) {
             setup_ = wanted;
             curl_easy_reset(easy);
-            set_up(config);
+            set_up(config, large);
         }
         set_url();
         set_headers(config);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
-            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
-            set(CURLOPT_POSTFIELDS, body.data() ? body.data() : "");
+            set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
+            set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
         }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
         result = CURLE_OK;
@@ -3243,7 +3233,8 @@ public:
         headers.clear();
         text.clear();
         received = 0;
-        paused = reused = overflow = no_memory = false;
+        paused = reused = false;
+        refused = nullptr;
         problem[0] = '\0';
         return !broken;
     }
@@ -3252,21 +3243,18 @@ private:
     // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
     // options of a method leak into the next request.
     using Setup = std::array<std::int64_t, 5>;
-    bool has_body() const { return method == Method::put || method == Method::post; }
+    bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
     template <class T>
     void set(CURLoption option, T value) {
         if (curl_easy_setopt(easy, option, value) != CURLE_OK) broken = true;
     }
-    template <class T>
-    void set_if_known(CURLoption option, T value) {  // to this libcurl
-        static_cast<void>(curl_easy_setopt(easy, option, value));
-    }
     void set_if_given(CURLoption option, const std::string& value) {
         if (!value.empty()) set(option, value.c_str());
     }
 
-    void set_up(const Config& config) {
+    void set_up(const Config& config, bool large) {
+        const Method method = request->method;
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
         set(CURLOPT_NOSIGNAL, 1L);
@@ -3288,20 +3276,20 @@ private:
         set_if_given(CURLOPT_SSLCERT, config.client_certificate);
         set_if_given(CURLOPT_SSLKEY, config.client_key);
         set_if_given(CURLOPT_PROXY, config.proxy);
-        if (bypass_proxy) set(CURLOPT_NOPROXY, "*");
-        if (method == Method::get) set(CURLOPT_HTTPGET, 1L);
+        if (request->bypass_proxy) set(CURLOPT_NOPROXY, "*");
         if (method == Method::head) set(CURLOPT_NOBODY, 1L);
         if (has_body()) set(CURLOPT_POST, 1L);
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
         set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
+        // What the libcurl that runs may not know, being older than the one that we are compiled with.
 #if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) set_if_known(CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074000
-        set_if_known(CURLOPT_HTTP09_ALLOWED, 0L);
+        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
 #endif
 #if LIBCURL_VERSION_NUM >= 0x074100
-        set_if_known(CURLOPT_MAXAGE_CONN, idle_seconds_max);
+        curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
     }
@@ -3311,7 +3299,7 @@ private:
     void set_url() {
 #if LIBCURL_VERSION_NUM >= 0x073f00
         const std::string_view path = std::string_view(url).substr(path_at);
-        if (path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
+        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
             if (url.compare(0, path_at, host_) != 0) {
                 host_.assign(url, 0, path_at);
                 broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
@@ -3331,7 +3319,6 @@ private:
     void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        const std::size_t given = used_;
         next_line().assign("Accept:");
         // As an option it would be written twice.
         if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
@@ -3340,7 +3327,6 @@ private:
         }
         list_.resize(used_);
         for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        used_ = given;
         set(CURLOPT_HTTPHEADER, list_.data());
     }
 
@@ -3352,31 +3338,30 @@ private:
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
-        transfer.overflow |= !shielded([&] { return transfer.headers.add(line); }, false);
-        return transfer.overflow ? 0 : line.size();
+        if (!shielded([&] { return transfer.headers.add(line); }, false)) transfer.refused = too_large;
+        return transfer.refused ? 0 : line.size();
     }
 
     static std::size_t on_body(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
-        constexpr std::size_t threw = static_cast<std::size_t>(-1);
-        const std::size_t taken = shielded([&] { return transfer.take_body(data, size * count); }, threw);
-        transfer.no_memory |= taken == threw;
-        return taken == threw ? 0 : taken;
+        const SinkResult said = shielded([&] { return transfer.take(data, size * count); }, SinkResult::stop);
+        transfer.paused = said == SinkResult::pause;
+        if (transfer.paused) return CURL_WRITEFUNC_PAUSE;
+        if (said == SinkResult::stop) return 0;
+        transfer.received += size * count;
+        return size * count;
     }
-
-    std::size_t take_body(const char* data, std::size_t size) {
-        if (sink.take && (status == 200 || status == 206)) {
-            const SinkResult said = sink.take(sink.self, *this, data, size);
-            paused = said == SinkResult::pause;
-            if (paused) return CURL_WRITEFUNC_PAUSE;
-            if (said == SinkResult::stop) return 0;
-        } else {
-            overflow = text.size() + size > text_bytes_max;
-            if (overflow) return 0;
-            text.append(data, size);
+    SinkResult take(const char* data, std::size_t size) {
+        refused = no_memory;  // unless we come to the end
+        if (request->sink.take && (status == 200 || status == 206)) {
+            const SinkResult said = request->sink.take(request->sink.self, *this, data, size);
+            refused = nullptr;
+            return said;
         }
-        received += size;
-        return size;
+        const bool fits = text.size() + size <= text_bytes_max;
+        if (fits) text.append(data, size);
+        refused = fits ? nullptr : too_large;
+        return fits ? SinkResult::consumed : SinkResult::stop;
     }
 
     std::optional<Setup> setup_;
@@ -3390,35 +3375,22 @@ private:
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
-class SigpipeGuard {
+inline bool perform_without_sigpipe(CURLM* multi, int& running) {
 #if !defined(_WIN32)
-public:
-    SigpipeGuard() {
-        static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
-        if (!is_old || is_pending()) return;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        is_blocked_ = pthread_sigmask(SIG_BLOCK, &pipe_, &before_) == 0;
-    }
-    ~SigpipeGuard() {
-        if (!is_blocked_) return;
+    static const bool is_old = curl_version_info(CURLVERSION_NOW)->version_num < 0x075700;
+    sigset_t pipe, before, pending;
+    const auto is_pending = [&] { return sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1; };
+    if (is_old && !is_pending() && sigemptyset(&pipe) == 0 && sigaddset(&pipe, SIGPIPE) == 0 &&
+        pthread_sigmask(SIG_BLOCK, &pipe, &before) == 0) {
+        const CURLMcode result = curl_multi_perform(multi, &running);
         int taken = 0;
-        if (is_pending()) sigwait(&pipe_, &taken);
-        pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+        if (is_pending()) sigwait(&pipe, &taken);
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return result == CURLM_OK;
     }
-    SigpipeGuard(const SigpipeGuard&) = delete;
-    SigpipeGuard& operator=(const SigpipeGuard&) = delete;
-
-private:
-    static bool is_pending() {
-        sigset_t pending;
-        sigpending(&pending);
-        return sigismember(&pending, SIGPIPE) == 1;
-    }
-    sigset_t pipe_{}, before_{};
-    bool is_blocked_ = false;
 #endif
-};
+    return curl_multi_perform(multi, &running) == CURLM_OK;
+}
 
 // A multi handle with the connections it keeps, and idle transfers. One thread at a time. It belongs to the process
 // that made it: a forked child must not even close the connections, because TLS would say goodbye on its parent's.
@@ -3447,7 +3419,6 @@ public:
         }
         std::unique_ptr<Transfer> transfer = std::move(idle_.back());
         idle_.pop_back();
-        transfer->clear_request();
         return transfer;
     }
     // One that still runs is cut off, which closes its connection.
@@ -3472,9 +3443,8 @@ public:
     // Moves bytes without waiting, and calls `finished` with each transfer that is over.
     template <class F>
     bool perform(F&& finished) {
-        [[maybe_unused]] const SigpipeGuard guard;
         int running = 0;
-        if (curl_multi_perform(multi_, &running) != CURLM_OK) return false;
+        if (!perform_without_sigpipe(multi_, running)) return false;
         while (CURLMsg* message = curl_multi_info_read(multi_, &running)) {
             if (message->msg != CURLMSG_DONE) continue;
             void* self = nullptr;
@@ -3566,7 +3536,7 @@ struct Rule {
     std::string_view words;  // codes of S3 and statuses, a blank around each
     Action action;
     Errc kind;
-    const char* advice;
+    std::string_view advice;
 };
 
 // The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
@@ -3619,33 +3589,24 @@ inline Rule rule_for(int status, std::string_view code) {
     return by_status;
 }
 
-// What libcurl's result means where there is no answer: the kind of error, and whether another attempt may help.
-struct Failure {
-    Errc kind;
-    bool is_passing;
-};
-inline Failure failure_of(int result) {
-    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
-    const struct {
-        Failure meaning;
-        std::initializer_list<int> results;
-    } known[] = {
-        {{Errc::timed_out, true}, {CURLE_OPERATION_TIMEDOUT}},
-        {{Errc::tls, true}, {CURLE_SSL_CONNECT_ERROR}},
-        {{Errc::tls, false},
-         {CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
-          CURLE_SSL_ISSUER_ERROR}},
-        {{Errc::protocol, false},
-         {CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}},
-        {{Errc::network, true},
-         {CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT, CURLE_HTTP2,
-          CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR, CURLE_SEND_FAIL_REWIND,
-          CURLE_HTTP2_STREAM}},
+// What libcurl's result means where there is no answer.
+inline Rule rule_for(CURLcode result) {
+    const auto is = [result](std::initializer_list<int> results) {
+        return std::find(results.begin(), results.end(), result) != results.end();
     };
-    for (const auto& row : known) {
-        if (std::find(row.results.begin(), row.results.end(), result) != row.results.end()) return row.meaning;
-    }
-    return {Errc::network, false};
+    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
+    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
+    if (result == CURLE_OPERATION_TIMEDOUT) return {{}, Action::retry, Errc::timed_out, {}};
+    if (result == CURLE_SSL_CONNECT_ERROR) return {{}, Action::retry, Errc::tls, for_tls};
+    if (is({CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
+            CURLE_SSL_ISSUER_ERROR}))
+        return {{}, Action::give_up, Errc::tls, for_tls};
+    if (is({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}))
+        return {{}, Action::give_up, Errc::protocol, {}};
+    const bool is_passing = is({CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
+                                CURLE_HTTP2, CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
+                                CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM});
+    return {{}, is_passing ? Action::retry : Action::give_up, Errc::network, {}};
 }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
@@ -3655,10 +3616,8 @@ inline bool is_answered(CURLcode result, int status) {
 
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
-    const double base = static_cast<double>(config.backoff_base.count());
-    const double cap = static_cast<double>(config.backoff_cap.count());
-    const double most = (std::min)(cap, base * static_cast<double>(1u << (std::min)(failures, 20)));
-    return std::chrono::milliseconds(static_cast<std::int64_t>(most * random));
+    const auto most = (std::min)(config.backoff_cap, config.backoff_base * (1 << (std::min)(failures, 20)));
+    return std::chrono::duration_cast<std::chrono::milliseconds>(most * random);
 }
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
@@ -3765,8 +3724,8 @@ struct Limits {
     }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled while " + during);
-        return Error(Errc::timed_out, "the time of the call was over while " + during);
+        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
+        return Error(Errc::timed_out, "the call's time (call_timeout) was over while " + during);
     }
 };
 
@@ -4854,8 +4813,6 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 
 // What all copies of a handle, all readers and all threads of one Cache share.
 struct detail::Core {
-    using Place = endpoint::Endpoint;  // where requests go
-
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
@@ -4863,8 +4820,13 @@ struct detail::Core {
           pool(config),
           health(config),
           chain(make_environment(), config),
-          identity([this](const credentials::Limits& limits) { return find_credentials(limits); },
-                   [this] { return now(); }) {}
+          // The user's own provider, which may throw, or else the chain.
+          identity(
+              [this](const credentials::Limits& limits) {
+                  if (!config.credentials) return chain.find(limits);
+                  return guarded([this] { return config.credentials(); }, "the credentials provider");
+              },
+              [this] { return now(); }) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
@@ -4886,11 +4848,11 @@ struct detail::Core {
         for (int i = 0; i < 16; ++i) id += "0123456789abcdef"[static_cast<std::size_t>(random() * 16) & 15];
         return id;
     }
+    // Ends at cancel().
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        const auto before = cancels.load();
         constexpr std::chrono::milliseconds slice{50};
-        for (; time.count() > 0 && cancels.load() == before; time -= slice)
+        for (const auto before = cancels.load(); time.count() > 0 && cancels.load() == before; time -= slice)
             std::this_thread::sleep_for((std::min)(time, slice));
     }
 
@@ -4902,7 +4864,7 @@ struct detail::Core {
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
 
     // Endpoint and region, found out once; the region may be corrected by an answer later.
-    Result<std::shared_ptr<const Place>> place(const credentials::Limits& limits = {}) {
+    Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
         credentials::Walk walk = chain.walk(limits);
@@ -4914,12 +4876,11 @@ struct detail::Core {
         return resolve_place(region->value.empty() ? "us-east-1" : region->value);
     }
 
-    // The store named another region: on AWS another host, elsewhere only the signature changes. False: no news.
-    bool correct_region(const std::string& region, const std::string& signed_before) {
+    // The store named another region: on AWS another host, elsewhere only the signature changes.
+    void set_region(const std::string& region) {
         const std::lock_guard<std::mutex> hold(place_lock);
-        if (!place_now || !endpoint::valid_region(region) || region == signed_before) return false;
-        if (region == place_now->signing_region) return true;  // another thread was told the same meanwhile
-        return resolve_place(region).has_value();
+        if (place_now && endpoint::valid_region(region) && region != place_now->signing_region)
+            static_cast<void>(resolve_place(region));
     }
 
     const Config config;
@@ -4938,7 +4899,7 @@ struct detail::Core {
     std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
     std::mutex place_lock;
-    std::shared_ptr<const Place> place_now;
+    std::shared_ptr<const endpoint::Endpoint> place_now;
     std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
@@ -4966,10 +4927,10 @@ struct detail::Core {
     }
 
 private:
-    Result<std::shared_ptr<const Place>> resolve_place(const std::string& region) {
+    Result<std::shared_ptr<const endpoint::Endpoint>> resolve_place(const std::string& region) {
         auto found = endpoint::resolve(bucket, region, configured_url, config);
         if (!found) return found.error();
-        place_now = std::make_shared<const Place>(*std::move(found));
+        place_now = std::make_shared<const endpoint::Endpoint>(*std::move(found));
         return place_now;
     }
 
@@ -4981,23 +4942,19 @@ private:
         return out;
     }
 
-    // The user's own provider, which may throw, or else the chain.
-    Result<Credentials> find_credentials(const credentials::Limits& limits) {
-        if (!config.credentials) return chain.find(limits);
-        return guarded([&] { return config.credentials(); }, "the credentials provider");
-    }
-
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
+        http::Transfer::Request out;
         for (const http::Method method : {http::Method::put, http::Method::post}) {
-            if (request.method == std::string_view(http::name_of(method))) transfer->method = method;
+            if (request.method == std::string_view(http::name_of(method))) out.method = method;
         }
+        out.body = request.body;
+        out.bypass_proxy = request.bypass_proxy;
+        transfer->begin(out);
         transfer->url = request.url;
-        transfer->bypass_proxy = request.bypass_proxy;
         transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        transfer->body = request.body;
         for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
         bool running = engine.start(*transfer, config);
         if (!running) return {0, "libcurl refused the request"};
@@ -5026,39 +4983,33 @@ inline constexpr double skew_seconds_min = 900;
 inline constexpr Milliseconds tick{100};
 inline constexpr Milliseconds step_most{1000};
 
+inline constexpr const char* by_cancel = "cancelled by Cache::cancel()";
+
 // What goes out, apart from what differs from attempt to attempt.
-struct Request {
+struct Request : http::Transfer::Request {
     const char* operation = "";
     std::string_view key{};  // as the caller knows it, for messages
-    Method method = Method::get;
-    std::string object{};  // its name in the bucket; empty: the bucket itself
-    std::string query{};   // canonical
+    std::string object{};    // its name in the bucket; empty: the bucket itself
+    std::string query{};     // canonical
     bytes::Pairs headers{};
-    std::string_view body{};     // borrowed; of PUT and POST
-    std::string payload_hash{};  // empty: that of no body
-    std::string condition{};     // of a write; "*": if there is nothing, an ETag: over that only, empty: none
-    std::string write_id{};      // names this very write, so that an answer that got lost can be made up for
-    http::Transfer::Sink sink{};
+    std::string payload_hash{};    // empty: that of no body
+    std::string condition{};       // of a write; "*": if there is nothing, an ETag: over that only, empty: none
+    std::string write_id{};        // names this very write, so that an answer that got lost can be made up for
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
-    bool large = false;            // a large answer is likely
     bool error_in_200 = false;     // the status alone is not success
-    bool is_correction = false;    // asked to find out the region, which is not asked for again
     bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
-    bool open_ended = false;       // the deadline covers its beginning only
+    bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
     std::optional<Milliseconds> stall{};
 
-    Request& header(std::string_view name, std::string_view value) & { return bytes::add(headers, name, value), *this; }
-    Request&& header(std::string_view name, std::string_view value) && {
-        return bytes::add(headers, name, value), std::move(*this);
-    }
+    Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
 };
 
 inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    return {operation, key, method, core.object(key)};
+    return {{method}, operation, key, core.object(key)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
-    return {operation, key, method, {}, std::move(query)};
+    return {{method}, operation, key, {}, std::move(query)};
 }
 
 // One request on its way, with all its attempts. Tied to a session by Call.
@@ -5071,21 +5022,21 @@ struct Exchange {
     bool stopped_by_sink = false;
     std::unique_ptr<http::Transfer> answer{};
     std::optional<Error> error{};  // there is no answer, or none to be understood
-    std::optional<xml::ErrorBody> fault{};
+    xml::ErrorBody fault{};        // without a code: the store told none
     int attempts = 0;
 
     int status() const { return answer ? answer->status : 0; }
-    bool ok() const { return !error && status() / 100 == 2 && !fault; }
-    std::string_view code() const { return fault ? std::string_view(fault->code) : std::string_view(); }
+    bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
+    const std::string& code() const { return fault.code; }
     const http::Headers& headers() const { return answer->headers; }
 
     // For Session.
     Exchange* next = nullptr;
-    std::shared_ptr<const Core::Place> place{};
+    std::shared_ptr<const endpoint::Endpoint> place{};
     std::shared_ptr<const credentials::Snapshot> identity{};
-    http::Clock::time_point began{}, attempt_began{}, due{};
-    std::int64_t clock_offset_ms = 0;  // with which it is signed
-    unsigned corrections = 0;          // those that were made, a bit for each Action
+    http::Clock::time_point began{}, due{};  // of the call; of the attempt
+    std::int64_t clock_offset_ms = 0;        // with which it is signed
+    unsigned corrections = 0;                // those that were made, a bit for each Action
     bool running = false;
 
     bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
@@ -5103,10 +5054,6 @@ inline Error refusal(Errc kind, std::string_view operation, std::string_view key
     details.code = kind;
     details.retryable = kind == Errc::timed_out;
     return Error(std::move(details), about(operation, key, text));
-}
-
-inline Error refusal(Errc kind, const Request& request, std::string_view text) {
-    return refusal(kind, request.operation, request.key, text);
 }
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
@@ -5132,24 +5079,28 @@ inline std::string_view advice_for(std::string_view url, std::string_view text) 
     return {};
 }
 
-// What the store said, where it speaks XML, or what else can be made of the body for a person.
-inline std::string words_of(const Exchange& exchange) {
-    const std::string_view text = exchange.answer->text;
-    if (exchange.fault && !exchange.fault->message.empty()) return bytes::sanitize(exchange.fault->message);
-    if (const auto message = json::string_field(text, "message")) return bytes::sanitize(*message);
-    return bytes::sanitize(xml::html_title(text));
-}
-
-inline std::string request_id(const Exchange& exchange) {
-    std::string id = bytes::sanitize(exchange.headers().get("x-amz-request-id"));
-    if (id.empty() && exchange.fault) id = bytes::sanitize(exchange.fault->request_id);
-    const std::string_view second = exchange.headers().get("x-amz-id-2");
-    if (!second.empty()) id.append(id.empty() ? "" : " ").append(bytes::sanitize(second));
-    return id;
+// What the store said in XML, or what else can be made of the body for a person.
+inline Error::Details details_of(const Exchange& exchange) {
+    const xml::ErrorBody& fault = exchange.fault;
+    const http::Transfer& answer = *exchange.answer;
+    std::string message = fault.message;
+    if (message.empty()) message = json::string_field(answer.text, "message").value_or(xml::html_title(answer.text));
+    Error::Details out;
+    out.status = answer.status;
+    const std::string status = bytes::number(static_cast<std::uint64_t>(answer.status));
+    out.s3_code = fault.code.empty() ? status : bytes::sanitize(fault.code);
+    out.s3_message = bytes::sanitize(message);
+    const std::string_view id = answer.headers.get("x-amz-request-id");
+    const std::string_view second = answer.headers.get("x-amz-id-2");
+    out.request_id = bytes::sanitize(id.empty() ? fault.request_id : id);
+    if (!second.empty()) out.request_id.append(out.request_id.empty() ? "" : " ").append(bytes::sanitize(second));
+    return out;
 }
 
 // What happened, after how many attempts, in the store's words, and what to do.
-inline Error told(const Exchange& exchange, Error::Details details, std::string text, std::string_view advice) {
+inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string text, Error::Details details = {}) {
+    details.code = rule.kind;
+    details.retryable = rule.action == retry::Action::retry;
     details.attempts = exchange.attempts;
     const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
     const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
@@ -5160,7 +5111,7 @@ inline Error told(const Exchange& exchange, Error::Details details, std::string 
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
     const std::string_view location = exchange.headers().get("location");
     if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
-    if (!advice.empty()) text.append("; ").append(advice);
+    if (!rule.advice.empty()) text.append("; ").append(rule.advice);
     return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
 }
 
@@ -5174,85 +5125,80 @@ class Session {
 public:
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        limits_.cancelled = [this] { return core_.cancels.load() != cancels_; };
+        limits_.cancelled = [this] { return was_cancelled(); };
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(std::move(engine_)); }
-    Session(const Session&) = delete;
-    Session& operator=(const Session&) = delete;
 
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
 
-    // `report` is called some ten times a second; false cancels what runs, and every step() from then on. What was
-    // cancelled before is over: cleaning up comes here first.
-    void on_progress(std::function<bool()> report) {
-        report_progress_ = std::move(report);
-        why_cancelled_ = nullptr;
-        cancels_ = core_.cancels.load(std::memory_order_relaxed);
-    }
+    // `report` is called some ten times a second; false cancels what runs, and every step() from then on.
+    void on_progress(std::function<bool()> report) { report_progress_ = std::move(report); }
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
-        limits_.deadline.reset();
-        if (timeout.count() > 0) limits_.deadline = http::Clock::now() + timeout;
+        deadline_.reset();
+        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
+        limits_.deadline = deadline_;
     }
+    // What was cancelled before is over: cleaning up comes here first.
     void allow_cleanup() {
         on_progress({});
+        why_cancelled_ = nullptr;
+        cancels_ = core_.cancels.load(std::memory_order_relaxed);
         const auto now = http::Clock::now();
-        if (timeout_.count() <= 0) return void(limits_.deadline = now + cleanup_timeout);
-        if (!overtime_) overtime_ = (std::max)(*limits_.deadline, now) + cleanup_overtime;
-        limits_.deadline = overtime_;
+        if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
+        limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
     }
     const credentials::Limits& limits() const { return limits_; }
+    // For a cleanup after which the call goes on.
+    void end_cleanup() { limits_.deadline = deadline_; }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
-        std::uint64_t sum = 0;
-        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next)
-            sum += exchange->running && exchange->request.method == Method::put ? exchange->answer->sent() : 0;
-        return sum;
+        curl_off_t sum = 0;
+        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->running && exchange->request.method == Method::put)
+                sum += exchange->answer->info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T);
+        }
+        return static_cast<std::uint64_t>(sum);
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
-    Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        if (why_cancelled_) return refusal(Errc::cancelled, operation, key, why_cancelled_);
-        return check_deadline(operation, key);
+    Result<void> check_allowed(std::string_view operation, std::string_view key, bool unless_cancelled = true) const {
+        const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
+        if (cancelled && unless_cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
+        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
+        return refusal(Errc::timed_out, operation, key, out_of_time_text());
     }
 
     void start(Exchange& exchange) {
-        const Request& request = exchange.request;
-        forget(exchange);
+        drop(exchange);
         exchange.next = std::exchange(exchanges_, &exchange);
-        exchange.done = exchange.stopped_by_sink = false;
+        exchange.done = false;
         exchange.corrections = 0;
         exchange.attempts = 0;
         exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
         exchange.began = http::Clock::now();
-        if (why_cancelled_ && !request.not_cancellable)
-            return end(exchange, refusal(Errc::cancelled, request, why_cancelled_));
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, refusal(Errc::unavailable, request, why));
+        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
     bool step(Milliseconds most) {
         woken_ = false;
-        start_due();
+        most = start_due((std::min)(most, tick));
         const bool fine =
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        if (core_.cancels.load(std::memory_order_relaxed) != cancels_) cancel("cancelled by Cache::cancel()");
-        if (report_progress_) report_progress();
+        if (was_cancelled()) cancel(by_cancel);
+        if (report_progress_ && !report_progress()) cancel("cancelled by the progress callback");
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
-        if (!woken_ && most.count() != 0) wait((std::min)(most, tick));
+        if (!woken_ && most.count() != 0) engine_->wait(most);
         return !why_cancelled_;
-    }
-    void run(Exchange& exchange) {
-        start(exchange);
-        wait_for(exchange);
     }
     void wait_for(const Exchange& exchange) {
         while (!exchange.done) step(step_most);
@@ -5262,8 +5208,12 @@ public:
 
     // Forgets the exchange and its answer; one that still runs is cut off.
     void drop(Exchange& exchange) noexcept {
-        forget(exchange);
-        let_go(exchange);
+        Exchange** at = &exchanges_;
+        while (*at && *at != &exchange) at = &(*at)->next;
+        if (*at) *at = exchange.next;
+        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
+        exchange.running = false;
+        exchange.done = true;
     }
     // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
     // report it to us alone, and go on with the next bytes as if these had been taken.
@@ -5279,72 +5229,66 @@ public:
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
-                end(*exchange, refusal(code, exchange->request, why));
+                end(*exchange, refusal(code, exchange->request.operation, exchange->request.key, why));
         }
     }
 
     // The answer as an error, for an operation that can make nothing of it.
     Error failure(const Exchange& exchange) const {
         if (exchange.error) return *exchange.error;
-        Error::Details details;
-        details.status = exchange.status();
-        const std::string status = bytes::number(static_cast<std::uint64_t>(details.status));
-        details.s3_code = exchange.code().empty() ? status : bytes::sanitize(exchange.code());
-        details.s3_message = words_of(exchange);
-        details.request_id = request_id(exchange);
-        const retry::Rule rule = retry::rule_for(details.status, details.s3_code);
-        details.code = rule.kind;
-        details.retryable = rule.action == retry::Action::retry;
-        const std::string text = details.s3_code == status ? status : status + " " + details.s3_code;
-        std::string_view advice = advice_for(exchange.answer->url, details.s3_message);
-        if (advice.empty()) advice = rule.advice;
+        Error::Details details = details_of(exchange);
+        retry::Rule rule = rule_of(exchange);
+        const std::string_view hint = advice_for(exchange.answer->url, details.s3_message);
+        if (!hint.empty()) rule.advice = hint;
         const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
         if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
                            details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
-            advice =
+            rule.advice =
                 "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
                 "MetadataNames::hyphen (?metadata_names=hyphen)";
-        return told(exchange, std::move(details), text, advice);
+        std::string text = bytes::number(static_cast<std::uint64_t>(details.status));
+        if (text != details.s3_code) text += " " + details.s3_code;
+        return told(exchange, rule, std::move(text), std::move(details));
     }
 
 private:
+    bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
+
     void attempt(Exchange& exchange, http::Clock::time_point now) {
-        exchange.attempt_began = now;
-        exchange.fault.reset();
+        exchange.due = now;
+        if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
         exchange.error.reset();
         exchange.stopped_by_sink = false;
-        if (const Result<void> ready = prepare(exchange); !ready) return end(exchange, ready.error());
+        const Request& request = exchange.request;
+        const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
+        if (!allowed) return end(exchange, allowed.error());
+        auto who = core_.identity.snapshot(limits_);
+        if (!who) return end(exchange, detail::about(request.operation, request.key, who.error()));
+        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
+        if (!place) return end(exchange, detail::about(request.operation, request.key, place.error()));
+        exchange.identity = *std::move(who);
+        exchange.place = *std::move(place);
+        if (!exchange.answer) exchange.answer = engine_->borrow();
+        prepare(exchange);
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange,
-                       refusal(Errc::unsupported, exchange.request, "libcurl refused the request or has no memory"));
+            return end(exchange, refusal(Errc::unsupported, request.operation, request.key,
+                                         "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
     }
 
     // The request as it goes out: everything that differs from attempt to attempt is made here.
-    Result<void> prepare(Exchange& exchange) {
+    void prepare(Exchange& exchange) {
         const Request& request = exchange.request;
-        if (Result<void> fine = check_deadline(request.operation, request.key); !fine) return fine;
-        auto who = core_.identity.snapshot(limits_);
-        if (!who) return not_found_out(request, who.error());
-        exchange.identity = *std::move(who);
-        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
-        if (!place) return not_found_out(request, place.error());
-        exchange.place = *std::move(place);
-        if (!exchange.answer) exchange.answer = engine_->borrow();
         http::Transfer& out = *exchange.answer;
         const endpoint::Endpoint& where = *exchange.place;
-        out.clear_request();
+        out.begin(request);
         out.owner = &exchange;
-        out.method = request.method;
-        out.sink = request.sink;
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout),
-                      request.open_ended ? Milliseconds(0) : time_left()};
-        out.body = request.body;
-        // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
-        out.large = request.large || (request.method == Method::get && where.scheme == "http");
-
+        Milliseconds left{0};
+        if (limits_.deadline && !request.open_ended)
+            left = (std::max)(std::chrono::ceil<Milliseconds>(*limits_.deadline - http::Clock::now()), Milliseconds(1));
+        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), left};
         out.url.assign(where.scheme).append("://").append(where.host);
         out.path_at = out.url.size();
         out.url.append(where.path);
@@ -5352,25 +5296,8 @@ private:
         bytes::append_percent(out.url, request.object, true);
         add_headers(exchange, std::string_view(out.url).substr(out.path_at));
         if (!request.query.empty()) (out.url += '?').append(request.query);
-        return {};
     }
 
-    Result<void> check_deadline(std::string_view operation, std::string_view key) const {
-        if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
-        return refusal(Errc::timed_out, operation, key, out_of_time_text());
-    }
-    Milliseconds time_left() const {
-        if (!limits_.deadline) return Milliseconds(0);
-        const auto left = std::chrono::duration_cast<Milliseconds>(*limits_.deadline - http::Clock::now());
-        return (std::max)(left, Milliseconds(1));
-    }
-    // Who we are, or where the store is. What ended the wait for it is named as the caller knows it.
-    Error not_found_out(const Request& request, const Error& why) const {
-        const char* limit = why.code() == Errc::timed_out && limits_.deadline ? " (call_timeout)"
-                            : why.code() == Errc::cancelled                   ? " (by Cache::cancel())"
-                                                                              : "";
-        return Error(why.details(), about(request.operation, request.key, std::string(why.what()) + limit));
-    }
     std::string out_of_time_text() const {
         return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
                " ms) is over";
@@ -5380,63 +5307,51 @@ private:
         const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        out.to_sign.clear();
         out.to_sign.push_back({"host", place.host});
-        const auto add = [&out](std::string_view name, std::string_view value) {
-            out.add_header(name, value);
-            out.to_sign.push_back({name, value});
-        };
-        for (const auto& [name, value] : request.headers) add(name, value);
-        if (!request.condition.empty()) add(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
-        if (!request.write_id.empty()) add("x-amz-meta-write-id", request.write_id);
+        for (const auto& [name, value] : request.headers) out.add_header(name, value);
+        if (!request.condition.empty())
+            out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
+        if (!request.write_id.empty()) out.add_header("x-amz-meta-write-id", request.write_id);
         const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
         const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
         std::string expiry;
         if (request.ttl) {
             expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
-            add(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
+            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
         }
         if (exchange.is_anonymous()) return;
         const Credentials& keys = exchange.identity->credentials;
         const std::string_view date = out.signer.date(dates::unix_seconds(now));
         const std::string_view hash =
             request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
-        add("x-amz-content-sha256", hash);
-        add("x-amz-date", date);
-        if (!keys.session_token.empty()) add("x-amz-security-token", keys.session_token);
+        out.add_header("x-amz-content-sha256", hash);
+        out.add_header("x-amz-date", date);
+        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
         const sigv4::Request to_sign{
             http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
-    void start_due() {
+    // Starts what is due. Returns how long nothing else will be, `most` at most: zero where only the caller can go on.
+    Milliseconds start_due(Milliseconds most) {
         std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
+            if (exchange->answer && exchange->answer->paused) most = Milliseconds(0);
             if (exchange->done || exchange->running) continue;
             if (!now) now = http::Clock::now();
-            if (exchange->due <= *now) attempt(*exchange, *now);
+            if (exchange->due <= *now)
+                attempt(*exchange, *now);
+            else
+                most = (std::min)(most, std::chrono::ceil<Milliseconds>(exchange->due - *now));
         }
+        return most;
     }
 
-    // Until a transfer moves, an attempt is due or `most` is over; not at all where only the caller can go on.
-    void wait(Milliseconds most) {
-        bool any = false;
-        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
-            if (exchange->done) continue;
-            any = true;
-            if (exchange->answer && exchange->answer->paused) return;
-            if (exchange->running) continue;
-            const auto until = std::chrono::duration_cast<Milliseconds>(exchange->due - http::Clock::now());
-            most = (std::min)(most, (std::max)(until, Milliseconds(0)) + Milliseconds(1));
-        }
-        if (any || !why_cancelled_) engine_->wait(most);
-    }
-
-    void report_progress() {
+    bool report_progress() {
         const auto now = http::Clock::now();
-        if (now < next_report_) return;
+        if (now < next_report_) return true;
         next_report_ = now + tick;
-        if (!report_progress_()) cancel("cancelled by the progress callback");
+        return report_progress_();
     }
     void cancel(const char* why) {
         if (why_cancelled_) return;
@@ -5445,19 +5360,9 @@ private:
         end_all(Errc::cancelled, why);
     }
 
-    void forget(Exchange& exchange) noexcept {
-        Exchange** at = &exchanges_;
-        while (*at && *at != &exchange) at = &(*at)->next;
-        if (*at) *at = exchange.next;
-    }
-    void let_go(Exchange& exchange) noexcept {
-        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
-        exchange.running = false;
-        exchange.done = true;
-    }
     void end(Exchange& exchange, Error why) {
+        drop(exchange);
         exchange.error = std::move(why);
-        let_go(exchange);
         woken_ = true;
     }
 
@@ -5472,10 +5377,10 @@ private:
             if (!answer.reused) ++core_.stats.connections;
         }
         read_answer(exchange);
-        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.overflow && !answer.no_memory;
+        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.refused;
         const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
         const retry::Action action = action_for(exchange);
-        if (goes_on(exchange, action)) return emit_event(exchange, "retry");
+        if (goes_on(exchange, action)) return;
         exchange.done = true;
         if (!answered) exchange.error = no_answer(exchange);
         core_.health.report(answered && action != retry::Action::retry, core_.local_now());
@@ -5489,47 +5394,61 @@ private:
     void read_answer(Exchange& exchange) {
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
-        std::optional<xml::ErrorBody>& fault = exchange.fault;
-        if (answer.status >= 300 || request.error_in_200) fault = xml::error_body(answer.text);
-        if (fault && fault->code.empty()) fault->code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        if (answer.status / 100 == 2 || (fault && fault->code != "NoSuchBucket"))
-            core_.store_seen.store(true, std::memory_order_relaxed);
-        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !fault &&
-            !xml::etag_result(answer.text) && !xml::upload_id(answer.text)) {
-            fault.emplace();  // empty, cut short, or no result at all: treated as 500 InternalError
-            fault->code = "InternalError";
-            fault->message = "the body of the answer is no result";
+        xml::ErrorBody& fault = exchange.fault;
+        if (answer.status >= 300 || request.error_in_200) {
+            auto found = xml::error_body(answer.text);
+            if (found) fault = *std::move(found);
+            if (found && fault.code.empty()) fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
         }
+        const bool has_code = !fault.code.empty();
+        if (!core_.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3(answer)))
+            core_.store_seen.store(true, std::memory_order_relaxed);
+        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !has_code &&
+            !xml::etag_result(answer.text) && !xml::upload_id(answer.text))  // empty, cut short, or no result at all
+            fault = {"InternalError", "the body of the answer is no result", {}, {}};
+        if (answer.status < 300) return;
         const std::string_view region = answer.headers.get("x-amz-bucket-region");
-        if (region.empty() || answer.status < 300) return;
-        if (!fault) fault.emplace();
-        fault->region = region;
+        if (!region.empty()) fault.region = region;
         // To a HEAD the store cannot say more than that.
-        if (request.method == Method::head && (answer.status == 400 || answer.status == 301))
-            fault->code = "PermanentRedirect";
+        if (!region.empty() && request.method == Method::head && (answer.status == 400 || answer.status == 301))
+            fault.code = "PermanentRedirect";
+    }
+
+    // Whether a success is an S3 store's, and not some page of what stands before it.
+    static bool is_of_s3(const http::Transfer& answer) {
+        const bool is_page = bytes::starts_with(answer.headers.get("content-type"), "text/html");
+        const bool is_signed = !answer.headers.get("etag").empty() || !answer.headers.get("x-amz-request-id").empty();
+        return answer.status / 100 == 2 && is_signed && !is_page;
     }
 
     // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP at
-    // all, or to a HEAD a bare 400 (RequestTimeout). A bare 403 to a HEAD may be about the clock.
+    // all, or to a HEAD a bare 400 (RequestTimeout). To a HEAD no reason is given: it may be the clock, or the keys.
     retry::Action action_for(const Exchange& exchange) const {
+        using retry::Action;
         const http::Transfer& answer = *exchange.answer;
-        if (exchange.stopped_by_sink) return retry::Action::accept;
+        const bool is_fine = answer.result == CURLE_OK && answer.status / 100 == 2 && exchange.code().empty();
+        if (is_fine || exchange.stopped_by_sink) return Action::accept;
         const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
-        if (is_bare && answer.status == 403 && std::fabs(skew(answer, core_.now()).value_or(0)) > skew_seconds_min)
-            return retry::Action::correct_clock;
+        const bool is_denied = is_bare && answer.status == 403;
+        if (is_denied && std::fabs(skew(answer, core_.now())) > skew_seconds_min) return Action::correct_clock;
         const bool is_odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
                             (is_bare && answer.status == 400);
-        if (is_odd && answer.reused) return retry::Action::ask_again;
-        if (const int refusal = refused_by_proxy(answer)) return retry::rule_for(refusal, {}).action;
-        if (!retry::is_answered(answer.result, answer.status))
-            return retry::failure_of(answer.result).is_passing ? retry::Action::retry : retry::Action::give_up;
-        if (answer.status / 100 == 2 && exchange.code().empty()) return retry::Action::accept;
-        return retry::rule_for(answer.status, exchange.code()).action;
+        if (is_odd && answer.reused && !exchange.has_tried(Action::ask_again)) return Action::ask_again;
+        if ((is_bare && answer.status == 400) || (is_denied && !core_.config.forbidden_is_miss))
+            return Action::refresh_credentials;
+        return rule_of(exchange).action;
     }
-    // The status with which a proxy refused to open a tunnel; 0: none did.
-    static int refused_by_proxy(const http::Transfer& answer) {
-        const long status = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
-        return status >= 300 ? static_cast<int>(status) : 0;
+    // What an attempt without success means.
+    static retry::Rule rule_of(const Exchange& exchange) {
+        const http::Transfer& answer = *exchange.answer;
+        const long refusal = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
+        if (refusal < 300) {
+            const bool answered = retry::is_answered(answer.result, answer.status);
+            return answered ? retry::rule_for(answer.status, exchange.code()) : retry::rule_for(answer.result);
+        }
+        retry::Rule rule = retry::rule_for(static_cast<int>(refusal), {});  // of a proxy, to open a tunnel
+        if (refusal != 407) rule.advice = "the proxy refuses: see Config::proxy";
+        return rule;
     }
 
     bool goes_on(Exchange& exchange, retry::Action action) {
@@ -5546,37 +5465,42 @@ private:
         return corrected && again_now(exchange);
     }
 
-    // How far the store's clock is ahead, by an answer's Date.
-    static std::optional<double> skew(const http::Transfer& answer, TimePoint now) {
+    // How far the store's clock is ahead, by an answer's Date; NaN: it has none.
+    static double skew(const http::Transfer& answer, TimePoint now) {
         const auto date = dates::http_date(answer.headers.get("date"));
-        if (!date) return std::nullopt;
-        return retry::seconds_between(now, *date);
+        return date ? retry::seconds_between(now, *date) : std::numeric_limits<double>::quiet_NaN();
     }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the refusal
-    // gives no reason the date is tried, and counts for others only if the store then takes the signature.
+    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
+    // refusal gives no reason the date is tried, and counts for others only if the store then takes the signature.
     bool correct_clock(Exchange& exchange) {
-        const auto off = skew(*exchange.answer, core_.local_now());
-        if (!off || exchange.is_anonymous()) return false;
-        exchange.clock_offset_ms = static_cast<std::int64_t>(*off * 1000);
+        const double off = skew(*exchange.answer, core_.local_now());
+        if (std::isnan(off) || exchange.is_anonymous()) return false;
+        exchange.clock_offset_ms = static_cast<std::int64_t>(off * 1000);
         if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
         return true;
     }
     // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
     bool correct_region(const Exchange& exchange) {
-        if (exchange.fault && core_.correct_region(exchange.fault->region, exchange.place->signing_region)) return true;
-        if (exchange.request.is_correction || (exchange.fault && !exchange.fault->region.empty())) return false;
-        Session other(core_);
-        other.limits_.deadline = limits_.deadline;
-        Exchange look{bucket_request(exchange.request.operation, Method::head, {}, exchange.request.key)};
-        look.request.is_correction = true;
-        other.run(look);
-        other.drop(look);
+        const Request& request = exchange.request;
+        const std::string& before = exchange.place->signing_region;
+        const std::string& named = exchange.fault.region;
+        if (named == before) return false;
+        core_.set_region(named);
+        if (named.empty() && (request.method != Method::head || !request.object.empty())) {
+            Session other(core_);
+            other.limits_.deadline = limits_.deadline;
+            Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
+            other.start(look);
+            other.wait_for(look);
+            other.drop(look);
+        }
         const auto place = core_.place(limits_);
-        return place && (*place)->signing_region != exchange.place->signing_region;
+        return place && (*place)->signing_region != before;
     }
 
     bool again_now(Exchange& exchange) {
         if (exchange.on_retry && !exchange.on_retry(exchange)) return false;
+        emit_event(exchange, "retry");
         exchange.due = http::Clock::now();
         return true;
     }
@@ -5598,51 +5522,32 @@ private:
     }
     void emit_event(const Exchange& exchange, std::string_view outcome) const {
         if (!core_.config.on_event) return;
+        const Request& request = exchange.request;
         const http::Transfer& answer = *exchange.answer;
-        Event event;
-        event.operation = exchange.request.operation;
-        event.key = exchange.request.key;
-        event.outcome = outcome;
-        event.attempt = exchange.attempts;
-        event.status = answer.status;
-        event.duration = http::Clock::now() - exchange.attempt_began;
-        event.bytes = exchange.request.method == Method::get ? answer.received : exchange.request.body.size();
-        event.reused = answer.reused;
-        const std::string problem = bytes::sanitize(bytes::trim(answer.problem));
-        if (answer.result != CURLE_OK && !exchange.stopped_by_sink) event.detail = problem;
-        core_.config.on_event(event);
+        const std::uint64_t size = request.method == Method::get ? answer.received : request.body.size();
+        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink;
+        const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer.problem)) : std::string();
+        core_.config.on_event({request.operation, request.key, outcome, exchange.attempts, answer.status, size,
+                               http::Clock::now() - exchange.due, answer.reused, problem});
     }
 
     Error no_answer(const Exchange& exchange) const {
         const http::Transfer& answer = *exchange.answer;
-        Error::Details details;
-        const retry::Failure met = retry::failure_of(answer.result);
-        const bool is_odd = answer.overflow && met.kind == Errc::network;
-        details.code = answer.no_memory ? Errc::too_large : is_odd ? Errc::protocol : met.kind;
-        details.retryable = met.is_passing;
+        retry::Rule rule = rule_of(exchange);
         const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
         if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
-            return told(exchange, std::move(details), out_of_time_text(), {});
-        std::string text = answer.no_memory  ? "no memory for the answer"
-                           : answer.overflow ? "the answer is larger than any of S3's"
-                                             : bytes::sanitize(bytes::trim(answer.problem));
+            return told(exchange, rule, out_of_time_text());
+        if (answer.refused) rule.kind = answer.refused == http::no_memory ? Errc::too_large : Errc::protocol;
+        std::string text = answer.refused ? answer.refused : bytes::sanitize(bytes::trim(answer.problem));
         if (answer.result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
             text = "no file descriptor is left (see ulimit -n)";
         if (text.empty()) text = curl_easy_strerror(answer.result);
         if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
         const bool stalled = text.find("too slow") != std::string::npos;
         if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
-        // What was a store before is one still.
-        std::string_view advice = core_.store_seen ? std::string_view() : advice_for(answer.url, text);
-        if (advice.empty() && details.code == Errc::tls)
-            advice = "set Config::ca_bundle to the authority that signed the store's certificate";
-        if (const int refusal = refused_by_proxy(answer)) {
-            const retry::Rule rule = retry::rule_for(refusal, {});
-            details.code = rule.kind;
-            details.retryable = rule.action == retry::Action::retry;
-            advice = refusal == 407 ? rule.advice : "the proxy refuses: see Config::proxy";
-        }
-        return told(exchange, std::move(details), std::move(text), advice);
+        const std::string_view hint = advice_for(answer.url, text);
+        if (!hint.empty() && !core_.store_seen) rule.advice = hint;  // what was a store before is one still
+        return told(exchange, rule, std::move(text));
     }
 
     Core& core_;
@@ -5651,8 +5556,8 @@ private:
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
-    credentials::Limits limits_;
-    std::optional<http::Clock::time_point> overtime_;
+    std::optional<http::Clock::time_point> deadline_, overtime_;  // the caller's; what cleaning up has beyond it
+    credentials::Limits limits_;                                  // of what runs now
     bool woken_ = false;
     const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
@@ -5662,19 +5567,17 @@ private:
 // An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
 struct Call : Exchange {
     Call(Session& on, Request what) : Exchange{std::move(what)}, session(on) {}
-    Call(const Call&) = delete;
-    Call& operator=(const Call&) = delete;
     ~Call() { session.drop(*this); }
-    void run() { session.run(*this); }
+    void run() {
+        session.start(*this);
+        session.wait_for(*this);
+    }
 
     Session& session;
 };
 
 // One of many: a call, and what follows from its answer.
 struct Job {
-    Job() = default;
-    Job(const Job&) = delete;
-    Job& operator=(const Job&) = delete;
     virtual ~Job() = default;
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
@@ -5684,9 +5587,11 @@ struct Job {
     std::unique_ptr<Job> next{};
 };
 
-inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
-                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
-                     const std::function<void(std::size_t, Job&)>& end) {
+// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
+// `end(i, job)` looks at it once it is done.
+inline void run_all(Session& session, std::size_t total, std::size_t at_once,
+                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
+                    const std::function<void(std::size_t, Job&)>& end) {
     std::unique_ptr<Job> running;  // a list, by Job::next
     std::size_t count = 0;
     for (std::size_t next = 0; next < total || running;) {
@@ -5713,13 +5618,6 @@ inline void run_jobs(Session& session, std::size_t total, std::size_t at_once,
             end(ended->index, *ended);
         }
     }
-}
-
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done. They are borrowed: a std::function of a reference needs no memory.
-template <class Begin, class End>
-void run_all(Session& session, std::size_t total, std::size_t at_once, const Begin& begin, const End& end) {
-    run_jobs(session, total, at_once, std::ref(begin), std::ref(end));
 }
 
 // A request to one of many entries.
@@ -5787,7 +5685,7 @@ inline Result<void> check_bucket(Session& session, const Exchange& call) {
     Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
     if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || look.fault) return session.failure(look);
+    if (look.error || !look.code().empty()) return session.failure(look);
     store_seen.store(true, std::memory_order_relaxed);
     return {};
 }
@@ -5802,7 +5700,7 @@ inline bool is_absent(const Core& core, const Exchange& call) {
     const bool is_s3 =
         core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
     return call.status() == 404 && code != "NoSuchBucket" &&
-           (call.fault || call.request.method == Method::head || (is_silent && is_s3));
+           (!code.empty() || call.request.method == Method::head || (is_silent && is_s3));
 }
 
 // The headers of an entry, expired or not; empty: there is none.
@@ -6060,6 +5958,7 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     if (write.write_id.empty()) return false;
     session.allow_cleanup();
     const auto there = look(session, write.operation, write.key);
+    session.end_cleanup();
     if (!there) return there.error();  // so nobody knows
     return *there && (*there)->write_id == write.write_id;
 }
@@ -6200,7 +6099,9 @@ private:
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
     Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
     s3::Request with(Method method, std::string query) const {
-        return {request.operation, request.key, method, request.object, std::move(query)};
+        s3::Request out = s3::request(core_, request.operation, method, request.key);
+        out.query = std::move(query);
+        return out;
     }
     Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
@@ -6273,7 +6174,7 @@ private:
     // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
     static bool is_unread(const Exchange& call) {
         if (!call.answer) return call.attempts > 0 && call.error && call.error->code() == Errc::cancelled;
-        return call.answer->no_memory || call.answer->overflow || call.answer->result == CURLE_OUT_OF_MEMORY;
+        return call.answer->refused || call.answer->result == CURLE_OUT_OF_MEMORY;
     }
 
     // Takes in and sums the next part.
@@ -6618,7 +6519,7 @@ inline Result<void> check_key(const Core& core, const char* operation, std::stri
     if (core.prefix.size() + key.size() > 1024) wrong = "the key, with its prefix, is over 1024 bytes";
     if (key.empty()) wrong = "the key is empty";
     if (wrong) return refusal(Errc::invalid_argument, operation, is_utf8 ? key : std::string_view(), wrong);
-    if (!http::can_still_run())
+    if (!http::is_ready())
         return refusal(Errc::unsupported, operation, key, "the program is ending, and OpenSSL has shut down before");
     return to_write ? check_writable(core, operation, key) : Result<void>();
 }

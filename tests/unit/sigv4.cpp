@@ -80,9 +80,9 @@ void check_sigv4(const vectors::Case& c) {
         if (c.has("authorization")) CHECK(first == c.get("authorization"));
         CHECK(signer.sign(prepared.request, credentials, scope) == first);  // by the cached key
     }
-    CHECK(signer.canonical_request() == c.get("canonical_request"));
-    CHECK(signer.string_to_sign() == c.get("string_to_sign"));
-    CHECK(signer.signature() == c.get("signature"));
+    CHECK(signer.canonical_request == c.get("canonical_request"));
+    CHECK(signer.string_to_sign == c.get("string_to_sign"));
+    CHECK(signer.signature == c.get("signature"));
     if (c.has("signing_key")) {
         const auto key = sigv4::signing_key(credentials.secret_key, scope);
         CHECK(bytes::hex(s3cache::detail::digest::as_text(key)) == c.get("signing_key"));
@@ -105,14 +105,6 @@ s3cache::Credentials some_keys() {
 
 const sigv4::Scope some_scope{"20250115T123456Z", "eu-west-1", "s3"};
 
-std::string signed_names(const std::vector<sigv4::Header>& headers) {
-    sigv4::Signer signer;
-    const sigv4::Request request{"GET", "/", "", headers.data(), headers.size(), sigv4::unsigned_payload};
-    const std::string value(signer.sign(request, some_keys(), some_scope));
-    const std::size_t at = value.find("SignedHeaders=") + 14;
-    return value.substr(at, value.find(',', at) - at);
-}
-
 std::string canonical_value(std::string_view raw) {
     std::string out;
     sigv4::append_header_value(out, raw);
@@ -120,22 +112,6 @@ std::string canonical_value(std::string_view raw) {
 }
 
 }  // namespace
-
-TEST_CASE("sigv4: headers that hops rewrite are sent but not signed") {
-    CHECK(signed_names({{"User-Agent", "x"}, {"Accept-Encoding", "gzip"}, {"host", "h"}, {"Expect", "100-continue"}}) ==
-          "host");
-    CHECK(signed_names({{"proxy-authorization", "x"}, {"TE", "trailers"}, {"Authorization", "x"}, {"host", "h"}}) ==
-          "host");
-    CHECK(signed_names({{"connection", "x"}, {"host", "h"}, {"transfer-encoding", "chunked"}, {"trailer", "x"}}) ==
-          "host");
-    CHECK(signed_names({{"X-Amzn-Trace-Id", "x"}, {"upgrade", "h2c"}, {"host", "h"}, {"sec-websocket-key", "x"}}) ==
-          "host");
-}
-
-TEST_CASE("sigv4: what is near a never-signed name is signed") {
-    CHECK(signed_names({{"host", "h"}, {"x-amz-te", "1"}, {"proxied", "1"}, {"expected", "1"}}) ==
-          "expected;host;proxied;x-amz-te");
-}
 
 TEST_CASE("sigv4: header values lose outer blanks and inner runs of them") {
     CHECK(canonical_value("") == "");
@@ -149,13 +125,13 @@ TEST_CASE("sigv4: repeated headers join in sending order, whatever their case") 
     sigv4::Signer signer;
     const std::vector<sigv4::Header> headers{{"X-Two", "b"}, {"host", "h"}, {"x-two", " a "}, {"X-TWO", "b"}};
     signer.sign({"GET", "/", "", headers.data(), headers.size(), "x"}, some_keys(), some_scope);
-    CHECK(signer.canonical_request() == "GET\n/\n\nhost:h\nx-two:b,a,b\n\nhost;x-two\nx");
+    CHECK(signer.canonical_request == "GET\n/\n\nhost:h\nx-two:b,a,b\n\nhost;x-two\nx");
 }
 
 TEST_CASE("sigv4: an empty path is signed as a slash") {
     sigv4::Signer signer;
     signer.sign({"GET", "", "", nullptr, 0, "x"}, some_keys(), some_scope);
-    CHECK(signer.canonical_request() == "GET\n/\n\n\n\nx");
+    CHECK(signer.canonical_request == "GET\n/\n\n\n\nx");
 }
 
 TEST_CASE("sigv4: query names are sorted as names, then values as values") {
@@ -210,5 +186,5 @@ TEST_CASE("sigv4: a session token is part of a presigned query") {
     const sigv4::Request request{"GET", "/k", "", headers.data(), headers.size(), sigv4::unsigned_payload};
     const std::string url = signer.presign(request, {}, keys, some_scope, 60);
     CHECK(url.find("X-Amz-Security-Token=a%2Fb%2Bc%3D") != std::string::npos);
-    CHECK(signer.canonical_request().find("X-Amz-Security-Token=a%2Fb%2Bc%3D") != std::string::npos);
+    CHECK(signer.canonical_request.find("X-Amz-Security-Token=a%2Fb%2Bc%3D") != std::string::npos);
 }

@@ -1,0 +1,219 @@
+// Faults that are near of kin to those of the other files: cancellation in a wait, what a HEAD cannot say, pages of a proxy.
+#include "world.hpp"
+
+#include <unistd.h>
+
+using namespace s3cache;
+using namespace std::chrono_literals;
+using fake_s3::Phase;
+using fake_s3::Point;
+using store::code_of;
+using store::failure;
+using store::ok;
+using store::text_of;
+using store::World;
+
+namespace {
+
+// Real waits; nothing of World's that another thread could meet.
+Config waiting(World& world) {
+    Config config = world.config();
+    config.on_event = {};
+    config.seams.sleep = {};
+    config.seams.random = {};
+    return config;
+}
+
+std::chrono::milliseconds since(std::chrono::steady_clock::time_point began) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
+}
+
+SetOptions if_absent() {
+    SetOptions options;
+    options.if_absent = true;
+    return options;
+}
+
+}  // namespace
+
+// ---- waits that call_timeout and cancel() must reach ----------------------------------------------------------------
+
+TEST_CASE("a cancelled set_many starts no more keys of those that need more than one PUT either",
+          "[brothers][cancel][many]") {
+    for (const bool compress : {true, false}) {
+        CAPTURE(compress);
+        World world;
+        Cache cache = world.cache(waiting(world));
+        std::atomic<std::size_t> seen{0};
+        SetOptions options;
+        options.compress = compress;
+        options.if_absent = !compress;
+        std::vector<Item> items;
+        for (int i = 0; i < 500; ++i) items.push_back(Item{"k" + std::to_string(i), "v", options});
+        world.s3.on_request([&](const fake_s3::Recorded&, Phase phase) {
+            if (phase == Phase::before_effect && ++seen == 20) cache.cancel();
+        });
+        const auto results = cache.set_many(items);
+        CHECK(seen < 20 + 40);
+        CHECK(results.size() == items.size());
+        CHECK(code_of(results.back()) == Errc::cancelled);
+        world.s3.on_request({});
+    }
+}
+
+TEST_CASE("cancel() while a file is summed ends the call, with and without progress", "[brothers][cancel]") {
+    store::Folder folder;
+    const std::string path = folder / "sparse";
+    store::write(path, "");
+    REQUIRE(truncate(path.c_str(), off_t{1} << 30) == 0);
+    for (const bool reports : {true, false}) {
+        CAPTURE(reports);
+        World world;
+        Config config = waiting(world);
+        config.part_bytes = std::size_t{64} << 20;
+        Cache cache = world.cache(config);
+        SetOptions options;
+        if (reports) options.progress = [](const Progress&) { return true; };
+        std::atomic<bool> sent{false};
+        world.s3.on_request([&](const fake_s3::Recorded&, Phase) {
+            if (!sent.exchange(true)) cache.cancel();  // or this would take a while
+        });
+        std::chrono::steady_clock::time_point cancelled;
+        std::thread other([&] {
+            std::this_thread::sleep_for(50ms);
+            cancelled = std::chrono::steady_clock::now();
+            cache.cancel();
+        });
+        CHECK(code_of(cache.try_set_file("k", path, options)) == Errc::cancelled);
+        other.join();
+        CHECK(since(cancelled) < 400ms);
+        CHECK_FALSE(sent);
+        world.s3.on_request({});
+    }
+}
+
+TEST_CASE("a claim that was left behind does not bound the time of the write that takes it over",
+          "[brothers][conditions]") {
+    World world;
+    Config config = world.config();
+    std::chrono::seconds shift{0};
+    config.clock = [&] { return std::chrono::system_clock::now() + shift; };
+    Cache cache = world.cache(config);
+    CHECK(cache.set("probe", "v", if_absent()));
+    world.put_expiring("k", "v", -10);
+    {
+        Config dying = config;
+        dying.attempts_max = 1;
+        world.s3.add_fault(fake_s3::reset_at(Point::before_effect).on("PutObject").for_key("k").nth_time(3));
+        world.s3.add_fault(fake_s3::reset_at(Point::before_effect).on("DeleteObject").for_times(fake_s3::forever));
+        world.always(fake_s3::reset_at(Point::before_effect).for_key("k"), "PutObject");
+        static_cast<void>(world.cache(dying).try_set("k", "v", if_absent()));
+        world.s3.clear_faults();
+    }
+    std::size_t claims = 0;
+    for (const std::string& key : world.s3.keys("bucket")) claims += store::holds(key, ".s3cache/lease/");
+    REQUIRE(claims == 1);
+    shift = 120s;
+    world.s3.set_clock_offset(120);
+    world.s3.add_fault(fake_s3::slow_down("15").on("PutObject").for_key("k"));  // World waits for none
+    const auto stored = cache.try_set("k", "v", if_absent());
+    CHECK(code_of(stored) == store::no_error);
+    CHECK((stored && *stored));
+}
+
+TEST_CASE("cancel() ends the pause between two looks for another machine's value", "[brothers][cancel][compute]") {
+    World world;
+    Config config = waiting(world);
+    config.seams.random = [] { return 0.99; };
+    Cache cache = world.cache(config), machine = world.cache(waiting(world));
+    ComputeOptions how;
+    how.lease = 60s;
+    std::atomic<bool> enough{false}, computing{false};
+    std::thread owner([&] {
+        static_cast<void>(machine.try_get_or_set(
+            "k",
+            [&] {
+                computing = true;
+                while (!enough) std::this_thread::sleep_for(1ms);
+                return "v";
+            },
+            {}, how));
+    });
+    while (!computing) std::this_thread::sleep_for(1ms);
+    std::chrono::steady_clock::time_point cancelled;
+    std::thread other([&] {
+        std::this_thread::sleep_for(1700ms);  // the pauses are 50, 100, 200, 400, 800 and then 1000 ms
+        cancelled = std::chrono::steady_clock::now();
+        cache.cancel();
+    });
+    CHECK(code_of(cache.try_get_or_set(
+              "k", [] { return "w"; }, {}, how)) == Errc::cancelled);
+    CHECK(since(cancelled) < 400ms);
+    other.join();
+    enough = true;
+    owner.join();
+}
+
+// ---- what stores answer ---------------------------------------------------------------------------------------------
+
+TEST_CASE("a page that is no answer of S3's is no proof of S3 either", "[brothers][stores]") {
+    for (const char* operation : {"get", "set", "list", "contains"}) {
+        CAPTURE(operation);
+        World world;
+        fake_s3::Edit edit;
+        edit.remove_headers = {"x-amz-request-id", "x-amz-id-2", "Server"};
+        Cache cache = world.cache();
+        world.always(fake_s3::html_page(200));
+        world.always(fake_s3::edit_answer(edit));
+        const std::string_view what = operation;
+        if (what == "get") CHECK(code_of(cache.try_get("k")) == Errc::protocol);
+        if (what == "set") CHECK(code_of(cache.try_set("k", "v")) == Errc::protocol);
+        if (what == "list") CHECK(code_of(cache.try_list()) == Errc::protocol);
+        if (what == "contains") CHECK(code_of(cache.try_contains("k")) == Errc::protocol);
+        world.s3.clear_faults();
+        world.always(fake_s3::respond(404));
+        world.always(fake_s3::edit_answer(edit));
+        CHECK(code_of(cache.try_get("k")) != store::no_error);
+        CHECK(code_of(cache.try_remove("k")) != store::no_error);
+    }
+}
+
+// ---- who we are -----------------------------------------------------------------------------------------------------
+
+TEST_CASE("keys that are no good any more are fetched anew also where a HEAD finds it out", "[brothers][credentials]") {
+    for (const char* call : {"stat", "touch", "if_absent"}) {
+        for (const bool expired : {true, false}) {  // or unknown
+            for (const bool reused : {true, false}) {
+                CAPTURE(call, expired, reused);
+                fake_s3::Options options;
+                options.keys = {{"AKIDOLD", "secret 1 of two"}, {"AKIDNEW", "secret 2 of two"}};
+                for (const auto& key : options.keys) store::secrets().push_back(key.secret_key);
+                World world(options);
+                Config config = world.config();
+                std::size_t asked = 0;
+                config.credentials = [&]() -> Result<Credentials> {
+                    const fake_s3::Key& key = options.keys[(std::min)(asked++, std::size_t{1})];
+                    return Credentials{key.access_key, key.secret_key, {}, {}, "a function"};
+                };
+                config.conditions = Conditions::off;
+                Cache cache = world.cache(config);
+                world.put("k", "v");
+                if (reused) CHECK(cache.get("k"));
+                if (expired) {
+                    auto keys = options.keys;
+                    keys[0].expired = true;
+                    world.s3.set_keys(keys);
+                } else {
+                    world.s3.set_keys({options.keys[1]});
+                }
+                if (!reused) world.s3.close_connections();
+                const std::string_view what = call;
+                Errc code = store::no_error;
+                if (what == "stat") code = code_of(cache.try_stat("k"));
+                if (what == "touch") code = code_of(cache.try_touch("k", 60s));
+                if (what == "if_absent") code = code_of(cache.try_set("k", "w", if_absent()));
+                CHECK(code == store::no_error);
+            }
+        }
+    }
+}
