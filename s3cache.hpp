@@ -2893,12 +2893,22 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
+// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
+// request into a 403; user-agent because proxies add to it.
+inline bool never_signed(const std::string& lower_name) {
+    constexpr std::string_view names =
+        " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
+        "x-amzn-trace-id ";
+    if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
+    return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-") ||
+           names.find(' ' + lower_name + ' ') != std::string_view::npos;
+}
+
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
-    // The value for the Authorization header, good until the next call. It covers every header given:
-    // the caller puts `host`, `x-amz-date` and `x-amz-security-token` into the list, and leaves out what hops rewrite
-    // on their way (accept-encoding, user-agent, all that is about the connection).
+    // The value for the Authorization header, good until the next call. It covers every header given but the
+    // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(request, scope);
         write_canonical_request(request, request.query);
@@ -2942,12 +2952,14 @@ public:
 private:
     // Names sorted, repeats in sending order; and the scope.
     void begin(const Request& request, const Scope& scope) {
-        signed_ = request.header_count;
-        if (names_.size() < signed_) names_.resize(signed_);
-        for (std::size_t i = 0; i < signed_; ++i) {
-            names_[i].first.assign(request.headers[i].name);
-            for (char& c : names_[i].first) c = bytes::lower(c);
-            names_[i].second = i;
+        signed_ = 0;
+        if (names_.size() < request.header_count) names_.resize(request.header_count);
+        for (std::size_t i = 0; i < request.header_count; ++i) {
+            auto& [name, place] = names_[signed_];
+            name.assign(request.headers[i].name);
+            for (char& c : name) c = bytes::lower(c);
+            place = i;
+            if (!never_signed(name)) ++signed_;
         }
         std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
         signed_headers_.clear();
@@ -6657,14 +6669,7 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 struct RemovalJob : PlainJob {
     using PlainJob::PlainJob;
 
-    bool tend() override {
-        if (!plain.done) return true;
-        const bool goes_on = plain.request.method == Method::head ? becomes_removal() : fits_store();
-        if (!goes_on) return false;
-        plain.session.drop(plain);
-        plain.session.start(plain);
-        return true;
-    }
+    bool prepare_next() override { return plain.request.method == Method::head ? becomes_removal() : fits_store(); }
     bool becomes_removal() {
         const Core& core = plain.session.core();
         const auto found = interpret_look(plain.session, plain);

@@ -105,6 +105,14 @@ s3cache::Credentials some_keys() {
 
 const sigv4::Scope some_scope{"20250115T123456Z", "eu-west-1", "s3"};
 
+std::string signed_names(const std::vector<sigv4::Header>& headers) {
+    sigv4::Signer signer;
+    const sigv4::Request request{"GET", "/", "", headers.data(), headers.size(), sigv4::unsigned_payload};
+    const std::string value(signer.sign(request, some_keys(), some_scope));
+    const std::size_t at = value.find("SignedHeaders=") + 14;
+    return value.substr(at, value.find(',', at) - at);
+}
+
 std::string canonical_value(std::string_view raw) {
     std::string out;
     sigv4::append_header_value(out, raw);
@@ -112,6 +120,22 @@ std::string canonical_value(std::string_view raw) {
 }
 
 }  // namespace
+
+TEST_CASE("sigv4: headers that hops rewrite are sent but not signed") {
+    CHECK(signed_names({{"User-Agent", "x"}, {"Accept-Encoding", "gzip"}, {"host", "h"}, {"Expect", "100-continue"}}) ==
+          "host");
+    CHECK(signed_names({{"proxy-authorization", "x"}, {"TE", "trailers"}, {"Authorization", "x"}, {"host", "h"}}) ==
+          "host");
+    CHECK(signed_names({{"connection", "x"}, {"host", "h"}, {"transfer-encoding", "chunked"}, {"trailer", "x"}}) ==
+          "host");
+    CHECK(signed_names({{"X-Amzn-Trace-Id", "x"}, {"upgrade", "h2c"}, {"host", "h"}, {"sec-websocket-key", "x"}}) ==
+          "host");
+}
+
+TEST_CASE("sigv4: what is near a never-signed name is signed") {
+    CHECK(signed_names({{"host", "h"}, {"x-amz-te", "1"}, {"proxied", "1"}, {"expected", "1"}}) ==
+          "expected;host;proxied;x-amz-te");
+}
 
 TEST_CASE("sigv4: header values lose outer blanks and inner runs of them") {
     CHECK(canonical_value("") == "");

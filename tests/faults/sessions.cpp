@@ -38,8 +38,7 @@ SetOptions if_absent() {
 
 // ---- waits that call_timeout and cancel() must reach ----------------------------------------------------------------
 
-TEST_CASE("a cancelled set_many starts no more keys of those that need more than one PUT either",
-          "[brothers][cancel][many]") {
+TEST_CASE("a cancelled set_many starts no more keys of those that need more than one PUT either", "[cancel][many]") {
     for (const bool compress : {true, false}) {
         CAPTURE(compress);
         World world;
@@ -61,7 +60,7 @@ TEST_CASE("a cancelled set_many starts no more keys of those that need more than
     }
 }
 
-TEST_CASE("cancel() while a file is summed ends the call, with and without progress", "[brothers][cancel]") {
+TEST_CASE("cancel() while a file is summed ends the call, with and without progress", "[cancel]") {
     store::Folder folder;
     const std::string path = folder / "sparse";
     store::write(path, "");
@@ -92,71 +91,7 @@ TEST_CASE("cancel() while a file is summed ends the call, with and without progr
     }
 }
 
-TEST_CASE("a claim that was left behind does not bound the time of the write that takes it over",
-          "[brothers][conditions]") {
-    World world;
-    Config config = world.config();
-    std::chrono::seconds shift{0};
-    config.clock = [&] { return std::chrono::system_clock::now() + shift; };
-    Cache cache = world.cache(config);
-    CHECK(cache.set("probe", "v", if_absent()));
-    world.put_expiring("k", "v", -10);
-    {
-        Config dying = config;
-        dying.attempts_max = 1;
-        world.s3.add_fault(fake_s3::reset_at(Point::before_effect).on("PutObject").for_key("k").nth_time(3));
-        world.s3.add_fault(fake_s3::reset_at(Point::before_effect).on("DeleteObject").for_times(fake_s3::forever));
-        world.always(fake_s3::reset_at(Point::before_effect).for_key("k"), "PutObject");
-        static_cast<void>(world.cache(dying).try_set("k", "v", if_absent()));
-        world.s3.clear_faults();
-    }
-    std::size_t claims = 0;
-    for (const std::string& key : world.s3.keys("bucket")) claims += store::holds(key, ".s3cache/lease/");
-    REQUIRE(claims == 1);
-    shift = 120s;
-    world.s3.set_clock_offset(120);
-    world.s3.add_fault(fake_s3::slow_down("15").on("PutObject").for_key("k"));  // World waits for none
-    const auto stored = cache.try_set("k", "v", if_absent());
-    CHECK(code_of(stored) == store::no_error);
-    CHECK((stored && *stored));
-}
-
-TEST_CASE("cancel() ends the pause between two looks for another machine's value", "[brothers][cancel][compute]") {
-    World world;
-    Config config = waiting(world);
-    config.seams.random = [] { return 0.99; };
-    Cache cache = world.cache(config), machine = world.cache(waiting(world));
-    ComputeOptions how;
-    how.lease = 60s;
-    std::atomic<bool> enough{false}, computing{false};
-    std::thread owner([&] {
-        static_cast<void>(machine.try_get_or_set(
-            "k",
-            [&] {
-                computing = true;
-                while (!enough) std::this_thread::sleep_for(1ms);
-                return "v";
-            },
-            {}, how));
-    });
-    while (!computing) std::this_thread::sleep_for(1ms);
-    std::chrono::steady_clock::time_point cancelled;
-    std::thread other([&] {
-        std::this_thread::sleep_for(1700ms);  // the pauses are 50, 100, 200, 400, 800 and then 1000 ms
-        cancelled = std::chrono::steady_clock::now();
-        cache.cancel();
-    });
-    CHECK(code_of(cache.try_get_or_set(
-              "k", [] { return "w"; }, {}, how)) == Errc::cancelled);
-    CHECK(since(cancelled) < 400ms);
-    other.join();
-    enough = true;
-    owner.join();
-}
-
-// ---- what stores answer ---------------------------------------------------------------------------------------------
-
-TEST_CASE("a page that is no answer of S3's is no proof of S3 either", "[brothers][stores]") {
+TEST_CASE("a page that is no answer of S3's is no proof of S3 either", "[stores]") {
     for (const char* operation : {"get", "set", "list", "contains"}) {
         CAPTURE(operation);
         World world;
@@ -180,7 +115,7 @@ TEST_CASE("a page that is no answer of S3's is no proof of S3 either", "[brother
 
 // ---- who we are -----------------------------------------------------------------------------------------------------
 
-TEST_CASE("keys that are no good any more are fetched anew also where a HEAD finds it out", "[brothers][credentials]") {
+TEST_CASE("keys that are no good any more are fetched anew also where a HEAD finds it out", "[credentials]") {
     for (const char* call : {"stat", "touch", "if_absent"}) {
         for (const bool expired : {true, false}) {  // or unknown
             for (const bool reused : {true, false}) {

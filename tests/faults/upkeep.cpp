@@ -56,8 +56,7 @@ SetOptions if_absent() {
 
 }  // namespace
 
-TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of credentials",
-          "[brothers][timeout][cancel]") {
+TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of credentials", "[timeout][cancel]") {
     World world;
     store::Folder folder;
     for (const bool cancels : {false, true}) {
@@ -75,8 +74,7 @@ TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of cre
     CHECK(world.s3.request_count() == 0);
 }
 
-TEST_CASE("cancel() while a lease is asked for ends get_or_set, and nothing is computed",
-          "[brothers][cancel][compute]") {
+TEST_CASE("cancel() while a lease is asked for ends get_or_set, and nothing is computed", "[cancel][compute]") {
     World world;
     Cache cache = world.cache(waiting(world));
     ComputeOptions how;
@@ -95,8 +93,7 @@ TEST_CASE("cancel() while a lease is asked for ends get_or_set, and nothing is c
     CHECK_FALSE(computed);
 }
 
-TEST_CASE("a claim that was left behind does not bound the time of the write that takes it over",
-          "[brothers][conditions]") {
+TEST_CASE("a claim that was left behind does not bound the time of the write that takes it over", "[conditions]") {
     World world;
     Config config = world.config();
     std::chrono::seconds shift{0};
@@ -124,7 +121,7 @@ TEST_CASE("a claim that was left behind does not bound the time of the write tha
     CHECK((stored && *stored));
 }
 
-TEST_CASE("cancel() ends the pause between two looks for another machine's value", "[brothers][cancel][compute]") {
+TEST_CASE("cancel() ends the pause between two looks for another machine's value", "[cancel][compute]") {
     World world;
     Config config = waiting(world);
     config.seams.random = [] { return 0.99; };
@@ -158,7 +155,7 @@ TEST_CASE("cancel() ends the pause between two looks for another machine's value
 }
 
 TEST_CASE("an error of DeleteObjects that names another key than was asked for is not taken for success",
-          "[brothers][removing][many]") {
+          "[removing][many]") {
     for (const char* name : {"k%2F1", "/k/1", "K/1", "another"}) {
         CAPTURE(name);
         World world;
@@ -180,7 +177,7 @@ TEST_CASE("an error of DeleteObjects that names another key than was asked for i
 }
 
 TEST_CASE("a clock that is put right between the look at an entry and its removal keeps what lives",
-          "[brothers][removing][time]") {
+          "[removing][time]") {
     for (const bool purges : {false, true}) {
         CAPTURE(purges);
         World world;
@@ -198,7 +195,7 @@ TEST_CASE("a clock that is put right between the look at an entry and its remova
     }
 }
 
-TEST_CASE("a lease is given back and taken over where ETags are weak", "[brothers][stores][compute]") {
+TEST_CASE("a lease is given back and taken over where ETags are weak", "[stores][compute]") {
     fake_s3::Quirks quirks;
     quirks.weak_etags = true;
     World world(store::with(quirks));
@@ -216,7 +213,7 @@ TEST_CASE("a lease is given back and taken over where ETags are weak", "[brother
     CHECK(waited < 5s);
 }
 
-TEST_CASE("a control character that stands raw in a list of uploads is named", "[brothers][stores]") {
+TEST_CASE("a control character that stands raw in a list of uploads is named", "[stores]") {
     World world;
     Cache cache = world.cache();
     world.s3.add_fault(fake_s3::respond(
@@ -230,7 +227,7 @@ TEST_CASE("a control character that stands raw in a list of uploads is named", "
 
 // ---- counts ---------------------------------------------------------------------------------------------------------
 
-TEST_CASE("clear, purge and sweep tell how many went before a page could not be had", "[brothers][removing]") {
+TEST_CASE("clear, purge and sweep tell how many went before a page could not be had", "[removing]") {
     for (const char* operation : {"clear", "purge", "sweep"}) {
         CAPTURE(operation);
         fake_s3::Options options;
@@ -259,7 +256,7 @@ TEST_CASE("clear, purge and sweep tell how many went before a page could not be 
     }
 }
 
-TEST_CASE("a purge stops asking a store that is gone", "[brothers][removing]") {
+TEST_CASE("a purge stops asking a store that is gone", "[removing]") {
     World world;
     Config config = world.config();
     config.connections = 2;
@@ -272,7 +269,7 @@ TEST_CASE("a purge stops asking a store that is gone", "[brothers][removing]") {
     CHECK(world.s3.object_count() == 50);
 }
 
-TEST_CASE("an empty visitor is told nothing, and nothing throws", "[brothers][many]") {
+TEST_CASE("an empty visitor is told nothing, and nothing throws", "[many]") {
     World world;
     world.put("k", "v");
     Cache cache = world.cache();
