@@ -6932,7 +6932,7 @@ public:
         session.start(exchange);
         while (tend() && buffer_.empty()) {
             session.step(s3::tick);
-            if (buffer_.empty() && !session.check_allowed("get", key()))
+            if (buffer_.empty() && !session.check_allowed("get", key(), false))
                 session.end_all(Errc::timed_out, "no answer within call_timeout");
         }
         if (open_ended) session.allow(std::chrono::milliseconds(0));
