@@ -694,8 +694,12 @@ void add_refusals(std::vector<Strike>& out, const Target& on) {
     both("503 HTML", fake_s3::html_page(503), Policy::retried, refused);
     both("429", fake_s3::respond(429), Policy::retried, refused);
     out.push_back({"503, Retry-After", "before the effect", fake_s3::slow_down("1"), Policy::retried, refused});
-    out.push_back(
-        {"403", "before the effect", fake_s3::respond_error(403, "AccessDenied"), Policy::final, {Errc::denied}});
+    // The answer to a HEAD cannot say why it is a refusal: fresh credentials may help.
+    out.push_back({"403",
+                   "before the effect",
+                   fake_s3::respond_error(403, "AccessDenied"),
+                   on.head() ? Policy::corrected : Policy::final,
+                   {Errc::denied}});
     // The 404 to a HEAD cannot say what is missing; to an abort it says that there is nothing to abort.
     if (!on.head() && on.request != "AbortMultipartUpload") {
         out.push_back({"NoSuchBucket",
