@@ -1,4 +1,4 @@
-// Ways to the store: a proxy, an IPv6 address, a Unix socket, a TLS server that wants to know who calls.
+// Section http, ways to the store: a proxy, an IPv6 address, a Unix socket, a TLS server that wants to know who calls.
 #include "world.hpp"
 
 #include <thread>

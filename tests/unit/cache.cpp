@@ -1,4 +1,4 @@
-// What keeps entries right and a bucket small: revalidation, write conditions as the store has them, scattered times,
+// Section cache: what keeps entries right and a bucket small: revalidation, write conditions as the store has them, scattered times,
 // and removal of what has expired without anybody's loss.
 #include "world.hpp"
 

@@ -1,4 +1,4 @@
-// The same results with one connection and with many, up and down; what goes wrong in between; many threads at once.
+// Section transfer: the same results with one connection and with many, up and down; what goes wrong in between; many threads at once.
 #include "world.hpp"
 
 #include <atomic>

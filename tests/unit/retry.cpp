@@ -1,4 +1,4 @@
-// Retries, timeouts, lost answers, uploads in parts that fail, and the quirks of other stores, on the fake.
+// Section retry: retries, timeouts, lost answers, uploads in parts that fail, and the quirks of other stores, on the fake.
 #include "world.hpp"
 
 using namespace s3cache;

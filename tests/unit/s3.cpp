@@ -1,4 +1,4 @@
-// What a caller chooses for bad days: the breaker, reading only, errors told as misses, cancelling from another thread,
+// Section s3, what a caller chooses for bad days: the breaker, reading only, errors told as misses, cancelling from another thread,
 // and what a body is checked against.
 
 #include "world.hpp"
