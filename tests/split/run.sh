@@ -36,10 +36,12 @@ check() { # NAME COMMAND...
     fi
 }
 
-compile() { # OUT SOURCE FLAGS...: an object file
-    local out=$1 source=$2
+compile() { # OUT SOURCE FLAGS...: an object file, made once for each way of compiling it
+    local out=$1 source=$2 known
     shift 2
-    $cxx -std="$std" $(flags) "$@" -c "$here/$source" -o "$work/$out.o"
+    known=$work/known-$(printf '%s ' "$cxx" "$std" "$source" "$@" | cksum | tr -d ' ').o
+    [ -e "$known" ] || $cxx -std="$std" $(flags) "$@" -c "$here/$source" -o "$known" || { rm -f "$known"; return 1; }
+    cp "$known" "$work/$out.o"
 }
 program() { # FLAGS -- SOURCES: compiled apart, linked, run
     local options=() objects=() source
