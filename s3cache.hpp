@@ -125,10 +125,6 @@ enum class Errc {
     read_only,    // not sent: Config::read_only
 };
 
-namespace detail {
-std::string without_passwords(std::string_view text);  // of URLs
-}
-
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
 // program (the members). Copying does not throw.
 class Error : public std::runtime_error {
@@ -147,9 +143,7 @@ public:
     };
 
     Error(Errc code, const std::string& message) : Error(Details{code}, message) {}
-    Error(Details details, const std::string& message)
-        : std::runtime_error(detail::without_passwords(message)),
-          details_(std::make_shared<const Details>(std::move(details))) {}
+    Error(Details details, const std::string& message);  // which is kept without the passwords of URLs
 
     Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
     Error& operator=(const Error&) noexcept = default;
@@ -585,12 +579,11 @@ Result<Produced> produced(R&& result) {
         const Payload payload = result;
         if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
         return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
-    } else if constexpr (std::is_convertible_v<R, Source>) {
-        return drain(Source(std::forward<R>(result)));
     } else {
         static_assert(
-            has_codec<T>::value,
+            std::is_convertible_v<R, Source>,
             "get_or_set(): the producer returns no text, bytes, Value, Source, nothing() or type with a codec");
+        return drain(Source(std::forward<R>(result)));
     }
 }
 
@@ -1051,7 +1044,6 @@ private:
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
 #include <cstring>             // memcpy, strerror
-#include <initializer_list>    // short lists of names
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
 #include <cmath>               // floor, ldexp
@@ -2401,6 +2393,7 @@ using bytes::trim;
 // with other settings than the user believes in.
 class Parser {
 public:
+    // `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
     Result<File> parse(std::string_view text, const std::string& file_name) {
         if (text.size() > file_bytes_max) fail("the file is larger than a configuration file can be");
         while (!text.empty() && problem_.empty()) {
@@ -2486,11 +2479,6 @@ private:
     std::string problem_;
 };
 
-// `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
-inline Result<File> parse(std::string_view text, const std::string& file_name) {
-    return Parser().parse(text, file_name);
-}
-
 // Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. None
 // where a quote or escape is left open.
 inline std::vector<std::string> split_words(std::string_view text) {
@@ -2535,22 +2523,25 @@ inline const Section* find_section(const File& config, std::string_view kind, st
 struct Profile {
     const Section* credentials = nullptr;
     const Section* config = nullptr;
+    std::string name{};
+    std::string where{};  // for messages
 
     bool exists() const { return credentials != nullptr || config != nullptr; }
-    const Setting* find(std::string_view name) const {
-        const Setting* found = credentials != nullptr ? credentials->find(name) : nullptr;
-        return found == nullptr && config != nullptr ? config->find(name) : found;
+    const Setting* find(std::string_view setting) const {
+        const Setting* found = credentials != nullptr ? credentials->find(setting) : nullptr;
+        return found == nullptr && config != nullptr ? config->find(setting) : found;
     }
-    bool has(std::string_view name) const { return find(name) != nullptr; }
-    std::string get(std::string_view name) const {
-        const Setting* found = find(name);
+    bool has(std::string_view setting) const { return find(setting) != nullptr; }
+    std::string get(std::string_view setting) const {
+        const Setting* found = find(setting);
         return found != nullptr ? found->text : std::string();
     }
+    bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
+    bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
 };
 
-inline Profile find_profile(const File& config, const File& credentials, std::string_view name) {
-    Profile out;
-    out.config = find_section(config, "profile", name);
+inline Profile find_profile(const File& config, const File& credentials, const std::string& name) {
+    Profile out{nullptr, find_section(config, "profile", name), name, "profile " + bytes::sanitize(name)};
     for (const Section& section : credentials) {  // bare names here
         if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
     }
@@ -3938,14 +3929,11 @@ struct Environment {
     };
 };
 
-struct Profile : ini::Profile {
-    std::string name{};
-    std::string where{};  // for messages
+using ini::Profile;
 
-    Setting setting(const char* setting_name) const { return {get(setting_name), where + ": " + setting_name}; }
-    bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
-    bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
-};
+inline Setting setting_of(const Profile& profile, const char* name) {
+    return {profile.get(name), profile.where + ": " + name};
+}
 
 // -- endpoints: what they answer, and where they may be
 
@@ -4075,7 +4063,7 @@ public:
         if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            set = selected_.setting("region");
+            set = setting_of(selected_, "region");
         }
         if (set.value.empty() || endpoint::valid_region(set.value)) return set;
         return unexpected(set, "a region such as eu-west-1");
@@ -4092,7 +4080,7 @@ public:
             set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
         if (set.value.empty()) {
-            set = selected_.setting("endpoint_url");
+            set = setting_of(selected_, "endpoint_url");
             const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
             const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
             for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
@@ -4169,7 +4157,7 @@ private:
         if (fine) fine = read(credentials_, credentials_path_, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
         if (!fine) return fine;
         const Setting chosen = chosen_profile();
-        selected_ = find(chosen.value);
+        selected_ = ini::find_profile(config_, credentials_, chosen.value);
         if (!chosen.why.empty() && !selected_.exists())
             return broken(chosen.why + ": there is no profile '" + bytes::sanitize(chosen.value) + "' in " +
                           config_path_ + " or " + credentials_path_);
@@ -4190,7 +4178,7 @@ private:
         path = bytes::sanitize(path);
         if (!text) return broken(path + " cannot be read: " + text.error().what());
         const bool marked = bytes::starts_with(*text, "\xEF\xBB\xBF");
-        auto parsed = ini::parse(std::string_view(*text).substr(marked ? 3 : 0), path);
+        auto parsed = ini::Parser().parse(std::string_view(*text).substr(marked ? 3 : 0), path);
         bytes::wipe(*text);
         if (!parsed) return std::move(parsed).error();
         out = *std::move(parsed);
@@ -4210,14 +4198,10 @@ private:
         return home;
     }
 
-    Profile find(const std::string& name) const {
-        return {ini::find_profile(config_, credentials_, name), name, "profile " + bytes::sanitize(name)};
-    }
-
     // A variable, or else what the profile says.
     Setting in_profile(const char* variable, const char* name) const {
         Setting set = first({variable});
-        return set.value.empty() ? selected_.setting(name) : set;
+        return set.value.empty() ? setting_of(selected_, name) : set;
     }
 
     // -- profiles and roles
@@ -4225,7 +4209,7 @@ private:
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
     // broken.
     Keys keys_of(const Profile& profile) {
-        const ini::Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
+        const Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
         if (profile.assumes_role() && (roles_.empty() || !profile.has_static_keys())) return assume_role(profile);
         if (profile.has("web_identity_token_file")) {
             Keys keys = keys_by_web_identity(profile);
@@ -4243,7 +4227,7 @@ private:
     }
 
     // The older name of the session token comes first, as in botocore.
-    Keys static_keys(const ini::Profile& only, const std::string& where) const {
+    Keys static_keys(const Profile& only, const std::string& where) const {
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (id.empty()) return broken(where + ": aws_access_key_id is empty");
@@ -4282,16 +4266,7 @@ private:
             return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
-        const std::string named = profile.get("credential_source");
-        const Keys keys =
-            checked(profile.has("source_profile")    ? source_keys(profile)
-                    : named == "EcsContainer"        ? container()
-                    : named == "Ec2InstanceMetadata" ? instance_metadata()
-                    : named == "Environment"
-                        ? environment()
-                        : broken(profile.where +
-                                 ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"),
-                    environment_.now());
+        const Keys keys = checked(source_keys(profile), environment_.now());
         if (is_passed_over(keys))
             return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
@@ -4305,7 +4280,13 @@ private:
 
     // A profile that holds keys beside its role may be its own source.
     Keys source_keys(const Profile& role) {
-        const Profile source = find(role.get("source_profile"));
+        const std::string named = role.get("credential_source");
+        if (named == "EcsContainer") return container();
+        if (named == "Ec2InstanceMetadata") return instance_metadata();
+        if (named == "Environment") return environment();
+        if (!role.has("source_profile"))
+            return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+        const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
         const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
@@ -4321,7 +4302,7 @@ private:
         const bool use_variables = roles_.empty() && settings_.profile.empty();
         const auto setting = [&](const char* name, const char* otherwise) {
             auto value = use_variables ? variable(name) : std::nullopt;
-            if (!value) return profile.setting(otherwise);
+            if (!value) return setting_of(profile, otherwise);
             return Setting{*std::move(value), std::string("web identity: ") + name};
         };
         Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
@@ -4589,21 +4570,16 @@ private:
     // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
     // function may throw.
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        struct Refreshing {
-            Provider& owner;
-            std::unique_lock<std::mutex>& lock;
-            ~Refreshing() {
-                lock.lock();
-                owner.refresher_.reset();
-                owner.done_.notify_all();
-            }
+        const auto end = [&](Provider*) {
+            lock.lock();
+            refresher_.reset();
+            done_.notify_all();
         };
         refresher_ = http::process_id();
         lock.unlock();
-        Keys got = [&] {
-            const Refreshing guard{*this, lock};
-            return source_(limits);
-        }();
+        std::unique_ptr<Provider, decltype(end)> refreshing(this, end);
+        Keys got = source_(limits);
+        refreshing.reset();
         const TimePoint now = now_();
         got = checked(std::move(got), now);
         // That the caller had no time left says nothing about the source: the next caller asks it.
@@ -8016,7 +7992,9 @@ struct detail::ReaderState {
     std::unique_ptr<std::istream> istream{};
 };
 
-S3CACHE_FN std::string detail::without_passwords(std::string_view text) { return bytes::without_passwords(text); }
+S3CACHE_FN Error::Error(Details details, const std::string& message)
+    : std::runtime_error(detail::bytes::without_passwords(message)),
+      details_(std::make_shared<const Details>(std::move(details))) {}
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
