@@ -166,12 +166,11 @@ struct Core;  // what a Cache holds, a Reader and a Listing
 struct ReaderState;
 struct ListingState;
 
-[[noreturn]] inline void raise(const Error& error) {
+[[noreturn]] inline void raise([[maybe_unused]] const Error& error) {
 #if S3CACHE_EXCEPTIONS
     if (error.details().cause) std::rethrow_exception(error.details().cause);
     throw error;
 #else
-    static_cast<void>(error);
     std::abort();  // value() of an error is a bug of the caller; there is no other way to leave here
 #endif
 }
@@ -504,7 +503,7 @@ inline constexpr bool is_a<Wrapper, Wrapper<T>> = true;
 
 // Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
-auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
+auto guarded(F&& call, [[maybe_unused]] const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
     Error::Details details{Errc::source};
     try {
@@ -517,7 +516,6 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
         return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
     }
 #else
-    static_cast<void>(who);
     return call();
 #endif
 }
@@ -1040,6 +1038,7 @@ private:
 #include <array>               // digests, tables
 #include <atomic>              // counters
 #include <cerrno>              // why a file could not be had
+#include <charconv>            // from_chars of whole numbers
 #include <clocale>             // the decimal point that strtod expects
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
@@ -1223,15 +1222,10 @@ inline std::optional<std::string> unpercent(std::string_view text, bool plus_is_
 
 // One or more ASCII digits and nothing else. strtoull would take blanks, signs and "-1" as a huge number.
 inline std::optional<std::uint64_t> to_u64(std::string_view text) {
-    constexpr std::uint64_t most = (std::numeric_limits<std::uint64_t>::max)();
-    if (text.empty()) return std::nullopt;
     std::uint64_t value = 0;
-    for (char c : text) {
-        if (!is_digit(c)) return std::nullopt;
-        const std::uint64_t digit = static_cast<std::uint64_t>(c - '0');
-        if (value > (most - digit) / 10) return std::nullopt;
-        value = value * 10 + digit;
-    }
+    const char* const end = text.data() + text.size();
+    const std::from_chars_result read = std::from_chars(text.data(), end, value);
+    if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
     return value;
 }
 
@@ -1644,7 +1638,8 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
 }
 
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
+// The form is that of x-amz-date if no other is given: 20250115T123456Z.
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern = "yyyynnddThhmmssZ") {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
     Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
     out += pattern;
@@ -1655,11 +1650,6 @@ inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_
         c = static_cast<char>('0' + time[part] % 10);
         time[part] /= 10;
     }
-}
-
-// The form of x-amz-date: 20250115T123456Z.
-inline void append_amz_date(std::string& out, std::int64_t unix_seconds) {
-    append_utc(out, unix_seconds, "yyyynnddThhmmssZ");
 }
 
 // 2025-01-15T12:34:56Z
@@ -1703,14 +1693,12 @@ using Sha256Digest = std::array<unsigned char, 32>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
-// returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
+// returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
     Sha256() : context_(EVP_MD_CTX_new()) {
         ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
     }
-
-    bool ok() const { return ok_; }
 
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
 
@@ -1764,7 +1752,7 @@ public:
         std::string block(key.size() > block_bytes ? as_text(hash) : key);
         block.resize(block_bytes);
         begin(inner_, block, 0x36);
-        begin(outer_, block, 0x5C);
+        begin(outer_, block, 0x36 ^ 0x5C);  // the first pad is still on it
         bytes::wipe(block);
     }
 
@@ -1781,11 +1769,9 @@ public:
 private:
     static constexpr std::size_t block_bytes = 64;
 
-    static void begin(Sha256& hasher, std::string block, char pad) {
+    static void begin(Sha256& hasher, std::string& block, char pad) {
         for (char& byte : block) byte = static_cast<char>(byte ^ pad);
-        hasher.reset();
         hasher.update(block);
-        bytes::wipe(block);
     }
 
     Sha256 inner_, outer_, work_;
@@ -1808,35 +1794,29 @@ inline std::uint64_t load_little_endian(const char* data) {
 
 // Slicing by eight: row n holds the effect of a byte that n more bytes follow, so eight lookups replace eight dependent
 // steps. Built on first use: 16 KiB that most programs never need would otherwise slow every compilation.
-class SlicingTable {
-public:
-    explicit SlicingTable(std::uint64_t reflected_polynomial) {
-        for (std::size_t i = 0; i < 8 * 256; ++i) {
-            std::uint64_t crc = i < 256 ? i : rows_[i / 256 - 1][i % 256];
-            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
-            rows_[i / 256][i % 256] = crc;
-        }
-    }
+using SlicingTable = std::array<std::array<std::uint64_t, 256>, 8>;
 
-    // Works on the register itself, which holds the complement of the checksum.
-    std::uint64_t update(std::uint64_t crc, const char* data, std::size_t size) const {
-        for (; size >= 8; data += 8, size -= 8) {
-            const std::uint64_t word = load_little_endian(data) ^ crc;
-            crc = 0;
-            for (std::size_t i = 0; i < 8; ++i) crc ^= rows_[7 - i][(word >> (8 * i)) & 0xFF];
-        }
-        for (; size > 0; ++data, --size) crc = (crc >> 8) ^ rows_[0][(crc ^ bytes::octet(*data)) & 0xFF];
-        return crc;
+inline SlicingTable slicing_table(std::uint64_t reflected_polynomial) {
+    SlicingTable rows{};
+    for (std::size_t i = 0; i < 8 * 256; ++i) {
+        std::uint64_t crc = i < 256 ? i : rows[i / 256 - 1][i % 256];
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
+        rows[i / 256][i % 256] = crc;
     }
-
-private:
-    std::array<std::array<std::uint64_t, 256>, 8> rows_;
-};
+    return rows;
+}
 
 template <class Word, std::uint64_t reflected_polynomial>
-Word crc_by_table(Word crc, const char* data, std::size_t size) {
-    static const SlicingTable table(reflected_polynomial);
-    return static_cast<Word>(~table.update(static_cast<Word>(~crc), data, size));
+Word crc_by_table(Word before, const char* data, std::size_t size) {
+    static const SlicingTable rows = slicing_table(reflected_polynomial);
+    std::uint64_t crc = static_cast<Word>(~before);  // the register holds the complement of the checksum
+    for (; size >= 8; data += 8, size -= 8) {
+        const std::uint64_t word = load_little_endian(data) ^ crc;
+        crc = 0;
+        for (std::size_t i = 0; i < 8; ++i) crc ^= rows[7 - i][(word >> (8 * i)) & 0xFF];
+    }
+    for (; size > 0; ++data, --size) crc = (crc >> 8) ^ rows[0][(crc ^ bytes::octet(*data)) & 0xFF];
+    return static_cast<Word>(~crc);
 }
 
 inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5>;  // of the NVMe specification
@@ -1925,7 +1905,6 @@ protected:
     explicit Filter(int (*end)(z_stream*)) : end_(end) {}
     ~Filter() { end_(&stream_); }    // which passes over a stream that was never begun
     Filter(const Filter&) = delete;  // zlib's state points back at its z_stream
-    Filter& operator=(const Filter&) = delete;
 
     // Takes what a function of zlib's returned.
     void check(int result) {
@@ -2007,14 +1986,10 @@ private:
 class Deflater : public Filter {
 public:
     explicit Deflater(int level) : Filter(deflateEnd) {
-        static gz_header header = [] {  // which zlib only reads
-            gz_header unknown{};
-            unknown.os = 255;
-            return unknown;
-        }();
+        header_.os = 255;
         constexpr int memory_level = 8;  // zlib's default
         check(deflateInit2(&stream_, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
-        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header));
+        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
     }
 
     // No input will follow: pull() until finished.
@@ -2027,6 +2002,7 @@ public:
     }
 
 private:
+    gz_header header_{};  // which zlib only reads
     bool finishing_ = false;
     bool done_ = false;
 };
@@ -2931,7 +2907,7 @@ public:
     std::string_view date(std::int64_t unix_seconds) {
         if (date_.empty() || unix_seconds != date_second_) {
             date_.clear();
-            dates::append_amz_date(date_, unix_seconds);
+            dates::append_utc(date_, unix_seconds);
             date_second_ = unix_seconds;
         }
         return date_;
@@ -3834,8 +3810,7 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
-// messages must not.
-// Zero, or an error of the system's.
+// messages must not. Zero, or an error of the system's.
 inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
     if (::pipe(ends) != 0) return errno;
@@ -4362,7 +4337,7 @@ private:
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
         std::string date;
-        dates::append_amz_date(date, dates::unix_seconds(environment_.now()));
+        dates::append_utc(date, dates::unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
         if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
         std::vector<sigv4::Header> headers{{"host", url.host}};
@@ -7680,7 +7655,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (!place) return about("presign", key, place.error());
     std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
-    dates::append_amz_date(date, dates::unix_seconds(core.now()));
+    dates::append_utc(date, dates::unix_seconds(core.now()));
     const sigv4::Header host{"host", (*place)->host};
     const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
     sigv4::Signer signer;
