@@ -175,7 +175,6 @@ struct ListingState;
 #endif
 }
 
-// What a Result is beside its value.
 class ResultBase {
 public:
     using error_type = Error;
@@ -912,9 +911,8 @@ public:
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
         static_assert(detail::is_producer<F>::value,
                       "get_or_set(): the producer takes no argument and returns what to store, or nothing()");
-        const auto produce = [&]() -> Result<detail::Produced> {
-            if constexpr (detail::is_producer<F>::value)
-                return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
+        const auto produce = [&] {
+            return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
         };
         Result<Value> value = compute(key, produce, options, how);
         if (!value) return std::move(value).error();
@@ -930,12 +928,9 @@ public:
                                                                  const SetOptions& options = {}) {
         static_assert(detail::has_codec<T>::value,
                       "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
-        if constexpr (detail::has_codec<T>::value) {
-            Result<std::string> data = detail::encode(value);
-            if (!data) return detail::about("set", key, data.error());
-            return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
-        }
-        return false;
+        Result<std::string> data = detail::encode(value);
+        if (!data) return detail::about("set", key, data.error());
+        return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
     }
     template <class T>
     Result<std::optional<T>> try_get(Key key, const GetOptions& options = {}) {
@@ -1652,7 +1647,6 @@ inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_
     }
 }
 
-// 2025-01-15T12:34:56Z
 inline std::string iso8601_text(std::int64_t unix_seconds) {
     std::string out;
     append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
@@ -1696,10 +1690,6 @@ using Sha256Digest = std::array<unsigned char, 32>;
 // returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
-    Sha256() : context_(EVP_MD_CTX_new()) {
-        ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
-    }
-
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
@@ -1713,17 +1703,13 @@ public:
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
 
-    // Continues where the other stands.
     void copy_from(const Sha256& other) {
         ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
     }
 
 private:
-    struct Free {
-        void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-    };
-    std::unique_ptr<EVP_MD_CTX, Free> context_;
-    bool ok_ = false;
+    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
+    bool ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -2058,7 +2044,6 @@ inline bool append_reference(std::string& out, std::string_view name) {
     return code <= 0x10FFFF && representable(character);
 }
 
-// For content and attribute values.
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
         const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
@@ -2708,7 +2693,6 @@ inline Result<Endpoint> resolve(const std::string& bucket, const std::string& na
     return endpoint;
 }
 
-// Where a cache lives.
 struct Location {
     std::string bucket;
     std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
