@@ -125,10 +125,6 @@ enum class Errc {
     read_only,    // not sent: Config::read_only
 };
 
-namespace detail {
-std::string without_passwords(std::string_view text);  // of URLs
-}
-
 // What went wrong, for a person (`what()`: operation, key, attempts, cause, what to do; never a secret) and for a
 // program (the members). Copying does not throw.
 class Error : public std::runtime_error {
@@ -147,9 +143,7 @@ public:
     };
 
     Error(Errc code, const std::string& message) : Error(Details{code}, message) {}
-    Error(Details details, const std::string& message)
-        : std::runtime_error(detail::without_passwords(message)),
-          details_(std::make_shared<const Details>(std::move(details))) {}
+    Error(Details details, const std::string& message);  // which is kept without the passwords of URLs
 
     Error(const Error&) noexcept = default;  // and no moving, which would leave one without details
     Error& operator=(const Error&) noexcept = default;
@@ -172,17 +166,15 @@ struct Core;  // what a Cache holds, a Reader and a Listing
 struct ReaderState;
 struct ListingState;
 
-[[noreturn]] inline void raise(const Error& error) {
+[[noreturn]] inline void raise([[maybe_unused]] const Error& error) {
 #if S3CACHE_EXCEPTIONS
     if (error.details().cause) std::rethrow_exception(error.details().cause);
     throw error;
 #else
-    static_cast<void>(error);
     std::abort();  // value() of an error is a bug of the caller; there is no other way to leave here
 #endif
 }
 
-// What a Result is beside its value.
 class ResultBase {
 public:
     using error_type = Error;
@@ -510,7 +502,7 @@ inline constexpr bool is_a<Wrapper, Wrapper<T>> = true;
 
 // Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
-auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
+auto guarded(F&& call, [[maybe_unused]] const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
     Error::Details details{Errc::source};
     try {
@@ -523,7 +515,6 @@ auto guarded(F&& call, const char* who) -> std::decay_t<decltype(call())> {
         return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
     }
 #else
-    static_cast<void>(who);
     return call();
 #endif
 }
@@ -585,12 +576,11 @@ Result<Produced> produced(R&& result) {
         const Payload payload = result;
         if (!payload.present()) return Error(Errc::source, "the producer returned a null pointer");
         return Produced{std::string(payload.view()), payload.kind(), payload.negative()};
-    } else if constexpr (std::is_convertible_v<R, Source>) {
-        return drain(Source(std::forward<R>(result)));
     } else {
         static_assert(
-            has_codec<T>::value,
+            std::is_convertible_v<R, Source>,
             "get_or_set(): the producer returns no text, bytes, Value, Source, nothing() or type with a codec");
+        return drain(Source(std::forward<R>(result)));
     }
 }
 
@@ -921,9 +911,8 @@ public:
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
         static_assert(detail::is_producer<F>::value,
                       "get_or_set(): the producer takes no argument and returns what to store, or nothing()");
-        const auto produce = [&]() -> Result<detail::Produced> {
-            if constexpr (detail::is_producer<F>::value)
-                return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
+        const auto produce = [&] {
+            return detail::guarded([&] { return detail::produced(producer()); }, "the producer");
         };
         Result<Value> value = compute(key, produce, options, how);
         if (!value) return std::move(value).error();
@@ -939,12 +928,9 @@ public:
                                                                  const SetOptions& options = {}) {
         static_assert(detail::has_codec<T>::value,
                       "set(): give text, bytes, json(...) or a Source, or specialise s3cache::codec<T> for this type");
-        if constexpr (detail::has_codec<T>::value) {
-            Result<std::string> data = detail::encode(value);
-            if (!data) return detail::about("set", key, data.error());
-            return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
-        }
-        return false;
+        Result<std::string> data = detail::encode(value);
+        if (!data) return detail::about("set", key, data.error());
+        return try_set(key, Payload(data->data(), data->size(), codec<T>::kind), options);
     }
     template <class T>
     Result<std::optional<T>> try_get(Key key, const GetOptions& options = {}) {
@@ -1047,11 +1033,11 @@ private:
 #include <array>               // digests, tables
 #include <atomic>              // counters
 #include <cerrno>              // why a file could not be had
+#include <charconv>            // from_chars of whole numbers
 #include <clocale>             // the decimal point that strtod expects
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
 #include <cstring>             // memcpy, strerror
-#include <initializer_list>    // short lists of names
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
 #include <cmath>               // floor, ldexp
@@ -1231,15 +1217,10 @@ inline std::optional<std::string> unpercent(std::string_view text, bool plus_is_
 
 // One or more ASCII digits and nothing else. strtoull would take blanks, signs and "-1" as a huge number.
 inline std::optional<std::uint64_t> to_u64(std::string_view text) {
-    constexpr std::uint64_t most = (std::numeric_limits<std::uint64_t>::max)();
-    if (text.empty()) return std::nullopt;
     std::uint64_t value = 0;
-    for (char c : text) {
-        if (!is_digit(c)) return std::nullopt;
-        const std::uint64_t digit = static_cast<std::uint64_t>(c - '0');
-        if (value > (most - digit) / 10) return std::nullopt;
-        value = value * 10 + digit;
-    }
+    const char* const end = text.data() + text.size();
+    const std::from_chars_result read = std::from_chars(text.data(), end, value);
+    if (read.ec != std::errc() || read.ptr != end) return std::nullopt;
     return value;
 }
 
@@ -1652,7 +1633,8 @@ inline std::optional<TimePoint> http_date(std::string_view text) {
 }
 
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern) {
+// The form is that of x-amz-date if no other is given: 20250115T123456Z.
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern = "yyyynnddThhmmssZ") {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
     Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
     out += pattern;
@@ -1665,12 +1647,6 @@ inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_
     }
 }
 
-// The form of x-amz-date: 20250115T123456Z.
-inline void append_amz_date(std::string& out, std::int64_t unix_seconds) {
-    append_utc(out, unix_seconds, "yyyynnddThhmmssZ");
-}
-
-// 2025-01-15T12:34:56Z
 inline std::string iso8601_text(std::int64_t unix_seconds) {
     std::string out;
     append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
@@ -1711,15 +1687,9 @@ using Sha256Digest = std::array<unsigned char, 32>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
-// returns zeros, and ok() is false from then on. Whoever opens a cache asks available(), so that nothing is signed so.
+// returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
-    Sha256() : context_(EVP_MD_CTX_new()) {
-        ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
-    }
-
-    bool ok() const { return ok_; }
-
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
@@ -1733,17 +1703,13 @@ public:
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
 
-    // Continues where the other stands.
     void copy_from(const Sha256& other) {
         ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
     }
 
 private:
-    struct Free {
-        void operator()(EVP_MD_CTX* context) const { EVP_MD_CTX_free(context); }
-    };
-    std::unique_ptr<EVP_MD_CTX, Free> context_;
-    bool ok_ = false;
+    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
+    bool ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -1772,7 +1738,7 @@ public:
         std::string block(key.size() > block_bytes ? as_text(hash) : key);
         block.resize(block_bytes);
         begin(inner_, block, 0x36);
-        begin(outer_, block, 0x5C);
+        begin(outer_, block, 0x36 ^ 0x5C);  // the first pad is still on it
         bytes::wipe(block);
     }
 
@@ -1789,11 +1755,9 @@ public:
 private:
     static constexpr std::size_t block_bytes = 64;
 
-    static void begin(Sha256& hasher, std::string block, char pad) {
+    static void begin(Sha256& hasher, std::string& block, char pad) {
         for (char& byte : block) byte = static_cast<char>(byte ^ pad);
-        hasher.reset();
         hasher.update(block);
-        bytes::wipe(block);
     }
 
     Sha256 inner_, outer_, work_;
@@ -1816,35 +1780,29 @@ inline std::uint64_t load_little_endian(const char* data) {
 
 // Slicing by eight: row n holds the effect of a byte that n more bytes follow, so eight lookups replace eight dependent
 // steps. Built on first use: 16 KiB that most programs never need would otherwise slow every compilation.
-class SlicingTable {
-public:
-    explicit SlicingTable(std::uint64_t reflected_polynomial) {
-        for (std::size_t i = 0; i < 8 * 256; ++i) {
-            std::uint64_t crc = i < 256 ? i : rows_[i / 256 - 1][i % 256];
-            for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
-            rows_[i / 256][i % 256] = crc;
-        }
-    }
+using SlicingTable = std::array<std::array<std::uint64_t, 256>, 8>;
 
-    // Works on the register itself, which holds the complement of the checksum.
-    std::uint64_t update(std::uint64_t crc, const char* data, std::size_t size) const {
-        for (; size >= 8; data += 8, size -= 8) {
-            const std::uint64_t word = load_little_endian(data) ^ crc;
-            crc = 0;
-            for (std::size_t i = 0; i < 8; ++i) crc ^= rows_[7 - i][(word >> (8 * i)) & 0xFF];
-        }
-        for (; size > 0; ++data, --size) crc = (crc >> 8) ^ rows_[0][(crc ^ bytes::octet(*data)) & 0xFF];
-        return crc;
+inline SlicingTable slicing_table(std::uint64_t reflected_polynomial) {
+    SlicingTable rows{};
+    for (std::size_t i = 0; i < 8 * 256; ++i) {
+        std::uint64_t crc = i < 256 ? i : rows[i / 256 - 1][i % 256];
+        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? reflected_polynomial : 0);
+        rows[i / 256][i % 256] = crc;
     }
-
-private:
-    std::array<std::array<std::uint64_t, 256>, 8> rows_;
-};
+    return rows;
+}
 
 template <class Word, std::uint64_t reflected_polynomial>
-Word crc_by_table(Word crc, const char* data, std::size_t size) {
-    static const SlicingTable table(reflected_polynomial);
-    return static_cast<Word>(~table.update(static_cast<Word>(~crc), data, size));
+Word crc_by_table(Word before, const char* data, std::size_t size) {
+    static const SlicingTable rows = slicing_table(reflected_polynomial);
+    std::uint64_t crc = static_cast<Word>(~before);  // the register holds the complement of the checksum
+    for (; size >= 8; data += 8, size -= 8) {
+        const std::uint64_t word = load_little_endian(data) ^ crc;
+        crc = 0;
+        for (std::size_t i = 0; i < 8; ++i) crc ^= rows[7 - i][(word >> (8 * i)) & 0xFF];
+    }
+    for (; size > 0; ++data, --size) crc = (crc >> 8) ^ rows[0][(crc ^ bytes::octet(*data)) & 0xFF];
+    return static_cast<Word>(~crc);
 }
 
 inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5>;  // of the NVMe specification
@@ -1933,7 +1891,6 @@ protected:
     explicit Filter(int (*end)(z_stream*)) : end_(end) {}
     ~Filter() { end_(&stream_); }    // which passes over a stream that was never begun
     Filter(const Filter&) = delete;  // zlib's state points back at its z_stream
-    Filter& operator=(const Filter&) = delete;
 
     // Takes what a function of zlib's returned.
     void check(int result) {
@@ -2015,14 +1972,10 @@ private:
 class Deflater : public Filter {
 public:
     explicit Deflater(int level) : Filter(deflateEnd) {
-        static gz_header header = [] {  // which zlib only reads
-            gz_header unknown{};
-            unknown.os = 255;
-            return unknown;
-        }();
+        header_.os = 255;
         constexpr int memory_level = 8;  // zlib's default
         check(deflateInit2(&stream_, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
-        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header));
+        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
     }
 
     // No input will follow: pull() until finished.
@@ -2035,6 +1988,7 @@ public:
     }
 
 private:
+    gz_header header_{};  // which zlib only reads
     bool finishing_ = false;
     bool done_ = false;
 };
@@ -2090,7 +2044,6 @@ inline bool append_reference(std::string& out, std::string_view name) {
     return code <= 0x10FFFF && representable(character);
 }
 
-// For content and attribute values.
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
         const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
@@ -2401,6 +2354,7 @@ using bytes::trim;
 // with other settings than the user believes in.
 class Parser {
 public:
+    // `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
     Result<File> parse(std::string_view text, const std::string& file_name) {
         if (text.size() > file_bytes_max) fail("the file is larger than a configuration file can be");
         while (!text.empty() && problem_.empty()) {
@@ -2486,11 +2440,6 @@ private:
     std::string problem_;
 };
 
-// `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
-inline Result<File> parse(std::string_view text, const std::string& file_name) {
-    return Parser().parse(text, file_name);
-}
-
 // Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. None
 // where a quote or escape is left open.
 inline std::vector<std::string> split_words(std::string_view text) {
@@ -2535,22 +2484,25 @@ inline const Section* find_section(const File& config, std::string_view kind, st
 struct Profile {
     const Section* credentials = nullptr;
     const Section* config = nullptr;
+    std::string name{};
+    std::string where{};  // for messages
 
     bool exists() const { return credentials != nullptr || config != nullptr; }
-    const Setting* find(std::string_view name) const {
-        const Setting* found = credentials != nullptr ? credentials->find(name) : nullptr;
-        return found == nullptr && config != nullptr ? config->find(name) : found;
+    const Setting* find(std::string_view setting) const {
+        const Setting* found = credentials != nullptr ? credentials->find(setting) : nullptr;
+        return found == nullptr && config != nullptr ? config->find(setting) : found;
     }
-    bool has(std::string_view name) const { return find(name) != nullptr; }
-    std::string get(std::string_view name) const {
-        const Setting* found = find(name);
+    bool has(std::string_view setting) const { return find(setting) != nullptr; }
+    std::string get(std::string_view setting) const {
+        const Setting* found = find(setting);
         return found != nullptr ? found->text : std::string();
     }
+    bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
+    bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
 };
 
-inline Profile find_profile(const File& config, const File& credentials, std::string_view name) {
-    Profile out;
-    out.config = find_section(config, "profile", name);
+inline Profile find_profile(const File& config, const File& credentials, const std::string& name) {
+    Profile out{nullptr, find_section(config, "profile", name), name, "profile " + bytes::sanitize(name)};
     for (const Section& section : credentials) {  // bare names here
         if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
     }
@@ -2741,7 +2693,6 @@ inline Result<Endpoint> resolve(const std::string& bucket, const std::string& na
     return endpoint;
 }
 
-// Where a cache lives.
 struct Location {
     std::string bucket;
     std::string prefix;  // empty, or with a slash at its end: a key is put right behind it
@@ -2940,7 +2891,7 @@ public:
     std::string_view date(std::int64_t unix_seconds) {
         if (date_.empty() || unix_seconds != date_second_) {
             date_.clear();
-            dates::append_amz_date(date_, unix_seconds);
+            dates::append_utc(date_, unix_seconds);
             date_second_ = unix_seconds;
         }
         return date_;
@@ -3843,8 +3794,7 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 
 // The helper reads nothing, writes to our pipe, and inherits no other descriptor where the C library can see to that.
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
-// messages must not.
-// Zero, or an error of the system's.
+// messages must not. Zero, or an error of the system's.
 inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
     if (::pipe(ends) != 0) return errno;
@@ -3938,14 +3888,11 @@ struct Environment {
     };
 };
 
-struct Profile : ini::Profile {
-    std::string name{};
-    std::string where{};  // for messages
+using ini::Profile;
 
-    Setting setting(const char* setting_name) const { return {get(setting_name), where + ": " + setting_name}; }
-    bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
-    bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
-};
+inline Setting setting_of(const Profile& profile, const char* name) {
+    return {profile.get(name), profile.where + ": " + name};
+}
 
 // -- endpoints: what they answer, and where they may be
 
@@ -4075,7 +4022,7 @@ public:
         if (set.value.empty()) set = first({"AWS_REGION", "AWS_DEFAULT_REGION"});
         if (set.value.empty()) {
             if (auto read = load(); !read) return std::move(read).error();
-            set = selected_.setting("region");
+            set = setting_of(selected_, "region");
         }
         if (set.value.empty() || endpoint::valid_region(set.value)) return set;
         return unexpected(set, "a region such as eu-west-1");
@@ -4092,7 +4039,7 @@ public:
             set = first({own.c_str(), "AWS_ENDPOINT_URL"});
         }
         if (set.value.empty()) {
-            set = selected_.setting("endpoint_url");
+            set = setting_of(selected_, "endpoint_url");
             const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
             const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
             for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
@@ -4169,7 +4116,7 @@ private:
         if (fine) fine = read(credentials_, credentials_path_, "AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials");
         if (!fine) return fine;
         const Setting chosen = chosen_profile();
-        selected_ = find(chosen.value);
+        selected_ = ini::find_profile(config_, credentials_, chosen.value);
         if (!chosen.why.empty() && !selected_.exists())
             return broken(chosen.why + ": there is no profile '" + bytes::sanitize(chosen.value) + "' in " +
                           config_path_ + " or " + credentials_path_);
@@ -4190,7 +4137,7 @@ private:
         path = bytes::sanitize(path);
         if (!text) return broken(path + " cannot be read: " + text.error().what());
         const bool marked = bytes::starts_with(*text, "\xEF\xBB\xBF");
-        auto parsed = ini::parse(std::string_view(*text).substr(marked ? 3 : 0), path);
+        auto parsed = ini::Parser().parse(std::string_view(*text).substr(marked ? 3 : 0), path);
         bytes::wipe(*text);
         if (!parsed) return std::move(parsed).error();
         out = *std::move(parsed);
@@ -4210,14 +4157,10 @@ private:
         return home;
     }
 
-    Profile find(const std::string& name) const {
-        return {ini::find_profile(config_, credentials_, name), name, "profile " + bytes::sanitize(name)};
-    }
-
     // A variable, or else what the profile says.
     Setting in_profile(const char* variable, const char* name) const {
         Setting set = first({variable});
-        return set.value.empty() ? selected_.setting(name) : set;
+        return set.value.empty() ? setting_of(selected_, name) : set;
     }
 
     // -- profiles and roles
@@ -4225,7 +4168,7 @@ private:
     // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
     // broken.
     Keys keys_of(const Profile& profile) {
-        const ini::Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
+        const Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
         if (profile.assumes_role() && (roles_.empty() || !profile.has_static_keys())) return assume_role(profile);
         if (profile.has("web_identity_token_file")) {
             Keys keys = keys_by_web_identity(profile);
@@ -4243,7 +4186,7 @@ private:
     }
 
     // The older name of the session token comes first, as in botocore.
-    Keys static_keys(const ini::Profile& only, const std::string& where) const {
+    Keys static_keys(const Profile& only, const std::string& where) const {
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
         if (id.empty()) return broken(where + ": aws_access_key_id is empty");
@@ -4282,16 +4225,7 @@ private:
             return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
                           export_line(profile.name));
         roles_.push_back(profile.name);
-        const std::string named = profile.get("credential_source");
-        const Keys keys =
-            checked(profile.has("source_profile")    ? source_keys(profile)
-                    : named == "EcsContainer"        ? container()
-                    : named == "Ec2InstanceMetadata" ? instance_metadata()
-                    : named == "Environment"
-                        ? environment()
-                        : broken(profile.where +
-                                 ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"),
-                    environment_.now());
+        const Keys keys = checked(source_keys(profile), environment_.now());
         if (is_passed_over(keys))
             return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
         if (!keys) return keys;
@@ -4305,7 +4239,13 @@ private:
 
     // A profile that holds keys beside its role may be its own source.
     Keys source_keys(const Profile& role) {
-        const Profile source = find(role.get("source_profile"));
+        const std::string named = role.get("credential_source");
+        if (named == "EcsContainer") return container();
+        if (named == "Ec2InstanceMetadata") return instance_metadata();
+        if (named == "Environment") return environment();
+        if (!role.has("source_profile"))
+            return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+        const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
         const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
@@ -4321,7 +4261,7 @@ private:
         const bool use_variables = roles_.empty() && settings_.profile.empty();
         const auto setting = [&](const char* name, const char* otherwise) {
             auto value = use_variables ? variable(name) : std::nullopt;
-            if (!value) return profile.setting(otherwise);
+            if (!value) return setting_of(profile, otherwise);
             return Setting{*std::move(value), std::string("web identity: ") + name};
         };
         Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
@@ -4381,7 +4321,7 @@ private:
 
     void sign(WebRequest& request, const endpoint::Url& url, const Credentials& keys, const std::string& region) const {
         std::string date;
-        dates::append_amz_date(date, dates::unix_seconds(environment_.now()));
+        dates::append_utc(date, dates::unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
         if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
         std::vector<sigv4::Header> headers{{"host", url.host}};
@@ -4589,21 +4529,16 @@ private:
     // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
     // function may throw.
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        struct Refreshing {
-            Provider& owner;
-            std::unique_lock<std::mutex>& lock;
-            ~Refreshing() {
-                lock.lock();
-                owner.refresher_.reset();
-                owner.done_.notify_all();
-            }
+        const auto end = [&](Provider*) {
+            lock.lock();
+            refresher_.reset();
+            done_.notify_all();
         };
         refresher_ = http::process_id();
         lock.unlock();
-        Keys got = [&] {
-            const Refreshing guard{*this, lock};
-            return source_(limits);
-        }();
+        std::unique_ptr<Provider, decltype(end)> refreshing(this, end);
+        Keys got = source_(limits);
+        refreshing.reset();
         const TimePoint now = now_();
         got = checked(std::move(got), now);
         // That the caller had no time left says nothing about the source: the next caller asks it.
@@ -7704,7 +7639,7 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     if (!place) return about("presign", key, place.error());
     std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
-    dates::append_amz_date(date, dates::unix_seconds(core.now()));
+    dates::append_utc(date, dates::unix_seconds(core.now()));
     const sigv4::Header host{"host", (*place)->host};
     const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
     sigv4::Signer signer;
@@ -8016,7 +7951,9 @@ struct detail::ReaderState {
     std::unique_ptr<std::istream> istream{};
 };
 
-S3CACHE_FN std::string detail::without_passwords(std::string_view text) { return bytes::without_passwords(text); }
+S3CACHE_FN Error::Error(Details details, const std::string& message)
+    : std::runtime_error(detail::bytes::without_passwords(message)),
+      details_(std::make_shared<const Details>(std::move(details))) {}
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }

@@ -98,7 +98,7 @@ inline void check_usable(s3cache::TimePoint when) {
     const auto again = dates::iso8601(text);
     require(again && (when < s3cache::TimePoint() || to_seconds(*again) == to_seconds(when)), "its text reads back");
     std::string amz;
-    dates::append_amz_date(amz, to_seconds(when));
+    dates::append_utc(amz, to_seconds(when));
     require(looks_like(amz, "00000000T000000Z"), "sixteen characters for a signature");
     const double century = 36600.0 * dates::seconds_per_day;  // the cache believes no clock that is further off
     if (ahead > century || ahead < -century) return;

@@ -73,7 +73,7 @@ inline void check_problem(std::string_view text, const std::string& problem) {
 }
 
 inline void check_file(std::string_view text) {
-    const auto parsed = ini::parse(text, "file");
+    const auto parsed = ini::Parser().parse(text, "file");
     if (!parsed) return check_problem(text, parsed.error().what());
     std::string plain;
     bool can_say = true;
@@ -85,7 +85,7 @@ inline void check_file(std::string_view text) {
         for (const ini::Setting& setting : section.settings) can_say = can_say && append_plain(plain, setting);
     }
     if (!can_say) return;
-    const auto again = ini::parse(plain, "file");
+    const auto again = ini::Parser().parse(plain, "file");
     require(again && again->size() == parsed->size(), "written plainly, the same sections");
     for (std::size_t i = 0; i < again->size(); ++i)
         require(same((*again)[i], (*parsed)[i]), "of the same names, with the same settings");

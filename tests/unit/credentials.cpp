@@ -1372,8 +1372,8 @@ void check_aws_config(const vectors::Case& c) {
     VectorFake fake(c);
     cred::Chain chain(fake.environment(), fake.settings);
     // The parser's dialect knows no byte order mark, as botocore; whoever opens the files takes it off.
-    const bool parses = s3cache::detail::ini::parse(c.get_or("config", ""), "file").has_value() &&
-                        s3cache::detail::ini::parse(c.get_or("credentials", ""), "file").has_value();
+    const bool parses = s3cache::detail::ini::Parser().parse(c.get_or("config", ""), "file").has_value() &&
+                        s3cache::detail::ini::Parser().parse(c.get_or("credentials", ""), "file").has_value();
     CHECK(parses == (c.get_or("error", "") != "ConfigParseError"));
     const bool marked = contains(c.get_or("config", "") + c.get_or("credentials", ""), "\xEF\xBB\xBF");
     if (!parses && marked) return;

@@ -48,7 +48,7 @@ std::optional<std::int64_t> http(std::string_view text) { return milliseconds(da
 
 std::string amz(std::int64_t seconds) {
     std::string out;
-    dates::append_amz_date(out, seconds);
+    dates::append_utc(out, seconds);
     return out;
 }
 

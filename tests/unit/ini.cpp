@@ -14,7 +14,7 @@ namespace bytes = s3cache::detail::bytes;
 namespace {
 
 std::string problem_in(const std::string& text) {
-    const auto parsed = ini::parse(text, "file");
+    const auto parsed = ini::Parser().parse(text, "file");
     return parsed ? "none" : parsed.error().what();
 }
 
@@ -26,7 +26,7 @@ std::string text_of(const ini::Section& section, std::string_view name) {
 }  // namespace
 
 TEST_CASE("ini: settings, blocks and values of several lines") {
-    const auto parsed = ini::parse(
+    const auto parsed = ini::Parser().parse(
         "; c\n[a]\nX = 1 # kept\ny: \"q\"\ns3 =\n  Path = b = c\n  # no\n  n=\nz = 1\n  2\n\n  3\n\n[b c]\n", "file");
     REQUIRE(parsed);
     REQUIRE(parsed->size() == 2);
@@ -54,7 +54,7 @@ TEST_CASE("ini: an error names the line") {
 }
 
 TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
-    const auto parsed = ini::parse("[DEFAULT]\nr = 1\nq = 2\n[a]\nq = 3\n[DEFAULT]\ns = 4\n", "file");
+    const auto parsed = ini::Parser().parse("[DEFAULT]\nr = 1\nq = 2\n[a]\nq = 3\n[DEFAULT]\ns = 4\n", "file");
     REQUIRE(parsed);
     REQUIRE(parsed->size() == 1);
     const ini::Section& a = parsed->at(0);
@@ -65,7 +65,7 @@ TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
 
 TEST_CASE("ini: lines end in LF, CR LF or CR") {
     for (const char* end : {"\n", "\r\n", "\r"}) {
-        const auto parsed = ini::parse(std::string("[a]") + end + "x = 1" + end + " 2" + end + "y = 3", "file");
+        const auto parsed = ini::Parser().parse(std::string("[a]") + end + "x = 1" + end + " 2" + end + "y = 3", "file");
         REQUIRE(parsed);
         CHECK(text_of(parsed->at(0), "x") == "1\n2");
         CHECK(text_of(parsed->at(0), "y") == "3");
@@ -93,8 +93,8 @@ TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
 
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {
     const auto config =
-        ini::parse("[default]\na = 1\n[profile default]\na = 2\n[profile \"my dev\"]\n[ profile x ]\n[y]\n", "c");
-    const auto credentials = ini::parse("[ default ]\na = 3\n[x]\n[profile y]\n", "k");
+        ini::Parser().parse("[default]\na = 1\n[profile default]\na = 2\n[profile \"my dev\"]\n[ profile x ]\n[y]\n", "c");
+    const auto credentials = ini::Parser().parse("[ default ]\na = 3\n[x]\n[profile y]\n", "k");
     REQUIRE(config);
     REQUIRE(credentials);
     const auto find = [&](const char* name) { return ini::find_profile(*config, *credentials, name); };
