@@ -4707,12 +4707,11 @@ inline void read_expiry(Facts& facts, std::string_view text) {
 
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
 
-// False: another program's header of the same name. OpenSSL alone would skip blanks and take any bits behind the last.
+// Whether that is 32 bits in base64, of which the sixth digit holds two; false: another program's header.
 inline bool is_crc32c(std::string_view text) {
-    unsigned char raw[6];  // 4, and zeros for the padding
-    if (text.size() != 8 || EVP_DecodeBlock(raw, reinterpret_cast<const unsigned char*>(text.data()), 8) < 0)
-        return false;
-    return bytes::base64({reinterpret_cast<const char*>(raw), 4}) == text;
+    const auto is_digit = [](char c) { return bytes::is_alnum(c) || c == '+' || c == '/'; };
+    return text.size() == 8 && std::all_of(text.begin(), text.begin() + 6, is_digit) && text.substr(6) == "==" &&
+           std::string_view("AQgw").find(text[5]) != std::string_view::npos;
 }
 
 inline double read_seconds(std::string_view text) {
@@ -4997,6 +4996,19 @@ inline constexpr Milliseconds step_most{1000};
 
 inline constexpr const char* by_cancel = "cancelled by Cache::cancel()";
 
+// "get reports/q3: <text>"
+inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
+    std::string out(operation);
+    if (!key.empty()) out.append(" ").append(bytes::sanitize(key));
+    return out.append(": ").append(text);
+}
+inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
+    Error::Details details;
+    details.code = kind;
+    details.retryable = kind == Errc::timed_out;
+    return Error(std::move(details), about(operation, key, text));
+}
+
 // What goes out, apart from what differs from attempt to attempt.
 struct Request : http::Transfer::Request {
     const char* operation = "";
@@ -5014,10 +5026,12 @@ struct Request : http::Transfer::Request {
     std::optional<Milliseconds> stall{};
 
     Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
+    Error refuse(Errc kind, std::string_view why) const { return refusal(kind, operation, key, why); }
 };
 
-inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    return {{method}, operation, key, core.object(key)};
+inline Request request(const Core& core, const char* operation, Method method, std::string_view key,
+                       std::string query = {}) {
+    return {{method}, operation, key, core.object(key), std::move(query)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
@@ -5031,13 +5045,13 @@ struct Exchange {
     std::function<bool(const Exchange&)> on_retry{};
 
     bool done = false;
-    bool stopped_by_sink = false;
     std::unique_ptr<http::Transfer> answer{};
     std::optional<Error> error{};  // there is no answer, or none to be understood
     xml::ErrorBody fault{};        // without a code: the store told none
     int attempts = 0;
 
     int status() const { return answer ? answer->status : 0; }
+    bool stopped_by_sink() const { return answer && answer->result == CURLE_WRITE_ERROR && !answer->refused; }
     bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
     const std::string& code() const { return fault.code; }
     const http::Headers& headers() const { return answer->headers; }
@@ -5054,19 +5068,6 @@ struct Exchange {
     bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
     bool is_anonymous() const { return identity->credentials.access_key.empty(); }
 };
-
-// "get reports/q3: <text>"
-inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
-    std::string out(operation);
-    if (!key.empty()) out.append(" ").append(bytes::sanitize(key));
-    return out.append(": ").append(text);
-}
-inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
-    Error::Details details;
-    details.code = kind;
-    details.retryable = kind == Errc::timed_out;
-    return Error(std::move(details), about(operation, key, text));
-}
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
@@ -5099,8 +5100,7 @@ inline Error::Details details_of(const Exchange& exchange) {
     if (message.empty()) message = json::string_field(answer.text, "message").value_or(xml::html_title(answer.text));
     Error::Details out;
     out.status = answer.status;
-    const std::string status = bytes::number(static_cast<std::uint64_t>(answer.status));
-    out.s3_code = fault.code.empty() ? status : bytes::sanitize(fault.code);
+    out.s3_code = fault.code.empty() ? std::to_string(answer.status) : bytes::sanitize(fault.code);
     out.s3_message = bytes::sanitize(message);
     const std::string_view id = answer.headers.get("x-amz-request-id");
     const std::string_view second = answer.headers.get("x-amz-id-2");
@@ -5195,7 +5195,7 @@ public:
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key, why));
+        end(exchange, exchange.request.refuse(Errc::unavailable, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
@@ -5241,7 +5241,7 @@ public:
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
-                end(*exchange, refusal(code, exchange->request.operation, exchange->request.key, why));
+                end(*exchange, exchange->request.refuse(code, why));
         }
     }
 
@@ -5270,7 +5270,6 @@ private:
         exchange.due = now;
         if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
         exchange.error.reset();
-        exchange.stopped_by_sink = false;
         const Request& request = exchange.request;
         const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
         if (!allowed) return end(exchange, allowed.error());
@@ -5283,8 +5282,7 @@ private:
         if (!exchange.answer) exchange.answer = engine_->borrow();
         prepare(exchange);
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, refusal(Errc::unsupported, request.operation, request.key,
-                                         "libcurl refused the request or has no memory"));
+            return end(exchange, request.refuse(Errc::unsupported, "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
@@ -5389,8 +5387,7 @@ private:
             if (!answer.reused) ++core_.stats.connections;
         }
         read_answer(exchange);
-        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.refused;
-        const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
+        const bool answered = exchange.stopped_by_sink() || retry::is_answered(answer.result, answer.status);
         const retry::Action action = action_for(exchange);
         if (goes_on(exchange, action)) return;
         exchange.done = true;
@@ -5439,7 +5436,7 @@ private:
         using retry::Action;
         const http::Transfer& answer = *exchange.answer;
         const bool is_fine = answer.result == CURLE_OK && answer.status / 100 == 2 && exchange.code().empty();
-        if (is_fine || exchange.stopped_by_sink) return Action::accept;
+        if (is_fine || exchange.stopped_by_sink()) return Action::accept;
         const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
         const bool is_denied = is_bare && answer.status == 403;
         if (is_denied && std::fabs(skew(answer, core_.now())) > skew_seconds_min) return Action::correct_clock;
@@ -5518,12 +5515,11 @@ private:
     }
     bool retry_later(Exchange& exchange) {
         const auto now = http::Clock::now();
-        const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
         auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
         delay = (std::max)(delay, retry::retry_after(exchange.headers().get("retry-after"), core_.now()));
         if (limits_.deadline && now + delay >= *limits_.deadline) return false;
-        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        const bool timed_out = exchange.answer->result == CURLE_OPERATION_TIMEDOUT;
         if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
         if (!again_now(exchange)) return false;
         if (core_.config.seams.sleep)
@@ -5537,7 +5533,7 @@ private:
         const Request& request = exchange.request;
         const http::Transfer& answer = *exchange.answer;
         const std::uint64_t size = request.method == Method::get ? answer.received : request.body.size();
-        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink;
+        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink();
         const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer.problem)) : std::string();
         core_.config.on_event({request.operation, request.key, outcome, exchange.attempts, answer.status, size,
                                http::Clock::now() - exchange.due, answer.reused, problem});
@@ -5720,8 +5716,7 @@ inline Result<std::optional<entry::Facts>> interpret_look(Session& session, cons
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
         if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, call.request.operation, call.request.key,
-                       "the answer has no ETag: is the endpoint an S3 store?");
+        return call.request.refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(session.core(), call)) return session.failure(call);
     if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
@@ -5834,7 +5829,7 @@ protected:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
-    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
+    Error refuse(Errc code, std::string_view why) const { return exchange.request.refuse(code, why); }
 
     // Prepares the request for what is missing. False: nothing is, or nothing tells that it would be of the same version.
     bool ask() {
@@ -6027,8 +6022,8 @@ struct Put : s3::PlainJob {
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return refusal(Errc::protocol, plain.request.operation, plain.request.key,
-                           "the answer is not that to a PUT: is the endpoint an S3 store?");
+            return plain.request.refuse(Errc::protocol,
+                                        "the answer is not that to a PUT: is the endpoint an S3 store?");
         if (plain.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
         if (is_unmet(plain)) return is_stored_by_us(plain.session, plain.request);
@@ -6109,12 +6104,6 @@ private:
         return options_.progress({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
-    Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
-    s3::Request with(Method method, std::string query) const {
-        s3::Request out = s3::request(core_, request.operation, method, request.key);
-        out.query = std::move(query);
-        return out;
-    }
     Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
     // -- parts
@@ -6180,7 +6169,7 @@ private:
             return session_.check_allowed(request.operation, request.key);
         }
         is_open_ = is_unread(call);
-        return call.ok() ? refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
+        return call.ok() ? request.refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
                          : session_.failure(call);
     }
     // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
@@ -6192,7 +6181,7 @@ private:
     // Takes in and sums the next part.
     Result<void> gather() {
         if (begun_ == plan_.parts)
-            return refuse(
+            return request.refuse(
                 Errc::too_large,
                 "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
         for (const auto& part : parts_) {
@@ -6201,7 +6190,9 @@ private:
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         if (spare_ && plan_.bytes_of(spare_->number) < size) spare_.reset();  // before there is a larger one
-        parts_.push_back(spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {})));
+        parts_.push_back(
+            spare_ ? std::move(spare_)
+                   : std::make_unique<Part>(session_, s3::request(core_, request.operation, Method::put, request.key)));
         Part& part = *parts_.back();
         part.number = begun_;
         if (body_.source) return fill(part, size);
@@ -6275,7 +6266,7 @@ private:
             if (!call.ok()) return session_.failure(call);
             const std::string_view etag = call.headers().get("etag");
             if (etag.empty())
-                return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
+                return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
             const auto number = static_cast<std::size_t>(part->number);
             stored_.resize((std::max)(stored_.size(), number));
             std::string& line = stored_[number - 1];
@@ -6296,7 +6287,7 @@ private:
         std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
         for (const std::string& line : stored_) list += line;
         list += "</CompleteMultipartUpload>";
-        s3::Request out = with(Method::post, "uploadId=" + id_);
+        s3::Request out = s3::request(core_, request.operation, Method::post, request.key, "uploadId=" + id_);
         out.condition = request.condition;
         out.header("content-type", "application/xml");
         out.body = list;
@@ -6306,7 +6297,7 @@ private:
         Call call(session_, std::move(out));
         call.run();
         if (call.ok() && !xml::etag_result(call.answer->text))
-            return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
+            return request.refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
         // itself tells.
         const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
@@ -6321,17 +6312,14 @@ private:
         std::string why = "its id did not arrive, or there was no memory for it";
         if (!id_.empty()) {
             session_.allow_cleanup();
-            s3::Request out = with(Method::erase, "uploadId=" + id_);
-            out.operation = "abort_upload";
-            Call call(session_, std::move(out));
+            Call call(session_, s3::request(core_, "abort_upload", Method::erase, request.key, "uploadId=" + id_));
             call.run();
             const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
             if ((call.ok() && !is_page) || call.status() == 404) return true;
             why = is_page ? "the answer to the abort is not S3's" : session_.failure(call).what();
         }
-        Event event{"abort_upload", request.key, "leftover"};
-        event.detail = why;
-        if (core_.config.on_event) core_.config.on_event(event);
+        if (core_.config.on_event)
+            core_.config.on_event({"abort_upload", request.key, "leftover", 0, 0, 0, {}, false, why});
         return false;
     }
 
