@@ -3545,14 +3545,13 @@ enum class Action {
 
 // What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
 struct Rule {
-    std::string_view words;  // codes of S3 and statuses, a blank around each
+    std::string_view words;  // codes of S3 and statuses, or results of libcurl; a blank around each
     Action action;
     Errc kind;
     std::string_view advice;
 };
 
-// The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
-// (that permission is lacking) need not fit a code that nobody knows.
+// The one table from answers to actions, kinds of errors and advice.
 inline constexpr Rule rules[] = {
     {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
      "ConditionalRequestConflict 408 500 502 503 504 509 "
@@ -3588,38 +3587,39 @@ inline constexpr Rule rules[] = {
     {"", Action::accept, Errc::store, ""},
 };
 
+// The same for what libcurl says where there is no answer.
+inline constexpr std::string_view for_tls =
+    "set Config::ca_bundle to the authority that signed the store's certificate";
+inline constexpr Rule curl_rules[] = {
+    {" 28 ", Action::retry, Errc::timed_out, ""},
+    {" 35 ", Action::retry, Errc::tls, for_tls},  // the handshake
+    // Certificates and ciphers: the client's, the store's, the file of those who sign.
+    {" 58 59 60 77 83 ", Action::give_up, Errc::tls, for_tls},
+    // A reply that is odd or too long for libcurl: before 8.6 it says that it is out of memory (27) and not 100.
+    {" 8 27 61 100 ", Action::give_up, Errc::protocol, ""},
+    // Looking up, connecting, sending, receiving, an answer that is cut short or absent, HTTP/2.
+    {" 5 6 7 16 18 52 55 56 65 92 ", Action::retry, Errc::network, ""},
+    {"", Action::give_up, Errc::network, ""},
+};
+
+// The last one, without words, if no other has this one.
+template <std::size_t N>
+const Rule& find_rule(const Rule (&table)[N], const std::string& word) {
+    const std::string wanted = " " + word + " ";
+    const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
+    return *std::find_if(std::begin(table), std::end(table) - 1, fits);
+}
+
+// A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
 inline Rule rule_for(int status, std::string_view code) {
-    const auto find = [](std::string_view word) {
-        const std::string wanted = " " + std::string(word) + " ";
-        const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
-        return *std::find_if(std::begin(rules), std::end(rules) - 1, fits);
-    };
-    const std::string number = bytes::number(static_cast<std::uint64_t>(status));
-    if (const Rule by_code = find(code); !by_code.words.empty()) return by_code;
-    Rule by_status = find(number);
+    const std::string number = std::to_string(status);
+    const Rule& by_code = find_rule(rules, std::string(code));
+    if (!by_code.words.empty()) return by_code;
+    Rule by_status = find_rule(rules, number);
     if (!code.empty() && code != number) by_status.advice = "";
     return by_status;
 }
-
-// What libcurl's result means where there is no answer.
-inline Rule rule_for(CURLcode result) {
-    const auto is = [result](std::initializer_list<int> results) {
-        return std::find(results.begin(), results.end(), result) != results.end();
-    };
-    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
-    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
-    if (result == CURLE_OPERATION_TIMEDOUT) return {{}, Action::retry, Errc::timed_out, {}};
-    if (result == CURLE_SSL_CONNECT_ERROR) return {{}, Action::retry, Errc::tls, for_tls};
-    if (is({CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
-            CURLE_SSL_ISSUER_ERROR}))
-        return {{}, Action::give_up, Errc::tls, for_tls};
-    if (is({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}))
-        return {{}, Action::give_up, Errc::protocol, {}};
-    const bool is_passing = is({CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
-                                CURLE_HTTP2, CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
-                                CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM});
-    return {{}, is_passing ? Action::retry : Action::give_up, Errc::network, {}};
-}
+inline Rule rule_for(CURLcode result) { return find_rule(curl_rules, std::to_string(result)); }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
 inline bool is_answered(CURLcode result, int status) {
@@ -4655,14 +4655,14 @@ struct Facts {
     Info info{};
     std::optional<double> expires_at{};     // unix time; empty: never; not a number: malformed
     std::optional<std::uint64_t> length{};  // of the body of this answer
-    std::string crc32c{};                   // in base64; empty: there is none
-    double cost = 0;                        // seconds that computing it took; 0: not known
-    double lease = 0;                       // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};                   // by the store's clock; of a lease
+    std::string sum{};                      // of the body, in base64: our own, or else the store's
+    std::string_view sum_type = "crc32c";   // of that, as in x-amz-checksum-*
+    bool is_own_sum = false;
+    double cost = 0;       // seconds that computing it took; 0: not known
+    double lease = 0;      // seconds that a lease lasts; 0: it is none
+    TimePoint answered{};  // by the store's clock; of a lease
     std::string write_id{};
-    std::string_view store_sum_type{};  // without a CRC of ours: of which x-amz-checksum-* there is one
-    std::string store_sum{};            // that
-    bool from_s3 = false;               // there is an ETag or metadata, as only a store of this kind sends
+    bool from_s3 = false;  // there is an ETag or metadata, as only a store of this kind sends
 
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
@@ -4738,7 +4738,7 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     for (std::size_t i = 0; is("kind") && i < std::size(kind_names); ++i) {  // it may be another program's idea of it
         if (value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
     }
-    if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
+    if (is("crc32c") && is_crc32c(value)) facts.sum = value;
     if (is("write-id")) facts.write_id = value;
     if (is("cost")) facts.cost = read_seconds(value);
     if (is("lease-seconds")) facts.lease = read_seconds(value);
@@ -4764,12 +4764,13 @@ inline Facts read(const http::Headers& headers) {
     // Something before the store may add its headers to a page of its own, which has no ETag.
     if (bytes::starts_with(info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !info.etag.empty();
+    facts.is_own_sum = !facts.sum.empty();
     // Of the whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
     for (std::string_view name : {"x-amz-checksum-crc32", "x-amz-checksum-crc32c", "x-amz-checksum-crc64nvme"}) {
-        const std::string_view sum = facts.crc32c.empty() ? headers.get(name) : std::string_view();
+        const std::string_view sum = facts.is_own_sum ? std::string_view() : headers.get(name);
         if (sum.empty() || sum.find('-') != std::string_view::npos) continue;
-        facts.store_sum_type = name.substr(15);
-        facts.store_sum = sum;
+        facts.sum_type = name.substr(15);
+        facts.sum = sum;
     }
     return facts;
 }
@@ -4957,16 +4958,14 @@ private:
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        http::Transfer::Request out;
-        for (const http::Method method : {http::Method::put, http::Method::post}) {
-            if (request.method == std::string_view(http::name_of(method))) out.method = method;
-        }
-        out.body = request.body;
-        out.bypass_proxy = request.bypass_proxy;
+        const std::string_view name = request.method;
+        using http::Method;
+        const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
+        const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
         transfer->begin(out);
         transfer->url = request.url;
         transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
+        for (const auto& [field, value] : request.headers) transfer->add_header(field, value);
         bool running = engine.start(*transfer, config);
         if (!running) return {0, "libcurl refused the request"};
         while (running) {
@@ -5590,9 +5589,7 @@ struct Job {
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
 
-    // For run_all.
-    std::size_t index = 0;
-    std::unique_ptr<Job> next{};
+    std::size_t index = 0;  // for run_all
 };
 
 // Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
@@ -5600,31 +5597,23 @@ struct Job {
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
-    std::unique_ptr<Job> running;  // a list, by Job::next
-    std::size_t count = 0;
-    for (std::size_t next = 0; next < total || running;) {
-        for (; next < total && count < at_once; ++next) {
+    std::vector<std::unique_ptr<Job>> running;
+    for (std::size_t next = 0; next < total || !running.empty();) {
+        for (; next < total && running.size() < at_once; ++next) {
             std::unique_ptr<Job> job = begin(next);
             if (!job) continue;
             job->index = next;
             session.start(job->call());
-            job->next = std::exchange(running, nullptr);
-            running = std::move(job);
-            ++count;
+            running.push_back(std::move(job));
         }
-        bool any_done = false;
-        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
-        if (running && !any_done) session.step(step_most);
-        for (std::unique_ptr<Job>* at = &running; *at;) {
-            if ((*at)->tend()) {
-                at = &(*at)->next;
-                continue;
-            }
-            const std::unique_ptr<Job> ended = std::move(*at);
-            *at = std::move(ended->next);
-            --count;
+        const bool any_done = std::any_of(running.begin(), running.end(), [](auto& job) { return job->call().done; });
+        if (!running.empty() && !any_done) session.step(step_most);
+        for (std::unique_ptr<Job>& job : running) {
+            if (job->tend()) continue;
+            const std::unique_ptr<Job> ended = std::move(job);
             end(ended->index, *ended);
         }
+        running.erase(std::remove(running.begin(), running.end(), nullptr), running.end());
     }
 }
 
@@ -6094,7 +6083,7 @@ private:
     struct Part : Call {
         using Call::Call;
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
-        std::uint64_t number = 0;
+        std::size_t number = 0;
     };
 
     bool report() {
@@ -6267,10 +6256,9 @@ private:
             const std::string_view etag = call.headers().get("etag");
             if (etag.empty())
                 return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
-            const auto number = static_cast<std::size_t>(part->number);
-            stored_.resize((std::max)(stored_.size(), number));
-            std::string& line = stored_[number - 1];
-            line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
+            stored_.resize((std::max)(stored_.size(), part->number));
+            std::string& line = stored_[part->number - 1];
+            line = "<Part><PartNumber>" + bytes::number(part->number) + "</PartNumber><ETag>";
             xml::escape(line, etag);
             line += "</ETag>";
             if (has_store_sums()) line += "<ChecksumCRC32C>" + call.request.headers.back().second + "</ChecksumCRC32C>";
@@ -6341,7 +6329,7 @@ private:
     bool has_more_ = false;                     // than the parts begun
     char next_byte_ = 0;                        // the first of those
     int quick_parts_ = 0;                       // in a row that the source has given without a pause
-    std::uint64_t begun_ = 0;                   // parts
+    std::size_t begun_ = 0;                     // parts
     std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
     std::unique_ptr<Part> spare_;
     std::vector<std::string> stored_;  // what Complete says of each
@@ -6586,12 +6574,9 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
     if (counter) core.count(counter);
     if (counter == &Stats::expired || counter == &Stats::malformed) core.count(&Stats::misses);
     if (!core.config.on_event) return;
-    Event event{operation, key, outcome};
-    event.detail = detail;
-    event.bytes = timing.bytes;
-    event.status = timing.status;
-    if (timing.began != http::Clock::time_point()) event.duration = http::Clock::now() - timing.began;
-    core.config.on_event(event);
+    const bool is_timed = timing.began != http::Clock::time_point();
+    const Seconds duration = is_timed ? http::Clock::now() - timing.began : Seconds();
+    core.config.on_event({operation, key, outcome, 0, timing.status, timing.bytes, duration, false, detail});
 }
 
 inline Error record_error(Core& core, const char* operation, std::string_view key, Error error, Timing timing = {}) {
@@ -6776,10 +6761,8 @@ protected:
         facts_ = entry::read(headers);
         verifier_ = {};  // our own sum of it, or else the store's where that is asked for
         const Checksums policy = config().checksums;
-        if (policy != Checksums::none && !facts_.crc32c.empty())
-            verifier_ = {"crc32c", facts_.crc32c};
-        else if (policy == Checksums::store)
-            verifier_ = {facts_.store_sum_type, facts_.store_sum};
+        const bool is_to_check = policy == Checksums::store || (policy == Checksums::own && facts_.is_own_sum);
+        if (is_to_check && !facts_.sum.empty()) verifier_ = {facts_.sum_type, facts_.sum};
         decoder_.emplace(facts_.info);
         const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
