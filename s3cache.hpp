@@ -2852,8 +2852,7 @@ struct Scope {
     std::string_view service;
 };
 
-// Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
-// before `a`, because '-' is less than '='.
+// Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
     bytes::Pairs encoded(raw.size());
     for (std::size_t i = 0; i < raw.size(); ++i) {
@@ -2893,8 +2892,7 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
-// request into a 403; user-agent because proxies add to it.
+// Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
 inline bool never_signed(const std::string& lower_name) {
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
@@ -3048,9 +3046,8 @@ inline constexpr const char* too_large = "the answer is larger than any of S3's"
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
-// clean up at exit, so that a destructor of a static object may still use a Cache: false once it has cleaned up all the
-// same, because something else had initialised it before us.
+// libcurl is initialised once and never cleaned up, because the application may use it too; nor is OpenSSL, for the
+// destructors of static objects. False once it has been, because something else had initialised it before us.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -3092,8 +3089,7 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again. They are few, so looking through them for
-// a name costs less than an index.
+// The header lines of one response, in one block of text that is used again: so few that an index would cost more.
 class Headers {
 public:
     void clear() {
@@ -3252,8 +3248,7 @@ public:
     }
 
 private:
-    // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
-    // options of a method leak into the next request.
+    // What a handle was last set up for; anything else needs a reset first, since options leak into the next request.
     using Setup = std::array<std::int64_t, 5>;
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
@@ -3269,16 +3264,15 @@ private:
         const Method method = request->method;
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
-        set(CURLOPT_NOSIGNAL, 1L);
-        set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
+        for (const CURLoption on : {CURLOPT_NOSIGNAL, CURLOPT_SUPPRESS_CONNECT_HEADERS, CURLOPT_TCP_KEEPALIVE,
+                                    CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
+            set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
         if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
         set(CURLOPT_WRITEDATA, static_cast<void*>(this));
-        set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-        set(CURLOPT_TCP_KEEPALIVE, 1L);
         set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
         // libcurl counts whole seconds of a transfer that moves less than a byte a second.
         set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
@@ -5070,23 +5064,24 @@ struct Exchange {
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    const struct {
-        std::string_view scheme, advice;
-        std::initializer_list<std::string_view> words;
-    } hints[] = {
-        {"https:",
-         "perhaps the port speaks plain http: try http:// in the endpoint",
-         {"wrong version number", "packet length", "record layer", "unknown protocol", "SSL connection timeout"}},
-        {"http:",
-         "perhaps the port wants TLS: try https:// in the endpoint",
-         {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
-        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
-        {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}},
-    };
-    for (const auto& hint : hints) {
-        for (std::string_view words : hint.words) {
-            if (bytes::starts_with(url, hint.scheme) && text.find(words) != std::string_view::npos) return hint.advice;
-        }
+    constexpr std::string_view to_http = "perhaps the port speaks plain http: try http:// in the endpoint";
+    constexpr std::string_view to_https = "perhaps the port wants TLS: try https:// in the endpoint";
+    constexpr std::string_view clock = "is this machine's clock right?";
+    constexpr std::string_view payer = "a bucket whose requester pays wants x-amz-request-payer, which is not sent";
+    constexpr std::string_view hints[][3] = {{"https:", "wrong version number", to_http},
+                                             {"https:", "packet length", to_http},
+                                             {"https:", "record layer", to_http},
+                                             {"https:", "unknown protocol", to_http},
+                                             {"https:", "SSL connection timeout", to_http},
+                                             {"http:", "Empty reply", to_https},
+                                             {"http:", "HTTP/0.9", to_https},
+                                             {"http:", "reset by peer", to_https},
+                                             {"http:", "HTTPS port", to_https},
+                                             {"https:", "not yet valid", clock},
+                                             {"https:", "has expired", clock},
+                                             {"http", "equester pays", payer}};
+    for (const auto& [scheme, words, advice] : hints) {
+        if (bytes::starts_with(url, scheme) && text.find(words) != std::string_view::npos) return advice;
     }
     return {};
 }
@@ -5205,7 +5200,10 @@ public:
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (was_cancelled()) cancel(by_cancel);
-        if (report_progress_ && !report_progress()) cancel("cancelled by the progress callback");
+        if (report_progress_ && http::Clock::now() >= next_report_) {
+            next_report_ = http::Clock::now() + tick;
+            if (!report_progress_()) cancel("cancelled by the progress callback");
+        }
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) engine_->wait(most);
@@ -5356,12 +5354,6 @@ private:
         return most;
     }
 
-    bool report_progress() {
-        const auto now = http::Clock::now();
-        if (now < next_report_) return true;
-        next_report_ = now + tick;
-        return report_progress_();
-    }
     void cancel(const char* why) {
         if (why_cancelled_) return;
         cancelled_at_ = http::Clock::now();
@@ -5592,8 +5584,8 @@ struct Job {
     std::size_t index = 0;  // for run_all
 };
 
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done.
+// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request), `end(i, job)`
+// looks at it once it is done.
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
@@ -5624,7 +5616,6 @@ struct PlainJob : Job {
     bool tend() override {
         if (!plain.done) return true;
         if (!prepare_next()) return false;
-        plain.session.drop(plain);
         plain.session.start(plain);
         return true;
     }
@@ -5661,8 +5652,7 @@ inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both
 // R2). Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
 inline constexpr std::uint64_t equal_parts = 5000;
 inline constexpr std::uint64_t parts_a_size = 500;
-// A connection that has brought less than this after so long a wait is helped by others; with a faster one it is the
-// processor that sets the pace.
+// Others help a connection that has brought less than this after so long; a faster one waits for the processor.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
 // A source is read for so long between two turns of the network. One that takes longer to answer is slow: what is on its
@@ -5674,8 +5664,7 @@ inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
-// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
-// while nothing has shown otherwise.
+// A HEAD's 404 may mean that there is no bucket, or no S3 store: asked once, while nothing has shown otherwise.
 inline Result<void> check_bucket(Session& session, const Exchange& call) {
     std::atomic<bool>& store_seen = session.core().store_seen;
     if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
@@ -5770,7 +5759,6 @@ public:
     void start(std::string_view version, std::uint64_t from, std::uint64_t end) {
         if (!buffer_) buffer_.reset(new char[config().part_bytes]);
         exchange.request.large = true;
-        exchange.session.drop(exchange);
         version_ = version;
         from_ = at_ = from;
         end_ = end;
@@ -6024,8 +6012,7 @@ struct Put : s3::PlainJob {
         return result();
     }
 
-    // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
-    // answers with a page to one of two who write a key at once.
+    // S3 says 200 with an ETag, WebDAV 201 or 204, perhaps with none; Swift a page to one of two who write at once.
     bool is_odd() const {
         return plain.ok() &&
                (!plain.answer->text.empty() || (plain.status() == 200 && plain.headers().get("etag").empty()));
@@ -6215,8 +6202,7 @@ private:
         return {};
     }
 
-    // Some bytes of the source, deflated if asked to; or none: more are to come unless it is at its end. The source is
-    // asked once at most.
+    // Some bytes of the source, asked once at most, deflated if wanted; none: more are to come unless it is at its end.
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
         if (is_deflated_) {
@@ -6286,15 +6272,13 @@ private:
         call.run();
         if (call.ok() && !xml::etag_result(call.answer->text))
             return request.refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
-        // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
-        // itself tells.
+        // A lost answer may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
         const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
         is_open_ = !by_us || !*by_us;
         return !is_open_ || is_unmet(call) ? by_us : session_.failure(call);
     }
 
-    // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
-    // False: it may still be there.
+    // Parts in flight are cut off first, since one that arrives later would stay. False: something may still be there.
     bool abort() {
         parts_.clear();
         std::string why = "its id did not arrive, or there was no memory for it";
