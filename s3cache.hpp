@@ -2835,13 +2835,11 @@ struct Header {
 };
 
 // Everything borrowed. `path` and `query` are already encoded: signing the very bytes that go on the wire is the only
-// way to agree with stores that decode and encode again. Headers come in sending order, since repeats join in it.
+// way to agree with stores that decode and encode again.
 struct Request {
     std::string_view method;
     std::string_view path;
     std::string_view query;
-    const Header* headers = nullptr;
-    std::size_t header_count = 0;
     std::string_view payload_hash;
 };
 
@@ -2908,7 +2906,7 @@ public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
-        begin(request, scope);
+        begin(scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
@@ -2921,7 +2919,7 @@ public:
     // not looked at. Whoever uses the URL must send the signed headers unchanged.
     std::string presign(const Request& request, bytes::Pairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
-        begin(request, scope);
+        begin(scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
@@ -2944,17 +2942,19 @@ public:
         return date_;
     }
 
+    std::vector<Header> headers;  // borrowed; in sending order, since repeats join in it
+
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
     std::string canonical_request, string_to_sign, signature;
 
 private:
     // Names sorted, repeats in sending order; and the scope.
-    void begin(const Request& request, const Scope& scope) {
+    void begin(const Scope& scope) {
         signed_ = 0;
-        if (names_.size() < request.header_count) names_.resize(request.header_count);
-        for (std::size_t i = 0; i < request.header_count; ++i) {
+        if (names_.size() < headers.size()) names_.resize(headers.size());
+        for (std::size_t i = 0; i < headers.size(); ++i) {
             auto& [name, place] = names_[signed_];
-            name.assign(request.headers[i].name);
+            name.assign(headers[i].name);
             for (char& c : name) c = bytes::lower(c);
             place = i;
             if (!never_signed(name)) ++signed_;
@@ -2977,7 +2977,7 @@ private:
         for (std::size_t i = 0; i < signed_; ++i) {
             canonical_request += repeats(i) ? ',' : '\n';
             if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
-            append_header_value(canonical_request, request.headers[names_[i].second].value);
+            append_header_value(canonical_request, headers[names_[i].second].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
@@ -3002,7 +3002,7 @@ private:
         return *key_;
     }
 
-    // What is signed, in lower case and sorted, and where it stands in the request. Strings behind are only kept.
+    // What is signed, in lower case and sorted, and where it stands in the headers. Strings behind are only kept.
     std::vector<std::pair<std::string, std::size_t>> names_;
     std::size_t signed_ = 0;
     std::string date_;
@@ -3179,8 +3179,6 @@ public:
     bool broken = false;            // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    // kept from request to request
-    std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
@@ -3202,11 +3200,11 @@ public:
     void begin(const Request& what) {
         request = &what;
         used_ = 0;
-        to_sign.clear();
+        signer.headers.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
-        to_sign.push_back({name, value});
+        signer.headers.push_back({name, value});
         std::string& line = next_line();
         line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
@@ -4378,11 +4376,11 @@ private:
         dates::append_amz_date(date, dates::unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
         if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
-        std::vector<sigv4::Header> headers{{"host", url.host}};
-        for (const auto& [name, value] : request.headers) headers.push_back({name, value});
-        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
-        const sigv4::Request to_sign{"POST", url.path, {}, headers.data(), headers.size(), hash};
         sigv4::Signer signer;
+        signer.headers.push_back({"host", url.host});
+        for (const auto& [name, value] : request.headers) signer.headers.push_back({name, value});
+        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
+        const sigv4::Request to_sign{"POST", url.path, {}, hash};
         bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
     }
 
@@ -4825,7 +4823,12 @@ struct detail::Core {
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain(make_environment(), config),
+          chain({credentials::read_file, credentials::run_process,
+                 [this](const credentials::WebRequest& request, const credentials::Limits& limits) {
+                     return fetch(request, limits);
+                 },
+                 [this] { return now(); }},
+                config),
           // The user's own provider, which may throw, or else the chain.
           identity(
               [this](const credentials::Limits& limits) {
@@ -4938,14 +4941,6 @@ private:
         if (!found) return found.error();
         place_now = std::make_shared<const endpoint::Endpoint>(*std::move(found));
         return place_now;
-    }
-
-    credentials::Environment make_environment() {
-        using namespace credentials;
-        Environment out;
-        out.fetch = [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); };
-        out.now = [this] { return now(); };
-        return out;
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
@@ -5314,7 +5309,7 @@ private:
         const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        out.to_sign.push_back({"host", place.host});
+        out.signer.headers.push_back({"host", place.host});
         for (const auto& [name, value] : request.headers) out.add_header(name, value);
         if (!request.condition.empty())
             out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
@@ -5334,8 +5329,7 @@ private:
         out.add_header("x-amz-content-sha256", hash);
         out.add_header("x-amz-date", date);
         if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
-        const sigv4::Request to_sign{
-            http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
+        const sigv4::Request to_sign{http::name_of(request.method), path, request.query, hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
@@ -7660,9 +7654,9 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
     dates::append_amz_date(date, dates::unix_seconds(core.now()));
-    const sigv4::Header host{"host", (*place)->host};
-    const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
+    const sigv4::Request to_sign{method, path, {}, sigv4::unsigned_payload};
     sigv4::Signer signer;
+    signer.headers.push_back({"host", (*place)->host});
     return (*place)->scheme + "://" + (*place)->host + path + "?" +
            signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
                           static_cast<std::uint32_t>(lifetime.count()));
