@@ -2866,8 +2866,7 @@ inline std::string canonical_query(const bytes::Pairs& raw) {
     return out;
 }
 
-// Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
-// the published suites fold them, and whoever sends headers refuses them long before.
+// Outer blanks go and inner runs become one space, as at the server. Line breaks too: the published suites fold them.
 inline void append_header_value(std::string& out, std::string_view value) {
     for (std::string_view rest = bytes::trim(value); !rest.empty();) {
         std::size_t size = 0;
@@ -3145,8 +3144,18 @@ struct Limits {
     Milliseconds connect{0}, stall{0}, total{0};  // zero: none
 };
 
+// Of a response what begins anew with each request.
+struct Response {
+    CURLcode result = CURLE_OK;
+    int status = 0;
+    std::uint64_t received = 0;
+    bool paused = false;
+    bool reused = false;            // the connection was
+    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
+};
+
 // One easy handle with one request and its response. Its buffers live on from request to request.
-class Transfer {
+class Transfer : public Response {
 public:
     // Where the body of a successful response goes. A virtual call would bill every file that includes this.
     struct Sink {
@@ -3167,16 +3176,10 @@ public:
     std::string url;
     std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
-    // the response
-    CURLcode result = CURLE_OK;
-    int status = 0;
+    // the response, with what Response says
     Headers headers;
-    std::string text;  // the body, where no sink takes it
-    std::uint64_t received = 0;
-    bool paused = false;
-    bool reused = false;            // the connection was
-    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
-    bool broken = false;            // libcurl refused an option or has no memory: not to be used again
+    std::string text;     // the body, where no sink takes it
+    bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
@@ -3234,13 +3237,9 @@ public:
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
         }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
-        result = CURLE_OK;
-        status = 0;
+        static_cast<Response&>(*this) = {};
         headers.clear();
         text.clear();
-        received = 0;
-        paused = reused = false;
-        refused = nullptr;
         problem[0] = '\0';
         return !broken;
     }
@@ -3298,8 +3297,7 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    // Where only the path is another one than last time, libcurl need not parse the URL anew. Escapes go the long way,
-    // because libcurl would turn them to lower case, which is not what was signed.
+    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
     void set_url() {
 #if LIBCURL_VERSION_NUM >= 0x073f00
         const std::string_view path = std::string_view(url).substr(path_at);
@@ -3526,13 +3524,12 @@ inline constexpr double quota_per_timeout = 10;
 inline constexpr double quota_per_second = 5;
 
 enum class Action {
-    accept,               // an answer for the operation to look at, good or bad
+    accept,               // none: there is an answer to look at, good or bad, or another attempt would not help
     retry,                // passing trouble
     refresh_credentials,  // once, with fresh ones
     correct_clock,        // once, with the store's time
     correct_region,       // once, signed for the region that the store named
     ask_again,            // once, because what was said is not about the request
-    give_up,              // no answer, and another attempt would not help
 };
 
 // What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
@@ -3586,12 +3583,12 @@ inline constexpr Rule curl_rules[] = {
     {" 28 ", Action::retry, Errc::timed_out, ""},
     {" 35 ", Action::retry, Errc::tls, for_tls},  // the handshake
     // Certificates and ciphers: the client's, the store's, the file of those who sign.
-    {" 58 59 60 77 83 ", Action::give_up, Errc::tls, for_tls},
+    {" 58 59 60 77 83 ", Action::accept, Errc::tls, for_tls},
     // A reply that is odd or too long for libcurl: before 8.6 it says that it is out of memory (27) and not 100.
-    {" 8 27 61 100 ", Action::give_up, Errc::protocol, ""},
+    {" 8 27 61 100 ", Action::accept, Errc::protocol, ""},
     // Looking up, connecting, sending, receiving, an answer that is cut short or absent, HTTP/2.
     {" 5 6 7 16 18 52 55 56 65 92 ", Action::retry, Errc::network, ""},
-    {"", Action::give_up, Errc::network, ""},
+    {"", Action::accept, Errc::network, ""},
 };
 
 // The last one, without words, if no other has this one.
@@ -3640,14 +3637,12 @@ inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint no
     return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
-// What a cache remembers of how its requests went: the tokens left for retries, and the circuit breaker, which is off
-// unless Config::breaker_failures is over zero.
+// How the requests of a cache went: the tokens left for retries, and the breaker (off without breaker_failures).
 class Health {
 public:
     explicit Health(const Config& config) : failures_max_(config.breaker_failures), pause_(config.breaker_pause) {}
 
-    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well: half
-    // open is no state of its own, only the call that came first after the pause.
+    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well.
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
@@ -5103,10 +5098,8 @@ inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string
     details.code = rule.kind;
     details.retryable = rule.action == retry::Action::retry;
     details.attempts = exchange.attempts;
-    const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
-    const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
-    text += " after " + bytes::number(static_cast<std::uint64_t>(exchange.attempts));
-    text += exchange.attempts == 1 ? " attempt in " : " attempts in ";
+    const auto tenths = static_cast<std::uint64_t>((http::Clock::now() - exchange.began) / Milliseconds(100));
+    text += " after " + std::to_string(exchange.attempts) + (exchange.attempts == 1 ? " attempt in " : " attempts in ");
     text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
@@ -5447,7 +5440,7 @@ private:
 
     bool goes_on(Exchange& exchange, retry::Action action) {
         using retry::Action;
-        if (action == Action::accept || action == Action::give_up) return false;
+        if (action == Action::accept) return false;
         if (action == Action::retry) return retry_later(exchange);
         if (exchange.has_tried(action)) return false;
         exchange.corrections |= 1U << static_cast<unsigned>(action);
@@ -5578,8 +5571,7 @@ struct Job {
     std::size_t index = 0;  // for run_all
 };
 
-// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request), `end(i, job)`
-// looks at it once it is done.
+// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: no request), `end` looks at the done.
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
@@ -5629,11 +5621,9 @@ using http::SinkResult;
 using s3::Call;
 using s3::Exchange;
 using s3::Method;
-using s3::refusal;
 using s3::Session;
 
-// The body of an entry that will not be served (expired) is read to its end up to this, which keeps the connection;
-// a longer one is cut off, since a new connection is cheaper.
+// An expired entry's body is read to its end up to this, to keep the connection: beyond, a new one is cheaper.
 inline constexpr std::uint64_t drained_bytes_max = std::uint64_t{64} << 10;
 // An attempt that moved this much has proved the connection good: the next failure counts as the first.
 inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
@@ -5910,8 +5900,7 @@ struct PartPlan {
     }
 };
 
-// Equal parts where the length is known, at most 10,000. Where it isn't, or the plan would need more memory than is
-// allowed, parts grow to what the memory bound takes, one at a time then.
+// Equal parts where the length is known, 10,000 at most; otherwise, or beyond the memory bound, parts grow up to that.
 inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size, bool compress) {
     constexpr std::uint64_t round = std::uint64_t{1} << 20;
     const std::uint64_t first = config.part_bytes;
