@@ -4967,8 +4967,7 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller
-// set no deadline; all of it, beyond the caller's deadline, where there is one.
+// How long cleaning up after a write may take: a step of it without a deadline; all of it, beyond the caller's deadline.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
