@@ -2786,13 +2786,11 @@ struct Header {
 };
 
 // Everything borrowed. `path` and `query` are already encoded: signing the very bytes that go on the wire is the only
-// way to agree with stores that decode and encode again. Headers come in sending order, since repeats join in it.
+// way to agree with stores that decode and encode again.
 struct Request {
     std::string_view method;
     std::string_view path;
     std::string_view query;
-    const Header* headers = nullptr;
-    std::size_t header_count = 0;
     std::string_view payload_hash;
 };
 
@@ -2803,8 +2801,7 @@ struct Scope {
     std::string_view service;
 };
 
-// Names and values are encoded before they are sorted, and sorted as pairs: joined `name=value` text would put `a-b`
-// before `a`, because '-' is less than '='.
+// Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
     bytes::Pairs encoded(raw.size());
     for (std::size_t i = 0; i < raw.size(); ++i) {
@@ -2820,8 +2817,7 @@ inline std::string canonical_query(const bytes::Pairs& raw) {
     return out;
 }
 
-// Outer blanks go and inner runs become one space, as the server does before it compares. Line breaks count as blanks:
-// the published suites fold them, and whoever sends headers refuses them long before.
+// Outer blanks go and inner runs become one space, as at the server. Line breaks too: the published suites fold them.
 inline void append_header_value(std::string& out, std::string_view value) {
     for (std::string_view rest = bytes::trim(value); !rest.empty();) {
         std::size_t size = 0;
@@ -2844,8 +2840,7 @@ inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope
     return digest::hmac_sha256(digest::as_text(key), "aws4_request");
 }
 
-// Hops rewrite these on their way. accept-encoding is here because Google's front end changes it, which turns every
-// request into a 403; user-agent because proxies add to it.
+// Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
 inline bool never_signed(const std::string& lower_name) {
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
@@ -2861,7 +2856,7 @@ public:
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
-        begin(request, scope);
+        begin(scope);
         write_canonical_request(request, request.query);
         write_signature(credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
@@ -2874,7 +2869,7 @@ public:
     // not looked at. Whoever uses the URL must send the signed headers unchanged.
     std::string presign(const Request& request, bytes::Pairs query, const Credentials& credentials, const Scope& scope,
                         std::uint32_t lifetime_seconds) {
-        begin(request, scope);
+        begin(scope);
         bytes::add(query, "X-Amz-Algorithm", algorithm);
         bytes::add(query, "X-Amz-Credential", credentials.access_key + '/' + scope_);
         bytes::add(query, "X-Amz-Date", scope.amz_date);
@@ -2897,17 +2892,19 @@ public:
         return date_;
     }
 
+    std::vector<Header> headers;  // borrowed; in sending order, since repeats join in it
+
     // What the last call signed: a server that answers SignatureDoesNotMatch prints its own two to compare with.
     std::string canonical_request, string_to_sign, signature;
 
 private:
     // Names sorted, repeats in sending order; and the scope.
-    void begin(const Request& request, const Scope& scope) {
+    void begin(const Scope& scope) {
         signed_ = 0;
-        if (names_.size() < request.header_count) names_.resize(request.header_count);
-        for (std::size_t i = 0; i < request.header_count; ++i) {
+        if (names_.size() < headers.size()) names_.resize(headers.size());
+        for (std::size_t i = 0; i < headers.size(); ++i) {
             auto& [name, place] = names_[signed_];
-            name.assign(request.headers[i].name);
+            name.assign(headers[i].name);
             for (char& c : name) c = bytes::lower(c);
             place = i;
             if (!never_signed(name)) ++signed_;
@@ -2930,7 +2927,7 @@ private:
         for (std::size_t i = 0; i < signed_; ++i) {
             canonical_request += repeats(i) ? ',' : '\n';
             if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
-            append_header_value(canonical_request, request.headers[names_[i].second].value);
+            append_header_value(canonical_request, headers[names_[i].second].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
@@ -2955,7 +2952,7 @@ private:
         return *key_;
     }
 
-    // What is signed, in lower case and sorted, and where it stands in the request. Strings behind are only kept.
+    // What is signed, in lower case and sorted, and where it stands in the headers. Strings behind are only kept.
     std::vector<std::pair<std::string, std::size_t>> names_;
     std::size_t signed_ = 0;
     std::string date_;
@@ -2999,9 +2996,8 @@ inline constexpr const char* too_large = "the answer is larger than any of S3's"
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-// libcurl is initialised once and never cleaned up, because the application may use it too. OpenSSL is asked not to
-// clean up at exit, so that a destructor of a static object may still use a Cache: false once it has cleaned up all the
-// same, because something else had initialised it before us.
+// libcurl is initialised once and never cleaned up, because the application may use it too; nor is OpenSSL, for the
+// destructors of static objects. False once it has been, because something else had initialised it before us.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -3043,8 +3039,7 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again. They are few, so looking through them for
-// a name costs less than an index.
+// The header lines of one response, in one block of text that is used again: so few that an index would cost more.
 class Headers {
 public:
     void clear() {
@@ -3100,8 +3095,18 @@ struct Limits {
     Milliseconds connect{0}, stall{0}, total{0};  // zero: none
 };
 
+// Of a response what begins anew with each request.
+struct Response {
+    CURLcode result = CURLE_OK;
+    int status = 0;
+    std::uint64_t received = 0;
+    bool paused = false;
+    bool reused = false;            // the connection was
+    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
+};
+
 // One easy handle with one request and its response. Its buffers live on from request to request.
-class Transfer {
+class Transfer : public Response {
 public:
     // Where the body of a successful response goes. A virtual call would bill every file that includes this.
     struct Sink {
@@ -3122,20 +3127,12 @@ public:
     std::string url;
     std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
-    // the response
-    CURLcode result = CURLE_OK;
-    int status = 0;
+    // the response, with what Response says
     Headers headers;
-    std::string text;  // the body, where no sink takes it
-    std::uint64_t received = 0;
-    bool paused = false;
-    bool reused = false;            // the connection was
-    const char* refused = nullptr;  // why we did not take it: no_memory or too_large
-    bool broken = false;            // libcurl refused an option or has no memory: not to be used again
+    std::string text;     // the body, where no sink takes it
+    bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    // kept from request to request
-    std::vector<sigv4::Header> to_sign;
     sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
@@ -3157,11 +3154,11 @@ public:
     void begin(const Request& what) {
         request = &what;
         used_ = 0;
-        to_sign.clear();
+        signer.headers.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
-        to_sign.push_back({name, value});
+        signer.headers.push_back({name, value});
         std::string& line = next_line();
         line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
@@ -3191,20 +3188,15 @@ public:
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
         }
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
-        result = CURLE_OK;
-        status = 0;
+        static_cast<Response&>(*this) = {};
         headers.clear();
         text.clear();
-        received = 0;
-        paused = reused = false;
-        refused = nullptr;
         problem[0] = '\0';
         return !broken;
     }
 
 private:
-    // What a handle was last set up for. The same again needs a few options only; anything else a reset first, since
-    // options of a method leak into the next request.
+    // What a handle was last set up for; anything else needs a reset first, since options leak into the next request.
     using Setup = std::array<std::int64_t, 5>;
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
@@ -3220,16 +3212,15 @@ private:
         const Method method = request->method;
         set(CURLOPT_PRIVATE, static_cast<void*>(this));
         set(CURLOPT_ERRORBUFFER, &problem[0]);
-        set(CURLOPT_NOSIGNAL, 1L);
-        set(CURLOPT_PATH_AS_IS, 1L);  // a key may hold `.` and `..`
+        for (const CURLoption on : {CURLOPT_NOSIGNAL, CURLOPT_SUPPRESS_CONNECT_HEADERS, CURLOPT_TCP_KEEPALIVE,
+                                    CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
+            set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
         if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
         set(CURLOPT_WRITEDATA, static_cast<void*>(this));
-        set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-        set(CURLOPT_TCP_KEEPALIVE, 1L);
         set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
         // libcurl counts whole seconds of a transfer that moves less than a byte a second.
         set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
@@ -3257,8 +3248,7 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    // Where only the path is another one than last time, libcurl need not parse the URL anew. Escapes go the long way,
-    // because libcurl would turn them to lower case, which is not what was signed.
+    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
     void set_url() {
 #if LIBCURL_VERSION_NUM >= 0x073f00
         const std::string_view path = std::string_view(url).substr(path_at);
@@ -3485,25 +3475,23 @@ inline constexpr double quota_per_timeout = 10;
 inline constexpr double quota_per_second = 5;
 
 enum class Action {
-    accept,               // an answer for the operation to look at, good or bad
+    accept,               // none: there is an answer to look at, good or bad, or another attempt would not help
     retry,                // passing trouble
     refresh_credentials,  // once, with fresh ones
     correct_clock,        // once, with the store's time
     correct_region,       // once, signed for the region that the store named
     ask_again,            // once, because what was said is not about the request
-    give_up,              // no answer, and another attempt would not help
 };
 
 // What the store says, what is done about it, and what a person can do where that is not plain from the store's words.
 struct Rule {
-    std::string_view words;  // codes of S3 and statuses, a blank around each
+    std::string_view words;  // codes of S3 and statuses, or results of libcurl; a blank around each
     Action action;
     Errc kind;
     std::string_view advice;
 };
 
-// The one table from answers to actions, kinds of errors and advice. A code counts before the status, whose advice
-// (that permission is lacking) need not fit a code that nobody knows.
+// The one table from answers to actions, kinds of errors and advice.
 inline constexpr Rule rules[] = {
     {" InternalError InternalErrors OperationAborted PriorRequestNotComplete RequestTimeout ServiceUnavailable "
      "ConditionalRequestConflict 408 500 502 503 504 509 "
@@ -3539,38 +3527,39 @@ inline constexpr Rule rules[] = {
     {"", Action::accept, Errc::store, ""},
 };
 
+// The same for what libcurl says where there is no answer.
+inline constexpr std::string_view for_tls =
+    "set Config::ca_bundle to the authority that signed the store's certificate";
+inline constexpr Rule curl_rules[] = {
+    {" 28 ", Action::retry, Errc::timed_out, ""},
+    {" 35 ", Action::retry, Errc::tls, for_tls},  // the handshake
+    // Certificates and ciphers: the client's, the store's, the file of those who sign.
+    {" 58 59 60 77 83 ", Action::accept, Errc::tls, for_tls},
+    // A reply that is odd or too long for libcurl: before 8.6 it says that it is out of memory (27) and not 100.
+    {" 8 27 61 100 ", Action::accept, Errc::protocol, ""},
+    // Looking up, connecting, sending, receiving, an answer that is cut short or absent, HTTP/2.
+    {" 5 6 7 16 18 52 55 56 65 92 ", Action::retry, Errc::network, ""},
+    {"", Action::accept, Errc::network, ""},
+};
+
+// The last one, without words, if no other has this one.
+template <std::size_t N>
+const Rule& find_rule(const Rule (&table)[N], const std::string& word) {
+    const std::string wanted = " " + word + " ";
+    const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
+    return *std::find_if(std::begin(table), std::end(table) - 1, fits);
+}
+
+// A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
 inline Rule rule_for(int status, std::string_view code) {
-    const auto find = [](std::string_view word) {
-        const std::string wanted = " " + std::string(word) + " ";
-        const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
-        return *std::find_if(std::begin(rules), std::end(rules) - 1, fits);
-    };
-    const std::string number = bytes::number(static_cast<std::uint64_t>(status));
-    if (const Rule by_code = find(code); !by_code.words.empty()) return by_code;
-    Rule by_status = find(number);
+    const std::string number = std::to_string(status);
+    const Rule& by_code = find_rule(rules, std::string(code));
+    if (!by_code.words.empty()) return by_code;
+    Rule by_status = find_rule(rules, number);
     if (!code.empty() && code != number) by_status.advice = "";
     return by_status;
 }
-
-// What libcurl's result means where there is no answer.
-inline Rule rule_for(CURLcode result) {
-    const auto is = [result](std::initializer_list<int> results) {
-        return std::find(results.begin(), results.end(), result) != results.end();
-    };
-    constexpr std::string_view for_tls = "set Config::ca_bundle to the authority that signed the store's certificate";
-    constexpr int curl_too_large = 100;  // since 8.6; before, CURLE_OUT_OF_MEMORY: a header line too long for it
-    if (result == CURLE_OPERATION_TIMEDOUT) return {{}, Action::retry, Errc::timed_out, {}};
-    if (result == CURLE_SSL_CONNECT_ERROR) return {{}, Action::retry, Errc::tls, for_tls};
-    if (is({CURLE_SSL_CERTPROBLEM, CURLE_SSL_CIPHER, CURLE_PEER_FAILED_VERIFICATION, CURLE_SSL_CACERT_BADFILE,
-            CURLE_SSL_ISSUER_ERROR}))
-        return {{}, Action::give_up, Errc::tls, for_tls};
-    if (is({CURLE_OUT_OF_MEMORY, curl_too_large, CURLE_WEIRD_SERVER_REPLY, CURLE_BAD_CONTENT_ENCODING}))
-        return {{}, Action::give_up, Errc::protocol, {}};
-    const bool is_passing = is({CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_CONNECT,
-                                CURLE_HTTP2, CURLE_PARTIAL_FILE, CURLE_GOT_NOTHING, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
-                                CURLE_SEND_FAIL_REWIND, CURLE_HTTP2_STREAM});
-    return {{}, is_passing ? Action::retry : Action::give_up, Errc::network, {}};
-}
+inline Rule rule_for(CURLcode result) { return find_rule(curl_rules, std::to_string(result)); }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
 inline bool is_answered(CURLcode result, int status) {
@@ -3599,14 +3588,12 @@ inline std::chrono::milliseconds retry_after(std::string_view text, TimePoint no
     return std::chrono::milliseconds(static_cast<std::int64_t>(wait * 1000));
 }
 
-// What a cache remembers of how its requests went: the tokens left for retries, and the circuit breaker, which is off
-// unless Config::breaker_failures is over zero.
+// How the requests of a cache went: the tokens left for retries, and the breaker (off without breaker_failures).
 class Health {
 public:
     explicit Health(const Config& config) : failures_max_(config.breaker_failures), pause_(config.breaker_pause) {}
 
-    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well: half
-    // open is no state of its own, only the call that came first after the pause.
+    // Whether a call may be sent. An open breaker lets one through each pause, which closes it if it goes well.
     bool admits(TimePoint now) {
         const std::lock_guard<std::mutex> hold(lock_);
         // A clock that was set back must not turn a pause into a day.
@@ -4324,11 +4311,11 @@ private:
         dates::append_utc(date, dates::unix_seconds(environment_.now()));
         bytes::add(request.headers, "x-amz-date", date);
         if (!keys.session_token.empty()) bytes::add(request.headers, "x-amz-security-token", keys.session_token);
-        std::vector<sigv4::Header> headers{{"host", url.host}};
-        for (const auto& [name, value] : request.headers) headers.push_back({name, value});
-        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
-        const sigv4::Request to_sign{"POST", url.path, {}, headers.data(), headers.size(), hash};
         sigv4::Signer signer;
+        signer.headers.push_back({"host", url.host});
+        for (const auto& [name, value] : request.headers) signer.headers.push_back({name, value});
+        const std::string hash = bytes::hex(digest::as_text(digest::sha256(request.body)));
+        const sigv4::Request to_sign{"POST", url.path, {}, hash};
         bytes::add(request.headers, "Authorization", signer.sign(to_sign, keys, {date, region, "sts"}));
     }
 
@@ -4590,14 +4577,14 @@ struct Facts {
     Info info{};
     std::optional<double> expires_at{};     // unix time; empty: never; not a number: malformed
     std::optional<std::uint64_t> length{};  // of the body of this answer
-    std::string crc32c{};                   // in base64; empty: there is none
-    double cost = 0;                        // seconds that computing it took; 0: not known
-    double lease = 0;                       // seconds that a lease lasts; 0: it is none
-    TimePoint answered{};                   // by the store's clock; of a lease
+    std::string sum{};                      // of the body, in base64: our own, or else the store's
+    std::string_view sum_type = "crc32c";   // of that, as in x-amz-checksum-*
+    bool is_own_sum = false;
+    double cost = 0;       // seconds that computing it took; 0: not known
+    double lease = 0;      // seconds that a lease lasts; 0: it is none
+    TimePoint answered{};  // by the store's clock; of a lease
     std::string write_id{};
-    std::string_view store_sum_type{};  // without a CRC of ours: of which x-amz-checksum-* there is one
-    std::string store_sum{};            // that
-    bool from_s3 = false;               // there is an ETag or metadata, as only a store of this kind sends
+    bool from_s3 = false;  // there is an ETag or metadata, as only a store of this kind sends
 
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
@@ -4642,12 +4629,11 @@ inline void read_expiry(Facts& facts, std::string_view text) {
 
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
 
-// False: another program's header of the same name. OpenSSL alone would skip blanks and take any bits behind the last.
+// Whether that is 32 bits in base64, of which the sixth digit holds two; false: another program's header.
 inline bool is_crc32c(std::string_view text) {
-    unsigned char raw[6];  // 4, and zeros for the padding
-    if (text.size() != 8 || EVP_DecodeBlock(raw, reinterpret_cast<const unsigned char*>(text.data()), 8) < 0)
-        return false;
-    return bytes::base64({reinterpret_cast<const char*>(raw), 4}) == text;
+    const auto is_digit = [](char c) { return bytes::is_alnum(c) || c == '+' || c == '/'; };
+    return text.size() == 8 && std::all_of(text.begin(), text.begin() + 6, is_digit) && text.substr(6) == "==" &&
+           std::string_view("AQgw").find(text[5]) != std::string_view::npos;
 }
 
 inline double read_seconds(std::string_view text) {
@@ -4674,7 +4660,7 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     for (std::size_t i = 0; is("kind") && i < std::size(kind_names); ++i) {  // it may be another program's idea of it
         if (value == kind_names[i]) facts.info.kind = static_cast<Kind>(i);
     }
-    if (is("crc32c") && is_crc32c(value)) facts.crc32c = value;
+    if (is("crc32c") && is_crc32c(value)) facts.sum = value;
     if (is("write-id")) facts.write_id = value;
     if (is("cost")) facts.cost = read_seconds(value);
     if (is("lease-seconds")) facts.lease = read_seconds(value);
@@ -4700,12 +4686,13 @@ inline Facts read(const http::Headers& headers) {
     // Something before the store may add its headers to a page of its own, which has no ETag.
     if (bytes::starts_with(info.content_type, "text/html")) facts.from_s3 = false;
     facts.from_s3 |= !info.etag.empty();
+    facts.is_own_sum = !facts.sum.empty();
     // Of the whole object: "-N" at the end marks a sum of sums of parts, which a reader cannot make. Any will do.
     for (std::string_view name : {"x-amz-checksum-crc32", "x-amz-checksum-crc32c", "x-amz-checksum-crc64nvme"}) {
-        const std::string_view sum = facts.crc32c.empty() ? headers.get(name) : std::string_view();
+        const std::string_view sum = facts.is_own_sum ? std::string_view() : headers.get(name);
         if (sum.empty() || sum.find('-') != std::string_view::npos) continue;
-        facts.store_sum_type = name.substr(15);
-        facts.store_sum = sum;
+        facts.sum_type = name.substr(15);
+        facts.sum = sum;
     }
     return facts;
 }
@@ -4766,7 +4753,12 @@ struct detail::Core {
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain(make_environment(), config),
+          chain({credentials::read_file, credentials::run_process,
+                 [this](const credentials::WebRequest& request, const credentials::Limits& limits) {
+                     return fetch(request, limits);
+                 },
+                 [this] { return now(); }},
+                config),
           // The user's own provider, which may throw, or else the chain.
           identity(
               [this](const credentials::Limits& limits) {
@@ -4881,28 +4873,18 @@ private:
         return place_now;
     }
 
-    credentials::Environment make_environment() {
-        using namespace credentials;
-        Environment out;
-        out.fetch = [this](const WebRequest& request, const Limits& limits) { return fetch(request, limits); };
-        out.now = [this] { return now(); };
-        return out;
-    }
-
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
         std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        http::Transfer::Request out;
-        for (const http::Method method : {http::Method::put, http::Method::post}) {
-            if (request.method == std::string_view(http::name_of(method))) out.method = method;
-        }
-        out.body = request.body;
-        out.bypass_proxy = request.bypass_proxy;
+        const std::string_view name = request.method;
+        using http::Method;
+        const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
+        const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
         transfer->begin(out);
         transfer->url = request.url;
         transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        for (const auto& [name, value] : request.headers) transfer->add_header(name, value);
+        for (const auto& [field, value] : request.headers) transfer->add_header(field, value);
         bool running = engine.start(*transfer, config);
         if (!running) return {0, "libcurl refused the request"};
         while (running) {
@@ -4920,8 +4902,7 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up (aborting an upload, looking whether a write arrived) may take: a step of it where the caller
-// set no deadline; all of it, beyond the caller's deadline, where there is one.
+// How long cleaning up after a write may take: a step of it without a deadline; all of it, beyond the caller's deadline.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
@@ -4931,6 +4912,19 @@ inline constexpr Milliseconds tick{100};
 inline constexpr Milliseconds step_most{1000};
 
 inline constexpr const char* by_cancel = "cancelled by Cache::cancel()";
+
+// "get reports/q3: <text>"
+inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
+    std::string out(operation);
+    if (!key.empty()) out.append(" ").append(bytes::sanitize(key));
+    return out.append(": ").append(text);
+}
+inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
+    Error::Details details;
+    details.code = kind;
+    details.retryable = kind == Errc::timed_out;
+    return Error(std::move(details), about(operation, key, text));
+}
 
 // What goes out, apart from what differs from attempt to attempt.
 struct Request : http::Transfer::Request {
@@ -4949,10 +4943,12 @@ struct Request : http::Transfer::Request {
     std::optional<Milliseconds> stall{};
 
     Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
+    Error refuse(Errc kind, std::string_view why) const { return refusal(kind, operation, key, why); }
 };
 
-inline Request request(const Core& core, const char* operation, Method method, std::string_view key) {
-    return {{method}, operation, key, core.object(key)};
+inline Request request(const Core& core, const char* operation, Method method, std::string_view key,
+                       std::string query = {}) {
+    return {{method}, operation, key, core.object(key), std::move(query)};
 }
 
 inline Request bucket_request(const char* operation, Method method, std::string query, std::string_view key = {}) {
@@ -4966,13 +4962,13 @@ struct Exchange {
     std::function<bool(const Exchange&)> on_retry{};
 
     bool done = false;
-    bool stopped_by_sink = false;
     std::unique_ptr<http::Transfer> answer{};
     std::optional<Error> error{};  // there is no answer, or none to be understood
     xml::ErrorBody fault{};        // without a code: the store told none
     int attempts = 0;
 
     int status() const { return answer ? answer->status : 0; }
+    bool stopped_by_sink() const { return answer && answer->result == CURLE_WRITE_ERROR && !answer->refused; }
     bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
     const std::string& code() const { return fault.code; }
     const http::Headers& headers() const { return answer->headers; }
@@ -4990,38 +4986,26 @@ struct Exchange {
     bool is_anonymous() const { return identity->credentials.access_key.empty(); }
 };
 
-// "get reports/q3: <text>"
-inline std::string about(std::string_view operation, std::string_view key, std::string_view text) {
-    std::string out(operation);
-    if (!key.empty()) out.append(" ").append(bytes::sanitize(key));
-    return out.append(": ").append(text);
-}
-inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
-    Error::Details details;
-    details.code = kind;
-    details.retryable = kind == Errc::timed_out;
-    return Error(std::move(details), about(operation, key, text));
-}
-
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    const struct {
-        std::string_view scheme, advice;
-        std::initializer_list<std::string_view> words;
-    } hints[] = {
-        {"https:",
-         "perhaps the port speaks plain http: try http:// in the endpoint",
-         {"wrong version number", "packet length", "record layer", "unknown protocol", "SSL connection timeout"}},
-        {"http:",
-         "perhaps the port wants TLS: try https:// in the endpoint",
-         {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
-        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
-        {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}},
-    };
-    for (const auto& hint : hints) {
-        for (std::string_view words : hint.words) {
-            if (bytes::starts_with(url, hint.scheme) && text.find(words) != std::string_view::npos) return hint.advice;
-        }
+    constexpr std::string_view to_http = "perhaps the port speaks plain http: try http:// in the endpoint";
+    constexpr std::string_view to_https = "perhaps the port wants TLS: try https:// in the endpoint";
+    constexpr std::string_view clock = "is this machine's clock right?";
+    constexpr std::string_view payer = "a bucket whose requester pays wants x-amz-request-payer, which is not sent";
+    constexpr std::string_view hints[][3] = {{"https:", "wrong version number", to_http},
+                                             {"https:", "packet length", to_http},
+                                             {"https:", "record layer", to_http},
+                                             {"https:", "unknown protocol", to_http},
+                                             {"https:", "SSL connection timeout", to_http},
+                                             {"http:", "Empty reply", to_https},
+                                             {"http:", "HTTP/0.9", to_https},
+                                             {"http:", "reset by peer", to_https},
+                                             {"http:", "HTTPS port", to_https},
+                                             {"https:", "not yet valid", clock},
+                                             {"https:", "has expired", clock},
+                                             {"http", "equester pays", payer}};
+    for (const auto& [scheme, words, advice] : hints) {
+        if (bytes::starts_with(url, scheme) && text.find(words) != std::string_view::npos) return advice;
     }
     return {};
 }
@@ -5034,8 +5018,7 @@ inline Error::Details details_of(const Exchange& exchange) {
     if (message.empty()) message = json::string_field(answer.text, "message").value_or(xml::html_title(answer.text));
     Error::Details out;
     out.status = answer.status;
-    const std::string status = bytes::number(static_cast<std::uint64_t>(answer.status));
-    out.s3_code = fault.code.empty() ? status : bytes::sanitize(fault.code);
+    out.s3_code = fault.code.empty() ? std::to_string(answer.status) : bytes::sanitize(fault.code);
     out.s3_message = bytes::sanitize(message);
     const std::string_view id = answer.headers.get("x-amz-request-id");
     const std::string_view second = answer.headers.get("x-amz-id-2");
@@ -5049,10 +5032,8 @@ inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string
     details.code = rule.kind;
     details.retryable = rule.action == retry::Action::retry;
     details.attempts = exchange.attempts;
-    const Milliseconds time = std::chrono::duration_cast<Milliseconds>(http::Clock::now() - exchange.began);
-    const auto tenths = static_cast<std::uint64_t>(time.count() / 100);
-    text += " after " + bytes::number(static_cast<std::uint64_t>(exchange.attempts));
-    text += exchange.attempts == 1 ? " attempt in " : " attempts in ";
+    const auto tenths = static_cast<std::uint64_t>((http::Clock::now() - exchange.began) / Milliseconds(100));
+    text += " after " + std::to_string(exchange.attempts) + (exchange.attempts == 1 ? " attempt in " : " attempts in ");
     text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
     if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
     if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
@@ -5130,7 +5111,7 @@ public:
         if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
         core_.count(&Stats::unavailable);
         constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, refusal(Errc::unavailable, exchange.request.operation, exchange.request.key, why));
+        end(exchange, exchange.request.refuse(Errc::unavailable, why));
     }
 
     // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
@@ -5141,7 +5122,10 @@ public:
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (was_cancelled()) cancel(by_cancel);
-        if (report_progress_ && !report_progress()) cancel("cancelled by the progress callback");
+        if (report_progress_ && http::Clock::now() >= next_report_) {
+            next_report_ = http::Clock::now() + tick;
+            if (!report_progress_()) cancel("cancelled by the progress callback");
+        }
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
         if (!woken_ && most.count() != 0) engine_->wait(most);
@@ -5176,7 +5160,7 @@ public:
     void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
         for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
             if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
-                end(*exchange, refusal(code, exchange->request.operation, exchange->request.key, why));
+                end(*exchange, exchange->request.refuse(code, why));
         }
     }
 
@@ -5205,7 +5189,6 @@ private:
         exchange.due = now;
         if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
         exchange.error.reset();
-        exchange.stopped_by_sink = false;
         const Request& request = exchange.request;
         const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
         if (!allowed) return end(exchange, allowed.error());
@@ -5218,8 +5201,7 @@ private:
         if (!exchange.answer) exchange.answer = engine_->borrow();
         prepare(exchange);
         if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, refusal(Errc::unsupported, request.operation, request.key,
-                                         "libcurl refused the request or has no memory"));
+            return end(exchange, request.refuse(Errc::unsupported, "libcurl refused the request or has no memory"));
         exchange.running = true;
         core_.count(&Stats::requests);
         if (++exchange.attempts > 1) core_.count(&Stats::retries);
@@ -5254,7 +5236,7 @@ private:
         const endpoint::Endpoint& place = *exchange.place;
         const Request& request = exchange.request;
         http::Transfer& out = *exchange.answer;
-        out.to_sign.push_back({"host", place.host});
+        out.signer.headers.push_back({"host", place.host});
         for (const auto& [name, value] : request.headers) out.add_header(name, value);
         if (!request.condition.empty())
             out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
@@ -5274,8 +5256,7 @@ private:
         out.add_header("x-amz-content-sha256", hash);
         out.add_header("x-amz-date", date);
         if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
-        const sigv4::Request to_sign{
-            http::name_of(request.method), path, request.query, out.to_sign.data(), out.to_sign.size(), hash};
+        const sigv4::Request to_sign{http::name_of(request.method), path, request.query, hash};
         out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
     }
 
@@ -5294,12 +5275,6 @@ private:
         return most;
     }
 
-    bool report_progress() {
-        const auto now = http::Clock::now();
-        if (now < next_report_) return true;
-        next_report_ = now + tick;
-        return report_progress_();
-    }
     void cancel(const char* why) {
         if (why_cancelled_) return;
         cancelled_at_ = http::Clock::now();
@@ -5324,8 +5299,7 @@ private:
             if (!answer.reused) ++core_.stats.connections;
         }
         read_answer(exchange);
-        exchange.stopped_by_sink = answer.result == CURLE_WRITE_ERROR && !answer.refused;
-        const bool answered = exchange.stopped_by_sink || retry::is_answered(answer.result, answer.status);
+        const bool answered = exchange.stopped_by_sink() || retry::is_answered(answer.result, answer.status);
         const retry::Action action = action_for(exchange);
         if (goes_on(exchange, action)) return;
         exchange.done = true;
@@ -5374,7 +5348,7 @@ private:
         using retry::Action;
         const http::Transfer& answer = *exchange.answer;
         const bool is_fine = answer.result == CURLE_OK && answer.status / 100 == 2 && exchange.code().empty();
-        if (is_fine || exchange.stopped_by_sink) return Action::accept;
+        if (is_fine || exchange.stopped_by_sink()) return Action::accept;
         const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
         const bool is_denied = is_bare && answer.status == 403;
         if (is_denied && std::fabs(skew(answer, core_.now())) > skew_seconds_min) return Action::correct_clock;
@@ -5400,7 +5374,7 @@ private:
 
     bool goes_on(Exchange& exchange, retry::Action action) {
         using retry::Action;
-        if (action == Action::accept || action == Action::give_up) return false;
+        if (action == Action::accept) return false;
         if (action == Action::retry) return retry_later(exchange);
         if (exchange.has_tried(action)) return false;
         exchange.corrections |= 1U << static_cast<unsigned>(action);
@@ -5453,12 +5427,11 @@ private:
     }
     bool retry_later(Exchange& exchange) {
         const auto now = http::Clock::now();
-        const http::Transfer& answer = *exchange.answer;
         if (exchange.attempts >= core_.config.attempts_max) return false;
         auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
         delay = (std::max)(delay, retry::retry_after(exchange.headers().get("retry-after"), core_.now()));
         if (limits_.deadline && now + delay >= *limits_.deadline) return false;
-        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
+        const bool timed_out = exchange.answer->result == CURLE_OPERATION_TIMEDOUT;
         if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
         if (!again_now(exchange)) return false;
         if (core_.config.seams.sleep)
@@ -5472,7 +5445,7 @@ private:
         const Request& request = exchange.request;
         const http::Transfer& answer = *exchange.answer;
         const std::uint64_t size = request.method == Method::get ? answer.received : request.body.size();
-        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink;
+        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink();
         const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer.problem)) : std::string();
         core_.config.on_event({request.operation, request.key, outcome, exchange.attempts, answer.status, size,
                                http::Clock::now() - exchange.due, answer.reused, problem});
@@ -5529,41 +5502,30 @@ struct Job {
     virtual Call& call() = 0;                     // what is on its way now
     virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
 
-    // For run_all.
-    std::size_t index = 0;
-    std::unique_ptr<Job> next{};
+    std::size_t index = 0;  // for run_all
 };
 
-// Runs any number of jobs over a bounded number of connections: `begin(i)` makes the i-th (null: it needs no request),
-// `end(i, job)` looks at it once it is done.
+// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: no request), `end` looks at the done.
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
-    std::unique_ptr<Job> running;  // a list, by Job::next
-    std::size_t count = 0;
-    for (std::size_t next = 0; next < total || running;) {
-        for (; next < total && count < at_once; ++next) {
+    std::vector<std::unique_ptr<Job>> running;
+    for (std::size_t next = 0; next < total || !running.empty();) {
+        for (; next < total && running.size() < at_once; ++next) {
             std::unique_ptr<Job> job = begin(next);
             if (!job) continue;
             job->index = next;
             session.start(job->call());
-            job->next = std::exchange(running, nullptr);
-            running = std::move(job);
-            ++count;
+            running.push_back(std::move(job));
         }
-        bool any_done = false;
-        for (Job* job = running.get(); job; job = job->next.get()) any_done = any_done || job->call().done;
-        if (running && !any_done) session.step(step_most);
-        for (std::unique_ptr<Job>* at = &running; *at;) {
-            if ((*at)->tend()) {
-                at = &(*at)->next;
-                continue;
-            }
-            const std::unique_ptr<Job> ended = std::move(*at);
-            *at = std::move(ended->next);
-            --count;
+        const bool any_done = std::any_of(running.begin(), running.end(), [](auto& job) { return job->call().done; });
+        if (!running.empty() && !any_done) session.step(step_most);
+        for (std::unique_ptr<Job>& job : running) {
+            if (job->tend()) continue;
+            const std::unique_ptr<Job> ended = std::move(job);
             end(ended->index, *ended);
         }
+        running.erase(std::remove(running.begin(), running.end(), nullptr), running.end());
     }
 }
 
@@ -5574,7 +5536,6 @@ struct PlainJob : Job {
     bool tend() override {
         if (!plain.done) return true;
         if (!prepare_next()) return false;
-        plain.session.drop(plain);
         plain.session.start(plain);
         return true;
     }
@@ -5594,11 +5555,9 @@ using http::SinkResult;
 using s3::Call;
 using s3::Exchange;
 using s3::Method;
-using s3::refusal;
 using s3::Session;
 
-// The body of an entry that will not be served (expired) is read to its end up to this, which keeps the connection;
-// a longer one is cut off, since a new connection is cheaper.
+// An expired entry's body is read to its end up to this, to keep the connection: beyond, a new one is cheaper.
 inline constexpr std::uint64_t drained_bytes_max = std::uint64_t{64} << 10;
 // An attempt that moved this much has proved the connection good: the next failure counts as the first.
 inline constexpr std::uint64_t progress_bytes_min = std::uint64_t{1} << 20;
@@ -5611,8 +5570,7 @@ inline constexpr std::uint64_t part_bytes_max = std::uint64_t{5} << 30;  // both
 // R2). Beyond them the size doubles again and again, so that 10,000 parts hold whatever S3 takes.
 inline constexpr std::uint64_t equal_parts = 5000;
 inline constexpr std::uint64_t parts_a_size = 500;
-// A connection that has brought less than this after so long a wait is helped by others; with a faster one it is the
-// processor that sets the pace.
+// Others help a connection that has brought less than this after so long; a faster one waits for the processor.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
 // A source is read for so long between two turns of the network. One that takes longer to answer is slow: what is on its
@@ -5624,8 +5582,7 @@ inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
-// A HEAD's 404 has no body and may mean that the bucket is not there, or that the endpoint is no S3 store. Asked once,
-// while nothing has shown otherwise.
+// A HEAD's 404 may mean that there is no bucket, or no S3 store: asked once, while nothing has shown otherwise.
 inline Result<void> check_bucket(Session& session, const Exchange& call) {
     std::atomic<bool>& store_seen = session.core().store_seen;
     if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
@@ -5655,8 +5612,7 @@ inline Result<std::optional<entry::Facts>> interpret_look(Session& session, cons
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
         if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
-        return refusal(Errc::protocol, call.request.operation, call.request.key,
-                       "the answer has no ETag: is the endpoint an S3 store?");
+        return call.request.refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(session.core(), call)) return session.failure(call);
     if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
@@ -5721,7 +5677,6 @@ public:
     void start(std::string_view version, std::uint64_t from, std::uint64_t end) {
         if (!buffer_) buffer_.reset(new char[config().part_bytes]);
         exchange.request.large = true;
-        exchange.session.drop(exchange);
         version_ = version;
         from_ = at_ = from;
         end_ = end;
@@ -5769,7 +5724,7 @@ protected:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
-    Error refuse(Errc code, std::string_view why) const { return refusal(code, "get", exchange.request.key, why); }
+    Error refuse(Errc code, std::string_view why) const { return exchange.request.refuse(code, why); }
 
     // Prepares the request for what is missing. False: nothing is, or nothing tells that it would be of the same version.
     bool ask() {
@@ -5879,8 +5834,7 @@ struct PartPlan {
     }
 };
 
-// Equal parts where the length is known, at most 10,000. Where it isn't, or the plan would need more memory than is
-// allowed, parts grow to what the memory bound takes, one at a time then.
+// Equal parts where the length is known, 10,000 at most; otherwise, or beyond the memory bound, parts grow up to that.
 inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint64_t> size, bool compress) {
     constexpr std::uint64_t round = std::uint64_t{1} << 20;
     const std::uint64_t first = config.part_bytes;
@@ -5962,8 +5916,8 @@ struct Put : s3::PlainJob {
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return refusal(Errc::protocol, plain.request.operation, plain.request.key,
-                           "the answer is not that to a PUT: is the endpoint an S3 store?");
+            return plain.request.refuse(Errc::protocol,
+                                        "the answer is not that to a PUT: is the endpoint an S3 store?");
         if (plain.ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
         if (is_unmet(plain)) return is_stored_by_us(plain.session, plain.request);
@@ -5975,8 +5929,7 @@ struct Put : s3::PlainJob {
         return result();
     }
 
-    // S3 says 200 with an ETag; a server that says 201 or 204, as WebDAV does, need not have ETags. OpenStack Swift
-    // answers with a page to one of two who write a key at once.
+    // S3 says 200 with an ETag, WebDAV 201 or 204, perhaps with none; Swift a page to one of two who write at once.
     bool is_odd() const {
         return plain.ok() &&
                (!plain.answer->text.empty() || (plain.status() == 200 && plain.headers().get("etag").empty()));
@@ -6034,7 +5987,7 @@ private:
     struct Part : Call {
         using Call::Call;
         std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
-        std::uint64_t number = 0;
+        std::size_t number = 0;
     };
 
     bool report() {
@@ -6044,12 +5997,6 @@ private:
         return options_.progress({reported_, body_.size()});
     }
     bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
-    Error refuse(Errc code, std::string_view text) const { return refusal(code, request.operation, request.key, text); }
-    s3::Request with(Method method, std::string query) const {
-        s3::Request out = s3::request(core_, request.operation, method, request.key);
-        out.query = std::move(query);
-        return out;
-    }
     Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
     // -- parts
@@ -6115,7 +6062,7 @@ private:
             return session_.check_allowed(request.operation, request.key);
         }
         is_open_ = is_unread(call);
-        return call.ok() ? refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
+        return call.ok() ? request.refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
                          : session_.failure(call);
     }
     // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
@@ -6127,7 +6074,7 @@ private:
     // Takes in and sums the next part.
     Result<void> gather() {
         if (begun_ == plan_.parts)
-            return refuse(
+            return request.refuse(
                 Errc::too_large,
                 "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
         for (const auto& part : parts_) {
@@ -6136,7 +6083,9 @@ private:
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         if (spare_ && plan_.bytes_of(spare_->number) < size) spare_.reset();  // before there is a larger one
-        parts_.push_back(spare_ ? std::move(spare_) : std::make_unique<Part>(session_, with(Method::put, {})));
+        parts_.push_back(
+            spare_ ? std::move(spare_)
+                   : std::make_unique<Part>(session_, s3::request(core_, request.operation, Method::put, request.key)));
         Part& part = *parts_.back();
         part.number = begun_;
         if (body_.source) return fill(part, size);
@@ -6170,8 +6119,7 @@ private:
         return {};
     }
 
-    // Some bytes of the source, deflated if asked to; or none: more are to come unless it is at its end. The source is
-    // asked once at most.
+    // Some bytes of the source, asked once at most, deflated if wanted; none: more are to come unless it is at its end.
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
         if (is_deflated_) {
@@ -6210,11 +6158,10 @@ private:
             if (!call.ok()) return session_.failure(call);
             const std::string_view etag = call.headers().get("etag");
             if (etag.empty())
-                return refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
-            const auto number = static_cast<std::size_t>(part->number);
-            stored_.resize((std::max)(stored_.size(), number));
-            std::string& line = stored_[number - 1];
-            line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
+                return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
+            stored_.resize((std::max)(stored_.size(), part->number));
+            std::string& line = stored_[part->number - 1];
+            line = "<Part><PartNumber>" + bytes::number(part->number) + "</PartNumber><ETag>";
             xml::escape(line, etag);
             line += "</ETag>";
             if (has_store_sums()) line += "<ChecksumCRC32C>" + call.request.headers.back().second + "</ChecksumCRC32C>";
@@ -6231,7 +6178,7 @@ private:
         std::string list = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
         for (const std::string& line : stored_) list += line;
         list += "</CompleteMultipartUpload>";
-        s3::Request out = with(Method::post, "uploadId=" + id_);
+        s3::Request out = s3::request(core_, request.operation, Method::post, request.key, "uploadId=" + id_);
         out.condition = request.condition;
         out.header("content-type", "application/xml");
         out.body = list;
@@ -6241,32 +6188,27 @@ private:
         Call call(session_, std::move(out));
         call.run();
         if (call.ok() && !xml::etag_result(call.answer->text))
-            return refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
-        // An answer that got lost may have been a success: then the retry says 412 or NoSuchUpload, and the object
-        // itself tells.
+            return request.refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
+        // A lost answer may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
         const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
         is_open_ = !by_us || !*by_us;
         return !is_open_ || is_unmet(call) ? by_us : session_.failure(call);
     }
 
-    // Nothing may be left behind: parts in flight are cut off first, since one that arrives later would stay for ever.
-    // False: it may still be there.
+    // Parts in flight are cut off first, since one that arrives later would stay. False: something may still be there.
     bool abort() {
         parts_.clear();
         std::string why = "its id did not arrive, or there was no memory for it";
         if (!id_.empty()) {
             session_.allow_cleanup();
-            s3::Request out = with(Method::erase, "uploadId=" + id_);
-            out.operation = "abort_upload";
-            Call call(session_, std::move(out));
+            Call call(session_, s3::request(core_, "abort_upload", Method::erase, request.key, "uploadId=" + id_));
             call.run();
             const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
             if ((call.ok() && !is_page) || call.status() == 404) return true;
             why = is_page ? "the answer to the abort is not S3's" : session_.failure(call).what();
         }
-        Event event{"abort_upload", request.key, "leftover"};
-        event.detail = why;
-        if (core_.config.on_event) core_.config.on_event(event);
+        if (core_.config.on_event)
+            core_.config.on_event({"abort_upload", request.key, "leftover", 0, 0, 0, {}, false, why});
         return false;
     }
 
@@ -6288,7 +6230,7 @@ private:
     bool has_more_ = false;                     // than the parts begun
     char next_byte_ = 0;                        // the first of those
     int quick_parts_ = 0;                       // in a row that the source has given without a pause
-    std::uint64_t begun_ = 0;                   // parts
+    std::size_t begun_ = 0;                     // parts
     std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
     std::unique_ptr<Part> spare_;
     std::vector<std::string> stored_;  // what Complete says of each
@@ -6533,12 +6475,9 @@ inline void record(Core& core, const char* operation, std::string_view key, cons
     if (counter) core.count(counter);
     if (counter == &Stats::expired || counter == &Stats::malformed) core.count(&Stats::misses);
     if (!core.config.on_event) return;
-    Event event{operation, key, outcome};
-    event.detail = detail;
-    event.bytes = timing.bytes;
-    event.status = timing.status;
-    if (timing.began != http::Clock::time_point()) event.duration = http::Clock::now() - timing.began;
-    core.config.on_event(event);
+    const bool is_timed = timing.began != http::Clock::time_point();
+    const Seconds duration = is_timed ? http::Clock::now() - timing.began : Seconds();
+    core.config.on_event({operation, key, outcome, 0, timing.status, timing.bytes, duration, false, detail});
 }
 
 inline Error record_error(Core& core, const char* operation, std::string_view key, Error error, Timing timing = {}) {
@@ -6723,10 +6662,8 @@ protected:
         facts_ = entry::read(headers);
         verifier_ = {};  // our own sum of it, or else the store's where that is asked for
         const Checksums policy = config().checksums;
-        if (policy != Checksums::none && !facts_.crc32c.empty())
-            verifier_ = {"crc32c", facts_.crc32c};
-        else if (policy == Checksums::store)
-            verifier_ = {facts_.store_sum_type, facts_.store_sum};
+        const bool is_to_check = policy == Checksums::store || (policy == Checksums::own && facts_.is_own_sum);
+        if (is_to_check && !facts_.sum.empty()) verifier_ = {facts_.sum_type, facts_.sum};
         decoder_.emplace(facts_.info);
         const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
@@ -7640,9 +7577,9 @@ inline Result<std::string> presign(Core& core, std::string_view key, std::string
     std::string path = (*place)->path + "/", date;
     bytes::append_percent(path, core.object(key), true);
     dates::append_utc(date, dates::unix_seconds(core.now()));
-    const sigv4::Header host{"host", (*place)->host};
-    const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
+    const sigv4::Request to_sign{method, path, {}, sigv4::unsigned_payload};
     sigv4::Signer signer;
+    signer.headers.push_back({"host", (*place)->host});
     return (*place)->scheme + "://" + (*place)->host + path + "?" +
            signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
                           static_cast<std::uint32_t>(lifetime.count()));

@@ -532,7 +532,7 @@ TEST_CASE("bytes that were held back and are then refused end the transfer, and 
     session.resume(call);
     for (int i = 0; i < 50; ++i) session.step(0ms);
     CHECK(call.done);
-    CHECK(call.stopped_by_sink);
+    CHECK(call.stopped_by_sink());
     CHECK(sink.offered == before + 1);
 }
 
