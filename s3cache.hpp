@@ -6700,8 +6700,7 @@ struct RemovalJob : PlainJob {
 // What a get may ask for beside the value.
 struct GetRequest {
     GetOptions options{};
-    Seconds grace{0};            // an entry that has expired no longer than this is returned too
-    bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
+    Seconds grace{0};  // an entry that has expired no longer than this is returned too
 };
 
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
@@ -6738,9 +6737,8 @@ public:
         if (exchange.done && exchange.ok() && !decoder_) begin(exchange.headers());  // of an empty object
         if (planned_) tend_ranges();
         if (!done()) return true;
-        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && !facts_.is_malformed() &&
-                              config().expired == Expired::remove && !config().read_only;
-        if (!is_to_go || core_.is_computing(key())) return false;
+        const bool may_remove = config().expired == Expired::remove && !config().read_only;
+        if (!is_refused_ || facts_.is_malformed() || !may_remove || core_.is_computing(key())) return false;
         exchange.session.start(
             removal_.emplace(exchange.session, request(core_, "expire", Method::head, key())).call());
         return true;
@@ -6774,8 +6772,6 @@ protected:
     }
     std::string_view key() const { return exchange.request.key; }
     Timing timing() const { return timing_of(exchange, taken_); }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
 
     Core& core_ = exchange.session.core();
     const GetRequest& wanted_;
@@ -6783,6 +6779,7 @@ protected:
     std::optional<transfer::Decoder> decoder_;
     std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
+    http::Clock::time_point since_{};  // when bytes were last waited for: that time alone tells how fast they come
 
     void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
@@ -6807,11 +6804,11 @@ protected:
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
-        wait_begins();
+        since_ = http::Clock::now();
     }
     // Decides once whether others are to help: the first connection then ends with its part.
     void judge_speed() {
-        wait_begins();  // what was done with the bytes is not the network's time
+        since_ = http::Clock::now();  // what was done with the bytes is not the network's time
         const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
         if (sample_left_.count() > 0 || taken_ >= transfer::fast_bytes || part_end >= *facts_.length) return;
         end_ = planned_ = part_end;
@@ -6855,7 +6852,6 @@ protected:
 
     std::size_t lanes_ = 1;
     transfer::Verifier verifier_;
-    http::Clock::time_point since_{};
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
     std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
@@ -6973,7 +6969,7 @@ private:
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
         buffer_.erase(0, fed_);
-        wait_begins();
+        since_ = http::Clock::now();
         exchange.session.resume(exchange);
         while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
         fed_ = buffer_.size();
@@ -7001,11 +6997,6 @@ inline Result<GetResult> get_one(Session& session, std::string_view key, const G
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
     return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
-}
-
-inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    Session session(core, options.timeout);
-    return value_of(core, key, get_one(session, key, {options}));
 }
 
 inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
@@ -7188,8 +7179,8 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
 #endif
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
-    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
+    if (options.ttl && !(options.ttl->count() > 0))
+        return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
     if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
     if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
@@ -7302,13 +7293,13 @@ inline std::string condition_over(const Core& core, const std::optional<entry::F
     return there ? there->info.etag : "*";
 }
 
-// Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
-// looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
-inline constexpr std::chrono::milliseconds lease_settles{300};
-
 // A right that one has at a time among all machines: a small object of unique content beside the key, made if there is
 // none that has not lapsed.
 class Lease {
+    // Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
+    // looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
+    static constexpr std::chrono::milliseconds settling_time{300};
+
 public:
     Lease(Core& core, std::string_view what, Seconds time)
         : core_(core),
@@ -7336,7 +7327,7 @@ public:
         }
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
-        if (!*is_safe) core_.sleep(lease_settles);
+        if (!*is_safe) core_.sleep(settling_time);
         is_ours_ = *is_safe || look_if_ours(session);
         return is_ours_;
     }
@@ -7365,9 +7356,6 @@ private:
     bool is_ours_ = false;
 };
 
-// How long the place of an expired entry may be claimed; whoever crashes blocks nobody for longer.
-inline constexpr Seconds claim_time{60};
-
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
 // ignores conditions is kept from the plain mistakes. The condition of the write itself then settles what happens in
 // between. Two who want the place of an expired entry may bring the bytes that it has had, and so its ETag: If-Match on
@@ -7377,6 +7365,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
     Core& core = session.core();
     const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
     if (!is_safe) return is_safe;
+    constexpr Seconds claim_time{60};  // whoever crashes blocks the place of an expired entry for no longer
     const std::string wanted = write.condition;
     for (;;) {
         const auto there = look(session, write.operation, write.key);
@@ -7417,14 +7406,6 @@ inline Result<bool> set_payload(Core& core, std::string_view key, const Payload&
     const std::string_view data = payload.view();
     const Source source = chunks(&data, &data + 1).sized(data.size());
     return set(core, key, {&payload, &source}, options, cost);
-}
-
-inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
-    if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened);
-    return set(core, key, {nullptr, &source, opened.get(), path}, options);
 }
 
 inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
@@ -7507,23 +7488,7 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     return written;
 }
 
-inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, const std::string& path,
-                                            const GetOptions& options) {
-    const GetRequest wanted{options};
-    Session session(core, options.timeout);
-    Stream stream(session, key, wanted, true);
-    const Result<bool> found = stream.open(false);
-    if (!found) return tolerated<Info>(core, "get", key, found.error());
-    if (!*found) return std::optional<Info>();
-    if (Result<void> written = write_file(core, stream, key, path); !written)
-        return tolerated<Info>(core, "get", key, std::move(written).error());
-    if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
-    return std::optional<Info>(stream.info());
-}
-
 // -- removing many
-
-inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
 
 // Of what a key names: the entry, the entry if it has expired, an upload in parts.
 enum class Task { remove, purge, sweep };
@@ -7562,6 +7527,7 @@ struct Removal {
         abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
         return abort;
     }
+    static constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
         if (batch.size() < 2 || outage) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
@@ -7635,13 +7601,6 @@ inline Result<void> remove(Core& core, std::string_view key) {
     });
 }
 
-inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
-        Session session(core);
-        Removal{session, keys, results}.run();
-    });
-}
-
 // -- upkeep
 
 // Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
@@ -7687,37 +7646,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
                                        bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
-// -- presigned URLs
-
-inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
-    if (Result<void> fine = check_key(core, "presign", key); !fine) return std::move(fine).error();
-    const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
-    if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
-    if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
-        return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-    const Session session(core);
-    const auto who = core.identity.snapshot(session.limits());
-    if (!who) return about("presign", key, who.error());
-    const Credentials& keys = (*who)->credentials;
-    if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
-    const auto place = core.place(session.limits());
-    if (!place) return about("presign", key, place.error());
-    std::string path = (*place)->path + "/", date;
-    bytes::append_percent(path, core.object(key), true);
-    dates::append_amz_date(date, dates::unix_seconds(core.now()));
-    const sigv4::Header host{"host", (*place)->host};
-    const sigv4::Request to_sign{method, path, {}, &host, 1, sigv4::unsigned_payload};
-    sigv4::Signer signer;
-    return (*place)->scheme + "://" + (*place)->host + path + "?" +
-           signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
-                          static_cast<std::uint32_t>(lifetime.count()));
-}
-
 // -- computed once
-
-// Between two looks for another's value: doubles from the first to the most, with jitter.
-inline constexpr std::chrono::milliseconds lease_poll_first{50};
-inline constexpr std::chrono::milliseconds lease_poll_most{1000};
 
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
@@ -7763,7 +7692,7 @@ struct Computation {
 
     Result<GetResult> recall(Session& session) const {
         session.allow(core.config.call_timeout);
-        return get_one(session, key, {{}, how.stale_if_error, true});
+        return get_one(session, key, {{}, how.stale_if_error});
     }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
@@ -7786,6 +7715,9 @@ struct Computation {
         const bool is_known = is_early && found->facts.expires_at == before.facts.expires_at;
         return is_known ? std::nullopt : std::move(found->value);
     }
+
+    // Between two looks for another's value: doubles from the first to the most, with jitter.
+    static constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
 
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same. What was
     // cancelled on the way stays so for the session.
@@ -7900,37 +7832,6 @@ inline Result<Value> compute(Core& core, std::string_view key, const Computation
     return result;
 }
 
-// -- what a person wants to know when it does not work
-
-inline std::vector<Finding> explain(Core& core) {
-    using Verdict = Finding::Verdict;
-    std::vector<Finding> out;
-    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
-        const std::string text = found ? *found : found.error().what();
-        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
-        out.push_back({about, verdict, text.empty() ? otherwise : text});
-    };
-    const auto text_of = [](credentials::Setting&& found) {
-        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
-    };
-    if (core.config.credentials)
-        add("credentials: in code", core.identity.snapshot({}).transform(
-                                        [](const auto& got) { return credentials::summary(got->credentials); }));
-    else
-        out = core.chain.explain();
-    add("region", core.chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core.chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
-    add("requests go to", core.place().transform([](const auto& place) {
-        return place->url() + ", signed for " + place->signing_region;
-    }));
-    const std::int64_t offset = core.clock_offset_ms.load() / 1000;
-    const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
-    add("clock", offset == 0  ? "the local one; the store has not refused it"
-                 : offset < 0 ? "corrected: this machine's is " + off + " s ahead of the store's"
-                              : "corrected: this machine's is " + off + " s behind the store's");
-    return out;
-}
-
 // -- opening
 
 inline Result<void> check_config(const Config& config) {
@@ -7958,20 +7859,17 @@ inline Result<void> check_config(const Config& config) {
     return {};
 }
 
-// The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
-inline std::string find_trusted(const Config& config) {
-    const credentials::Chain chain({}, config);
-    credentials::Walk walk = chain.walk();
-    std::string path = walk.first({"AWS_CA_BUNDLE"}).value;
-    if (path.empty()) path = walk.profile_setting("ca_bundle");
-    return path.empty() ? walk.first({"SSL_CERT_FILE"}).value : path;
-}
-
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
     Result<endpoint::Location> location = endpoint::parse_location(where, config);
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
-    if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
+    if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
+        const credentials::Chain chain({}, config);
+        credentials::Walk walk = chain.walk();
+        config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
+        if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
+        if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
+    }
     const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
                                          config.endpoint, config);
     if (!place) return about("open", {}, place.error());
@@ -8090,22 +7988,32 @@ S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) 
     if (!core) return std::move(core).error();
     return Cache(*std::move(core));
 }
-S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
+S3CACHE_FN Result<bool> Cache::try_set(Key key, Payload payload, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
-S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
+S3CACHE_FN Result<bool> Cache::try_set(Key key, Source source, const SetOptions& options) {
     return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
 }
-S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);
+S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, const SetOptions& options) {
+    return detail::cache::never_throws([&]() -> Result<bool> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
+        const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
+        if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
+        const Source source = source_of(opened);
+        return detail::cache::set(*core_, key, {nullptr, &source, opened.get(), path}, options);
+    });
 }
-S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get, *core_, key, options);
+S3CACHE_FN Result<std::optional<Value>> Cache::try_get(Key key, const GetOptions& options) {
+    return detail::cache::never_throws([&] {
+        detail::s3::Session session(*core_, options.timeout);
+        return detail::cache::value_of(*core_, key, detail::cache::get_one(session, key, {options}));
+    });
 }
-S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
+S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_view etag) {
     return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
 }
-S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
+S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
         Result<bool> found = state->stream.open(true);
@@ -8114,21 +8022,31 @@ S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view 
         }));
     });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path,
                                                            const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get_file, *core_, key, path, options);
+    return detail::cache::never_throws([&]() -> Result<std::optional<Info>> {
+        const detail::cache::GetRequest wanted{options};
+        detail::s3::Session session(*core_, options.timeout);
+        detail::cache::Stream stream(session, key, wanted, true);
+        const Result<bool> found = stream.open(false);
+        if (found && !*found) return std::optional<Info>();
+        const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
+        if (!fine) return detail::cache::tolerated<Info>(*core_, "get", key, fine.error());
+        if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
+        return std::optional<Info>(stream.info());
+    });
 }
-S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
+S3CACHE_FN Result<void> Cache::try_remove(Key key) {
     return detail::cache::never_throws(detail::cache::remove, *core_, key);
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
+S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(Key key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key, true);
 }
-S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
+S3CACHE_FN Result<bool> Cache::try_contains(Key key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key, false)
         .transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
-S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
+S3CACHE_FN Result<bool> Cache::try_touch(Key key, Seconds ttl) {
     return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
@@ -8147,10 +8065,33 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefi
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
 }
-S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
-    return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
+S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view method, Seconds lifetime) {
+    return detail::cache::never_throws([&]() -> Result<std::string> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "presign", key); !fine) return std::move(fine).error();
+        const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
+        if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
+        if (!(lifetime.count() >= 1 && lifetime.count() <= detail::sigv4::presign_seconds_max))
+            return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
+        const Session session(*core_);
+        const auto who = core_->identity.snapshot(session.limits());
+        if (!who) return detail::about("presign", key, who.error());
+        const Credentials& keys = (*who)->credentials;
+        if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
+        const auto place = core_->place(session.limits());
+        if (!place) return detail::about("presign", key, place.error());
+        std::string path = (*place)->path + "/", date;
+        detail::bytes::append_percent(path, core_->object(key), true);
+        detail::dates::append_amz_date(date, detail::dates::unix_seconds(core_->now()));
+        const detail::sigv4::Header host{"host", (*place)->host};
+        const detail::sigv4::Request to_sign{method, path, {}, &host, 1, detail::sigv4::unsigned_payload};
+        detail::sigv4::Signer signer;
+        return (*place)->scheme + "://" + (*place)->host + path + "?" +
+               signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
+                              static_cast<std::uint32_t>(lifetime.count()));
+    });
 }
-S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<detail::Produced>()>& producer,
                                         const SetOptions& options, const ComputeOptions& how) {
     return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
 }
@@ -8161,12 +8102,43 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
     return detail::cache::set_many(*core_, items);
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
-    return detail::cache::remove_many(*core_, keys);
+    return detail::cache::result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
+        detail::s3::Session session(*core_);
+        detail::cache::Removal{session, keys, results}.run();
+    });
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }
 
-S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::cache::explain(*core_); }
+S3CACHE_FN std::vector<Finding> Cache::explain() {
+    using Verdict = Finding::Verdict;
+    std::vector<Finding> out;
+    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
+        const std::string text = found ? *found : found.error().what();
+        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
+        out.push_back({about, verdict, text.empty() ? otherwise : text});
+    };
+    const auto text_of = [](detail::credentials::Setting&& found) {
+        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
+    };
+    if (core_->config.credentials)
+        add("credentials: in code", core_->identity.snapshot({}).transform([](const auto& got) {
+            return detail::credentials::summary(got->credentials);
+        }));
+    else
+        out = core_->chain.explain();
+    add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core_->chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+    add("requests go to", core_->place().transform([](const auto& place) {
+        return place->url() + ", signed for " + place->signing_region;
+    }));
+    const std::int64_t offset = core_->clock_offset_ms.load() / 1000;
+    const std::string off = detail::bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
+    add("clock", offset == 0 ? "the local one; the store has not refused it"
+                             : "corrected: this machine's is " + off + (offset < 0 ? " s ahead of" : " s behind") +
+                                   " the store's");
+    return out;
+}
 
 S3CACHE_FN Stats Cache::stats() const {
     const std::lock_guard<std::mutex> hold(core_->stats_lock);
