@@ -6669,7 +6669,18 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 struct RemovalJob : PlainJob {
     using PlainJob::PlainJob;
 
-    bool prepare_next() override { return plain.request.method == Method::head ? becomes_removal() : fits_store(); }
+    bool prepare_next() override {
+        s3::Request& request = plain.request;
+        if (request.method == Method::head) return becomes_removal();
+        if (plain.status() == 501 && !request.headers.empty()) {  // a store that has no conditions
+            request.headers.clear();
+            return true;
+        }
+        if (plain.status() != 404 || request.query.empty()) return false;
+        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
+        const auto decoded = bytes::unpercent(request.object, true);
+        return decoded && std::exchange(request.object, *decoded) != *decoded;
+    }
     bool becomes_removal() {
         const Core& core = plain.session.core();
         const auto found = interpret_look(plain.session, plain);
@@ -6680,18 +6691,6 @@ struct RemovalJob : PlainJob {
         const std::int64_t offset = core.clock_offset_ms.load();
         plain.on_retry = [offset](const Exchange& erase) { return erase.clock_offset_ms == offset; };
         return true;
-    }
-    // Puts the request as this store takes it; false: it is as it should be.
-    bool fits_store() {
-        s3::Request& request = plain.request;
-        const bool has_no_conditions = plain.status() == 501 && !request.headers.empty();
-        if (has_no_conditions) request.headers.clear();
-        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
-        const auto decoded = bytes::unpercent(request.object, true);
-        const bool is_encoded =
-            plain.status() == 404 && !request.query.empty() && decoded && *decoded != request.object;
-        if (is_encoded) request.object = *decoded;
-        return has_no_conditions || is_encoded;
     }
 };
 
@@ -6999,49 +6998,6 @@ inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, R
     return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
 }
 
-inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    const GetRequest wanted{};
-    const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
-        Session session(core);
-        const auto finish = [&](std::size_t i, Result<GetResult> got) {
-            done[i] = {};
-            visit(keys[i], value_of(core, keys[i], std::move(got)));
-        };
-        s3::run_all(
-            session, keys.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
-                    return finish(i, fine.error()), nullptr;
-                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
-            },
-            [&](std::size_t i, s3::Job& job) {
-                Result<GetResult> got = static_cast<GetOperation&>(job).result();
-                const bool is_replaced = !got && got.error().code() == Errc::changed;
-                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
-            });
-    });
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (i >= told.size() || !told[i])
-            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
-    }
-}
-
-// A look first, because most stores leave metadata, and so the expiry, out of a 304.
-inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
-    if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
-    if (etag.empty() || entry::flaw_of(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    Session session(core);
-    const auto there = look(session, "get", key);
-    if (!there) return record_error(core, "get", key, there.error());
-    if (!*there || !(*there)->has_etag(etag))
-        return get_one(session, key, {}).transform([](GetResult&& got) {
-            return Revalidated{false, std::move(got.value)};
-        });
-    const bool is_unchanged = is_usable(core, "get", key, **there);
-    if (is_unchanged) record(core, "get", key, "unchanged", &Stats::unchanged);
-    return Revalidated{is_unchanged, {}};
-}
-
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
@@ -7073,7 +7029,7 @@ inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
 // S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
 // One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
 // store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
-inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
+inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
     constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
     Session session(core);
     std::string refused_etag;
@@ -7107,14 +7063,6 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
         refused_etag = facts.info.etag;
     }
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
-}
-
-inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (Result<void> fine = check_key(core, "touch", key, true); !fine) return std::move(fine).error();
-    if (!(ttl.count() > 0))
-        return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
-    Result<bool> touched = touch_unrecorded(core, key, ttl);
-    return touched ? touched : Result<bool>(record_error(core, "touch", key, touched.error()));
 }
 
 // -- files
@@ -7408,33 +7356,6 @@ inline Result<bool> set_payload(Core& core, std::string_view key, const Payload&
     return set(core, key, {&payload, &source}, options, cost);
 }
 
-inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
-        Session session(core);
-        s3::run_all(
-            session, items.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                const Item& item = items[i];
-                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return results[i] = std::move(allowed).error(), nullptr;
-                const SetOptions& how = item.options;
-                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
-                    !transfer::fits_one_put(core.config, item.payload.view()))
-                    return results[i] = set_payload(core, item.key, item.payload, how), nullptr;
-                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, how);
-                if (!write) return results[i] = std::move(write).error(), nullptr;
-                transfer::BodySum sum(session);
-                const std::string_view data = item.payload.view();
-                return std::make_unique<transfer::Put>(session, *std::move(write), data, sum.update(data));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                transfer::Put& put = static_cast<transfer::Put&>(job);
-                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
-                results[i] = record_write(core, "set", items[i].key, put.result(), &Stats::sets, timing);
-            });
-    });
-}
-
 // -- get_file
 
 inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
@@ -7557,20 +7478,18 @@ struct Removal {
     void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
     // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
     void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
-        const auto is_of = [this](const xml::ListEntry& error, std::size_t i) {
-            return error.key.size() == core.prefix.size() + keys[i].size() && error.key == core.object(keys[i]);
-        };
-        const auto is_strange = [&](const xml::ListEntry& error) {
-            return std::none_of(batch.begin(), batch.end(), [&](std::size_t i) { return is_of(error, i); });
-        };
-        if (std::any_of(errors.begin(), errors.end(), is_strange)) return ask_singly(batch);
-        for (const std::size_t i : batch) {
-            const auto is_its = [&](const xml::ListEntry& error) { return is_of(error, i); };
-            if (std::any_of(errors.begin(), errors.end(), is_its))
-                singly.push_back(i);
-            else
-                finish(i, true, timing_of(call, 0));
+        std::vector<std::size_t> gone = batch, failed;
+        for (const xml::ListEntry& error : errors) {
+            const auto its = std::stable_partition(gone.begin(), gone.end(), [&](std::size_t i) {
+                const bool may_be = error.key.size() == core.prefix.size() + keys[i].size();
+                return !may_be || error.key != core.object(keys[i]);
+            });
+            if (its == gone.end()) return ask_singly(batch);
+            failed.insert(failed.end(), its, gone.end());
+            gone.erase(its, gone.end());
         }
+        ask_singly(failed);
+        for (const std::size_t i : gone) finish(i, true, timing_of(call, 0));
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
@@ -7589,17 +7508,6 @@ struct Removal {
     std::optional<Error> outage{};  // is not multiplied by the number of keys
     std::uint64_t count = 0;        // of what is gone by this
 };
-
-inline Result<void> remove(Core& core, std::string_view key) {
-    if (Result<void> fine = check_key(core, "remove", key, true); !fine) return fine;
-    Session session(core);
-    Call call(session, request(core, "remove", Method::erase, key));
-    call.run();
-    const Result<bool> removed = interpret_removal(session, call);
-    return record_write(core, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
-        return Result<void>();
-    });
-}
 
 // -- upkeep
 
@@ -8010,8 +7918,24 @@ S3CACHE_FN Result<std::optional<Value>> Cache::try_get(Key key, const GetOptions
         return detail::cache::value_of(*core_, key, detail::cache::get_one(session, key, {options}));
     });
 }
+// A look first, because most stores leave metadata, and so the expiry, out of a 304.
 S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_view etag) {
-    return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
+    return detail::cache::never_throws([&]() -> Result<Revalidated> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "get", key); !fine) return std::move(fine).error();
+        if (etag.empty() || detail::entry::flaw_of(etag))
+            return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+        Session session(*core_);
+        const auto there = look(session, "get", key);
+        if (!there) return record_error(*core_, "get", key, there.error());
+        if (!*there || !(*there)->has_etag(etag))
+            return get_one(session, key, {}).transform([](GetResult&& got) {
+                return Revalidated{false, std::move(got.value)};
+            });
+        const bool is_unchanged = is_usable(*core_, "get", key, **there);
+        if (is_unchanged) record(*core_, "get", key, "unchanged", &Stats::unchanged);
+        return Revalidated{is_unchanged, {}};
+    });
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
@@ -8037,7 +7961,17 @@ S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::s
     });
 }
 S3CACHE_FN Result<void> Cache::try_remove(Key key) {
-    return detail::cache::never_throws(detail::cache::remove, *core_, key);
+    return detail::cache::never_throws([&]() -> Result<void> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "remove", key, true); !fine) return fine;
+        Session session(*core_);
+        Call call(session, request(*core_, "remove", Method::erase, key));
+        call.run();
+        const Result<bool> removed = interpret_removal(session, call);
+        return record_write(*core_, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
+            return Result<void>();
+        });
+    });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(Key key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key, true);
@@ -8047,7 +7981,15 @@ S3CACHE_FN Result<bool> Cache::try_contains(Key key) {
         .transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
 S3CACHE_FN Result<bool> Cache::try_touch(Key key, Seconds ttl) {
-    return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
+    return detail::cache::never_throws([&]() -> Result<bool> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "touch", key, true); !fine) return std::move(fine).error();
+        if (!(ttl.count() > 0))
+            return refusal(Errc::invalid_argument, "touch", key,
+                           "a TTL must be over zero; s3cache::forever never expires");
+        Result<bool> touched = touch_entry(*core_, key, ttl);
+        return touched ? touched : Result<bool>(record_error(*core_, "touch", key, touched.error()));
+    });
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
@@ -8096,10 +8038,59 @@ S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<deta
     return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    if (visit) detail::cache::get_many(*core_, keys, visit);
+    using namespace detail::cache;
+    if (!visit) return;
+    const GetRequest wanted{};
+    const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
+        Session session(*core_);
+        const auto finish = [&](std::size_t i, Result<GetResult> got) {
+            done[i] = {};
+            visit(keys[i], value_of(*core_, keys[i], std::move(got)));
+        };
+        detail::s3::run_all(
+            session, keys.size(), core_->config.connections,
+            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
+                if (const Result<void> fine = check_key(*core_, "get", keys[i]); !fine)
+                    return finish(i, fine.error()), nullptr;
+                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
+            },
+            [&](std::size_t i, detail::s3::Job& job) {
+                Result<GetResult> got = static_cast<GetOperation&>(job).result();
+                const bool is_replaced = !got && got.error().code() == Errc::changed;
+                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
+            });
+    });
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (i >= told.size() || !told[i])
+            visit(keys[i], value_of(*core_, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+    }
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
-    return detail::cache::set_many(*core_, items);
+    using namespace detail::cache;
+    return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
+        Session session(*core_);
+        detail::s3::run_all(
+            session, items.size(), core_->config.connections,
+            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
+                const Item& item = items[i];
+                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
+                    return results[i] = std::move(allowed).error(), nullptr;
+                const SetOptions& how = item.options;
+                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
+                    !detail::transfer::fits_one_put(core_->config, item.payload.view()))
+                    return results[i] = set_payload(*core_, item.key, item.payload, how), nullptr;
+                Result<detail::s3::Request> write = write_of(*core_, item.key, {&item.payload}, how);
+                if (!write) return results[i] = std::move(write).error(), nullptr;
+                detail::transfer::BodySum sum(session);
+                const std::string_view data = item.payload.view();
+                return std::make_unique<detail::transfer::Put>(session, *std::move(write), data, sum.update(data));
+            },
+            [&](std::size_t i, detail::s3::Job& job) {
+                detail::transfer::Put& put = static_cast<detail::transfer::Put&>(job);
+                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
+                results[i] = record_write(*core_, "set", items[i].key, put.result(), &Stats::sets, timing);
+            });
+    });
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
     return detail::cache::result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
