@@ -6650,10 +6650,8 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 // request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
 inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
     const s3::Request& request = call.request;
-    if (request.method == Method::head) {
-        const auto found = interpret_look(session, call);
-        return found ? Result<bool>(false) : found.error();
-    }
+    if (request.method == Method::head)
+        return interpret_look(session, call).transform([](const auto&) { return false; });
     if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
     if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
     if (!call.ok()) return session.failure(call);
@@ -7119,6 +7117,57 @@ inline Error file_error(const char* operation, std::string_view key, const std::
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
+inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
+    for (;;) {
+        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
+        if (!chunk) return chunk.error();
+        if (chunk->empty()) return {};
+        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
+            return file_error("get", key, path, "cannot write");
+    }
+}
+
+inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
+
+// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
+// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
+// is written through: its link may lead to no name.
+inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
+    bool is_written_through = false;
+#if !defined(_WIN32)
+    FileStat seen;
+    const bool exists = stat_file(target, seen);
+    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
+    is_written_through = exists && !S_ISREG(seen.st_mode);
+    char link[4096];
+    while (!is_written_through) {
+        const auto size = ::readlink(target.c_str(), link, sizeof link);
+        if (size <= 0) break;
+        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+    }
+#endif
+    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
+    File out(open_file(path, is_written_through ? "wb" : "wbx"));
+    if (!out) return file_error("get", key, path, "cannot create");
+#if !defined(_WIN32)
+    if (exists && !is_written_through) {
+        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    }
+#endif
+    Result<void> written = copy_to(stream, out.get(), key, path);
+    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
+    if (is_written_through) return written;
+#if defined(_WIN32)  // where rename replaces nothing
+    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+#else
+    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
+#endif
+    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
+    if (!written) static_cast<void>(std::remove(path.c_str()));
+    return written;
+}
+
 // -- writing
 
 inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
@@ -7356,60 +7405,7 @@ inline Result<bool> set_payload(Core& core, std::string_view key, const Payload&
     return set(core, key, {&payload, &source}, options, cost);
 }
 
-// -- get_file
-
-inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
-    for (;;) {
-        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
-        if (!chunk) return chunk.error();
-        if (chunk->empty()) return {};
-        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
-            return file_error("get", key, path, "cannot write");
-    }
-}
-
-inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
-
-// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
-// is written through: its link may lead to no name.
-inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
-    bool is_written_through = false;
-#if !defined(_WIN32)
-    FileStat seen;
-    const bool exists = stat_file(target, seen);
-    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
-    is_written_through = exists && !S_ISREG(seen.st_mode);
-    char link[4096];
-    while (!is_written_through) {
-        const auto size = ::readlink(target.c_str(), link, sizeof link);
-        if (size <= 0) break;
-        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
-    }
-#endif
-    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    File out(open_file(path, is_written_through ? "wb" : "wbx"));
-    if (!out) return file_error("get", key, path, "cannot create");
-#if !defined(_WIN32)
-    if (exists && !is_written_through) {
-        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
-    }
-#endif
-    Result<void> written = copy_to(stream, out.get(), key, path);
-    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
-    if (is_written_through) return written;
-#if defined(_WIN32)  // where rename replaces nothing
-    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
-#else
-    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
-#endif
-    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
-    if (!written) static_cast<void>(std::remove(path.c_str()));
-    return written;
-}
-
-// -- removing many
+// -- removing many, and upkeep
 
 // Of what a key names: the entry, the entry if it has expired, an upload in parts.
 enum class Task { remove, purge, sweep };
@@ -7509,8 +7505,6 @@ struct Removal {
     std::uint64_t count = 0;        // of what is gone by this
 };
 
-// -- upkeep
-
 // Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
 // the store; the first failure is what is returned in the end.
 inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, std::string_view prefix,
@@ -7520,10 +7514,9 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
-    const auto note = [&](const Result<void>& one) {
-        if (one) return;
-        ++failed;
-        if (!first) first = one.error();
+    const auto is_failure = [&](const Result<void>& one) {
+        if (!one && failed++ == 0) first = one.error();
+        return !one;
     };
     // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what lies
     // before them goes; but not for ever, since others may be writing.
@@ -7532,20 +7525,17 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
         Pages pages(core, prefix, Look::shallow, kind, older_than);
         const std::uint64_t before = done;
         while (!pages.is_last) {
-            if (const Result<void> listed = pages.next_page(); !listed) {
-                note(listed);
-                break;
-            }
+            if (is_failure(pages.next_page())) break;
             std::vector<std::string> keys;
             for (const Entry& entry : pages.page) keys.push_back(entry.key);
             std::vector<Result<void>> results(keys.size());
             Removal removal{pages.session, keys, results, task, pages.page.data()};
             removal.run();
             done += removal.count;
-            for (const Result<void>& result : results) note(result);
+            for (const Result<void>& result : results) is_failure(result);
             if (removal.outage) break;
         }
-        if (pages.trouble) note(*pages.trouble);
+        if (pages.trouble) is_failure(*pages.trouble);
         if (done == before || pages.pages < 2) break;
     }
     if (!first) return done;
@@ -7709,35 +7699,6 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
     return is_brought ? *in_flight->result : Result<Value>(*stale);
-}
-
-// The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
-inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
-                             const SetOptions& options, const ComputeOptions& how) {
-    const Result<void> fine =
-        core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
-    if (!fine) return fine.error();
-    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (!in_range)
-        return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
-    std::unique_lock<std::mutex> hold(core.in_flight_lock);
-    if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
-        if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
-        return refusal(Errc::source, "get_or_set", key,
-                       "the producer asks, itself or through others that wait, for what it is to produce");
-    }
-    const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
-    core.in_flight.push_back(in_flight);
-    hold.unlock();
-    Result<Value> result =
-        never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
-    hold.lock();
-    core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
-    if (in_flight->waiting.empty()) return result;
-    in_flight->result = never_throws([&]() -> Result<Value> { return result; });
-    in_flight->done.notify_all();
-    return result;
 }
 
 // -- opening
@@ -8033,24 +7994,54 @@ S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view meth
                               static_cast<std::uint32_t>(lifetime.count()));
     });
 }
+// The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
 S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<detail::Produced>()>& producer,
                                         const SetOptions& options, const ComputeOptions& how) {
-    return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
+    return detail::cache::never_throws([&]() -> Result<Value> {
+        using namespace detail::cache;
+        detail::Core& core = *core_;
+        const Result<void> fine =
+            core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
+        if (!fine) return fine.error();
+        const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                              how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+        if (!in_range)
+            return refusal(Errc::invalid_argument, "get_or_set", key,
+                           "a time or factor of ComputeOptions is below zero");
+        std::unique_lock<std::mutex> hold(core.in_flight_lock);
+        if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
+            if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
+            return refusal(Errc::source, "get_or_set", key,
+                           "the producer asks, itself or through others that wait, for what it is to produce");
+        }
+        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
+        core.in_flight.push_back(in_flight);
+        hold.unlock();
+        Result<Value> result =
+            never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
+        hold.lock();
+        core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
+        if (in_flight->waiting.empty()) return result;
+        in_flight->result = never_throws([&]() -> Result<Value> { return result; });
+        in_flight->done.notify_all();
+        return result;
+    });
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
     using namespace detail::cache;
+    detail::Core& core = *core_;
     if (!visit) return;
     const GetRequest wanted{};
     const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
-        Session session(*core_);
+        Session session(core);
         const auto finish = [&](std::size_t i, Result<GetResult> got) {
             done[i] = {};
-            visit(keys[i], value_of(*core_, keys[i], std::move(got)));
+            visit(keys[i], value_of(core, keys[i], std::move(got)));
         };
         detail::s3::run_all(
-            session, keys.size(), core_->config.connections,
+            session, keys.size(), core.config.connections,
             [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
-                if (const Result<void> fine = check_key(*core_, "get", keys[i]); !fine)
+                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
                     return finish(i, fine.error()), nullptr;
                 return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
             },
@@ -8062,7 +8053,7 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
         if (i >= told.size() || !told[i])
-            visit(keys[i], value_of(*core_, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
     }
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
