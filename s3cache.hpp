@@ -6368,6 +6368,7 @@ private:
 
 namespace detail::cache {
 
+using InFlight = Core::InFlight;
 using http::Method;
 using http::SinkResult;
 using s3::Call;
@@ -6865,10 +6866,7 @@ public:
     Result<GetResult> result() {
         if (is_missing()) return GetResult();
         Result<void> fine = check();
-        if (fine) {
-            decoder_->feed({});
-            fine = drain();
-        }
+        if (fine) fine = decode({});
         if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
@@ -6890,11 +6888,11 @@ private:
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
     }
     SinkResult take(std::string_view data) override {
-        decoder_->feed(data);
-        Result<void> fine = drain();
+        Result<void> fine = decode(data);
         return fine ? SinkResult::consumed : fail(std::move(fine).error());
     }
-    Result<void> drain() {
+    Result<void> decode(std::string_view data) {
+        decoder_->feed(data);
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
             if (!chunk) return about("get", key(), chunk.error());
@@ -7065,15 +7063,17 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
 
 // -- files
 
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
 // Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
 // before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
-inline std::FILE* open_file(const std::string& path, const char* mode) { return fopen64(path.c_str(), mode); }
+inline File open_file(const std::string& path, const char* how) { return {fopen64(path.c_str(), how), std::fclose}; }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
-inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
+inline File open_file(const std::string& path, const char* how) { return {std::fopen(path.c_str(), how), std::fclose}; }
 #if defined(_WIN32)
 using FileStat = struct _stat64;
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
@@ -7097,11 +7097,6 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
 #endif
 }
-
-struct FileCloser {
-    void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
-};
-using File = std::unique_ptr<std::FILE, FileCloser>;
 
 // A file that is written to while it is read fails: what was read is of no one moment.
 inline Source source_of(const std::shared_ptr<std::FILE>& in) {
@@ -7147,7 +7142,7 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     }
 #endif
     const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    File out(open_file(path, is_written_through ? "wb" : "wbx"));
+    File out = open_file(path, is_written_through ? "wb" : "wbx");
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
     if (exists && !is_written_through) {
@@ -7249,7 +7244,7 @@ inline Result<bool> put_scratch(Session& session, s3::Request write, std::string
 inline Result<bool> honours_conditions(Session& session) {
     Core& core = session.core();
     using Trait = Core::Trait;
-    const auto place = core.place();
+    const auto place = core.place();  // which also finds the configured URL
     if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::string key = entry::scratch_name("probe", core.random_id());
@@ -7416,11 +7411,11 @@ struct Removal {
     void run() {
         std::vector<std::size_t> batch;
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            const Result<void> fine = is_plain ? check_key(core, "remove", keys[i], true) : Result<void>();
+            const Result<void> fine = task == Task::remove ? check_key(core, "remove", keys[i], true) : Result<void>();
             if (!fine)
                 results[i] = fine;
             else
-                (is_plain && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
+                (task == Task::remove && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
@@ -7489,7 +7484,8 @@ struct Removal {
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
-        if (is_plain) static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
+        if (task == Task::remove)
+            static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
         results[i] = removed ? Result<void>() : removed.error();
     }
 
@@ -7498,7 +7494,6 @@ struct Removal {
     std::vector<Result<void>>& results;
     const Task task = Task::remove;
     const Entry* uploads = nullptr;  // to be swept
-    const bool is_plain = task == Task::remove;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
@@ -7555,7 +7550,7 @@ struct Computation {
     const Producer& producer;
     const SetOptions& options;
     const ComputeOptions& how;
-    const std::shared_ptr<Core::InFlight> in_flight;
+    const std::shared_ptr<InFlight> in_flight;
     GetResult before{};
     bool is_early = false;
 
@@ -7614,15 +7609,14 @@ struct Computation {
         return is_known ? std::nullopt : std::move(found->value);
     }
 
-    // Between two looks for another's value: doubles from the first to the most, with jitter.
-    static constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
-
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same. What was
     // cancelled on the way stays so for the session.
     std::optional<Result<Value>> wait_for_turn(Lease& lease) const {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
         Session session(core);
         Seconds waited{0};
+        // Between two looks for another's value: doubles from the first to the most, with jitter.
+        constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             session.allow(core.config.call_timeout);
             const Result<bool> is_ours = lease.take(session);
@@ -7671,8 +7665,6 @@ struct Computation {
         return Value(std::move(made->data), *kind, std::move(info));
     }
 };
-
-using InFlight = Core::InFlight;
 
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
 inline bool waits_for_us(const Core& core, std::thread::id owner) {
@@ -7813,7 +7805,7 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened = detail::cache::File(detail::cache::open_file(path, "rb"));
+    const std::shared_ptr<std::FILE> opened = detail::cache::open_file(path, "rb");
     if (!opened) return Source([](char*, std::size_t) { return source_failed; });
     return detail::cache::source_of(opened);
 }
@@ -7853,9 +7845,8 @@ S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
 }
 
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    Result<std::shared_ptr<detail::Core>> core = detail::cache::never_throws(detail::cache::open, where, config);
-    if (!core) return std::move(core).error();
-    return Cache(*std::move(core));
+    return detail::cache::never_throws(detail::cache::open, where, config)
+        .transform([](std::shared_ptr<detail::Core>&& core) { return Cache(std::move(core)); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(Key key, Payload payload, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
@@ -7867,7 +7858,7 @@ S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, co
     return detail::cache::never_throws([&]() -> Result<bool> {
         using namespace detail::cache;
         if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
-        const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
+        const std::shared_ptr<std::FILE> opened = open_file(path, "rb");
         if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
         const Source source = source_of(opened);
         return detail::cache::set(*core_, key, {nullptr, &source, opened.get(), path}, options);
@@ -7907,17 +7898,16 @@ S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const Ge
         }));
     });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path,
-                                                           const GetOptions& options) {
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path, const GetOptions& how) {
     return detail::cache::never_throws([&]() -> Result<std::optional<Info>> {
-        const detail::cache::GetRequest wanted{options};
-        detail::s3::Session session(*core_, options.timeout);
+        const detail::cache::GetRequest wanted{how};
+        detail::s3::Session session(*core_, how.timeout);
         detail::cache::Stream stream(session, key, wanted, true);
         const Result<bool> found = stream.open(false);
         if (found && !*found) return std::optional<Info>();
         const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
         if (!fine) return detail::cache::tolerated<Info>(*core_, "get", key, fine.error());
-        if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
+        if (how.progress) static_cast<void>(how.progress({stream.info().size, stream.info().size}));
         return std::optional<Info>(stream.info());
     });
 }
@@ -7928,10 +7918,9 @@ S3CACHE_FN Result<void> Cache::try_remove(Key key) {
         Session session(*core_);
         Call call(session, request(*core_, "remove", Method::erase, key));
         call.run();
-        const Result<bool> removed = interpret_removal(session, call);
-        return record_write(*core_, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
-            return Result<void>();
-        });
+        const Result<bool> removed =
+            record_write(*core_, "remove", key, interpret_removal(session, call), &Stats::removes, timing_of(call, 0));
+        return removed ? Result<void>() : removed.error();
     });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(Key key) {
