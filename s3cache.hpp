@@ -6245,6 +6245,7 @@ private:
 
 namespace detail::cache {
 
+using InFlight = Core::InFlight;
 using http::Method;
 using http::SinkResult;
 using s3::Call;
@@ -6524,10 +6525,8 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 // request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
 inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
     const s3::Request& request = call.request;
-    if (request.method == Method::head) {
-        const auto found = interpret_look(session, call);
-        return found ? Result<bool>(false) : found.error();
-    }
+    if (request.method == Method::head)
+        return interpret_look(session, call).transform([](const auto&) { return false; });
     if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
     if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
     if (!call.ok()) return session.failure(call);
@@ -6543,7 +6542,18 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 struct RemovalJob : PlainJob {
     using PlainJob::PlainJob;
 
-    bool prepare_next() override { return plain.request.method == Method::head ? becomes_removal() : fits_store(); }
+    bool prepare_next() override {
+        s3::Request& request = plain.request;
+        if (request.method == Method::head) return becomes_removal();
+        if (plain.status() == 501 && !request.headers.empty()) {  // a store that has no conditions
+            request.headers.clear();
+            return true;
+        }
+        if (plain.status() != 404 || request.query.empty()) return false;
+        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
+        const auto decoded = bytes::unpercent(request.object, true);
+        return decoded && std::exchange(request.object, *decoded) != *decoded;
+    }
     bool becomes_removal() {
         const Core& core = plain.session.core();
         const auto found = interpret_look(plain.session, plain);
@@ -6555,18 +6565,6 @@ struct RemovalJob : PlainJob {
         plain.on_retry = [offset](const Exchange& erase) { return erase.clock_offset_ms == offset; };
         return true;
     }
-    // Puts the request as this store takes it; false: it is as it should be.
-    bool fits_store() {
-        s3::Request& request = plain.request;
-        const bool has_no_conditions = plain.status() == 501 && !request.headers.empty();
-        if (has_no_conditions) request.headers.clear();
-        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
-        const auto decoded = bytes::unpercent(request.object, true);
-        const bool is_encoded =
-            plain.status() == 404 && !request.query.empty() && decoded && *decoded != request.object;
-        if (is_encoded) request.object = *decoded;
-        return has_no_conditions || is_encoded;
-    }
 };
 
 // -- reading
@@ -6574,8 +6572,7 @@ struct RemovalJob : PlainJob {
 // What a get may ask for beside the value.
 struct GetRequest {
     GetOptions options{};
-    Seconds grace{0};            // an entry that has expired no longer than this is returned too
-    bool keeps_expired = false;  // to be replaced by the caller, or wanted again if that fails
+    Seconds grace{0};  // an entry that has expired no longer than this is returned too
 };
 
 // A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
@@ -6612,9 +6609,8 @@ public:
         if (exchange.done && exchange.ok() && !decoder_) begin(exchange.headers());  // of an empty object
         if (planned_) tend_ranges();
         if (!done()) return true;
-        const bool is_to_go = is_refused_ && !wanted_.keeps_expired && !facts_.is_malformed() &&
-                              config().expired == Expired::remove && !config().read_only;
-        if (!is_to_go || core_.is_computing(key())) return false;
+        const bool may_remove = config().expired == Expired::remove && !config().read_only;
+        if (!is_refused_ || facts_.is_malformed() || !may_remove || core_.is_computing(key())) return false;
         exchange.session.start(
             removal_.emplace(exchange.session, request(core_, "expire", Method::head, key())).call());
         return true;
@@ -6648,8 +6644,6 @@ protected:
     }
     std::string_view key() const { return exchange.request.key; }
     Timing timing() const { return timing_of(exchange, taken_); }
-    // Bytes are waited for from now on: how fast they come is measured by that time alone.
-    void wait_begins() { since_ = http::Clock::now(); }
 
     Core& core_ = exchange.session.core();
     const GetRequest& wanted_;
@@ -6657,6 +6651,7 @@ protected:
     std::optional<transfer::Decoder> decoder_;
     std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
+    http::Clock::time_point since_{};  // when bytes were last waited for: that time alone tells how fast they come
 
     void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
@@ -6679,11 +6674,11 @@ protected:
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
-        wait_begins();
+        since_ = http::Clock::now();
     }
     // Decides once whether others are to help: the first connection then ends with its part.
     void judge_speed() {
-        wait_begins();  // what was done with the bytes is not the network's time
+        since_ = http::Clock::now();  // what was done with the bytes is not the network's time
         const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
         if (sample_left_.count() > 0 || taken_ >= transfer::fast_bytes || part_end >= *facts_.length) return;
         end_ = planned_ = part_end;
@@ -6727,7 +6722,6 @@ protected:
 
     std::size_t lanes_ = 1;
     transfer::Verifier verifier_;
-    http::Clock::time_point since_{};
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
     std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
@@ -6744,10 +6738,7 @@ public:
     Result<GetResult> result() {
         if (is_missing()) return GetResult();
         Result<void> fine = check();
-        if (fine) {
-            decoder_->feed({});
-            fine = drain();
-        }
+        if (fine) fine = decode({});
         if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
@@ -6769,11 +6760,11 @@ private:
         value_.reserve(static_cast<std::size_t>((std::min)(likely, most)));
     }
     SinkResult take(std::string_view data) override {
-        decoder_->feed(data);
-        Result<void> fine = drain();
+        Result<void> fine = decode(data);
         return fine ? SinkResult::consumed : fail(std::move(fine).error());
     }
-    Result<void> drain() {
+    Result<void> decode(std::string_view data) {
+        decoder_->feed(data);
         for (;;) {
             const Result<std::string_view> chunk = decoder_->next();
             if (!chunk) return about("get", key(), chunk.error());
@@ -6845,7 +6836,7 @@ private:
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
         buffer_.erase(0, fed_);
-        wait_begins();
+        since_ = http::Clock::now();
         exchange.session.resume(exchange);
         while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
         fed_ = buffer_.size();
@@ -6873,54 +6864,6 @@ inline Result<GetResult> get_one(Session& session, std::string_view key, const G
 }
 inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
     return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
-}
-
-inline Result<std::optional<Value>> get(Core& core, std::string_view key, const GetOptions& options) {
-    Session session(core, options.timeout);
-    return value_of(core, key, get_one(session, key, {options}));
-}
-
-inline void get_many(Core& core, const std::vector<std::string>& keys, const Cache::Visit& visit) {
-    const GetRequest wanted{};
-    const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
-        Session session(core);
-        const auto finish = [&](std::size_t i, Result<GetResult> got) {
-            done[i] = {};
-            visit(keys[i], value_of(core, keys[i], std::move(got)));
-        };
-        s3::run_all(
-            session, keys.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
-                    return finish(i, fine.error()), nullptr;
-                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
-            },
-            [&](std::size_t i, s3::Job& job) {
-                Result<GetResult> got = static_cast<GetOperation&>(job).result();
-                const bool is_replaced = !got && got.error().code() == Errc::changed;
-                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
-            });
-    });
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-        if (i >= told.size() || !told[i])
-            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
-    }
-}
-
-// A look first, because most stores leave metadata, and so the expiry, out of a 304.
-inline Result<Revalidated> get_if_changed(Core& core, std::string_view key, std::string_view etag) {
-    if (Result<void> fine = check_key(core, "get", key); !fine) return std::move(fine).error();
-    if (etag.empty() || entry::flaw_of(etag)) return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
-    Session session(core);
-    const auto there = look(session, "get", key);
-    if (!there) return record_error(core, "get", key, there.error());
-    if (!*there || !(*there)->has_etag(etag))
-        return get_one(session, key, {}).transform([](GetResult&& got) {
-            return Revalidated{false, std::move(got.value)};
-        });
-    const bool is_unchanged = is_usable(core, "get", key, **there);
-    if (is_unchanged) record(core, "get", key, "unchanged", &Stats::unchanged);
-    return Revalidated{is_unchanged, {}};
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
@@ -6954,7 +6897,7 @@ inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
 // S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
 // One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
 // store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
-inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds ttl) {
+inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
     constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
     Session session(core);
     std::string refused_etag;
@@ -6990,25 +6933,19 @@ inline Result<bool> touch_unrecorded(Core& core, std::string_view key, Seconds t
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
 }
 
-inline Result<bool> touch(Core& core, std::string_view key, Seconds ttl) {
-    if (Result<void> fine = check_key(core, "touch", key, true); !fine) return std::move(fine).error();
-    if (!(ttl.count() > 0))
-        return refusal(Errc::invalid_argument, "touch", key, "a TTL must be over zero; s3cache::forever never expires");
-    Result<bool> touched = touch_unrecorded(core, key, ttl);
-    return touched ? touched : Result<bool>(record_error(core, "touch", key, touched.error()));
-}
-
 // -- files
+
+using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
 
 // Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
 // before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
-inline std::FILE* open_file(const std::string& path, const char* mode) { return fopen64(path.c_str(), mode); }
+inline File open_file(const std::string& path, const char* how) { return {fopen64(path.c_str(), how), std::fclose}; }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
-inline std::FILE* open_file(const std::string& path, const char* mode) { return std::fopen(path.c_str(), mode); }
+inline File open_file(const std::string& path, const char* how) { return {std::fopen(path.c_str(), how), std::fclose}; }
 #if defined(_WIN32)
 using FileStat = struct _stat64;
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
@@ -7033,11 +6970,6 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #endif
 }
 
-struct FileCloser {
-    void operator()(std::FILE* file) const { static_cast<void>(std::fclose(file)); }
-};
-using File = std::unique_ptr<std::FILE, FileCloser>;
-
 // A file that is written to while it is read fails: what was read is of no one moment.
 inline Source source_of(const std::shared_ptr<std::FILE>& in) {
     const auto before = state_of(in.get());
@@ -7052,6 +6984,57 @@ inline Error file_error(const char* operation, std::string_view key, const std::
     return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
 }
 
+inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
+    for (;;) {
+        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
+        if (!chunk) return chunk.error();
+        if (chunk->empty()) return {};
+        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
+            return file_error("get", key, path, "cannot write");
+    }
+}
+
+inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
+
+// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
+// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
+// is written through: its link may lead to no name.
+inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
+    bool is_written_through = false;
+#if !defined(_WIN32)
+    FileStat seen;
+    const bool exists = stat_file(target, seen);
+    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
+    is_written_through = exists && !S_ISREG(seen.st_mode);
+    char link[4096];
+    while (!is_written_through) {
+        const auto size = ::readlink(target.c_str(), link, sizeof link);
+        if (size <= 0) break;
+        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
+    }
+#endif
+    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
+    File out = open_file(path, is_written_through ? "wb" : "wbx");
+    if (!out) return file_error("get", key, path, "cannot create");
+#if !defined(_WIN32)
+    if (exists && !is_written_through) {
+        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+    }
+#endif
+    Result<void> written = copy_to(stream, out.get(), key, path);
+    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
+    if (is_written_through) return written;
+#if defined(_WIN32)  // where rename replaces nothing
+    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+#else
+    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
+#endif
+    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
+    if (!written) static_cast<void>(std::remove(path.c_str()));
+    return written;
+}
+
 // -- writing
 
 inline Result<void> check_set(const Core& core, std::string_view key, const SetOptions& options) {
@@ -7060,8 +7043,8 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     if (options.compress) return refusal(Errc::unsupported, "set", key, "this build has no gzip (S3CACHE_NO_GZIP)");
 #endif
     const auto refuse = [&](std::string_view text) { return refusal(Errc::invalid_argument, "set", key, text); };
-    const std::optional<Seconds> ttl = options.ttl ? options.ttl : core.config.default_ttl;
-    if (ttl && !(ttl->count() > 0)) return refuse("a TTL must be over zero; s3cache::forever never expires");
+    if (options.ttl && !(options.ttl->count() > 0))
+        return refuse("a TTL must be over zero; s3cache::forever never expires");
     if (options.if_absent && !options.if_match.empty()) return refuse("if_absent and if_match exclude each other");
     if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
     if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
@@ -7133,7 +7116,7 @@ inline Result<bool> put_scratch(Session& session, s3::Request write, std::string
 inline Result<bool> honours_conditions(Session& session) {
     Core& core = session.core();
     using Trait = Core::Trait;
-    const auto place = core.place();
+    const auto place = core.place();  // which also finds the configured URL
     if (place && core.configured_url.empty()) return true;
     if (core.honours_conditions != Trait::unknown) return core.honours_conditions == Trait::yes;
     const std::string key = entry::scratch_name("probe", core.random_id());
@@ -7174,13 +7157,13 @@ inline std::string condition_over(const Core& core, const std::optional<entry::F
     return there ? there->info.etag : "*";
 }
 
-// Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
-// looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
-inline constexpr std::chrono::milliseconds lease_settles{300};
-
 // A right that one has at a time among all machines: a small object of unique content beside the key, made if there is
 // none that has not lapsed.
 class Lease {
+    // Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
+    // looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
+    static constexpr std::chrono::milliseconds settling_time{300};
+
 public:
     Lease(Core& core, std::string_view what, Seconds time)
         : core_(core),
@@ -7208,7 +7191,7 @@ public:
         }
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
-        if (!*is_safe) core_.sleep(lease_settles);
+        if (!*is_safe) core_.sleep(settling_time);
         is_ours_ = *is_safe || look_if_ours(session);
         return is_ours_;
     }
@@ -7237,9 +7220,6 @@ private:
     bool is_ours_ = false;
 };
 
-// How long the place of an expired entry may be claimed; whoever crashes blocks nobody for longer.
-inline constexpr Seconds claim_time{60};
-
 // Looks before a conditional write: an entry that is in the way is found without sending the body, and a store that
 // ignores conditions is kept from the plain mistakes. The condition of the write itself then settles what happens in
 // between. Two who want the place of an expired entry may bring the bytes that it has had, and so its ETag: If-Match on
@@ -7249,6 +7229,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
     Core& core = session.core();
     const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
     if (!is_safe) return is_safe;
+    constexpr Seconds claim_time{60};  // whoever crashes blocks the place of an expired entry for no longer
     const std::string wanted = write.condition;
     for (;;) {
         const auto there = look(session, write.operation, write.key);
@@ -7291,111 +7272,7 @@ inline Result<bool> set_payload(Core& core, std::string_view key, const Payload&
     return set(core, key, {&payload, &source}, options, cost);
 }
 
-inline Result<bool> set_file(Core& core, std::string_view key, const std::string& path, const SetOptions& options) {
-    if (Result<void> fine = check_set(core, key, options); !fine) return std::move(fine).error();
-    const std::shared_ptr<std::FILE> opened = File(open_file(path, "rb"));
-    if (!opened) return record_error(core, "set", key, file_error("set", key, path, "cannot open"));
-    const Source source = source_of(opened);
-    return set(core, key, {nullptr, &source, opened.get(), path}, options);
-}
-
-inline std::vector<Result<bool>> set_many(Core& core, const std::vector<Item>& items) {
-    return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
-        Session session(core);
-        s3::run_all(
-            session, items.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                const Item& item = items[i];
-                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return results[i] = std::move(allowed).error(), nullptr;
-                const SetOptions& how = item.options;
-                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
-                    !transfer::fits_one_put(core.config, item.payload.view()))
-                    return results[i] = set_payload(core, item.key, item.payload, how), nullptr;
-                Result<s3::Request> write = write_of(core, item.key, {&item.payload}, how);
-                if (!write) return results[i] = std::move(write).error(), nullptr;
-                transfer::BodySum sum(session);
-                const std::string_view data = item.payload.view();
-                return std::make_unique<transfer::Put>(session, *std::move(write), data, sum.update(data));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                transfer::Put& put = static_cast<transfer::Put&>(job);
-                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
-                results[i] = record_write(core, "set", items[i].key, put.result(), &Stats::sets, timing);
-            });
-    });
-}
-
-// -- get_file
-
-inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
-    for (;;) {
-        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
-        if (!chunk) return chunk.error();
-        if (chunk->empty()) return {};
-        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
-            return file_error("get", key, path, "cannot write");
-    }
-}
-
-inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
-
-// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
-// is written through: its link may lead to no name.
-inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
-    bool is_written_through = false;
-#if !defined(_WIN32)
-    FileStat seen;
-    const bool exists = stat_file(target, seen);
-    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
-    is_written_through = exists && !S_ISREG(seen.st_mode);
-    char link[4096];
-    while (!is_written_through) {
-        const auto size = ::readlink(target.c_str(), link, sizeof link);
-        if (size <= 0) break;
-        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
-    }
-#endif
-    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    File out(open_file(path, is_written_through ? "wb" : "wbx"));
-    if (!out) return file_error("get", key, path, "cannot create");
-#if !defined(_WIN32)
-    if (exists && !is_written_through) {
-        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
-    }
-#endif
-    Result<void> written = copy_to(stream, out.get(), key, path);
-    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
-    if (is_written_through) return written;
-#if defined(_WIN32)  // where rename replaces nothing
-    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
-#else
-    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
-#endif
-    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
-    if (!written) static_cast<void>(std::remove(path.c_str()));
-    return written;
-}
-
-inline Result<std::optional<Info>> get_file(Core& core, std::string_view key, const std::string& path,
-                                            const GetOptions& options) {
-    const GetRequest wanted{options};
-    Session session(core, options.timeout);
-    Stream stream(session, key, wanted, true);
-    const Result<bool> found = stream.open(false);
-    if (!found) return tolerated<Info>(core, "get", key, found.error());
-    if (!*found) return std::optional<Info>();
-    if (Result<void> written = write_file(core, stream, key, path); !written)
-        return tolerated<Info>(core, "get", key, std::move(written).error());
-    if (options.progress) static_cast<void>(options.progress({stream.info().size, stream.info().size}));
-    return std::optional<Info>(stream.info());
-}
-
-// -- removing many
-
-inline constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
+// -- removing many, and upkeep
 
 // Of what a key names: the entry, the entry if it has expired, an upload in parts.
 enum class Task { remove, purge, sweep };
@@ -7406,11 +7283,11 @@ struct Removal {
     void run() {
         std::vector<std::size_t> batch;
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            const Result<void> fine = is_plain ? check_key(core, "remove", keys[i], true) : Result<void>();
+            const Result<void> fine = task == Task::remove ? check_key(core, "remove", keys[i], true) : Result<void>();
             if (!fine)
                 results[i] = fine;
             else
-                (is_plain && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
+                (task == Task::remove && xml::representable(core.object(keys[i])) ? batch : singly).push_back(i);
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
@@ -7434,6 +7311,7 @@ struct Removal {
         abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
         return abort;
     }
+    static constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
         if (batch.size() < 2 || outage) return ask_singly(batch);
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
@@ -7463,24 +7341,23 @@ struct Removal {
     void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
     // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
     void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
-        const auto is_of = [this](const xml::ListEntry& error, std::size_t i) {
-            return error.key.size() == core.prefix.size() + keys[i].size() && error.key == core.object(keys[i]);
-        };
-        const auto is_strange = [&](const xml::ListEntry& error) {
-            return std::none_of(batch.begin(), batch.end(), [&](std::size_t i) { return is_of(error, i); });
-        };
-        if (std::any_of(errors.begin(), errors.end(), is_strange)) return ask_singly(batch);
-        for (const std::size_t i : batch) {
-            const auto is_its = [&](const xml::ListEntry& error) { return is_of(error, i); };
-            if (std::any_of(errors.begin(), errors.end(), is_its))
-                singly.push_back(i);
-            else
-                finish(i, true, timing_of(call, 0));
+        std::vector<std::size_t> gone = batch, failed;
+        for (const xml::ListEntry& error : errors) {
+            const auto its = std::stable_partition(gone.begin(), gone.end(), [&](std::size_t i) {
+                const bool may_be = error.key.size() == core.prefix.size() + keys[i].size();
+                return !may_be || error.key != core.object(keys[i]);
+            });
+            if (its == gone.end()) return ask_singly(batch);
+            failed.insert(failed.end(), its, gone.end());
+            gone.erase(its, gone.end());
         }
+        ask_singly(failed);
+        for (const std::size_t i : gone) finish(i, true, timing_of(call, 0));
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
-        if (is_plain) static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
+        if (task == Task::remove)
+            static_cast<void>(record_write(core, "remove", keys[i], removed, &Stats::removes, timing));
         results[i] = removed ? Result<void>() : removed.error();
     }
 
@@ -7489,32 +7366,11 @@ struct Removal {
     std::vector<Result<void>>& results;
     const Task task = Task::remove;
     const Entry* uploads = nullptr;  // to be swept
-    const bool is_plain = task == Task::remove;
     Core& core = session.core();
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
     std::uint64_t count = 0;        // of what is gone by this
 };
-
-inline Result<void> remove(Core& core, std::string_view key) {
-    if (Result<void> fine = check_key(core, "remove", key, true); !fine) return fine;
-    Session session(core);
-    Call call(session, request(core, "remove", Method::erase, key));
-    call.run();
-    const Result<bool> removed = interpret_removal(session, call);
-    return record_write(core, "remove", key, removed, &Stats::removes, timing_of(call, 0)).and_then([](bool) {
-        return Result<void>();
-    });
-}
-
-inline std::vector<Result<void>> remove_many(Core& core, const std::vector<std::string>& keys) {
-    return result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
-        Session session(core);
-        Removal{session, keys, results}.run();
-    });
-}
-
-// -- upkeep
 
 // Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
 // the store; the first failure is what is returned in the end.
@@ -7525,10 +7381,9 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
     std::uint64_t done = 0, failed = 0;
     std::optional<Error> first;
-    const auto note = [&](const Result<void>& one) {
-        if (one) return;
-        ++failed;
-        if (!first) first = one.error();
+    const auto is_failure = [&](const Result<void>& one) {
+        if (!one && failed++ == 0) first = one.error();
+        return !one;
     };
     // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what lies
     // before them goes; but not for ever, since others may be writing.
@@ -7537,20 +7392,17 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
         Pages pages(core, prefix, Look::shallow, kind, older_than);
         const std::uint64_t before = done;
         while (!pages.is_last) {
-            if (const Result<void> listed = pages.next_page(); !listed) {
-                note(listed);
-                break;
-            }
+            if (is_failure(pages.next_page())) break;
             std::vector<std::string> keys;
             for (const Entry& entry : pages.page) keys.push_back(entry.key);
             std::vector<Result<void>> results(keys.size());
             Removal removal{pages.session, keys, results, task, pages.page.data()};
             removal.run();
             done += removal.count;
-            for (const Result<void>& result : results) note(result);
+            for (const Result<void>& result : results) is_failure(result);
             if (removal.outage) break;
         }
-        if (pages.trouble) note(*pages.trouble);
+        if (pages.trouble) is_failure(*pages.trouble);
         if (done == before || pages.pages < 2) break;
     }
     if (!first) return done;
@@ -7559,37 +7411,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
                                        bytes::number(failed) + " failed, the first with: " + first->what());
 }
 
-// -- presigned URLs
-
-inline Result<std::string> presign(Core& core, std::string_view key, std::string_view method, Seconds lifetime) {
-    if (Result<void> fine = check_key(core, "presign", key); !fine) return std::move(fine).error();
-    const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
-    if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
-    if (!(lifetime.count() >= 1 && lifetime.count() <= sigv4::presign_seconds_max))
-        return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-    const Session session(core);
-    const auto who = core.identity.snapshot(session.limits());
-    if (!who) return about("presign", key, who.error());
-    const Credentials& keys = (*who)->credentials;
-    if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
-    const auto place = core.place(session.limits());
-    if (!place) return about("presign", key, place.error());
-    std::string path = (*place)->path + "/", date;
-    bytes::append_percent(path, core.object(key), true);
-    dates::append_utc(date, dates::unix_seconds(core.now()));
-    const sigv4::Request to_sign{method, path, {}, sigv4::unsigned_payload};
-    sigv4::Signer signer;
-    signer.headers.push_back({"host", (*place)->host});
-    return (*place)->scheme + "://" + (*place)->host + path + "?" +
-           signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
-                          static_cast<std::uint32_t>(lifetime.count()));
-}
-
 // -- computed once
-
-// Between two looks for another's value: doubles from the first to the most, with jitter.
-inline constexpr std::chrono::milliseconds lease_poll_first{50};
-inline constexpr std::chrono::milliseconds lease_poll_most{1000};
 
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
@@ -7600,7 +7422,7 @@ struct Computation {
     const Producer& producer;
     const SetOptions& options;
     const ComputeOptions& how;
-    const std::shared_ptr<Core::InFlight> in_flight;
+    const std::shared_ptr<InFlight> in_flight;
     GetResult before{};
     bool is_early = false;
 
@@ -7635,7 +7457,7 @@ struct Computation {
 
     Result<GetResult> recall(Session& session) const {
         session.allow(core.config.call_timeout);
-        return get_one(session, key, {{}, how.stale_if_error, true});
+        return get_one(session, key, {{}, how.stale_if_error});
     }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
@@ -7665,6 +7487,8 @@ struct Computation {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
         Session session(core);
         Seconds waited{0};
+        // Between two looks for another's value: doubles from the first to the most, with jitter.
+        constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             session.allow(core.config.call_timeout);
             const Result<bool> is_ours = lease.take(session);
@@ -7714,8 +7538,6 @@ struct Computation {
     }
 };
 
-using InFlight = Core::InFlight;
-
 // Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
 inline bool waits_for_us(const Core& core, std::thread::id owner) {
     if (owner == std::this_thread::get_id()) return true;
@@ -7741,66 +7563,6 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
     return is_brought ? *in_flight->result : Result<Value>(*stale);
-}
-
-// The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
-inline Result<Value> compute(Core& core, std::string_view key, const Computation::Producer& producer,
-                             const SetOptions& options, const ComputeOptions& how) {
-    const Result<void> fine =
-        core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
-    if (!fine) return fine.error();
-    const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
-                          how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
-    if (!in_range)
-        return refusal(Errc::invalid_argument, "get_or_set", key, "a time or factor of ComputeOptions is below zero");
-    std::unique_lock<std::mutex> hold(core.in_flight_lock);
-    if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
-        if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
-        return refusal(Errc::source, "get_or_set", key,
-                       "the producer asks, itself or through others that wait, for what it is to produce");
-    }
-    const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
-    core.in_flight.push_back(in_flight);
-    hold.unlock();
-    Result<Value> result =
-        never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
-    hold.lock();
-    core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
-    if (in_flight->waiting.empty()) return result;
-    in_flight->result = never_throws([&]() -> Result<Value> { return result; });
-    in_flight->done.notify_all();
-    return result;
-}
-
-// -- what a person wants to know when it does not work
-
-inline std::vector<Finding> explain(Core& core) {
-    using Verdict = Finding::Verdict;
-    std::vector<Finding> out;
-    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
-        const std::string text = found ? *found : found.error().what();
-        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
-        out.push_back({about, verdict, text.empty() ? otherwise : text});
-    };
-    const auto text_of = [](credentials::Setting&& found) {
-        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
-    };
-    if (core.config.credentials)
-        add("credentials: in code", core.identity.snapshot({}).transform(
-                                        [](const auto& got) { return credentials::summary(got->credentials); }));
-    else
-        out = core.chain.explain();
-    add("region", core.chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core.chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
-    add("requests go to", core.place().transform([](const auto& place) {
-        return place->url() + ", signed for " + place->signing_region;
-    }));
-    const std::int64_t offset = core.clock_offset_ms.load() / 1000;
-    const std::string off = bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
-    add("clock", offset == 0  ? "the local one; the store has not refused it"
-                 : offset < 0 ? "corrected: this machine's is " + off + " s ahead of the store's"
-                              : "corrected: this machine's is " + off + " s behind the store's");
-    return out;
 }
 
 // -- opening
@@ -7830,20 +7592,17 @@ inline Result<void> check_config(const Config& config) {
     return {};
 }
 
-// The file of certificates to trust, where the environment or the profile names one; empty: libcurl's own.
-inline std::string find_trusted(const Config& config) {
-    const credentials::Chain chain({}, config);
-    credentials::Walk walk = chain.walk();
-    std::string path = walk.first({"AWS_CA_BUNDLE"}).value;
-    if (path.empty()) path = walk.profile_setting("ca_bundle");
-    return path.empty() ? walk.first({"SSL_CERT_FILE"}).value : path;
-}
-
 inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config) {
     Result<endpoint::Location> location = endpoint::parse_location(where, config);
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
-    if (config.ca_bundle.empty()) config.ca_bundle = find_trusted(config);
+    if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
+        const credentials::Chain chain({}, config);
+        credentials::Walk walk = chain.walk();
+        config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
+        if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
+        if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
+    }
     const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
                                          config.endpoint, config);
     if (!place) return about("open", {}, place.error());
@@ -7920,7 +7679,7 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened = detail::cache::File(detail::cache::open_file(path, "rb"));
+    const std::shared_ptr<std::FILE> opened = detail::cache::open_file(path, "rb");
     if (!opened) return Source([](char*, std::size_t) { return source_failed; });
     return detail::cache::source_of(opened);
 }
@@ -7960,26 +7719,51 @@ S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
 }
 
 S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) {
-    Result<std::shared_ptr<detail::Core>> core = detail::cache::never_throws(detail::cache::open, where, config);
-    if (!core) return std::move(core).error();
-    return Cache(*std::move(core));
+    return detail::cache::never_throws(detail::cache::open, where, config)
+        .transform([](std::shared_ptr<detail::Core>&& core) { return Cache(std::move(core)); });
 }
-S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Payload payload, const SetOptions& options) {
+S3CACHE_FN Result<bool> Cache::try_set(Key key, Payload payload, const SetOptions& options) {
     return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
 }
-S3CACHE_FN Result<bool> Cache::try_set(std::string_view key, Source source, const SetOptions& options) {
+S3CACHE_FN Result<bool> Cache::try_set(Key key, Source source, const SetOptions& options) {
     return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
 }
-S3CACHE_FN Result<bool> Cache::try_set_file(std::string_view key, const std::string& path, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_file, *core_, key, path, options);
+S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, const SetOptions& options) {
+    return detail::cache::never_throws([&]() -> Result<bool> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
+        const std::shared_ptr<std::FILE> opened = open_file(path, "rb");
+        if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
+        const Source source = source_of(opened);
+        return detail::cache::set(*core_, key, {nullptr, &source, opened.get(), path}, options);
+    });
 }
-S3CACHE_FN Result<std::optional<Value>> Cache::try_get(std::string_view key, const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get, *core_, key, options);
+S3CACHE_FN Result<std::optional<Value>> Cache::try_get(Key key, const GetOptions& options) {
+    return detail::cache::never_throws([&] {
+        detail::s3::Session session(*core_, options.timeout);
+        return detail::cache::value_of(*core_, key, detail::cache::get_one(session, key, {options}));
+    });
 }
-S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(std::string_view key, std::string_view etag) {
-    return detail::cache::never_throws(detail::cache::get_if_changed, *core_, key, etag);
+// A look first, because most stores leave metadata, and so the expiry, out of a 304.
+S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_view etag) {
+    return detail::cache::never_throws([&]() -> Result<Revalidated> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "get", key); !fine) return std::move(fine).error();
+        if (etag.empty() || detail::entry::flaw_of(etag))
+            return refusal(Errc::invalid_argument, "get", key, "that is no ETag");
+        Session session(*core_);
+        const auto there = look(session, "get", key);
+        if (!there) return record_error(*core_, "get", key, there.error());
+        if (!*there || !(*there)->has_etag(etag))
+            return get_one(session, key, {}).transform([](GetResult&& got) {
+                return Revalidated{false, std::move(got.value)};
+            });
+        const bool is_unchanged = is_usable(*core_, "get", key, **there);
+        if (is_unchanged) record(*core_, "get", key, "unchanged", &Stats::unchanged);
+        return Revalidated{is_unchanged, {}};
+    });
 }
-S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view key, const GetOptions& options) {
+S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
         Result<bool> found = state->stream.open(true);
@@ -7988,22 +7772,48 @@ S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(std::string_view 
         }));
     });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(std::string_view key, const std::string& path,
-                                                           const GetOptions& options) {
-    return detail::cache::never_throws(detail::cache::get_file, *core_, key, path, options);
+S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path, const GetOptions& how) {
+    return detail::cache::never_throws([&]() -> Result<std::optional<Info>> {
+        const detail::cache::GetRequest wanted{how};
+        detail::s3::Session session(*core_, how.timeout);
+        detail::cache::Stream stream(session, key, wanted, true);
+        const Result<bool> found = stream.open(false);
+        if (found && !*found) return std::optional<Info>();
+        const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
+        if (!fine) return detail::cache::tolerated<Info>(*core_, "get", key, fine.error());
+        if (how.progress) static_cast<void>(how.progress({stream.info().size, stream.info().size}));
+        return std::optional<Info>(stream.info());
+    });
 }
-S3CACHE_FN Result<void> Cache::try_remove(std::string_view key) {
-    return detail::cache::never_throws(detail::cache::remove, *core_, key);
+S3CACHE_FN Result<void> Cache::try_remove(Key key) {
+    return detail::cache::never_throws([&]() -> Result<void> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "remove", key, true); !fine) return fine;
+        Session session(*core_);
+        Call call(session, request(*core_, "remove", Method::erase, key));
+        call.run();
+        const Result<bool> removed =
+            record_write(*core_, "remove", key, interpret_removal(session, call), &Stats::removes, timing_of(call, 0));
+        return removed ? Result<void>() : removed.error();
+    });
 }
-S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(std::string_view key) {
+S3CACHE_FN Result<std::optional<Info>> Cache::try_stat(Key key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key, true);
 }
-S3CACHE_FN Result<bool> Cache::try_contains(std::string_view key) {
+S3CACHE_FN Result<bool> Cache::try_contains(Key key) {
     return detail::cache::never_throws(detail::cache::stat, *core_, key, false)
         .transform([](std::optional<Info>&& info) { return info.has_value(); });
 }
-S3CACHE_FN Result<bool> Cache::try_touch(std::string_view key, Seconds ttl) {
-    return detail::cache::never_throws(detail::cache::touch, *core_, key, ttl);
+S3CACHE_FN Result<bool> Cache::try_touch(Key key, Seconds ttl) {
+    return detail::cache::never_throws([&]() -> Result<bool> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "touch", key, true); !fine) return std::move(fine).error();
+        if (!(ttl.count() > 0))
+            return refusal(Errc::invalid_argument, "touch", key,
+                           "a TTL must be over zero; s3cache::forever never expires");
+        Result<bool> touched = touch_entry(*core_, key, ttl);
+        return touched ? touched : Result<bool>(record_error(*core_, "touch", key, touched.error()));
+    });
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
@@ -8021,26 +7831,159 @@ S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefi
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
 }
-S3CACHE_FN Result<std::string> Cache::try_presign(std::string_view key, std::string_view method, Seconds lifetime) {
-    return detail::cache::never_throws(detail::cache::presign, *core_, key, method, lifetime);
+S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view method, Seconds lifetime) {
+    return detail::cache::never_throws([&]() -> Result<std::string> {
+        using namespace detail::cache;
+        if (Result<void> fine = check_key(*core_, "presign", key); !fine) return std::move(fine).error();
+        const auto refuse = [&](Errc code, std::string_view text) { return refusal(code, "presign", key, text); };
+        if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
+        if (!(lifetime.count() >= 1 && lifetime.count() <= detail::sigv4::presign_seconds_max))
+            return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
+        const Session session(*core_);
+        const auto who = core_->identity.snapshot(session.limits());
+        if (!who) return detail::about("presign", key, who.error());
+        const Credentials& keys = (*who)->credentials;
+        if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
+        const auto place = core_->place(session.limits());
+        if (!place) return detail::about("presign", key, place.error());
+        std::string path = (*place)->path + "/", date;
+        detail::bytes::append_percent(path, core_->object(key), true);
+        detail::dates::append_utc(date, detail::dates::unix_seconds(core_->now()));
+        const detail::sigv4::Request to_sign{method, path, {}, detail::sigv4::unsigned_payload};
+        detail::sigv4::Signer signer;
+        signer.headers.push_back({"host", (*place)->host});
+        return (*place)->scheme + "://" + (*place)->host + path + "?" +
+               signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
+                              static_cast<std::uint32_t>(lifetime.count()));
+    });
 }
-S3CACHE_FN Result<Value> Cache::compute(std::string_view key, const std::function<Result<detail::Produced>()>& producer,
+// The first who asks for a key computes it; whoever asks meanwhile waits for what that brings.
+S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<detail::Produced>()>& producer,
                                         const SetOptions& options, const ComputeOptions& how) {
-    return detail::cache::never_throws(detail::cache::compute, *core_, key, producer, options, how);
+    return detail::cache::never_throws([&]() -> Result<Value> {
+        using namespace detail::cache;
+        detail::Core& core = *core_;
+        const Result<void> fine =
+            core.config.read_only ? check_key(core, "get_or_set", key) : check_set(core, key, options);
+        if (!fine) return fine.error();
+        const bool in_range = how.lease.count() >= 0 && how.lease_wait.count() >= 0 && how.early_refresh >= 0 &&
+                              how.stale_if_error.count() >= 0 && (!how.negative_ttl || how.negative_ttl->count() > 0);
+        if (!in_range)
+            return refusal(Errc::invalid_argument, "get_or_set", key,
+                           "a time or factor of ComputeOptions is below zero");
+        std::unique_lock<std::mutex> hold(core.in_flight_lock);
+        if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
+            if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
+            return refusal(Errc::source, "get_or_set", key,
+                           "the producer asks, itself or through others that wait, for what it is to produce");
+        }
+        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
+        core.in_flight.push_back(in_flight);
+        hold.unlock();
+        Result<Value> result =
+            never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
+        hold.lock();
+        core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
+        if (in_flight->waiting.empty()) return result;
+        in_flight->result = never_throws([&]() -> Result<Value> { return result; });
+        in_flight->done.notify_all();
+        return result;
+    });
 }
 S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visit& visit) {
-    if (visit) detail::cache::get_many(*core_, keys, visit);
+    using namespace detail::cache;
+    detail::Core& core = *core_;
+    if (!visit) return;
+    const GetRequest wanted{};
+    const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
+        Session session(core);
+        const auto finish = [&](std::size_t i, Result<GetResult> got) {
+            done[i] = {};
+            visit(keys[i], value_of(core, keys[i], std::move(got)));
+        };
+        detail::s3::run_all(
+            session, keys.size(), core.config.connections,
+            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
+                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
+                    return finish(i, fine.error()), nullptr;
+                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
+            },
+            [&](std::size_t i, detail::s3::Job& job) {
+                Result<GetResult> got = static_cast<GetOperation&>(job).result();
+                const bool is_replaced = !got && got.error().code() == Errc::changed;
+                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
+            });
+    });
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+        if (i >= told.size() || !told[i])
+            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+    }
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
-    return detail::cache::set_many(*core_, items);
+    using namespace detail::cache;
+    return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
+        Session session(*core_);
+        detail::s3::run_all(
+            session, items.size(), core_->config.connections,
+            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
+                const Item& item = items[i];
+                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
+                    return results[i] = std::move(allowed).error(), nullptr;
+                const SetOptions& how = item.options;
+                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
+                    !detail::transfer::fits_one_put(core_->config, item.payload.view()))
+                    return results[i] = set_payload(*core_, item.key, item.payload, how), nullptr;
+                Result<detail::s3::Request> write = write_of(*core_, item.key, {&item.payload}, how);
+                if (!write) return results[i] = std::move(write).error(), nullptr;
+                detail::transfer::BodySum sum(session);
+                const std::string_view data = item.payload.view();
+                return std::make_unique<detail::transfer::Put>(session, *std::move(write), data, sum.update(data));
+            },
+            [&](std::size_t i, detail::s3::Job& job) {
+                detail::transfer::Put& put = static_cast<detail::transfer::Put&>(job);
+                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
+                results[i] = record_write(*core_, "set", items[i].key, put.result(), &Stats::sets, timing);
+            });
+    });
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {
-    return detail::cache::remove_many(*core_, keys);
+    return detail::cache::result_of_each<void>("remove", keys, [&](std::vector<Result<void>>& results) {
+        detail::s3::Session session(*core_);
+        detail::cache::Removal{session, keys, results}.run();
+    });
 }
 
 S3CACHE_FN void Cache::cancel() noexcept { core_->cancels.fetch_add(1); }
 
-S3CACHE_FN std::vector<Finding> Cache::explain() { return detail::cache::explain(*core_); }
+S3CACHE_FN std::vector<Finding> Cache::explain() {
+    using Verdict = Finding::Verdict;
+    std::vector<Finding> out;
+    const auto add = [&out](const char* about, const Result<std::string>& found, const char* otherwise = "") {
+        const std::string text = found ? *found : found.error().what();
+        const Verdict verdict = text.empty() ? Verdict::passed_over : found ? Verdict::used : Verdict::broken;
+        out.push_back({about, verdict, text.empty() ? otherwise : text});
+    };
+    const auto text_of = [](detail::credentials::Setting&& found) {
+        return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
+    };
+    if (core_->config.credentials)
+        add("credentials: in code", core_->identity.snapshot({}).transform([](const auto& got) {
+            return detail::credentials::summary(got->credentials);
+        }));
+    else
+        out = core_->chain.explain();
+    add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core_->chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+    add("requests go to", core_->place().transform([](const auto& place) {
+        return place->url() + ", signed for " + place->signing_region;
+    }));
+    const std::int64_t offset = core_->clock_offset_ms.load() / 1000;
+    const std::string off = detail::bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
+    add("clock", offset == 0 ? "the local one; the store has not refused it"
+                             : "corrected: this machine's is " + off + (offset < 0 ? " s ahead of" : " s behind") +
+                                   " the store's");
+    return out;
+}
 
 S3CACHE_FN Stats Cache::stats() const {
     const std::lock_guard<std::mutex> hold(core_->stats_lock);
