@@ -4152,8 +4152,7 @@ private:
 
     // -- profiles and roles
 
-    // What a profile leads to, in botocore's order. The first that is there decides, even if it then turns out to be
-    // broken.
+    // What a profile leads to, in botocore's order. The first that is there decides, even if it is broken.
     Keys keys_of(const Profile& profile) {
         const Profile in_credentials{profile.credentials, nullptr}, in_config{nullptr, profile.config};
         if (profile.assumes_role() && (roles_.empty() || !profile.has_static_keys())) return assume_role(profile);
@@ -7568,27 +7567,26 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 // -- opening
 
 inline Result<void> check_config(const Config& config) {
-    using endpoint::refuse;
+    const auto refuse = [](const std::string& text) { return endpoint::refuse("Config::" + text); };
     const Result<void> metadata = entry::check_metadata(config.metadata);
-    if (!metadata) return refuse(std::string("Config::metadata: ") + metadata.error().what());
+    if (!metadata) return refuse(std::string("metadata: ") + metadata.error().what());
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
-        if (const char* flaw = entry::flaw_of(*value)) return refuse("'" + bytes::sanitize(*value) + "' " + flaw);
+        if (const char* flaw = entry::flaw_of(*value))
+            return endpoint::refuse("'" + bytes::sanitize(*value) + "' " + flaw);
     }
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20))
-            return refuse("a timeout of Config is negative or over 20 days");
+            return endpoint::refuse("a timeout of Config is negative or over 20 days");
     }
-    if (config.connections < 1 || config.connections > 1000)
-        return refuse("Config::connections is not within 1 and 1000");
-    if (config.attempts_max < 1) return refuse("Config::attempts_max is under 1");
-    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("Config::ttl_jitter is not within 0 and 1");
-    if (config.part_bytes < 1 || config.transfer_bytes_max < 1)
-        return refuse("Config::part_bytes and transfer_bytes_max must be over zero");
+    const bool has_parts = config.part_bytes >= 1 && config.transfer_bytes_max >= 1;
+    if (config.connections < 1 || config.connections > 1000) return refuse("connections is not within 1 and 1000");
+    if (config.attempts_max < 1) return refuse("attempts_max is under 1");
+    if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("ttl_jitter is not within 0 and 1");
+    if (!has_parts) return refuse("part_bytes and transfer_bytes_max must be over zero");
     if (config.compression_level < 0 || config.compression_level > 9)
-        return refuse("Config::compression_level is not within 0 and 9");
-    if (config.default_ttl && !(config.default_ttl->count() > 0))
-        return refuse("Config::default_ttl must be over zero");
+        return refuse("compression_level is not within 0 and 9");
+    if (config.default_ttl && !(config.default_ttl->count() > 0)) return refuse("default_ttl must be over zero");
     return {};
 }
 
