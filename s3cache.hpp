@@ -1044,10 +1044,7 @@ private:
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
-#if defined(__ARM_FEATURE_CRC32)
-#include <arm_acle.h>  // the CRC-32C instruction
-#endif
-#include <sys/stat.h>  // sizes, times and modes of files
+#include <sys/stat.h>          // sizes, times and modes of files
 #if !defined(_WIN32)
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
@@ -1832,15 +1829,6 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
         return (c >> 20 & 1) != 0;
     }();
     return has_hardware ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
-}
-
-#elif defined(__ARM_FEATURE_CRC32)
-
-inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t size) {
-    crc = ~crc;
-    for (; size >= 8; data += 8, size -= 8) crc = __crc32cd(crc, load_little_endian(data));
-    for (; size > 0; ++data, --size) crc = __crc32cb(crc, bytes::octet(*data));
-    return ~crc;
 }
 
 #else

@@ -294,7 +294,7 @@ mingw=x86_64-w64-mingw32-g++-posix
 around_windows() { # STD FLAG...: <windows.h> before and after
     local std=$1
     shift
-    sed -n 's/^# *include *\(<[^>]*>\).*/\1/p' s3cache.hpp | sort -u | grep -v -e nmmintrin -e arm_acle | while read -r include; do
+    sed -n 's/^# *include *\(<[^>]*>\).*/\1/p' s3cache.hpp | sort -u | grep -v -e nmmintrin | while read -r include; do
         printf '#if __has_include(%s)\n#include %s\n#endif\n' "$include" "$include"
     done >"$work/first.hpp"
     local before
