@@ -2062,7 +2062,7 @@ public:
         rest_ = bytes::trim(rest_);  // blanks before the declaration keep a slow CompleteMultipartUpload alive
     }
 
-    // Goes on to the end of the next element, children before parents. False: there is none, or the document is damaged.
+    // Goes on to the end of the next element, children before parents. False: there is none, or damage.
     bool next(std::initializer_list<Field> fields = {}) {
         if (closing_) {
             text_.clear();
@@ -4580,7 +4580,7 @@ struct Facts {
         return expires_at && *expires_at <= unix_now;
     }
     bool is_malformed() const { return expires_at && *expires_at != *expires_at; }
-    // No condition and no range can rest on a weak ETag, which vouches for no byte (a proxy that compresses makes it so).
+    // No condition and no range can rest on a weak ETag, which vouches for no byte (proxies that compress make it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
     // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
     bool has_etag(std::string_view other) const {
@@ -4889,7 +4889,7 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up after a write may take: a step of it without a deadline; all of it, beyond the caller's deadline.
+// How long cleaning up after a write may take: a step without a deadline; all of it, beyond the caller's deadline.
 inline constexpr Milliseconds cleanup_timeout{10000};
 inline constexpr Milliseconds cleanup_overtime{500};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
@@ -5492,7 +5492,7 @@ struct Job {
     std::size_t index = 0;  // for run_all
 };
 
-// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: no request), `end` looks at the done.
+// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: no request), `end` looks at it once done.
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
@@ -5560,8 +5560,8 @@ inline constexpr std::uint64_t parts_a_size = 500;
 // Others help a connection that has brought less than this after so long; a faster one waits for the processor.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
-// A source is read for so long between two turns of the network. One that takes longer to answer is slow: what is on its
-// way would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
+// A source is read for so long between two turns of the network. One that takes longer is slow: what is on its way
+// would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
 inline constexpr std::chrono::milliseconds turn_time{1}, slow_source_time{200};
 inline constexpr int quick_parts_min = 2;
 // How often a PUT whose answer is odd, or whose condition the store takes in another form, is sent again.
@@ -5713,7 +5713,7 @@ protected:
     }
     Error refuse(Errc code, std::string_view why) const { return exchange.request.refuse(code, why); }
 
-    // Prepares the request for what is missing. False: nothing is, or nothing tells that it would be of the same version.
+    // Prepares the request for what is missing. False: nothing is, or it may be of another version.
     bool ask() {
         if (at_ == 0) return true;
         if (at_ == end_ || version_.empty()) return false;
@@ -6430,8 +6430,8 @@ auto never_throws(F&& call, Arguments&&... arguments) noexcept -> decltype(call(
 
 inline std::string_view key_of(std::string_view key) { return key; }
 inline std::string_view key_of(const Item& item) { return item.key; }
-// The results of many, each of which `work` puts into its place. What is thrown on the way is the error of all that have
-// none by then. There are none at all only if there is no memory for them.
+// The results of many, each of which `work` puts into its place. What is thrown is the error of all that have none by
+// then. There are none at all only if there is no memory for them.
 template <class T, class List, class Work>
 std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
     std::vector<Result<T>> out;
@@ -6508,7 +6508,7 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 
 // -- removing
 
-// Whether this has removed something, or found it gone, which comes to the same for an entry. Of an upload in parts (the
+// Whether this has removed something, or found it gone, which is the same for an entry. Of an upload in parts (the
 // request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
 inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
     const s3::Request& request = call.request;
@@ -6524,8 +6524,8 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 
 // Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
 // removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
-// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there a window of one
-// round trip is left.
+// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there one round
+// trip is left.
 struct RemovalJob : PlainJob {
     using PlainJob::PlainJob;
 
@@ -7372,8 +7372,8 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
         if (!one && failed++ == 0) first = one.error();
         return !one;
     };
-    // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what lies
-    // before them goes; but not for ever, since others may be writing.
+    // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what
+    // lies before them goes; but not for ever, since others may be writing.
     for (int round = 0; round < (clears ? 3 : 1) && !first; ++round) {
         const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
         Pages pages(core, prefix, Look::shallow, kind, older_than);

@@ -13,8 +13,7 @@ inline void check_percent(std::string_view input) {
         bytes::append_percent(encoded, input, keep_slash);
         encoded.erase(0, 1);
         require(encoded.size() <= input.size() * 3, "three bytes for one at most");
-        for (char c : encoded)
-            require(fuzz::is_unreserved(c) || c == '%' || (keep_slash && c == '/'), "safe in a URL");
+        for (char c : encoded) require(fuzz::is_unreserved(c) || c == '%' || (keep_slash && c == '/'), "safe in a URL");
         require(bytes::unpercent(encoded, false) == std::string(input), "percent there and back");
         require(bytes::unpercent(encoded, true) == std::string(input), "no plus is left to be a blank");
     }

@@ -65,7 +65,8 @@ TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
 
 TEST_CASE("ini: lines end in LF, CR LF or CR") {
     for (const char* end : {"\n", "\r\n", "\r"}) {
-        const auto parsed = ini::Parser().parse(std::string("[a]") + end + "x = 1" + end + " 2" + end + "y = 3", "file");
+        const auto parsed =
+            ini::Parser().parse(std::string("[a]") + end + "x = 1" + end + " 2" + end + "y = 3", "file");
         REQUIRE(parsed);
         CHECK(text_of(parsed->at(0), "x") == "1\n2");
         CHECK(text_of(parsed->at(0), "y") == "3");
@@ -92,8 +93,8 @@ TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
 }
 
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {
-    const auto config =
-        ini::Parser().parse("[default]\na = 1\n[profile default]\na = 2\n[profile \"my dev\"]\n[ profile x ]\n[y]\n", "c");
+    const auto config = ini::Parser().parse(
+        "[default]\na = 1\n[profile default]\na = 2\n[profile \"my dev\"]\n[ profile x ]\n[y]\n", "c");
     const auto credentials = ini::Parser().parse("[ default ]\na = 3\n[x]\n[profile y]\n", "k");
     REQUIRE(config);
     REQUIRE(credentials);
