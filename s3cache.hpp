@@ -5492,7 +5492,7 @@ struct Job {
     std::size_t index = 0;  // for run_all
 };
 
-// Runs jobs over a bounded number of connections: `begin(i)` makes the i-th (null: no request), `end` looks at what is done.
+// Runs jobs over a bounded number of connections: `begin(i)` makes one (null: no request), `end` looks at what is done.
 inline void run_all(Session& session, std::size_t total, std::size_t at_once,
                     const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
                     const std::function<void(std::size_t, Job&)>& end) {
