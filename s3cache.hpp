@@ -207,16 +207,16 @@ public:
     Result(T value) : value_(std::move(value)) {}
     Result(Error error) : ResultBase(std::move(error)) {}
     Result(const Result& other) : ResultBase(other) {
-        if (has_value()) new (&value_) T(other.value_);
+        if (has_value()) ::new (static_cast<void*>(&value_)) T(other.value_);
     }
     Result(Result&& other) noexcept(std::is_nothrow_move_constructible_v<T>) : ResultBase(std::move(other)) {
-        if (has_value()) new (&value_) T(std::move(other.value_));
+        if (has_value()) ::new (static_cast<void*>(&value_)) T(std::move(other.value_));
     }
     Result& operator=(Result other) {
         if (has_value() && other.has_value())
             value_ = std::move(other.value_);
         else if (other.has_value())
-            new (&value_) T(std::move(other.value_));
+            ::new (static_cast<void*>(&value_)) T(std::move(other.value_));
         else if (has_value())
             value_.~T();
         ResultBase::operator=(std::move(other));  // last, because moving a value may throw
