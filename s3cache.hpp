@@ -580,7 +580,7 @@ Result<Produced> produced(R&& result) {
         static_assert(
             std::is_convertible_v<R, Source>,
             "get_or_set(): the producer returns no text, bytes, Value, Source, nothing() or type with a codec");
-        return drain(Source(std::forward<R>(result)));
+        if constexpr (std::is_convertible_v<R, Source>) return drain(Source(std::forward<R>(result)));
     }
 }
 
