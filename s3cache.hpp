@@ -2722,7 +2722,7 @@ inline Result<void> take_parameters(Config& to, std::string_view query) {
     return {};
 }
 
-// "bucket" or "s3://bucket/prefix", each with "?region=…&endpoint=…" behind it if wanted, which goes before `config`.
+// "bucket" or "s3://bucket/prefix", each with "?region=...&endpoint=..." behind if wanted, which goes before `config`.
 // The prefix stands for itself, as in the AWS CLI: no %XX is decoded there.
 inline Result<Location> parse_location(std::string_view text, Config& config) {
     constexpr std::string_view scheme = "s3://";
@@ -4453,7 +4453,7 @@ struct Snapshot {
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
 // go on with what there is. The source is called by one thread at a time and must not use the provider itself.
 //
-//     time ────────────── renew_at_ ──────────────────────── expires_
+//     time -------------- renew_at_ ------------------------ expires_
 //     served from memory  one caller renews, others served   nobody is served before it has renewed
 //
 // After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
@@ -5945,7 +5945,7 @@ inline bool fits_one_put(const Config& config, std::string_view data) {
 // One way up for memory, files and streams, each through gzip or not: a single PUT if it fits, or else
 //
 //   create ──> parts, several in flight while the next is gathered ──> complete ──> stored
-//     └───────────────┴─ error, cancellation, out of time ─────────────────┴──────> abort
+//     └---------------┴- error, cancellation, out of time -----------------┴------> abort
 //
 // A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
 class Upload {
@@ -6571,7 +6571,7 @@ struct GetResult {
 
 // One entry being read: its bytes in order, whatever becomes of them, with length and checksums checked.
 //
-//   head ──> one connection ──────────────────────────────> checked end
+//   head --> one connection ------------------------------> checked end
 //                  │ slow, and the object large                  ^
 //                  └─> its first part, others' ranges behind it ─┘
 //

@@ -695,6 +695,13 @@ inline void expect(bool truth, const std::string& what) {
     if (!truth) throw std::runtime_error(what);
 }
 
+inline s3cache::SetOptions if_absent(std::optional<s3cache::Seconds> ttl = {}) {
+    s3cache::SetOptions options;
+    options.ttl = ttl;
+    options.if_absent = true;
+    return options;
+}
+
 }  // namespace store
 
 // A test case that runs once for each store, with `space` to itself.

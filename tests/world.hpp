@@ -90,4 +90,39 @@ inline fake_s3::Options with(const fake_s3::Quirks& quirks) {
     return options;
 }
 
+// Real waits; nothing of World's that another thread could meet.
+inline s3cache::Config waiting(World& world) {
+    s3cache::Config config = world.config();
+    config.on_event = {};
+    config.seams.sleep = {};
+    config.seams.random = {};
+    return config;
+}
+
+inline s3cache::Config limited(World& world, std::chrono::milliseconds limit = std::chrono::milliseconds(300)) {
+    s3cache::Config config = waiting(world);
+    config.call_timeout = limit;
+    config.stall_timeout = config.connect_timeout = std::chrono::milliseconds(0);
+    return config;
+}
+
+// Credentials come from a helper process that takes seven seconds.
+inline s3cache::Config with_slow_helper(s3cache::Config config, const Folder& folder) {
+    const std::string path = folder / "config";
+    write(path, "[default]\ncredential_process = sleep 7\n");
+    config.credentials = {};
+    config.seams.environment = [path](const char* name) -> std::optional<std::string> {
+        if (std::string_view(name) == "AWS_CONFIG_FILE") return path;
+        if (std::string_view(name) == "AWS_SHARED_CREDENTIALS_FILE") return "/nonexistent";
+        if (std::string_view(name) == "AWS_EC2_METADATA_DISABLED") return "true";
+        if (std::string_view(name) == "PATH") return "/usr/bin:/bin";
+        return std::nullopt;
+    };
+    return config;
+}
+
+inline std::chrono::milliseconds since(std::chrono::steady_clock::time_point began) {
+    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
+}
+
 }  // namespace store

@@ -9,6 +9,7 @@ using namespace std::chrono_literals;
 using store::code_of;
 using store::expect;
 using store::failure;
+using store::if_absent;
 using store::ok;
 using store::same;
 using store::Space;
@@ -21,12 +22,6 @@ constexpr std::size_t part = std::size_t{5} << 20;
 struct Broke : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
-
-SetOptions if_absent() {
-    SetOptions options;
-    options.if_absent = true;
-    return options;
-}
 
 SetOptions if_match(std::string etag) {
     SetOptions options;

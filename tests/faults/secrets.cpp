@@ -8,18 +8,10 @@ using namespace s3cache;
 using namespace std::chrono_literals;
 using store::code_of;
 using store::failure;
+using store::waiting;
 using store::World;
 
 namespace {
-
-// Real waits; nothing of World's that another thread could meet.
-Config waiting(World& world) {
-    Config config = world.config();
-    config.on_event = {};
-    config.seams.sleep = {};
-    config.seams.random = {};
-    return config;
-}
 
 struct Thing {};
 

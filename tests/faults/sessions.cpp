@@ -9,32 +9,12 @@ using fake_s3::Phase;
 using fake_s3::Point;
 using store::code_of;
 using store::failure;
+using store::if_absent;
 using store::ok;
+using store::since;
 using store::text_of;
+using store::waiting;
 using store::World;
-
-namespace {
-
-// Real waits; nothing of World's that another thread could meet.
-Config waiting(World& world) {
-    Config config = world.config();
-    config.on_event = {};
-    config.seams.sleep = {};
-    config.seams.random = {};
-    return config;
-}
-
-std::chrono::milliseconds since(std::chrono::steady_clock::time_point began) {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
-}
-
-SetOptions if_absent() {
-    SetOptions options;
-    options.if_absent = true;
-    return options;
-}
-
-}  // namespace
 
 // ---- waits that call_timeout and cancel() must reach ----------------------------------------------------------------
 

@@ -7,6 +7,7 @@ using fake_s3::Phase;
 using fake_s3::Point;
 using store::code_of;
 using store::failure;
+using store::if_absent;
 using store::ok;
 using store::same;
 using store::text_of;
@@ -27,12 +28,6 @@ void serve_pages(World& world, int status, const std::string& body = "<html><tit
 SetOptions if_match(std::string etag) {
     SetOptions options;
     options.if_match = std::move(etag);
-    return options;
-}
-
-SetOptions if_absent() {
-    SetOptions options;
-    options.if_absent = true;
     return options;
 }
 

@@ -7,54 +7,14 @@ using fake_s3::Phase;
 using fake_s3::Point;
 using store::code_of;
 using store::failure;
+using store::if_absent;
+using store::limited;
 using store::ok;
+using store::since;
 using store::text_of;
+using store::waiting;
+using store::with_slow_helper;
 using store::World;
-
-namespace {
-
-// Real waits; nothing of World's that another thread could meet.
-Config waiting(World& world) {
-    Config config = world.config();
-    config.on_event = {};
-    config.seams.sleep = {};
-    config.seams.random = {};
-    return config;
-}
-
-Config limited(World& world, std::chrono::milliseconds limit = 300ms) {
-    Config config = waiting(world);
-    config.call_timeout = limit;
-    config.stall_timeout = config.connect_timeout = 0ms;
-    return config;
-}
-
-// Credentials come from a helper process that takes seven seconds.
-Config with_slow_helper(Config config, const store::Folder& folder) {
-    const std::string path = folder / "config";
-    store::write(path, "[default]\ncredential_process = sleep 7\n");
-    config.credentials = {};
-    config.seams.environment = [path](const char* name) -> std::optional<std::string> {
-        if (std::string_view(name) == "AWS_CONFIG_FILE") return path;
-        if (std::string_view(name) == "AWS_SHARED_CREDENTIALS_FILE") return "/nonexistent";
-        if (std::string_view(name) == "AWS_EC2_METADATA_DISABLED") return "true";
-        if (std::string_view(name) == "PATH") return "/usr/bin:/bin";
-        return std::nullopt;
-    };
-    return config;
-}
-
-std::chrono::milliseconds since(std::chrono::steady_clock::time_point began) {
-    return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
-}
-
-SetOptions if_absent() {
-    SetOptions options;
-    options.if_absent = true;
-    return options;
-}
-
-}  // namespace
 
 TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of credentials", "[timeout][cancel]") {
     World world;

@@ -10,9 +10,11 @@ using fake_s3::Phase;
 using fake_s3::Point;
 using store::code_of;
 using store::failure;
+using store::limited;
 using store::ok;
 using store::same;
 using store::text_of;
+using store::waiting;
 using store::World;
 
 namespace {
@@ -26,23 +28,6 @@ std::chrono::milliseconds processor_time() {  // of this thread
         return std::chrono::seconds(t.tv_sec) + std::chrono::microseconds(t.tv_usec);
     };
     return std::chrono::duration_cast<std::chrono::milliseconds>(of(usage.ru_utime) + of(usage.ru_stime));
-}
-
-// Real waits; nothing of World's that another thread could meet.
-Config waiting(World& world) {
-    Config config = world.config();
-    config.on_event = {};
-    config.seams.sleep = {};
-    config.seams.random = {};
-    return config;
-}
-
-Config limited(World& world, std::chrono::milliseconds limit = 300ms) {
-    Config config = waiting(world);
-    config.call_timeout = limit;
-    config.stall_timeout = 0ms;
-    config.connect_timeout = 0ms;
-    return config;
 }
 
 // Zeros until `until` says that it is enough; how often it was asked.

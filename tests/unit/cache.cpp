@@ -8,6 +8,7 @@ using fake_s3::Phase;
 using store::code_of;
 using store::expect;
 using store::failure;
+using store::if_absent;
 using store::ok;
 using store::text_of;
 using store::World;
@@ -18,13 +19,6 @@ fake_s3::Quirks ignoring() {
     fake_s3::Quirks quirks;
     quirks.ignore_conditional_put = quirks.ignore_conditional_delete = true;
     return quirks;
-}
-
-SetOptions if_absent(std::optional<Seconds> ttl = {}) {
-    SetOptions options;
-    options.ttl = ttl;
-    options.if_absent = true;
-    return options;
 }
 
 // What the store and this machine call now moves on.

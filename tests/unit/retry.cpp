@@ -6,6 +6,7 @@ using namespace std::chrono_literals;
 using fake_s3::Point;
 using store::code_of;
 using store::failure;
+using store::if_absent;
 using store::ok;
 using store::same;
 using store::text_of;
@@ -21,12 +22,6 @@ Milliseconds total(const std::vector<Milliseconds>& waits) {
     Milliseconds sum{0};
     for (const Milliseconds wait : waits) sum += wait;
     return sum;
-}
-
-SetOptions if_absent() {
-    SetOptions options;
-    options.if_absent = true;
-    return options;
 }
 
 }  // namespace
