@@ -4797,7 +4797,7 @@ struct detail::Core {
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
 
     // Endpoint and region, found out once; the region may be corrected by an answer later.
-    Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
+    Result<const endpoint::Endpoint*> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
         credentials::Walk walk = chain.walk(limits);
@@ -4832,7 +4832,8 @@ struct detail::Core {
     std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
     std::mutex place_lock;
-    std::shared_ptr<const endpoint::Endpoint> place_now;
+    std::list<endpoint::Endpoint> places;  // one a region; calls point at them
+    const endpoint::Endpoint* place_now = nullptr;
     std::string configured_url;  // once the place is known; empty: AWS
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
@@ -4860,11 +4861,13 @@ struct detail::Core {
     }
 
 private:
-    Result<std::shared_ptr<const endpoint::Endpoint>> resolve_place(const std::string& region) {
+    Result<const endpoint::Endpoint*> resolve_place(const std::string& region) {
+        for (const endpoint::Endpoint& known : places) {
+            if (known.signing_region == region) return place_now = &known;
+        }
         auto found = endpoint::resolve(bucket, region, configured_url, config);
         if (!found) return found.error();
-        place_now = std::make_shared<const endpoint::Endpoint>(*std::move(found));
-        return place_now;
+        return place_now = &places.emplace_back(*std::move(found));
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
@@ -5059,7 +5062,7 @@ public:
             auto where = core.place(session.limits_);  // the instance that gave credentials may have to say where it is
             if (!where) return detail::about(request.operation, request.key, where.error());
             identity = *std::move(who);
-            place = *std::move(where);
+            place = *where;
             return {};
         }
 
@@ -5090,9 +5093,10 @@ public:
         xml::ErrorBody fault{};        // without a code: the store told none
         int attempts = 0;
         http::Clock::time_point began{};
-        std::shared_ptr<const endpoint::Endpoint> place{};
+        const endpoint::Endpoint* place = nullptr;
         std::shared_ptr<const credentials::Snapshot> identity{};
-        std::size_t index = 0;             // for Calls
+        std::size_t index = 0;             // for Calls, as
+        Call* beside = nullptr;            // is this
         std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
 
     private:
@@ -5192,8 +5196,7 @@ public:
                 if (found && fault.code.empty()) fault.code = std::to_string(answer->status);
             }
             const bool has_code = !fault.code.empty();
-            if (!core.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3()))
-                core.store_seen.store(true, std::memory_order_relaxed);
+            if (!core.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3())) core.store_seen = true;
             if (request.error_in_200 && answer->result == CURLE_OK && answer->status == 200 && !has_code &&
                 !xml::etag_result(answer->text) && !xml::upload_id(answer->text))  // empty, cut short, or no result
                 fault = {"InternalError", "the body of the answer is no result", {}, {}};
@@ -5212,8 +5215,7 @@ public:
         }
 
         // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP
-        // at all, or to a HEAD a bare 400 (RequestTimeout). To a HEAD no reason is given: it may be the clock, or the
-        // keys.
+        // at all, or to a HEAD a bare 400 (RequestTimeout). A HEAD is given no reason: it may be the clock, or the keys.
         retry::Action action_after_answer() const {
             using retry::Action;
             const bool is_fine = answer->result == CURLE_OK && answer->status / 100 == 2 && code().empty();
@@ -5422,13 +5424,16 @@ public:
         const bool fine =
             engine_->perform([](http::Transfer& done) { static_cast<Call*>(done.owner)->finish_attempt(); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        if (was_cancelled()) cancel(by_cancel);
+        const char* why = was_cancelled() ? by_cancel : nullptr;
         if (report_progress_ && http::Clock::now() >= next_report_) {
             next_report_ = http::Clock::now() + tick;
-            if (!report_progress_()) cancel("cancelled by the progress callback");
+            if (!report_progress_()) why = "cancelled by the progress callback";
         }
-        if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
-            end_all(Errc::cancelled, why_cancelled_, true);
+        if (why && !why_cancelled_) {
+            why_cancelled_ = why;
+            uploads_until_ = http::Clock::now() + cleanup_overtime;
+        }
+        if (why_cancelled_) end_all(Errc::cancelled, why_cancelled_, http::Clock::now() >= uploads_until_);
         if (most.count() != 0 && !std::exchange(woken_, false)) engine_->wait(most);
     }
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
@@ -5460,14 +5465,8 @@ private:
         return most;
     }
 
-    void cancel(const char* why) {
-        if (why_cancelled_) return;
-        cancelled_at_ = http::Clock::now();
-        why_cancelled_ = why;
-        end_all(Errc::cancelled, why);
-    }
     // Ends what runs with this error.
-    void end_all(Errc code, const std::string& why, bool also_uploads = false) {
+    void end_all(Errc code, const char* why, bool also_uploads = false) {
         for (Call* call = calls_; call; call = call->following) {
             if (!call->done && (also_uploads || !call->request.begins_upload))
                 call->end(call->request.refuse(code, why));
@@ -5483,9 +5482,9 @@ private:
     std::optional<http::Clock::time_point> deadline_, overtime_;  // the caller's; what cleaning up has beyond it
     credentials::Limits limits_;                                  // of what runs now
     bool woken_ = false;
-    const char* why_cancelled_ = nullptr;  // null: it is not
-    http::Clock::time_point cancelled_at_{};
-    std::uint64_t cancels_;  // of the cache, when this session began
+    const char* why_cancelled_ = nullptr;      // null: it is not
+    http::Clock::time_point uploads_until_{};  // when it is: how long the beginning of an upload is waited for
+    std::uint64_t cancels_;                    // of the cache, when this session began
 };
 
 using Call = Session::Call;
@@ -5494,36 +5493,44 @@ using Call = Session::Call;
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
+    ~Calls() { clear(); }
 
-    // Starts it, and waits until a connection is free for another.
-    void add(std::size_t index, std::unique_ptr<Call> call) {
+    // Takes it over and starts it, and waits until a connection is free for another.
+    void add(std::size_t index, Call* call) {
         call->index = index;
+        call->beside = std::exchange(first_, call);
+        ++size_;
         call->start();
-        running_.push_back(std::move(call));
-        while (running_.size() >= session_.core().config.connections) step(step_most);
-    }
-    // Waits until all are done.
-    void finish() {
-        while (!running_.empty()) step(step_most);
+        while (size_ >= session_.core().config.connections) step(step_most);
     }
     void step(Milliseconds most) {
         session_.step(most);
-        for (std::size_t i = 0; i < running_.size();) {
-            if (running_[i]->tend() && ++i) continue;
-            std::swap(running_[i], running_.back());
-            const std::unique_ptr<Call> ended = std::move(running_.back());
-            running_.pop_back();
+        for (Call** at = &first_; *at;) {
+            if ((*at)->tend()) {
+                at = &(*at)->beside;
+                continue;
+            }
+            const std::unique_ptr<Call> ended(std::exchange(*at, (*at)->beside));
+            --size_;
             end_(ended->index, *ended);
         }
     }
-    std::size_t size() const { return running_.size(); }
+    // Waits until all are done.
+    void finish() {
+        while (size_ != 0) step(step_most);
+    }
+    std::size_t size() const { return size_; }
     // Cuts off what is on its way.
-    void clear() { running_.clear(); }
+    void clear() {
+        while (first_) delete std::exchange(first_, first_->beside);
+        size_ = 0;
+    }
 
 private:
     Session& session_;
     const std::function<void(std::size_t, Call&)> end_;
-    std::vector<std::unique_ptr<Call>> running_;
+    Call* first_ = nullptr;  // a list, by Call::beside
+    std::size_t size_ = 0;
 };
 
 }  // namespace detail::s3
@@ -5562,18 +5569,6 @@ inline constexpr int puts_again_max = 2;
 // The store may assemble parts for minutes, saying nothing.
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
-// A HEAD's 404 may mean that there is no bucket, or no S3 store: asked once, while nothing has shown otherwise.
-inline Result<void> check_bucket(const Call& call) {
-    std::atomic<bool>& store_seen = call.core.store_seen;
-    if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
-    look.run();
-    if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || !look.code().empty()) return look.failure();
-    store_seen.store(true, std::memory_order_relaxed);
-    return {};
-}
-
 // Whether the answer says that there is nothing under the key. A 404 without words of S3 is believed only if it has no
 // others, and a good answer has shown that this is an S3 store: a wrong endpoint would make a miss of every get.
 inline bool is_absent(const Call& call) {
@@ -5581,8 +5576,7 @@ inline bool is_absent(const Call& call) {
     const std::string_view code = call.code();
     const bool is_silent = code.empty() && call.answer->text.empty();
     if (call.status() == 403) return call.core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
-    const bool is_s3 =
-        call.core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
+    const bool is_s3 = call.core.store_seen || !call.headers().get("x-amz-request-id").empty();
     return call.status() == 404 && code != "NoSuchBucket" &&
            (!code.empty() || call.request.method == Method::head || (is_silent && is_s3));
 }
@@ -5595,7 +5589,13 @@ inline Result<entry::Facts> interpret_look(const Call& call) {
         return call.request.refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
     }
     if (!is_absent(call)) return call.failure();
-    if (Result<void> fine = check_bucket(call); !fine) return std::move(fine).error();
+    // A HEAD's 404 may mean that there is no bucket, or no S3 store: asked once, while nothing has shown otherwise.
+    if (call.status() != 404 || call.core.store_seen) return entry::Facts();
+    Call bucket(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
+    bucket.run();
+    if (bucket.status() == 404) bucket.fault.code = "NoSuchBucket";
+    if (bucket.error || !bucket.code().empty()) return bucket.failure();
+    call.core.store_seen = true;
     return entry::Facts();
 }
 inline Result<entry::Facts> look(Session& session, const char* operation, std::string_view key,
@@ -5882,10 +5882,7 @@ struct Put : Call {
         if (is_unmet(*this)) return is_stored_by_us(session, request);
         return failure();
     }
-    Result<bool> store() {
-        run();
-        return result();
-    }
+    Result<bool> store() { return run(), result(); }
 
     // S3 says 200 with an ETag, WebDAV 201 or 204, perhaps with none; Swift a page to one of two who write at once.
     bool is_odd() const {
@@ -6078,7 +6075,7 @@ private:
     void send() {
         part_->request.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
         static_cast<void>(seal(*part_));
-        parts_.add(begun_, std::move(part_));
+        parts_.add(begun_, part_.release());
     }
     // Takes in the answer to a part.
     Result<void> take_in(std::size_t number, Call& part) {
@@ -6312,7 +6309,7 @@ private:
             }
         });
         for (std::size_t i = 0; i < page.size(); ++i) {
-            looks.add(i, std::make_unique<Call>(session, request(*core, "stat", Method::head, page[i].key)));
+            looks.add(i, new Call(session, request(*core, "stat", Method::head, page[i].key)));
         }
         looks.finish();
         return out;
@@ -7209,7 +7206,7 @@ struct Removal {
             if (outage)
                 finish(i, *outage, {});
             else
-                calls.add(i, std::unique_ptr<Call>(new RemovalCall(session, request_for(i))));
+                calls.add(i, new RemovalCall(session, request_for(i)));
         }
         calls.finish();
     }
@@ -7816,7 +7813,7 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
             if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
                 finish(i, fine.error());
             else
-                calls.add(i, std::unique_ptr<Call>(new GetOperation(session, keys[i], wanted, keys.size() == 1)));
+                calls.add(i, new GetOperation(session, keys[i], wanted, keys.size() == 1));
         }
         calls.finish();
     });
@@ -7848,7 +7845,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
                 results[i] = std::move(write).error();
             } else {
                 using detail::transfer::Put;
-                calls.add(i, std::unique_ptr<Call>(new Put(session, *std::move(write), payload.view())));
+                calls.add(i, new Put(session, *std::move(write), payload.view()));
             }
         }
         calls.finish();
