@@ -4789,9 +4789,9 @@ struct detail::Core {
             std::this_thread::sleep_for((std::min)(time, slice));
     }
 
-    void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
+    void count(std::uint64_t Stats::*counter) {
         const std::lock_guard<std::mutex> hold(stats_lock);
-        stats.*counter += by;
+        ++(stats.*counter);
     }
     // The object's name in the bucket.
     std::string object(std::string_view key) const { return std::string(prefix).append(key); }
@@ -5381,7 +5381,10 @@ public:
     digest::Sha256& body_hash() { return engine_->body_hash; }
 
     // `report` is called some ten times a second; false cancels what runs, and every step() from then on.
-    void on_progress(std::function<bool()> report) { report_progress_ = std::move(report); }
+    void on_progress(void* self, bool (*report)(void* self)) {
+        reporter_ = self;
+        report_progress_ = report;
+    }
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
@@ -5391,7 +5394,7 @@ public:
     }
     // What was cancelled before is over: cleaning up comes here first.
     void allow_cleanup() {
-        on_progress({});
+        report_progress_ = nullptr;
         why_cancelled_ = nullptr;
         cancels_ = core_.cancels.load(std::memory_order_relaxed);
         const auto now = http::Clock::now();
@@ -5427,7 +5430,7 @@ public:
         const char* why = was_cancelled() ? by_cancel : nullptr;
         if (report_progress_ && http::Clock::now() >= next_report_) {
             next_report_ = http::Clock::now() + tick;
-            if (!report_progress_()) why = "cancelled by the progress callback";
+            if (!report_progress_(reporter_)) why = "cancelled by the progress callback";
         }
         if (why && !why_cancelled_) {
             why_cancelled_ = why;
@@ -5476,7 +5479,8 @@ private:
     Core& core_;
     std::unique_ptr<http::Engine> engine_;
     Call* calls_ = nullptr;
-    std::function<bool()> report_progress_;
+    void* reporter_ = nullptr;
+    bool (*report_progress_)(void*) = nullptr;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
     std::optional<http::Clock::time_point> deadline_, overtime_;  // the caller's; what cleaning up has beyond it
@@ -5493,7 +5497,10 @@ using Call = Session::Call;
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
-    ~Calls() { clear(); }
+    // Cuts off what is on its way.
+    ~Calls() {
+        while (first_) delete std::exchange(first_, first_->beside);
+    }
 
     // Takes it over and starts it, and waits until a connection is free for another.
     void add(std::size_t index, Call* call) {
@@ -5520,11 +5527,6 @@ public:
         while (size_ != 0) step(step_most);
     }
     std::size_t size() const { return size_; }
-    // Cuts off what is on its way.
-    void clear() {
-        while (first_) delete std::exchange(first_, first_->beside);
-        size_ = 0;
-    }
 
 private:
     Session& session_;
@@ -5920,7 +5922,8 @@ public:
     // `write`: the PUT but for its body.
     Upload(Session& session, s3::Request&& write, PartPlan plan, const Body& body, const SetOptions& options)
         : request(std::move(write)), session_(session), plan_(plan), body_(body), options_(options) {
-        if (options.progress) session.on_progress([this] { return report(); });
+        if (!options.progress) return;
+        session.on_progress(this, [](void* self) { return static_cast<Upload*>(self)->report(); });
     }
     ~Upload() {
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
@@ -5948,18 +5951,22 @@ private:
     // -- parts
 
     Result<bool> run_parts() {
-        Result<void> fine = sum_whole();
+        Result<void> answers, fine = sum_whole();
+        s3::Calls parts(session_, [&](std::size_t number, Call& part) {
+            if (answers) answers = take_in(number, part);
+        });
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
         if (!has_more_) return Put(session_, std::move(request), part_->request.body).store();
         fine = create();
-        if (fine) send();
-        while (fine && (has_more_ || parts_.size() != 0)) {
-            parts_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
-            fine = answers_;
-            if (!fine || !has_room()) continue;
+        if (fine) send(parts);
+        while (fine && (has_more_ || parts.size() != 0)) {
+            parts.step(has_room(parts) ? s3::Milliseconds(0) : s3::step_most);
+            fine = answers;
+            if (!fine || !has_room(parts)) continue;
+            if (quick_parts_ < quick_parts_min) parts.finish();
             fine = gather();
-            if (fine) send();
+            if (fine) send(parts);
         }
         return fine ? complete() : Result<bool>(std::move(fine).error());
     }
@@ -5979,7 +5986,9 @@ private:
         whole_crc_ = entry::crc32c_text(crc);
         return {};
     }
-    bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
+    bool has_room(const s3::Calls& parts) const {
+        return has_more_ && parts.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1));
+    }
     // Whether the operation may go on, once the network has had a turn.
     Result<void> check_turn() {
         session_.step(s3::Milliseconds(0));
@@ -6015,7 +6024,6 @@ private:
             return request.refuse(
                 Errc::too_large,
                 "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
-        if (quick_parts_ < quick_parts_min) parts_.finish();
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
         part_.reset(new Call(session_, s3::request(core_, request.operation, Method::put, request.key)));
@@ -6072,10 +6080,10 @@ private:
     }
 
     // What was gathered goes out.
-    void send() {
+    void send(s3::Calls& parts) {
         part_->request.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
         static_cast<void>(seal(*part_));
-        parts_.add(begun_, part_.release());
+        parts.add(begun_, part_.release());
     }
     // Takes in the answer to a part.
     Result<void> take_in(std::size_t number, Call& part) {
@@ -6117,9 +6125,8 @@ private:
         return !is_open_ || is_unmet(call) ? by_us : call.failure();
     }
 
-    // Parts in flight are cut off first, since one that arrives later would stay. False: something may still be there.
+    // Once parts in flight are cut off, since one that arrives later would stay. False: something may still be there.
     bool abort() {
-        parts_.clear();
         std::string why = "its id did not arrive, or there was no memory for it";
         if (!id_.empty()) {
             session_.allow_cleanup();
@@ -6147,16 +6154,12 @@ private:
     gzip::Deflater deflater_{core_.config.compression_level};
     std::unique_ptr<char[]> raw_;
 #endif
-    std::string whole_crc_;       // in base64; empty: nobody knows
-    bool has_more_ = false;       // than the parts begun
-    char next_byte_ = 0;          // the first of those
-    int quick_parts_ = 0;         // in a row that the source has given without a pause
-    std::size_t begun_ = 0;       // parts
-    std::unique_ptr<Call> part_;  // gathered, but not on its way
-    s3::Calls parts_{session_, [this](std::size_t number, Call& part) {
-                         if (answers_) answers_ = take_in(number, part);
-                     }};
-    Result<void> answers_;             // what they came to
+    std::string whole_crc_;            // in base64; empty: nobody knows
+    bool has_more_ = false;            // than the parts begun
+    char next_byte_ = 0;               // the first of those
+    int quick_parts_ = 0;              // in a row that the source has given without a pause
+    std::size_t begun_ = 0;            // parts
+    std::unique_ptr<Call> part_;       // gathered, but not on its way
     std::unique_ptr<char[]> spare_;    // a buffer for the next
     std::vector<std::string> stored_;  // what Complete says of each
     std::uint64_t stored_bytes_ = 0, reported_ = 0;
@@ -6513,7 +6516,8 @@ public:
         : Range(on, key), wanted_(wanted) {
         if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
         if (config().checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
-        if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
+        if (!wanted.options.progress) return;
+        session.on_progress(this, [](void* self) { return static_cast<Reading*>(self)->report_progress(); });
     }
 
     bool tend() override {
