@@ -1040,6 +1040,7 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
+#include <list>                // what is pointed at and does not move
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -4830,15 +4831,16 @@ struct detail::Core {
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
         const std::string key;
+        Result<Value> result;  // once it is done
         const std::thread::id owner = std::this_thread::get_id();
         const std::uint64_t process = http::process_id();
         std::optional<Value> stale_value{};  // still good while a new one is made
-        std::optional<Result<Value>> result{};
-        std::vector<std::thread::id> waiting{};
-        std::condition_variable done{};
+        bool is_done = false;
+        std::list<std::thread::id> waiting{};
+        std::condition_variable changed{};
     };
     std::mutex in_flight_lock;
-    std::vector<std::shared_ptr<InFlight>> in_flight;  // few at a time
+    std::list<std::shared_ptr<InFlight>> in_flight;  // few at a time
 
     // With the lock held; null: no thread of this process (those of its parent are not here) is computing that key.
     std::shared_ptr<InFlight> find_in_flight(std::string_view key) const {
@@ -6280,8 +6282,9 @@ struct Pages {
         if (!call.ok()) return session.failure(call);
         std::string& text = call.answer->text;
         const bool has_illegal = !xml::representable(text);  // a store that ignores encoding-type may write such keys
-        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && !bytes::is_blank(c); };
-        if (has_illegal) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
+        for (char& c : text) {
+            if (has_illegal && bytes::octet(c) < 0x20 && !bytes::is_blank(c)) c = illegal_mark;
+        }
         auto got = xml::list_result(text, kind == Kind::uploads ? "Upload" : "Contents");
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
@@ -6436,7 +6439,7 @@ template <class T, class List, class Work>
 std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        out.resize(list.size(), out_of_memory());
+        out = std::vector<Result<T>>(list.size(), out_of_memory());
         work(out);
         return {};
     });
@@ -6559,14 +6562,8 @@ struct RemovalJob : PlainJob {
 // What a get may ask for beside the value.
 struct GetRequest {
     GetOptions options{};
-    Seconds grace{0};  // an entry that has expired no longer than this is returned too
-};
-
-// A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
-struct GetResult {
-    std::optional<Value> value{};
-    entry::Facts facts{};  // without the Info, which the value has
-    bool is_stale = false;
+    Seconds grace{0};        // an entry that has expired no longer than this is returned too
+    double* cost = nullptr;  // where to put the seconds that computing it took
 };
 
 // One entry being read: its bytes in order, whatever becomes of them, with length and checksums checked.
@@ -6722,20 +6719,19 @@ public:
     using Reading::Reading;
 
     // Once tend() has said that it is done.
-    Result<GetResult> result() {
-        if (is_missing()) return GetResult();
+    Result<std::optional<Value>> result() {
+        if (is_missing()) return std::optional<Value>();
         Result<void> fine = check();
         if (fine) fine = decode({});
         if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core_, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
-        GetResult out{{}, std::move(facts_), is_stale_};
-        Info& info = out.facts.info;
+        if (wanted_.cost) *wanted_.cost = facts_.cost;
+        Info& info = facts_.info;
         if (!info.kind) info.kind = entry::classify(value_);
         const Kind kind = *info.kind;
-        out.value.emplace(std::move(value_), kind, std::move(info));
-        return out;
+        return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
     }
 
 private:
@@ -6839,18 +6835,15 @@ private:
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
-inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
+inline Result<std::optional<Value>> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
     if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
         GetOperation job(session, key, wanted, true);
         session.start(job.call());
         while (job.tend()) session.step(s3::step_most);
-        Result<GetResult> got = job.result();
+        auto got = job.result();
         if (got || got.error().code() != Errc::changed || tried == versions_tried_max) return got;
     }
-}
-inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
-    return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
@@ -6899,8 +6892,8 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
         keep_headers(copy, there.headers());
-        std::string source = "/" + core.bucket + "/";
-        bytes::append_percent(source, copy.object, true);
+        std::string source;
+        bytes::append_percent(source, "/" + core.bucket + "/" + copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
@@ -6922,17 +6915,15 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
 
 // -- files
 
-using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
-
 // Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
 // before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
-inline File open_file(const std::string& path, const char* how) { return {fopen64(path.c_str(), how), std::fclose}; }
+inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
-inline File open_file(const std::string& path, const char* how) { return {std::fopen(path.c_str(), how), std::fclose}; }
+inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
 #if defined(_WIN32)
 using FileStat = struct _stat64;
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
@@ -6947,7 +6938,7 @@ inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(f
 // (those of /proc say 0 and hold something).
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     FileStat seen;
-    if (!stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
+    if (!file || !stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
 #elif defined(_WIN32)
@@ -6957,11 +6948,14 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #endif
 }
 
-// A file that is written to while it is read fails: what was read is of no one moment.
-inline Source source_of(const std::shared_ptr<std::FILE>& in) {
-    const auto before = state_of(in.get());
+// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read: what was read
+// is of no one moment.
+inline Source source_of(std::FILE* file) {
+    const auto close = [](std::FILE* opened) { return opened ? std::fclose(opened) : 0; };
+    const auto before = state_of(file);
+    const std::shared_ptr<std::FILE> in(file, close);
     Source source([in, before](char* buffer, std::size_t capacity) {
-        const std::size_t count = std::fread(buffer, 1, capacity, in.get());
+        const std::size_t count = in ? std::fread(buffer, 1, capacity, in.get()) : source_failed;
         return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
     });
     return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
@@ -6973,7 +6967,7 @@ inline Error file_error(const char* operation, std::string_view key, const std::
 
 inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
-        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
+        const Result<std::string_view> chunk = stream.next();
         if (!chunk) return chunk.error();
         if (chunk->empty()) return {};
         if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
@@ -7001,16 +6995,16 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     }
 #endif
     const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    File out = open_file(path, is_written_through ? "wb" : "wbx");
+    std::FILE* const out = open_file(path, is_written_through ? "wb" : "wbx");
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
     if (exists && !is_written_through) {
-        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+        static_cast<void>(::fchown(fileno(out), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out), seen.st_mode & 07777));
     }
 #endif
-    Result<void> written = copy_to(stream, out.get(), key, path);
-    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
+    Result<void> written = never_throws(copy_to, stream, out, key, path);
+    if (std::fclose(out) != 0 && written) written = file_error("get", key, path, "cannot write");
     if (is_written_through) return written;
 #if defined(_WIN32)  // where rename replaces nothing
     const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
@@ -7036,7 +7030,7 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
     if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
-    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
+    for (const auto& [name, value] : options.metadata) bytes::add(all, name, value);
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
     return {};
 }
@@ -7152,18 +7146,17 @@ class Lease {
     static constexpr std::chrono::milliseconds settling_time{300};
 
 public:
-    Lease(Core& core, std::string_view what, Seconds time)
-        : core_(core),
-          name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32))),
-          time_(time) {}
+    explicit Lease(Core& core) : core_(core) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
         if (is_ours_) http::shielded([this] { return give_back(); }, false);
     }
 
+    bool is_ours() const { return is_ours_; }
     // False: another has it.
-    Result<bool> take(Session& session) {
+    Result<bool> take(Session& session, std::string_view what, Seconds time) {
+        name_ = entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32));
         const Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
         if (!is_safe) return is_safe;
         const auto there = look(session, "lease", name_);
@@ -7172,9 +7165,9 @@ public:
         s3::Request write = request(core_, "lease", Method::put, name_);
         write.condition = condition_over(core_, *there);
         write.write_id = write_id_ = core_.random_id();
-        if (time_.count() < entry::ttl_seconds_max) {
-            write.ttl = time_;
-            write.header("x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
+        if (time.count() < entry::ttl_seconds_max) {
+            write.ttl = time;
+            write.header("x-amz-meta-lease-seconds", entry::seconds_text(time.count()));
         }
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
@@ -7201,9 +7194,7 @@ private:
     }
 
     Core& core_;
-    const std::string name_;
-    const Seconds time_;
-    std::string write_id_;
+    std::string name_, write_id_;
     bool is_ours_ = false;
 };
 
@@ -7211,7 +7202,7 @@ private:
 // ignores conditions is kept from the plain mistakes. The condition of the write itself then settles what happens in
 // between. Two who want the place of an expired entry may bring the bytes that it has had, and so its ETag: If-Match on
 // that would let both pass. So they look once more with a lease on the place, which is to last until the write is over.
-inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::optional<Lease>& claim) {
+inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease& claim) {
     if (write.condition.empty()) return true;
     Core& core = session.core();
     const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
@@ -7225,9 +7216,8 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
             wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->has_etag(wanted);
         if (!is_met) return false;
         write.condition = condition_over(core, *there);
-        if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
-        claim.emplace(core, "claim " + std::string(write.key), claim_time);
-        const Result<bool> taken = claim->take(session);
+        if (wanted != "*" || !*there || write.condition.empty() || claim.is_ours()) return true;
+        const Result<bool> taken = claim.take(session, "claim " + std::string(write.key), claim_time);
         if (!taken || !*taken) return taken;
     }
 }
@@ -7242,7 +7232,7 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     const auto plan = transfer::plan_parts(core.config, body.size(), options.compress);
     if (!plan) return record_error(core, "set", key, about("set", key, plan.error()), timing);
     Session session(core, options.timeout);
-    std::optional<Lease> claim;
+    Lease claim(core);
     transfer::Upload upload(session, *std::move(write), *plan, body, options);
     Result<bool> stored = is_condition_met(session, upload.request, claim);
     if (stored && *stored) stored = upload.run();
@@ -7254,8 +7244,12 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
                                 double cost = 0) {
     if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
-    const std::string_view data = payload.view();
-    const Source source = chunks(&data, &data + 1).sized(data.size());
+    std::string_view rest = payload.view();
+    const auto read = [&rest](char* buffer, std::size_t capacity) {
+        const std::size_t count = rest.copy(buffer, capacity);
+        return rest.remove_prefix(count), count;
+    };
+    const Source source = Source(read).sized(rest.size());
     return set(core, key, {&payload, &source}, options, cost);
 }
 
@@ -7294,9 +7288,8 @@ struct Removal {
     s3::Request request_for(std::size_t i) const {
         if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
         if (task == Task::remove) return request(core, "remove", Method::erase, keys[i]);
-        s3::Request abort = request(core, "sweep_uploads", Method::erase, keys[i]);
-        abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
-        return abort;
+        return request(core, "sweep_uploads", Method::erase, keys[i],
+                       sigv4::canonical_query({{"uploadId", uploads[i].info.etag}}));
     }
     static constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
@@ -7325,21 +7318,28 @@ struct Removal {
             outage = why;
         ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
-    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
+    void ask_singly(const std::vector<std::size_t>& which) {
+        for (const std::size_t i : which) singly.push_back(i);
+    }
     // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
     void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
-        std::vector<std::size_t> gone = batch, failed;
+        const auto is_about = [&](const xml::ListEntry& error, std::size_t i) {
+            const std::string_view name = error.key;
+            return bytes::starts_with(name, core.prefix) && name.substr(core.prefix.size()) == keys[i];
+        };
         for (const xml::ListEntry& error : errors) {
-            const auto its = std::stable_partition(gone.begin(), gone.end(), [&](std::size_t i) {
-                const bool may_be = error.key.size() == core.prefix.size() + keys[i].size();
-                return !may_be || error.key != core.object(keys[i]);
-            });
-            if (its == gone.end()) return ask_singly(batch);
-            failed.insert(failed.end(), its, gone.end());
-            gone.erase(its, gone.end());
+            bool is_asked_for = false;
+            for (const std::size_t i : batch) is_asked_for |= is_about(error, i);
+            if (!is_asked_for) return ask_singly(batch);
         }
-        ask_singly(failed);
-        for (const std::size_t i : gone) finish(i, true, timing_of(call, 0));
+        for (const std::size_t i : batch) {
+            bool has_failed = false;
+            for (const xml::ListEntry& error : errors) has_failed |= is_about(error, i);
+            if (has_failed)
+                singly.push_back(i);
+            else
+                finish(i, true, timing_of(call, 0));
+        }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
@@ -7400,6 +7400,10 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
 
 // -- computed once
 
+inline bool is_fresh(const Core& core, const std::optional<Value>& found) {
+    return found && (!found->info().expires_at || *found->info().expires_at > core.now());
+}
+
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
     using Producer = std::function<Result<Produced>()>;
@@ -7410,41 +7414,44 @@ struct Computation {
     const SetOptions& options;
     const ComputeOptions& how;
     const std::shared_ptr<InFlight> in_flight;
-    GetResult before{};
+    std::optional<Value> before{};
+    double cost = 0;
     bool is_early = false;
 
     Result<Value> run() {
-        Result<GetResult> found = [this] {
-            Session session(core);
-            return recall(session);
-        }();
-        if (!found && !may_compute_after(found.error())) return std::move(found).error();
+        Lease lease(core);
+        Result<std::optional<Value>> there = look_first(lease);
+        if (!there) return std::move(there).error();
+        if (*there) return **std::move(there);
+        Result<Value> value = made();
+        if (value || !before) return value;
+        // What was there before may do.
+        const bool is_stale = !is_fresh(core, before);
+        record(core, "get_or_set", key, "stale", is_stale ? &Stats::stale : nullptr, value.error().what());
+        return *std::move(before);
+    }
+
+    // The value that is there, or comes from another; none: to be computed here.
+    Result<std::optional<Value>> look_first(Lease& lease) {
+        Session session(core);
+        Result<std::optional<Value>> found = recall(session);
+        if (!found && !may_compute_after(found.error())) return found;
         if (found) before = *std::move(found);
         is_early = is_due_early();
-        if (is_fresh(before) && !is_early) return *std::move(before.value);
+        if (is_fresh(core, before) && !is_early) return std::move(before);
         if (is_early) {
             record(core, "get_or_set", key, "early");
             const std::lock_guard<std::mutex> hold(core.in_flight_lock);
-            in_flight->stale_value = before.value;  // for those who ask meanwhile
-            in_flight->done.notify_all();
+            in_flight->stale_value = before;  // for those who ask meanwhile
+            in_flight->changed.notify_all();
         }
-        std::optional<Lease> lease;
-        if (how.lease.count() > 0 && !core.config.read_only) {
-            lease.emplace(core, key, how.lease);
-            if (std::optional<Result<Value>> others = wait_for_turn(*lease)) return *std::move(others);
-        }
-        Result<Value> value = made();
-        if (value || !before.value) return value;
-        // What was there before may do.
-        record(core, "get_or_set", key, "stale", before.is_stale ? &Stats::stale : nullptr, value.error().what());
-        return *std::move(before.value);
+        const bool has_lease = how.lease.count() > 0 && !core.config.read_only;
+        return has_lease ? wait_for_turn(session, lease) : std::optional<Value>();
     }
 
-    static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
-
-    Result<GetResult> recall(Session& session) const {
+    Result<std::optional<Value>> recall(Session& session) {
         session.allow(core.config.call_timeout);
-        return get_one(session, key, {{}, how.stale_if_error});
+        return get_one(session, key, {{}, how.stale_if_error, &cost});
     }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
@@ -7455,40 +7462,39 @@ struct Computation {
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how.early_refresh > 0) || !before.facts.expires_at || !is_fresh(before)) return false;
-        const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
-        return core.unix_now() + ahead >= *before.facts.expires_at;
+        if (!(how.early_refresh > 0) || !is_fresh(core, before) || !before->info().expires_at) return false;
+        const double ahead = cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
+        return retry::seconds_between(core.now(), *before->info().expires_at) <= ahead;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
-    std::optional<Value> others_value(Session& session) const {
-        Result<GetResult> found = recall(session);
-        if (!found || !is_fresh(*found)) return std::nullopt;
-        const bool is_known = is_early && found->facts.expires_at == before.facts.expires_at;
-        return is_known ? std::nullopt : std::move(found->value);
+    std::optional<Value> others_value(Session& session) {
+        Result<std::optional<Value>> found = recall(session);
+        if (!found || !is_fresh(core, *found)) return {};
+        const bool is_known = is_early && (*found)->info().expires_at == before->info().expires_at;
+        return is_known ? std::optional<Value>() : *std::move(found);
     }
 
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same. What was
     // cancelled on the way stays so for the session.
-    std::optional<Result<Value>> wait_for_turn(Lease& lease) const {
+    Result<std::optional<Value>> wait_for_turn(Session& session, Lease& lease) {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
-        Session session(core);
         Seconds waited{0};
         // Between two looks for another's value: doubles from the first to the most, with jitter.
         constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             session.allow(core.config.call_timeout);
-            const Result<bool> is_ours = lease.take(session);
+            const Result<bool> is_ours = lease.take(session, key, how.lease);
             if (!is_ours) {
                 const Errc code = is_ours.error().code();
                 if (code == Errc::cancelled ||
                     (code == Errc::unsupported && core.config.conditions == Conditions::required))
                     return about("get_or_set", key, is_ours.error());
-                return std::nullopt;  // the store did not say: computing must not wait for that
+                return std::optional<Value>();  // the store did not say: computing must not wait for that
             }
             if (*is_ours) return others_value(session);  // the one before us may have stored its value before
-            if (is_early) return before.value;           // somebody is at it
-            if (waited >= most) return std::nullopt;
+            if (is_early) return std::move(before);      // somebody is at it
+            if (waited >= most) return std::optional<Value>();
             const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
             core.sleep(time);
             waited += time;
@@ -7540,16 +7546,16 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
                               std::unique_lock<std::mutex>& hold) {
     const auto cancels = core.cancels.load();
     const auto& stale = in_flight->stale_value;
-    std::vector<std::thread::id>& waiting = in_flight->waiting;
-    waiting.push_back(std::this_thread::get_id());
-    const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
-    while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
-    waiting.erase(std::find(waiting.begin(), waiting.end(), std::this_thread::get_id()));
-    const bool is_brought = in_flight->result.has_value();
-    if (!is_brought && !is_good()) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+    in_flight->waiting.push_back(std::this_thread::get_id());
+    while (!in_flight->is_done && !is_fresh(core, stale) && core.cancels.load() == cancels)
+        in_flight->changed.wait_for(hold, s3::tick);
+    in_flight->waiting.remove(std::this_thread::get_id());
+    if (!in_flight->is_done && !is_fresh(core, stale))
+        return refusal(Errc::cancelled, "get_or_set", key, s3::by_cancel);
+    const bool is_brought = in_flight->is_done;
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
-    return is_brought ? *in_flight->result : Result<Value>(*stale);
+    return is_brought ? in_flight->result : Result<Value>(*stale);
 }
 
 // -- opening
@@ -7630,7 +7636,9 @@ struct detail::ReaderState {
     s3::Session session{*core, wanted.options.timeout};
     cache::Stream stream{session, key, wanted, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
-    std::unique_ptr<std::istream> istream{};
+#if S3CACHE_EXCEPTIONS
+    Text text{stream};
+#endif
 };
 
 S3CACHE_FN Error::Error(Details details, const std::string& message)
@@ -7642,12 +7650,12 @@ S3CACHE_FN Error detail::about(const char* operation, std::string_view key, cons
 
 S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
-    std::vector<char> piece(transfer::piece_bytes);
+    std::string piece(transfer::piece_bytes, 0);
     for (std::uint64_t taken = 0;;) {
         const Result<std::size_t> count = transfer::ask(source, piece.data(), piece.size(), taken);
         if (!count) return count.error();
         if (*count == 0) return out;
-        out.data.append(piece.data(), *count);
+        out.data.append(piece, 0, *count);
     }
 }
 
@@ -7665,9 +7673,7 @@ S3CACHE_FN Source::Source(std::istream& in)
       }) {}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened = detail::cache::open_file(path, "rb");
-    if (!opened) return Source([](char*, std::size_t) { return source_failed; });
-    return detail::cache::source_of(opened);
+    return detail::cache::source_of(detail::cache::open_file(path, "rb"));
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -7694,10 +7700,7 @@ S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capaci
 }
 
 #if S3CACHE_EXCEPTIONS
-S3CACHE_FN std::istream& Reader::istream() {
-    if (!state_->istream) state_->istream = std::make_unique<detail::ReaderState::Text>(state_->stream);
-    return *state_->istream;
-}
+S3CACHE_FN std::istream& Reader::istream() { return state_->text; }
 #endif
 
 S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
@@ -7718,16 +7721,16 @@ S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, co
     return detail::cache::never_throws([&]() -> Result<bool> {
         using namespace detail::cache;
         if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
-        const std::shared_ptr<std::FILE> opened = open_file(path, "rb");
+        std::FILE* const opened = open_file(path, "rb");
         if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
         const Source source = source_of(opened);
-        return detail::cache::set(*core_, key, {nullptr, &source, opened.get(), path}, options);
+        return detail::cache::set(*core_, key, {nullptr, &source, opened, path}, options);
     });
 }
 S3CACHE_FN Result<std::optional<Value>> Cache::try_get(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         detail::s3::Session session(*core_, options.timeout);
-        return detail::cache::value_of(*core_, key, detail::cache::get_one(session, key, {options}));
+        return detail::cache::tolerated(*core_, "get", key, detail::cache::get_one(session, key, {options}));
     });
 }
 // A look first, because most stores leave metadata, and so the expiry, out of a 304.
@@ -7740,22 +7743,21 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_vi
         Session session(*core_);
         const auto there = look(session, "get", key);
         if (!there) return record_error(*core_, "get", key, there.error());
-        if (!*there || !(*there)->has_etag(etag))
-            return get_one(session, key, {}).transform([](GetResult&& got) {
-                return Revalidated{false, std::move(got.value)};
-            });
+        if (!*there || !(*there)->has_etag(etag)) {
+            auto got = get_one(session, key, {});
+            return got ? Result<Revalidated>({false, *std::move(got)}) : std::move(got).error();
+        }
         const bool is_unchanged = is_usable(*core_, "get", key, **there);
         if (is_unchanged) record(*core_, "get", key, "unchanged", &Stats::unchanged);
         return Revalidated{is_unchanged, {}};
     });
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
-    return detail::cache::never_throws([&] {
-        std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
-        Result<bool> found = state->stream.open(true);
-        return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
-            return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
-        }));
+    return detail::cache::never_throws([&]() -> Result<std::optional<Reader>> {
+        std::shared_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
+        const Result<bool> found = state->stream.open(true);
+        if (!found) return detail::cache::tolerated<Reader>(*core_, "get", key, found.error());
+        return *found ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
     });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path, const GetOptions& how) {
@@ -7803,7 +7805,7 @@ S3CACHE_FN Result<bool> Cache::try_touch(Key key, Seconds ttl) {
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
-        auto state = std::make_shared<detail::ListingState>(core_, prefix, look);
+        std::shared_ptr<detail::ListingState> state(new detail::ListingState(core_, prefix, look));
         if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
         return Listing(std::move(state));
     });
@@ -7863,16 +7865,17 @@ S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<deta
             return refusal(Errc::source, "get_or_set", key,
                            "the producer asks, itself or through others that wait, for what it is to produce");
         }
-        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
+        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key), out_of_memory()});
         core.in_flight.push_back(in_flight);
         hold.unlock();
         Result<Value> result =
             never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
         hold.lock();
-        core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
+        core.in_flight.remove(in_flight);
         if (in_flight->waiting.empty()) return result;
         in_flight->result = never_throws([&]() -> Result<Value> { return result; });
-        in_flight->done.notify_all();
+        in_flight->is_done = true;
+        in_flight->changed.notify_all();
         return result;
     });
 }
@@ -7883,9 +7886,9 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
     const GetRequest wanted{};
     const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
         Session session(core);
-        const auto finish = [&](std::size_t i, Result<GetResult> got) {
+        const auto finish = [&](std::size_t i, Result<std::optional<Value>> got) {
             done[i] = {};
-            visit(keys[i], value_of(core, keys[i], std::move(got)));
+            visit(keys[i], tolerated(core, "get", keys[i], std::move(got)));
         };
         detail::s3::run_all(
             session, keys.size(), core.config.connections,
@@ -7895,14 +7898,14 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
                 return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
             },
             [&](std::size_t i, detail::s3::Job& job) {
-                Result<GetResult> got = static_cast<GetOperation&>(job).result();
+                auto got = static_cast<GetOperation&>(job).result();
                 const bool is_replaced = !got && got.error().code() == Errc::changed;
                 finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
             });
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
         if (i >= told.size() || !told[i])
-            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+            visit(keys[i], tolerated<Value>(core, "get", keys[i], i < told.size() ? told[i].error() : out_of_memory()));
     }
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
