@@ -1687,26 +1687,44 @@ using Sha256Digest = std::array<unsigned char, 32>;
 // returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
-    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
+    Sha256() = default;
+    ~Sha256() { EVP_MD_CTX_free(context_); }
+    Sha256(const Sha256&) = delete;
+    Sha256& operator=(const Sha256&) = delete;
+
+    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), nullptr) == 1;
+        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1;
         reset();
         return ok_ ? out : Sha256Digest{};
     }
 
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
-    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
+    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_, nullptr, nullptr) == 1; }
 
-    void copy_from(const Sha256& other) {
-        ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
+    // HMAC, between two digests: OpenSSL's own interface is deprecated in one form and slow in the other.
+    Sha256Digest hmac(std::string_view key, std::string_view data) {
+        char block[64] = {};
+        if (key.size() > sizeof block) update(key);
+        const Sha256Digest hash = key.size() > sizeof block ? finish() : Sha256Digest{};
+        (key.size() > sizeof block ? as_text(hash) : key).copy(block, sizeof block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        update({block, sizeof block});
+        update(data);
+        const Sha256Digest inner = finish();
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        update({block, sizeof block});
+        OPENSSL_cleanse(block, sizeof block);
+        update(as_text(inner));
+        return finish();
     }
 
 private:
-    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
-    bool ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
+    EVP_MD_CTX* context_ = EVP_MD_CTX_new();
+    bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -1725,42 +1743,6 @@ inline std::string md5(std::string_view data) {
     const bool ok = EVP_Digest(data.data(), data.size(), to, nullptr, EVP_md5(), nullptr) == 1;
     return ok ? out : std::string();
 }
-
-// The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
-// for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
-class HmacSha256Key {
-public:
-    explicit HmacSha256Key(std::string_view key) {
-        const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
-        std::string block(key.size() > block_bytes ? as_text(hash) : key);
-        block.resize(block_bytes);
-        begin(inner_, block, 0x36);
-        begin(outer_, block, 0x36 ^ 0x5C);  // the first pad is still on it
-        bytes::wipe(block);
-    }
-
-    // Zeros after a failure of OpenSSL, as Sha256.
-    Sha256Digest sign(std::string_view data) {
-        work_.copy_from(inner_);
-        work_.update(data);
-        const Sha256Digest inner = work_.finish();
-        work_.copy_from(outer_);
-        work_.update(as_text(inner));
-        return work_.finish();
-    }
-
-private:
-    static constexpr std::size_t block_bytes = 64;
-
-    static void begin(Sha256& hasher, std::string& block, char pad) {
-        for (char& byte : block) byte = static_cast<char>(byte ^ pad);
-        hasher.update(block);
-    }
-
-    Sha256 inner_, outer_, work_;
-};
-
-inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
 
 // Checksums: each takes that of what came before (0 at the start) and returns the one that includes the new bytes.
 
@@ -2791,16 +2773,17 @@ struct Scope {
 
 // Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
-    bytes::Pairs encoded(raw.size());
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-        bytes::append_percent(encoded[i].first, raw[i].first, false);
-        bytes::append_percent(encoded[i].second, raw[i].second, false);
+    bytes::Pairs encoded;
+    for (const auto& [name, value] : raw) {
+        bytes::add(encoded, "", "");
+        std::size_t at = encoded.size() - 1;
+        bytes::append_percent(encoded[at].first, name, false);
+        bytes::append_percent(encoded[at].second, value, false);
+        for (; at > 0 && encoded[at] < encoded[at - 1]; --at) encoded[at].swap(encoded[at - 1]);
     }
-    std::sort(encoded.begin(), encoded.end());
     std::string out;
     for (const auto& [name, value] : encoded) {
-        if (!out.empty()) out += '&';
-        out.append(name).append(1, '=').append(value);
+        out.append(out.empty() ? "" : "&").append(name).append(1, '=').append(value);
     }
     return out;
 }
@@ -2817,30 +2800,36 @@ inline void append_header_value(std::string& out, std::string_view value) {
 }
 
 // The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
-inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope& scope) {
-    std::string seed = "AWS4";
-    seed.reserve(seed.size() + secret_key.size());
-    seed.append(secret_key);
-    auto key = digest::hmac_sha256(seed, scope.amz_date.substr(0, 8));
+inline digest::Sha256Digest signing_key(digest::Sha256& hash, const std::string& secret_key, const Scope& scope) {
+    std::string seed;
+    seed.reserve(secret_key.size() + 4);  // so that wiping it wipes all of it
+    seed.append("AWS4").append(secret_key);
+    auto key = hash.hmac(seed, scope.amz_date.substr(0, 8));
     bytes::wipe(seed);
-    key = digest::hmac_sha256(digest::as_text(key), scope.region);
-    key = digest::hmac_sha256(digest::as_text(key), scope.service);
-    return digest::hmac_sha256(digest::as_text(key), "aws4_request");
+    for (std::string_view part : {scope.region, scope.service, std::string_view("aws4_request")}) {
+        key = hash.hmac(digest::as_text(key), part);
+    }
+    return key;
 }
 
 // Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
-inline bool never_signed(const std::string& lower_name) {
+inline bool never_signed(std::string_view lower_name) {
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
         "x-amzn-trace-id ";
     if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
     return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-") ||
-           names.find(' ' + lower_name + ' ') != std::string_view::npos;
+           names.find(std::string(1, ' ').append(lower_name).append(1, ' ')) != std::string_view::npos;
 }
 
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
+    ~Signer() {
+        bytes::wipe(key_secret_);
+        OPENSSL_cleanse(key_.data(), key_.size());
+    }
+
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
@@ -2870,13 +2859,10 @@ public:
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
-    // The value of x-amz-date. The requests of one second share it.
+    // The value of x-amz-date, good until the next call.
     std::string_view date(std::int64_t unix_seconds) {
-        if (date_.empty() || unix_seconds != date_second_) {
-            date_.clear();
-            dates::append_utc(date_, unix_seconds);
-            date_second_ = unix_seconds;
-        }
+        date_.clear();
+        dates::append_utc(date_, unix_seconds);
         return date_;
     }
 
@@ -2886,36 +2872,40 @@ public:
     std::string canonical_request, string_to_sign, signature;
 
 private:
-    // Names sorted, repeats in sending order; and the scope.
+    // Names in lower case and sorted, repeats in sending order; and the scope.
     void begin(const Scope& scope) {
-        signed_ = 0;
-        if (names_.size() < headers.size()) names_.resize(headers.size());
-        for (std::size_t i = 0; i < headers.size(); ++i) {
-            auto& [name, place] = names_[signed_];
-            name.assign(headers[i].name);
-            for (char& c : name) c = bytes::lower(c);
-            place = i;
-            if (!never_signed(name)) ++signed_;
+        lower_names_.clear();
+        for (const Header& header : headers) {
+            for (char c : header.name) lower_names_ += bytes::lower(c);
         }
-        std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
+        signed_.clear();
+        std::size_t at = 0;
+        for (const Header& header : headers) {
+            const std::string_view name = std::string_view(lower_names_).substr(at, header.name.size());
+            at += name.size();
+            if (never_signed(name)) continue;
+            signed_.push_back({name, header.value});
+            for (std::size_t i = signed_.size() - 1; i > 0 && name < signed_[i - 1].name; --i)
+                std::swap(signed_[i], signed_[i - 1]);
+        }
         signed_headers_.clear();
-        for (std::size_t i = 0; i < signed_; ++i) {
-            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(signed_[i].name);
         }
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
 
-    bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
+    bool repeats(std::size_t i) const { return i != 0 && signed_[i].name == signed_[i - 1].name; }
 
     void write_canonical_request(const Request& request, std::string_view query) {
         canonical_request.assign(request.method) += '\n';
         canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_request.append(query);
-        for (std::size_t i = 0; i < signed_; ++i) {
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
             canonical_request += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
-            append_header_value(canonical_request, headers[names_[i].second].value);
+            if (!repeats(i)) canonical_request.append(signed_[i].name) += ':';
+            append_header_value(canonical_request, signed_[i].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
     }
@@ -2925,33 +2915,27 @@ private:
         hash_.update(canonical_request);
         bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
         signature.clear();
-        bytes::append_hex(signature, digest::as_text(key_for(credentials, scope).sign(string_to_sign)));
+        bytes::append_hex(signature,
+                          digest::as_text(hash_.hmac(key_for(credentials.secret_key, scope), string_to_sign)));
     }
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
-    digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
-        if (key_ && key_scope_ == scope_ && key_owner_.secret_key == credentials.secret_key) return *key_;
-        auto key = signing_key(credentials.secret_key, scope);
-        key_.emplace(digest::as_text(key));
-        OPENSSL_cleanse(key.data(), key.size());
-        bytes::wipe(key_owner_.secret_key);
-        key_owner_.secret_key = credentials.secret_key;
-        key_scope_ = scope_;
-        return *key_;
+    std::string_view key_for(const std::string& secret, const Scope& scope) {
+        if (key_scope_ != scope_ || key_secret_ != secret) {
+            key_ = signing_key(hash_, secret, scope);
+            bytes::wipe(key_secret_);
+            key_secret_ = secret;
+            key_scope_ = scope_;
+        }
+        return digest::as_text(key_);
     }
 
-    // What is signed, in lower case and sorted, and where it stands in the headers. Strings behind are only kept.
-    std::vector<std::pair<std::string, std::size_t>> names_;
-    std::size_t signed_ = 0;
-    std::string date_;
-    std::int64_t date_second_ = 0;
-    std::string signed_headers_;
-    std::string scope_;
-    std::string authorization_;
+    std::string lower_names_;  // one behind the other
+    std::vector<Header> signed_;
+    std::string date_, signed_headers_, scope_, authorization_;
     digest::Sha256 hash_;
-    std::optional<digest::HmacSha256Key> key_;
-    std::string key_scope_;
-    Credentials key_owner_;  // whose destructor overwrites the secret
+    digest::Sha256Digest key_{};
+    std::string key_scope_, key_secret_;
 };
 
 }  // namespace detail::sigv4
