@@ -330,15 +330,16 @@ public:
 
     Iterator() = default;
     explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return *item_; }
-    pointer operator->() const { return &*item_; }
+    reference operator*() const { return item_; }
+    pointer operator->() const { return &item_; }
     Iterator& operator++() {
         auto next = range_->try_next().value();
+        bool at_end = true;
         if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
-            item_ = next.empty() ? std::optional<Item>() : next;
-        else
-            item_ = std::move(next);
-        if (!item_) range_ = nullptr;
+            at_end = (item_ = next).empty();
+        else if (!(at_end = !next))
+            item_ = *std::move(next);
+        if (at_end) range_ = nullptr;
         return *this;
     }
     void operator++(int) { ++*this; }
@@ -347,7 +348,7 @@ public:
 
 private:
     Range* range_ = nullptr;
-    std::optional<Item> item_{};
+    Item item_{};
 };
 }  // namespace detail
 
@@ -360,7 +361,7 @@ class Payload {
 public:
     Payload(const char* text) : data_(text ? std::string_view(text) : std::string_view()) {}
     Payload(const std::string& text) : data_(text) {}
-    Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
+    Payload(std::string&& text) : kept_(std::move(text)), data_("") {}
     Payload(std::string_view text) : data_(text.data() ? text : "") {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
@@ -370,13 +371,13 @@ public:
         : data_(size ? static_cast<const char*>(data) : "", data ? size : 0), kind_(kind) {}
     Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
-    std::string_view view() const noexcept { return data_; }
+    std::string_view view() const noexcept { return kept_.empty() ? data_ : std::string_view(kept_); }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
     bool present() const noexcept { return data_.data(); }       // false: made from a null pointer, refused by set()
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
-    std::shared_ptr<const std::string> kept_;
+    std::string kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
     bool negative_ = false;
@@ -402,18 +403,22 @@ inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
 // A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
 class Source {
 public:
-    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
-
-    Source(std::istream& in);
-    template <class T, class = std::enable_if_t<std::is_base_of_v<std::istream, T> ||
-                                                std::is_invocable_r_v<std::size_t, T&, char*, std::size_t>>>
+    // A callable returns how many bytes it gave, 0 at the end.
+    template <class T, class Plain = std::remove_reference_t<T>,
+              class = std::enable_if_t<std::is_base_of_v<std::istream, Plain> ||
+                                       std::is_invocable_r_v<std::size_t, Plain&, char*, std::size_t>>>
     Source(T&& from) {
-        if constexpr (std::is_lvalue_reference_v<T>) {
-            read_ = std::ref(from);
-        } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
-            const auto kept = std::make_shared<T>(std::move(from));
-            read_ = [kept, in = Source(*kept)](char* to, std::size_t most) { return in.read(to, most); };
-        }
+        using From = std::conditional_t<std::is_function_v<Plain>, Plain*, Plain>;
+        if constexpr (std::is_lvalue_reference_v<T> && std::is_object_v<Plain>)
+            from_ = {std::shared_ptr<void>(), const_cast<void*>(static_cast<const void*>(std::addressof(from)))};
+        else
+            from_ = std::make_shared<std::remove_cv_t<From>>(std::forward<T>(from));
+        read_ = [](void* in, char* to, std::size_t most) -> std::size_t {
+            if constexpr (std::is_base_of_v<std::istream, Plain>)
+                return read_stream(*static_cast<From*>(in), to, most);
+            else
+                return (*static_cast<From*>(in))(to, most);
+        };
     }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
@@ -422,10 +427,13 @@ public:
         return std::move(*this);
     }
     std::optional<std::uint64_t> size() const noexcept { return size_; }
-    std::size_t read(char* buffer, std::size_t capacity) const { return read_(buffer, capacity); }
+    std::size_t read(char* buffer, std::size_t capacity) const { return read_(from_.get(), buffer, capacity); }
 
 private:
-    Read read_;
+    static std::size_t read_stream(std::istream& in, char* buffer, std::size_t capacity);
+
+    std::shared_ptr<void> from_;  // which owns nothing if it is borrowed
+    std::size_t (*read_)(void* from, char* buffer, std::size_t capacity);
     std::optional<std::uint64_t> size_;
 };
 
@@ -7636,17 +7644,15 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
 }
 
 // Its buffer is read, because an istream may throw at its end (exceptions(failbit)), which is no error of a source.
-S3CACHE_FN Source::Source(std::istream& in)
-    : read_([&in](char* buffer, std::size_t capacity) {
-          if (in.bad() || (in.fail() && !in.eof())) return source_failed;
-          const auto count =
-              static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
-          if (count == 0) {
-              in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
-              in.setstate(std::ios_base::eofbit);
-          }
-          return count;
-      }) {}
+S3CACHE_FN std::size_t Source::read_stream(std::istream& in, char* buffer, std::size_t capacity) {
+    if (in.bad() || (in.fail() && !in.eof())) return source_failed;
+    const auto count = static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+    if (count == 0) {
+        in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
+        in.setstate(std::ios_base::eofbit);
+    }
+    return count;
+}
 
 S3CACHE_FN Source file(const std::string& path) {
     const std::shared_ptr<std::FILE> opened = detail::cache::open_file(path, "rb");
