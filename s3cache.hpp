@@ -1048,6 +1048,7 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
+#include <list>                // what is pointed at
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -2302,29 +2303,23 @@ namespace detail::ini {
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
 
-struct Setting {
-    std::string name;
-    std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
-    bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
-    std::size_t line = 0;
-
-    ~Setting() { bytes::wipe(text); }  // which may be a secret
-};
-
 struct Section {
-    std::string name;
-    std::vector<Setting> settings{};
-    std::shared_ptr<const Section> defaults{};  // of its file, for what it does not set itself
+    std::string name{};
+    bytes::Pairs settings{};  // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
 
-    const Setting* find(std::string_view setting) const {
-        for (const Setting& own : settings) {
-            if (own.name == setting) return &own;
+    ~Section() {
+        for (auto& setting : settings) bytes::wipe(setting.second);  // which may be a secret
+    }
+
+    const std::string* find(std::string_view setting) const {
+        for (const auto& [own, text] : settings) {
+            if (own == setting) return &text;
         }
-        return defaults ? defaults->find(setting) : nullptr;
+        return nullptr;
     }
 };
 
-using File = std::vector<Section>;  // in the order of the file
+using File = std::list<Section>;  // in the order of the file
 
 using bytes::trim;
 
@@ -2341,10 +2336,10 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        for (std::size_t i = 0; i < sections_.size(); ++i) {
-            if (i == 0) finish(*defaults_);
-            finish(sections_[i]);
-            sections_[i].defaults = defaults_;
+        for (Section& section : sections_) {
+            for (const auto& [name, value] : defaults_.settings) {
+                if (!section.find(name)) bytes::add(section.settings, name, value);
+            }
         }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
@@ -2356,9 +2351,9 @@ private:
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        const bool is_continued = setting_ != nullptr && (value.empty() || indent > indent_);
-        if (is_continued) setting_->text.append(1, '\n').append(value);
-        if (is_continued || value.empty()) return;
+        const bool is_continued = in_setting_ && (value.empty() || indent > indent_);
+        if (is_continued) return continue_setting(value);
+        if (value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
@@ -2368,15 +2363,15 @@ private:
     }
 
     void begin_section(std::string_view name) {
-        setting_ = nullptr;
-        section_ = defaults_.get();
+        in_setting_ = false;
+        section_ = &defaults_;
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
         }
         if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
-        sections_.push_back({std::string(name)});
-        section_ = &sections_.back();
+        section_ = &sections_.emplace_back();
+        section_->name = name;
     }
 
     void take_setting(std::string_view line) {
@@ -2384,36 +2379,30 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        if (section_->find(name) != nullptr)
-            return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
-        section_->settings.push_back({name, std::string(trim(line.substr(delimiter + 1))), {}, line_});
-        setting_ = &section_->settings.back();
+        if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
+        in_setting_ = true;
+        setting_line_ = line_;
+        blank_lines_ = 0;
     }
 
-    // Puts what is below a setting into its block.
-    void finish(Section& section) {
-        for (Setting& setting : section.settings) {
-            while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
-            if (!bytes::starts_with(setting.text, "\n") || !problem_.empty()) continue;
-            line_ = setting.line;
-            for (std::string_view line : bytes::split(setting.text, '\n')) {
-                const std::size_t equals = line.find('=');
-                if (equals != std::string_view::npos)
-                    bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-                else if (!trim(line).empty())
-                    fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
-            }
-            setting.text.clear();
-        }
+    // Blank lines count only if another line follows. A value that begins on its setting's next line is a block.
+    void continue_setting(std::string_view line) {
+        if (line.empty()) return static_cast<void>(++blank_lines_);
+        auto& [name, text] = section_->settings.back();
+        text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
+        if (text[0] != '\n' || line.find('=') != std::string_view::npos) return;
+        line_ = setting_line_;
+        fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
-    std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
-    Section* section_ = nullptr;  // into sections_, and good until the next one is added
-    Setting* setting_ = nullptr;  // the value that an indented line would continue
-    std::size_t indent_ = 0;
+    Section defaults_;
+    Section* section_ = nullptr;
+    bool in_setting_ = false;  // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, setting_line_ = 0, blank_lines_ = 0;
     std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
@@ -2448,13 +2437,24 @@ inline std::vector<std::string> split_words(std::string_view text) {
 // The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
 // of the first word is looked at, and of two sections for one name the later one counts.
 inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
-    for (auto section = config.rbegin(); section != config.rend(); ++section) {
-        if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
-        if (!bytes::starts_with(section->name, kind)) continue;
-        const auto words = split_words(section->name);
-        if (words.size() == 2 && words[1] == name) return &*section;
+    const Section* found = nullptr;
+    for (const Section& section : config) {
+        const auto words =
+            bytes::starts_with(section.name, kind) ? split_words(section.name) : std::vector<std::string>();
+        const bool is_default = kind == "profile" && name == "default" && trim(section.name) == name;
+        if (is_default || (words.size() == 2 && words[1] == name)) found = &section;
     }
-    return nullptr;
+    return found;
+}
+
+// What the block under a setting says last of a name.
+inline std::string find_in_block(std::string_view text, std::string_view name) {
+    std::string_view found;
+    for (std::string_view line : bytes::split(bytes::starts_with(text, "\n") ? text : "", '\n')) {
+        const std::size_t equals = line.find('=');
+        if (trim(line.substr(0, equals)) == name) found = trim(line.substr(equals + 1));
+    }
+    return std::string(found);
 }
 
 // What the two files say about one profile. Settings of the credentials file win; keys are taken from one file or the
@@ -2466,14 +2466,14 @@ struct Profile {
     std::string where{};  // for messages
 
     bool exists() const { return credentials != nullptr || config != nullptr; }
-    const Setting* find(std::string_view setting) const {
-        const Setting* found = credentials != nullptr ? credentials->find(setting) : nullptr;
-        return found == nullptr && config != nullptr ? config->find(setting) : found;
+    const std::string* find(std::string_view setting) const {
+        const std::string* found = credentials ? credentials->find(setting) : nullptr;
+        return !found && config ? config->find(setting) : found;
     }
     bool has(std::string_view setting) const { return find(setting) != nullptr; }
     std::string get(std::string_view setting) const {
-        const Setting* found = find(setting);
-        return found != nullptr ? found->text : std::string();
+        const std::string* found = find(setting);
+        return found && !bytes::starts_with(*found, "\n") ? *found : std::string();  // no block
     }
     bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
     bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
@@ -4008,10 +4008,9 @@ public:
         if (set.value.empty()) {
             set = setting_of(selected_, "endpoint_url");
             const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
-            const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
-            for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
-                if (name == "endpoint_url" && !value.empty()) set.value = value;
-            }
+            const std::string* block = services ? services->find(bytes::lower(service)) : nullptr;
+            const std::string own_url = block ? ini::find_in_block(*block, "endpoint_url") : std::string();
+            if (!own_url.empty()) set.value = own_url;
         }
         if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set, "a URL such as https://s3.example.com");
