@@ -1498,6 +1498,7 @@ inline std::optional<std::string> string_field(std::string_view object, std::str
 namespace detail::dates {
 
 inline constexpr std::int64_t seconds_per_day = 86400;
+inline constexpr std::int64_t ticks_per_second = TimePoint::period::den / TimePoint::period::num;
 
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
 inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
@@ -1536,19 +1537,17 @@ inline Parts parts_of(std::int64_t unix_seconds) {
 // the next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
-    return time[year] >= 1 && std::equal(time.begin(), time.begin() + hour, same.begin()) && time[hour] <= 23 &&
+    return time[year] >= 1 && time[month] == same[month] && time[day] == same[day] && time[hour] <= 23 &&
            time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 && time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
 // credentials valid until the year 9999 are valid for long, and not expired.
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
-    using Duration = TimePoint::duration;
-    using Seconds = std::chrono::seconds;
-    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
-    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
-    return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
-                     std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
+    constexpr std::int64_t seconds_max = (TimePoint::duration::max)().count() / ticks_per_second;
+    if (seconds >= seconds_max) return (TimePoint::max)();
+    if (seconds < -seconds_max) return (TimePoint::min)();
+    return TimePoint(TimePoint::duration(seconds * ticks_per_second + nanoseconds / (1000000000 / ticks_per_second)));
 }
 
 inline TimePoint to_time_point(double unix_seconds) {
@@ -1558,9 +1557,7 @@ inline TimePoint to_time_point(double unix_seconds) {
     return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
 }
 
-inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
-}
+inline std::int64_t unix_seconds(TimePoint when) { return when.time_since_epoch().count() / ticks_per_second; }
 
 class Scanner {
 public:
@@ -1845,22 +1842,11 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-enum class Step {
-    output,       // the buffer is full: pull again
-    needs_input,  // all input is used up: feed more, or end_of_input()
-    finished,     // a Deflater has given its last byte
-    damaged,      // problem() says how; nothing more will come
-};
-
-struct Pulled {
-    std::size_t produced;
-    Step step;
-};
-
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes at
+// most `capacity` bytes to `out` and says how many. Fewer: feed more, or it is the end, or there is a problem.
 class Filter {
 public:
-    // Borrowed until pull() answers needs_input.
+    // Borrowed until pull() does not fill its buffer.
     void feed(std::string_view input) { input_ = input; }
 
     // Null while all is well. A failed allocation is a problem like any other.
@@ -1899,11 +1885,6 @@ protected:
         return result == Z_STREAM_END;
     }
 
-    Pulled pulled(std::size_t produced, std::size_t capacity) const {
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
     int (*const end_)(z_stream*);
     z_stream stream_{};
     std::string_view input_{};
@@ -1915,14 +1896,13 @@ class Inflater : public Filter {
 public:
     Inflater() : Filter(inflateEnd) {}
 
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
+    // A member's last bytes are given out before its checksum is known.
+    std::size_t pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        while (produced < capacity && begin_member()) {
-            in_member_ = !run(inflate, Z_NO_FLUSH, out, capacity, produced);
-            if (in_member_) break;
+        while (produced < capacity && begin_member() && run(inflate, Z_NO_FLUSH, out, capacity, produced)) {
+            in_member_ = false;
         }
-        return pulled(produced, capacity);
+        return produced;
     }
 
     // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
@@ -1957,19 +1937,20 @@ public:
         if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
     }
 
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
+    // No input will follow: pull() until is_finished().
+    void finish() { flush_ = Z_FINISH; }
+    bool is_finished() const { return is_finished_; }
 
-    Pulled pull(char* out, std::size_t capacity) {
+    std::size_t pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        done_ = done_ || run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced);
-        return done_ ? Pulled{produced, Step::finished} : pulled(produced, capacity);
+        is_finished_ = is_finished_ || run(deflate, flush_, out, capacity, produced);
+        return produced;
     }
 
 private:
     gz_header header_{};  // which zlib only reads
-    bool finishing_ = false;
-    bool done_ = false;
+    int flush_ = Z_NO_FLUSH;
+    bool is_finished_ = false;
 };
 
 }  // namespace detail::gzip
@@ -2025,19 +2006,21 @@ inline bool append_reference(std::string& out, std::string_view name) {
 
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
-        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
-        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
-        if (entity == std::end(entities))
+        std::string_view name;
+        for (const Entity& entity : entities) {
+            if (entity.meant == c) name = entity.name;
+        }
+        if (name.empty())
             out += c;
         else
-            out.append(1, '&').append(entity->name).append(1, ';');
+            out.append(1, '&').append(name).append(1, ';');
     }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string path;  // such as Contents/Key
+    std::string_view path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2183,8 +2166,7 @@ struct ErrorBody {
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
-inline std::optional<ErrorBody> error_body(std::string_view document) {
-    ErrorBody body;
+inline bool read_error(std::string_view document, ErrorBody& body) {
     Scanner scanner(document);
     const bool is_whole = scanner.finish({{"Code", &body.code},
                                           {"Message", &body.message},
@@ -2192,9 +2174,10 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                           {"RequestId", &body.request_id},
                                           {"Error/Code", &body.code},
                                           {"Error/Message", &body.message}});
-    if (!is_whole) return std::nullopt;
-    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
-    return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
+    const bool is_of_sts = scanner.root() == "ErrorResponse" && !body.code.empty();
+    if (is_whole && (scanner.root() == "Error" || is_of_sts)) return true;
+    body = {};
+    return false;
 }
 
 // The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
@@ -2234,12 +2217,12 @@ inline std::optional<std::string> etag_result(std::string_view document) {
 
 // One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
 struct ListEntry {
-    std::string key;
-    std::string size_text;
-    std::string etag;  // with its quotes
-    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
-    std::string upload_id;
-    std::string code, message;  // of an error
+    std::string key{};
+    std::string size_text{};
+    std::string etag{};  // with its quotes
+    std::string time{};  // of an object's last change or an upload's beginning: ISO 8601, as given
+    std::string upload_id{};
+    std::string code{}, message{};  // of an error
     std::uint64_t size = 0;
 };
 
@@ -2254,26 +2237,29 @@ struct ListPage {
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
 // as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
-inline Result<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+inline Result<ListPage> list_result(std::string_view document, std::string_view element = "Contents") {
     const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
     ListEntry entry;
     std::string encoding;
     Scanner scanner(document);
-    const std::initializer_list<Field> fields = {{element + "/Key", &entry.key, true},
-                                                 {element + "/Size", &entry.size_text},
-                                                 {element + "/ETag", &entry.etag},
-                                                 {element + "/LastModified", &entry.time},
-                                                 {element + "/Initiated", &entry.time},
-                                                 {element + "/UploadId", &entry.upload_id, true},
-                                                 {element + "/Code", &entry.code},
-                                                 {element + "/Message", &entry.message},
+    const std::initializer_list<Field> fields = {{"Contents/Key", &entry.key, true},
+                                                 {"Contents/Size", &entry.size_text},
+                                                 {"Contents/ETag", &entry.etag},
+                                                 {"Contents/LastModified", &entry.time},
+                                                 {"Upload/Key", &entry.key, true},
+                                                 {"Upload/Initiated", &entry.time},
+                                                 {"Upload/UploadId", &entry.upload_id, true},
+                                                 {"Error/Key", &entry.key, true},
+                                                 {"Error/Code", &entry.code},
+                                                 {"Error/Message", &entry.message},
                                                  {"NextContinuationToken", &page.next_token, true},
                                                  {"NextKeyMarker", &page.next_key_marker, true},
                                                  {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                                  {"EncodingType", &encoding}};
     while (scanner.next(fields)) {
-        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() == element) page.entries.push_back(entry);
+        if (scanner.path().find('/') == std::string_view::npos) entry = {};
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
@@ -2549,9 +2535,12 @@ inline constexpr Partition partitions[] = {
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    return *std::find_if(std::begin(partitions), std::end(partitions) - 1, [region](const Partition& partition) {
-        return bytes::starts_with(region, partition.region_prefix) && bytes::is_digit(region.back());
-    });
+    const Partition* found = partitions;
+    while (!bytes::starts_with(region, found->region_prefix) || !bytes::is_digit(region.back())) {
+        if (found->region_prefix.empty()) break;
+        ++found;
+    }
+    return *found;
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -2614,26 +2603,17 @@ inline Result<Url> parse_url(std::string_view text) {
     // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
     if (!path) return malformed;
-    std::string_view kept = *path;
-    while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
-    bytes::append_percent(url.path, kept, true);
+    bytes::append_percent(url.path, std::string_view(*path).substr(0, path->find_last_not_of('/') + 1), true);
     return url;
 }
 
 // The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
-inline Result<Url> aws_url(const std::string& region, bool is_global, const Config& config) {
-    const Partition& partition = partition_of(region);
-    // Combinations that AWS does not run.
-    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
-    if (partition.region_prefix == "cn-" && (config.fips || config.accelerate))
-        return refuse("there is no fips and no accelerate in China");
-    Url url;
-    url.scheme = "https";
-    url.host = config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3";
+inline Url aws_url(const std::string& region, bool is_global, const Config& config) {
+    Url url{"https", config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3", {}};
     if (config.dual_stack) url.host += ".dualstack";
     const bool names_region = !config.accelerate && (!is_global || config.fips || config.dual_stack);
     if (names_region) url.host.append(1, '.').append(region);
-    url.host = bytes::lower(url.host.append(1, '.').append(partition.suffix));
+    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
     return url;
 }
 
@@ -2644,10 +2624,12 @@ inline bool use_virtual_host(const std::string& bucket, Addressing addressing, c
     if (addressing == Addressing::path || base.is_address) return false;
     if (addressing == Addressing::automatic && is_custom) return false;
     const auto labels = bytes::split(bucket, '.');
-    if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
-    return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
-           std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
+    if (labels.size() == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
+    for (std::string_view label : labels) {
+        if (!valid_region(label)) return false;  // which is any label
+    }
+    return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
 // `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
@@ -2656,10 +2638,14 @@ inline Result<Endpoint> resolve(const std::string& bucket, const std::string& na
                                 const Config& config) {
     if (!valid_region(named_region))
         return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
-    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     const bool is_global = named_region == "aws-global";
     const std::string region = is_global ? "us-east-1" : named_region;
+    // Combinations that AWS does not run.
+    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
+    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+    if (bytes::starts_with(region, "cn-") && (config.fips || config.accelerate))
+        return refuse("there is no fips and no accelerate in China");
     const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
     if (!base) return base.error();
     Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
@@ -2698,12 +2684,12 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 }
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
-    std::vector<std::string_view> seen;
+    std::string seen;
     for (std::string_view pair : bytes::split(query, '&')) {
         const std::string_view name = pair.substr(0, pair.find('='));
         const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
-        const bool is_new = std::find(seen.begin(), seen.end(), name) == seen.end();
-        seen.push_back(name);
+        const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
+        seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
         return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
@@ -3915,10 +3901,10 @@ inline Keys keys_in_xml(std::string_view document, const std::string& action, co
 inline std::string complaint(const WebAnswer& answer, const std::string& secret) {
     if (answer.status == 0) return "no answer (" + bytes::sanitize(answer.body) + ")";
     const std::string text = "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
-    const auto error = xml::error_body(answer.body);
-    if (!error || error->code.empty()) return text + ", expected 200 with credentials";
-    const bool repeats = !secret.empty() && error->message.find(secret) != std::string::npos;
-    return text + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
+    xml::ErrorBody error;
+    if (!xml::read_error(answer.body, error) || error.code.empty()) return text + ", expected 200 with credentials";
+    const bool repeats = !secret.empty() && error.message.find(secret) != std::string::npos;
+    return text + ", " + bytes::sanitize(error.code + (repeats ? "" : ": " + error.message));
 }
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
@@ -5294,11 +5280,9 @@ private:
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
         xml::ErrorBody& fault = exchange.fault;
-        if (answer.status >= 300 || request.error_in_200) {
-            auto found = xml::error_body(answer.text);
-            if (found) fault = *std::move(found);
-            if (found && fault.code.empty()) fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        }
+        const bool may_fail = answer.status >= 300 || request.error_in_200;
+        if (may_fail && xml::read_error(answer.text, fault) && fault.code.empty())
+            fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
         const bool has_code = !fault.code.empty();
         if (!core_.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3(answer)))
             core_.store_seen.store(true, std::memory_order_relaxed);
@@ -5762,11 +5746,10 @@ private:
 #else
         if (!out_) out_.reset(new char[piece_bytes]);
         if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
-        const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
-        const bool is_cut = pulled.produced == 0 && is_at_end_ && !inflater_.end_of_input();
-        if (pulled.step == gzip::Step::damaged || is_cut)
+        const std::size_t produced = inflater_.pull(out_.get(), piece_bytes);
+        if (inflater_.problem() || (produced == 0 && is_at_end_ && !inflater_.end_of_input()))
             return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
-        return std::string_view(out_.get(), pulled.produced);
+        return std::string_view(out_.get(), produced);
 #endif
     }
 
@@ -6103,16 +6086,15 @@ private:
         if (is_deflated_) {
             if (!deflater_) deflater_.emplace(core_.config.compression_level);
             if (!raw_) raw_.reset(new char[piece_bytes]);
-            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const std::size_t produced = deflater_->pull(buffer, capacity);
+            if (deflater_->problem()) return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = deflater_->is_finished();
+            if (is_at_end_ || produced == capacity) return produced;
             const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
             if (!count) return count;
             deflater_->feed({raw_.get(), *count});
             if (*count == 0) deflater_->finish();
-            return pulled.produced;
+            return produced;
         }
 #endif
         Result<std::size_t> count = ask(*body_.source, buffer, capacity, taken_);
