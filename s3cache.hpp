@@ -412,7 +412,7 @@ public:
         if constexpr (std::is_lvalue_reference_v<T> && std::is_object_v<Plain>)
             from_ = {std::shared_ptr<void>(), const_cast<void*>(static_cast<const void*>(std::addressof(from)))};
         else
-            from_ = std::make_shared<std::remove_cv_t<From>>(std::forward<T>(from));
+            from_ = std::shared_ptr<void>(new std::remove_cv_t<From>(std::forward<T>(from)));
         read_ = [](void* in, char* to, std::size_t most) -> std::size_t {
             if constexpr (std::is_base_of_v<std::istream, Plain>)
                 return read_stream(*static_cast<From*>(in), to, most);
@@ -2420,15 +2420,16 @@ inline std::vector<std::string> split_words(std::string_view text) {
     return words;
 }
 
-// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
-// of the first word is looked at, and of two sections for one name the later one counts.
-inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
+// file, which has no kind. As in botocore only the start of the first word is looked at, and of two sections for one name
+// the later one counts.
+inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
-    for (const Section& section : config) {
-        const auto words =
-            bytes::starts_with(section.name, kind) ? split_words(section.name) : std::vector<std::string>();
-        const bool is_default = kind == "profile" && name == "default" && trim(section.name) == name;
-        if (is_default || (words.size() == 2 && words[1] == name)) found = &section;
+    for (const Section& section : file) {
+        const bool is_default = kind != "services" && name == "default" && trim(section.name) == name;
+        const auto words = split_words(kind.empty() ? "" : section.name);
+        const bool is_named = words.size() == 2 && words[1] == name && bytes::starts_with(section.name, kind);
+        if (is_default || is_named || (kind.empty() && section.name == name)) found = &section;
     }
     return found;
 }
@@ -2466,11 +2467,8 @@ struct Profile {
 };
 
 inline Profile find_profile(const File& config, const File& credentials, const std::string& name) {
-    Profile out{nullptr, find_section(config, "profile", name), name, "profile " + bytes::sanitize(name)};
-    for (const Section& section : credentials) {  // bare names here
-        if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
-    }
-    return out;
+    return {find_section(credentials, "", name), find_section(config, "profile", name), name,
+            "profile " + bytes::sanitize(name)};
 }
 
 }  // namespace detail::ini
@@ -2505,10 +2503,6 @@ inline bool only(std::string_view text, std::string_view others) {
     return true;
 }
 
-inline bool all_digits(std::string_view text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
-}
-
 // Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
 // region from the environment choose the host that requests are sent to.
 inline bool valid_region(std::string_view region) {
@@ -2536,10 +2530,9 @@ inline constexpr Partition partitions[] = {
 
 inline const Partition& partition_of(std::string_view region) {
     const Partition* found = partitions;
-    while (!bytes::starts_with(region, found->region_prefix) || !bytes::is_digit(region.back())) {
-        if (found->region_prefix.empty()) break;
+    while (!bytes::starts_with(region, found->region_prefix) ||
+           !(found->region_prefix.empty() || bytes::is_digit(region.back())))
         ++found;
-    }
     return *found;
 }
 
@@ -2569,9 +2562,10 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     const std::size_t end = (std::min)(authority.find(':', bracket), authority.size());
     url.host = bytes::lower(authority.substr(0, end));
     const std::string_view last = std::string_view(url.host).substr(url.host.rfind('.') + 1);
-    const bool hexadecimal =
+    const bool is_hexadecimal =
         bytes::starts_with(last, "0x") && last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
-    url.is_address = bracket != 0 || hexadecimal || all_digits(last);
+    const bool is_decimal = !last.empty() && last.find_first_not_of("0123456789") == std::string_view::npos;
+    url.is_address = bracket != 0 || is_hexadecimal || is_decimal;
     if (url.is_address)
         url.host = plain_address(url.host);
     else if (!only(url.host, "-._"))
@@ -2828,8 +2822,7 @@ public:
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(scope);
-        write_canonical_request(request, request.query);
-        write_signature(credentials, scope);
+        write_signature(request, request.query, credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
         authorization_.append(", Signature=").append(signature);
@@ -2848,8 +2841,7 @@ public:
         bytes::add(query, "X-Amz-SignedHeaders", signed_headers_);
         if (!credentials.session_token.empty()) bytes::add(query, "X-Amz-Security-Token", credentials.session_token);
         std::string out = canonical_query(query);
-        write_canonical_request(request, out);
-        write_signature(credentials, scope);
+        write_signature(request, out, credentials, scope);
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
@@ -2892,7 +2884,8 @@ private:
 
     bool repeats(std::size_t i) const { return i != 0 && signed_[i].name == signed_[i - 1].name; }
 
-    void write_canonical_request(const Request& request, std::string_view query) {
+    void write_signature(const Request& request, std::string_view query, const Credentials& credentials,
+                         const Scope& scope) {
         canonical_request.assign(request.method) += '\n';
         canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_request.append(query);
@@ -2902,9 +2895,6 @@ private:
             append_header_value(canonical_request, signed_[i].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
-    }
-
-    void write_signature(const Credentials& credentials, const Scope& scope) {
         ((string_to_sign.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
         hash_.update(canonical_request);
         bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
@@ -7607,8 +7597,7 @@ struct detail::ReaderState {
 };
 
 S3CACHE_FN Error::Error(Details details, const std::string& message)
-    : std::runtime_error(detail::bytes::without_passwords(message)),
-      details_(std::make_shared<const Details>(std::move(details))) {}
+    : std::runtime_error(detail::bytes::without_passwords(message)), details_(new Details(std::move(details))) {}
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
