@@ -330,15 +330,16 @@ public:
 
     Iterator() = default;
     explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return *item_; }
-    pointer operator->() const { return &*item_; }
+    reference operator*() const { return item_; }
+    pointer operator->() const { return &item_; }
     Iterator& operator++() {
         auto next = range_->try_next().value();
+        bool at_end = true;
         if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
-            item_ = next.empty() ? std::optional<Item>() : next;
-        else
-            item_ = std::move(next);
-        if (!item_) range_ = nullptr;
+            at_end = (item_ = next).empty();
+        else if (!(at_end = !next))
+            item_ = *std::move(next);
+        if (at_end) range_ = nullptr;
         return *this;
     }
     void operator++(int) { ++*this; }
@@ -347,7 +348,7 @@ public:
 
 private:
     Range* range_ = nullptr;
-    std::optional<Item> item_{};
+    Item item_{};
 };
 }  // namespace detail
 
@@ -360,7 +361,7 @@ class Payload {
 public:
     Payload(const char* text) : data_(text ? std::string_view(text) : std::string_view()) {}
     Payload(const std::string& text) : data_(text) {}
-    Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
+    Payload(std::string&& text) : kept_(std::move(text)), data_("") {}
     Payload(std::string_view text) : data_(text.data() ? text : "") {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
@@ -370,13 +371,13 @@ public:
         : data_(size ? static_cast<const char*>(data) : "", data ? size : 0), kind_(kind) {}
     Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
-    std::string_view view() const noexcept { return data_; }
+    std::string_view view() const noexcept { return kept_.empty() ? data_ : std::string_view(kept_); }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
     bool present() const noexcept { return data_.data(); }       // false: made from a null pointer, refused by set()
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
-    std::shared_ptr<const std::string> kept_;
+    std::string kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
     bool negative_ = false;
@@ -402,18 +403,22 @@ inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
 // A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
 class Source {
 public:
-    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
-
-    Source(std::istream& in);
-    template <class T, class = std::enable_if_t<std::is_base_of_v<std::istream, T> ||
-                                                std::is_invocable_r_v<std::size_t, T&, char*, std::size_t>>>
+    // A callable returns how many bytes it gave, 0 at the end.
+    template <class T, class Plain = std::remove_reference_t<T>,
+              class = std::enable_if_t<std::is_base_of_v<std::istream, Plain> ||
+                                       std::is_invocable_r_v<std::size_t, Plain&, char*, std::size_t>>>
     Source(T&& from) {
-        if constexpr (std::is_lvalue_reference_v<T>) {
-            read_ = std::ref(from);
-        } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
-            const auto kept = std::make_shared<T>(std::move(from));
-            read_ = [kept, in = Source(*kept)](char* to, std::size_t most) { return in.read(to, most); };
-        }
+        using From = std::conditional_t<std::is_function_v<Plain>, Plain*, Plain>;
+        if constexpr (std::is_lvalue_reference_v<T> && std::is_object_v<Plain>)
+            from_ = {std::shared_ptr<void>(), const_cast<void*>(static_cast<const void*>(std::addressof(from)))};
+        else
+            from_ = std::shared_ptr<void>(new std::remove_cv_t<From>(std::forward<T>(from)));
+        read_ = [](void* in, char* to, std::size_t most) -> std::size_t {
+            if constexpr (std::is_base_of_v<std::istream, Plain>)
+                return read_stream(*static_cast<From*>(in), to, most);
+            else
+                return (*static_cast<From*>(in))(to, most);
+        };
     }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
@@ -422,10 +427,13 @@ public:
         return std::move(*this);
     }
     std::optional<std::uint64_t> size() const noexcept { return size_; }
-    std::size_t read(char* buffer, std::size_t capacity) const { return read_(buffer, capacity); }
+    std::size_t read(char* buffer, std::size_t capacity) const { return read_(from_.get(), buffer, capacity); }
 
 private:
-    Read read_;
+    static std::size_t read_stream(std::istream& in, char* buffer, std::size_t capacity);
+
+    std::shared_ptr<void> from_;  // which owns nothing if it is borrowed
+    std::size_t (*read_)(void* from, char* buffer, std::size_t capacity);
     std::optional<std::uint64_t> size_;
 };
 
@@ -1040,7 +1048,7 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <list>                // what is pointed at and does not move
+#include <list>                // what is pointed at
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -1490,6 +1498,7 @@ inline std::optional<std::string> string_field(std::string_view object, std::str
 namespace detail::dates {
 
 inline constexpr std::int64_t seconds_per_day = 86400;
+inline constexpr std::int64_t ticks_per_second = TimePoint::period::den / TimePoint::period::num;
 
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
 inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
@@ -1528,19 +1537,17 @@ inline Parts parts_of(std::int64_t unix_seconds) {
 // the next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
-    return time[year] >= 1 && std::equal(time.begin(), time.begin() + hour, same.begin()) && time[hour] <= 23 &&
+    return time[year] >= 1 && time[month] == same[month] && time[day] == same[day] && time[hour] <= 23 &&
            time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 && time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
 // credentials valid until the year 9999 are valid for long, and not expired.
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
-    using Duration = TimePoint::duration;
-    using Seconds = std::chrono::seconds;
-    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
-    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
-    return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
-                     std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
+    constexpr std::int64_t seconds_max = (TimePoint::duration::max)().count() / ticks_per_second;
+    if (seconds >= seconds_max) return (TimePoint::max)();
+    if (seconds < -seconds_max) return (TimePoint::min)();
+    return TimePoint(TimePoint::duration(seconds * ticks_per_second + nanoseconds / (1000000000 / ticks_per_second)));
 }
 
 inline TimePoint to_time_point(double unix_seconds) {
@@ -1550,9 +1557,7 @@ inline TimePoint to_time_point(double unix_seconds) {
     return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
 }
 
-inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
-}
+inline std::int64_t unix_seconds(TimePoint when) { return when.time_since_epoch().count() / ticks_per_second; }
 
 class Scanner {
 public:
@@ -1688,26 +1693,44 @@ using Sha256Digest = std::array<unsigned char, 32>;
 // returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
-    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
+    Sha256() = default;
+    ~Sha256() { EVP_MD_CTX_free(context_); }
+    Sha256(const Sha256&) = delete;
+    Sha256& operator=(const Sha256&) = delete;
+
+    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), nullptr) == 1;
+        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1;
         reset();
         return ok_ ? out : Sha256Digest{};
     }
 
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
-    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
+    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_, nullptr, nullptr) == 1; }
 
-    void copy_from(const Sha256& other) {
-        ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
+    // HMAC, between two digests: OpenSSL's own interface is deprecated in one form and slow in the other.
+    Sha256Digest hmac(std::string_view key, std::string_view data) {
+        char block[64] = {};
+        if (key.size() > sizeof block) update(key);
+        const Sha256Digest hash = key.size() > sizeof block ? finish() : Sha256Digest{};
+        (key.size() > sizeof block ? as_text(hash) : key).copy(block, sizeof block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        update({block, sizeof block});
+        update(data);
+        const Sha256Digest inner = finish();
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        update({block, sizeof block});
+        OPENSSL_cleanse(block, sizeof block);
+        update(as_text(inner));
+        return finish();
     }
 
 private:
-    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
-    bool ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
+    EVP_MD_CTX* context_ = EVP_MD_CTX_new();
+    bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -1726,42 +1749,6 @@ inline std::string md5(std::string_view data) {
     const bool ok = EVP_Digest(data.data(), data.size(), to, nullptr, EVP_md5(), nullptr) == 1;
     return ok ? out : std::string();
 }
-
-// The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
-// for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
-class HmacSha256Key {
-public:
-    explicit HmacSha256Key(std::string_view key) {
-        const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
-        std::string block(key.size() > block_bytes ? as_text(hash) : key);
-        block.resize(block_bytes);
-        begin(inner_, block, 0x36);
-        begin(outer_, block, 0x36 ^ 0x5C);  // the first pad is still on it
-        bytes::wipe(block);
-    }
-
-    // Zeros after a failure of OpenSSL, as Sha256.
-    Sha256Digest sign(std::string_view data) {
-        work_.copy_from(inner_);
-        work_.update(data);
-        const Sha256Digest inner = work_.finish();
-        work_.copy_from(outer_);
-        work_.update(as_text(inner));
-        return work_.finish();
-    }
-
-private:
-    static constexpr std::size_t block_bytes = 64;
-
-    static void begin(Sha256& hasher, std::string& block, char pad) {
-        for (char& byte : block) byte = static_cast<char>(byte ^ pad);
-        hasher.update(block);
-    }
-
-    Sha256 inner_, outer_, work_;
-};
-
-inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
 
 // Checksums: each takes that of what came before (0 at the start) and returns the one that includes the new bytes.
 
@@ -1855,22 +1842,11 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-enum class Step {
-    output,       // the buffer is full: pull again
-    needs_input,  // all input is used up: feed more, or end_of_input()
-    finished,     // a Deflater has given its last byte
-    damaged,      // problem() says how; nothing more will come
-};
-
-struct Pulled {
-    std::size_t produced;
-    Step step;
-};
-
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes at
+// most `capacity` bytes to `out` and says how many. Fewer: feed more, or it is the end, or there is a problem.
 class Filter {
 public:
-    // Borrowed until pull() answers needs_input.
+    // Borrowed until pull() does not fill its buffer.
     void feed(std::string_view input) { input_ = input; }
 
     // Null while all is well. A failed allocation is a problem like any other.
@@ -1909,11 +1885,6 @@ protected:
         return result == Z_STREAM_END;
     }
 
-    Pulled pulled(std::size_t produced, std::size_t capacity) const {
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
     int (*const end_)(z_stream*);
     z_stream stream_{};
     std::string_view input_{};
@@ -1925,14 +1896,13 @@ class Inflater : public Filter {
 public:
     Inflater() : Filter(inflateEnd) {}
 
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
+    // A member's last bytes are given out before its checksum is known.
+    std::size_t pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        while (produced < capacity && begin_member()) {
-            in_member_ = !run(inflate, Z_NO_FLUSH, out, capacity, produced);
-            if (in_member_) break;
+        while (produced < capacity && begin_member() && run(inflate, Z_NO_FLUSH, out, capacity, produced)) {
+            in_member_ = false;
         }
-        return pulled(produced, capacity);
+        return produced;
     }
 
     // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
@@ -1967,19 +1937,20 @@ public:
         if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
     }
 
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
+    // No input will follow: pull() until is_finished().
+    void finish() { flush_ = Z_FINISH; }
+    bool is_finished() const { return is_finished_; }
 
-    Pulled pull(char* out, std::size_t capacity) {
+    std::size_t pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        done_ = done_ || run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced);
-        return done_ ? Pulled{produced, Step::finished} : pulled(produced, capacity);
+        is_finished_ = is_finished_ || run(deflate, flush_, out, capacity, produced);
+        return produced;
     }
 
 private:
     gz_header header_{};  // which zlib only reads
-    bool finishing_ = false;
-    bool done_ = false;
+    int flush_ = Z_NO_FLUSH;
+    bool is_finished_ = false;
 };
 
 }  // namespace detail::gzip
@@ -2035,19 +2006,21 @@ inline bool append_reference(std::string& out, std::string_view name) {
 
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
-        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
-        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
-        if (entity == std::end(entities))
+        std::string_view name;
+        for (const Entity& entity : entities) {
+            if (entity.meant == c) name = entity.name;
+        }
+        if (name.empty())
             out += c;
         else
-            out.append(1, '&').append(entity->name).append(1, ';');
+            out.append(1, '&').append(name).append(1, ';');
     }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string path;  // such as Contents/Key
+    std::string_view path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2193,8 +2166,7 @@ struct ErrorBody {
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
-inline std::optional<ErrorBody> error_body(std::string_view document) {
-    ErrorBody body;
+inline bool read_error(std::string_view document, ErrorBody& body) {
     Scanner scanner(document);
     const bool is_whole = scanner.finish({{"Code", &body.code},
                                           {"Message", &body.message},
@@ -2202,9 +2174,10 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                           {"RequestId", &body.request_id},
                                           {"Error/Code", &body.code},
                                           {"Error/Message", &body.message}});
-    if (!is_whole) return std::nullopt;
-    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
-    return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
+    const bool is_of_sts = scanner.root() == "ErrorResponse" && !body.code.empty();
+    if (is_whole && (scanner.root() == "Error" || is_of_sts)) return true;
+    body = {};
+    return false;
 }
 
 // The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
@@ -2244,12 +2217,12 @@ inline std::optional<std::string> etag_result(std::string_view document) {
 
 // One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
 struct ListEntry {
-    std::string key;
-    std::string size_text;
-    std::string etag;  // with its quotes
-    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
-    std::string upload_id;
-    std::string code, message;  // of an error
+    std::string key{};
+    std::string size_text{};
+    std::string etag{};  // with its quotes
+    std::string time{};  // of an object's last change or an upload's beginning: ISO 8601, as given
+    std::string upload_id{};
+    std::string code{}, message{};  // of an error
     std::uint64_t size = 0;
 };
 
@@ -2264,26 +2237,29 @@ struct ListPage {
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
 // as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
-inline Result<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+inline Result<ListPage> list_result(std::string_view document, std::string_view element = "Contents") {
     const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
     ListEntry entry;
     std::string encoding;
     Scanner scanner(document);
-    const std::initializer_list<Field> fields = {{element + "/Key", &entry.key, true},
-                                                 {element + "/Size", &entry.size_text},
-                                                 {element + "/ETag", &entry.etag},
-                                                 {element + "/LastModified", &entry.time},
-                                                 {element + "/Initiated", &entry.time},
-                                                 {element + "/UploadId", &entry.upload_id, true},
-                                                 {element + "/Code", &entry.code},
-                                                 {element + "/Message", &entry.message},
+    const std::initializer_list<Field> fields = {{"Contents/Key", &entry.key, true},
+                                                 {"Contents/Size", &entry.size_text},
+                                                 {"Contents/ETag", &entry.etag},
+                                                 {"Contents/LastModified", &entry.time},
+                                                 {"Upload/Key", &entry.key, true},
+                                                 {"Upload/Initiated", &entry.time},
+                                                 {"Upload/UploadId", &entry.upload_id, true},
+                                                 {"Error/Key", &entry.key, true},
+                                                 {"Error/Code", &entry.code},
+                                                 {"Error/Message", &entry.message},
                                                  {"NextContinuationToken", &page.next_token, true},
                                                  {"NextKeyMarker", &page.next_key_marker, true},
                                                  {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                                  {"EncodingType", &encoding}};
     while (scanner.next(fields)) {
-        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() == element) page.entries.push_back(entry);
+        if (scanner.path().find('/') == std::string_view::npos) entry = {};
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
@@ -2313,29 +2289,23 @@ namespace detail::ini {
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
 
-struct Setting {
-    std::string name;
-    std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
-    bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
-    std::size_t line = 0;
-
-    ~Setting() { bytes::wipe(text); }  // which may be a secret
-};
-
 struct Section {
-    std::string name;
-    std::vector<Setting> settings{};
-    std::shared_ptr<const Section> defaults{};  // of its file, for what it does not set itself
+    std::string name{};
+    bytes::Pairs settings{};  // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
 
-    const Setting* find(std::string_view setting) const {
-        for (const Setting& own : settings) {
-            if (own.name == setting) return &own;
+    ~Section() {
+        for (auto& setting : settings) bytes::wipe(setting.second);  // which may be a secret
+    }
+
+    const std::string* find(std::string_view setting) const {
+        for (const auto& [own, text] : settings) {
+            if (own == setting) return &text;
         }
-        return defaults ? defaults->find(setting) : nullptr;
+        return nullptr;
     }
 };
 
-using File = std::vector<Section>;  // in the order of the file
+using File = std::list<Section>;  // in the order of the file
 
 using bytes::trim;
 
@@ -2352,10 +2322,10 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        for (std::size_t i = 0; i < sections_.size(); ++i) {
-            if (i == 0) finish(*defaults_);
-            finish(sections_[i]);
-            sections_[i].defaults = defaults_;
+        for (Section& section : sections_) {
+            for (const auto& [name, value] : defaults_.settings) {
+                if (!section.find(name)) bytes::add(section.settings, name, value);
+            }
         }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
@@ -2367,9 +2337,9 @@ private:
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        const bool is_continued = setting_ != nullptr && (value.empty() || indent > indent_);
-        if (is_continued) setting_->text.append(1, '\n').append(value);
-        if (is_continued || value.empty()) return;
+        const bool is_continued = in_setting_ && (value.empty() || indent > indent_);
+        if (is_continued) return continue_setting(value);
+        if (value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
@@ -2379,15 +2349,15 @@ private:
     }
 
     void begin_section(std::string_view name) {
-        setting_ = nullptr;
-        section_ = defaults_.get();
+        in_setting_ = false;
+        section_ = &defaults_;
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
         }
         if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
-        sections_.push_back({std::string(name)});
-        section_ = &sections_.back();
+        section_ = &sections_.emplace_back();
+        section_->name = name;
     }
 
     void take_setting(std::string_view line) {
@@ -2395,36 +2365,30 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        if (section_->find(name) != nullptr)
-            return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
-        section_->settings.push_back({name, std::string(trim(line.substr(delimiter + 1))), {}, line_});
-        setting_ = &section_->settings.back();
+        if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
+        in_setting_ = true;
+        setting_line_ = line_;
+        blank_lines_ = 0;
     }
 
-    // Puts what is below a setting into its block.
-    void finish(Section& section) {
-        for (Setting& setting : section.settings) {
-            while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
-            if (!bytes::starts_with(setting.text, "\n") || !problem_.empty()) continue;
-            line_ = setting.line;
-            for (std::string_view line : bytes::split(setting.text, '\n')) {
-                const std::size_t equals = line.find('=');
-                if (equals != std::string_view::npos)
-                    bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-                else if (!trim(line).empty())
-                    fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
-            }
-            setting.text.clear();
-        }
+    // Blank lines count only if another line follows. A value that begins on its setting's next line is a block.
+    void continue_setting(std::string_view line) {
+        if (line.empty()) return static_cast<void>(++blank_lines_);
+        auto& [name, text] = section_->settings.back();
+        text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
+        if (text[0] != '\n' || line.find('=') != std::string_view::npos) return;
+        line_ = setting_line_;
+        fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
-    std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
-    Section* section_ = nullptr;  // into sections_, and good until the next one is added
-    Setting* setting_ = nullptr;  // the value that an indented line would continue
-    std::size_t indent_ = 0;
+    Section defaults_;
+    Section* section_ = nullptr;
+    bool in_setting_ = false;  // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, setting_line_ = 0, blank_lines_ = 0;
     std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
@@ -2456,16 +2420,28 @@ inline std::vector<std::string> split_words(std::string_view text) {
     return words;
 }
 
-// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
-// of the first word is looked at, and of two sections for one name the later one counts.
-inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
-    for (auto section = config.rbegin(); section != config.rend(); ++section) {
-        if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
-        if (!bytes::starts_with(section->name, kind)) continue;
-        const auto words = split_words(section->name);
-        if (words.size() == 2 && words[1] == name) return &*section;
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
+// file, which has no kind. As in botocore only the start of the first word is looked at, and of two sections for one name
+// the later one counts.
+inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
+    const Section* found = nullptr;
+    for (const Section& section : file) {
+        const bool is_default = kind != "services" && name == "default" && trim(section.name) == name;
+        const auto words = split_words(kind.empty() ? "" : section.name);
+        const bool is_named = words.size() == 2 && words[1] == name && bytes::starts_with(section.name, kind);
+        if (is_default || is_named || (kind.empty() && section.name == name)) found = &section;
     }
-    return nullptr;
+    return found;
+}
+
+// What the block under a setting says last of a name.
+inline std::string find_in_block(std::string_view text, std::string_view name) {
+    std::string_view found;
+    for (std::string_view line : bytes::split(bytes::starts_with(text, "\n") ? text : "", '\n')) {
+        const std::size_t equals = line.find('=');
+        if (trim(line.substr(0, equals)) == name) found = trim(line.substr(equals + 1));
+    }
+    return std::string(found);
 }
 
 // What the two files say about one profile. Settings of the credentials file win; keys are taken from one file or the
@@ -2477,25 +2453,22 @@ struct Profile {
     std::string where{};  // for messages
 
     bool exists() const { return credentials != nullptr || config != nullptr; }
-    const Setting* find(std::string_view setting) const {
-        const Setting* found = credentials != nullptr ? credentials->find(setting) : nullptr;
-        return found == nullptr && config != nullptr ? config->find(setting) : found;
+    const std::string* find(std::string_view setting) const {
+        const std::string* found = credentials ? credentials->find(setting) : nullptr;
+        return !found && config ? config->find(setting) : found;
     }
     bool has(std::string_view setting) const { return find(setting) != nullptr; }
     std::string get(std::string_view setting) const {
-        const Setting* found = find(setting);
-        return found != nullptr ? found->text : std::string();
+        const std::string* found = find(setting);
+        return found && !bytes::starts_with(*found, "\n") ? *found : std::string();  // no block
     }
     bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
     bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
 };
 
 inline Profile find_profile(const File& config, const File& credentials, const std::string& name) {
-    Profile out{nullptr, find_section(config, "profile", name), name, "profile " + bytes::sanitize(name)};
-    for (const Section& section : credentials) {  // bare names here
-        if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
-    }
-    return out;
+    return {find_section(credentials, "", name), find_section(config, "profile", name), name,
+            "profile " + bytes::sanitize(name)};
 }
 
 }  // namespace detail::ini
@@ -2530,10 +2503,6 @@ inline bool only(std::string_view text, std::string_view others) {
     return true;
 }
 
-inline bool all_digits(std::string_view text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
-}
-
 // Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
 // region from the environment choose the host that requests are sent to.
 inline bool valid_region(std::string_view region) {
@@ -2560,9 +2529,11 @@ inline constexpr Partition partitions[] = {
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    return *std::find_if(std::begin(partitions), std::end(partitions) - 1, [region](const Partition& partition) {
-        return bytes::starts_with(region, partition.region_prefix) && bytes::is_digit(region.back());
-    });
+    const Partition* found = partitions;
+    while (!bytes::starts_with(region, found->region_prefix) ||
+           !(found->region_prefix.empty() || bytes::is_digit(region.back())))
+        ++found;
+    return *found;
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -2591,9 +2562,10 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     const std::size_t end = (std::min)(authority.find(':', bracket), authority.size());
     url.host = bytes::lower(authority.substr(0, end));
     const std::string_view last = std::string_view(url.host).substr(url.host.rfind('.') + 1);
-    const bool hexadecimal =
+    const bool is_hexadecimal =
         bytes::starts_with(last, "0x") && last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
-    url.is_address = bracket != 0 || hexadecimal || all_digits(last);
+    const bool is_decimal = !last.empty() && last.find_first_not_of("0123456789") == std::string_view::npos;
+    url.is_address = bracket != 0 || is_hexadecimal || is_decimal;
     if (url.is_address)
         url.host = plain_address(url.host);
     else if (!only(url.host, "-._"))
@@ -2625,26 +2597,17 @@ inline Result<Url> parse_url(std::string_view text) {
     // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
     if (!path) return malformed;
-    std::string_view kept = *path;
-    while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
-    bytes::append_percent(url.path, kept, true);
+    bytes::append_percent(url.path, std::string_view(*path).substr(0, path->find_last_not_of('/') + 1), true);
     return url;
 }
 
 // The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
-inline Result<Url> aws_url(const std::string& region, bool is_global, const Config& config) {
-    const Partition& partition = partition_of(region);
-    // Combinations that AWS does not run.
-    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
-    if (partition.region_prefix == "cn-" && (config.fips || config.accelerate))
-        return refuse("there is no fips and no accelerate in China");
-    Url url;
-    url.scheme = "https";
-    url.host = config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3";
+inline Url aws_url(const std::string& region, bool is_global, const Config& config) {
+    Url url{"https", config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3", {}};
     if (config.dual_stack) url.host += ".dualstack";
     const bool names_region = !config.accelerate && (!is_global || config.fips || config.dual_stack);
     if (names_region) url.host.append(1, '.').append(region);
-    url.host = bytes::lower(url.host.append(1, '.').append(partition.suffix));
+    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
     return url;
 }
 
@@ -2655,10 +2618,12 @@ inline bool use_virtual_host(const std::string& bucket, Addressing addressing, c
     if (addressing == Addressing::path || base.is_address) return false;
     if (addressing == Addressing::automatic && is_custom) return false;
     const auto labels = bytes::split(bucket, '.');
-    if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
     if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
-    return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
-           std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
+    if (labels.size() == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
+    for (std::string_view label : labels) {
+        if (!valid_region(label)) return false;  // which is any label
+    }
+    return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
 // `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
@@ -2667,10 +2632,14 @@ inline Result<Endpoint> resolve(const std::string& bucket, const std::string& na
                                 const Config& config) {
     if (!valid_region(named_region))
         return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
-    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     const bool is_global = named_region == "aws-global";
     const std::string region = is_global ? "us-east-1" : named_region;
+    // Combinations that AWS does not run.
+    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
+    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+    if (bytes::starts_with(region, "cn-") && (config.fips || config.accelerate))
+        return refuse("there is no fips and no accelerate in China");
     const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
     if (!base) return base.error();
     Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
@@ -2709,12 +2678,12 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 }
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
-    std::vector<std::string_view> seen;
+    std::string seen;
     for (std::string_view pair : bytes::split(query, '&')) {
         const std::string_view name = pair.substr(0, pair.find('='));
         const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
-        const bool is_new = std::find(seen.begin(), seen.end(), name) == seen.end();
-        seen.push_back(name);
+        const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
+        seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
         return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
@@ -2792,16 +2761,17 @@ struct Scope {
 
 // Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
-    bytes::Pairs encoded(raw.size());
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-        bytes::append_percent(encoded[i].first, raw[i].first, false);
-        bytes::append_percent(encoded[i].second, raw[i].second, false);
+    bytes::Pairs encoded;
+    for (const auto& [name, value] : raw) {
+        bytes::add(encoded, "", "");
+        std::size_t at = encoded.size() - 1;
+        bytes::append_percent(encoded[at].first, name, false);
+        bytes::append_percent(encoded[at].second, value, false);
+        for (; at > 0 && encoded[at] < encoded[at - 1]; --at) encoded[at].swap(encoded[at - 1]);
     }
-    std::sort(encoded.begin(), encoded.end());
     std::string out;
     for (const auto& [name, value] : encoded) {
-        if (!out.empty()) out += '&';
-        out.append(name).append(1, '=').append(value);
+        out.append(out.empty() ? "" : "&").append(name).append(1, '=').append(value);
     }
     return out;
 }
@@ -2818,36 +2788,41 @@ inline void append_header_value(std::string& out, std::string_view value) {
 }
 
 // The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
-inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope& scope) {
-    std::string seed = "AWS4";
-    seed.reserve(seed.size() + secret_key.size());
-    seed.append(secret_key);
-    auto key = digest::hmac_sha256(seed, scope.amz_date.substr(0, 8));
+inline digest::Sha256Digest signing_key(digest::Sha256& hash, const std::string& secret_key, const Scope& scope) {
+    std::string seed;
+    seed.reserve(secret_key.size() + 4);  // so that wiping it wipes all of it
+    seed.append("AWS4").append(secret_key);
+    auto key = hash.hmac(seed, scope.amz_date.substr(0, 8));
     bytes::wipe(seed);
-    key = digest::hmac_sha256(digest::as_text(key), scope.region);
-    key = digest::hmac_sha256(digest::as_text(key), scope.service);
-    return digest::hmac_sha256(digest::as_text(key), "aws4_request");
+    for (std::string_view part : {scope.region, scope.service, std::string_view("aws4_request")}) {
+        key = hash.hmac(digest::as_text(key), part);
+    }
+    return key;
 }
 
 // Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
-inline bool never_signed(const std::string& lower_name) {
+inline bool never_signed(std::string_view lower_name) {
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
         "x-amzn-trace-id ";
     if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
     return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-") ||
-           names.find(' ' + lower_name + ' ') != std::string_view::npos;
+           names.find(std::string(1, ' ').append(lower_name).append(1, ' ')) != std::string_view::npos;
 }
 
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
+    ~Signer() {
+        bytes::wipe(key_secret_);
+        OPENSSL_cleanse(key_.data(), key_.size());
+    }
+
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(scope);
-        write_canonical_request(request, request.query);
-        write_signature(credentials, scope);
+        write_signature(request, request.query, credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
         authorization_.append(", Signature=").append(signature);
@@ -2866,18 +2841,14 @@ public:
         bytes::add(query, "X-Amz-SignedHeaders", signed_headers_);
         if (!credentials.session_token.empty()) bytes::add(query, "X-Amz-Security-Token", credentials.session_token);
         std::string out = canonical_query(query);
-        write_canonical_request(request, out);
-        write_signature(credentials, scope);
+        write_signature(request, out, credentials, scope);
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
-    // The value of x-amz-date. The requests of one second share it.
+    // The value of x-amz-date, good until the next call.
     std::string_view date(std::int64_t unix_seconds) {
-        if (date_.empty() || unix_seconds != date_second_) {
-            date_.clear();
-            dates::append_utc(date_, unix_seconds);
-            date_second_ = unix_seconds;
-        }
+        date_.clear();
+        dates::append_utc(date_, unix_seconds);
         return date_;
     }
 
@@ -2887,72 +2858,68 @@ public:
     std::string canonical_request, string_to_sign, signature;
 
 private:
-    // Names sorted, repeats in sending order; and the scope.
+    // Names in lower case and sorted, repeats in sending order; and the scope.
     void begin(const Scope& scope) {
-        signed_ = 0;
-        if (names_.size() < headers.size()) names_.resize(headers.size());
-        for (std::size_t i = 0; i < headers.size(); ++i) {
-            auto& [name, place] = names_[signed_];
-            name.assign(headers[i].name);
-            for (char& c : name) c = bytes::lower(c);
-            place = i;
-            if (!never_signed(name)) ++signed_;
+        lower_names_.clear();
+        for (const Header& header : headers) {
+            for (char c : header.name) lower_names_ += bytes::lower(c);
         }
-        std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
+        signed_.clear();
+        std::size_t at = 0;
+        for (const Header& header : headers) {
+            const std::string_view name = std::string_view(lower_names_).substr(at, header.name.size());
+            at += name.size();
+            if (never_signed(name)) continue;
+            signed_.push_back({name, header.value});
+            for (std::size_t i = signed_.size() - 1; i > 0 && name < signed_[i - 1].name; --i)
+                std::swap(signed_[i], signed_[i - 1]);
+        }
         signed_headers_.clear();
-        for (std::size_t i = 0; i < signed_; ++i) {
-            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(signed_[i].name);
         }
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
 
-    bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
+    bool repeats(std::size_t i) const { return i != 0 && signed_[i].name == signed_[i - 1].name; }
 
-    void write_canonical_request(const Request& request, std::string_view query) {
+    void write_signature(const Request& request, std::string_view query, const Credentials& credentials,
+                         const Scope& scope) {
         canonical_request.assign(request.method) += '\n';
         canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_request.append(query);
-        for (std::size_t i = 0; i < signed_; ++i) {
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
             canonical_request += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
-            append_header_value(canonical_request, headers[names_[i].second].value);
+            if (!repeats(i)) canonical_request.append(signed_[i].name) += ':';
+            append_header_value(canonical_request, signed_[i].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
-    }
-
-    void write_signature(const Credentials& credentials, const Scope& scope) {
         ((string_to_sign.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
         hash_.update(canonical_request);
         bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
         signature.clear();
-        bytes::append_hex(signature, digest::as_text(key_for(credentials, scope).sign(string_to_sign)));
+        bytes::append_hex(signature,
+                          digest::as_text(hash_.hmac(key_for(credentials.secret_key, scope), string_to_sign)));
     }
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
-    digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
-        if (key_ && key_scope_ == scope_ && key_owner_.secret_key == credentials.secret_key) return *key_;
-        auto key = signing_key(credentials.secret_key, scope);
-        key_.emplace(digest::as_text(key));
-        OPENSSL_cleanse(key.data(), key.size());
-        bytes::wipe(key_owner_.secret_key);
-        key_owner_.secret_key = credentials.secret_key;
-        key_scope_ = scope_;
-        return *key_;
+    std::string_view key_for(const std::string& secret, const Scope& scope) {
+        if (key_scope_ != scope_ || key_secret_ != secret) {
+            key_ = signing_key(hash_, secret, scope);
+            bytes::wipe(key_secret_);
+            key_secret_ = secret;
+            key_scope_ = scope_;
+        }
+        return digest::as_text(key_);
     }
 
-    // What is signed, in lower case and sorted, and where it stands in the headers. Strings behind are only kept.
-    std::vector<std::pair<std::string, std::size_t>> names_;
-    std::size_t signed_ = 0;
-    std::string date_;
-    std::int64_t date_second_ = 0;
-    std::string signed_headers_;
-    std::string scope_;
-    std::string authorization_;
+    std::string lower_names_;  // one behind the other
+    std::vector<Header> signed_;
+    std::string date_, signed_headers_, scope_, authorization_;
     digest::Sha256 hash_;
-    std::optional<digest::HmacSha256Key> key_;
-    std::string key_scope_;
-    Credentials key_owner_;  // whose destructor overwrites the secret
+    digest::Sha256Digest key_{};
+    std::string key_scope_, key_secret_;
 };
 
 }  // namespace detail::sigv4
@@ -3924,10 +3891,10 @@ inline Keys keys_in_xml(std::string_view document, const std::string& action, co
 inline std::string complaint(const WebAnswer& answer, const std::string& secret) {
     if (answer.status == 0) return "no answer (" + bytes::sanitize(answer.body) + ")";
     const std::string text = "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
-    const auto error = xml::error_body(answer.body);
-    if (!error || error->code.empty()) return text + ", expected 200 with credentials";
-    const bool repeats = !secret.empty() && error->message.find(secret) != std::string::npos;
-    return text + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
+    xml::ErrorBody error;
+    if (!xml::read_error(answer.body, error) || error.code.empty()) return text + ", expected 200 with credentials";
+    const bool repeats = !secret.empty() && error.message.find(secret) != std::string::npos;
+    return text + ", " + bytes::sanitize(error.code + (repeats ? "" : ": " + error.message));
 }
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
@@ -4017,10 +3984,9 @@ public:
         if (set.value.empty()) {
             set = setting_of(selected_, "endpoint_url");
             const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
-            const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
-            for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
-                if (name == "endpoint_url" && !value.empty()) set.value = value;
-            }
+            const std::string* block = services ? services->find(bytes::lower(service)) : nullptr;
+            const std::string own_url = block ? ini::find_in_block(*block, "endpoint_url") : std::string();
+            if (!own_url.empty()) set.value = own_url;
         }
         if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set, "a URL such as https://s3.example.com");
@@ -5305,11 +5271,9 @@ private:
         const http::Transfer& answer = *exchange.answer;
         const Request& request = exchange.request;
         xml::ErrorBody& fault = exchange.fault;
-        if (answer.status >= 300 || request.error_in_200) {
-            auto found = xml::error_body(answer.text);
-            if (found) fault = *std::move(found);
-            if (found && fault.code.empty()) fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        }
+        const bool may_fail = answer.status >= 300 || request.error_in_200;
+        if (may_fail && xml::read_error(answer.text, fault) && fault.code.empty())
+            fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
         const bool has_code = !fault.code.empty();
         if (!core_.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3(answer)))
             core_.store_seen.store(true, std::memory_order_relaxed);
@@ -5773,11 +5737,10 @@ private:
 #else
         if (!out_) out_.reset(new char[piece_bytes]);
         if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
-        const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
-        const bool is_cut = pulled.produced == 0 && is_at_end_ && !inflater_.end_of_input();
-        if (pulled.step == gzip::Step::damaged || is_cut)
+        const std::size_t produced = inflater_.pull(out_.get(), piece_bytes);
+        if (inflater_.problem() || (produced == 0 && is_at_end_ && !inflater_.end_of_input()))
             return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
-        return std::string_view(out_.get(), pulled.produced);
+        return std::string_view(out_.get(), produced);
 #endif
     }
 
@@ -6114,16 +6077,15 @@ private:
         if (is_deflated_) {
             if (!deflater_) deflater_.emplace(core_.config.compression_level);
             if (!raw_) raw_.reset(new char[piece_bytes]);
-            const gzip::Pulled pulled = deflater_->pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const std::size_t produced = deflater_->pull(buffer, capacity);
+            if (deflater_->problem()) return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
+            is_at_end_ = deflater_->is_finished();
+            if (is_at_end_ || produced == capacity) return produced;
             const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
             if (!count) return count;
             deflater_->feed({raw_.get(), *count});
             if (*count == 0) deflater_->finish();
-            return pulled.produced;
+            return produced;
         }
 #endif
         Result<std::size_t> count = ask(*body_.source, buffer, capacity, taken_);
@@ -7642,8 +7604,7 @@ struct detail::ReaderState {
 };
 
 S3CACHE_FN Error::Error(Details details, const std::string& message)
-    : std::runtime_error(detail::bytes::without_passwords(message)),
-      details_(std::make_shared<const Details>(std::move(details))) {}
+    : std::runtime_error(detail::bytes::without_passwords(message)), details_(new Details(std::move(details))) {}
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
@@ -7660,17 +7621,15 @@ S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
 }
 
 // Its buffer is read, because an istream may throw at its end (exceptions(failbit)), which is no error of a source.
-S3CACHE_FN Source::Source(std::istream& in)
-    : read_([&in](char* buffer, std::size_t capacity) {
-          if (in.bad() || (in.fail() && !in.eof())) return source_failed;
-          const auto count =
-              static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
-          if (count == 0) {
-              in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
-              in.setstate(std::ios_base::eofbit);
-          }
-          return count;
-      }) {}
+S3CACHE_FN std::size_t Source::read_stream(std::istream& in, char* buffer, std::size_t capacity) {
+    if (in.bad() || (in.fail() && !in.eof())) return source_failed;
+    const auto count = static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+    if (count == 0) {
+        in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
+        in.setstate(std::ios_base::eofbit);
+    }
+    return count;
+}
 
 S3CACHE_FN Source file(const std::string& path) {
     return detail::cache::source_of(detail::cache::open_file(path, "rb"));
