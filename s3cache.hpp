@@ -2215,19 +2215,10 @@ inline std::optional<std::string> etag_result(std::string_view document) {
     return etag;
 }
 
-// One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
-struct ListEntry {
-    std::string key{};
-    std::string size_text{};
-    std::string etag{};  // with its quotes
-    std::string time{};  // of an object's last change or an upload's beginning: ISO 8601, as given
-    std::string upload_id{};
-    std::string code{}, message{};  // of an error
-    std::uint64_t size = 0;
-};
-
+// Objects, unfinished uploads (whose ids and beginnings are in the places of ETag and last change), or the keys of
+// DeleteObjects' errors. What was not said is empty.
 struct ListPage {
-    std::vector<ListEntry> entries;
+    std::vector<Entry> entries;
     bool truncated = false;
     std::string next_token;  // of objects
     std::string next_key_marker, next_upload_id_marker;
@@ -2240,26 +2231,34 @@ struct ListPage {
 inline Result<ListPage> list_result(std::string_view document, std::string_view element = "Contents") {
     const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
-    ListEntry entry;
-    std::string encoding;
+    Entry entry;
+    std::string size, time, encoding;
     Scanner scanner(document);
     const std::initializer_list<Field> fields = {{"Contents/Key", &entry.key, true},
-                                                 {"Contents/Size", &entry.size_text},
-                                                 {"Contents/ETag", &entry.etag},
-                                                 {"Contents/LastModified", &entry.time},
+                                                 {"Contents/Size", &size},
+                                                 {"Contents/ETag", &entry.info.etag},
+                                                 {"Contents/LastModified", &time},
                                                  {"Upload/Key", &entry.key, true},
-                                                 {"Upload/Initiated", &entry.time},
-                                                 {"Upload/UploadId", &entry.upload_id, true},
+                                                 {"Upload/Initiated", &time},
+                                                 {"Upload/UploadId", &entry.info.etag, true},
                                                  {"Error/Key", &entry.key, true},
-                                                 {"Error/Code", &entry.code},
-                                                 {"Error/Message", &entry.message},
                                                  {"NextContinuationToken", &page.next_token, true},
                                                  {"NextKeyMarker", &page.next_key_marker, true},
                                                  {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                                  {"EncodingType", &encoding}};
     while (scanner.next(fields)) {
-        if (scanner.path() == element) page.entries.push_back(entry);
-        if (scanner.path().find('/') == std::string_view::npos) entry = {};
+        if (scanner.path() == element) {
+            const auto count = bytes::to_u64(size.empty() ? "0" : size);
+            if (!count) return spoilt;
+            entry.info.size = *count;
+            entry.info.last_modified = dates::iso8601(time).value_or(TimePoint());
+            page.entries.push_back(entry);
+        }
+        if (scanner.path().find('/') == std::string_view::npos) {
+            entry = {};
+            size.clear();
+            time.clear();
+        }
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
@@ -2269,11 +2268,9 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
     if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket"))) return spoilt;
     std::string& marker = page.next_key_marker;
     if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
-    for (ListEntry& listed : page.entries) {
-        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+    for (Entry& listed : page.entries) {
         const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
-        if (!size || (is_of_objects && !key)) return spoilt;
-        listed.size = *size;
+        if (is_of_objects && !key) return spoilt;
         if (key) listed.key = *key;
     }
     return page;
@@ -6250,7 +6247,7 @@ struct Pages {
         auto got = xml::list_result(text, kind == Kind::uploads ? "Upload" : "Contents");
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
-        for (xml::ListEntry& listed : got->entries) {
+        for (Entry& listed : got->entries) {
             if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
                 trouble = refuse("a key holds a byte that XML cannot, unencoded: remove it by its name");
             else if (bytes::starts_with(listed.key, prefix))
@@ -6302,7 +6299,7 @@ private:
         empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
         if (empty_pages != 0)
             return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
-        const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
+        const auto name = [](const Entry& listed) { return listed.key + '\n' + listed.info.etag; };
         const std::string first = name(got.entries.front());
         if (first == remembered || first == previous_last)
             return "the store sends the same page again instead of the next";
@@ -6312,11 +6309,8 @@ private:
         return nullptr;
     }
 
-    void add(xml::ListEntry& listed) {
-        Entry entry{listed.key.substr(core->prefix.size()), {}};
-        entry.info.size = listed.size;
-        entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
-        entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
+    void add(Entry& entry) {
+        entry.key.erase(0, core->prefix.size());
         bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
         // Without an id the request to abort would read as one to remove an object.
         if (kind == Kind::uploads)
@@ -7284,19 +7278,19 @@ struct Removal {
         for (const std::size_t i : which) singly.push_back(i);
     }
     // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
-    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
-        const auto is_about = [&](const xml::ListEntry& error, std::size_t i) {
+    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<Entry>& errors) {
+        const auto is_about = [&](const Entry& error, std::size_t i) {
             const std::string_view name = error.key;
             return bytes::starts_with(name, core.prefix) && name.substr(core.prefix.size()) == keys[i];
         };
-        for (const xml::ListEntry& error : errors) {
+        for (const Entry& error : errors) {
             bool is_asked_for = false;
             for (const std::size_t i : batch) is_asked_for |= is_about(error, i);
             if (!is_asked_for) return ask_singly(batch);
         }
         for (const std::size_t i : batch) {
             bool has_failed = false;
-            for (const xml::ListEntry& error : errors) has_failed |= is_about(error, i);
+            for (const Entry& error : errors) has_failed |= is_about(error, i);
             if (has_failed)
                 singly.push_back(i);
             else

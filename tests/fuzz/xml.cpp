@@ -85,7 +85,7 @@ inline void check_pages(std::string_view document, bool whole) {
     if (page) {
         // An element takes at least "<Contents/>", so a page is never much larger than its document.
         require(page->entries.size() <= document.size() / 11, "no more entries than there is text for");
-        for (const xml::ListEntry& entry : page->entries) check_trimmed(entry.etag), check_trimmed(entry.time);
+        for (const s3cache::Entry& entry : page->entries) check_trimmed(entry.info.etag);
     }
     const auto uploads = xml::list_result(document, "Upload");
     require(whole || !uploads, "no uploads of a damaged document");
