@@ -1930,24 +1930,28 @@ private:
 // Writes one member. Time 0 and system 255 ("unknown"), so that equal values give equal bytes on every machine.
 class Deflater : public Filter {
 public:
-    explicit Deflater(int level) : Filter(deflateEnd) {
-        header_.os = 255;
-        constexpr int memory_level = 8;  // zlib's default
-        check(deflateInit2(&stream_, level, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
-        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
-    }
+    explicit Deflater(int level) : Filter(deflateEnd), level_(level) {}
 
     // No input will follow: pull() until is_finished().
     void finish() { flush_ = Z_FINISH; }
     bool is_finished() const { return is_finished_; }
 
     std::size_t pull(char* out, std::size_t capacity) {
+        if (stream_.state == nullptr && problem_ == nullptr) begin();
         std::size_t produced = 0;
         is_finished_ = is_finished_ || run(deflate, flush_, out, capacity, produced);
         return produced;
     }
 
 private:
+    void begin() {
+        header_.os = 255;
+        constexpr int memory_level = 8;  // zlib's default
+        check(deflateInit2(&stream_, level_, Z_DEFLATED, 16 + MAX_WBITS, memory_level, Z_DEFAULT_STRATEGY));
+        if (problem_ == nullptr) check(deflateSetHeader(&stream_, &header_));
+    }
+
+    const int level_;
     gz_header header_{};  // which zlib only reads
     int flush_ = Z_NO_FLUSH;
     bool is_finished_ = false;
@@ -4523,10 +4527,12 @@ inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
 
-// What an answer's headers say of an entry.
+inline constexpr double never = std::numeric_limits<double>::infinity();
+
+// What an answer's headers say of an entry, if there is one.
 struct Facts {
     Info info{};
-    std::optional<double> expires_at{};     // unix time; empty: never; not a number: malformed
+    double expires_at = never;              // unix time; not a number: malformed
     std::optional<std::uint64_t> length{};  // of the body of this answer
     std::string sum{};                      // of the body, in base64: our own, or else the store's
     std::string_view sum_type = "crc32c";   // of that, as in x-amz-checksum-*
@@ -4537,13 +4543,14 @@ struct Facts {
     std::string write_id{};
     bool from_s3 = false;  // there is an ETag or metadata, as only a store of this kind sends
 
+    explicit operator bool() const { return from_s3; }
     // A lease's age is told by two times of the store's own, so that no clock is compared with another.
     bool expired(double unix_now) const {
         if (lease > 0 && answered != TimePoint() && info.last_modified != TimePoint())
             return retry::seconds_between(info.last_modified, answered) > lease;
-        return expires_at && *expires_at <= unix_now;
+        return expires_at <= unix_now;
     }
-    bool is_malformed() const { return expires_at && *expires_at != *expires_at; }
+    bool is_malformed() const { return std::isnan(expires_at); }
     // No condition and no range can rest on a weak ETag, which vouches for no byte (proxies that compress make it so).
     bool has_strong_etag() const { return !info.etag.empty() && !bytes::starts_with(info.etag, "W/"); }
     // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
@@ -4571,13 +4578,6 @@ inline std::string_view without_repeat(std::string_view text) {
     return bytes::trim(text.substr(comma + 1)) == first ? first : text;
 }
 
-inline void read_expiry(Facts& facts, std::string_view text) {
-    const double seconds = dates::parse_float(text).value_or(std::numeric_limits<double>::quiet_NaN());
-    if (seconds > (std::numeric_limits<double>::max)()) return;  // never
-    facts.expires_at = seconds;
-    if (!facts.is_malformed()) facts.info.expires_at = dates::to_time_point(seconds);
-}
-
 inline std::string crc32c_text(std::uint32_t crc) { return bytes::base64(digest::big_endian(crc)); }
 
 // Whether that is 32 bits in base64, of which the sixth digit holds two; false: another program's header.
@@ -4592,20 +4592,20 @@ inline double read_seconds(std::string_view text) {
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
-// What the cache itself keeps in metadata. The last two are of earlier versions, and without meaning.
-inline bool is_own_name(std::string_view name) {
-    constexpr std::string_view names[] = {"expires_at",    "expires-at", "compressed", "kind",
-                                          "crc32c",        "write-id",   "negative",   "cost",
-                                          "lease-seconds", "part-bytes", "parts-etag"};
-    return std::any_of(std::begin(names), std::end(names), [name](auto own) { return bytes::iequal(name, own); });
-}
-
-// One x-amz-meta- line. Stores change the case of names, and some turn _ into -.
-inline void read_meta(Facts& facts, std::string_view name, std::string_view text) {
-    if (!is_own_name(name)) return bytes::add(facts.info.metadata, bytes::lower(name), text);
-    const auto is = [name](std::string_view own) { return name.size() == own.size() && bytes::iequal(name, own); };
+// One x-amz-meta- line of those that the cache itself keeps; false: it is the user's. Stores change the case of names,
+// and some turn _ into -.
+inline bool read_own(Facts& facts, std::string_view name, std::string_view text) {
+    bool is_own = false;
+    const auto is = [&](std::string_view own) {
+        const bool is_same = bytes::iequal(name, own);
+        is_own |= is_same;
+        return is_same;
+    };
     const std::string_view value = without_repeat(text);
-    if ((is("expires_at") || is("expires-at")) && !facts.expires_at) read_expiry(facts, value);
+    if ((is("expires_at") || is("expires-at")) && facts.expires_at == never) {
+        facts.expires_at = dates::parse_float(value).value_or(std::numeric_limits<double>::quiet_NaN());
+        if (facts.expires_at < never) facts.info.expires_at = dates::to_time_point(facts.expires_at);
+    }
     if (is("compressed")) facts.info.compressed = bytes::iequal(value, "true");
     if (is("negative")) facts.info.negative = bytes::iequal(value, "true");
     for (std::size_t i = 0; is("kind") && i < std::size(kind_names); ++i) {  // it may be another program's idea of it
@@ -4615,6 +4615,11 @@ inline void read_meta(Facts& facts, std::string_view name, std::string_view text
     if (is("write-id")) facts.write_id = value;
     if (is("cost")) facts.cost = read_seconds(value);
     if (is("lease-seconds")) facts.lease = read_seconds(value);
+    return is_own || is("part-bytes") || is("parts-etag");  // of earlier versions, without meaning
+}
+inline bool is_own_name(std::string_view name) {
+    Facts unused;
+    return read_own(unused, name, {});
 }
 
 inline Facts read(const http::Headers& headers) {
@@ -4624,7 +4629,8 @@ inline Facts read(const http::Headers& headers) {
         constexpr std::size_t size = meta_prefix.size();
         const bool may_be = name.size() > size && name[size - 1] == meta_prefix.back();  // most are not
         if (!may_be || !bytes::iequal(name.substr(0, size), meta_prefix)) return;
-        read_meta(facts, name.substr(size), value);
+        name.remove_prefix(size);
+        if (!read_own(facts, name, value)) bytes::add(info.metadata, bytes::lower(name), value);
         facts.from_s3 = true;
     });
     info.etag = headers.get("etag");
@@ -4675,7 +4681,7 @@ inline const char* flaw_of(std::string_view value) {
 
 // Whether user metadata would be taken, and come back as it is.
 inline Result<void> check_metadata(const Metadata& metadata) {
-    const auto refuse = [](const std::string& why) { return Error(Errc::invalid_argument, why); };
+    using endpoint::refuse;
     const auto is_odd = [](char c) { return !bytes::is_alnum(c) && c != '-' && c != '_' && c != '.'; };
     std::size_t total = 0;
     for (const auto& own : metadata) {
@@ -4890,9 +4896,10 @@ struct Request : http::Transfer::Request {
     std::string write_id{};        // names this very write, so that an answer that got lost can be made up for
     std::optional<Seconds> ttl{};  // becomes expires_at anew with each attempt, since an answer may correct the clock
     bool error_in_200 = false;     // the status alone is not success
-    bool not_cancellable = false;  // what it makes must be known to be removed: a cancellation waits for it
+    bool begins_upload = false;    // a cancellation waits for it, since only who knows its id can take it back
+    bool rests_on_clock = false;   // not to be sent again once an answer has corrected the clock
     bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
-    std::optional<Milliseconds> stall{};
+    Milliseconds stall{0};         // zero: Config::stall_timeout
 
     Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
     Error refuse(Errc kind, std::string_view why) const { return refusal(kind, operation, key, why); }
@@ -4907,95 +4914,30 @@ inline Request bucket_request(const char* operation, Method method, std::string 
     return {{method}, operation, key, {}, std::move(query)};
 }
 
-// One request on its way, with all its attempts. Tied to a session by Call.
-struct Exchange {
-    Request request;
-    // Undoes what an attempt delivered before there is another; false: no other attempt.
-    std::function<bool(const Exchange&)> on_retry{};
-
-    bool done = false;
-    std::unique_ptr<http::Transfer> answer{};
-    std::optional<Error> error{};  // there is no answer, or none to be understood
-    xml::ErrorBody fault{};        // without a code: the store told none
-    int attempts = 0;
-
-    int status() const { return answer ? answer->status : 0; }
-    bool stopped_by_sink() const { return answer && answer->result == CURLE_WRITE_ERROR && !answer->refused; }
-    bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
-    const std::string& code() const { return fault.code; }
-    const http::Headers& headers() const { return answer->headers; }
-
-    // For Session.
-    Exchange* next = nullptr;
-    std::shared_ptr<const endpoint::Endpoint> place{};
-    std::shared_ptr<const credentials::Snapshot> identity{};
-    http::Clock::time_point began{}, due{};  // of the call; of the attempt
-    std::int64_t clock_offset_ms = 0;        // with which it is signed
-    unsigned corrections = 0;                // those that were made, a bit for each Action
-    bool running = false;
-
-    bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
-    bool is_anonymous() const { return identity->credentials.access_key.empty(); }
-};
-
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
 inline std::string_view advice_for(std::string_view url, std::string_view text) {
-    constexpr std::string_view to_http = "perhaps the port speaks plain http: try http:// in the endpoint";
-    constexpr std::string_view to_https = "perhaps the port wants TLS: try https:// in the endpoint";
-    constexpr std::string_view clock = "is this machine's clock right?";
-    constexpr std::string_view payer = "a bucket whose requester pays wants x-amz-request-payer, which is not sent";
-    constexpr std::string_view hints[][3] = {{"https:", "wrong version number", to_http},
-                                             {"https:", "packet length", to_http},
-                                             {"https:", "record layer", to_http},
-                                             {"https:", "unknown protocol", to_http},
-                                             {"https:", "SSL connection timeout", to_http},
-                                             {"http:", "Empty reply", to_https},
-                                             {"http:", "HTTP/0.9", to_https},
-                                             {"http:", "reset by peer", to_https},
-                                             {"http:", "HTTPS port", to_https},
-                                             {"https:", "not yet valid", clock},
-                                             {"https:", "has expired", clock},
-                                             {"http", "equester pays", payer}};
-    for (const auto& [scheme, words, advice] : hints) {
-        if (bytes::starts_with(url, scheme) && text.find(words) != std::string_view::npos) return advice;
+    struct Hint {
+        std::string_view scheme, advice, words[5];
+    };
+    constexpr Hint hints[] = {
+        {"https:",
+         "perhaps the port speaks plain http: try http:// in the endpoint",
+         {"wrong version number", "packet length", "record layer", "unknown protocol", "SSL connection timeout"}},
+        {"http:",
+         "perhaps the port wants TLS: try https:// in the endpoint",
+         {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
+        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
+        {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}}};
+    for (const Hint& hint : hints) {
+        for (const std::string_view words : hint.words) {
+            const bool says_so = !words.empty() && text.find(words) != std::string_view::npos;
+            if (says_so && bytes::starts_with(url, hint.scheme)) return hint.advice;
+        }
     }
     return {};
 }
 
-// What the store said in XML, or what else can be made of the body for a person.
-inline Error::Details details_of(const Exchange& exchange) {
-    const xml::ErrorBody& fault = exchange.fault;
-    const http::Transfer& answer = *exchange.answer;
-    std::string message = fault.message;
-    if (message.empty()) message = json::string_field(answer.text, "message").value_or(xml::html_title(answer.text));
-    Error::Details out;
-    out.status = answer.status;
-    out.s3_code = fault.code.empty() ? std::to_string(answer.status) : bytes::sanitize(fault.code);
-    out.s3_message = bytes::sanitize(message);
-    const std::string_view id = answer.headers.get("x-amz-request-id");
-    const std::string_view second = answer.headers.get("x-amz-id-2");
-    out.request_id = bytes::sanitize(id.empty() ? fault.request_id : id);
-    if (!second.empty()) out.request_id.append(out.request_id.empty() ? "" : " ").append(bytes::sanitize(second));
-    return out;
-}
-
-// What happened, after how many attempts, in the store's words, and what to do.
-inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string text, Error::Details details = {}) {
-    details.code = rule.kind;
-    details.retryable = rule.action == retry::Action::retry;
-    details.attempts = exchange.attempts;
-    const auto tenths = static_cast<std::uint64_t>((http::Clock::now() - exchange.began) / Milliseconds(100));
-    text += " after " + std::to_string(exchange.attempts) + (exchange.attempts == 1 ? " attempt in " : " attempts in ");
-    text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
-    if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
-    if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
-    const std::string_view location = exchange.headers().get("location");
-    if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
-    if (!rule.advice.empty()) text.append("; ").append(rule.advice);
-    return Error(std::move(details), about(exchange.request.operation, exchange.request.key, text));
-}
-
-// An engine for as long as one operation lasts, and the exchanges that run on it: any number at once, on this thread.
+// An engine for as long as one operation lasts, and the calls that run on it: any number at once, on this thread.
 // Everything that waits, waits in step().
 //
 //   start ── attempt ──> running ── finish ──> done
@@ -5003,6 +4945,391 @@ inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string
 //              └── waiting <┘ passing trouble, or a mistake that the answer helps to correct
 class Session {
 public:
+    // One request on its way, with all its attempts; of some, the requests that follow from its answer. It is cut off
+    // and forgotten when it goes out of scope. Where it is made it stays.
+    struct Call {
+        Call(Session& on, Request what) : session(on), core(on.core_), request(std::move(what)) {}
+        virtual ~Call() { drop(); }
+
+        void run() {
+            start();
+            while (tend()) session.step(step_most);
+        }
+        // Called between steps; false: it is done.
+        virtual bool tend() {
+            if (!done) return true;
+            if (!prepare_next()) return false;
+            start();
+            return true;
+        }
+        // Whether the answer asks for another request, which this makes of the one that was sent.
+        virtual bool prepare_next() { return false; }
+        // Undoes what an attempt delivered before there is another; false: no other attempt.
+        virtual bool on_retry() { return true; }
+
+        int status() const { return answer ? answer->status : 0; }
+        bool stopped_by_sink() const { return answer && answer->result == CURLE_WRITE_ERROR && !answer->refused; }
+        bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
+        const std::string& code() const { return fault.code; }
+        const http::Headers& headers() const { return answer->headers; }
+        // The store may have done it: there was no memory for the answer, or it was not waited for any longer.
+        bool is_unread() const {
+            if (!answer) return attempts > 0 && error && error->code() == Errc::cancelled;
+            return answer->refused || answer->result == CURLE_OUT_OF_MEMORY;
+        }
+        bool is_anonymous() const { return identity->credentials.access_key.empty(); }
+
+        void start() {
+            drop();
+            following = std::exchange(session.calls_, this);
+            done = false;
+            corrections = 0;
+            attempts = 0;
+            clock_offset_ms = core.clock_offset_ms.load(std::memory_order_relaxed);
+            began = http::Clock::now();
+            if (core.health.admits(core.local_now())) return attempt(began);
+            core.count(&Stats::unavailable);
+            constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
+            end(request.refuse(Errc::unavailable, why));
+        }
+        // Forgets the answer; what still runs is cut off.
+        void drop() noexcept {
+            Call** at = &session.calls_;
+            while (*at && *at != this) at = &(*at)->following;
+            if (*at) *at = following;
+            if (answer) session.engine_->give_back(std::move(answer), running);
+            running = false;
+            done = true;
+        }
+        void end(Error why) {
+            drop();
+            error = std::move(why);
+            session.woken_ = true;
+        }
+        // Hands what was held back to the sink at once. What the sink says then ends the call here: libcurl would
+        // report it to us alone, and go on with the next bytes as if these had been taken.
+        void resume() {
+            if (!answer || !answer->paused) return;
+            answer->paused = false;
+            const CURLcode result = curl_easy_pause(answer->easy, CURLPAUSE_CONT);
+            if (result == CURLE_OK || !running) return;
+            session.engine_->stop(*answer, result);
+            finish_attempt();
+        }
+        // Finds out who signs, and where it goes.
+        Result<void> address() {
+            auto who = core.identity.snapshot(session.limits_);
+            if (!who) return detail::about(request.operation, request.key, who.error());
+            auto where = core.place(session.limits_);  // the instance that gave credentials may have to say where it is
+            if (!where) return detail::about(request.operation, request.key, where.error());
+            identity = *std::move(who);
+            place = *std::move(where);
+            return {};
+        }
+
+        // The answer as an error, for an operation that can make nothing of it.
+        Error failure() const {
+            if (error) return *error;
+            Error::Details details = store_says();
+            retry::Rule rule = rule_of_answer();
+            const std::string_view hint = advice_for(answer->url, details.s3_message);
+            if (!hint.empty()) rule.advice = hint;
+            const bool underscore = request.ttl && core.config.metadata_names == MetadataNames::underscore;
+            if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
+                               details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
+                rule.advice =
+                    "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
+                    "MetadataNames::hyphen (?metadata_names=hyphen)";
+            std::string text = bytes::number(static_cast<std::uint64_t>(details.status));
+            if (text != details.s3_code) text += " " + details.s3_code;
+            return told(rule, std::move(text), std::move(details));
+        }
+
+        Session& session;
+        Core& core;
+        Request request;
+        bool done = false;
+        std::unique_ptr<http::Transfer> answer{};
+        std::optional<Error> error{};  // there is no answer, or none to be understood
+        xml::ErrorBody fault{};        // without a code: the store told none
+        int attempts = 0;
+        http::Clock::time_point began{};
+        std::shared_ptr<const endpoint::Endpoint> place{};
+        std::shared_ptr<const credentials::Snapshot> identity{};
+        std::size_t index = 0;             // for Calls
+        std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
+
+    private:
+        friend class Session;
+
+        bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
+
+        void attempt(http::Clock::time_point now) {
+            due = now;
+            if (!fault.code.empty() || !fault.region.empty()) fault = {};
+            error.reset();
+            Result<void> fine;
+            if (!request.begins_upload) fine = session.check_allowed(request.operation, request.key);
+            if (fine) fine = address();
+            if (!fine) return end(std::move(fine).error());
+            if (!answer) answer = session.engine_->borrow();
+            write_request();
+            if (!session.engine_->start(*answer, core.config))
+                return end(request.refuse(Errc::unsupported, "libcurl refused the request or has no memory"));
+            running = true;
+            core.count(&Stats::requests);
+            if (++attempts > 1) core.count(&Stats::retries);
+        }
+
+        // The request as it goes out: everything that differs from attempt to attempt is made here.
+        void write_request() {
+            http::Transfer& out = *answer;
+            out.begin(request);
+            out.owner = this;
+            out.limits = {core.config.connect_timeout, core.config.stall_timeout, {}};
+            if (request.stall.count() > 0) out.limits.stall = request.stall;
+            if (session.limits_.deadline && !request.open_ended) {
+                const auto left = std::chrono::ceil<Milliseconds>(*session.limits_.deadline - http::Clock::now());
+                out.limits.total = (std::max)(left, Milliseconds(1));
+            }
+            out.url.assign(place->scheme).append("://").append(place->host);
+            out.path_at = out.url.size();
+            out.url.append(place->path);
+            if (!request.object.empty() || place->path.empty()) out.url += '/';
+            bytes::append_percent(out.url, request.object, true);
+            add_headers(std::string_view(out.url).substr(out.path_at));
+            if (!request.query.empty()) (out.url += '?').append(request.query);
+        }
+        void add_headers(std::string_view path) {
+            http::Transfer& out = *answer;
+            out.signer.headers.push_back({"host", place->host});
+            for (const auto& [name, value] : request.headers) out.add_header(name, value);
+            if (!request.condition.empty())
+                out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
+            if (!request.write_id.empty()) out.add_header("x-amz-meta-write-id", request.write_id);
+            const TimePoint now = core.local_now() + Milliseconds(clock_offset_ms);
+            const bool hyphen = core.config.metadata_names == MetadataNames::hyphen;
+            std::string expiry;
+            if (request.ttl) {
+                expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
+                out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
+            }
+            if (is_anonymous()) return;
+            const Credentials& keys = identity->credentials;
+            const std::string_view date = out.signer.date(dates::unix_seconds(now));
+            const std::string_view hash =
+                request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
+            out.add_header("x-amz-content-sha256", hash);
+            out.add_header("x-amz-date", date);
+            if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
+            const sigv4::Request to_sign{http::name_of(request.method), path, request.query, hash};
+            out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place->signing_region, "s3"}));
+        }
+
+        void finish_attempt() {
+            running = false;
+            session.woken_ = true;
+            {
+                const std::lock_guard<std::mutex> hold(core.stats_lock);
+                core.stats.bytes_in += answer->received;
+                core.stats.bytes_out += request.body.size();
+                if (!answer->reused) ++core.stats.connections;
+            }
+            read_answer();
+            const bool answered = stopped_by_sink() || retry::is_answered(answer->result, answer->status);
+            const retry::Action action = action_after_answer();
+            if (goes_on(action)) return;
+            done = true;
+            if (!answered) error = no_answer();
+            core.health.report(answered && action != retry::Action::retry, core.local_now());
+            const bool was_signed_right = ok() || status() == 404;
+            if (was_signed_right && has_tried(retry::Action::correct_clock))
+                core.clock_offset_ms.store(clock_offset_ms);
+            emit_event(ok() ? "done" : "error");
+        }
+
+        // The store's words about a failure. What is no S3 error (a proxy's page, nothing) goes by the status number.
+        void read_answer() {
+            const bool may_fail = answer->status >= 300 || request.error_in_200;
+            if (may_fail && xml::read_error(answer->text, fault) && fault.code.empty())
+                fault.code = std::to_string(answer->status);
+            const bool has_code = !fault.code.empty();
+            if (!core.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3()))
+                core.store_seen.store(true, std::memory_order_relaxed);
+            if (request.error_in_200 && answer->result == CURLE_OK && answer->status == 200 && !has_code &&
+                !xml::etag_result(answer->text) && !xml::upload_id(answer->text))  // empty, cut short, or no result
+                fault = {"InternalError", "the body of the answer is no result", {}, {}};
+            if (answer->status < 300) return;
+            const std::string_view region = headers().get("x-amz-bucket-region");
+            if (!region.empty()) fault.region = region;
+            // To a HEAD the store cannot say more than that.
+            if (!region.empty() && request.method == Method::head && (answer->status == 400 || answer->status == 301))
+                fault.code = "PermanentRedirect";
+        }
+        // Whether a success is an S3 store's, and not some page of what stands before it.
+        bool is_of_s3() const {
+            const bool is_page = bytes::starts_with(headers().get("content-type"), "text/html");
+            const bool is_signed = !headers().get("etag").empty() || !headers().get("x-amz-request-id").empty();
+            return answer->status / 100 == 2 && is_signed && !is_page;
+        }
+
+        // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP
+        // at all, or to a HEAD a bare 400 (RequestTimeout). To a HEAD no reason is given: it may be the clock, or the
+        // keys.
+        retry::Action action_after_answer() const {
+            using retry::Action;
+            const bool is_fine = answer->result == CURLE_OK && answer->status / 100 == 2 && code().empty();
+            if (is_fine || stopped_by_sink()) return Action::accept;
+            const bool is_bare = request.method == Method::head && code().empty();
+            const bool is_denied = is_bare && answer->status == 403, is_bad = is_bare && answer->status == 400;
+            if (is_denied && std::fabs(skew(core.now())) > skew_seconds_min) return Action::correct_clock;
+            const bool is_odd =
+                is_bad || answer->result == CURLE_UNSUPPORTED_PROTOCOL || answer->result == CURLE_WEIRD_SERVER_REPLY;
+            if (is_odd && answer->reused && !has_tried(Action::ask_again)) return Action::ask_again;
+            if (is_bad || (is_denied && !core.config.forbidden_is_miss)) return Action::refresh_credentials;
+            return rule_of_answer().action;
+        }
+        // What an attempt without success means.
+        retry::Rule rule_of_answer() const {
+            const long refusal = answer->result == CURLE_OK ? 0 : answer->info<long>(CURLINFO_HTTP_CONNECTCODE);
+            if (refusal < 300) {
+                const bool answered = retry::is_answered(answer->result, answer->status);
+                return answered ? retry::rule_for(answer->status, code()) : retry::rule_for(answer->result);
+            }
+            retry::Rule rule = retry::rule_for(static_cast<int>(refusal), {});  // of a proxy, to open a tunnel
+            if (refusal != 407) rule.advice = "the proxy refuses: see Config::proxy";
+            return rule;
+        }
+
+        bool goes_on(retry::Action action) {
+            using retry::Action;
+            if (action == Action::accept) return false;
+            if (action == Action::retry) return retry_later();
+            if (has_tried(action)) return false;
+            corrections |= 1U << static_cast<unsigned>(action);
+            const bool corrected = action == Action::refresh_credentials
+                                       ? core.identity.force_refresh(identity->generation, session.limits_)
+                                   : action == Action::correct_clock  ? correct_clock()
+                                   : action == Action::correct_region ? correct_region()
+                                                                      : true;
+            return corrected && again_now();
+        }
+        // How far the store's clock is ahead, by the answer's Date; NaN: it has none.
+        double skew(TimePoint now) const {
+            const auto date = dates::http_date(headers().get("date"));
+            return date ? retry::seconds_between(now, *date) : std::numeric_limits<double>::quiet_NaN();
+        }
+        // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
+        // refusal gives no reason the date is tried, and counts for others only if the store then takes the signature.
+        bool correct_clock() {
+            const double off = skew(core.local_now());
+            if (std::isnan(off) || is_anonymous()) return false;
+            clock_offset_ms = static_cast<std::int64_t>(off * 1000);
+            if (!code().empty()) core.clock_offset_ms.store(clock_offset_ms);
+            return !request.rests_on_clock;
+        }
+        // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another.
+        bool correct_region() {
+            const std::string& before = place->signing_region;
+            if (fault.region == before) return false;
+            core.set_region(fault.region);
+            if (fault.region.empty() && (request.method != Method::head || !request.object.empty())) {
+                Session other(core);
+                other.limits_.deadline = session.limits_.deadline;
+                Call(other, bucket_request(request.operation, Method::head, {}, request.key)).run();
+            }
+            const auto found = core.place(session.limits_);
+            return found && (*found)->signing_region != before;
+        }
+
+        bool again_now() {
+            // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
+            if (request.begins_upload && is_unread()) core.count(&Stats::leftover_uploads);
+            if (!on_retry()) return false;
+            emit_event("retry");
+            due = http::Clock::now();
+            return true;
+        }
+        bool retry_later() {
+            const auto now = http::Clock::now();
+            if (attempts >= core.config.attempts_max) return false;
+            auto delay = retry::backoff(core.config, attempts, core.random());
+            delay = (std::max)(delay, retry::retry_after(headers().get("retry-after"), core.now()));
+            if (session.limits_.deadline && now + delay >= *session.limits_.deadline) return false;
+            const bool timed_out = answer->result == CURLE_OPERATION_TIMEDOUT;
+            if (!core.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
+            if (!again_now()) return false;
+            if (core.config.seams.sleep)
+                core.config.seams.sleep(delay);
+            else
+                due = now + delay;
+            return true;
+        }
+        void emit_event(std::string_view outcome) const {
+            if (!core.config.on_event) return;
+            const std::uint64_t size = request.method == Method::get ? answer->received : request.body.size();
+            const bool has_failed = answer->result != CURLE_OK && !stopped_by_sink();
+            const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer->problem)) : std::string();
+            core.config.on_event({request.operation, request.key, outcome, attempts, answer->status, size,
+                                  http::Clock::now() - due, answer->reused, problem});
+        }
+
+        // What the store said in XML, or what else can be made of the body for a person.
+        Error::Details store_says() const {
+            std::string message = fault.message;
+            if (message.empty())
+                message = json::string_field(answer->text, "message").value_or(xml::html_title(answer->text));
+            Error::Details out;
+            out.status = answer->status;
+            out.s3_code = fault.code.empty() ? std::to_string(answer->status) : bytes::sanitize(fault.code);
+            out.s3_message = bytes::sanitize(message);
+            const std::string_view id = headers().get("x-amz-request-id"), second = headers().get("x-amz-id-2");
+            out.request_id = bytes::sanitize(id.empty() ? fault.request_id : id);
+            if (!second.empty())
+                out.request_id.append(out.request_id.empty() ? "" : " ").append(bytes::sanitize(second));
+            return out;
+        }
+        Error no_answer() const {
+            retry::Rule rule = rule_of_answer();
+            const auto& deadline = session.limits_.deadline;
+            const bool timed_out = answer->result == CURLE_OPERATION_TIMEDOUT;
+            if (timed_out && deadline && http::Clock::now() >= *deadline - Milliseconds(5))
+                return told(rule, session.out_of_time_text());
+            if (answer->refused) rule.kind = answer->refused == http::no_memory ? Errc::too_large : Errc::protocol;
+            std::string text = answer->refused ? answer->refused : bytes::sanitize(bytes::trim(answer->problem));
+            if (answer->result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
+                text = "no file descriptor is left (see ulimit -n)";
+            if (text.empty()) text = curl_easy_strerror(answer->result);
+            if (answer->result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
+            const bool stalled = text.find("too slow") != std::string::npos;
+            if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
+            const std::string_view hint = advice_for(answer->url, text);
+            if (!hint.empty() && !core.store_seen) rule.advice = hint;  // what was a store before is one still
+            return told(rule, std::move(text));
+        }
+        // What happened, after how many attempts, in the store's words, and what to do.
+        Error told(const retry::Rule& rule, std::string text, Error::Details details = {}) const {
+            details.code = rule.kind;
+            details.retryable = rule.action == retry::Action::retry;
+            details.attempts = attempts;
+            const auto tenths = static_cast<std::uint64_t>((http::Clock::now() - began) / Milliseconds(100));
+            text += " after " + std::to_string(attempts) + (attempts == 1 ? " attempt in " : " attempts in ");
+            text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
+            if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
+            if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
+            const std::string_view location = headers().get("location");
+            if (!location.empty()) text.append("; it points to ").append(bytes::sanitize(location));
+            if (!rule.advice.empty()) text.append("; ").append(rule.advice);
+            return Error(std::move(details), about(request.operation, request.key, text));
+        }
+
+        Call* following = nullptr;         // of its session
+        http::Clock::time_point due{};     // of the attempt
+        std::int64_t clock_offset_ms = 0;  // with which it is signed
+        unsigned corrections = 0;          // those that were made, a bit for each Action
+        bool running = false;
+    };
+
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
         : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
         limits_.cancelled = [this] { return was_cancelled(); };
@@ -5031,47 +5358,31 @@ public:
         if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
         limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
     }
-    const credentials::Limits& limits() const { return limits_; }
     // For a cleanup after which the call goes on.
     void end_cleanup() { limits_.deadline = deadline_; }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
         curl_off_t sum = 0;
-        for (const Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
-            if (exchange->running && exchange->request.method == Method::put)
-                sum += exchange->answer->info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T);
+        for (const Call* call = calls_; call; call = call->following) {
+            if (call->running && call->request.method == Method::put)
+                sum += call->answer->info<curl_off_t>(CURLINFO_SIZE_UPLOAD_T);
         }
         return static_cast<std::uint64_t>(sum);
     }
 
     // Whether the operation may go on: for work between requests, such as reading a source.
-    Result<void> check_allowed(std::string_view operation, std::string_view key, bool unless_cancelled = true) const {
+    Result<void> check_allowed(std::string_view operation, std::string_view key) const {
         const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
-        if (cancelled && unless_cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
+        if (cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
         if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
         return refusal(Errc::timed_out, operation, key, out_of_time_text());
     }
 
-    void start(Exchange& exchange) {
-        drop(exchange);
-        exchange.next = std::exchange(exchanges_, &exchange);
-        exchange.done = false;
-        exchange.corrections = 0;
-        exchange.attempts = 0;
-        exchange.clock_offset_ms = core_.clock_offset_ms.load(std::memory_order_relaxed);
-        exchange.began = http::Clock::now();
-        if (core_.health.admits(core_.local_now())) return attempt(exchange, exchange.began);
-        core_.count(&Stats::unavailable);
-        constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
-        end(exchange, exchange.request.refuse(Errc::unavailable, why));
-    }
-
-    // Moves bytes; waits up to `most` if there are none to move. False once something has cancelled.
-    bool step(Milliseconds most) {
-        woken_ = false;
+    // Moves bytes; waits up to `most` if there are none to move, and nothing has ended that nobody has looked at.
+    void step(Milliseconds most) {
         most = start_due((std::min)(most, tick));
         const bool fine =
-            engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
+            engine_->perform([](http::Transfer& done) { static_cast<Call*>(done.owner)->finish_attempt(); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
         if (was_cancelled()) cancel(by_cancel);
         if (report_progress_ && http::Clock::now() >= next_report_) {
@@ -5080,149 +5391,33 @@ public:
         }
         if (why_cancelled_ && http::Clock::now() >= cancelled_at_ + cleanup_overtime)
             end_all(Errc::cancelled, why_cancelled_, true);
-        if (!woken_ && most.count() != 0) engine_->wait(most);
-        return !why_cancelled_;
-    }
-    void wait_for(const Exchange& exchange) {
-        while (!exchange.done) step(step_most);
+        if (most.count() != 0 && !std::exchange(woken_, false)) engine_->wait(most);
     }
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
     void wake() { woken_ = true; }
 
-    // Forgets the exchange and its answer; one that still runs is cut off.
-    void drop(Exchange& exchange) noexcept {
-        Exchange** at = &exchanges_;
-        while (*at && *at != &exchange) at = &(*at)->next;
-        if (*at) *at = exchange.next;
-        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
-        exchange.running = false;
-        exchange.done = true;
-    }
-    // Hands what was held back to the sink at once. What the sink says then ends the exchange here: libcurl would
-    // report it to us alone, and go on with the next bytes as if these had been taken.
-    void resume(Exchange& exchange) {
-        if (!exchange.answer || !exchange.answer->paused) return;
-        exchange.answer->paused = false;
-        const CURLcode result = curl_easy_pause(exchange.answer->easy, CURLPAUSE_CONT);
-        if (result == CURLE_OK || !exchange.running) return;
-        engine_->stop(*exchange.answer, result);
-        finish_attempt(exchange);
-    }
-    // Ends what runs with this error.
-    void end_all(Errc code, const std::string& why, bool also_not_cancellable = false) {
-        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
-            if (!exchange->done && (also_not_cancellable || !exchange->request.not_cancellable))
-                end(*exchange, exchange->request.refuse(code, why));
-        }
-    }
-
-    // The answer as an error, for an operation that can make nothing of it.
-    Error failure(const Exchange& exchange) const {
-        if (exchange.error) return *exchange.error;
-        Error::Details details = details_of(exchange);
-        retry::Rule rule = rule_of(exchange);
-        const std::string_view hint = advice_for(exchange.answer->url, details.s3_message);
-        if (!hint.empty()) rule.advice = hint;
-        const bool underscore = exchange.request.ttl && core_.config.metadata_names == MetadataNames::underscore;
-        if (underscore && (details.s3_message.find("not signed") != std::string::npos ||
-                           details.s3_code == "SignatureDoesNotMatch" || details.s3_code == "400"))
-            rule.advice =
-                "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
-                "MetadataNames::hyphen (?metadata_names=hyphen)";
-        std::string text = bytes::number(static_cast<std::uint64_t>(details.status));
-        if (text != details.s3_code) text += " " + details.s3_code;
-        return told(exchange, rule, std::move(text), std::move(details));
-    }
-
 private:
     bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
-
-    void attempt(Exchange& exchange, http::Clock::time_point now) {
-        exchange.due = now;
-        if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
-        exchange.error.reset();
-        const Request& request = exchange.request;
-        const auto allowed = check_allowed(request.operation, request.key, !request.not_cancellable);
-        if (!allowed) return end(exchange, allowed.error());
-        auto who = core_.identity.snapshot(limits_);
-        if (!who) return end(exchange, detail::about(request.operation, request.key, who.error()));
-        auto place = core_.place(limits_);  // the instance that gave credentials may have to say where it is
-        if (!place) return end(exchange, detail::about(request.operation, request.key, place.error()));
-        exchange.identity = *std::move(who);
-        exchange.place = *std::move(place);
-        if (!exchange.answer) exchange.answer = engine_->borrow();
-        prepare(exchange);
-        if (!engine_->start(*exchange.answer, core_.config))
-            return end(exchange, request.refuse(Errc::unsupported, "libcurl refused the request or has no memory"));
-        exchange.running = true;
-        core_.count(&Stats::requests);
-        if (++exchange.attempts > 1) core_.count(&Stats::retries);
-    }
-
-    // The request as it goes out: everything that differs from attempt to attempt is made here.
-    void prepare(Exchange& exchange) {
-        const Request& request = exchange.request;
-        http::Transfer& out = *exchange.answer;
-        const endpoint::Endpoint& where = *exchange.place;
-        out.begin(request);
-        out.owner = &exchange;
-        Milliseconds left{0};
-        if (limits_.deadline && !request.open_ended)
-            left = (std::max)(std::chrono::ceil<Milliseconds>(*limits_.deadline - http::Clock::now()), Milliseconds(1));
-        out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), left};
-        out.url.assign(where.scheme).append("://").append(where.host);
-        out.path_at = out.url.size();
-        out.url.append(where.path);
-        if (!request.object.empty() || where.path.empty()) out.url += '/';
-        bytes::append_percent(out.url, request.object, true);
-        add_headers(exchange, std::string_view(out.url).substr(out.path_at));
-        if (!request.query.empty()) (out.url += '?').append(request.query);
-    }
 
     std::string out_of_time_text() const {
         return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
                " ms) is over";
     }
 
-    void add_headers(Exchange& exchange, std::string_view path) {
-        const endpoint::Endpoint& place = *exchange.place;
-        const Request& request = exchange.request;
-        http::Transfer& out = *exchange.answer;
-        out.signer.headers.push_back({"host", place.host});
-        for (const auto& [name, value] : request.headers) out.add_header(name, value);
-        if (!request.condition.empty())
-            out.add_header(request.condition == "*" ? "if-none-match" : "if-match", request.condition);
-        if (!request.write_id.empty()) out.add_header("x-amz-meta-write-id", request.write_id);
-        const TimePoint now = core_.local_now() + Milliseconds(exchange.clock_offset_ms);
-        const bool hyphen = core_.config.metadata_names == MetadataNames::hyphen;
-        std::string expiry;
-        if (request.ttl) {
-            expiry = entry::seconds_text(Seconds(now.time_since_epoch() + *request.ttl).count());
-            out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
-        }
-        if (exchange.is_anonymous()) return;
-        const Credentials& keys = exchange.identity->credentials;
-        const std::string_view date = out.signer.date(dates::unix_seconds(now));
-        const std::string_view hash =
-            request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
-        out.add_header("x-amz-content-sha256", hash);
-        out.add_header("x-amz-date", date);
-        if (!keys.session_token.empty()) out.add_header("x-amz-security-token", keys.session_token);
-        const sigv4::Request to_sign{http::name_of(request.method), path, request.query, hash};
-        out.add_header("authorization", out.signer.sign(to_sign, keys, {date, place.signing_region, "s3"}));
-    }
-
     // Starts what is due. Returns how long nothing else will be, `most` at most: zero where only the caller can go on.
     Milliseconds start_due(Milliseconds most) {
-        std::optional<http::Clock::time_point> now;  // asked only if an exchange waits: usually none does
-        for (Exchange* exchange = exchanges_; exchange; exchange = exchange->next) {
-            if (exchange->answer && exchange->answer->paused) most = Milliseconds(0);
-            if (exchange->done || exchange->running) continue;
-            if (!now) now = http::Clock::now();
-            if (exchange->due <= *now)
-                attempt(*exchange, *now);
+        for (Call* call = calls_; call; call = call->following) {
+            if (call->answer && call->answer->paused) most = Milliseconds(0);
+            if (call->running && call->request.open_ended) {
+                const Result<void> allowed = check_allowed(call->request.operation, call->request.key);
+                if (!allowed) call->end(allowed.error());
+            }
+            if (call->done || call->running) continue;
+            const auto now = http::Clock::now();
+            if (call->due <= now)
+                call->attempt(now);
             else
-                most = (std::min)(most, std::chrono::ceil<Milliseconds>(exchange->due - *now));
+                most = (std::min)(most, std::chrono::ceil<Milliseconds>(call->due - now));
         }
         return most;
     }
@@ -5233,196 +5428,17 @@ private:
         why_cancelled_ = why;
         end_all(Errc::cancelled, why);
     }
-
-    void end(Exchange& exchange, Error why) {
-        drop(exchange);
-        exchange.error = std::move(why);
-        woken_ = true;
-    }
-
-    void finish_attempt(Exchange& exchange) {
-        exchange.running = false;
-        woken_ = true;
-        const http::Transfer& answer = *exchange.answer;
-        {
-            const std::lock_guard<std::mutex> hold(core_.stats_lock);
-            core_.stats.bytes_in += answer.received;
-            core_.stats.bytes_out += exchange.request.body.size();
-            if (!answer.reused) ++core_.stats.connections;
+    // Ends what runs with this error.
+    void end_all(Errc code, const std::string& why, bool also_uploads = false) {
+        for (Call* call = calls_; call; call = call->following) {
+            if (!call->done && (also_uploads || !call->request.begins_upload))
+                call->end(call->request.refuse(code, why));
         }
-        read_answer(exchange);
-        const bool answered = exchange.stopped_by_sink() || retry::is_answered(answer.result, answer.status);
-        const retry::Action action = action_for(exchange);
-        if (goes_on(exchange, action)) return;
-        exchange.done = true;
-        if (!answered) exchange.error = no_answer(exchange);
-        core_.health.report(answered && action != retry::Action::retry, core_.local_now());
-        const bool was_signed_right = exchange.ok() || exchange.status() == 404;
-        if (was_signed_right && exchange.has_tried(retry::Action::correct_clock))
-            core_.clock_offset_ms.store(exchange.clock_offset_ms);
-        emit_event(exchange, exchange.ok() ? "done" : "error");
-    }
-
-    // The store's words about a failure. What is no S3 error (a proxy's page, nothing) goes by the status number.
-    void read_answer(Exchange& exchange) {
-        const http::Transfer& answer = *exchange.answer;
-        const Request& request = exchange.request;
-        xml::ErrorBody& fault = exchange.fault;
-        const bool may_fail = answer.status >= 300 || request.error_in_200;
-        if (may_fail && xml::read_error(answer.text, fault) && fault.code.empty())
-            fault.code = bytes::number(static_cast<std::uint64_t>(answer.status));
-        const bool has_code = !fault.code.empty();
-        if (!core_.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3(answer)))
-            core_.store_seen.store(true, std::memory_order_relaxed);
-        if (request.error_in_200 && answer.result == CURLE_OK && answer.status == 200 && !has_code &&
-            !xml::etag_result(answer.text) && !xml::upload_id(answer.text))  // empty, cut short, or no result at all
-            fault = {"InternalError", "the body of the answer is no result", {}, {}};
-        if (answer.status < 300) return;
-        const std::string_view region = answer.headers.get("x-amz-bucket-region");
-        if (!region.empty()) fault.region = region;
-        // To a HEAD the store cannot say more than that.
-        if (!region.empty() && request.method == Method::head && (answer.status == 400 || answer.status == 301))
-            fault.code = "PermanentRedirect";
-    }
-
-    // Whether a success is an S3 store's, and not some page of what stands before it.
-    static bool is_of_s3(const http::Transfer& answer) {
-        const bool is_page = bytes::starts_with(answer.headers.get("content-type"), "text/html");
-        const bool is_signed = !answer.headers.get("etag").empty() || !answer.headers.get("x-amz-request-id").empty();
-        return answer.status / 100 == 2 && is_signed && !is_page;
-    }
-
-    // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP at
-    // all, or to a HEAD a bare 400 (RequestTimeout). To a HEAD no reason is given: it may be the clock, or the keys.
-    retry::Action action_for(const Exchange& exchange) const {
-        using retry::Action;
-        const http::Transfer& answer = *exchange.answer;
-        const bool is_fine = answer.result == CURLE_OK && answer.status / 100 == 2 && exchange.code().empty();
-        if (is_fine || exchange.stopped_by_sink()) return Action::accept;
-        const bool is_bare = exchange.request.method == Method::head && exchange.code().empty();
-        const bool is_denied = is_bare && answer.status == 403;
-        if (is_denied && std::fabs(skew(answer, core_.now())) > skew_seconds_min) return Action::correct_clock;
-        const bool is_odd = answer.result == CURLE_UNSUPPORTED_PROTOCOL || answer.result == CURLE_WEIRD_SERVER_REPLY ||
-                            (is_bare && answer.status == 400);
-        if (is_odd && answer.reused && !exchange.has_tried(Action::ask_again)) return Action::ask_again;
-        if ((is_bare && answer.status == 400) || (is_denied && !core_.config.forbidden_is_miss))
-            return Action::refresh_credentials;
-        return rule_of(exchange).action;
-    }
-    // What an attempt without success means.
-    static retry::Rule rule_of(const Exchange& exchange) {
-        const http::Transfer& answer = *exchange.answer;
-        const long refusal = answer.result == CURLE_OK ? 0 : answer.info<long>(CURLINFO_HTTP_CONNECTCODE);
-        if (refusal < 300) {
-            const bool answered = retry::is_answered(answer.result, answer.status);
-            return answered ? retry::rule_for(answer.status, exchange.code()) : retry::rule_for(answer.result);
-        }
-        retry::Rule rule = retry::rule_for(static_cast<int>(refusal), {});  // of a proxy, to open a tunnel
-        if (refusal != 407) rule.advice = "the proxy refuses: see Config::proxy";
-        return rule;
-    }
-
-    bool goes_on(Exchange& exchange, retry::Action action) {
-        using retry::Action;
-        if (action == Action::accept) return false;
-        if (action == Action::retry) return retry_later(exchange);
-        if (exchange.has_tried(action)) return false;
-        exchange.corrections |= 1U << static_cast<unsigned>(action);
-        const bool corrected = action == Action::refresh_credentials
-                                   ? core_.identity.force_refresh(exchange.identity->generation, limits_)
-                               : action == Action::correct_clock  ? correct_clock(exchange)
-                               : action == Action::correct_region ? correct_region(exchange)
-                                                                  : true;
-        return corrected && again_now(exchange);
-    }
-
-    // How far the store's clock is ahead, by an answer's Date; NaN: it has none.
-    static double skew(const http::Transfer& answer, TimePoint now) {
-        const auto date = dates::http_date(answer.headers.get("date"));
-        return date ? retry::seconds_between(now, *date) : std::numeric_limits<double>::quiet_NaN();
-    }
-    // A signed refusal as skewed tells that the store's own clock matters, and its Date what that says. Where the
-    // refusal gives no reason the date is tried, and counts for others only if the store then takes the signature.
-    bool correct_clock(Exchange& exchange) {
-        const double off = skew(*exchange.answer, core_.local_now());
-        if (std::isnan(off) || exchange.is_anonymous()) return false;
-        exchange.clock_offset_ms = static_cast<std::int64_t>(off * 1000);
-        if (!exchange.code().empty()) core_.clock_offset_ms.store(exchange.clock_offset_ms);
-        return true;
-    }
-    // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another one.
-    bool correct_region(const Exchange& exchange) {
-        const Request& request = exchange.request;
-        const std::string& before = exchange.place->signing_region;
-        const std::string& named = exchange.fault.region;
-        if (named == before) return false;
-        core_.set_region(named);
-        if (named.empty() && (request.method != Method::head || !request.object.empty())) {
-            Session other(core_);
-            other.limits_.deadline = limits_.deadline;
-            Exchange look{bucket_request(request.operation, Method::head, {}, request.key)};
-            other.start(look);
-            other.wait_for(look);
-            other.drop(look);
-        }
-        const auto place = core_.place(limits_);
-        return place && (*place)->signing_region != before;
-    }
-
-    bool again_now(Exchange& exchange) {
-        if (exchange.on_retry && !exchange.on_retry(exchange)) return false;
-        emit_event(exchange, "retry");
-        exchange.due = http::Clock::now();
-        return true;
-    }
-    bool retry_later(Exchange& exchange) {
-        const auto now = http::Clock::now();
-        if (exchange.attempts >= core_.config.attempts_max) return false;
-        auto delay = retry::backoff(core_.config, exchange.attempts, core_.random());
-        delay = (std::max)(delay, retry::retry_after(exchange.headers().get("retry-after"), core_.now()));
-        if (limits_.deadline && now + delay >= *limits_.deadline) return false;
-        const bool timed_out = exchange.answer->result == CURLE_OPERATION_TIMEDOUT;
-        if (!core_.health.take(timed_out ? retry::quota_per_timeout : retry::quota_per_retry, now)) return false;
-        if (!again_now(exchange)) return false;
-        if (core_.config.seams.sleep)
-            core_.config.seams.sleep(delay);
-        else
-            exchange.due = now + delay;
-        return true;
-    }
-    void emit_event(const Exchange& exchange, std::string_view outcome) const {
-        if (!core_.config.on_event) return;
-        const Request& request = exchange.request;
-        const http::Transfer& answer = *exchange.answer;
-        const std::uint64_t size = request.method == Method::get ? answer.received : request.body.size();
-        const bool has_failed = answer.result != CURLE_OK && !exchange.stopped_by_sink();
-        const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer.problem)) : std::string();
-        core_.config.on_event({request.operation, request.key, outcome, exchange.attempts, answer.status, size,
-                               http::Clock::now() - exchange.due, answer.reused, problem});
-    }
-
-    Error no_answer(const Exchange& exchange) const {
-        const http::Transfer& answer = *exchange.answer;
-        retry::Rule rule = rule_of(exchange);
-        const bool timed_out = answer.result == CURLE_OPERATION_TIMEDOUT;
-        if (timed_out && limits_.deadline && http::Clock::now() >= *limits_.deadline - Milliseconds(5))
-            return told(exchange, rule, out_of_time_text());
-        if (answer.refused) rule.kind = answer.refused == http::no_memory ? Errc::too_large : Errc::protocol;
-        std::string text = answer.refused ? answer.refused : bytes::sanitize(bytes::trim(answer.problem));
-        if (answer.result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
-            text = "no file descriptor is left (see ulimit -n)";
-        if (text.empty()) text = curl_easy_strerror(answer.result);
-        if (answer.result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
-        const bool stalled = text.find("too slow") != std::string::npos;
-        if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
-        const std::string_view hint = advice_for(answer.url, text);
-        if (!hint.empty() && !core_.store_seen) rule.advice = hint;  // what was a store before is one still
-        return told(exchange, rule, std::move(text));
     }
 
     Core& core_;
     std::unique_ptr<http::Engine> engine_;
-    Exchange* exchanges_ = nullptr;  // a list, by Exchange::next
+    Call* calls_ = nullptr;
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
     Milliseconds timeout_{0};
@@ -5434,65 +5450,43 @@ private:
     std::uint64_t cancels_;  // of the cache, when this session began
 };
 
-// An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
-struct Call : Exchange {
-    Call(Session& on, Request what) : Exchange{std::move(what)}, session(on) {}
-    ~Call() { session.drop(*this); }
-    void run() {
-        session.start(*this);
-        session.wait_for(*this);
+using Call = Session::Call;
+
+// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done.
+class Calls {
+public:
+    Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
+
+    void add(std::size_t index, std::unique_ptr<Call> call) {
+        call->index = index;
+        call->start();
+        running_.push_back(std::move(call));
     }
-
-    Session& session;
-};
-
-// One of many: a call, and what follows from its answer.
-struct Job {
-    virtual ~Job() = default;
-    virtual Call& call() = 0;                     // what is on its way now
-    virtual bool tend() { return !call().done; }  // called between steps; false: the job is done
-
-    std::size_t index = 0;  // for run_all
-};
-
-// Runs jobs over a bounded number of connections: `begin(i)` makes one (null: no request), `end` looks at what is done.
-inline void run_all(Session& session, std::size_t total, std::size_t at_once,
-                    const std::function<std::unique_ptr<Job>(std::size_t)>& begin,
-                    const std::function<void(std::size_t, Job&)>& end) {
-    std::vector<std::unique_ptr<Job>> running;
-    for (std::size_t next = 0; next < total || !running.empty();) {
-        for (; next < total && running.size() < at_once; ++next) {
-            std::unique_ptr<Job> job = begin(next);
-            if (!job) continue;
-            job->index = next;
-            session.start(job->call());
-            running.push_back(std::move(job));
+    // Waits until a connection is free for another; until all are done.
+    void make_room() {
+        while (running_.size() >= session_.core().config.connections) step(step_most);
+    }
+    void finish() {
+        while (!running_.empty()) step(step_most);
+    }
+    void step(Milliseconds most) {
+        session_.step(most);
+        for (std::size_t i = 0; i < running_.size();) {
+            if (running_[i]->tend() && ++i) continue;
+            std::swap(running_[i], running_.back());
+            const std::unique_ptr<Call> ended = std::move(running_.back());
+            running_.pop_back();
+            end_(ended->index, *ended);
         }
-        const bool any_done = std::any_of(running.begin(), running.end(), [](auto& job) { return job->call().done; });
-        if (!running.empty() && !any_done) session.step(step_most);
-        for (std::unique_ptr<Job>& job : running) {
-            if (job->tend()) continue;
-            const std::unique_ptr<Job> ended = std::move(job);
-            end(ended->index, *ended);
-        }
-        running.erase(std::remove(running.begin(), running.end(), nullptr), running.end());
     }
-}
+    std::size_t size() const { return running_.size(); }
+    // Cuts off what is on its way.
+    void clear() { running_.clear(); }
 
-// A request to one of many entries.
-struct PlainJob : Job {
-    PlainJob(Session& session, Request&& what) : plain(session, std::move(what)) {}
-    Call& call() override { return plain; }
-    bool tend() override {
-        if (!plain.done) return true;
-        if (!prepare_next()) return false;
-        plain.session.start(plain);
-        return true;
-    }
-    // Whether the answer asks for another request, which this makes of the one that was sent.
-    virtual bool prepare_next() { return false; }
-
-    Call plain;
+private:
+    Session& session_;
+    const std::function<void(std::size_t, Call&)> end_;
+    std::vector<std::unique_ptr<Call>> running_;
 };
 
 }  // namespace detail::s3
@@ -5503,7 +5497,6 @@ namespace detail::transfer {
 
 using http::SinkResult;
 using s3::Call;
-using s3::Exchange;
 using s3::Method;
 using s3::Session;
 
@@ -5533,47 +5526,47 @@ inline constexpr int puts_again_max = 2;
 inline constexpr std::chrono::milliseconds complete_stall{300000};
 
 // A HEAD's 404 may mean that there is no bucket, or no S3 store: asked once, while nothing has shown otherwise.
-inline Result<void> check_bucket(Session& session, const Exchange& call) {
-    std::atomic<bool>& store_seen = session.core().store_seen;
+inline Result<void> check_bucket(const Call& call) {
+    std::atomic<bool>& store_seen = call.core.store_seen;
     if (call.status() != 404 || store_seen.load(std::memory_order_relaxed)) return {};
-    Call look(session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
+    Call look(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     look.run();
     if (look.status() == 404) look.fault = xml::ErrorBody{"NoSuchBucket", {}, {}, {}};
-    if (look.error || !look.code().empty()) return session.failure(look);
+    if (look.error || !look.code().empty()) return look.failure();
     store_seen.store(true, std::memory_order_relaxed);
     return {};
 }
 
 // Whether the answer says that there is nothing under the key. A 404 without words of S3 is believed only if it has no
 // others, and a good answer has shown that this is an S3 store: a wrong endpoint would make a miss of every get.
-inline bool is_absent(const Core& core, const Exchange& call) {
+inline bool is_absent(const Call& call) {
     if (call.error || call.ok()) return false;
     const std::string_view code = call.code();
     const bool is_silent = code.empty() && call.answer->text.empty();
-    if (call.status() == 403) return core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
+    if (call.status() == 403) return call.core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
     const bool is_s3 =
-        core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
+        call.core.store_seen.load(std::memory_order_relaxed) || !call.headers().get("x-amz-request-id").empty();
     return call.status() == 404 && code != "NoSuchBucket" &&
            (!code.empty() || call.request.method == Method::head || (is_silent && is_s3));
 }
 
-// The headers of an entry, expired or not; empty: there is none.
-inline Result<std::optional<entry::Facts>> interpret_look(Session& session, const Exchange& call) {
+// The headers of an entry, expired or not, if there is one.
+inline Result<entry::Facts> interpret_look(const Call& call) {
     if (call.ok()) {
         entry::Facts facts = entry::read(call.headers());
-        if (facts.from_s3) return std::optional<entry::Facts>(std::move(facts));
+        if (facts) return facts;
         return call.request.refuse(Errc::protocol, "the answer has no ETag: is the endpoint an S3 store?");
     }
-    if (!is_absent(session.core(), call)) return session.failure(call);
-    if (Result<void> fine = check_bucket(session, call); !fine) return std::move(fine).error();
-    return std::optional<entry::Facts>();
+    if (!is_absent(call)) return call.failure();
+    if (Result<void> fine = check_bucket(call); !fine) return std::move(fine).error();
+    return entry::Facts();
 }
-inline Result<std::optional<entry::Facts>> look(Session& session, const char* operation, std::string_view key,
-                                                Method method = Method::head) {
+inline Result<entry::Facts> look(Session& session, const char* operation, std::string_view key,
+                                 Method method = Method::head) {
     Call call(session, s3::request(session.core(), operation, method, key));
     call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) { return SinkResult::stop; };
     call.run();
-    return interpret_look(session, call);
+    return interpret_look(call);
 }
 
 // How many parts may be in flight: no more than connections, nor than fit the memory bound.
@@ -5602,48 +5595,43 @@ struct Verifier {
 
 // Bytes of one version of an object as they come on a connection of their own; a broken one is resumed where it broke,
 // on the same version (If-Match) or not at all. A part of a large object is kept until those before it were handed on.
-class Range {
+class Range : public Call {
 public:
-    Range(Session& session, std::string_view key)
-        : exchange(session, s3::request(session.core(), "get", Method::get, key)) {
-        exchange.request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
-                                     return static_cast<Range*>(self)->receive(from, {data, size});
-                                 }};
-        exchange.on_retry = [this](const Exchange&) { return ask(); };
+    Range(Session& on, std::string_view key) : Call(on, s3::request(on.core(), "get", Method::get, key)) {
+        request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
+                            return static_cast<Range*>(self)->receive(from, {data, size});
+                        }};
     }
-    virtual ~Range() = default;
 
     // Once the call is done: whether all has come.
     Result<void> check() const {
         if (trouble_) return *trouble_;
         if (at_ == end_) return {};
-        const bool is_gone = at_ > 0 && !exchange.error && (exchange.status() == 412 || exchange.status() == 404);
+        const bool is_gone = at_ > 0 && !error && (status() == 412 || status() == 404);
         if (is_gone) return refuse(Errc::changed, "the object was replaced while it was read");
-        if (!exchange.ok()) return exchange.session.failure(exchange);
+        if (!ok()) return failure();
         const bool is_short = at_ < end_ && end_ != unknown;
         return is_short ? refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
     }
-    // Asks for the bytes from `from` to before `end`.
-    void start(std::string_view version, std::uint64_t from, std::uint64_t end) {
-        if (!buffer_) buffer_.reset(new char[config().part_bytes]);
-        exchange.request.large = true;
+    // Asks for the bytes from `from` to before `end`, part_bytes at most.
+    void fetch(std::string_view version, std::uint64_t from, std::uint64_t end) {
+        if (!buffer) buffer.reset(new char[config().part_bytes]);
+        request.large = true;
         version_ = version;
         from_ = at_ = from;
         end_ = end;
-        ask();
-        exchange.session.start(exchange);
+        on_retry();
+        start();
     }
     // How much of what is behind `offset` has come; and the next of that.
     std::uint64_t bytes_behind(std::uint64_t offset) const { return at_ - (std::max)(from_, offset); }
     std::string_view piece_at(std::uint64_t offset) const {
         const auto count = static_cast<std::size_t>((std::min)(at_ - offset, std::uint64_t{piece_bytes}));
-        return {buffer_.get() + (offset - from_), count};
+        return {buffer.get() + (offset - from_), count};
     }
 
-    Call exchange;
-
 protected:
-    const Config& config() const { return exchange.session.core().config; }
+    const Config& config() const { return core.config; }
     // Ends the reading with this error.
     SinkResult fail(Error why) {
         trouble_ = std::move(why);
@@ -5656,7 +5644,7 @@ protected:
     virtual void begin(const http::Headers&) {}
     // What comes. That which is not `consumed` comes again, or is the last.
     virtual SinkResult put(std::string_view data) {
-        data.copy(buffer_.get() + (at_ - from_), data.size());
+        data.copy(buffer.get() + (at_ - from_), data.size());
         return SinkResult::consumed;
     }
 
@@ -5674,16 +5662,15 @@ protected:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
-    Error refuse(Errc code, std::string_view why) const { return exchange.request.refuse(code, why); }
+    Error refuse(Errc code, std::string_view why) const { return request.refuse(code, why); }
 
     // Prepares the request for what is missing. False: nothing is, or it may be of another version.
-    bool ask() {
+    bool on_retry() override {
         if (at_ == 0) return true;
         if (at_ == end_ || version_.empty()) return false;
-        if (exchange.answer && exchange.answer->received >= progress_bytes_min) exchange.attempts = 0;
+        if (answer && answer->received >= progress_bytes_min) attempts = 0;
         const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
-        exchange.request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last},
-                                    {"if-match", std::string(version_)}};
+        request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last}, {"if-match", std::string(version_)}};
         return true;
     }
 
@@ -5700,7 +5687,6 @@ protected:
 
     std::string_view version_{};  // its strong ETag; empty: there is none
     std::uint64_t from_ = 0, at_ = 0, end_ = unknown;
-    std::unique_ptr<char[]> buffer_{};  // of a part: what has come
     std::optional<Error> trouble_{};
 };
 
@@ -5708,8 +5694,12 @@ protected:
 // streams as compressed that it sends as they are; an entry with a kind is not its.)
 class Decoder {
 public:
-    explicit Decoder(const Info& info) : is_gzip_(info.compressed), is_undecided_(info.compressed && !info.kind) {}
-
+    void begin(const Info& info) {
+        has_begun_ = true;
+        is_gzip_ = info.compressed;
+        is_undecided_ = info.compressed && !info.kind;
+    }
+    bool has_begun() const { return has_begun_; }
     // What has come, borrowed until next() is empty; nothing: that was all.
     void feed(std::string_view data) {
         is_at_end_ = data.empty();
@@ -5745,7 +5735,7 @@ private:
     gzip::Inflater inflater_;
     std::unique_ptr<char[]> out_;
 #endif
-    bool is_gzip_, is_undecided_, is_at_end_ = false;
+    bool has_begun_ = false, is_gzip_ = false, is_undecided_ = false, is_at_end_ = false;
     std::string_view input_;
     std::string head_;  // what has come of an entry that is undecided
 };
@@ -5798,7 +5788,7 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 }
 
 // Whether its condition was what kept a write from happening.
-inline bool is_unmet(const Exchange& call) {
+inline bool is_unmet(const Call& call) {
     return !call.request.condition.empty() && !call.error &&
            (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
 }
@@ -5810,7 +5800,7 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     const auto there = look(session, write.operation, write.key);
     session.end_cleanup();
     if (!there) return there.error();  // so nobody knows
-    return *there && (*there)->write_id == write.write_id;
+    return there->write_id == write.write_id;
 }
 
 // SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
@@ -5850,13 +5840,12 @@ private:
 };
 
 // One PUT of bytes that are all there; by itself, or among many.
-struct Put : s3::PlainJob {
+struct Put : Call {
     // `sum` has seen the body, and nothing else since it was last sealed.
-    Put(Session& session, s3::Request&& request, std::string_view body, BodySum& sum)
-        : PlainJob(session, std::move(request)) {
-        plain.request.body = body;
-        const std::string crc = sum.seal(plain.request);
-        if (session.core().config.checksums != Checksums::none) plain.request.header("x-amz-meta-crc32c", crc);
+    Put(Session& on, s3::Request&& what, std::string_view body, BodySum& sum) : Call(on, std::move(what)) {
+        request.body = body;
+        const std::string crc = sum.seal(request);
+        if (core.config.checksums != Checksums::none) request.header("x-amz-meta-crc32c", crc);
     }
 
     bool prepare_next() override {
@@ -5865,33 +5854,30 @@ struct Put : s3::PlainJob {
     // True: stored; false: the write condition was not met.
     Result<bool> result() {
         if (is_odd())
-            return plain.request.refuse(Errc::protocol,
-                                        "the answer is not that to a PUT: is the endpoint an S3 store?");
-        if (plain.ok()) return true;
+            return request.refuse(Errc::protocol, "the answer is not that to a PUT: is the endpoint an S3 store?");
+        if (ok()) return true;
         // Our own write may be what is there, if its answer was lost and it was sent again.
-        if (is_unmet(plain)) return is_stored_by_us(plain.session, plain.request);
-        return plain.session.failure(plain);
+        if (is_unmet(*this)) return is_stored_by_us(session, request);
+        return failure();
     }
-    Result<bool> run() {
-        plain.session.start(plain);
-        while (tend()) plain.session.step(s3::step_most);
+    Result<bool> store() {
+        run();
         return result();
     }
 
     // S3 says 200 with an ETag, WebDAV 201 or 204, perhaps with none; Swift a page to one of two who write at once.
     bool is_odd() const {
-        return plain.ok() &&
-               (!plain.answer->text.empty() || (plain.status() == 200 && plain.headers().get("etag").empty()));
+        return ok() && (!answer->text.empty() || (status() == 200 && headers().get("etag").empty()));
     }
     // Puts the write condition as this store takes it; false: it is as it should be.
     bool fits_condition() {
-        std::string& condition = plain.request.condition;
-        if (condition.empty() || plain.ok() || plain.error) return false;
-        if (retry::rule_for(plain.status(), plain.code()).kind == Errc::unsupported)
+        std::string& condition = request.condition;
+        if (condition.empty() || ok() || error) return false;
+        if (retry::rule_for(status(), code()).kind == Errc::unsupported)
             return condition.clear(), true;  // Swift, B2: the look before has to do
-        if (!is_unmet(plain) || condition.front() != '"') return false;
-        const auto there = look(plain.session, plain.request.operation, plain.request.key);
-        if (!there || !*there || (*there)->info.etag != condition) return false;
+        if (!is_unmet(*this) || condition.front() != '"') return false;
+        const auto there = look(session, request.operation, request.key);
+        if (!there || there->info.etag != condition) return false;
         condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
         return true;
     }
@@ -5924,7 +5910,8 @@ public:
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
         const bool fits = !body_.source && fits_one_put(core_.config, memory_);
-        Result<bool> stored = fits ? put(memory_, sum_.update(memory_)) : run_parts();
+        Result<bool> stored =
+            fits ? Put(session_, std::move(request), memory_, sum_.update(memory_)).store() : run_parts();
         if (stored && *stored && options_.progress)  // what it says no longer matters
             options_.progress({body_.source ? taken_ : *body_.size(), body_.size()});
         return stored;
@@ -5933,20 +5920,12 @@ public:
     s3::Request request;
 
 private:
-    struct Part : Call {
-        using Call::Call;
-        std::unique_ptr<char[]> buffer{};  // left uninitialised: pages that a short part does not use are never touched
-        std::size_t number = 0;
-    };
-
     bool report() {
         // Of a source that is deflated progress is what was read of it: what goes over the wire is another count.
         const std::uint64_t now = is_deflated_ ? taken_ : stored_bytes_ + session_.sent();
         reported_ = (std::max)(reported_, now);  // a part that is sent again does not count backwards
         return options_.progress({reported_, body_.size()});
     }
-    bool has_store_sums() const { return core_.config.checksums == Checksums::store; }
-    Result<bool> put(std::string_view body, BodySum& sum) { return Put(session_, std::move(request), body, sum).run(); }
 
     // -- parts
 
@@ -5954,30 +5933,32 @@ private:
         Result<void> fine = sum_whole();
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
-        if (!has_more_) return put(parts_.front()->request.body, sum_);
+        if (!has_more_) return Put(session_, std::move(request), part_->request.body, sum_).store();
         fine = create();
-        if (fine) send(*parts_.front());
-        while (fine && (has_more_ || !parts_.empty())) {
-            session_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
-            fine = collect();
+        if (fine) send();
+        while (fine && (has_more_ || parts_.size() != 0)) {
+            parts_.step(has_room() ? s3::Milliseconds(0) : s3::step_most);
+            fine = answers_;
             if (!fine || !has_room()) continue;
             fine = gather();
-            if (fine) send(*parts_.back());
+            if (fine) send();
         }
         return fine ? complete() : Result<bool>(std::move(fine).error());
     }
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
     Result<void> sum_whole() {
         if (core_.config.checksums == Checksums::none) return {};
-        if (!body_.source) whole_crc_ = digest::crc32c(0, memory_.data(), memory_.size());
-        if (!body_.file || is_deflated_ || body_.size().value_or(0) <= plan_.first) return {};
-        whole_crc_ = 0;
-        std::vector<char> piece(8 * piece_bytes);
-        while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
-            whole_crc_ = digest::crc32c(*whole_crc_, piece.data(), count);
-            if (Result<void> allowed = check_turn(); !allowed) return allowed;
+        std::uint32_t crc = digest::crc32c(0, memory_.data(), memory_.size());
+        if (body_.source) {
+            if (!body_.file || is_deflated_ || body_.size().value_or(0) <= plan_.first) return {};
+            std::vector<char> piece(8 * piece_bytes);
+            while (const std::size_t count = std::fread(piece.data(), 1, piece.size(), body_.file)) {
+                crc = digest::crc32c(crc, piece.data(), count);
+                if (Result<void> allowed = check_turn(); !allowed) return allowed;
+            }
+            std::rewind(body_.file);
         }
-        std::rewind(body_.file);
+        whole_crc_ = entry::crc32c_text(crc);
         return {};
     }
     bool has_room() const { return has_more_ && parts_.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1)); }
@@ -5993,15 +5974,10 @@ private:
         out.condition.clear();
         out.method = Method::post;
         out.query = "uploads=";
-        if (whole_crc_) out.header("x-amz-meta-crc32c", entry::crc32c_text(*whole_crc_));
-        if (has_store_sums()) out.header("x-amz-checksum-algorithm", "CRC32C");
-        out.not_cancellable = out.error_in_200 = true;  // since only who knows the id can take the upload back
+        if (!whole_crc_.empty()) out.header("x-amz-meta-crc32c", whole_crc_);
+        if (core_.config.checksums == Checksums::store) out.header("x-amz-checksum-algorithm", "CRC32C");
+        out.begins_upload = out.error_in_200 = true;
         Call call(session_, std::move(out));
-        // An upload that was begun and whose answer got lost has an id that nobody knows: only sweeping finds it.
-        call.on_retry = [this](const Exchange& lost) {
-            if (is_unread(lost)) core_.count(&Stats::leftover_uploads);
-            return true;
-        };
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
         is_open_ = true;                                                    // until the answer says otherwise
         call.run();
@@ -6010,14 +5986,9 @@ private:
             bytes::append_percent(id_, *id, false);
             return session_.check_allowed(request.operation, request.key);
         }
-        is_open_ = is_unread(call);
+        is_open_ = call.is_unread();
         return call.ok() ? request.refuse(Errc::protocol, "the store began no upload: its answer is not S3's")
-                         : session_.failure(call);
-    }
-    // An upload may have begun: there was no memory for the answer, or it was not waited for any longer.
-    static bool is_unread(const Exchange& call) {
-        if (!call.answer) return call.attempts > 0 && call.error && call.error->code() == Errc::cancelled;
-        return call.answer->refused || call.answer->result == CURLE_OUT_OF_MEMORY;
+                         : call.failure();
     }
 
     // Takes in and sums the next part.
@@ -6026,28 +5997,23 @@ private:
             return request.refuse(
                 Errc::too_large,
                 "the stream is over 10,000 parts: announce its size, or raise part_bytes, transfer_bytes_max");
-        for (const auto& part : parts_) {
-            if (quick_parts_ < quick_parts_min) session_.wait_for(*part);
-        }
+        if (quick_parts_ < quick_parts_min) parts_.finish();
         ++quick_parts_;
         const auto size = static_cast<std::size_t>(plan_.bytes_of(++begun_));
-        if (spare_ && plan_.bytes_of(spare_->number) < size) spare_.reset();  // before there is a larger one
-        parts_.push_back(
-            spare_ ? std::move(spare_)
-                   : std::make_unique<Part>(session_, s3::request(core_, request.operation, Method::put, request.key)));
-        Part& part = *parts_.back();
-        part.number = begun_;
-        if (body_.source) return fill(part, size);
-        part.request.body = memory_.substr(0, size);
-        memory_.remove_prefix(part.request.body.size());
+        part_.reset(new Call(session_, s3::request(core_, request.operation, Method::put, request.key)));
+        if (body_.source) return fill(size);
+        std::string_view& piece = part_->request.body;
+        piece = memory_.substr(0, size);
+        memory_.remove_prefix(piece.size());
         has_more_ = !memory_.empty();
-        sum_.update(part.request.body);
+        sum_.update(piece);
         return {};
     }
     // Reads and sums a part, and one byte more, which tells whether there is another. The network has turns meanwhile.
-    Result<void> fill(Part& part, std::size_t size) {
-        if (!part.buffer) part.buffer.reset(new char[size + 1]);
-        char* const data = part.buffer.get();
+    Result<void> fill(std::size_t size) {
+        part_->buffer = std::move(spare_);
+        if (!part_->buffer) part_->buffer.reset(new char[size + 1]);
+        char* const data = part_->buffer.get();
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
         sum_.update({data, filled});
@@ -6064,7 +6030,7 @@ private:
         }
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
-        part.request.body = {data, (std::min)(filled, size)};
+        part_->request.body = {data, (std::min)(filled, size)};
         return {};
     }
 
@@ -6072,16 +6038,15 @@ private:
     Result<std::size_t> read(char* buffer, std::size_t capacity) {
 #ifndef S3CACHE_NO_GZIP
         if (is_deflated_) {
-            if (!deflater_) deflater_.emplace(core_.config.compression_level);
             if (!raw_) raw_.reset(new char[piece_bytes]);
-            const std::size_t produced = deflater_->pull(buffer, capacity);
-            if (deflater_->problem()) return Error(Errc::too_large, std::string("gzip: ") + deflater_->problem());
-            is_at_end_ = deflater_->is_finished();
+            const std::size_t produced = deflater_.pull(buffer, capacity);
+            if (deflater_.problem()) return Error(Errc::too_large, std::string("gzip: ") + deflater_.problem());
+            is_at_end_ = deflater_.is_finished();
             if (is_at_end_ || produced == capacity) return produced;
             const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
             if (!count) return count;
-            deflater_->feed({raw_.get(), *count});
-            if (*count == 0) deflater_->finish();
+            deflater_.feed({raw_.get(), *count});
+            if (*count == 0) deflater_.finish();
             return produced;
         }
 #endif
@@ -6090,35 +6055,29 @@ private:
         return count;
     }
 
-    // What was summed last goes out.
-    void send(Part& part) {
-        s3::Request& out = part.request;
-        out.query = "partNumber=" + bytes::number(part.number) + "&uploadId=" + id_;
-        out.headers.clear();
+    // What was gathered goes out.
+    void send() {
+        s3::Request& out = part_->request;
+        out.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
         static_cast<void>(sum_.seal(out));
-        session_.start(part);
+        parts_.add(begun_, std::move(part_));
     }
-    // Takes in the answers of the parts that are done.
-    Result<void> collect() {
-        for (std::unique_ptr<Part>& part : parts_) {
-            Call& call = *part;
-            if (!call.done) continue;
-            if (!call.ok()) return session_.failure(call);
-            const std::string_view etag = call.headers().get("etag");
-            if (etag.empty())
-                return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
-            stored_.resize((std::max)(stored_.size(), part->number));
-            std::string& line = stored_[part->number - 1];
-            line = "<Part><PartNumber>" + bytes::number(part->number) + "</PartNumber><ETag>";
-            xml::escape(line, etag);
-            line += "</ETag>";
-            if (has_store_sums()) line += "<ChecksumCRC32C>" + call.request.headers.back().second + "</ChecksumCRC32C>";
-            line += "</Part>";
-            stored_bytes_ += call.request.body.size();
-            session_.drop(call);
-            spare_ = std::move(part);
-        }
-        parts_.erase(std::remove(parts_.begin(), parts_.end(), nullptr), parts_.end());
+    // Takes in the answer to a part.
+    Result<void> take_in(std::size_t number, Call& part) {
+        if (!part.ok()) return part.failure();
+        const std::string_view etag = part.headers().get("etag");
+        if (etag.empty())
+            return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
+        stored_.resize((std::max)(stored_.size(), number));
+        std::string& line = stored_[number - 1];
+        line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
+        xml::escape(line, etag);
+        line += "</ETag>";
+        for (const auto& header : part.request.headers)
+            line += "<ChecksumCRC32C>" + header.second + "</ChecksumCRC32C>";
+        line += "</Part>";
+        stored_bytes_ += part.request.body.size();
+        if (plan_.bytes_of(number) == plan_.bytes_of(begun_ + 1)) spare_ = std::move(part.buffer);
         return {};
     }
 
@@ -6140,7 +6099,7 @@ private:
         // A lost answer may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
         const Result<bool> by_us = call.ok() ? Result<bool>(true) : is_stored_by_us(session_, request);
         is_open_ = !by_us || !*by_us;
-        return !is_open_ || is_unmet(call) ? by_us : session_.failure(call);
+        return !is_open_ || is_unmet(call) ? by_us : call.failure();
     }
 
     // Parts in flight are cut off first, since one that arrives later would stay. False: something may still be there.
@@ -6153,7 +6112,7 @@ private:
             call.run();
             const bool is_page = call.ok() && !call.answer->text.empty();  // of something that is no S3
             if ((call.ok() && !is_page) || call.status() == 404) return true;
-            why = is_page ? "the answer to the abort is not S3's" : session_.failure(call).what();
+            why = is_page ? "the answer to the abort is not S3's" : call.failure().what();
         }
         if (core_.config.on_event)
             core_.config.on_event({"abort_upload", request.key, "leftover", 0, 0, 0, {}, false, why});
@@ -6171,16 +6130,20 @@ private:
     std::uint64_t taken_ = 0;                                                              // of the source
     bool is_at_end_ = false;  // it is, and the deflater too
 #ifndef S3CACHE_NO_GZIP
-    std::optional<gzip::Deflater> deflater_;
+    gzip::Deflater deflater_{core_.config.compression_level};
     std::unique_ptr<char[]> raw_;
 #endif
-    std::optional<std::uint32_t> whole_crc_;
-    bool has_more_ = false;                     // than the parts begun
-    char next_byte_ = 0;                        // the first of those
-    int quick_parts_ = 0;                       // in a row that the source has given without a pause
-    std::size_t begun_ = 0;                     // parts
-    std::vector<std::unique_ptr<Part>> parts_;  // gathered, or on their way
-    std::unique_ptr<Part> spare_;
+    std::string whole_crc_;       // in base64; empty: nobody knows
+    bool has_more_ = false;       // than the parts begun
+    char next_byte_ = 0;          // the first of those
+    int quick_parts_ = 0;         // in a row that the source has given without a pause
+    std::size_t begun_ = 0;       // parts
+    std::unique_ptr<Call> part_;  // gathered, but not on its way
+    s3::Calls parts_{session_, [this](std::size_t number, Call& part) {
+                         if (answers_) answers_ = take_in(number, part);
+                     }};
+    Result<void> answers_;             // what they came to
+    std::unique_ptr<char[]> spare_;    // a buffer for the next
     std::vector<std::string> stored_;  // what Complete says of each
     std::uint64_t stored_bytes_ = 0, reported_ = 0;
     bool is_open_ = false;  // an upload may be, at the store
@@ -6197,8 +6160,6 @@ using InFlight = Core::InFlight;
 using http::Method;
 using http::SinkResult;
 using s3::Call;
-using s3::Exchange;
-using s3::PlainJob;
 using s3::refusal;
 using s3::request;
 using s3::Session;
@@ -6238,7 +6199,7 @@ struct Pages {
         at = 0;
         Call call(session, s3::bucket_request(operation(), Method::get, query(), prefix));
         call.run();
-        if (!call.ok()) return session.failure(call);
+        if (!call.ok()) return call.failure();
         std::string& text = call.answer->text;
         const bool has_illegal = !xml::representable(text);  // a store that ignores encoding-type may write such keys
         for (char& c : text) {
@@ -6322,21 +6283,20 @@ private:
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
     Result<void> look_deeper() {
         Result<void> out;
-        s3::run_all(
-            session, page.size(), core->config.connections,
-            [&](std::size_t i) {
-                return std::make_unique<PlainJob>(session, request(*core, "stat", Method::head, page[i].key));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                const Call& call = job.call();
-                if (call.ok()) {
-                    entry::Facts facts = entry::read(call.headers());
-                    if (!facts.length) facts.info.size = page[i].info.size;
-                    page[i].info = std::move(facts.info);
-                } else if ((call.error || call.status() != 404) && out) {
-                    out = session.failure(call);
-                }
-            });
+        s3::Calls looks(session, [&](std::size_t i, const Call& call) {
+            if (call.ok()) {
+                entry::Facts facts = entry::read(call.headers());
+                if (!facts.length) facts.info.size = page[i].info.size;
+                page[i].info = std::move(facts.info);
+            } else if ((call.error || call.status() != 404) && out) {
+                out = call.failure();
+            }
+        });
+        for (std::size_t i = 0; i < page.size(); ++i) {
+            looks.make_room();
+            looks.add(i, std::make_unique<Call>(session, request(*core, "stat", Method::head, page[i].key)));
+        }
+        looks.finish();
         return out;
     }
 };
@@ -6415,7 +6375,7 @@ struct Timing {
     std::uint64_t bytes = 0;
     int status = 0;
 };
-inline Timing timing_of(const Exchange& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
+inline Timing timing_of(const Call& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
 inline void record(Core& core, const char* operation, std::string_view key, const char* outcome,
                    std::uint64_t Stats::*counter = nullptr, std::string_view detail = {}, const Timing& timing = {}) {
@@ -6447,7 +6407,7 @@ inline Result<bool> record_write(Core& core, const char* operation, std::string_
 inline bool is_usable(Core& core, const char* operation, std::string_view key, const entry::Facts& facts) {
     if (facts.is_malformed())
         record(core, operation, key, "malformed", &Stats::malformed, "its expires_at is not a number");
-    else if (!facts.expires_at || !facts.expired(core.unix_now()))
+    else if (!facts.expired(core.unix_now()))
         return true;
     else
         record(core, operation, key, "expired", &Stats::expired);
@@ -6469,13 +6429,12 @@ Result<std::optional<T>> tolerated(Core& core, const char* operation, std::strin
 
 // Whether this has removed something, or found it gone, which is the same for an entry. Of an upload in parts (the
 // request has a query) only the one who ends it is told so. A look that was followed by no DELETE removed nothing.
-inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
+inline Result<bool> interpret_removal(const Call& call) {
     const s3::Request& request = call.request;
-    if (request.method == Method::head)
-        return interpret_look(session, call).transform([](const auto&) { return false; });
+    if (request.method == Method::head) return interpret_look(call).transform([](const auto&) { return false; });
     if (!call.error && call.status() == 412 && !request.headers.empty()) return false;  // replaced meanwhile
-    if (is_absent(session.core(), call) && call.status() == 404) return request.query.empty();
-    if (!call.ok()) return session.failure(call);
+    if (is_absent(call) && call.status() == 404) return request.query.empty();
+    if (!call.ok()) return call.failure();
     if (call.answer->text.empty()) return true;
     return refusal(Errc::protocol, request.operation, request.key,
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
@@ -6485,32 +6444,28 @@ inline Result<bool> interpret_removal(Session& session, const Exchange& call) {
 // removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
 // there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there one round
 // trip is left.
-struct RemovalJob : PlainJob {
-    using PlainJob::PlainJob;
-
-    bool prepare_next() override {
-        s3::Request& request = plain.request;
-        if (request.method == Method::head) return becomes_removal();
-        if (plain.status() == 501 && !request.headers.empty()) {  // a store that has no conditions
-            request.headers.clear();
-            return true;
-        }
-        if (plain.status() != 404 || request.query.empty()) return false;
-        // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
-        const auto decoded = bytes::unpercent(request.object, true);
-        return decoded && std::exchange(request.object, *decoded) != *decoded;
-    }
-    bool becomes_removal() {
-        const Core& core = plain.session.core();
-        const auto found = interpret_look(plain.session, plain);
-        if (!found || !*found || !(*found)->expired(core.unix_now())) return false;
-        if ((*found)->has_strong_etag()) plain.request.header("if-match", (*found)->info.etag);
-        plain.request.method = Method::erase;
+inline bool prepare_removal(Call& call) {
+    s3::Request& request = call.request;
+    if (request.method == Method::head) {
+        const auto found = interpret_look(call);
+        if (!found || !found->expired(call.core.unix_now())) return false;
+        if (found->has_strong_etag()) request.header("if-match", found->info.etag);
+        request.method = Method::erase;
         // Nor is it removed once the clock by which it was found expired has turned out to be wrong.
-        const std::int64_t offset = core.clock_offset_ms.load();
-        plain.on_retry = [offset](const Exchange& erase) { return erase.clock_offset_ms == offset; };
+        return request.rests_on_clock = true;
+    }
+    if (call.status() == 501 && !request.headers.empty()) {  // a store that has no conditions
+        request.headers.clear();
         return true;
     }
+    if (call.status() != 404 || request.query.empty()) return false;
+    // Some stores encode an upload's key without saying so: then there is none under the key as it stands.
+    const auto decoded = bytes::unpercent(request.object, true);
+    return decoded && std::exchange(request.object, *decoded) != *decoded;
+}
+struct RemovalCall : Call {
+    using Call::Call;
+    bool prepare_next() override { return prepare_removal(*this); }
 };
 
 // -- reading
@@ -6530,31 +6485,30 @@ struct GetRequest {
 //
 // An expired one is removed once the reading is done, but never one that this process is about to replace; a failure of
 // that is no concern of the reader's, since the entry will be met again.
-class Reading : public s3::Job, public transfer::Range {
+class Reading : public transfer::Range {
 public:
     // A large one that is alone, and comes slowly over one connection, is helped by others.
-    Reading(Session& session, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Range(session, key), wanted_(wanted) {
+    Reading(Session& on, std::string_view key, const GetRequest& wanted, bool is_alone)
+        : Range(on, key), wanted_(wanted) {
         if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
-        if (config().checksums == Checksums::store) exchange.request.header("x-amz-checksum-mode", "ENABLED");
+        if (config().checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
         if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
     }
 
-    Call& call() override {
-        if (removal_) return removal_->call();
-        return exchange.done && !ranges_.empty() ? ranges_.front()->exchange : exchange;
-    }
     bool tend() override {
-        if (removal_) return removal_->tend();
-        if (exchange.done && exchange.ok() && !decoder_) begin(exchange.headers());  // of an empty object
+        if (is_removing_) return Range::tend();
+        if (done && ok() && !decoder_.has_begun()) begin(headers());  // of an empty object
         if (planned_) tend_ranges();
-        if (!done()) return true;
+        if (!is_over()) return true;
         const bool may_remove = config().expired == Expired::remove && !config().read_only;
-        if (!is_refused_ || facts_.is_malformed() || !may_remove || core_.is_computing(key())) return false;
-        exchange.session.start(
-            removal_.emplace(exchange.session, request(core_, "expire", Method::head, key())).call());
+        if (!is_refused_ || facts_.is_malformed() || !may_remove || core.is_computing(key())) return false;
+        is_removing_ = true;
+        request = s3::request(core, "expire", Method::head, key());
+        start();
         return true;
     }
+    bool prepare_next() override { return is_removing_ && prepare_removal(*this); }
+    bool on_retry() override { return is_removing_ || Range::on_retry(); }
 
 protected:
     // Before the first bytes come; the headers tell what they are.
@@ -6562,12 +6516,12 @@ protected:
     virtual SinkResult take(std::string_view data) = 0;
 
     // All has come, or nothing more will.
-    bool done() const { return exchange.done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
+    bool is_over() const { return done && (!planned_ || trouble_ || at_ < end_ || taken_ == *facts_.length); }
     // Then: whether there is nothing to be served, whatever became of a body that nobody wants.
     bool is_missing() const {
         if (is_refused_) return true;
-        const bool is_miss = is_absent(core_, exchange);
-        if (is_miss) record(core_, "get", key(), "miss", &Stats::misses, {}, timing());
+        const bool is_miss = is_absent(*this);
+        if (is_miss) record(core, "get", key(), "miss", &Stats::misses, {}, timing());
         return is_miss;
     }
     // Or else: whether what was taken is the whole object.
@@ -6579,16 +6533,15 @@ protected:
     }
     bool report_progress() const {
         std::uint64_t arrived = taken_;
-        for (const auto& range : ranges_) arrived += range->bytes_behind(taken_);
+        for (const auto& range : ranges_) arrived += range.bytes_behind(taken_);
         return wanted_.options.progress({arrived, facts_.length});
     }
-    std::string_view key() const { return exchange.request.key; }
-    Timing timing() const { return timing_of(exchange, taken_); }
+    std::string_view key() const { return request.key; }
+    Timing timing() const { return timing_of(*this, taken_); }
 
-    Core& core_ = exchange.session.core();
     const GetRequest& wanted_;
     entry::Facts facts_;
-    std::optional<transfer::Decoder> decoder_;
+    transfer::Decoder decoder_;
     std::uint64_t taken_ = 0;  // of the body, as it is stored
     bool is_refused_ = false, is_stale_ = false;
     http::Clock::time_point since_{};  // when bytes were last waited for: that time alone tells how fast they come
@@ -6599,7 +6552,7 @@ protected:
         const Checksums policy = config().checksums;
         const bool is_to_check = policy == Checksums::store || (policy == Checksums::own && facts_.is_own_sum);
         if (is_to_check && !facts_.sum.empty()) verifier_ = {facts_.sum_type, facts_.sum};
-        decoder_.emplace(facts_.info);
+        decoder_.begin(facts_.info);
         const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
                             : is_endless    ? "the answer does not say how long it is"
@@ -6608,8 +6561,8 @@ protected:
         end_ = facts_.length.value_or(unknown);
         if (facts_.has_strong_etag()) version_ = facts_.info.etag;
         const double grace = wanted_.grace.count();
-        is_stale_ = grace > 0 && facts_.expired(core_.unix_now()) && !facts_.expired(core_.unix_now() - grace);
-        is_refused_ = !is_stale_ && !is_usable(core_, "get", key(), facts_);
+        is_stale_ = grace > 0 && facts_.expired(core.unix_now()) && !facts_.expired(core.unix_now() - grace);
+        is_refused_ = !is_stale_ && !is_usable(core, "get", key(), facts_);
         if (!is_refused_) prepare();
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
@@ -6627,20 +6580,20 @@ protected:
     // Hands out in order what the other connections have brought, and starts more of them. The first one goes on to the
     // end of its part meanwhile.
     void tend_ranges() {
-        while (exchange.done && !done() && !ranges_.empty() && ranges_.front()->exchange.done) {
-            const Range& range = *ranges_.front();
+        while (done && !is_over() && !ranges_.empty() && ranges_.front().done) {
+            Range& range = ranges_.front();
             if (Result<void> fine = range.check(); !fine) return void(fail(std::move(fine).error()));
             if (hand_on(range.piece_at(taken_)) != SinkResult::consumed) break;
             if (range.bytes_behind(taken_) > 0) continue;
-            spare_ = std::move(ranges_.front());
-            ranges_.erase(ranges_.begin());
+            spare_ = std::move(range.buffer);
+            ranges_.pop_front();
         }
-        const std::size_t at_once = exchange.done ? lanes_ : lanes_ - 1;
-        while (!done() && ranges_.size() < at_once && planned_ < *facts_.length) {
-            ranges_.push_back(spare_ ? std::move(spare_) : std::make_unique<Range>(exchange.session, key()));
+        const std::size_t at_once = done ? lanes_ : lanes_ - 1;
+        while (!is_over() && ranges_.size() < at_once && planned_ < *facts_.length) {
             const std::uint64_t from =
                 std::exchange(planned_, (std::min)(planned_ + config().part_bytes, *facts_.length));
-            ranges_.back()->start(version_, from, planned_);
+            ranges_.emplace_back(session, key()).buffer = std::move(spare_);
+            ranges_.back().fetch(version_, from, planned_);
         }
     }
     SinkResult hand_on(std::string_view data) {
@@ -6664,9 +6617,9 @@ protected:
     transfer::Verifier verifier_;
     http::Clock::duration sample_left_{};  // of the time in which the connection's speed is looked at
     std::uint64_t planned_ = 0;            // where the last of the ranges ends; 0: one connection brings everything
-    std::vector<std::unique_ptr<Range>> ranges_;  // in order, behind what the first connection brings
-    std::unique_ptr<Range> spare_;                // whose buffer serves again
-    std::optional<RemovalJob> removal_;
+    std::list<Range> ranges_;              // in order, behind what the first connection brings
+    std::unique_ptr<char[]> spare_;        // the buffer of one that has been handed on
+    bool is_removing_ = false;             // what was read has expired, and this has become the call that removes it
 };
 
 // One get of a whole value, by itself or among many.
@@ -6679,9 +6632,9 @@ public:
         if (is_missing()) return std::optional<Value>();
         Result<void> fine = check();
         if (fine) fine = decode({});
-        if (!fine) return record_error(core_, "get", key(), fine.error(), timing());
+        if (!fine) return record_error(core, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core_, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
+        record(core, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
         if (wanted_.cost) *wanted_.cost = facts_.cost;
         Info& info = facts_.info;
@@ -6703,9 +6656,9 @@ private:
         return fine ? SinkResult::consumed : fail(std::move(fine).error());
     }
     Result<void> decode(std::string_view data) {
-        decoder_->feed(data);
+        decoder_.feed(data);
         for (;;) {
-            const Result<std::string_view> chunk = decoder_->next();
+            const Result<std::string_view> chunk = decoder_.next();
             if (!chunk) return about("get", key(), chunk.error());
             if (chunk->empty()) return {};
             if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
@@ -6727,34 +6680,29 @@ public:
 
     // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
     Result<bool> open(bool open_ended) {
-        if (Result<void> fine = check_key(core_, "get", key()); !fine) return std::move(fine).error();
-        Session& session = exchange.session;
-        exchange.request.open_ended = open_ended;
-        exchange.request.large = true;
-        session.start(exchange);
-        while (tend() && buffer_.empty()) {
-            session.step(s3::tick);
-            if (buffer_.empty() && !session.check_allowed("get", key(), false))
-                session.end_all(Errc::timed_out, "no answer within call_timeout");
-        }
+        if (Result<void> fine = check_key(core, "get", key()); !fine) return std::move(fine).error();
+        request.open_ended = open_ended;
+        request.large = true;
+        start();
+        while (tend() && buffer_.empty()) session.step(s3::step_most);
         if (open_ended) session.allow(std::chrono::milliseconds(0));
         if (is_missing()) return false;
         // A connection that broke after some bytes: what those are worth is told where they are read.
-        const bool is_over = done() && (buffer_.empty() || !exchange.error);
-        if (const Result<void> fine = is_over ? check() : Result<void>(); !fine)
-            return record_error(core_, "get", key(), fine.error());
-        record(core_, "get", key(), "hit", &Stats::hits);
+        const bool has_ended = is_over() && (buffer_.empty() || !error);
+        if (const Result<void> fine = has_ended ? check() : Result<void>(); !fine)
+            return record_error(core, "get", key(), fine.error());
+        record(core, "get", key(), "hit", &Stats::hits);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
         for (;;) {
-            Result<std::string_view> chunk = decoder_->next();
+            Result<std::string_view> chunk = decoder_.next();
             if (chunk && (!chunk->empty() || has_ended_)) return chunk;
             const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
             if (fine) continue;
             const bool is_news = !std::exchange(is_broken_, true);
-            if (is_news && fine.error().code() == Errc::damaged) core_.count(&Stats::damaged);
+            if (is_news && fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
             return fine.error();
         }
     }
@@ -6762,24 +6710,24 @@ public:
 
 private:
     SinkResult take(std::string_view data) override {
-        const std::uint64_t most = (std::min)(std::uint64_t{transfer::reader_buffer_bytes},
-                                              std::uint64_t{core_.config.transfer_bytes_max} / 8);
+        const std::uint64_t most =
+            (std::min)(std::uint64_t{transfer::reader_buffer_bytes}, std::uint64_t{core.config.transfer_bytes_max} / 8);
         if (buffer_.empty())
             buffer_.reserve(static_cast<std::size_t>((std::min)(facts_.length.value_or(most), most)));
         else if (buffer_.size() + data.size() > most)
             return SinkResult::pause;
         buffer_.append(data);
-        exchange.session.wake();
+        session.wake();
         return SinkResult::consumed;
     }
     // Feeds the decoder the stored bytes as they come, or tells it of their checked end.
     Result<void> refill() {
         buffer_.erase(0, fed_);
         since_ = http::Clock::now();
-        exchange.session.resume(exchange);
-        while (tend() && buffer_.empty()) exchange.session.step(s3::step_most);
+        resume();
+        while (tend() && buffer_.empty()) session.step(s3::step_most);
         fed_ = buffer_.size();
-        decoder_->feed(buffer_);
+        decoder_.feed(buffer_);
         Result<void> fine = buffer_.empty() ? check() : Result<void>();
         has_ended_ = buffer_.empty() && fine;
         return fine;
@@ -6795,8 +6743,7 @@ inline Result<std::optional<Value>> get_one(Session& session, std::string_view k
     if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
         GetOperation job(session, key, wanted, true);
-        session.start(job.call());
-        while (job.tend()) session.step(s3::step_most);
+        job.run();
         auto got = job.result();
         if (got || got.error().code() != Errc::changed || tried == versions_tried_max) return got;
     }
@@ -6806,13 +6753,13 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool w
     if (Result<void> fine = check_key(core, "stat", key); !fine) return std::move(fine).error();
     Session session(core);
     auto facts = look(session, "stat", key);
-    const auto is_silent = [&] { return wants_size && facts && *facts && !(*facts)->length; };
+    const auto is_silent = [&] { return wants_size && facts && *facts && !facts->length; };
     // Some proxies leave the length out of the answer to a HEAD: then that to a GET tells it.
     if (is_silent()) facts = look(session, "stat", key, Method::get);
     if (is_silent()) facts = refusal(Errc::protocol, "stat", key, "the store does not tell how long the entry is");
     if (!facts) return tolerated<Info>(core, "stat", key, record_error(core, "stat", key, facts.error()));
-    if (!*facts || !is_usable(core, "stat", key, **facts)) return std::optional<Info>();
-    return std::optional<Info>(std::move((*facts)->info));
+    if (!*facts || !is_usable(core, "stat", key, *facts)) return std::optional<Info>();
+    return std::optional<Info>(std::move(facts->info));
 }
 
 // -- touch
@@ -6840,10 +6787,10 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
     for (int tried = 0; tried < versions_tried_max; ++tried) {
         Call there(session, request(core, "touch", Method::head, key));
         there.run();
-        const auto found = interpret_look(session, there);
+        const auto found = interpret_look(there);
         if (!found) return found.error();
-        if (!*found || !is_usable(core, "touch", key, **found)) return false;
-        const entry::Facts& facts = **found;
+        if (!*found || !is_usable(core, "touch", key, *found)) return false;
+        const entry::Facts& facts = *found;
         if (facts.info.size > copy_bytes_max)
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
@@ -6863,7 +6810,7 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         copied.run();
         if (copied.ok()) return true;
         const bool was_replaced = copied.status() == 412 || (copied.status() == 404 && copied.code() != "NoSuchBucket");
-        if (!was_replaced) return session.failure(copied);
+        if (!was_replaced) return copied.failure();
         refused_etag = facts.info.etag;
     }
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
@@ -7046,7 +6993,7 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
 inline Result<bool> put_scratch(Session& session, s3::Request write, std::string_view text) {
     add_store_headers(session.core().config, write);
     transfer::BodySum sum(session);
-    return transfer::Put(session, std::move(write), text, sum.update(text)).run();
+    return transfer::Put(session, std::move(write), text, sum.update(text)).store();
 }
 
 // Whether conditions on PUT are honoured. An error: it could not be found out, this time.
@@ -7089,9 +7036,9 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
 
 // The condition for a write in the place of what a look has found, if anything: none where none would hold. A weak ETag
 // holds for no server.
-inline std::string condition_over(const Core& core, const std::optional<entry::Facts>& there) {
-    if (core.config.conditions == Conditions::off || (there && !there->has_strong_etag())) return {};
-    return there ? there->info.etag : "*";
+inline std::string condition_over(const Core& core, const entry::Facts& there) {
+    if (core.config.conditions == Conditions::off || (there && !there.has_strong_etag())) return {};
+    return there ? there.info.etag : "*";
 }
 
 // A right that one has at a time among all machines: a small object of unique content beside the key, made if there is
@@ -7117,7 +7064,7 @@ public:
         if (!is_safe) return is_safe;
         const auto there = look(session, "lease", name_);
         if (!there) return there.error();
-        if (*there && !(*there)->expired(core_.unix_now())) return false;
+        if (*there && !there->expired(core_.unix_now())) return false;
         s3::Request write = request(core_, "lease", Method::put, name_);
         write.condition = condition_over(core_, *there);
         write.write_id = write_id_ = core_.random_id();
@@ -7128,14 +7075,14 @@ public:
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
         if (!*is_safe) core_.sleep(settling_time);
-        is_ours_ = *is_safe || look_if_ours(session);
+        is_ours_ = *is_safe || look_if_ours(session).from_s3;
         return is_ours_;
     }
 
 private:
-    std::optional<entry::Facts> look_if_ours(Session& session) const {
+    entry::Facts look_if_ours(Session& session) const {
         auto there = look(session, "lease", name_);
-        return there && *there && (*there)->write_id == write_id_ ? *std::move(there) : std::nullopt;
+        return there && there->write_id == write_id_ ? *std::move(there) : entry::Facts();
     }
     // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
     bool give_back() const {
@@ -7144,7 +7091,7 @@ private:
         const auto ours = look_if_ours(session);
         if (!ours) return true;
         Call erase(session, request(core_, "lease", Method::erase, name_));
-        if (ours->has_strong_etag()) erase.request.header("if-match", ours->info.etag);
+        if (ours.has_strong_etag()) erase.request.header("if-match", ours.info.etag);
         erase.run();
         return true;
     }
@@ -7168,8 +7115,7 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease
     for (;;) {
         const auto there = look(session, write.operation, write.key);
         if (!there) return there.error();
-        const bool is_met =
-            wanted == "*" ? !*there || (*there)->expired(core.unix_now()) : *there && (*there)->has_etag(wanted);
+        const bool is_met = wanted == "*" ? !*there || there->expired(core.unix_now()) : there->has_etag(wanted);
         if (!is_met) return false;
         write.condition = condition_over(core, *there);
         if (wanted != "*" || !*there || write.condition.empty() || claim.is_ours()) return true;
@@ -7228,18 +7174,19 @@ struct Removal {
             if (batch.size() == bulk_keys_max) remove_in_bulk(std::exchange(batch, {}));
         }
         remove_in_bulk(batch);
-        s3::run_all(
-            session, singly.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<s3::Job> {
-                if (outage) return finish(singly[i], *outage, {}), nullptr;
-                return std::make_unique<RemovalJob>(session, request_for(singly[i]));
-            },
-            [&](std::size_t i, s3::Job& job) {
-                const Result<bool> removed = interpret_removal(session, job.call());
-                if (job.call().error || (!removed && removed.error().code() == Errc::no_such_bucket))
-                    outage = removed.error();
-                finish(singly[i], removed, timing_of(job.call(), 0));
-            });
+        s3::Calls calls(session, [&](std::size_t i, const Call& call) {
+            const Result<bool> removed = interpret_removal(call);
+            if (call.error || (!removed && removed.error().code() == Errc::no_such_bucket)) outage = removed.error();
+            finish(i, removed, timing_of(call, 0));
+        });
+        for (const std::size_t i : singly) {
+            calls.make_room();
+            if (outage)
+                finish(i, *outage, {});
+            else
+                calls.add(i, std::unique_ptr<Call>(new RemovalCall(session, request_for(i))));
+        }
+        calls.finish();
     }
     s3::Request request_for(std::size_t i) const {
         if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
@@ -7269,7 +7216,7 @@ struct Removal {
         call.request.operation = "remove";  // what errors are about from here on
         if (const auto failed = xml::list_result(call.ok() ? std::string_view(call.answer->text) : "", "Error"))
             return take_in(batch, call, failed->entries);
-        const Error why = session.failure(call);
+        const Error why = call.failure();
         if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
             outage = why;
         ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
@@ -7696,11 +7643,11 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_vi
         Session session(*core_);
         const auto there = look(session, "get", key);
         if (!there) return record_error(*core_, "get", key, there.error());
-        if (!*there || !(*there)->has_etag(etag)) {
+        if (!there->has_etag(etag)) {
             auto got = get_one(session, key, {});
             return got ? Result<Revalidated>({false, *std::move(got)}) : std::move(got).error();
         }
-        const bool is_unchanged = is_usable(*core_, "get", key, **there);
+        const bool is_unchanged = is_usable(*core_, "get", key, *there);
         if (is_unchanged) record(*core_, "get", key, "unchanged", &Stats::unchanged);
         return Revalidated{is_unchanged, {}};
     });
@@ -7734,7 +7681,7 @@ S3CACHE_FN Result<void> Cache::try_remove(Key key) {
         Call call(session, request(*core_, "remove", Method::erase, key));
         call.run();
         const Result<bool> removed =
-            record_write(*core_, "remove", key, interpret_removal(session, call), &Stats::removes, timing_of(call, 0));
+            record_write(*core_, "remove", key, interpret_removal(call), &Stats::removes, timing_of(call, 0));
         return removed ? Result<void>() : removed.error();
     });
 }
@@ -7780,21 +7727,19 @@ S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view meth
         if (method != "GET" && method != "PUT") return refuse(Errc::invalid_argument, "the method is GET or PUT");
         if (!(lifetime.count() >= 1 && lifetime.count() <= detail::sigv4::presign_seconds_max))
             return refuse(Errc::invalid_argument, "the lifetime is over 7 days, or under a second");
-        const Session session(*core_);
-        const auto who = core_->identity.snapshot(session.limits());
-        if (!who) return detail::about("presign", key, who.error());
-        const Credentials& keys = (*who)->credentials;
-        if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
-        const auto place = core_->place(session.limits());
-        if (!place) return detail::about("presign", key, place.error());
-        std::string path = (*place)->path + "/", date;
-        detail::bytes::append_percent(path, core_->object(key), true);
+        Session session(*core_);
+        Call call(session, request(*core_, "presign", Method::get, key));
+        if (Result<void> fine = call.address(); !fine) return std::move(fine).error();
+        if (call.is_anonymous()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
+        const detail::endpoint::Endpoint& place = *call.place;
+        std::string path = place.path + "/", date;
+        detail::bytes::append_percent(path, call.request.object, true);
         detail::dates::append_utc(date, detail::dates::unix_seconds(core_->now()));
         const detail::sigv4::Request to_sign{method, path, {}, detail::sigv4::unsigned_payload};
         detail::sigv4::Signer signer;
-        signer.headers.push_back({"host", (*place)->host});
-        return (*place)->scheme + "://" + (*place)->host + path + "?" +
-               signer.presign(to_sign, {}, keys, {date, (*place)->signing_region, "s3"},
+        signer.headers.push_back({"host", place.host});
+        return place.scheme + "://" + place.host + path + "?" +
+               signer.presign(to_sign, {}, call.identity->credentials, {date, place.signing_region, "s3"},
                               static_cast<std::uint32_t>(lifetime.count()));
     });
 }
@@ -7843,18 +7788,19 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
             done[i] = {};
             visit(keys[i], tolerated(core, "get", keys[i], std::move(got)));
         };
-        detail::s3::run_all(
-            session, keys.size(), core.config.connections,
-            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
-                if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
-                    return finish(i, fine.error()), nullptr;
-                return std::make_unique<GetOperation>(session, keys[i], wanted, keys.size() == 1);
-            },
-            [&](std::size_t i, detail::s3::Job& job) {
-                auto got = static_cast<GetOperation&>(job).result();
-                const bool is_replaced = !got && got.error().code() == Errc::changed;
-                finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
-            });
+        detail::s3::Calls calls(session, [&](std::size_t i, Call& call) {
+            auto got = static_cast<GetOperation&>(call).result();
+            const bool is_replaced = !got && got.error().code() == Errc::changed;
+            finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
+        });
+        for (std::size_t i = 0; i < keys.size(); ++i) {
+            calls.make_room();
+            if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
+                finish(i, fine.error());
+            else
+                calls.add(i, std::unique_ptr<Call>(new GetOperation(session, keys[i], wanted, keys.size() == 1)));
+        }
+        calls.finish();
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
         if (i >= told.size() || !told[i])
@@ -7865,27 +7811,32 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
     using namespace detail::cache;
     return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
         Session session(*core_);
-        detail::s3::run_all(
-            session, items.size(), core_->config.connections,
-            [&](std::size_t i) -> std::unique_ptr<detail::s3::Job> {
-                const Item& item = items[i];
-                if (Result<void> allowed = session.check_allowed("set", item.key); !allowed)
-                    return results[i] = std::move(allowed).error(), nullptr;
-                const SetOptions& how = item.options;
-                if (how.compress || how.if_absent || !how.if_match.empty() || how.progress || how.timeout ||
-                    !detail::transfer::fits_one_put(core_->config, item.payload.view()))
-                    return results[i] = set_payload(*core_, item.key, item.payload, how), nullptr;
-                Result<detail::s3::Request> write = write_of(*core_, item.key, {&item.payload}, how);
-                if (!write) return results[i] = std::move(write).error(), nullptr;
+        detail::s3::Calls calls(session, [&](std::size_t i, Call& call) {
+            const Timing timing = timing_of(call, items[i].payload.view().size());
+            Result<bool> stored = static_cast<detail::transfer::Put&>(call).result();
+            results[i] = record_write(*core_, "set", items[i].key, std::move(stored), &Stats::sets, timing);
+        });
+        for (std::size_t i = 0; i < items.size(); ++i) {
+            calls.make_room();
+            const std::string& key = items[i].key;
+            const Payload& payload = items[i].payload;
+            const SetOptions& how = items[i].options;
+            const bool is_plain = !how.compress && !how.if_absent && how.if_match.empty() && !how.progress &&
+                                  !how.timeout && detail::transfer::fits_one_put(core_->config, payload.view());
+            if (Result<void> allowed = session.check_allowed("set", key); !allowed) {
+                results[i] = std::move(allowed).error();
+            } else if (!is_plain) {
+                results[i] = set_payload(*core_, key, payload, how);
+            } else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write) {
+                results[i] = std::move(write).error();
+            } else {
+                using detail::transfer::Put;
                 detail::transfer::BodySum sum(session);
-                const std::string_view data = item.payload.view();
-                return std::make_unique<detail::transfer::Put>(session, *std::move(write), data, sum.update(data));
-            },
-            [&](std::size_t i, detail::s3::Job& job) {
-                detail::transfer::Put& put = static_cast<detail::transfer::Put&>(job);
-                const Timing timing = timing_of(put.call(), items[i].payload.view().size());
-                results[i] = record_write(*core_, "set", items[i].key, put.result(), &Stats::sets, timing);
-            });
+                sum.update(payload.view());
+                calls.add(i, std::unique_ptr<Call>(new Put(session, *std::move(write), payload.view(), sum)));
+            }
+        }
+        calls.finish();
     });
 }
 S3CACHE_FN std::vector<Result<void>> Cache::remove_many(const std::vector<std::string>& keys) {

@@ -55,16 +55,15 @@ inline std::size_t count_of(const Lines& lines, std::string_view name) {
 }
 
 inline void check_facts(const entry::Facts& facts, const Lines& lines) {
-    require(facts.info.expires_at.has_value() == (facts.expires_at && !facts.is_malformed()), "an expiry has a time");
-    require(!facts.expires_at || !(*facts.expires_at > (std::numeric_limits<double>::max)()), "infinity is never");
+    require(facts.info.expires_at.has_value() == (facts.expires_at < entry::never), "an expiry has a time");
     require(facts.info.size == facts.length.value_or(0), "one length");
     if (facts.info.expires_at) {
         const double shown = std::chrono::duration<double>(facts.info.expires_at->time_since_epoch()).count();
         const double bound = 4e9;  // years that the narrowest clock can count
-        if (*facts.expires_at > -bound && *facts.expires_at < bound) {
-            require(shown > *facts.expires_at - 1 && shown < *facts.expires_at + 1, "a time as the header says");
+        if (facts.expires_at > -bound && facts.expires_at < bound) {
+            require(shown > facts.expires_at - 1 && shown < facts.expires_at + 1, "a time as the header says");
         }
-        require(!facts.expired(-std::numeric_limits<double>::infinity()) || *facts.expires_at < 0 || facts.lease > 0,
+        require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0 || facts.lease > 0,
                 "not expired before time");
     }
     for (const auto& [name, value] : facts.info.metadata) {
@@ -73,7 +72,7 @@ inline void check_facts(const entry::Facts& facts, const Lines& lines) {
         static_cast<void>(value);
     }
     for (std::string_view name : {"x-amz-meta-expires_at", "x-amz-meta-expires-at"}) {
-        if (count_of(lines, name) > 0 && !facts.expires_at) {
+        if (count_of(lines, name) > 0 && facts.expires_at == entry::never) {
             const auto number = s3cache::detail::dates::parse_float(first_of(lines, name));
             require(number && *number > (std::numeric_limits<double>::max)(), "only infinity is never");
         }

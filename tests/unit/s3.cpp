@@ -524,12 +524,12 @@ TEST_CASE("bytes that were held back and are then refused end the transfer, and 
     detail::s3::Session session(**core);
     detail::s3::Call call(session, detail::s3::request(**core, "get", detail::http::Method::get, "k"));
     call.request.sink = {&sink, &Sink::take};
-    session.start(call);
+    call.start();
     while (!call.done && !(call.answer && call.answer->paused)) session.step(100ms);
     REQUIRE_FALSE(call.done);
     sink.refuses = true;
     const std::size_t before = sink.offered;
-    session.resume(call);
+    call.resume();
     for (int i = 0; i < 50; ++i) session.step(0ms);
     CHECK(call.done);
     CHECK(call.stopped_by_sink());
