@@ -6488,11 +6488,11 @@ struct GetRequest {
 class Reading : public transfer::Range {
 public:
     // A large one that is alone, and comes slowly over one connection, is helped by others.
-    Reading(Session& on, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Range(on, key), wanted_(wanted) {
+    Reading(Session& on, std::string_view key, GetRequest wanted, bool is_alone)
+        : Range(on, key), wanted_(std::move(wanted)) {
         if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
         if (config().checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
-        if (wanted.options.progress) session.on_progress([this] { return report_progress(); });
+        if (wanted_.options.progress) session.on_progress([this] { return report_progress(); });
     }
 
     bool tend() override {
@@ -6539,7 +6539,7 @@ protected:
     std::string_view key() const { return request.key; }
     Timing timing() const { return timing_of(*this, taken_); }
 
-    const GetRequest& wanted_;
+    const GetRequest wanted_;
     entry::Facts facts_;
     transfer::Decoder decoder_;
     std::uint64_t taken_ = 0;  // of the body, as it is stored
@@ -7535,9 +7535,9 @@ struct detail::ReaderState {
 
     const std::shared_ptr<Core> core;
     const std::string key;
-    const cache::GetRequest wanted;
-    s3::Session session{*core, wanted.options.timeout};
-    cache::Stream stream{session, key, wanted, true};
+    const GetOptions options;
+    s3::Session session{*core, options.timeout};
+    cache::Stream stream{session, key, {options}, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
 #if S3CACHE_EXCEPTIONS
     Text text{stream};
@@ -7654,7 +7654,7 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_vi
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&]() -> Result<std::optional<Reader>> {
-        std::shared_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
+        std::shared_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), options});
         const Result<bool> found = state->stream.open(true);
         if (!found) return detail::cache::tolerated<Reader>(*core_, "get", key, found.error());
         return *found ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
@@ -7662,9 +7662,8 @@ S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const Ge
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path, const GetOptions& how) {
     return detail::cache::never_throws([&]() -> Result<std::optional<Info>> {
-        const detail::cache::GetRequest wanted{how};
         detail::s3::Session session(*core_, how.timeout);
-        detail::cache::Stream stream(session, key, wanted, true);
+        detail::cache::Stream stream(session, key, {how}, true);
         const Result<bool> found = stream.open(false);
         if (found && !*found) return std::optional<Info>();
         const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
@@ -7781,7 +7780,6 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
     using namespace detail::cache;
     detail::Core& core = *core_;
     if (!visit) return;
-    const GetRequest wanted{};
     const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
         Session session(core);
         const auto finish = [&](std::size_t i, Result<std::optional<Value>> got) {
@@ -7791,14 +7789,14 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
         detail::s3::Calls calls(session, [&](std::size_t i, Call& call) {
             auto got = static_cast<GetOperation&>(call).result();
             const bool is_replaced = !got && got.error().code() == Errc::changed;
-            finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
+            finish(i, is_replaced ? get_one(session, keys[i], {}) : std::move(got));
         });
         for (std::size_t i = 0; i < keys.size(); ++i) {
             calls.make_room();
             if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
                 finish(i, fine.error());
             else
-                calls.add(i, std::unique_ptr<Call>(new GetOperation(session, keys[i], wanted, keys.size() == 1)));
+                calls.add(i, std::unique_ptr<Call>(new GetOperation(session, keys[i], {}, keys.size() == 1)));
         }
         calls.finish();
     });
