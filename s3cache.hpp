@@ -6175,22 +6175,22 @@ inline constexpr int versions_tried_max = 3;
 
 // What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
-    enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, std::optional<Seconds> age = {})
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), older_than(age) {}
 
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries, Seconds age = {})
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of), older_than(age) {}
-
-    // The entries that could be read come before the error about one that could not.
+    // The entries that could be read come before the error about one that could not. Scratch objects are left out.
     Result<std::optional<Entry>> next() {
-        while (at == page.size()) {
-            if (trouble) return *trouble;
-            if (is_last) return std::optional<Entry>();
-            if (const Result<void> fine = next_page(); !fine) {
-                page.clear();
-                trouble = fine.error();
+        for (;; ++at) {
+            while (at == page.size()) {
+                if (trouble) return *trouble;
+                if (is_last) return std::optional<Entry>();
+                if (const Result<void> fine = next_page(); !fine) {
+                    page.clear();
+                    trouble = fine.error();
+                }
             }
+            if (!entry::is_scratch_name(page[at].key)) return std::optional<Entry>(std::move(page[at++]));
         }
-        return std::optional<Entry>(std::move(page[at++]));
     }
 
     Result<void> next_page() {
@@ -6205,7 +6205,7 @@ struct Pages {
         for (char& c : text) {
             if (has_illegal && bytes::octet(c) < 0x20 && !bytes::is_blank(c)) c = illegal_mark;
         }
-        auto got = xml::list_result(text, kind == Kind::uploads ? "Upload" : "Contents");
+        auto got = xml::list_result(text, older_than ? "Upload" : "Contents");
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (Entry& listed : got->entries) {
@@ -6213,7 +6213,7 @@ struct Pages {
                 trouble = refuse("a key holds a byte that XML cannot, unencoded: remove it by its name");
             else if (bytes::starts_with(listed.key, prefix))
                 add(listed);
-            else if (kind != Kind::uploads)
+            else if (!older_than)
                 return refuse("the store listed a key outside the prefix");
         }
         is_last = !got->truncated;
@@ -6224,9 +6224,8 @@ struct Pages {
     Session session;
     std::string prefix;
     Look look;
-    Kind kind;
-    Seconds older_than;      // what uploads are
-    bytes::Pairs markers{};  // by which the next page is asked for
+    const std::optional<Seconds> older_than;  // uploads are listed that are; empty: entries
+    bytes::Pairs markers{};                   // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
     unsigned empty_pages = 0;
@@ -6239,12 +6238,12 @@ private:
     static constexpr char illegal_mark = '\x7F';      // stands for bytes that XML cannot hold
     static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
 
-    const char* operation() const { return kind == Kind::uploads ? "sweep_uploads" : "list"; }
+    const char* operation() const { return older_than ? "sweep_uploads" : "list"; }
     Error refuse(std::string_view text) const { return refusal(Errc::protocol, operation(), prefix, text); }
 
     std::string query() const {
         bytes::Pairs out = {{"encoding-type", "url"}, {"prefix", prefix}};
-        bytes::add(out, kind == Kind::uploads ? "uploads" : "list-type", kind == Kind::uploads ? "" : "2");
+        bytes::add(out, older_than ? "uploads" : "list-type", older_than ? "" : "2");
         for (const auto& [name, value] : markers) {
             if (!value.empty()) bytes::add(out, name, value);
         }
@@ -6272,12 +6271,12 @@ private:
 
     void add(Entry& entry) {
         entry.key.erase(0, core->prefix.size());
-        bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
-        // Without an id the request to abort would read as one to remove an object.
-        if (kind == Kind::uploads)
-            is_hidden = entry.info.etag.empty() || entry.info.last_modified == TimePoint() ||
-                        retry::seconds_between(entry.info.last_modified, core->now()) < older_than.count();
-        if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
+        const Info& info = entry.info;
+        // An upload without an id: the request to abort it would read as one to remove an object.
+        const bool is_left =
+            older_than && (info.etag.empty() || info.last_modified == TimePoint() ||
+                           retry::seconds_between(info.last_modified, core->now()) < older_than->count());
+        if (!entry.key.empty() && !is_left) page.push_back(std::move(entry));
     }
 
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
@@ -7265,7 +7264,7 @@ struct Removal {
 // Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
 // the store; the first failure is what is returned in the end.
 inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, std::string_view prefix,
-                                  Seconds older_than) {
+                                  std::optional<Seconds> older_than) {
     const bool clears = task == Task::remove;
     const char* operation = clears ? "clear" : task == Task::purge ? "purge_expired" : "sweep_uploads";
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
@@ -7278,8 +7277,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
     // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what
     // lies before them goes; but not for ever, since others may be writing.
     for (int round = 0; round < (clears ? 3 : 1) && !first; ++round) {
-        const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
-        Pages pages(core, prefix, Look::shallow, kind, older_than);
+        Pages pages(core, prefix, Look::shallow, older_than);
         const std::uint64_t before = done;
         while (!pages.is_last) {
             if (is_failure(pages.next_page())) break;
@@ -7710,10 +7708,10 @@ S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, std::nullopt);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, std::nullopt);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
