@@ -1230,14 +1230,11 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
     return value;
 }
 
-inline std::vector<std::string_view> split(std::string_view text, char separator) {
-    std::vector<std::string_view> parts;
-    for (;;) {
-        const std::size_t end = text.find(separator);
-        parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) return parts;
-        text.remove_prefix(end + 1);
-    }
+// Takes what stands before the first separator; what is behind it is left.
+inline std::string_view cut(std::string_view& text, char separator) {
+    const std::string_view piece = text.substr(0, text.find(separator));
+    text.remove_prefix((std::min)(piece.size() + 1, text.size()));
+    return piece;
 }
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
@@ -2437,9 +2434,11 @@ inline const Section* find_section(const File& file, std::string_view kind, std:
 // What the block under a setting says last of a name.
 inline std::string find_in_block(std::string_view text, std::string_view name) {
     std::string_view found;
-    for (std::string_view line : bytes::split(bytes::starts_with(text, "\n") ? text : "", '\n')) {
-        const std::size_t equals = line.find('=');
-        if (trim(line.substr(0, equals)) == name) found = trim(line.substr(equals + 1));
+    while (bytes::starts_with(text, "\n")) {
+        text.remove_prefix(1);
+        std::string_view value = text.substr(0, text.find('\n'));
+        text.remove_prefix(value.size());
+        if (trim(bytes::cut(value, '=')) == name) found = trim(value);
     }
     return std::string(found);
 }
@@ -2617,12 +2616,12 @@ inline Url aws_url(const std::string& region, bool is_global, const Config& conf
 inline bool use_virtual_host(const std::string& bucket, Addressing addressing, const Url& base, bool is_custom) {
     if (addressing == Addressing::path || base.is_address) return false;
     if (addressing == Addressing::automatic && is_custom) return false;
-    const auto labels = bytes::split(bucket, '.');
-    if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
-    if (labels.size() == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
-    for (std::string_view label : labels) {
-        if (!valid_region(label)) return false;  // which is any label
+    std::size_t labels = 0;
+    for (std::string_view rest = bucket; !rest.empty(); ++labels) {
+        if (!valid_region(bytes::cut(rest, '.'))) return false;  // which is any label
     }
+    if (labels > 1 && !(is_custom && base.scheme == "http")) return false;
+    if (labels == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
     return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
@@ -2679,9 +2678,11 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
     std::string seen;
-    for (std::string_view pair : bytes::split(query, '&')) {
-        const std::string_view name = pair.substr(0, pair.find('='));
-        const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
+    for (bool has_more = !query.empty(); has_more;) {
+        has_more = query.find('&') != std::string_view::npos;
+        std::string_view raw = bytes::cut(query, '&');
+        const std::string_view name = bytes::cut(raw, '=');
+        const auto value = bytes::unpercent(raw, false);
         const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
         seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
@@ -2698,9 +2699,8 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
-    const std::size_t question = (std::min)(text.find('?'), text.size());
-    const std::string_view query = text.substr((std::min)(question + 1, text.size()));
-    text = text.substr(0, question);
+    std::string_view query = text;
+    text = bytes::cut(query, '?');
     const std::string bucket(text.substr(0, text.find('/')));
     std::string prefix(text.substr(bucket.size()));
 
@@ -2719,8 +2719,7 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
     if (!prefix.empty()) prefix.erase(0, 1);
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
-    if (Result<void> fine = query.empty() ? Result<void>() : take_parameters(config, query); !fine)
-        return std::move(fine).error();
+    if (Result<void> fine = take_parameters(config, query); !fine) return std::move(fine).error();
     return Location{bucket, prefix};
 }
 
