@@ -403,7 +403,8 @@ inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
 // A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
 class Source {
 public:
-    // A callable returns how many bytes it gave, 0 at the end.
+    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // one such callable; 0 at the end
+
     template <class T, class Plain = std::remove_reference_t<T>,
               class = std::enable_if_t<std::is_base_of_v<std::istream, Plain> ||
                                        std::is_invocable_r_v<std::size_t, Plain&, char*, std::size_t>>>
@@ -1125,9 +1126,7 @@ namespace detail::bytes {
 using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 inline constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 inline constexpr bool is_alnum(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z'); }
 
 inline std::string lower(std::string_view text) {
@@ -1354,13 +1353,15 @@ public:
         return unit;
     }
 
-    bool string() {
+    // A string, and what it stands for. Half of a surrogate pair is no character, and makes that no UTF-8: replacing it
+    // would quietly change what may be a secret.
+    bool string(std::string* meant = nullptr) {
         if (!take('"')) return false;
         while (!at_end()) {
             const char c = text_[at_++];
             if (c == '"') return true;
-            if (bytes::octet(c) < 0x20) return false;
-            if (c == '\\' && !escape()) return false;
+            if (bytes::octet(c) < 0x20 || (c == '\\' && !character(meant))) return false;
+            if (c != '\\' && meant) *meant += c;
         }
         return false;
     }
@@ -1398,6 +1399,23 @@ public:
     }
 
 private:
+    // After a backslash: an escape, or a pair of them for what UTF-16 has in two halves.
+    bool character(std::string* meant) {
+        const auto unit = escape();
+        if (!unit) return false;
+        std::uint32_t code = *unit;
+        const std::size_t after = at_;
+        if (code >= 0xD800 && code <= 0xDBFF) {
+            const std::uint32_t low = take('\\') ? escape().value_or(0) : 0;
+            if (low >= 0xDC00 && low <= 0xDFFF)
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+            else
+                at_ = after;
+        }
+        if (meant) utf8::append(*meant, code);
+        return true;
+    }
+
     bool scalar() {
         if (peek() == '"') return string();
         for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
@@ -1440,27 +1458,6 @@ inline bool valid(std::string_view text) {
     return scanner.at_end();
 }
 
-// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot
-// carry it, so it is refused; replacing it would quietly change what may be a secret.
-inline std::optional<std::string> unescape(std::string_view inside) {
-    Scanner scanner(inside);
-    std::string out;
-    while (!scanner.at_end()) {
-        if (!scanner.take('\\')) {
-            out += scanner.next();
-            continue;
-        }
-        std::uint32_t code = scanner.escape().value_or(0);
-        if (code >= 0xD800 && code <= 0xDFFF) {
-            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
-            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
-            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-        }
-        utf8::append(out, code);
-    }
-    return out;
-}
-
 // The raw text of a top-level member's value. Among members of one name the last wins, as in Python; empty if the
 // text is not a JSON object or has no such member, and a value is never empty.
 inline std::string_view member(std::string_view object, std::string_view name) {
@@ -1469,23 +1466,22 @@ inline std::string_view member(std::string_view object, std::string_view name) {
     if (!scanner.take_after_blanks('{') || !valid(object)) return found;
     do {
         scanner.blanks();
-        const std::size_t begin = scanner.position();
-        if (!scanner.string()) return found;  // the object is empty
-        const std::string_view literal = object.substr(begin + 1, scanner.position() - begin - 2);
+        std::string key;
+        if (!scanner.string(&key)) return found;  // the object is empty
         scanner.take_after_blanks(':');
         scanner.blanks();
         const std::size_t value = scanner.position();
         scanner.value();
-        if (unescape(literal) == name) found = object.substr(value, scanner.position() - value);
+        if (key == name) found = object.substr(value, scanner.position() - value);
     } while (scanner.take_after_blanks(','));
     return found;
 }
 
 // Meant for the small answers of credential services, not for values of any size.
 inline std::optional<std::string> string_field(std::string_view object, std::string_view name) {
-    const std::string_view value = member(object, name);
-    if (value.empty() || value.front() != '"') return std::nullopt;
-    return unescape(value.substr(1, value.size() - 2));
+    std::string text;
+    if (!Scanner(member(object, name)).string(&text) || !utf8::valid(text)) return std::nullopt;
+    return text;
 }
 
 }  // namespace detail::json
@@ -1693,7 +1689,6 @@ public:
     Sha256() = default;
     ~Sha256() { EVP_MD_CTX_free(context_); }
     Sha256(const Sha256&) = delete;
-    Sha256& operator=(const Sha256&) = delete;
 
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
@@ -1726,7 +1721,7 @@ public:
     }
 
 private:
-    EVP_MD_CTX* context_ = EVP_MD_CTX_new();
+    EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
     bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
 };
 
