@@ -2329,8 +2329,7 @@ private:
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        const bool is_continued = in_setting_ && (value.empty() || indent > indent_);
-        if (is_continued) return continue_setting(value);
+        if (in_setting_ && (value.empty() || indent > indent_)) return continue_setting(value);
         if (value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
@@ -2360,7 +2359,6 @@ private:
         if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
         bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
         in_setting_ = true;
-        setting_line_ = line_;
         blank_lines_ = 0;
     }
 
@@ -2369,9 +2367,8 @@ private:
         if (line.empty()) return static_cast<void>(++blank_lines_);
         auto& [name, text] = section_->settings.back();
         text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
-        if (text[0] != '\n' || line.find('=') != std::string_view::npos) return;
-        line_ = setting_line_;
-        fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
+        if (text[0] == '\n' && line.find('=') == std::string_view::npos)
+            fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
@@ -2379,9 +2376,8 @@ private:
     File sections_;
     Section defaults_;
     Section* section_ = nullptr;
-    bool in_setting_ = false;  // the section's last, which an indented line would continue
-    std::size_t indent_ = 0, setting_line_ = 0, blank_lines_ = 0;
-    std::size_t line_ = 0;  // counted from 1
+    bool in_setting_ = false;                              // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
     std::string problem_;
 };
 
