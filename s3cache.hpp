@@ -403,7 +403,8 @@ inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
 // A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
 class Source {
 public:
-    // A callable returns how many bytes it gave, 0 at the end.
+    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // one such callable; 0 at the end
+
     template <class T, class Plain = std::remove_reference_t<T>,
               class = std::enable_if_t<std::is_base_of_v<std::istream, Plain> ||
                                        std::is_invocable_r_v<std::size_t, Plain&, char*, std::size_t>>>
@@ -1125,9 +1126,7 @@ namespace detail::bytes {
 using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 inline constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 inline constexpr bool is_alnum(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z'); }
 
 inline std::string lower(std::string_view text) {
@@ -1230,14 +1229,11 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
     return value;
 }
 
-inline std::vector<std::string_view> split(std::string_view text, char separator) {
-    std::vector<std::string_view> parts;
-    for (;;) {
-        const std::size_t end = text.find(separator);
-        parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) return parts;
-        text.remove_prefix(end + 1);
-    }
+// Takes what stands before the first separator; what is behind it is left.
+inline std::string_view cut(std::string_view& text, char separator) {
+    const std::string_view piece = text.substr(0, text.find(separator));
+    text.remove_prefix((std::min)(piece.size() + 1, text.size()));
+    return piece;
 }
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
@@ -1357,13 +1353,15 @@ public:
         return unit;
     }
 
-    bool string() {
+    // A string, and what it stands for. Half of a surrogate pair is no character, and makes that no UTF-8: replacing it
+    // would quietly change what may be a secret.
+    bool string(std::string* meant = nullptr) {
         if (!take('"')) return false;
         while (!at_end()) {
             const char c = text_[at_++];
             if (c == '"') return true;
-            if (bytes::octet(c) < 0x20) return false;
-            if (c == '\\' && !escape()) return false;
+            if (bytes::octet(c) < 0x20 || (c == '\\' && !character(meant))) return false;
+            if (c != '\\' && meant) *meant += c;
         }
         return false;
     }
@@ -1401,6 +1399,23 @@ public:
     }
 
 private:
+    // After a backslash: an escape, or a pair of them for what UTF-16 has in two halves.
+    bool character(std::string* meant) {
+        const auto unit = escape();
+        if (!unit) return false;
+        std::uint32_t code = *unit;
+        const std::size_t after = at_;
+        if (code >= 0xD800 && code <= 0xDBFF) {
+            const std::uint32_t low = take('\\') ? escape().value_or(0) : 0;
+            if (low >= 0xDC00 && low <= 0xDFFF)
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+            else
+                at_ = after;
+        }
+        if (meant) utf8::append(*meant, code);
+        return true;
+    }
+
     bool scalar() {
         if (peek() == '"') return string();
         for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
@@ -1443,27 +1458,6 @@ inline bool valid(std::string_view text) {
     return scanner.at_end();
 }
 
-// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot
-// carry it, so it is refused; replacing it would quietly change what may be a secret.
-inline std::optional<std::string> unescape(std::string_view inside) {
-    Scanner scanner(inside);
-    std::string out;
-    while (!scanner.at_end()) {
-        if (!scanner.take('\\')) {
-            out += scanner.next();
-            continue;
-        }
-        std::uint32_t code = scanner.escape().value_or(0);
-        if (code >= 0xD800 && code <= 0xDFFF) {
-            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
-            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
-            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-        }
-        utf8::append(out, code);
-    }
-    return out;
-}
-
 // The raw text of a top-level member's value. Among members of one name the last wins, as in Python; empty if the
 // text is not a JSON object or has no such member, and a value is never empty.
 inline std::string_view member(std::string_view object, std::string_view name) {
@@ -1472,23 +1466,22 @@ inline std::string_view member(std::string_view object, std::string_view name) {
     if (!scanner.take_after_blanks('{') || !valid(object)) return found;
     do {
         scanner.blanks();
-        const std::size_t begin = scanner.position();
-        if (!scanner.string()) return found;  // the object is empty
-        const std::string_view literal = object.substr(begin + 1, scanner.position() - begin - 2);
+        std::string key;
+        if (!scanner.string(&key)) return found;  // the object is empty
         scanner.take_after_blanks(':');
         scanner.blanks();
         const std::size_t value = scanner.position();
         scanner.value();
-        if (unescape(literal) == name) found = object.substr(value, scanner.position() - value);
+        if (key == name) found = object.substr(value, scanner.position() - value);
     } while (scanner.take_after_blanks(','));
     return found;
 }
 
 // Meant for the small answers of credential services, not for values of any size.
 inline std::optional<std::string> string_field(std::string_view object, std::string_view name) {
-    const std::string_view value = member(object, name);
-    if (value.empty() || value.front() != '"') return std::nullopt;
-    return unescape(value.substr(1, value.size() - 2));
+    std::string text;
+    if (!Scanner(member(object, name)).string(&text) || !utf8::valid(text)) return std::nullopt;
+    return text;
 }
 
 }  // namespace detail::json
@@ -1696,7 +1689,6 @@ public:
     Sha256() = default;
     ~Sha256() { EVP_MD_CTX_free(context_); }
     Sha256(const Sha256&) = delete;
-    Sha256& operator=(const Sha256&) = delete;
 
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
@@ -1729,7 +1721,7 @@ public:
     }
 
 private:
-    EVP_MD_CTX* context_ = EVP_MD_CTX_new();
+    EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
     bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
 };
 
@@ -2338,8 +2330,7 @@ private:
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        const bool is_continued = in_setting_ && (value.empty() || indent > indent_);
-        if (is_continued) return continue_setting(value);
+        if (in_setting_ && (value.empty() || indent > indent_)) return continue_setting(value);
         if (value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
@@ -2369,7 +2360,6 @@ private:
         if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
         bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
         in_setting_ = true;
-        setting_line_ = line_;
         blank_lines_ = 0;
     }
 
@@ -2378,9 +2368,8 @@ private:
         if (line.empty()) return static_cast<void>(++blank_lines_);
         auto& [name, text] = section_->settings.back();
         text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
-        if (text[0] != '\n' || line.find('=') != std::string_view::npos) return;
-        line_ = setting_line_;
-        fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
+        if (text[0] == '\n' && line.find('=') == std::string_view::npos)
+            fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
@@ -2388,9 +2377,8 @@ private:
     File sections_;
     Section defaults_;
     Section* section_ = nullptr;
-    bool in_setting_ = false;  // the section's last, which an indented line would continue
-    std::size_t indent_ = 0, setting_line_ = 0, blank_lines_ = 0;
-    std::size_t line_ = 0;  // counted from 1
+    bool in_setting_ = false;                              // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
     std::string problem_;
 };
 
@@ -2438,9 +2426,11 @@ inline const Section* find_section(const File& file, std::string_view kind, std:
 // What the block under a setting says last of a name.
 inline std::string find_in_block(std::string_view text, std::string_view name) {
     std::string_view found;
-    for (std::string_view line : bytes::split(bytes::starts_with(text, "\n") ? text : "", '\n')) {
-        const std::size_t equals = line.find('=');
-        if (trim(line.substr(0, equals)) == name) found = trim(line.substr(equals + 1));
+    while (bytes::starts_with(text, "\n")) {
+        text.remove_prefix(1);
+        std::string_view value = text.substr(0, text.find('\n'));
+        text.remove_prefix(value.size());
+        if (trim(bytes::cut(value, '=')) == name) found = trim(value);
     }
     return std::string(found);
 }
@@ -2618,12 +2608,12 @@ inline Url aws_url(const std::string& region, bool is_global, const Config& conf
 inline bool use_virtual_host(const std::string& bucket, Addressing addressing, const Url& base, bool is_custom) {
     if (addressing == Addressing::path || base.is_address) return false;
     if (addressing == Addressing::automatic && is_custom) return false;
-    const auto labels = bytes::split(bucket, '.');
-    if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
-    if (labels.size() == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
-    for (std::string_view label : labels) {
-        if (!valid_region(label)) return false;  // which is any label
+    std::size_t labels = 0;
+    for (std::string_view rest = bucket; !rest.empty(); ++labels) {
+        if (!valid_region(bytes::cut(rest, '.'))) return false;  // which is any label
     }
+    if (labels > 1 && !(is_custom && base.scheme == "http")) return false;
+    if (labels == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
     return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
@@ -2680,9 +2670,11 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
     std::string seen;
-    for (std::string_view pair : bytes::split(query, '&')) {
-        const std::string_view name = pair.substr(0, pair.find('='));
-        const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
+    for (bool has_more = !query.empty(); has_more;) {
+        has_more = query.find('&') != std::string_view::npos;
+        std::string_view raw = bytes::cut(query, '&');
+        const std::string_view name = bytes::cut(raw, '=');
+        const auto value = bytes::unpercent(raw, false);
         const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
         seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
@@ -2699,9 +2691,8 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
-    const std::size_t question = (std::min)(text.find('?'), text.size());
-    const std::string_view query = text.substr((std::min)(question + 1, text.size()));
-    text = text.substr(0, question);
+    std::string_view query = text;
+    text = bytes::cut(query, '?');
     const std::string bucket(text.substr(0, text.find('/')));
     std::string prefix(text.substr(bucket.size()));
 
@@ -2720,8 +2711,7 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
     if (!prefix.empty()) prefix.erase(0, 1);
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
-    if (Result<void> fine = query.empty() ? Result<void>() : take_parameters(config, query); !fine)
-        return std::move(fine).error();
+    if (Result<void> fine = take_parameters(config, query); !fine) return std::move(fine).error();
     return Location{bucket, prefix};
 }
 

@@ -43,8 +43,10 @@ inline void check_section(const ini::Section& section) {
         require(section.find(name) == &text, "a name comes once");
         const bool is_block = bytes::starts_with(text, "\n");
         require(bytes::trim(text) == (is_block ? bytes::trim(text) : text) && utf8::valid(text), "stripped text");
-        for (std::string_view line : bytes::split(is_block ? std::string_view(text) : "", '\n'))
+        for (std::string_view rest = is_block ? std::string_view(text) : ""; !rest.empty();) {
+            const std::string_view line = bytes::cut(rest, '\n');
             require(line.empty() || line.find('=') != std::string_view::npos, "a block is of settings");
+        }
     }
 }
 

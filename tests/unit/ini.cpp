@@ -49,7 +49,7 @@ TEST_CASE("ini: an error names the line") {
     CHECK(problem_in("[a]\r\n[b]\r\n[a]\r\n") == "file:3: section [a] comes twice");
     CHECK(problem_in("[a]\n= 1\n") == "file:2: a setting without a name");
     CHECK(problem_in("[a]\nx = \xFF\n") == "file:2: not UTF-8 text");
-    CHECK(problem_in("[a]\ny=1\ns3 =\n  p = 1\n  q\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ny=1\ns3 =\n  p = 1\n  q\n") == "file:5: a line without '=' in the block under 's3'");
     CHECK(problem_in(std::string(ini::file_bytes_max + 1, '\n')).substr(0, 7) == "file:0:");
     CHECK(problem_in("") == "none");
 }
@@ -84,13 +84,13 @@ TEST_CASE("ini: words are split as by a shell, without expansion") {
 }
 
 TEST_CASE("ini: a broken block in DEFAULT is an error of the file") {
-    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "file:2: a line without '=' in the block under 's3'");
-    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:2: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:3: a line without '=' in the block under 's3'");
 }
 
 TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
-    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
-    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:3: a line without '=' in the block under 's3'");
 }
 
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {
