@@ -5447,15 +5447,14 @@ class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
 
+    // Starts it, and waits until a connection is free for another.
     void add(std::size_t index, std::unique_ptr<Call> call) {
         call->index = index;
         call->start();
         running_.push_back(std::move(call));
-    }
-    // Waits until a connection is free for another; until all are done.
-    void make_room() {
         while (running_.size() >= session_.core().config.connections) step(step_most);
     }
+    // Waits until all are done.
     void finish() {
         while (!running_.empty()) step(step_most);
     }
@@ -5793,48 +5792,32 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     return there->write_id == write.write_id;
 }
 
-// SHA-256 and CRC-32C of a body in one pass, piece by piece while it is in the cache.
-class BodySum {
-public:
-    explicit BodySum(Session& session) : session_(session) {
-        if (hashes_) hash_.reset();  // of what an upload that was given up has left there
-    }
-    BodySum& update(std::string_view data) {
-        for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
-            const std::string_view piece = data.substr(0, piece_bytes);
-            if (hashes_) hash_.update(piece);
-            crc_ = digest::crc32c(crc_, piece.data(), piece.size());
-        }
-        return *this;
-    }
-    // Puts into the request what was summed since the last time; returns the CRC.
-    std::string seal(s3::Request& out) {
-        std::string crc = entry::crc32c_text(std::exchange(crc_, 0U));
-        if (config_.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", crc);
-        out.payload_hash = hashes_ ? bytes::hex(digest::as_text(hash_.finish())) : std::string(sigv4::unsigned_payload);
-        return crc;
-    }
-
-private:
+// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass, piece
+// by piece while it is in the cache.
+inline std::string seal(Call& call) {
+    s3::Request& out = call.request;
+    const Config& config = call.core.config;
     // Over plain http nothing but the hash would vouch for the bytes.
-    static bool has_tls(Core& core) {
-        const auto place = core.place();
-        return place && (*place)->scheme == "https";
+    const auto has_tls = [](const auto& place) { return place && (*place)->scheme == "https"; };
+    const bool is_hashed = !config.unsigned_payload || !has_tls(call.core.place());
+    digest::Sha256& hash = call.session.body_hash();
+    std::uint32_t crc = 0;
+    for (std::size_t at = 0; at < out.body.size(); at += piece_bytes) {
+        const std::string_view piece = out.body.substr(at, piece_bytes);
+        if (is_hashed) hash.update(piece);
+        crc = digest::crc32c(crc, piece.data(), piece.size());
     }
-
-    Session& session_;
-    const Config& config_ = session_.core().config;
-    digest::Sha256& hash_ = session_.body_hash();
-    const bool hashes_ = !config_.unsigned_payload || !has_tls(session_.core());
-    std::uint32_t crc_ = 0;
-};
+    out.payload_hash = is_hashed ? bytes::hex(digest::as_text(hash.finish())) : std::string(sigv4::unsigned_payload);
+    std::string text = entry::crc32c_text(crc);
+    if (config.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", text);
+    return text;
+}
 
 // One PUT of bytes that are all there; by itself, or among many.
 struct Put : Call {
-    // `sum` has seen the body, and nothing else since it was last sealed.
-    Put(Session& on, s3::Request&& what, std::string_view body, BodySum& sum) : Call(on, std::move(what)) {
+    Put(Session& on, s3::Request&& what, std::string_view body) : Call(on, std::move(what)) {
         request.body = body;
-        const std::string crc = sum.seal(request);
+        const std::string crc = seal(*this);
         if (core.config.checksums != Checksums::none) request.header("x-amz-meta-crc32c", crc);
     }
 
@@ -5900,8 +5883,7 @@ public:
     // True: stored; false: a write condition was not met, nothing was stored.
     Result<bool> run() {
         const bool fits = !body_.source && fits_one_put(core_.config, memory_);
-        Result<bool> stored =
-            fits ? Put(session_, std::move(request), memory_, sum_.update(memory_)).store() : run_parts();
+        Result<bool> stored = fits ? Put(session_, std::move(request), memory_).store() : run_parts();
         if (stored && *stored && options_.progress)  // what it says no longer matters
             options_.progress({body_.source ? taken_ : *body_.size(), body_.size()});
         return stored;
@@ -5923,7 +5905,7 @@ private:
         Result<void> fine = sum_whole();
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
-        if (!has_more_) return Put(session_, std::move(request), part_->request.body, sum_).store();
+        if (!has_more_) return Put(session_, std::move(request), part_->request.body).store();
         fine = create();
         if (fine) send();
         while (fine && (has_more_ || parts_.size() != 0)) {
@@ -5981,7 +5963,7 @@ private:
                          : call.failure();
     }
 
-    // Takes in and sums the next part.
+    // Takes in the next part.
     Result<void> gather() {
         if (begun_ == plan_.parts)
             return request.refuse(
@@ -5996,21 +5978,18 @@ private:
         piece = memory_.substr(0, size);
         memory_.remove_prefix(piece.size());
         has_more_ = !memory_.empty();
-        sum_.update(piece);
         return {};
     }
-    // Reads and sums a part, and one byte more, which tells whether there is another. The network has turns meanwhile.
+    // Reads a part, and one byte more, which tells whether there is another. The network has turns meanwhile.
     Result<void> fill(std::size_t size) {
         part_->buffer = std::move(spare_);
         if (!part_->buffer) part_->buffer.reset(new char[size + 1]);
         char* const data = part_->buffer.get();
         std::size_t filled = 0;
         if (has_more_) data[filled++] = next_byte_;
-        sum_.update({data, filled});
         for (auto turn = http::Clock::now(); filled <= size && !is_at_end_;) {
             const auto count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
-            sum_.update({data + filled, (std::min)(*count, size - filled)});
             filled += *count;
             const auto given = http::Clock::now();
             if (given - turn > slow_source_time) quick_parts_ = 0;
@@ -6047,9 +6026,8 @@ private:
 
     // What was gathered goes out.
     void send() {
-        s3::Request& out = part_->request;
-        out.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
-        static_cast<void>(sum_.seal(out));
+        part_->request.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
+        static_cast<void>(seal(*part_));
         parts_.add(begun_, std::move(part_));
     }
     // Takes in the answer to a part.
@@ -6115,7 +6093,6 @@ private:
     const Body& body_;
     const SetOptions& options_;
     const bool is_deflated_ = body_.source && options_.compress;
-    BodySum sum_{session_};
     std::string_view memory_ = body_.source ? std::string_view() : body_.payload->view();  // what is left of it
     std::uint64_t taken_ = 0;                                                              // of the source
     bool is_at_end_ = false;  // it is, and the deflater too
@@ -6282,7 +6259,6 @@ private:
             }
         });
         for (std::size_t i = 0; i < page.size(); ++i) {
-            looks.make_room();
             looks.add(i, std::make_unique<Call>(session, request(*core, "stat", Method::head, page[i].key)));
         }
         looks.finish();
@@ -6981,8 +6957,7 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
 // A small object of the cache's own. False: the condition was not met.
 inline Result<bool> put_scratch(Session& session, s3::Request write, std::string_view text) {
     add_store_headers(session.core().config, write);
-    transfer::BodySum sum(session);
-    return transfer::Put(session, std::move(write), text, sum.update(text)).store();
+    return transfer::Put(session, std::move(write), text).store();
 }
 
 // Whether conditions on PUT are honoured. An error: it could not be found out, this time.
@@ -7169,7 +7144,6 @@ struct Removal {
             finish(i, removed, timing_of(call, 0));
         });
         for (const std::size_t i : singly) {
-            calls.make_room();
             if (outage)
                 finish(i, *outage, {});
             else
@@ -7780,7 +7754,6 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
             finish(i, is_replaced ? get_one(session, keys[i], {}) : std::move(got));
         });
         for (std::size_t i = 0; i < keys.size(); ++i) {
-            calls.make_room();
             if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
                 finish(i, fine.error());
             else
@@ -7803,7 +7776,6 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
             results[i] = record_write(*core_, "set", items[i].key, std::move(stored), &Stats::sets, timing);
         });
         for (std::size_t i = 0; i < items.size(); ++i) {
-            calls.make_room();
             const std::string& key = items[i].key;
             const Payload& payload = items[i].payload;
             const SetOptions& how = items[i].options;
@@ -7817,9 +7789,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
                 results[i] = std::move(write).error();
             } else {
                 using detail::transfer::Put;
-                detail::transfer::BodySum sum(session);
-                sum.update(payload.view());
-                calls.add(i, std::unique_ptr<Call>(new Put(session, *std::move(write), payload.view(), sum)));
+                calls.add(i, std::unique_ptr<Call>(new Put(session, *std::move(write), payload.view())));
             }
         }
         calls.finish();
