@@ -3027,47 +3027,38 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again: so few that an index would cost more.
+// The header lines of one response. Their strings are used again; there are so few that an index would cost more.
 class Headers {
 public:
-    void clear() {
-        text_.clear();
-        fields_.clear();
-    }
+    void clear() { count_ = bytes_ = 0; }
     bool add(std::string_view line) {  // "Name: value"; false: over a limit
         const std::size_t colon = line.find(':');
         if (colon == std::string_view::npos) return true;
-        if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
-        const std::size_t at = text_.size();
-        text_.append(name).append(value);
-        fields_.push_back({at, name.size(), value.size()});  // last: what is not there must not be looked at
+        if (count_ == header_lines_max || bytes_ + line.size() > header_bytes_max) return false;
+        if (count_ == fields_.size()) bytes::add(fields_, {}, {});
+        auto& [name, value] = fields_[count_];
+        name = bytes::trim(line.substr(0, colon));
+        value = bytes::trim(line.substr(colon + 1));
+        ++count_;  // last: what is not there must not be looked at
+        bytes_ += name.size() + value.size();
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (const Field& field : fields_) {
-            const char* name = text_.data() + field.at;
-            visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
-        }
+        for (std::size_t i = 0; i < count_; ++i) visit(fields_[i].first, fields_[i].second);
     }
     // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
-        for (const Field& field : fields_) {
-            const char* other = text_.data() + field.at;
-            if (field.name == name.size() && bytes::iequal({other, field.name}, name))
-                return {other + field.name, field.value};
+        for (std::size_t i = 0; i < count_; ++i) {
+            if (bytes::iequal(fields_[i].first, name)) return fields_[i].second;
         }
         return {};
     }
 
 private:
-    struct Field {
-        std::size_t at, name, value;  // where it begins in the text; sizes
-    };
-    std::string text_;
-    std::vector<Field> fields_;
+    bytes::Pairs fields_;
+    std::size_t count_ = 0, bytes_ = 0;  // of this response
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3121,12 +3112,13 @@ public:
     bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
+    Transfer* next_idle = nullptr;  // of an Engine's
+    sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
+        for (Line& line : lines_) bytes::wipe(line.text);  // session tokens and signatures
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -3162,10 +3154,10 @@ public:
         broken = false;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         const bool large = request->large || (request->method == Method::get && bytes::starts_with(url, "http:"));
-        const Setup wanted{static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
-                           limits.connect.count(), limits.stall.count()};
-        if (wanted != setup_) {
-            setup_ = wanted;
+        const std::int64_t wanted[] = {static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
+                                       limits.connect.count(), limits.stall.count()};
+        if (std::memcmp(setup_, wanted, sizeof setup_) != 0) {
+            std::memcpy(setup_, wanted, sizeof setup_);
             curl_easy_reset(easy);
             set_up(config, large);
         }
@@ -3184,8 +3176,12 @@ public:
     }
 
 private:
-    // What a handle was last set up for; anything else needs a reset first, since options leak into the next request.
-    using Setup = std::array<std::int64_t, 5>;
+    // A header line to send. libcurl is given a list of them; letting it build that would copy every line again.
+    struct Line {
+        std::string text;
+        curl_slist node;
+    };
+
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
     template <class T>
@@ -3255,7 +3251,7 @@ private:
 
     std::string& next_line() {
         if (used_ == lines_.size()) lines_.emplace_back();
-        return lines_[used_++];
+        return lines_[used_++].text;
     }
     void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
@@ -3266,9 +3262,9 @@ private:
         for (const char* of_body : {"Expect:", "Content-Type:"}) {
             if (has_body()) next_line().assign(of_body);
         }
-        list_.resize(used_);
-        for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        set(CURLOPT_HTTPHEADER, list_.data());
+        for (std::size_t i = 0; i < used_; ++i)
+            lines_[i].node = {&lines_[i].text[0], i + 1 < used_ ? &lines_[i + 1].node : nullptr};
+        set(CURLOPT_HTTPHEADER, &lines_[0].node);
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3305,14 +3301,14 @@ private:
         return fits ? SinkResult::consumed : SinkResult::stop;
     }
 
-    std::optional<Setup> setup_;
-    std::vector<std::string> lines_;
+    // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
+    std::int64_t setup_[5] = {-1};
+    std::vector<Line> lines_;
     std::size_t used_ = 0;
 #if LIBCURL_VERSION_NUM >= 0x073f00
     std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
     std::string host_;  // the scheme and the host in them
 #endif
-    std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -3341,11 +3337,8 @@ public:
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
-        if (is_of_parent()) {
-            for (auto& transfer : idle_) static_cast<void>(transfer.release());  // leaked on purpose
-            return;
-        }
-        idle_.clear();
+        if (is_of_parent()) return;  // all of it is leaked on purpose
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
         if (multi_) curl_multi_cleanup(multi_);
     }
     Engine(const Engine&) = delete;
@@ -3353,21 +3346,17 @@ public:
 
     bool is_of_parent() const { return process_ != process_id(); }
 
-    std::unique_ptr<Transfer> borrow() {
-        if (idle_.empty()) {
-            idle_.reserve(++made_);  // so that giving back needs no memory
-            return std::make_unique<Transfer>();
-        }
-        std::unique_ptr<Transfer> transfer = std::move(idle_.back());
-        idle_.pop_back();
-        return transfer;
+    Transfer* borrow() {
+        if (idle_ == nullptr) return new Transfer;
+        return std::exchange(idle_, idle_->next_idle);
     }
     // One that still runs is cut off, which closes its connection.
-    void give_back(std::unique_ptr<Transfer> transfer, bool running) noexcept {
-        if (running && is_of_parent()) return static_cast<void>(transfer.release());
+    void give_back(Transfer* transfer, bool running) noexcept {
+        if (running && is_of_parent()) return;
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
+        if (transfer->broken) return delete transfer;
+        transfer->next_idle = std::exchange(idle_, transfer);
     }
 
     bool start(Transfer& transfer, const Config& config) {
@@ -3410,41 +3399,51 @@ public:
 #endif
     }
 
-    digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
+    Engine* next_idle = nullptr;  // of a Pool's
+    digest::Sha256 body_hash;     // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
     CURLM* multi_;
     const std::uint64_t process_ = process_id();
-    std::size_t made_ = 0;  // transfers
-    std::vector<std::unique_ptr<Transfer>> idle_;
+    Transfer* idle_ = nullptr;  // a list
 };
 
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
 // engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
-    explicit Pool(const Config& config) : connections_(config.connections) {
-        idle_.reserve((std::max)(connections_, idle_connections_max));  // so that giving back needs no memory
+    explicit Pool(const Config& config)
+        : connections_(config.connections), idle_max_((std::max)(connections_, idle_connections_max)) {}
+    ~Pool() {
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
     }
 
-    std::unique_ptr<Engine> take() {
+    Engine* take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        while (!idle_.empty()) {
-            std::unique_ptr<Engine> engine = std::move(idle_.back());
-            idle_.pop_back();
-            if (!engine->is_of_parent()) return engine;
+        if (idle_ && idle_->is_of_parent()) {
+            idle_ = nullptr;
+            idle_count_ = 0;
         }
-        return std::make_unique<Engine>(connections_);
+        if (!idle_) return new Engine(connections_);
+        --idle_count_;
+        return std::exchange(idle_, idle_->next_idle);
     }
-    void give_back(std::unique_ptr<Engine> engine) noexcept {
-        const std::lock_guard<std::mutex> hold(lock_);
-        if (!engine->is_of_parent() && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
+    void give_back(Engine* engine) noexcept {
+        std::unique_lock<std::mutex> hold(lock_);
+        if (!engine->is_of_parent() && idle_count_ < idle_max_) {
+            engine->next_idle = std::exchange(idle_, engine);
+            ++idle_count_;
+            engine = nullptr;
+        }
+        hold.unlock();
+        delete engine;
     }
 
 private:
+    const unsigned connections_, idle_max_;
     std::mutex lock_;
-    std::vector<std::unique_ptr<Engine>> idle_;
-    const unsigned connections_;
+    Engine* idle_ = nullptr;  // a list
+    unsigned idle_count_ = 0;
 };
 
 }  // namespace detail::http
@@ -4863,24 +4862,24 @@ private:
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
         http::Engine engine(1);
-        std::unique_ptr<http::Transfer> transfer = engine.borrow();
+        http::Transfer transfer;
         const std::string_view name = request.method;
         using http::Method;
         const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
         const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
-        transfer->begin(out);
-        transfer->url = request.url;
-        transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        for (const auto& [field, value] : request.headers) transfer->add_header(field, value);
-        bool running = engine.start(*transfer, config);
+        transfer.begin(out);
+        transfer.url = request.url;
+        transfer.limits = {credentials::connect_timeout, {}, request.timeout};
+        for (const auto& [field, value] : request.headers) transfer.add_header(field, value);
+        bool running = engine.start(transfer, config);
         if (!running) return {0, "libcurl refused the request"};
         while (running) {
             if (limits.over() || !engine.perform([&](http::Transfer&) { running = false; }))
                 return {0, "the caller does not wait any longer"};
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        if (transfer->result != CURLE_OK) return {0, curl_easy_strerror(transfer->result)};
-        return {transfer->status, transfer->text.substr(0, credentials::answer_bytes_max + 1)};
+        if (transfer.result != CURLE_OK) return {0, curl_easy_strerror(transfer.result)};
+        return {transfer.status, transfer.text.substr(0, credentials::answer_bytes_max + 1)};
     }
 };
 
@@ -4949,9 +4948,9 @@ struct Exchange {
     std::function<bool(const Exchange&)> on_retry{};
 
     bool done = false;
-    std::unique_ptr<http::Transfer> answer{};
-    std::optional<Error> error{};  // there is no answer, or none to be understood
-    xml::ErrorBody fault{};        // without a code: the store told none
+    http::Transfer* answer = nullptr;  // the engine's
+    std::optional<Error> error{};      // there is no answer, or none to be understood
+    xml::ErrorBody fault{};            // without a code: the store told none
     int attempts = 0;
 
     int status() const { return answer ? answer->status : 0; }
@@ -5043,7 +5042,7 @@ public:
         limits_.cancelled = [this] { return was_cancelled(); };
         allow(timeout.value_or(core.config.call_timeout));
     }
-    ~Session() { core_.pool.give_back(std::move(engine_)); }
+    ~Session() { core_.pool.give_back(engine_); }
 
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
@@ -5129,7 +5128,7 @@ public:
         Exchange** at = &exchanges_;
         while (*at && *at != &exchange) at = &(*at)->next;
         if (*at) *at = exchange.next;
-        if (exchange.answer) engine_->give_back(std::move(exchange.answer), exchange.running);
+        if (exchange.answer) engine_->give_back(std::exchange(exchange.answer, nullptr), exchange.running);
         exchange.running = false;
         exchange.done = true;
     }
@@ -5458,7 +5457,7 @@ private:
     }
 
     Core& core_;
-    std::unique_ptr<http::Engine> engine_;
+    http::Engine* const engine_;
     Exchange* exchanges_ = nullptr;  // a list, by Exchange::next
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
