@@ -3104,7 +3104,6 @@ public:
     // the request
     const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
-    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
     // the response, with what Response says
     Headers headers;
@@ -3161,7 +3160,7 @@ public:
             curl_easy_reset(easy);
             set_up(config, large);
         }
-        set_url();
+        set(CURLOPT_URL, url.c_str());
         set_headers(config);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
@@ -3232,23 +3231,6 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
-    void set_url() {
-#if LIBCURL_VERSION_NUM >= 0x073f00
-        const std::string_view path = std::string_view(url).substr(path_at);
-        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
-            if (url.compare(0, path_at, host_) != 0) {
-                host_.assign(url, 0, path_at);
-                broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
-            }
-            broken |= curl_url_set(parts_.get(), CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
-            return set(CURLOPT_CURLU, parts_.get());
-        }
-        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
-#endif
-        set(CURLOPT_URL, url.c_str());
-    }
-
     std::string& next_line() {
         if (used_ == lines_.size()) lines_.emplace_back();
         return lines_[used_++].text;
@@ -3305,10 +3287,6 @@ private:
     std::int64_t setup_[5] = {-1};
     std::vector<Line> lines_;
     std::size_t used_ = 0;
-#if LIBCURL_VERSION_NUM >= 0x073f00
-    std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
-    std::string host_;  // the scheme and the host in them
-#endif
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -5205,11 +5183,11 @@ private:
             left = (std::max)(std::chrono::ceil<Milliseconds>(*limits_.deadline - http::Clock::now()), Milliseconds(1));
         out.limits = {core_.config.connect_timeout, request.stall.value_or(core_.config.stall_timeout), left};
         out.url.assign(where.scheme).append("://").append(where.host);
-        out.path_at = out.url.size();
+        const std::size_t path_at = out.url.size();
         out.url.append(where.path);
         if (!request.object.empty() || where.path.empty()) out.url += '/';
         bytes::append_percent(out.url, request.object, true);
-        add_headers(exchange, std::string_view(out.url).substr(out.path_at));
+        add_headers(exchange, std::string_view(out.url).substr(path_at));
         if (!request.query.empty()) (out.url += '?').append(request.query);
     }
 
