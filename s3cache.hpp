@@ -1049,7 +1049,6 @@ private:
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
 #include <fcntl.h>      // descriptors that a child does not inherit
-#include <poll.h>       // waiting for a child's output
 #include <pwd.h>        // the home directory
 #include <spawn.h>      // credential_process
 #include <sys/wait.h>   // a child's exit status
@@ -2992,12 +2991,12 @@ inline bool is_ready() {
     return ready && OPENSSL_init_crypto(0, nullptr) == 1;
 }
 
-// What a forked child finds changed. It counts forks, because each getpid() would be a system call.
+// What a forked child finds changed; never 0. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
 #if defined(_WIN32)
-    return 0;  // there is no fork
+    return 1;  // there is no fork
 #else
-    static std::atomic<std::uint64_t> forks{0};
+    static std::atomic<std::uint64_t> forks{1};
     static const bool is_counted = pthread_atfork(nullptr, nullptr, [] { ++forks; }) == 0;
     return is_counted ? forks.load(std::memory_order_relaxed) : static_cast<std::uint64_t>(getpid());
 #endif
@@ -3507,12 +3506,11 @@ inline constexpr Rule curl_rules[] = {
     {"", Action::accept, Errc::network, ""},
 };
 
-// The last one, without words, if no other has this one.
-template <std::size_t N>
-const Rule& find_rule(const Rule (&table)[N], const std::string& word) {
+// The one that has this word, or else the last one, which has none.
+inline const Rule& find_rule(const Rule* rule, const std::string& word) {
     const std::string wanted = " " + word + " ";
-    const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
-    return *std::find_if(std::begin(table), std::end(table) - 1, fits);
+    while (!rule->words.empty() && rule->words.find(wanted) == std::string_view::npos) ++rule;
+    return *rule;
 }
 
 // A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
@@ -3534,7 +3532,7 @@ inline bool is_answered(CURLcode result, int status) {
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
     const auto most = (std::min)(config.backoff_cap, config.backoff_base * (1 << (std::min)(failures, 20)));
-    return std::chrono::duration_cast<std::chrono::milliseconds>(most * random);
+    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(most.count()) * random));
 }
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
@@ -3597,12 +3595,11 @@ private:
 }  // namespace detail::retry
 
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
-// files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
+// files, clock, processes and HTTP come in from outside, so that all of it can be tested with none of them.
 
 namespace detail::credentials {
 
-using std::chrono::milliseconds;
-using std::chrono::seconds;
+using http::Milliseconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
@@ -3612,35 +3609,40 @@ inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; 
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
-inline constexpr milliseconds connect_timeout{3000};
-inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI
-inline constexpr milliseconds sts_timeout{10000};
+inline constexpr Milliseconds connect_timeout{3000};
+inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr Milliseconds imds_timeout{1000};       // as the AWS CLI
+inline constexpr Milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
-inline constexpr milliseconds between_attempts{1000};
-inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};         // how often a wait looks at its limits
-inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
-inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
-inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
-inline constexpr seconds retry_most{60};
-inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr seconds forced_again_after{30};   // a store that refuses keys which do not change must not flood STS
+inline constexpr Milliseconds between_attempts{1000};
+inline constexpr Milliseconds process_timeout{60000};  // a helper may ask a person for a code
+inline constexpr Milliseconds process_poll{5};         // there is no portable wait for its end with a timeout
+inline constexpr Milliseconds cancel_poll{50};         // how often a wait looks at its limits
+inline constexpr Milliseconds renewal_window{900000};  // one thread renews, the others go on
+inline constexpr Milliseconds imds_extension{900000};  // use of overdue instance credentials in an outage
+inline constexpr Milliseconds retry_first{1000};       // after a failed renewal; doubles
+inline constexpr Milliseconds retry_most{60000};
+inline constexpr Milliseconds retry_most_unserved{10000};  // nothing valid to go on with: ask sooner
+inline constexpr Milliseconds forced_again_after{30000};   // a store that refuses the same keys must not flood STS
 
 // -- the outside
 
 // How long the calling operation may still wait. Every wait of this section ends when that is over.
 struct Limits {
-    std::optional<std::chrono::steady_clock::time_point> deadline{};
-    std::function<bool()> cancelled{};
+    std::optional<http::Clock::time_point> deadline{};
+    const std::atomic<std::uint64_t>* cancels = nullptr;  // goes up with each Cache::cancel(); null: nobody can
+    std::uint64_t cancels_before = 0;
 
-    bool over() const {
-        return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
-    }
+    bool cancelled() const { return cancels && cancels->load(std::memory_order_relaxed) != cancels_before; }
+    bool over() const { return cancelled() || (deadline && http::Clock::now() >= *deadline); }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
+        if (cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
         return Error(Errc::timed_out, "the call's time (call_timeout) was over while " + during);
+    }
+    void sleep(Milliseconds time) const {
+        for (; time.count() > 0 && !over(); time -= cancel_poll)
+            std::this_thread::sleep_for((std::min)(time, cancel_poll));
     }
 };
 
@@ -3751,6 +3753,7 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
     if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
+    ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
     const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
     for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
@@ -3775,27 +3778,23 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 
 // What the program wrote, if it ended well and in time.
 inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
-    struct pollfd output = {-1, POLLIN, 0};
-    int status = 0;
+    int pipe = -1, status = 0;
     ::pid_t child = 0, ended = 0;
-    if (const int failed = spawn(argv, output.fd, child))
+    if (const int failed = spawn(argv, pipe, child))
         return broken(failed == ENOENT ? "there is no such program"
                                        : "it does not start: system error " + std::to_string(failed));
-    const int pipe = output.fd;
     std::string written, problem;
-    const auto end = std::chrono::steady_clock::now() + process_timeout;
+    const auto end = http::Clock::now() + process_timeout;
     while (ended == 0 && problem.empty()) {
+        limits.sleep(process_poll);
+        ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
         char buffer[4096];
-        // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const milliseconds most = output.fd < 0 ? milliseconds(5) : cancel_poll;
-        const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
-        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
-        if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
-        if (got == 0) output.fd = -1;  // which poll passes over
-        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        for (auto got = ::read(pipe, buffer, sizeof buffer); got > 0 && written.size() <= answer_bytes_max;
+             got = ::read(pipe, buffer, sizeof buffer))
+            written.append(buffer, static_cast<std::size_t>(got));
         if (written.size() > answer_bytes_max)
             problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
-        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
+        else if (ended == 0 && (http::Clock::now() >= end || limits.over()))
             problem = "it took too long";
     }
     ::close(pipe);
@@ -3812,11 +3811,11 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
 #endif
 
 struct WebRequest {
-    const char* method = "GET";
+    http::Method method = http::Method::get;
     std::string url{};
     bytes::Pairs headers{};
     std::string body{};
-    milliseconds timeout{};
+    Milliseconds timeout{};
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::string secret{};       // in it; what an answer says is not passed on where it repeats this
@@ -3827,17 +3826,17 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
-// What tests put others in place of; HTTP is the caller's.
-struct Environment {
-    std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
-    std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
-        credentials::run_process;
-    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
-    std::function<TimePoint()> now = std::chrono::system_clock::now;
-    std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
-        const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(cancel_poll);
-    };
+// What tests put others in place of; HTTP and a corrected clock are the caller's.
+class Environment {
+public:
+    virtual ~Environment() = default;
+    virtual TimePoint now() const { return std::chrono::system_clock::now(); }
+    virtual WebAnswer fetch(const WebRequest&, const Limits&) { return {}; }
+    virtual Result<std::string> read_file(const std::string& path) { return credentials::read_file(path); }
+    virtual Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
+        return credentials::run_process(argv, limits);
+    }
+    virtual void pause(Milliseconds time, const Limits& limits) { limits.sleep(time); }
 };
 
 using ini::Profile;
@@ -3936,8 +3935,8 @@ inline Result<std::string> container_url(const Setting& set) {
 // it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Config& settings, Limits limits = {})
-        : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
+    Walk(Environment& environment, const Config& settings, const Limits& limits = {})
+        : environment_(environment), settings_(settings), limits_(limits) {}
 
     std::optional<std::string> variable(const char* name) const {
         if (settings_.seams.environment) return settings_.seams.environment(name);
@@ -4040,7 +4039,8 @@ public:
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
         if (!fine) return std::move(fine).error();
-        WebRequest request{"GET", *url, {{"Accept", "application/json"}}, {}, container_timeout, attempts_max, true};
+        WebRequest request{http::Method::get, *url, {{"Accept", "application/json"}}, {}, container_timeout};
+        request.bypass_proxy = true;
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
         request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
@@ -4253,7 +4253,7 @@ private:
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
         if (!url) return url.error();
-        WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
+        WebRequest request{http::Method::post, url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
         request.timeout = sts_timeout;
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
@@ -4301,13 +4301,13 @@ private:
         const auto base = imds_url();
         if (!base) return base.error();
         std::string where = "instance metadata (" + shown_url(*base) + ")";
-        WebRequest request{"PUT", *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
+        WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
         request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
         const auto session = ask(request, where, {0, 403, 404, 405});
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
-        request.method = "GET";
+        request.method = http::Method::get;
         request.url = *base + "/latest/meta-data/iam/security-credentials/";
         request.headers = {{"x-aws-ec2-metadata-token", *session}};
         request.secret = *session;
@@ -4322,7 +4322,7 @@ private:
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
         if (keys && keys->expires <= now)
-            keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+            keys->expires = now + imds_extension + Milliseconds(now.time_since_epoch().count() / 1000 % 480000);
         return keys;
     }
 
@@ -4336,7 +4336,7 @@ private:
                 answer = {0, "an answer longer than " + bytes::number(answer_bytes_max) + " bytes"};
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
-            if (again && attempt < request.attempts) environment_.sleep(between_attempts, limits_);
+            if (again && attempt < request.attempts) environment_.pause(between_attempts, limits_);
             if (again && (attempt < request.attempts || limits_.over())) continue;
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
@@ -4346,7 +4346,7 @@ private:
         return limits_.error(where + " was asked");
     }
 
-    const Environment& environment_;
+    Environment& environment_;
     const Config& settings_;
     const Limits limits_;
     ini::File config_, credentials_;
@@ -4371,28 +4371,28 @@ inline constexpr Source sources[] = {
 #endif
 };
 
-// Thread-safe.
-class Chain {
-public:
-    Chain(Environment environment, const Config& settings)
-        : environment_(std::move(environment)), settings_(settings) {}
+// One thread at a time.
+struct Chain {
+    Environment& environment;
+    const Config& settings;
+    const Source* answered = nullptr;
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
     Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
-        Walk walk(environment_, settings_, limits);
-        const Source* const before = answered_;
+        Walk walk(environment, settings, limits);
+        const Source* const before = answered;
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
+            const bool is_kept_out = source.by_variables && !settings.profile.empty();
             Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
-                                    : checked((walk.*source.ask)(), environment_.now());
+                                    : checked((walk.*source.ask)(), environment.now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
             if (findings != nullptr) findings->push_back({std::string("credentials: ") + source.name, verdict, said});
-            if (keys) answered_ = &source;
+            if (keys) answered = &source;
             if (!is_passed_over(keys)) return keys;
             text = before ? source.name + (", which gave credentials before: " + said)
                           : text + "; " + source.name + ": " + said;
@@ -4406,29 +4406,20 @@ public:
     // A walk of its own, told source by source.
     std::vector<Finding> explain() const {
         std::vector<Finding> findings;
-        static_cast<void>(Chain(environment_, settings_).find({}, &findings));
+        static_cast<void>(Chain{environment, settings}.find({}, &findings));
         for (std::size_t i = findings.size(); i < std::size(sources); ++i)
             findings.push_back({std::string("credentials: ") + sources[i].name, Finding::Verdict::not_asked, {}});
         return findings;
     }
 
-    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
-
-private:
-    const Environment environment_;
-    const Config& settings_;
-    std::atomic<const Source*> answered_{nullptr};
+    Walk walk(const Limits& limits = {}) const { return Walk(environment, settings, limits); }
 };
 
 // -- the cache of credentials
 
-struct Snapshot {
-    Credentials credentials;
-    std::uint64_t generation = 0;  // counts changes of the keys
-};
-
 // Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
-// go on with what there is. The source is called by one thread at a time and must not use the provider itself.
+// go on with what there is. The user's own function, or else the chain, is asked by one thread at a time and must not
+// use the provider itself.
 //
 //     time -------------- renew_at_ ------------------------ expires_
 //     served from memory  one caller renews, others served   nobody is served before it has renewed
@@ -4436,31 +4427,30 @@ struct Snapshot {
 // After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
 class Provider {
 public:
-    Provider(std::function<Keys(const Limits&)> source, std::function<TimePoint()> now)
-        : source_(std::move(source)), now_(std::move(now)) {}
+    explicit Provider(Chain& chain) : chain_(chain) {}
 
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
-    Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
+    Result<std::shared_ptr<const Credentials>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (is_refreshing() && !is_usable(now_()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(now()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
-        const TimePoint now = now_();
-        if (is_refreshing() || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
-        if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
+        const TimePoint when = now();
+        if (is_refreshing() || (is_usable(when) && (when < renew_at_ || is_too_early(when)))) return current_;
+        if (pause_.count() > 0 && is_too_early(when)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
-        if (done || is_usable(now_())) return current_;
+        if (done || is_usable(now())) return current_;
         return std::move(done).error();
     }
 
-    // The store refused the keys of this generation. True: there are others now, sign again with them.
-    bool force_refresh(std::uint64_t generation, const Limits& limits) {
+    // The store refused these keys. True: there are others now, sign again with them.
+    bool force_refresh(const Credentials& refused, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
-        const TimePoint now = now_();
-        const bool is_due = current_->generation == generation && !is_too_early(now);
-        if (is_due && refresh(lock, limits) && current_->generation == generation) retry_at_ = now + forced_again_after;
-        return current_->generation != generation;
+        const TimePoint when = now();
+        const bool is_due = is_current(refused) && !is_too_early(when);
+        if (is_due && refresh(lock, limits) && is_current(refused)) retry_at_ = when + forced_again_after;
+        return !is_current(refused);
     }
 
 private:
@@ -4470,58 +4460,66 @@ private:
         return !is_refreshing();
     }
 
+    TimePoint now() const { return chain_.environment.now(); }
     // The child of a process that forked has none of the threads that may have been at it.
     bool is_refreshing() const { return refresher_ == http::process_id(); }
-
-    bool is_usable(TimePoint now) const { return current_ && now < expires_; }
+    bool is_usable(TimePoint when) const { return current_ && when < expires_; }
     // A clock set back must not turn a minute of patience into a day.
-    bool is_too_early(TimePoint now) const { return now < retry_at_ && retry_at_ - now <= retry_most; }
+    bool is_too_early(TimePoint when) const { return when < retry_at_ && retry_at_ - when <= retry_most; }
+    bool is_current(const Credentials& keys) const {
+        return keys.access_key == current_->access_key && keys.secret_key == current_->secret_key &&
+               keys.session_token == current_->session_token;
+    }
 
-    // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
-    // function may throw.
-    Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        const auto end = [&](Provider*) {
+    // The lock is held again before anybody can see that the source has been asked, however that ends: there may be no
+    // memory for it.
+    struct Refreshing {
+        Provider& provider;
+        std::unique_lock<std::mutex>& lock;
+
+        ~Refreshing() {
             lock.lock();
-            refresher_.reset();
-            done_.notify_all();
-        };
+            provider.refresher_ = 0;
+            provider.done_.notify_all();
+        }
+    };
+    Keys ask(std::unique_lock<std::mutex>& lock, const Limits& limits) {
         refresher_ = http::process_id();
         lock.unlock();
-        std::unique_ptr<Provider, decltype(end)> refreshing(this, end);
-        Keys got = source_(limits);
-        refreshing.reset();
-        const TimePoint now = now_();
-        got = checked(std::move(got), now);
+        const Refreshing refreshing{*this, lock};
+        if (!chain_.settings.credentials) return chain_.find(limits);
+        return checked(guarded(chain_.settings.credentials, "the credentials provider"), now());
+    }
+
+    Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        Keys got = ask(lock, limits);
+        const TimePoint when = now();
         // That the caller had no time left says nothing about the source: the next caller asks it.
         if (!got && limits.over()) return got.error();
         if (!got) {
-            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
-            retry_at_ = now + pause_;
+            const Milliseconds most = is_usable(when) ? retry_most : retry_most_unserved;
+            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
+            retry_at_ = when + pause_;
             error_ = got.error().what();
             return broken(error_);
         }
-        pause_ = seconds(0);
-        std::uint64_t generation = current_ ? current_->generation : 1;
-        for (const auto part : {&Credentials::access_key, &Credentials::secret_key, &Credentials::session_token}) {
-            if (current_ && current_->credentials.*part != (*got).*part) generation = current_->generation + 1;
-        }
+        pause_ = Milliseconds(0);
         expires_ = got->expires.value_or((TimePoint::max)());
-        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
+        current_ = std::make_shared<const Credentials>(*std::move(got));
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
-        const TimePoint::duration life = expires_ - now;
+        const TimePoint::duration life = expires_ - when;
         renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
-    const std::function<Keys(const Limits&)> source_;
-    const std::function<TimePoint()> now_;
+    Chain& chain_;
     std::mutex mutex_;
     std::condition_variable done_;
-    std::shared_ptr<const Snapshot> current_;
-    std::optional<std::uint64_t> refresher_;  // the process that refreshes, while it does
+    std::shared_ptr<const Credentials> current_;
+    std::uint64_t refresher_ = 0;  // the process that refreshes, while it does
     TimePoint expires_{}, renew_at_{}, retry_at_{};
-    seconds pause_{0};   // after the last refresh, if it failed
-    std::string error_;  // of that
+    Milliseconds pause_{0};  // after the last refresh, if it failed
+    std::string error_;      // of that
 };
 
 }  // namespace detail::credentials
@@ -4710,30 +4708,19 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 // --- s3: the state that calls share (Core), the loop that runs requests (Session), errors in the caller's terms ------
 
 // What all copies of a handle, all readers and all threads of one Cache share.
-struct detail::Core {
+struct detail::Core : credentials::Environment {
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain({credentials::read_file, credentials::run_process,
-                 [this](const credentials::WebRequest& request, const credentials::Limits& limits) {
-                     return fetch(request, limits);
-                 },
-                 [this] { return now(); }},
-                config),
-          // The user's own provider, which may throw, or else the chain.
-          identity(
-              [this](const credentials::Limits& limits) {
-                  if (!config.credentials) return chain.find(limits);
-                  return guarded([this] { return config.credentials(); }, "the credentials provider");
-              },
-              [this] { return now(); }) {}
+          chain{*this, config},
+          identity(chain) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
-    TimePoint now() const {
+    TimePoint now() const override {
         return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
     }
     double unix_now() const { return Seconds(now().time_since_epoch()).count(); }
@@ -4754,9 +4741,7 @@ struct detail::Core {
     // Ends at cancel().
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        constexpr std::chrono::milliseconds slice{50};
-        for (const auto before = cancels.load(); time.count() > 0 && cancels.load() == before; time -= slice)
-            std::this_thread::sleep_for((std::min)(time, slice));
+        credentials::Limits{{}, &cancels, cancels.load()}.sleep(time);
     }
 
     void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
@@ -4838,13 +4823,10 @@ private:
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
-    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
+    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) override {
         http::Engine engine(1);
         http::Transfer transfer;
-        const std::string_view name = request.method;
-        using http::Method;
-        const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
-        const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
+        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
         transfer.begin(out);
         transfer.url = request.url;
         transfer.limits = {credentials::connect_timeout, {}, request.timeout};
@@ -4940,14 +4922,14 @@ struct Exchange {
     // For Session.
     Exchange* next = nullptr;
     std::shared_ptr<const endpoint::Endpoint> place{};
-    std::shared_ptr<const credentials::Snapshot> identity{};
+    std::shared_ptr<const Credentials> identity{};
     http::Clock::time_point began{}, due{};  // of the call; of the attempt
     std::int64_t clock_offset_ms = 0;        // with which it is signed
     unsigned corrections = 0;                // those that were made, a bit for each Action
     bool running = false;
 
     bool has_tried(retry::Action action) const { return corrections >> static_cast<unsigned>(action) & 1U; }
-    bool is_anonymous() const { return identity->credentials.access_key.empty(); }
+    bool is_anonymous() const { return identity->access_key.empty(); }
 };
 
 // What a person can do about words of the store, of libcurl or of the TLS library; empty: they do not tell.
@@ -5016,8 +4998,7 @@ inline Error told(const Exchange& exchange, const retry::Rule& rule, std::string
 class Session {
 public:
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
-        : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        limits_.cancelled = [this] { return was_cancelled(); };
+        : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
     ~Session() { core_.pool.give_back(engine_); }
@@ -5038,7 +5019,7 @@ public:
     void allow_cleanup() {
         on_progress({});
         why_cancelled_ = nullptr;
-        cancels_ = core_.cancels.load(std::memory_order_relaxed);
+        limits_.cancels_before = core_.cancels.load();
         const auto now = http::Clock::now();
         if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
         limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
@@ -5058,7 +5039,7 @@ public:
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key, bool unless_cancelled = true) const {
-        const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
+        const char* cancelled = why_cancelled_ ? why_cancelled_ : limits_.cancelled() ? by_cancel : nullptr;
         if (cancelled && unless_cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
         if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
         return refusal(Errc::timed_out, operation, key, out_of_time_text());
@@ -5085,7 +5066,7 @@ public:
         const bool fine =
             engine_->perform([this](http::Transfer& done) { finish_attempt(*static_cast<Exchange*>(done.owner)); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        if (was_cancelled()) cancel(by_cancel);
+        if (limits_.cancelled()) cancel(by_cancel);
         if (report_progress_ && http::Clock::now() >= next_report_) {
             next_report_ = http::Clock::now() + tick;
             if (!report_progress_()) cancel("cancelled by the progress callback");
@@ -5147,8 +5128,6 @@ public:
     }
 
 private:
-    bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
-
     void attempt(Exchange& exchange, http::Clock::time_point now) {
         exchange.due = now;
         if (!exchange.fault.code.empty() || !exchange.fault.region.empty()) exchange.fault = {};
@@ -5213,7 +5192,7 @@ private:
             out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
         }
         if (exchange.is_anonymous()) return;
-        const Credentials& keys = exchange.identity->credentials;
+        const Credentials& keys = *exchange.identity;
         const std::string_view date = out.signer.date(dates::unix_seconds(now));
         const std::string_view hash =
             request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
@@ -5343,7 +5322,7 @@ private:
         if (exchange.has_tried(action)) return false;
         exchange.corrections |= 1U << static_cast<unsigned>(action);
         const bool corrected = action == Action::refresh_credentials
-                                   ? core_.identity.force_refresh(exchange.identity->generation, limits_)
+                                   ? core_.identity.force_refresh(*exchange.identity, limits_)
                                : action == Action::correct_clock  ? correct_clock(exchange)
                                : action == Action::correct_region ? correct_region(exchange)
                                                                   : true;
@@ -5445,7 +5424,6 @@ private:
     bool woken_ = false;
     const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
-    std::uint64_t cancels_;  // of the cache, when this session began
 };
 
 // An exchange that its session forgets, and cuts off, when it goes out of scope. Where it is made it stays.
@@ -7560,8 +7538,8 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
     if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
-        const credentials::Chain chain({}, config);
-        credentials::Walk walk = chain.walk();
+        credentials::Environment outside;
+        credentials::Walk walk(outside, config);
         config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
         if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
         if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
@@ -7805,7 +7783,7 @@ S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view meth
         const Session session(*core_);
         const auto who = core_->identity.snapshot(session.limits());
         if (!who) return detail::about("presign", key, who.error());
-        const Credentials& keys = (*who)->credentials;
+        const Credentials& keys = **who;
         if (keys.access_key.empty()) return refuse(Errc::credentials, "an anonymous cache has nothing to sign with");
         const auto place = core_->place(session.limits());
         if (!place) return detail::about("presign", key, place.error());
@@ -7930,9 +7908,8 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
         return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
     };
     if (core_->config.credentials)
-        add("credentials: in code", core_->identity.snapshot({}).transform([](const auto& got) {
-            return detail::credentials::summary(got->credentials);
-        }));
+        add("credentials: in code",
+            core_->identity.snapshot({}).transform([](const auto& got) { return detail::credentials::summary(*got); }));
     else
         out = core_->chain.explain();
     add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
