@@ -1040,6 +1040,7 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
+#include <list>                // what is pointed at and does not move
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -3131,7 +3132,7 @@ public:
 
     void begin(const Request& what) {
         request = &what;
-        used_ = 0;
+        unused_ = lines_.begin();
         signer.headers.clear();
     }
 
@@ -3218,21 +3219,17 @@ private:
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
         set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
         // What the libcurl that runs may not know, being older than the one that we are compiled with.
-#if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074000
-        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
-#endif
 #if LIBCURL_VERSION_NUM >= 0x074100
+        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
     }
 
     std::string& next_line() {
-        if (used_ == lines_.size()) lines_.emplace_back();
-        return lines_[used_++].text;
+        if (unused_ == lines_.end()) unused_ = lines_.emplace(unused_);
+        return (unused_++)->text;
     }
     void set_headers(const Config& config) {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
@@ -3243,9 +3240,13 @@ private:
         for (const char* of_body : {"Expect:", "Content-Type:"}) {
             if (has_body()) next_line().assign(of_body);
         }
-        for (std::size_t i = 0; i < used_; ++i)
-            lines_[i].node = {&lines_[i].text[0], i + 1 < used_ ? &lines_[i + 1].node : nullptr};
-        set(CURLOPT_HTTPHEADER, &lines_[0].node);
+        curl_slist* list = nullptr;
+        for (auto line = unused_; line != lines_.begin();) {
+            --line;
+            line->node = {&line->text[0], list};
+            list = &line->node;
+        }
+        set(CURLOPT_HTTPHEADER, list);
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3284,8 +3285,8 @@ private:
 
     // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
     std::int64_t setup_[5] = {-1};
-    std::vector<Line> lines_;
-    std::size_t used_ = 0;
+    std::list<Line> lines_;
+    std::list<Line>::iterator unused_ = lines_.begin();  // the first that this request has no use for
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -3754,7 +3755,7 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
+    char** const words = new char*[argv.size() + 1]();
     for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
@@ -3768,7 +3769,8 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.get(), environment);
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
+    delete[] words;
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
@@ -4371,28 +4373,37 @@ inline constexpr Source sources[] = {
 #endif
 };
 
-// One thread at a time.
-struct Chain {
-    Environment& environment;
-    const Config& settings;
-    const Source* answered = nullptr;
+// Who we are: found in the sources, or by the user's own function, and kept for as long as it is good.
+//
+// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
+// go on with what there is. One thread at a time asks, and what it asks must not use the provider itself.
+//
+//     time -------------- renew_at_ ------------------------ expires_
+//     served from memory  one caller renews, others served   nobody is served before it has renewed
+//
+// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
+class Provider {
+public:
+    Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
+
+    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
     Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
-        Walk walk(environment, settings, limits);
-        const Source* const before = answered;
+        Walk walk(environment_, settings_, limits);
+        const Source* const before = answered_;
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            const bool is_kept_out = source.by_variables && !settings.profile.empty();
+            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
             Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
-                                    : checked((walk.*source.ask)(), environment.now());
+                                    : checked((walk.*source.ask)(), environment_.now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
             if (findings != nullptr) findings->push_back({std::string("credentials: ") + source.name, verdict, said});
-            if (keys) answered = &source;
+            if (keys) answered_ = &source;
             if (!is_passed_over(keys)) return keys;
             text = before ? source.name + (", which gave credentials before: " + said)
                           : text + "; " + source.name + ": " + said;
@@ -4406,28 +4417,11 @@ struct Chain {
     // A walk of its own, told source by source.
     std::vector<Finding> explain() const {
         std::vector<Finding> findings;
-        static_cast<void>(Chain{environment, settings}.find({}, &findings));
+        static_cast<void>(Provider(environment_, settings_).find({}, &findings));
         for (std::size_t i = findings.size(); i < std::size(sources); ++i)
             findings.push_back({std::string("credentials: ") + sources[i].name, Finding::Verdict::not_asked, {}});
         return findings;
     }
-
-    Walk walk(const Limits& limits = {}) const { return Walk(environment, settings, limits); }
-};
-
-// -- the cache of credentials
-
-// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
-// go on with what there is. The user's own function, or else the chain, is asked by one thread at a time and must not
-// use the provider itself.
-//
-//     time -------------- renew_at_ ------------------------ expires_
-//     served from memory  one caller renews, others served   nobody is served before it has renewed
-//
-// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
-class Provider {
-public:
-    explicit Provider(Chain& chain) : chain_(chain) {}
 
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
     Result<std::shared_ptr<const Credentials>> snapshot(const Limits& limits) {
@@ -4460,7 +4454,7 @@ private:
         return !is_refreshing();
     }
 
-    TimePoint now() const { return chain_.environment.now(); }
+    TimePoint now() const { return environment_.now(); }
     // The child of a process that forked has none of the threads that may have been at it.
     bool is_refreshing() const { return refresher_ == http::process_id(); }
     bool is_usable(TimePoint when) const { return current_ && when < expires_; }
@@ -4471,31 +4465,20 @@ private:
                keys.session_token == current_->session_token;
     }
 
-    // The lock is held again before anybody can see that the source has been asked, however that ends: there may be no
-    // memory for it.
-    struct Refreshing {
-        Provider& provider;
-        std::unique_lock<std::mutex>& lock;
-
-        ~Refreshing() {
-            lock.lock();
-            provider.refresher_ = 0;
-            provider.done_.notify_all();
-        }
-    };
-    Keys ask(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        refresher_ = http::process_id();
-        lock.unlock();
-        const Refreshing refreshing{*this, lock};
-        if (!chain_.settings.credentials) return chain_.find(limits);
-        return checked(guarded(chain_.settings.credentials, "the credentials provider"), now());
-    }
-
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        Keys got = ask(lock, limits);
+        const auto ask = [&]() -> Keys {
+            refresher_ = http::process_id();
+            lock.unlock();
+            if (!settings_.credentials) return find(limits);
+            return checked(guarded(settings_.credentials, "the credentials provider"), now());
+        };
+        Keys got = http::shielded(ask, Keys(Error(Errc::too_large, "out of memory")));
+        lock.lock();  // before anybody can see that this is over, however it ended
+        refresher_ = 0;
+        done_.notify_all();
         const TimePoint when = now();
-        // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!got && limits.over()) return got.error();
+        // That there was no time left, or no memory, says nothing about the source: the next caller asks it.
+        if (!got && (limits.over() || got.error().code() == Errc::too_large)) return got.error();
         if (!got) {
             const Milliseconds most = is_usable(when) ? retry_most : retry_most_unserved;
             pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
@@ -4512,7 +4495,9 @@ private:
         return {};
     }
 
-    Chain& chain_;
+    Environment& environment_;
+    const Config& settings_;
+    const Source* answered_ = nullptr;
     std::mutex mutex_;
     std::condition_variable done_;
     std::shared_ptr<const Credentials> current_;
@@ -4715,8 +4700,7 @@ struct detail::Core : credentials::Environment {
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain{*this, config},
-          identity(chain) {}
+          identity(*this, config) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
@@ -4755,7 +4739,7 @@ struct detail::Core : credentials::Environment {
     Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
-        credentials::Walk walk = chain.walk(limits);
+        credentials::Walk walk = identity.walk(limits);
         const auto url = walk.endpoint_url("S3");
         if (!url) return url.error();
         const auto region = walk.region();
@@ -4776,7 +4760,6 @@ struct detail::Core : credentials::Environment {
     const std::string prefix;  // empty, or ends in a slash
     http::Pool pool;
     retry::Health health;
-    credentials::Chain chain;
     credentials::Provider identity;
     std::mutex stats_lock;
     Stats stats;
@@ -7911,9 +7894,9 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
         add("credentials: in code",
             core_->identity.snapshot({}).transform([](const auto& got) { return detail::credentials::summary(*got); }));
     else
-        out = core_->chain.explain();
-    add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core_->chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+        out = core_->identity.explain();
+    add("region", core_->identity.walk().region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", core_->identity.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
     add("requests go to", core_->place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
     }));

@@ -113,7 +113,7 @@ inline void check_keys(const Outside& outside, const s3cache::Credentials& keys)
 FUZZ_TARGET(credentials) {
     Outside outside(input);
     const s3cache::Config config = outside.config();
-    cred::Chain chain{outside, config};
+    cred::Provider chain(outside, config);
     const auto keys = chain.find({});
     if (keys)
         check_keys(outside, *keys);

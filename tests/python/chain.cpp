@@ -59,7 +59,7 @@ int main() {
         Played environment;
         s3cache::Config config;
         config.profile = fields[0];
-        cred::Chain chain{environment, config};
+        cred::Provider chain(environment, config);
         const auto keys = chain.find({});
         if (keys)
             std::printf("%s\t%s\n", keys->source.c_str(), keys->access_key.c_str());
