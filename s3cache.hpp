@@ -3956,8 +3956,12 @@ public:
         return {};
     }
 
-    // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) { return load() ? selected_.get(name) : std::string(); }
+    // A variable, or else what the profile says: nothing where the files cannot be read, which is reported by who needs
+    // keys.
+    Setting in_profile(const char* variable, const char* name) {
+        Setting set = first({variable});
+        return set.value.empty() && load() ? setting_of(selected_, name) : set;
+    }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
     // the AWS CLI on the same machine.
@@ -4007,6 +4011,7 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
@@ -4017,6 +4022,7 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
@@ -4061,6 +4067,9 @@ public:
     }
 
 private:
+    // The variables are, by a profile that is chosen in code, unless that profile names them.
+    bool is_kept_out() const { return roles_.empty() && !settings_.profile.empty(); }
+
     // -- the files
 
     Result<void> load() {
@@ -4109,12 +4118,6 @@ private:
             return found->pw_dir;
 #endif
         return home;
-    }
-
-    // A variable, or else what the profile says.
-    Setting in_profile(const char* variable, const char* name) const {
-        Setting set = first({variable});
-        return set.value.empty() ? setting_of(selected_, name) : set;
     }
 
     // -- profiles and roles
@@ -4286,7 +4289,7 @@ private:
     }
 
     // Without a slash at its end.
-    Result<std::string> imds_url() const {
+    Result<std::string> imds_url() {
         Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
@@ -4362,14 +4365,13 @@ private:
 struct Source {
     const char* name;
     Keys (Walk::*ask)();
-    bool by_variables = false;  // which a profile that is chosen in code keeps out
 };
 
 inline constexpr Source sources[] = {
-    {"environment", &Walk::environment, true},
+    {"environment", &Walk::environment},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    {"web identity", &Walk::web_identity, true}, {"profile", &Walk::profile}, {"container", &Walk::container},
-    {"instance metadata", &Walk::instance},
+    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
+    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
 #endif
 };
 
@@ -4396,9 +4398,7 @@ public:
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
-            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
-                                    : checked((walk.*source.ask)(), environment_.now());
+            Keys keys = checked((walk.*source.ask)(), now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -7523,8 +7523,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
         credentials::Environment outside;
         credentials::Walk walk(outside, config);
-        config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
-        if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
+        config.ca_bundle = walk.in_profile("AWS_CA_BUNDLE", "ca_bundle").value;
         if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
     }
     const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
