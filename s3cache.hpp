@@ -2975,8 +2975,6 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
-inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
-
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
@@ -3161,7 +3159,7 @@ public:
             set_up(config, large);
         }
         set(CURLOPT_URL, url.c_str());
-        set_headers(config);
+        set_headers();
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
@@ -3199,7 +3197,7 @@ private:
                                     CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
             set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
+        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3231,15 +3229,10 @@ private:
         if (unused_ == lines_.end()) unused_ = lines_.emplace(unused_);
         return (unused_++)->text;
     }
-    void set_headers(const Config& config) {
+    void set_headers() {
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        next_line().assign("Accept:");
-        // As an option it would be written twice.
-        if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
-        for (const char* of_body : {"Expect:", "Content-Type:"}) {
-            if (has_body()) next_line().assign(of_body);
-        }
+        for (const char* unwanted : {"Accept:", "Expect:", "Content-Type:"}) next_line().assign(unwanted);
         curl_slist* list = nullptr;
         for (auto line = unused_; line != lines_.begin();) {
             --line;
