@@ -1040,7 +1040,6 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <list>                // what is pointed at and does not move
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -3115,7 +3114,7 @@ public:
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (Line& line : lines_) bytes::wipe(line.text);  // session tokens and signatures
+        while (lines_) delete std::exchange(lines_, lines_->next);
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -3130,19 +3129,14 @@ public:
 
     void begin(const Request& what) {
         request = &what;
-        unused_ = lines_.begin();
+        last_line_ = nullptr;
         signer.headers.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
         signer.headers.push_back({name, value});
-        std::string& line = next_line();
-        line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
-        if (value.empty())
-            line += ';';
-        else
-            line.append(": ").append(value);
+        add_line(name, value.empty() ? ";" : ": ", value);
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
@@ -3159,7 +3153,10 @@ public:
             set_up(config, large);
         }
         set(CURLOPT_URL, url.c_str());
-        set_headers();
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
+        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
+        set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
@@ -3173,11 +3170,22 @@ public:
     }
 
 private:
-    // A header line to send. libcurl is given a list of them; letting it build that would copy every line again.
+    // A header line to send, in the list that libcurl is given: one that it built itself would be a copy of every line.
     struct Line {
-        std::string text;
-        curl_slist node;
+        std::string text{};
+        curl_slist node{};     // whose list ends with this request's last line
+        Line* next = nullptr;  // in the list of all there are
+
+        ~Line() { bytes::wipe(text); }  // session tokens and signatures
     };
+    void add_line(std::string_view name, std::string_view colon, std::string_view value) {
+        Line*& line = last_line_ ? last_line_->next : lines_;
+        if (!line) line = new Line;
+        line->text.assign(name).append(colon).append(value);
+        line->node = {&line->text[0], nullptr};
+        if (last_line_) last_line_->node.next = &line->node;
+        last_line_ = line;
+    }
 
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
@@ -3225,23 +3233,6 @@ private:
         if (config.setup_curl) config.setup_curl(easy);
     }
 
-    std::string& next_line() {
-        if (unused_ == lines_.end()) unused_ = lines_.emplace(unused_);
-        return (unused_++)->text;
-    }
-    void set_headers() {
-        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
-        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        for (const char* unwanted : {"Accept:", "Expect:", "Content-Type:"}) next_line().assign(unwanted);
-        curl_slist* list = nullptr;
-        for (auto line = unused_; line != lines_.begin();) {
-            --line;
-            line->node = {&line->text[0], list};
-            list = &line->node;
-        }
-        set(CURLOPT_HTTPHEADER, list);
-    }
-
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         const std::string_view line(data, size * count);
@@ -3278,8 +3269,8 @@ private:
 
     // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
     std::int64_t setup_[5] = {-1};
-    std::list<Line> lines_;
-    std::list<Line>::iterator unused_ = lines_.begin();  // the first that this request has no use for
+    Line* lines_ = nullptr;
+    Line* last_line_ = nullptr;  // of this request
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -4197,7 +4188,8 @@ private:
         const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
-        const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
+        bool again = false;
+        for (const std::string& assumed : roles_) again = again || assumed == source.name;
         if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
             return broken(what + " leads round in a circle, or through too many roles");
         return keys_of(source);
@@ -4301,7 +4293,7 @@ private:
         std::string where = "instance metadata (" + shown_url(*base) + ")";
         WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
         request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        const auto session = ask(request, where, {0, 403, 404, 405});
+        const auto session = ask(request, where, " 0 403 404 405 ");
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
@@ -4309,7 +4301,7 @@ private:
         request.url = *base + "/latest/meta-data/iam/security-credentials/";
         request.headers = {{"x-aws-ec2-metadata-token", *session}};
         request.secret = *session;
-        const auto roles = ask(request, where, {404});
+        const auto roles = ask(request, where, " 404 ");
         if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
@@ -4326,8 +4318,7 @@ private:
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
     // service, or not what was asked for: `absent` are the statuses that say so.
-    Result<std::string> ask(const WebRequest& request, const std::string& where,
-                            std::initializer_list<int> absent = {}) const {
+    Result<std::string> ask(const WebRequest& request, const std::string& where, std::string_view absent = {}) const {
         for (int attempt = 1; !limits_.over(); ++attempt) {
             WebAnswer answer = environment_.fetch(request, limits_);
             if (answer.body.size() > answer_bytes_max)
@@ -4338,7 +4329,7 @@ private:
             if (again && (attempt < request.attempts || limits_.over())) continue;
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
-            const bool is_absent = std::find(absent.begin(), absent.end(), answer.status) != absent.end();
+            const bool is_absent = absent.find(" " + std::to_string(answer.status) + " ") != absent.npos;
             return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
         return limits_.error(where + " was asked");
@@ -4480,8 +4471,8 @@ private:
             return broken(error_);
         }
         pause_ = Milliseconds(0);
-        expires_ = got->expires.value_or((TimePoint::max)());
-        current_ = std::make_shared<const Credentials>(*std::move(got));
+        current_.reset(new Credentials(*std::move(got)));
+        expires_ = current_->expires.value_or((TimePoint::max)());
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
         const TimePoint::duration life = expires_ - when;
         renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
