@@ -4372,8 +4372,6 @@ class Provider {
 public:
     Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
 
-    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
-
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
     Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
@@ -4723,7 +4721,7 @@ struct detail::Core : credentials::Environment {
     Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
-        credentials::Walk walk = identity.walk(limits);
+        credentials::Walk walk(*this, config, limits);
         const auto url = walk.endpoint_url("S3");
         if (!url) return url.error();
         const auto region = walk.region();
@@ -7878,8 +7876,9 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
             core_->identity.snapshot({}).transform([](const auto& got) { return detail::credentials::summary(*got); }));
     else
         out = core_->identity.explain();
-    add("region", core_->identity.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core_->identity.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+    detail::credentials::Walk walk(*core_, core_->config);
+    add("region", walk.region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", walk.endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
     add("requests go to", core_->place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
     }));

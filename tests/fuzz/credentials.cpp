@@ -119,10 +119,10 @@ FUZZ_TARGET(credentials) {
         check_keys(outside, *keys);
     else
         check_text(keys.error().what());
-    const auto region = chain.walk().region();
+    const auto region = cred::Walk(outside, config).region();
     require(!region || region->value.empty() || endpoint::valid_region(region->value), "a region is one, or wrong");
     check_text(region ? region->why : region.error().what());
-    const auto url = chain.walk().endpoint_url("S3");
+    const auto url = cred::Walk(outside, config).endpoint_url("S3");
     require(!url || url->value.empty() || endpoint::parse_url(url->value).has_value(), "an endpoint is one, or wrong");
     check_text(url ? url->why : url.error().what());
     for (const s3cache::Finding& finding : chain.explain()) {

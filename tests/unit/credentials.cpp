@@ -498,7 +498,7 @@ TEST_CASE("credentials: other paths for the files, and a tilde in them") {
               "[default]\naws_access_key_id = AKIDTILDETILDETI\naws_secret_access_key = SECRET-tilde\n");
     fake.file("/etc/aws", "[default]\nregion = eu-north-1\n");
     CHECK(fake.find()->access_key == "AKIDTILDETILDETI");
-    CHECK(Provider(fake.outside, fake.settings).walk().region()->value == "eu-north-1");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-1");
 }
 
 // --- what is passed over, as by botocore ---
@@ -1128,13 +1128,13 @@ TEST_CASE("credentials: the files are read anew by each call") {
     Fake fake;
     fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
     Provider chain(fake.outside, fake.settings);
-    CHECK(chain.walk().in_profile("AWS_CA_BUNDLE", "ca_bundle").value == "/etc/ca.pem");
-    CHECK(chain.walk().region()->value == "eu-north-1");
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value == "/etc/ca.pem");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-1");
     fake.config("[default]\nregion = eu-north-2\n");
-    CHECK(chain.walk().region()->value == "eu-north-2");
-    CHECK(chain.walk().in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-2");
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
     fake.config("junk\n");
-    CHECK(chain.walk().in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
 }
 
 TEST_CASE("credentials: version 1 is never used") {
@@ -1389,19 +1389,19 @@ void check_aws_config(const vectors::Case& c) {
     const bool marked = contains(c.get_or("config", "") + c.get_or("credentials", ""), "\xEF\xBB\xBF");
     if (!parses && marked) return;
     if (c.has("error")) {
-        const auto endpoint = chain.walk().endpoint_url("S3");
+        const auto endpoint = cred::Walk(fake.outside, fake.settings).endpoint_url("S3");
         REQUIRE_FALSE(endpoint);
         CHECK(error_name(endpoint.error().what()) == c.get("error"));
         return;
     }
-    CHECK(chain.walk().chosen_profile().value == c.get_or("profile", "default"));
+    CHECK(cred::Walk(fake.outside, fake.settings).chosen_profile().value == c.get_or("profile", "default"));
     check_keys(c, chain.find({}));
-    const auto region = chain.walk().region();
+    const auto region = cred::Walk(fake.outside, fake.settings).region();
     const std::string expected = expected_region(c, fake);
     const bool valid = expected.empty() || s3cache::detail::endpoint::valid_region(expected);
     REQUIRE(region.has_value() == valid);
     if (valid) CHECK(region->value == expected);
-    const auto endpoint = chain.walk().endpoint_url("S3");
+    const auto endpoint = cred::Walk(fake.outside, fake.settings).endpoint_url("S3");
     REQUIRE(endpoint);
     CHECK(endpoint->value == c.get_or("endpoint_url", ""));
 }
@@ -1439,12 +1439,12 @@ TEST_CASE("credentials: those of STS come whole or not at all") {
 
 TEST_CASE("credentials: region") {
     Fake fake;
-    const auto region = [&fake] { return text_of(Provider(fake.outside, fake.settings).walk().region()); };
+    const auto region = [&fake] { return text_of(cred::Walk(fake.outside, fake.settings).region()); };
     CHECK(region().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nregion = eu-north-1\n");
     CHECK(region() == "eu-north-1");
-    CHECK(Provider(fake.outside, fake.settings).walk().region()->why == "profile default: region");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->why == "profile default: region");
     fake.config("[default]\nregion = a\n  b\n");
     CHECK(contains(region(), "profile default: region is 'a\\x0ab'"));
 #endif
@@ -1460,7 +1460,7 @@ TEST_CASE("credentials: region") {
 
 TEST_CASE("credentials: endpoint") {
     Fake fake;
-    const auto endpoint = [&fake] { return text_of(Provider(fake.outside, fake.settings).walk().endpoint_url("S3")); };
+    const auto endpoint = [&fake] { return text_of(cred::Walk(fake.outside, fake.settings).endpoint_url("S3")); };
     CHECK(endpoint().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nendpoint_url = http://profile:1\n");
