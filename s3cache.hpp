@@ -4031,10 +4031,9 @@ public:
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
         if (!fine) return std::move(fine).error();
-        WebRequest request{http::Method::get, *url, {{"Accept", "application/json"}}, {}, container_timeout};
-        request.bypass_proxy = true;
+        WebRequest request{http::Method::get, *url, {}, {}, container_timeout, attempts_max, true, token.value};
+        bytes::add(request.headers, "Accept", "application/json");
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-        request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
         return keys_in_json(ask(request, where), where, true);
@@ -4230,7 +4229,8 @@ private:
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
-    Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
+    Keys ask_sts(const char* operation, std::initializer_list<sigv4::Header> fields, const Credentials* keys,
+                 const std::string& where) {
         const auto configured = region();
         if (!configured) return configured.error();
         const auto place = endpoint_url("STS");
@@ -4244,16 +4244,16 @@ private:
                                  : place->value);
         if (!url) return url.error();
         WebRequest request{http::Method::post, url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
-        request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
         request.timeout = sts_timeout;
+        request.secret = keys != nullptr ? keys->session_token : std::string((fields.end() - 1)->value);
+        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        for (auto& [name, value] : fields) {
-            if (name == "RoleSessionName" && value.empty())
-                value = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        const std::string session = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        for (const auto& [name, given] : fields) {
+            const std::string_view value = given.empty() && name == "RoleSessionName" ? session : given;
             if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
-        request.secret = keys != nullptr ? keys->session_token : fields.back().second;
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
@@ -4292,15 +4292,14 @@ private:
         if (!base) return base.error();
         std::string where = "instance metadata (" + shown_url(*base) + ")";
         WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
-        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
         const auto session = ask(request, where, " 0 403 404 405 ");
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
-        request.method = http::Method::get;
-        request.url = *base + "/latest/meta-data/iam/security-credentials/";
-        request.headers = {{"x-aws-ec2-metadata-token", *session}};
-        request.secret = *session;
+        const std::string roles_url = *base + "/latest/meta-data/iam/security-credentials/";
+        request = {http::Method::get, roles_url, {}, {}, imds_timeout, 1, true, *session};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", *session);
         const auto roles = ask(request, where, " 404 ");
         if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
         if (!roles) return roles.error();
