@@ -1059,7 +1059,6 @@ private:
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
 #include <fcntl.h>      // descriptors that a child does not inherit
-#include <poll.h>       // waiting for a child's output
 #include <pwd.h>        // the home directory
 #include <spawn.h>      // credential_process
 #include <sys/wait.h>   // a child's exit status
@@ -2934,8 +2933,6 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
-inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
-
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
@@ -2951,12 +2948,12 @@ inline bool is_ready() {
     return ready && OPENSSL_init_crypto(0, nullptr) == 1;
 }
 
-// What a forked child finds changed. It counts forks, because each getpid() would be a system call.
+// What a forked child finds changed; never 0. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
 #if defined(_WIN32)
-    return 0;  // there is no fork
+    return 1;  // there is no fork
 #else
-    static std::atomic<std::uint64_t> forks{0};
+    static std::atomic<std::uint64_t> forks{1};
     static const bool is_counted = pthread_atfork(nullptr, nullptr, [] { ++forks; }) == 0;
     return is_counted ? forks.load(std::memory_order_relaxed) : static_cast<std::uint64_t>(getpid());
 #endif
@@ -2986,47 +2983,38 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again: so few that an index would cost more.
+// The header lines of one response. Their strings are used again; there are so few that an index would cost more.
 class Headers {
 public:
-    void clear() {
-        text_.clear();
-        fields_.clear();
-    }
+    void clear() { count_ = bytes_ = 0; }
     bool add(std::string_view line) {  // "Name: value"; false: over a limit
         const std::size_t colon = line.find(':');
         if (colon == std::string_view::npos) return true;
-        if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
-        const std::size_t at = text_.size();
-        text_.append(name).append(value);
-        fields_.push_back({at, name.size(), value.size()});  // last: what is not there must not be looked at
+        if (count_ == header_lines_max || bytes_ + line.size() > header_bytes_max) return false;
+        if (count_ == fields_.size()) bytes::add(fields_, {}, {});
+        auto& [name, value] = fields_[count_];
+        name = bytes::trim(line.substr(0, colon));
+        value = bytes::trim(line.substr(colon + 1));
+        ++count_;  // last: what is not there must not be looked at
+        bytes_ += name.size() + value.size();
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (const Field& field : fields_) {
-            const char* name = text_.data() + field.at;
-            visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
-        }
+        for (std::size_t i = 0; i < count_; ++i) visit(fields_[i].first, fields_[i].second);
     }
     // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
-        for (const Field& field : fields_) {
-            const char* other = text_.data() + field.at;
-            if (field.name == name.size() && bytes::iequal({other, field.name}, name))
-                return {other + field.name, field.value};
+        for (std::size_t i = 0; i < count_; ++i) {
+            if (bytes::iequal(fields_[i].first, name)) return fields_[i].second;
         }
         return {};
     }
 
 private:
-    struct Field {
-        std::size_t at, name, value;  // where it begins in the text; sizes
-    };
-    std::string text_;
-    std::vector<Field> fields_;
+    bytes::Pairs fields_;
+    std::size_t count_ = 0, bytes_ = 0;  // of this response
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3072,7 +3060,6 @@ public:
     // the request
     const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
-    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
     // the response, with what Response says
     Headers headers;
@@ -3080,12 +3067,13 @@ public:
     bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
+    Transfer* next_idle = nullptr;  // of an Engine's
+    sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
+        while (lines_) delete std::exchange(lines_, lines_->next);
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -3100,19 +3088,14 @@ public:
 
     void begin(const Request& what) {
         request = &what;
-        used_ = 0;
+        last_line_ = nullptr;
         signer.headers.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
         signer.headers.push_back({name, value});
-        std::string& line = next_line();
-        line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
-        if (value.empty())
-            line += ';';
-        else
-            line.append(": ").append(value);
+        add_line(name, value.empty() ? ";" : ": ", value);
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
@@ -3121,15 +3104,18 @@ public:
         broken = false;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         const bool large = request->large || (request->method == Method::get && bytes::starts_with(url, "http:"));
-        const Setup wanted{static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
-                           limits.connect.count(), limits.stall.count()};
-        if (wanted != setup_) {
-            setup_ = wanted;
+        const std::int64_t wanted[] = {static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
+                                       limits.connect.count(), limits.stall.count()};
+        if (std::memcmp(setup_, wanted, sizeof setup_) != 0) {
+            std::memcpy(setup_, wanted, sizeof setup_);
             curl_easy_reset(easy);
             set_up(config, large);
         }
-        set_url();
-        set_headers(config);
+        set(CURLOPT_URL, url.c_str());
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
+        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
+        set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
@@ -3143,8 +3129,23 @@ public:
     }
 
 private:
-    // What a handle was last set up for; anything else needs a reset first, since options leak into the next request.
-    using Setup = std::array<std::int64_t, 5>;
+    // A header line to send, in the list that libcurl is given: one that it built itself would be a copy of every line.
+    struct Line {
+        std::string text{};
+        curl_slist node{};     // whose list ends with this request's last line
+        Line* next = nullptr;  // in the list of all there are
+
+        ~Line() { bytes::wipe(text); }  // session tokens and signatures
+    };
+    void add_line(std::string_view name, std::string_view colon, std::string_view value) {
+        Line*& line = last_line_ ? last_line_->next : lines_;
+        if (!line) line = new Line;
+        line->text.assign(name).append(colon).append(value);
+        line->node = {&line->text[0], nullptr};
+        if (last_line_) last_line_->node.next = &line->node;
+        last_line_ = line;
+    }
+
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
     template <class T>
@@ -3163,7 +3164,7 @@ private:
                                     CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
             set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
+        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3183,51 +3184,12 @@ private:
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
         set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
         // What the libcurl that runs may not know, being older than the one that we are compiled with.
-#if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074000
-        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
-#endif
 #if LIBCURL_VERSION_NUM >= 0x074100
+        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
-    }
-
-    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
-    void set_url() {
-#if LIBCURL_VERSION_NUM >= 0x073f00
-        const std::string_view path = std::string_view(url).substr(path_at);
-        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
-            if (url.compare(0, path_at, host_) != 0) {
-                host_.assign(url, 0, path_at);
-                broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
-            }
-            broken |= curl_url_set(parts_.get(), CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
-            return set(CURLOPT_CURLU, parts_.get());
-        }
-        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
-#endif
-        set(CURLOPT_URL, url.c_str());
-    }
-
-    std::string& next_line() {
-        if (used_ == lines_.size()) lines_.emplace_back();
-        return lines_[used_++];
-    }
-    void set_headers(const Config& config) {
-        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
-        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        next_line().assign("Accept:");
-        // As an option it would be written twice.
-        if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
-        for (const char* of_body : {"Expect:", "Content-Type:"}) {
-            if (has_body()) next_line().assign(of_body);
-        }
-        list_.resize(used_);
-        for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        set(CURLOPT_HTTPHEADER, list_.data());
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3264,14 +3226,10 @@ private:
         return fits ? SinkResult::consumed : SinkResult::stop;
     }
 
-    std::optional<Setup> setup_;
-    std::vector<std::string> lines_;
-    std::size_t used_ = 0;
-#if LIBCURL_VERSION_NUM >= 0x073f00
-    std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
-    std::string host_;  // the scheme and the host in them
-#endif
-    std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
+    // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
+    std::int64_t setup_[5] = {-1};
+    Line* lines_ = nullptr;
+    Line* last_line_ = nullptr;  // of this request
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -3300,11 +3258,8 @@ public:
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
-        if (is_of_parent()) {
-            for (auto& transfer : idle_) static_cast<void>(transfer.release());  // leaked on purpose
-            return;
-        }
-        idle_.clear();
+        if (is_of_parent()) return;  // all of it is leaked on purpose
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
         if (multi_) curl_multi_cleanup(multi_);
     }
     Engine(const Engine&) = delete;
@@ -3312,21 +3267,17 @@ public:
 
     bool is_of_parent() const { return process_ != process_id(); }
 
-    std::unique_ptr<Transfer> borrow() {
-        if (idle_.empty()) {
-            idle_.reserve(++made_);  // so that giving back needs no memory
-            return std::make_unique<Transfer>();
-        }
-        std::unique_ptr<Transfer> transfer = std::move(idle_.back());
-        idle_.pop_back();
-        return transfer;
+    Transfer* borrow() {
+        if (idle_ == nullptr) return new Transfer;
+        return std::exchange(idle_, idle_->next_idle);
     }
     // One that still runs is cut off, which closes its connection.
-    void give_back(std::unique_ptr<Transfer> transfer, bool running) noexcept {
-        if (running && is_of_parent()) return static_cast<void>(transfer.release());
+    void give_back(Transfer* transfer, bool running) noexcept {
+        if (running && is_of_parent()) return;
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
+        if (transfer->broken) return delete transfer;
+        transfer->next_idle = std::exchange(idle_, transfer);
     }
 
     bool start(Transfer& transfer, const Config& config) {
@@ -3369,41 +3320,51 @@ public:
 #endif
     }
 
-    digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
+    Engine* next_idle = nullptr;  // of a Pool's
+    digest::Sha256 body_hash;     // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
     CURLM* multi_;
     const std::uint64_t process_ = process_id();
-    std::size_t made_ = 0;  // transfers
-    std::vector<std::unique_ptr<Transfer>> idle_;
+    Transfer* idle_ = nullptr;  // a list
 };
 
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
 // engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
-    explicit Pool(const Config& config) : connections_(config.connections) {
-        idle_.reserve((std::max)(connections_, idle_connections_max));  // so that giving back needs no memory
+    explicit Pool(const Config& config)
+        : connections_(config.connections), idle_max_((std::max)(connections_, idle_connections_max)) {}
+    ~Pool() {
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
     }
 
-    std::unique_ptr<Engine> take() {
+    Engine* take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        while (!idle_.empty()) {
-            std::unique_ptr<Engine> engine = std::move(idle_.back());
-            idle_.pop_back();
-            if (!engine->is_of_parent()) return engine;
+        if (idle_ && idle_->is_of_parent()) {
+            idle_ = nullptr;
+            idle_count_ = 0;
         }
-        return std::make_unique<Engine>(connections_);
+        if (!idle_) return new Engine(connections_);
+        --idle_count_;
+        return std::exchange(idle_, idle_->next_idle);
     }
-    void give_back(std::unique_ptr<Engine> engine) noexcept {
-        const std::lock_guard<std::mutex> hold(lock_);
-        if (!engine->is_of_parent() && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
+    void give_back(Engine* engine) noexcept {
+        std::unique_lock<std::mutex> hold(lock_);
+        if (!engine->is_of_parent() && idle_count_ < idle_max_) {
+            engine->next_idle = std::exchange(idle_, engine);
+            ++idle_count_;
+            engine = nullptr;
+        }
+        hold.unlock();
+        delete engine;
     }
 
 private:
+    const unsigned connections_, idle_max_;
     std::mutex lock_;
-    std::vector<std::unique_ptr<Engine>> idle_;
-    const unsigned connections_;
+    Engine* idle_ = nullptr;  // a list
+    unsigned idle_count_ = 0;
 };
 
 }  // namespace detail::http
@@ -3489,12 +3450,11 @@ inline constexpr Rule curl_rules[] = {
     {"", Action::accept, Errc::network, ""},
 };
 
-// The last one, without words, if no other has this one.
-template <std::size_t N>
-const Rule& find_rule(const Rule (&table)[N], const std::string& word) {
+// The one that has this word, or else the last one, which has none.
+inline const Rule& find_rule(const Rule* rule, const std::string& word) {
     const std::string wanted = " " + word + " ";
-    const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
-    return *std::find_if(std::begin(table), std::end(table) - 1, fits);
+    while (!rule->words.empty() && rule->words.find(wanted) == std::string_view::npos) ++rule;
+    return *rule;
 }
 
 // A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
@@ -3516,7 +3476,7 @@ inline bool is_answered(CURLcode result, int status) {
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
     const auto most = (std::min)(config.backoff_cap, config.backoff_base * (1 << (std::min)(failures, 20)));
-    return std::chrono::duration_cast<std::chrono::milliseconds>(most * random);
+    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(most.count()) * random));
 }
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
@@ -3579,12 +3539,11 @@ private:
 }  // namespace detail::retry
 
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
-// files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
+// files, clock, processes and HTTP come in from outside, so that all of it can be tested with none of them.
 
 namespace detail::credentials {
 
-using std::chrono::milliseconds;
-using std::chrono::seconds;
+using http::Milliseconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
@@ -3594,35 +3553,40 @@ inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; 
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
-inline constexpr milliseconds connect_timeout{3000};
-inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI
-inline constexpr milliseconds sts_timeout{10000};
+inline constexpr Milliseconds connect_timeout{3000};
+inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr Milliseconds imds_timeout{1000};       // as the AWS CLI
+inline constexpr Milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
-inline constexpr milliseconds between_attempts{1000};
-inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};         // how often a wait looks at its limits
-inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
-inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
-inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
-inline constexpr seconds retry_most{60};
-inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr seconds forced_again_after{30};   // a store that refuses keys which do not change must not flood STS
+inline constexpr Milliseconds between_attempts{1000};
+inline constexpr Milliseconds process_timeout{60000};  // a helper may ask a person for a code
+inline constexpr Milliseconds process_poll{5};         // there is no portable wait for its end with a timeout
+inline constexpr Milliseconds cancel_poll{50};         // how often a wait looks at its limits
+inline constexpr Milliseconds renewal_window{900000};  // one thread renews, the others go on
+inline constexpr Milliseconds imds_extension{900000};  // use of overdue instance credentials in an outage
+inline constexpr Milliseconds retry_first{1000};       // after a failed renewal; doubles
+inline constexpr Milliseconds retry_most{60000};
+inline constexpr Milliseconds retry_most_unserved{10000};  // nothing valid to go on with: ask sooner
+inline constexpr Milliseconds forced_again_after{30000};   // a store that refuses the same keys must not flood STS
 
 // -- the outside
 
 // How long the calling operation may still wait. Every wait of this section ends when that is over.
 struct Limits {
-    std::optional<std::chrono::steady_clock::time_point> deadline{};
-    std::function<bool()> cancelled{};
+    std::optional<http::Clock::time_point> deadline{};
+    const std::atomic<std::uint64_t>* cancels = nullptr;  // goes up with each Cache::cancel(); null: nobody can
+    std::uint64_t cancels_before = 0;
 
-    bool over() const {
-        return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
-    }
+    bool cancelled() const { return cancels && cancels->load(std::memory_order_relaxed) != cancels_before; }
+    bool over() const { return cancelled() || (deadline && http::Clock::now() >= *deadline); }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
+        if (cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
         return Error(Errc::timed_out, "the call's time (call_timeout) was over while " + during);
+    }
+    void sleep(Milliseconds time) const {
+        for (; time.count() > 0 && !over(); time -= cancel_poll)
+            std::this_thread::sleep_for((std::min)(time, cancel_poll));
     }
 };
 
@@ -3733,7 +3697,8 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
     if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
+    ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    char** const words = new char*[argv.size() + 1]();
     for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
@@ -3747,7 +3712,8 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.get(), environment);
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
+    delete[] words;
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
@@ -3757,27 +3723,23 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 
 // What the program wrote, if it ended well and in time.
 inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
-    struct pollfd output = {-1, POLLIN, 0};
-    int status = 0;
+    int pipe = -1, status = 0;
     ::pid_t child = 0, ended = 0;
-    if (const int failed = spawn(argv, output.fd, child))
+    if (const int failed = spawn(argv, pipe, child))
         return broken(failed == ENOENT ? "there is no such program"
                                        : "it does not start: system error " + std::to_string(failed));
-    const int pipe = output.fd;
     std::string written, problem;
-    const auto end = std::chrono::steady_clock::now() + process_timeout;
+    const auto end = http::Clock::now() + process_timeout;
     while (ended == 0 && problem.empty()) {
+        limits.sleep(process_poll);
+        ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
         char buffer[4096];
-        // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const milliseconds most = output.fd < 0 ? milliseconds(5) : cancel_poll;
-        const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
-        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
-        if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
-        if (got == 0) output.fd = -1;  // which poll passes over
-        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        for (auto got = ::read(pipe, buffer, sizeof buffer); got > 0 && written.size() <= answer_bytes_max;
+             got = ::read(pipe, buffer, sizeof buffer))
+            written.append(buffer, static_cast<std::size_t>(got));
         if (written.size() > answer_bytes_max)
             problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
-        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
+        else if (ended == 0 && (http::Clock::now() >= end || limits.over()))
             problem = "it took too long";
     }
     ::close(pipe);
@@ -3794,11 +3756,11 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
 #endif
 
 struct WebRequest {
-    const char* method = "GET";
+    http::Method method = http::Method::get;
     std::string url{};
     bytes::Pairs headers{};
     std::string body{};
-    milliseconds timeout{};
+    Milliseconds timeout{};
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::string secret{};       // in it; what an answer says is not passed on where it repeats this
@@ -3809,17 +3771,17 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
-// What tests put others in place of; HTTP is the caller's.
-struct Environment {
-    std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
-    std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
-        credentials::run_process;
-    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
-    std::function<TimePoint()> now = std::chrono::system_clock::now;
-    std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
-        const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(cancel_poll);
-    };
+// What tests put others in place of; HTTP and a corrected clock are the caller's.
+class Environment {
+public:
+    virtual ~Environment() = default;
+    virtual TimePoint now() const { return std::chrono::system_clock::now(); }
+    virtual WebAnswer fetch(const WebRequest&, const Limits&) { return {}; }
+    virtual Result<std::string> read_file(const std::string& path) { return credentials::read_file(path); }
+    virtual Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
+        return credentials::run_process(argv, limits);
+    }
+    virtual void pause(Milliseconds time, const Limits& limits) { limits.sleep(time); }
 };
 
 using ini::Profile;
@@ -3918,8 +3880,8 @@ inline Result<std::string> container_url(const Setting& set) {
 // it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Config& settings, Limits limits = {})
-        : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
+    Walk(Environment& environment, const Config& settings, const Limits& limits = {})
+        : environment_(environment), settings_(settings), limits_(limits) {}
 
     std::optional<std::string> variable(const char* name) const {
         if (settings_.seams.environment) return settings_.seams.environment(name);
@@ -3937,8 +3899,12 @@ public:
         return {};
     }
 
-    // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) { return load() ? selected_.get(name) : std::string(); }
+    // A variable, or else what the profile says: nothing where the files cannot be read, which is reported by who needs
+    // keys.
+    Setting in_profile(const char* variable, const char* name) {
+        Setting set = first({variable});
+        return set.value.empty() && load() ? setting_of(selected_, name) : set;
+    }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
     // the AWS CLI on the same machine.
@@ -3987,6 +3953,7 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
@@ -3997,6 +3964,7 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
@@ -4021,9 +3989,9 @@ public:
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
         if (!fine) return std::move(fine).error();
-        WebRequest request{"GET", *url, {{"Accept", "application/json"}}, {}, container_timeout, attempts_max, true};
+        WebRequest request{http::Method::get, *url, {}, {}, container_timeout, attempts_max, true, token.value};
+        bytes::add(request.headers, "Accept", "application/json");
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-        request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
         return keys_in_json(ask(request, where), where, true);
@@ -4040,6 +4008,9 @@ public:
     }
 
 private:
+    // The variables are, by a profile that is chosen in code, unless that profile names them.
+    bool is_kept_out() const { return roles_.empty() && !settings_.profile.empty(); }
+
     // -- the files
 
     Result<void> load() {
@@ -4088,12 +4059,6 @@ private:
             return found->pw_dir;
 #endif
         return home;
-    }
-
-    // A variable, or else what the profile says.
-    Setting in_profile(const char* variable, const char* name) const {
-        Setting set = first({variable});
-        return set.value.empty() ? setting_of(selected_, name) : set;
     }
 
     // -- profiles and roles
@@ -4180,7 +4145,8 @@ private:
         const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
-        const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
+        bool again = false;
+        for (const std::string& assumed : roles_) again = again || assumed == source.name;
         if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
             return broken(what + " leads round in a circle, or through too many roles");
         return keys_of(source);
@@ -4221,7 +4187,8 @@ private:
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
-    Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
+    Keys ask_sts(const char* operation, std::initializer_list<sigv4::Header> fields, const Credentials* keys,
+                 const std::string& where) {
         const auto configured = region();
         if (!configured) return configured.error();
         const auto place = endpoint_url("STS");
@@ -4234,17 +4201,17 @@ private:
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
         if (!url) return url.error();
-        WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
-        request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
+        WebRequest request{http::Method::post, url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.timeout = sts_timeout;
+        request.secret = keys != nullptr ? keys->session_token : std::string((fields.end() - 1)->value);
+        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        for (auto& [name, value] : fields) {
-            if (name == "RoleSessionName" && value.empty())
-                value = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        const std::string session = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        for (const auto& [name, given] : fields) {
+            const std::string_view value = given.empty() && name == "RoleSessionName" ? session : given;
             if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
-        request.secret = keys != nullptr ? keys->session_token : fields.back().second;
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
@@ -4265,7 +4232,7 @@ private:
     }
 
     // Without a slash at its end.
-    Result<std::string> imds_url() const {
+    Result<std::string> imds_url() {
         Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
@@ -4282,17 +4249,16 @@ private:
         const auto base = imds_url();
         if (!base) return base.error();
         std::string where = "instance metadata (" + shown_url(*base) + ")";
-        WebRequest request{"PUT", *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
-        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        const auto session = ask(request, where, {0, 403, 404, 405});
+        WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        const auto session = ask(request, where, " 0 403 404 405 ");
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
-        request.method = "GET";
-        request.url = *base + "/latest/meta-data/iam/security-credentials/";
-        request.headers = {{"x-aws-ec2-metadata-token", *session}};
-        request.secret = *session;
-        const auto roles = ask(request, where, {404});
+        const std::string roles_url = *base + "/latest/meta-data/iam/security-credentials/";
+        request = {http::Method::get, roles_url, {}, {}, imds_timeout, 1, true, *session};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", *session);
+        const auto roles = ask(request, where, " 404 ");
         if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
@@ -4303,31 +4269,30 @@ private:
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
         if (keys && keys->expires <= now)
-            keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+            keys->expires = now + imds_extension + Milliseconds(now.time_since_epoch().count() / 1000 % 480000);
         return keys;
     }
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
     // service, or not what was asked for: `absent` are the statuses that say so.
-    Result<std::string> ask(const WebRequest& request, const std::string& where,
-                            std::initializer_list<int> absent = {}) const {
+    Result<std::string> ask(const WebRequest& request, const std::string& where, std::string_view absent = {}) const {
         for (int attempt = 1; !limits_.over(); ++attempt) {
             WebAnswer answer = environment_.fetch(request, limits_);
             if (answer.body.size() > answer_bytes_max)
                 answer = {0, "an answer longer than " + bytes::number(answer_bytes_max) + " bytes"};
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
-            if (again && attempt < request.attempts) environment_.sleep(between_attempts, limits_);
+            if (again && attempt < request.attempts) environment_.pause(between_attempts, limits_);
             if (again && (attempt < request.attempts || limits_.over())) continue;
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
-            const bool is_absent = std::find(absent.begin(), absent.end(), answer.status) != absent.end();
+            const bool is_absent = absent.find(" " + std::to_string(answer.status) + " ") != absent.npos;
             return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
         return limits_.error(where + " was asked");
     }
 
-    const Environment& environment_;
+    Environment& environment_;
     const Config& settings_;
     const Limits limits_;
     ini::File config_, credentials_;
@@ -4341,22 +4306,28 @@ private:
 struct Source {
     const char* name;
     Keys (Walk::*ask)();
-    bool by_variables = false;  // which a profile that is chosen in code keeps out
 };
 
 inline constexpr Source sources[] = {
-    {"environment", &Walk::environment, true},
+    {"environment", &Walk::environment},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    {"web identity", &Walk::web_identity, true}, {"profile", &Walk::profile}, {"container", &Walk::container},
-    {"instance metadata", &Walk::instance},
+    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
+    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
 #endif
 };
 
-// Thread-safe.
-class Chain {
+// Who we are: found in the sources, or by the user's own function, and kept for as long as it is good.
+//
+// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
+// go on with what there is. One thread at a time asks, and what it asks must not use the provider itself.
+//
+//     time -------------- renew_at_ ------------------------ expires_
+//     served from memory  one caller renews, others served   nobody is served before it has renewed
+//
+// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
+class Provider {
 public:
-    Chain(Environment environment, const Config& settings)
-        : environment_(std::move(environment)), settings_(settings) {}
+    Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
@@ -4366,9 +4337,7 @@ public:
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
-            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
-                                    : checked((walk.*source.ask)(), environment_.now());
+            Keys keys = checked((walk.*source.ask)(), now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -4387,61 +4356,34 @@ public:
     // A walk of its own, told source by source.
     std::vector<Finding> explain() const {
         std::vector<Finding> findings;
-        static_cast<void>(Chain(environment_, settings_).find({}, &findings));
+        static_cast<void>(Provider(environment_, settings_).find({}, &findings));
         for (std::size_t i = findings.size(); i < std::size(sources); ++i)
             findings.push_back({std::string("credentials: ") + sources[i].name, Finding::Verdict::not_asked, {}});
         return findings;
     }
 
-    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
-
-private:
-    const Environment environment_;
-    const Config& settings_;
-    std::atomic<const Source*> answered_{nullptr};
-};
-
-// -- the cache of credentials
-
-struct Snapshot {
-    Credentials credentials;
-    std::uint64_t generation = 0;  // counts changes of the keys
-};
-
-// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
-// go on with what there is. The source is called by one thread at a time and must not use the provider itself.
-//
-//     time -------------- renew_at_ ------------------------ expires_
-//     served from memory  one caller renews, others served   nobody is served before it has renewed
-//
-// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
-class Provider {
-public:
-    Provider(std::function<Keys(const Limits&)> source, std::function<TimePoint()> now)
-        : source_(std::move(source)), now_(std::move(now)) {}
-
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
-    Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
+    Result<std::shared_ptr<const Credentials>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (is_refreshing() && !is_usable(now_()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(now()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
-        const TimePoint now = now_();
-        if (is_refreshing() || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
-        if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
+        const TimePoint when = now();
+        if (is_refreshing() || (is_usable(when) && (when < renew_at_ || is_too_early(when)))) return current_;
+        if (pause_.count() > 0 && is_too_early(when)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
-        if (done || is_usable(now_())) return current_;
+        if (done || is_usable(now())) return current_;
         return std::move(done).error();
     }
 
-    // The store refused the keys of this generation. True: there are others now, sign again with them.
-    bool force_refresh(std::uint64_t generation, const Limits& limits) {
+    // The store refused these keys. True: there are others now, sign again with them.
+    bool force_refresh(const Credentials& refused, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
-        const TimePoint now = now_();
-        const bool is_due = current_->generation == generation && !is_too_early(now);
-        if (is_due && refresh(lock, limits) && current_->generation == generation) retry_at_ = now + forced_again_after;
-        return current_->generation != generation;
+        const TimePoint when = now();
+        const bool is_due = is_current(refused) && !is_too_early(when);
+        if (is_due && refresh(lock, limits) && is_current(refused)) retry_at_ = when + forced_again_after;
+        return !is_current(refused);
     }
 
 private:
@@ -4451,58 +4393,57 @@ private:
         return !is_refreshing();
     }
 
+    TimePoint now() const { return environment_.now(); }
     // The child of a process that forked has none of the threads that may have been at it.
     bool is_refreshing() const { return refresher_ == http::process_id(); }
-
-    bool is_usable(TimePoint now) const { return current_ && now < expires_; }
+    bool is_usable(TimePoint when) const { return current_ && when < expires_; }
     // A clock set back must not turn a minute of patience into a day.
-    bool is_too_early(TimePoint now) const { return now < retry_at_ && retry_at_ - now <= retry_most; }
+    bool is_too_early(TimePoint when) const { return when < retry_at_ && retry_at_ - when <= retry_most; }
+    bool is_current(const Credentials& keys) const {
+        return keys.access_key == current_->access_key && keys.secret_key == current_->secret_key &&
+               keys.session_token == current_->session_token;
+    }
 
-    // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
-    // function may throw.
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        const auto end = [&](Provider*) {
-            lock.lock();
-            refresher_.reset();
-            done_.notify_all();
+        const auto ask = [&]() -> Keys {
+            refresher_ = http::process_id();
+            lock.unlock();
+            if (!settings_.credentials) return find(limits);
+            return checked(guarded(settings_.credentials, "the credentials provider"), now());
         };
-        refresher_ = http::process_id();
-        lock.unlock();
-        std::unique_ptr<Provider, decltype(end)> refreshing(this, end);
-        Keys got = source_(limits);
-        refreshing.reset();
-        const TimePoint now = now_();
-        got = checked(std::move(got), now);
-        // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!got && limits.over()) return got.error();
+        Keys got = http::shielded(ask, Keys(Error(Errc::too_large, "out of memory")));
+        lock.lock();  // before anybody can see that this is over, however it ended
+        refresher_ = 0;
+        done_.notify_all();
+        const TimePoint when = now();
+        // That there was no time left, or no memory, says nothing about the source: the next caller asks it.
+        if (!got && (limits.over() || got.error().code() == Errc::too_large)) return got.error();
         if (!got) {
-            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
-            retry_at_ = now + pause_;
+            const Milliseconds most = is_usable(when) ? retry_most : retry_most_unserved;
+            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
+            retry_at_ = when + pause_;
             error_ = got.error().what();
             return broken(error_);
         }
-        pause_ = seconds(0);
-        std::uint64_t generation = current_ ? current_->generation : 1;
-        for (const auto part : {&Credentials::access_key, &Credentials::secret_key, &Credentials::session_token}) {
-            if (current_ && current_->credentials.*part != (*got).*part) generation = current_->generation + 1;
-        }
-        expires_ = got->expires.value_or((TimePoint::max)());
-        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
+        pause_ = Milliseconds(0);
+        current_.reset(new Credentials(*std::move(got)));
+        expires_ = current_->expires.value_or((TimePoint::max)());
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
-        const TimePoint::duration life = expires_ - now;
+        const TimePoint::duration life = expires_ - when;
         renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
-    const std::function<Keys(const Limits&)> source_;
-    const std::function<TimePoint()> now_;
+    Environment& environment_;
+    const Config& settings_;
+    const Source* answered_ = nullptr;
     std::mutex mutex_;
     std::condition_variable done_;
-    std::shared_ptr<const Snapshot> current_;
-    std::optional<std::uint64_t> refresher_;  // the process that refreshes, while it does
+    std::shared_ptr<const Credentials> current_;
+    std::uint64_t refresher_ = 0;  // the process that refreshes, while it does
     TimePoint expires_{}, renew_at_{}, retry_at_{};
-    seconds pause_{0};   // after the last refresh, if it failed
-    std::string error_;  // of that
+    Milliseconds pause_{0};  // after the last refresh, if it failed
+    std::string error_;      // of that
 };
 
 }  // namespace detail::credentials
@@ -4693,30 +4634,18 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 // --- s3: the state that calls share (Core), the loop that runs requests (Session), errors in the caller's terms ------
 
 // What all copies of a handle, all readers and all threads of one Cache share.
-struct detail::Core {
+struct detail::Core : credentials::Environment {
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain({credentials::read_file, credentials::run_process,
-                 [this](const credentials::WebRequest& request, const credentials::Limits& limits) {
-                     return fetch(request, limits);
-                 },
-                 [this] { return now(); }},
-                config),
-          // The user's own provider, which may throw, or else the chain.
-          identity(
-              [this](const credentials::Limits& limits) {
-                  if (!config.credentials) return chain.find(limits);
-                  return guarded([this] { return config.credentials(); }, "the credentials provider");
-              },
-              [this] { return now(); }) {}
+          identity(*this, config) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
-    TimePoint now() const {
+    TimePoint now() const override {
         return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
     }
     double unix_now() const { return Seconds(now().time_since_epoch()).count(); }
@@ -4737,9 +4666,7 @@ struct detail::Core {
     // Ends at cancel().
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        constexpr std::chrono::milliseconds slice{50};
-        for (const auto before = cancels.load(); time.count() > 0 && cancels.load() == before; time -= slice)
-            std::this_thread::sleep_for((std::min)(time, slice));
+        credentials::Limits{{}, &cancels, cancels.load()}.sleep(time);
     }
 
     void count(std::uint64_t Stats::*counter, std::uint64_t by = 1) {
@@ -4753,7 +4680,7 @@ struct detail::Core {
     Result<std::shared_ptr<const endpoint::Endpoint>> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
-        credentials::Walk walk = chain.walk(limits);
+        credentials::Walk walk(*this, config, limits);
         const auto url = walk.endpoint_url("S3");
         if (!url) return url.error();
         const auto region = walk.region();
@@ -4774,7 +4701,6 @@ struct detail::Core {
     const std::string prefix;  // empty, or ends in a slash
     http::Pool pool;
     retry::Health health;
-    credentials::Chain chain;
     credentials::Provider identity;
     std::mutex stats_lock;
     Stats stats;
@@ -4822,26 +4748,23 @@ private:
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
-    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
+    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) override {
         http::Engine engine(1);
-        std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        const std::string_view name = request.method;
-        using http::Method;
-        const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
-        const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
-        transfer->begin(out);
-        transfer->url = request.url;
-        transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        for (const auto& [field, value] : request.headers) transfer->add_header(field, value);
-        bool running = engine.start(*transfer, config);
+        http::Transfer transfer;
+        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
+        transfer.begin(out);
+        transfer.url = request.url;
+        transfer.limits = {credentials::connect_timeout, {}, request.timeout};
+        for (const auto& [field, value] : request.headers) transfer.add_header(field, value);
+        bool running = engine.start(transfer, config);
         if (!running) return {0, "libcurl refused the request"};
         while (running) {
             if (limits.over() || !engine.perform([&](http::Transfer&) { running = false; }))
                 return {0, "the caller does not wait any longer"};
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        if (transfer->result != CURLE_OK) return {0, curl_easy_strerror(transfer->result)};
-        return {transfer->status, transfer->text.substr(0, credentials::answer_bytes_max + 1)};
+        if (transfer.result != CURLE_OK) return {0, curl_easy_strerror(transfer.result)};
+        return {transfer.status, transfer.text.substr(0, credentials::answer_bytes_max + 1)};
     }
 };
 
@@ -4967,7 +4890,7 @@ public:
             if (!answer) return attempts > 0 && error && error->code() == Errc::cancelled;
             return answer->refused || answer->result == CURLE_OUT_OF_MEMORY;
         }
-        bool is_anonymous() const { return identity->credentials.access_key.empty(); }
+        bool is_anonymous() const { return identity->access_key.empty(); }
 
         void start() {
             drop();
@@ -4987,7 +4910,7 @@ public:
             Call** at = &session.calls_;
             while (*at && *at != this) at = &(*at)->following;
             if (*at) *at = following;
-            if (answer) session.engine_->give_back(std::move(answer), running);
+            if (answer) session.engine_->give_back(std::exchange(answer, nullptr), running);
             running = false;
             done = true;
         }
@@ -5039,13 +4962,13 @@ public:
         Core& core;
         Request request;
         bool done = false;
-        std::unique_ptr<http::Transfer> answer{};
-        std::optional<Error> error{};  // there is no answer, or none to be understood
-        xml::ErrorBody fault{};        // without a code: the store told none
+        http::Transfer* answer = nullptr;  // the engine's
+        std::optional<Error> error{};      // there is no answer, or none to be understood
+        xml::ErrorBody fault{};            // without a code: the store told none
         int attempts = 0;
         http::Clock::time_point began{};
         std::shared_ptr<const endpoint::Endpoint> place{};
-        std::shared_ptr<const credentials::Snapshot> identity{};
+        std::shared_ptr<const Credentials> identity{};
         std::size_t index = 0;             // for Calls
         std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
 
@@ -5083,11 +5006,11 @@ public:
                 out.limits.total = (std::max)(left, Milliseconds(1));
             }
             out.url.assign(place->scheme).append("://").append(place->host);
-            out.path_at = out.url.size();
+            const std::size_t path_at = out.url.size();
             out.url.append(place->path);
             if (!request.object.empty() || place->path.empty()) out.url += '/';
             bytes::append_percent(out.url, request.object, true);
-            add_headers(std::string_view(out.url).substr(out.path_at));
+            add_headers(std::string_view(out.url).substr(path_at));
             if (!request.query.empty()) (out.url += '?').append(request.query);
         }
         void add_headers(std::string_view path) {
@@ -5105,7 +5028,7 @@ public:
                 out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
             }
             if (is_anonymous()) return;
-            const Credentials& keys = identity->credentials;
+            const Credentials& keys = *identity;
             const std::string_view date = out.signer.date(dates::unix_seconds(now));
             const std::string_view hash =
                 request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
@@ -5198,7 +5121,7 @@ public:
             if (has_tried(action)) return false;
             corrections |= 1U << static_cast<unsigned>(action);
             const bool corrected = action == Action::refresh_credentials
-                                       ? core.identity.force_refresh(identity->generation, session.limits_)
+                                       ? core.identity.force_refresh(*identity, session.limits_)
                                    : action == Action::correct_clock  ? correct_clock()
                                    : action == Action::correct_region ? correct_region()
                                                                       : true;
@@ -5321,11 +5244,10 @@ public:
     };
 
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
-        : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        limits_.cancelled = [this] { return was_cancelled(); };
+        : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
-    ~Session() { core_.pool.give_back(std::move(engine_)); }
+    ~Session() { core_.pool.give_back(engine_); }
 
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
@@ -5343,7 +5265,7 @@ public:
     void allow_cleanup() {
         on_progress({});
         why_cancelled_ = nullptr;
-        cancels_ = core_.cancels.load(std::memory_order_relaxed);
+        limits_.cancels_before = core_.cancels.load();
         const auto now = http::Clock::now();
         if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
         limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
@@ -5362,7 +5284,7 @@ public:
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
+        const char* cancelled = why_cancelled_ ? why_cancelled_ : limits_.cancelled() ? by_cancel : nullptr;
         if (cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
         if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
         return refusal(Errc::timed_out, operation, key, out_of_time_text());
@@ -5374,7 +5296,7 @@ public:
         const bool fine =
             engine_->perform([](http::Transfer& done) { static_cast<Call*>(done.owner)->finish_attempt(); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        if (was_cancelled()) cancel(by_cancel);
+        if (limits_.cancelled()) cancel(by_cancel);
         if (report_progress_ && http::Clock::now() >= next_report_) {
             next_report_ = http::Clock::now() + tick;
             if (!report_progress_()) cancel("cancelled by the progress callback");
@@ -5387,8 +5309,6 @@ public:
     void wake() { woken_ = true; }
 
 private:
-    bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
-
     std::string out_of_time_text() const {
         return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
                " ms) is over";
@@ -5427,7 +5347,7 @@ private:
     }
 
     Core& core_;
-    std::unique_ptr<http::Engine> engine_;
+    http::Engine* const engine_;
     Call* calls_ = nullptr;
     std::function<bool()> report_progress_;
     http::Clock::time_point next_report_{};
@@ -5437,7 +5357,6 @@ private:
     bool woken_ = false;
     const char* why_cancelled_ = nullptr;  // null: it is not
     http::Clock::time_point cancelled_at_{};
-    std::uint64_t cancels_;  // of the cache, when this session began
 };
 
 using Call = Session::Call;
@@ -7454,10 +7373,9 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
     if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
-        const credentials::Chain chain({}, config);
-        credentials::Walk walk = chain.walk();
-        config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
-        if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
+        credentials::Environment outside;
+        credentials::Walk walk(outside, config);
+        config.ca_bundle = walk.in_profile("AWS_CA_BUNDLE", "ca_bundle").value;
         if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
     }
     const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
@@ -7700,7 +7618,7 @@ S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view meth
         detail::sigv4::Signer signer;
         signer.headers.push_back({"host", place.host});
         return place.scheme + "://" + place.host + path + "?" +
-               signer.presign(to_sign, {}, call.identity->credentials, {date, place.signing_region, "s3"},
+               signer.presign(to_sign, {}, *call.identity, {date, place.signing_region, "s3"},
                               static_cast<std::uint32_t>(lifetime.count()));
     });
 }
@@ -7816,13 +7734,13 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
         return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
     };
     if (core_->config.credentials)
-        add("credentials: in code", core_->identity.snapshot({}).transform([](const auto& got) {
-            return detail::credentials::summary(got->credentials);
-        }));
+        add("credentials: in code",
+            core_->identity.snapshot({}).transform([](const auto& got) { return detail::credentials::summary(*got); }));
     else
-        out = core_->chain.explain();
-    add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core_->chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+        out = core_->identity.explain();
+    detail::credentials::Walk walk(*core_, core_->config);
+    add("region", walk.region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", walk.endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
     add("requests go to", core_->place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
     }));
