@@ -330,15 +330,16 @@ public:
 
     Iterator() = default;
     explicit Iterator(Range& range) : range_(&range) { ++*this; }
-    reference operator*() const { return *item_; }
-    pointer operator->() const { return &*item_; }
+    reference operator*() const { return item_; }
+    pointer operator->() const { return &item_; }
     Iterator& operator++() {
         auto next = range_->try_next().value();
+        bool at_end = true;
         if constexpr (std::is_same_v<decltype(next), Item>)  // text, whose end is an empty one
-            item_ = next.empty() ? std::optional<Item>() : next;
-        else
-            item_ = std::move(next);
-        if (!item_) range_ = nullptr;
+            at_end = (item_ = next).empty();
+        else if (!(at_end = !next))
+            item_ = *std::move(next);
+        if (at_end) range_ = nullptr;
         return *this;
     }
     void operator++(int) { ++*this; }
@@ -347,7 +348,7 @@ public:
 
 private:
     Range* range_ = nullptr;
-    std::optional<Item> item_{};
+    Item item_{};
 };
 }  // namespace detail
 
@@ -360,7 +361,7 @@ class Payload {
 public:
     Payload(const char* text) : data_(text ? std::string_view(text) : std::string_view()) {}
     Payload(const std::string& text) : data_(text) {}
-    Payload(std::string&& text) : kept_(std::make_shared<const std::string>(std::move(text))), data_(*kept_) {}
+    Payload(std::string&& text) : kept_(std::move(text)), data_("") {}
     Payload(std::string_view text) : data_(text.data() ? text : "") {}
     Payload(Nothing) : data_("null"), kind_(Kind::json), negative_(true) {}
     Payload(const Value& value) : data_(value.view()), kind_(value.kind()), negative_(value.negative()) {}
@@ -370,13 +371,13 @@ public:
         : data_(size ? static_cast<const char*>(data) : "", data ? size : 0), kind_(kind) {}
     Payload(Payload data, Kind kind) : Payload(std::move(data)) { kind_ = kind; }
 
-    std::string_view view() const noexcept { return data_; }
+    std::string_view view() const noexcept { return kept_.empty() ? data_ : std::string_view(kept_); }
     std::optional<Kind> kind() const noexcept { return kind_; }  // empty: text, or bytes if it is not UTF-8
     bool present() const noexcept { return data_.data(); }       // false: made from a null pointer, refused by set()
     bool negative() const noexcept { return negative_; }         // nothing()
 
 private:
-    std::shared_ptr<const std::string> kept_;
+    std::string kept_;
     std::string_view data_;
     std::optional<Kind> kind_;
     bool negative_ = false;
@@ -402,18 +403,23 @@ inline constexpr std::size_t source_failed = static_cast<std::size_t>(-1);
 // A stream for set(): read once, from front to end. An lvalue stream or callable is borrowed, an rvalue is kept.
 class Source {
 public:
-    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // 0 at the end
+    using Read = std::function<std::size_t(char* buffer, std::size_t capacity)>;  // one such callable; 0 at the end
 
-    Source(std::istream& in);
-    template <class T, class = std::enable_if_t<std::is_base_of_v<std::istream, T> ||
-                                                std::is_invocable_r_v<std::size_t, T&, char*, std::size_t>>>
+    template <class T, class Plain = std::remove_reference_t<T>,
+              class = std::enable_if_t<std::is_base_of_v<std::istream, Plain> ||
+                                       std::is_invocable_r_v<std::size_t, Plain&, char*, std::size_t>>>
     Source(T&& from) {
-        if constexpr (std::is_lvalue_reference_v<T>) {
-            read_ = std::ref(from);
-        } else {  // std::function wants a copy constructor, which a stream lacks, and a lambda that owns one
-            const auto kept = std::make_shared<T>(std::move(from));
-            read_ = [kept, in = Source(*kept)](char* to, std::size_t most) { return in.read(to, most); };
-        }
+        using From = std::conditional_t<std::is_function_v<Plain>, Plain*, Plain>;
+        if constexpr (std::is_lvalue_reference_v<T> && std::is_object_v<Plain>)
+            from_ = {std::shared_ptr<void>(), const_cast<void*>(static_cast<const void*>(std::addressof(from)))};
+        else
+            from_ = std::shared_ptr<void>(new std::remove_cv_t<From>(std::forward<T>(from)));
+        read_ = [](void* in, char* to, std::size_t most) -> std::size_t {
+            if constexpr (std::is_base_of_v<std::istream, Plain>)
+                return read_stream(*static_cast<From*>(in), to, most);
+            else
+                return (*static_cast<From*>(in))(to, most);
+        };
     }
 
     // Announces the length in bytes: parts are then cut to fit, and a source that gives more or less is an error.
@@ -422,10 +428,13 @@ public:
         return std::move(*this);
     }
     std::optional<std::uint64_t> size() const noexcept { return size_; }
-    std::size_t read(char* buffer, std::size_t capacity) const { return read_(buffer, capacity); }
+    std::size_t read(char* buffer, std::size_t capacity) const { return read_(from_.get(), buffer, capacity); }
 
 private:
-    Read read_;
+    static std::size_t read_stream(std::istream& in, char* buffer, std::size_t capacity);
+
+    std::shared_ptr<void> from_;  // which owns nothing if it is borrowed
+    std::size_t (*read_)(void* from, char* buffer, std::size_t capacity);
     std::optional<std::uint64_t> size_;
 };
 
@@ -1040,7 +1049,7 @@ private:
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <list>                // requests side by side, which stay where they are
+#include <list>                // what is pointed at
 #include <cmath>               // floor, ldexp
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
@@ -1050,7 +1059,6 @@ private:
 #include <arpa/inet.h>  // the one way to write an address
 #include <csignal>      // SIGPIPE
 #include <fcntl.h>      // descriptors that a child does not inherit
-#include <poll.h>       // waiting for a child's output
 #include <pwd.h>        // the home directory
 #include <spawn.h>      // credential_process
 #include <sys/wait.h>   // a child's exit status
@@ -1117,9 +1125,7 @@ namespace detail::bytes {
 using utf8::octet;
 
 inline constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
-
 inline constexpr char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 inline constexpr bool is_alnum(char c) { return is_digit(c) || (lower(c) >= 'a' && lower(c) <= 'z'); }
 
 inline std::string lower(std::string_view text) {
@@ -1222,14 +1228,11 @@ inline std::optional<std::uint64_t> to_u64(std::string_view text) {
     return value;
 }
 
-inline std::vector<std::string_view> split(std::string_view text, char separator) {
-    std::vector<std::string_view> parts;
-    for (;;) {
-        const std::size_t end = text.find(separator);
-        parts.push_back(text.substr(0, end));
-        if (end == std::string_view::npos) return parts;
-        text.remove_prefix(end + 1);
-    }
+// Takes what stands before the first separator; what is behind it is left.
+inline std::string_view cut(std::string_view& text, char separator) {
+    const std::string_view piece = text.substr(0, text.find(separator));
+    text.remove_prefix((std::min)(piece.size() + 1, text.size()));
+    return piece;
 }
 
 using Pairs = std::vector<std::pair<std::string, std::string>>;
@@ -1349,13 +1352,15 @@ public:
         return unit;
     }
 
-    bool string() {
+    // A string, and what it stands for. Half of a surrogate pair is no character, and makes that no UTF-8: replacing it
+    // would quietly change what may be a secret.
+    bool string(std::string* meant = nullptr) {
         if (!take('"')) return false;
         while (!at_end()) {
             const char c = text_[at_++];
             if (c == '"') return true;
-            if (bytes::octet(c) < 0x20) return false;
-            if (c == '\\' && !escape()) return false;
+            if (bytes::octet(c) < 0x20 || (c == '\\' && !character(meant))) return false;
+            if (c != '\\' && meant) *meant += c;
         }
         return false;
     }
@@ -1393,6 +1398,23 @@ public:
     }
 
 private:
+    // After a backslash: an escape, or a pair of them for what UTF-16 has in two halves.
+    bool character(std::string* meant) {
+        const auto unit = escape();
+        if (!unit) return false;
+        std::uint32_t code = *unit;
+        const std::size_t after = at_;
+        if (code >= 0xD800 && code <= 0xDBFF) {
+            const std::uint32_t low = take('\\') ? escape().value_or(0) : 0;
+            if (low >= 0xDC00 && low <= 0xDFFF)
+                code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
+            else
+                at_ = after;
+        }
+        if (meant) utf8::append(*meant, code);
+        return true;
+    }
+
     bool scalar() {
         if (peek() == '"') return string();
         for (std::string_view word : {"true", "false", "null", "NaN", "Infinity", "-Infinity"}) {
@@ -1435,27 +1457,6 @@ inline bool valid(std::string_view text) {
     return scanner.at_end();
 }
 
-// The inside of a string literal that a scanner has taken. Half of a surrogate pair is no character and UTF-8 cannot
-// carry it, so it is refused; replacing it would quietly change what may be a secret.
-inline std::optional<std::string> unescape(std::string_view inside) {
-    Scanner scanner(inside);
-    std::string out;
-    while (!scanner.at_end()) {
-        if (!scanner.take('\\')) {
-            out += scanner.next();
-            continue;
-        }
-        std::uint32_t code = scanner.escape().value_or(0);
-        if (code >= 0xD800 && code <= 0xDFFF) {
-            const std::uint32_t low = scanner.take('\\') ? scanner.escape().value_or(0) : 0;
-            if (code > 0xDBFF || low < 0xDC00 || low > 0xDFFF) return std::nullopt;
-            code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00);
-        }
-        utf8::append(out, code);
-    }
-    return out;
-}
-
 // The raw text of a top-level member's value. Among members of one name the last wins, as in Python; empty if the
 // text is not a JSON object or has no such member, and a value is never empty.
 inline std::string_view member(std::string_view object, std::string_view name) {
@@ -1464,23 +1465,22 @@ inline std::string_view member(std::string_view object, std::string_view name) {
     if (!scanner.take_after_blanks('{') || !valid(object)) return found;
     do {
         scanner.blanks();
-        const std::size_t begin = scanner.position();
-        if (!scanner.string()) return found;  // the object is empty
-        const std::string_view literal = object.substr(begin + 1, scanner.position() - begin - 2);
+        std::string key;
+        if (!scanner.string(&key)) return found;  // the object is empty
         scanner.take_after_blanks(':');
         scanner.blanks();
         const std::size_t value = scanner.position();
         scanner.value();
-        if (unescape(literal) == name) found = object.substr(value, scanner.position() - value);
+        if (key == name) found = object.substr(value, scanner.position() - value);
     } while (scanner.take_after_blanks(','));
     return found;
 }
 
 // Meant for the small answers of credential services, not for values of any size.
 inline std::optional<std::string> string_field(std::string_view object, std::string_view name) {
-    const std::string_view value = member(object, name);
-    if (value.empty() || value.front() != '"') return std::nullopt;
-    return unescape(value.substr(1, value.size() - 2));
+    std::string text;
+    if (!Scanner(member(object, name)).string(&text) || !utf8::valid(text)) return std::nullopt;
+    return text;
 }
 
 }  // namespace detail::json
@@ -1490,6 +1490,7 @@ inline std::optional<std::string> string_field(std::string_view object, std::str
 namespace detail::dates {
 
 inline constexpr std::int64_t seconds_per_day = 86400;
+inline constexpr std::int64_t ticks_per_second = TimePoint::period::den / TimePoint::period::num;
 
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
 inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
@@ -1528,19 +1529,17 @@ inline Parts parts_of(std::int64_t unix_seconds) {
 // the next minute, as in POSIX time.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
-    return time[year] >= 1 && std::equal(time.begin(), time.begin() + hour, same.begin()) && time[hour] <= 23 &&
+    return time[year] >= 1 && time[month] == same[month] && time[day] == same[day] && time[hour] <= 23 &&
            time[minute] <= 59 && time[second] <= 60 && time[offset_hour] <= 23 && time[offset_minute] <= 59;
 }
 
 // The clock may count nanoseconds in 64 bits, which ends in 2262: what lies outside becomes the nearest end, so that
 // credentials valid until the year 9999 are valid for long, and not expired.
 inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
-    using Duration = TimePoint::duration;
-    using Seconds = std::chrono::seconds;
-    if (seconds >= std::chrono::duration_cast<Seconds>((Duration::max)()).count()) return (TimePoint::max)();
-    if (seconds < std::chrono::duration_cast<Seconds>((Duration::min)()).count()) return (TimePoint::min)();
-    return TimePoint(std::chrono::duration_cast<Duration>(Seconds(seconds)) +
-                     std::chrono::duration_cast<Duration>(std::chrono::nanoseconds(nanoseconds)));
+    constexpr std::int64_t seconds_max = (TimePoint::duration::max)().count() / ticks_per_second;
+    if (seconds >= seconds_max) return (TimePoint::max)();
+    if (seconds < -seconds_max) return (TimePoint::min)();
+    return TimePoint(TimePoint::duration(seconds * ticks_per_second + nanoseconds / (1000000000 / ticks_per_second)));
 }
 
 inline TimePoint to_time_point(double unix_seconds) {
@@ -1550,9 +1549,7 @@ inline TimePoint to_time_point(double unix_seconds) {
     return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
 }
 
-inline std::int64_t unix_seconds(TimePoint when) {
-    return std::chrono::duration_cast<std::chrono::seconds>(when.time_since_epoch()).count();
-}
+inline std::int64_t unix_seconds(TimePoint when) { return when.time_since_epoch().count() / ticks_per_second; }
 
 class Scanner {
 public:
@@ -1688,26 +1685,43 @@ using Sha256Digest = std::array<unsigned char, 32>;
 // returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
 class Sha256 {
 public:
-    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_.get(), data.data(), data.size()) == 1; }
+    Sha256() = default;
+    ~Sha256() { EVP_MD_CTX_free(context_); }
+    Sha256(const Sha256&) = delete;
+
+    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_.get(), out.data(), nullptr) == 1;
+        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1;
         reset();
         return ok_ ? out : Sha256Digest{};
     }
 
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
-    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_.get(), nullptr, nullptr) == 1; }
+    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_, nullptr, nullptr) == 1; }
 
-    void copy_from(const Sha256& other) {
-        ok_ = ok_ && other.ok_ && EVP_MD_CTX_copy_ex(context_.get(), other.context_.get()) == 1;
+    // HMAC, between two digests: OpenSSL's own interface is deprecated in one form and slow in the other.
+    Sha256Digest hmac(std::string_view key, std::string_view data) {
+        char block[64] = {};
+        if (key.size() > sizeof block) update(key);
+        const Sha256Digest hash = key.size() > sizeof block ? finish() : Sha256Digest{};
+        (key.size() > sizeof block ? as_text(hash) : key).copy(block, sizeof block);
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36);
+        update({block, sizeof block});
+        update(data);
+        const Sha256Digest inner = finish();
+        for (char& byte : block) byte = static_cast<char>(byte ^ 0x36 ^ 0x5C);
+        update({block, sizeof block});
+        OPENSSL_cleanse(block, sizeof block);
+        update(as_text(inner));
+        return finish();
     }
 
 private:
-    std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_{EVP_MD_CTX_new(), EVP_MD_CTX_free};
-    bool ok_ = context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1;
+    EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
+    bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -1726,42 +1740,6 @@ inline std::string md5(std::string_view data) {
     const bool ok = EVP_Digest(data.data(), data.size(), to, nullptr, EVP_md5(), nullptr) == 1;
     return ok ? out : std::string();
 }
-
-// The key's two padded blocks are hashed once, and each signature continues from copies of those states: half the work
-// for short data. OpenSSL's own HMAC interface is deprecated in one form and slow in the other.
-class HmacSha256Key {
-public:
-    explicit HmacSha256Key(std::string_view key) {
-        const Sha256Digest hash = key.size() > block_bytes ? sha256(key) : Sha256Digest{};
-        std::string block(key.size() > block_bytes ? as_text(hash) : key);
-        block.resize(block_bytes);
-        begin(inner_, block, 0x36);
-        begin(outer_, block, 0x36 ^ 0x5C);  // the first pad is still on it
-        bytes::wipe(block);
-    }
-
-    // Zeros after a failure of OpenSSL, as Sha256.
-    Sha256Digest sign(std::string_view data) {
-        work_.copy_from(inner_);
-        work_.update(data);
-        const Sha256Digest inner = work_.finish();
-        work_.copy_from(outer_);
-        work_.update(as_text(inner));
-        return work_.finish();
-    }
-
-private:
-    static constexpr std::size_t block_bytes = 64;
-
-    static void begin(Sha256& hasher, std::string& block, char pad) {
-        for (char& byte : block) byte = static_cast<char>(byte ^ pad);
-        hasher.update(block);
-    }
-
-    Sha256 inner_, outer_, work_;
-};
-
-inline Sha256Digest hmac_sha256(std::string_view key, std::string_view data) { return HmacSha256Key(key).sign(data); }
 
 // Checksums: each takes that of what came before (0 at the start) and returns the one that includes the new bytes.
 
@@ -1855,22 +1833,11 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-enum class Step {
-    output,       // the buffer is full: pull again
-    needs_input,  // all input is used up: feed more, or end_of_input()
-    finished,     // a Deflater has given its last byte
-    damaged,      // problem() says how; nothing more will come
-};
-
-struct Pulled {
-    std::size_t produced;
-    Step step;
-};
-
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes at
+// most `capacity` bytes to `out` and says how many. Fewer: feed more, or it is the end, or there is a problem.
 class Filter {
 public:
-    // Borrowed until pull() answers needs_input.
+    // Borrowed until pull() does not fill its buffer.
     void feed(std::string_view input) { input_ = input; }
 
     // Null while all is well. A failed allocation is a problem like any other.
@@ -1909,11 +1876,6 @@ protected:
         return result == Z_STREAM_END;
     }
 
-    Pulled pulled(std::size_t produced, std::size_t capacity) const {
-        if (problem_ != nullptr) return {produced, Step::damaged};
-        return {produced, produced == capacity ? Step::output : Step::needs_input};
-    }
-
     int (*const end_)(z_stream*);
     z_stream stream_{};
     std::string_view input_{};
@@ -1925,14 +1887,13 @@ class Inflater : public Filter {
 public:
     Inflater() : Filter(inflateEnd) {}
 
-    // Writes at most `capacity` bytes to `out`; a member's last bytes are given out before its checksum is known.
-    Pulled pull(char* out, std::size_t capacity) {
+    // A member's last bytes are given out before its checksum is known.
+    std::size_t pull(char* out, std::size_t capacity) {
         std::size_t produced = 0;
-        while (produced < capacity && begin_member()) {
-            in_member_ = !run(inflate, Z_NO_FLUSH, out, capacity, produced);
-            if (in_member_) break;
+        while (produced < capacity && begin_member() && run(inflate, Z_NO_FLUSH, out, capacity, produced)) {
+            in_member_ = false;
         }
-        return pulled(produced, capacity);
+        return produced;
     }
 
     // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
@@ -1962,14 +1923,15 @@ class Deflater : public Filter {
 public:
     explicit Deflater(int level) : Filter(deflateEnd), level_(level) {}
 
-    // No input will follow: pull() until finished.
-    void finish() { finishing_ = true; }
+    // No input will follow: pull() until is_finished().
+    void finish() { flush_ = Z_FINISH; }
+    bool is_finished() const { return is_finished_; }
 
-    Pulled pull(char* out, std::size_t capacity) {
+    std::size_t pull(char* out, std::size_t capacity) {
         if (stream_.state == nullptr && problem_ == nullptr) begin();
         std::size_t produced = 0;
-        done_ = done_ || run(deflate, finishing_ ? Z_FINISH : Z_NO_FLUSH, out, capacity, produced);
-        return done_ ? Pulled{produced, Step::finished} : pulled(produced, capacity);
+        is_finished_ = is_finished_ || run(deflate, flush_, out, capacity, produced);
+        return produced;
     }
 
 private:
@@ -1982,8 +1944,8 @@ private:
 
     const int level_;
     gz_header header_{};  // which zlib only reads
-    bool finishing_ = false;
-    bool done_ = false;
+    int flush_ = Z_NO_FLUSH;
+    bool is_finished_ = false;
 };
 
 }  // namespace detail::gzip
@@ -2039,19 +2001,21 @@ inline bool append_reference(std::string& out, std::string_view name) {
 
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
-        const auto is_meant = [c](const Entity& entity) { return entity.meant == c; };
-        const auto entity = std::find_if(std::begin(entities), std::end(entities), is_meant);
-        if (entity == std::end(entities))
+        std::string_view name;
+        for (const Entity& entity : entities) {
+            if (entity.meant == c) name = entity.name;
+        }
+        if (name.empty())
             out += c;
         else
-            out.append(1, '&').append(entity->name).append(1, ';');
+            out.append(1, '&').append(name).append(1, ';');
     }
 }
 
 // Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
 // because stores nest keys in elements of their own making.
 struct Field {
-    std::string path;  // such as Contents/Key
+    std::string_view path;  // such as Contents/Key
     std::string* to;
     bool exact = false;  // keys and tokens keep blanks at their ends
 };
@@ -2197,8 +2161,7 @@ struct ErrorBody {
 
 // S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
 // body: the caller goes by the status.
-inline std::optional<ErrorBody> error_body(std::string_view document) {
-    ErrorBody body;
+inline bool read_error(std::string_view document, ErrorBody& body) {
     Scanner scanner(document);
     const bool is_whole = scanner.finish({{"Code", &body.code},
                                           {"Message", &body.message},
@@ -2206,9 +2169,10 @@ inline std::optional<ErrorBody> error_body(std::string_view document) {
                                           {"RequestId", &body.request_id},
                                           {"Error/Code", &body.code},
                                           {"Error/Message", &body.message}});
-    if (!is_whole) return std::nullopt;
-    const bool is_error = scanner.root() == "Error" || (scanner.root() == "ErrorResponse" && !body.code.empty());
-    return is_error ? std::optional<ErrorBody>(std::move(body)) : std::nullopt;
+    const bool is_of_sts = scanner.root() == "ErrorResponse" && !body.code.empty();
+    if (is_whole && (scanner.root() == "Error" || is_of_sts)) return true;
+    body = {};
+    return false;
 }
 
 // The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
@@ -2246,19 +2210,10 @@ inline std::optional<std::string> etag_result(std::string_view document) {
     return etag;
 }
 
-// One of a list: an object, an unfinished upload, or an error of DeleteObjects. What was not said is empty.
-struct ListEntry {
-    std::string key;
-    std::string size_text;
-    std::string etag;  // with its quotes
-    std::string time;  // of an object's last change or an upload's beginning: ISO 8601, as given
-    std::string upload_id;
-    std::string code, message;  // of an error
-    std::uint64_t size = 0;
-};
-
+// Objects, unfinished uploads (whose ids and beginnings are in the places of ETag and last change), or the keys of
+// DeleteObjects' errors. What was not said is empty.
 struct ListPage {
-    std::vector<ListEntry> entries;
+    std::vector<Entry> entries;
     bool truncated = false;
     std::string next_token;  // of objects
     std::string next_key_marker, next_upload_id_marker;
@@ -2268,26 +2223,37 @@ struct ListPage {
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
 // as they are then, because OpenStack Swift leaves its markers unencoded whatever it says of them.
-inline Result<ListPage> list_result(std::string_view document, const std::string& element = "Contents") {
+inline Result<ListPage> list_result(std::string_view document, std::string_view element = "Contents") {
     const Error spoilt(Errc::protocol, "the response is no list");
     ListPage page;
-    ListEntry entry;
-    std::string encoding;
+    Entry entry;
+    std::string size, time, encoding;
     Scanner scanner(document);
-    const std::initializer_list<Field> fields = {{element + "/Key", &entry.key, true},
-                                                 {element + "/Size", &entry.size_text},
-                                                 {element + "/ETag", &entry.etag},
-                                                 {element + "/LastModified", &entry.time},
-                                                 {element + "/Initiated", &entry.time},
-                                                 {element + "/UploadId", &entry.upload_id, true},
-                                                 {element + "/Code", &entry.code},
-                                                 {element + "/Message", &entry.message},
+    const std::initializer_list<Field> fields = {{"Contents/Key", &entry.key, true},
+                                                 {"Contents/Size", &size},
+                                                 {"Contents/ETag", &entry.info.etag},
+                                                 {"Contents/LastModified", &time},
+                                                 {"Upload/Key", &entry.key, true},
+                                                 {"Upload/Initiated", &time},
+                                                 {"Upload/UploadId", &entry.info.etag, true},
+                                                 {"Error/Key", &entry.key, true},
                                                  {"NextContinuationToken", &page.next_token, true},
                                                  {"NextKeyMarker", &page.next_key_marker, true},
                                                  {"NextUploadIdMarker", &page.next_upload_id_marker, true},
                                                  {"EncodingType", &encoding}};
     while (scanner.next(fields)) {
-        if (scanner.path() == element) page.entries.push_back(std::exchange(entry, {}));
+        if (scanner.path() == element) {
+            const auto count = bytes::to_u64(size.empty() ? "0" : size);
+            if (!count) return spoilt;
+            entry.info.size = *count;
+            entry.info.last_modified = dates::iso8601(time).value_or(TimePoint());
+            page.entries.push_back(entry);
+        }
+        if (scanner.path().find('/') == std::string_view::npos) {
+            entry = {};
+            size.clear();
+            time.clear();
+        }
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
         page.truncated = bytes::iequal(word, "true") || word == "1";
@@ -2297,11 +2263,9 @@ inline Result<ListPage> list_result(std::string_view document, const std::string
     if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket"))) return spoilt;
     std::string& marker = page.next_key_marker;
     if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
-    for (ListEntry& listed : page.entries) {
-        const auto size = bytes::to_u64(listed.size_text.empty() ? "0" : listed.size_text);
+    for (Entry& listed : page.entries) {
         const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
-        if (!size || (is_of_objects && !key)) return spoilt;
-        listed.size = *size;
+        if (is_of_objects && !key) return spoilt;
         if (key) listed.key = *key;
     }
     return page;
@@ -2317,29 +2281,23 @@ namespace detail::ini {
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
 
-struct Setting {
-    std::string name;
-    std::string text;      // raw: quotes, '%' and '#' stay; continuation lines joined by a line feed
-    bytes::Pairs block{};  // settings below this one, in place of text if the value began on the next line
-    std::size_t line = 0;
-
-    ~Setting() { bytes::wipe(text); }  // which may be a secret
-};
-
 struct Section {
-    std::string name;
-    std::vector<Setting> settings{};
-    std::shared_ptr<const Section> defaults{};  // of its file, for what it does not set itself
+    std::string name{};
+    bytes::Pairs settings{};  // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
 
-    const Setting* find(std::string_view setting) const {
-        for (const Setting& own : settings) {
-            if (own.name == setting) return &own;
+    ~Section() {
+        for (auto& setting : settings) bytes::wipe(setting.second);  // which may be a secret
+    }
+
+    const std::string* find(std::string_view setting) const {
+        for (const auto& [own, text] : settings) {
+            if (own == setting) return &text;
         }
-        return defaults ? defaults->find(setting) : nullptr;
+        return nullptr;
     }
 };
 
-using File = std::vector<Section>;  // in the order of the file
+using File = std::list<Section>;  // in the order of the file
 
 using bytes::trim;
 
@@ -2356,10 +2314,10 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        for (std::size_t i = 0; i < sections_.size(); ++i) {
-            if (i == 0) finish(*defaults_);
-            finish(sections_[i]);
-            sections_[i].defaults = defaults_;
+        for (Section& section : sections_) {
+            for (const auto& [name, value] : defaults_.settings) {
+                if (!section.find(name)) bytes::add(section.settings, name, value);
+            }
         }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
@@ -2371,9 +2329,8 @@ private:
         const std::string_view value = trim(line);
         if (!value.empty() && (value.front() == '#' || value.front() == ';')) return;
         const std::size_t indent = static_cast<std::size_t>(value.data() - line.data());
-        const bool is_continued = setting_ != nullptr && (value.empty() || indent > indent_);
-        if (is_continued) setting_->text.append(1, '\n').append(value);
-        if (is_continued || value.empty()) return;
+        if (in_setting_ && (value.empty() || indent > indent_)) return continue_setting(value);
+        if (value.empty()) return;
         indent_ = indent;
         // As in Python, what follows the last ']' is ignored, because a comment may stand there.
         const std::size_t end = value.front() == '[' ? value.rfind(']') : std::string_view::npos;
@@ -2383,15 +2340,15 @@ private:
     }
 
     void begin_section(std::string_view name) {
-        setting_ = nullptr;
-        section_ = defaults_.get();
+        in_setting_ = false;
+        section_ = &defaults_;
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
         }
         if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
-        sections_.push_back({std::string(name)});
-        section_ = &sections_.back();
+        section_ = &sections_.emplace_back();
+        section_->name = name;
     }
 
     void take_setting(std::string_view line) {
@@ -2399,37 +2356,28 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        if (section_->find(name) != nullptr)
-            return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
-        section_->settings.push_back({name, std::string(trim(line.substr(delimiter + 1))), {}, line_});
-        setting_ = &section_->settings.back();
+        if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
+        in_setting_ = true;
+        blank_lines_ = 0;
     }
 
-    // Puts what is below a setting into its block.
-    void finish(Section& section) {
-        for (Setting& setting : section.settings) {
-            while (!setting.text.empty() && bytes::is_blank(setting.text.back())) setting.text.pop_back();
-            if (!bytes::starts_with(setting.text, "\n") || !problem_.empty()) continue;
-            line_ = setting.line;
-            for (std::string_view line : bytes::split(setting.text, '\n')) {
-                const std::size_t equals = line.find('=');
-                if (equals != std::string_view::npos)
-                    bytes::add(setting.block, trim(line.substr(0, equals)), trim(line.substr(equals + 1)));
-                else if (!trim(line).empty())
-                    fail("a line without '=' in the block under '" + bytes::sanitize(setting.name) + "'");
-            }
-            setting.text.clear();
-        }
+    // Blank lines count only if another line follows. A value that begins on its setting's next line is a block.
+    void continue_setting(std::string_view line) {
+        if (line.empty()) return static_cast<void>(++blank_lines_);
+        auto& [name, text] = section_->settings.back();
+        text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
+        if (text[0] == '\n' && line.find('=') == std::string_view::npos)
+            fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
-    std::shared_ptr<Section> defaults_ = std::make_shared<Section>();
-    Section* section_ = nullptr;  // into sections_, and good until the next one is added
-    Setting* setting_ = nullptr;  // the value that an indented line would continue
-    std::size_t indent_ = 0;
-    std::size_t line_ = 0;  // counted from 1
+    Section defaults_;
+    Section* section_ = nullptr;
+    bool in_setting_ = false;                              // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
     std::string problem_;
 };
 
@@ -2460,16 +2408,30 @@ inline std::vector<std::string> split_words(std::string_view text) {
     return words;
 }
 
-// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]. As in botocore only the start
-// of the first word is looked at, and of two sections for one name the later one counts.
-inline const Section* find_section(const File& config, std::string_view kind, std::string_view name) {
-    for (auto section = config.rbegin(); section != config.rend(); ++section) {
-        if (kind == "profile" && name == "default" && trim(section->name) == name) return &*section;
-        if (!bytes::starts_with(section->name, kind)) continue;
-        const auto words = split_words(section->name);
-        if (words.size() == 2 && words[1] == name) return &*section;
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
+// file, which has no kind. As in botocore only the start of the first word is looked at, and of two sections for one name
+// the later one counts.
+inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
+    const Section* found = nullptr;
+    for (const Section& section : file) {
+        const bool is_default = kind != "services" && name == "default" && trim(section.name) == name;
+        const auto words = split_words(kind.empty() ? "" : section.name);
+        const bool is_named = words.size() == 2 && words[1] == name && bytes::starts_with(section.name, kind);
+        if (is_default || is_named || (kind.empty() && section.name == name)) found = &section;
     }
-    return nullptr;
+    return found;
+}
+
+// What the block under a setting says last of a name.
+inline std::string find_in_block(std::string_view text, std::string_view name) {
+    std::string_view found;
+    while (bytes::starts_with(text, "\n")) {
+        text.remove_prefix(1);
+        std::string_view value = text.substr(0, text.find('\n'));
+        text.remove_prefix(value.size());
+        if (trim(bytes::cut(value, '=')) == name) found = trim(value);
+    }
+    return std::string(found);
 }
 
 // What the two files say about one profile. Settings of the credentials file win; keys are taken from one file or the
@@ -2481,25 +2443,22 @@ struct Profile {
     std::string where{};  // for messages
 
     bool exists() const { return credentials != nullptr || config != nullptr; }
-    const Setting* find(std::string_view setting) const {
-        const Setting* found = credentials != nullptr ? credentials->find(setting) : nullptr;
-        return found == nullptr && config != nullptr ? config->find(setting) : found;
+    const std::string* find(std::string_view setting) const {
+        const std::string* found = credentials ? credentials->find(setting) : nullptr;
+        return !found && config ? config->find(setting) : found;
     }
     bool has(std::string_view setting) const { return find(setting) != nullptr; }
     std::string get(std::string_view setting) const {
-        const Setting* found = find(setting);
-        return found != nullptr ? found->text : std::string();
+        const std::string* found = find(setting);
+        return found && !bytes::starts_with(*found, "\n") ? *found : std::string();  // no block
     }
     bool assumes_role() const { return has("role_arn") && !has("web_identity_token_file"); }
     bool has_static_keys() const { return has("aws_access_key_id") || has("aws_secret_access_key"); }
 };
 
 inline Profile find_profile(const File& config, const File& credentials, const std::string& name) {
-    Profile out{nullptr, find_section(config, "profile", name), name, "profile " + bytes::sanitize(name)};
-    for (const Section& section : credentials) {  // bare names here
-        if (section.name == name || (name == "default" && trim(section.name) == name)) out.credentials = &section;
-    }
-    return out;
+    return {find_section(credentials, "", name), find_section(config, "profile", name), name,
+            "profile " + bytes::sanitize(name)};
 }
 
 }  // namespace detail::ini
@@ -2534,10 +2493,6 @@ inline bool only(std::string_view text, std::string_view others) {
     return true;
 }
 
-inline bool all_digits(std::string_view text) {
-    return !text.empty() && text.find_first_not_of("0123456789") == std::string_view::npos;
-}
-
 // Any label of a host will do, because stores have regions of their own ("auto", "garage"). More than that would let a
 // region from the environment choose the host that requests are sent to.
 inline bool valid_region(std::string_view region) {
@@ -2564,9 +2519,11 @@ inline constexpr Partition partitions[] = {
 };
 
 inline const Partition& partition_of(std::string_view region) {
-    return *std::find_if(std::begin(partitions), std::end(partitions) - 1, [region](const Partition& partition) {
-        return bytes::starts_with(region, partition.region_prefix) && bytes::is_digit(region.back());
-    });
+    const Partition* found = partitions;
+    while (!bytes::starts_with(region, found->region_prefix) ||
+           !(found->region_prefix.empty() || bytes::is_digit(region.back())))
+        ++found;
+    return *found;
 }
 
 inline bool is_aws_host(std::string_view host) {
@@ -2595,9 +2552,10 @@ inline bool parse_authority(std::string_view authority, Url& url) {
     const std::size_t end = (std::min)(authority.find(':', bracket), authority.size());
     url.host = bytes::lower(authority.substr(0, end));
     const std::string_view last = std::string_view(url.host).substr(url.host.rfind('.') + 1);
-    const bool hexadecimal =
+    const bool is_hexadecimal =
         bytes::starts_with(last, "0x") && last.find_first_not_of("0123456789abcdef", 2) == std::string_view::npos;
-    url.is_address = bracket != 0 || hexadecimal || all_digits(last);
+    const bool is_decimal = !last.empty() && last.find_first_not_of("0123456789") == std::string_view::npos;
+    url.is_address = bracket != 0 || is_hexadecimal || is_decimal;
     if (url.is_address)
         url.host = plain_address(url.host);
     else if (!only(url.host, "-._"))
@@ -2629,26 +2587,17 @@ inline Result<Url> parse_url(std::string_view text) {
     // Decoded and encoded again, so that URL and canonical path agree on stores that do the same before they verify.
     const auto path = bytes::unpercent(text.substr(slash), false);
     if (!path) return malformed;
-    std::string_view kept = *path;
-    while (bytes::ends_with(kept, "/")) kept.remove_suffix(1);
-    bytes::append_percent(url.path, kept, true);
+    bytes::append_percent(url.path, std::string_view(*path).substr(0, path->find_last_not_of('/') + 1), true);
     return url;
 }
 
 // The host of AWS itself: s3[-fips][.dualstack].region.suffix. "aws-global" stands for "no region in the host".
-inline Result<Url> aws_url(const std::string& region, bool is_global, const Config& config) {
-    const Partition& partition = partition_of(region);
-    // Combinations that AWS does not run.
-    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
-    if (partition.region_prefix == "cn-" && (config.fips || config.accelerate))
-        return refuse("there is no fips and no accelerate in China");
-    Url url;
-    url.scheme = "https";
-    url.host = config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3";
+inline Url aws_url(const std::string& region, bool is_global, const Config& config) {
+    Url url{"https", config.accelerate ? "s3-accelerate" : config.fips ? "s3-fips" : "s3", {}};
     if (config.dual_stack) url.host += ".dualstack";
     const bool names_region = !config.accelerate && (!is_global || config.fips || config.dual_stack);
     if (names_region) url.host.append(1, '.').append(region);
-    url.host = bytes::lower(url.host.append(1, '.').append(partition.suffix));
+    url.host = bytes::lower(url.host.append(1, '.').append(partition_of(region).suffix));
     return url;
 }
 
@@ -2658,11 +2607,13 @@ inline Result<Url> aws_url(const std::string& region, bool is_global, const Conf
 inline bool use_virtual_host(const std::string& bucket, Addressing addressing, const Url& base, bool is_custom) {
     if (addressing == Addressing::path || base.is_address) return false;
     if (addressing == Addressing::automatic && is_custom) return false;
-    const auto labels = bytes::split(bucket, '.');
-    if (labels.size() == 4 && std::all_of(labels.begin(), labels.end(), all_digits)) return false;
-    if (labels.size() > 1 && !(is_custom && base.scheme == "http")) return false;
-    return bucket.size() >= 3 && bucket == bytes::lower(bucket) &&
-           std::all_of(labels.begin(), labels.end(), valid_region);  // which is any label
+    std::size_t labels = 0;
+    for (std::string_view rest = bucket; !rest.empty(); ++labels) {
+        if (!valid_region(bytes::cut(rest, '.'))) return false;  // which is any label
+    }
+    if (labels > 1 && !(is_custom && base.scheme == "http")) return false;
+    if (labels == 4 && bucket.find_first_not_of("0123456789.") == std::string::npos) return false;
+    return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
 // `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
@@ -2671,10 +2622,14 @@ inline Result<Endpoint> resolve(const std::string& bucket, const std::string& na
                                 const Config& config) {
     if (!valid_region(named_region))
         return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
-    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
     const bool is_global = named_region == "aws-global";
     const std::string region = is_global ? "us-east-1" : named_region;
+    // Combinations that AWS does not run.
+    if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
+        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
+    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+    if (bytes::starts_with(region, "cn-") && (config.fips || config.accelerate))
+        return refuse("there is no fips and no accelerate in China");
     const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
     if (!base) return base.error();
     Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
@@ -2713,12 +2668,14 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
 }
 
 inline Result<void> take_parameters(Config& to, std::string_view query) {
-    std::vector<std::string_view> seen;
-    for (std::string_view pair : bytes::split(query, '&')) {
-        const std::string_view name = pair.substr(0, pair.find('='));
-        const auto value = bytes::unpercent(pair.substr((std::min)(name.size() + 1, pair.size())), false);
-        const bool is_new = std::find(seen.begin(), seen.end(), name) == seen.end();
-        seen.push_back(name);
+    std::string seen;
+    for (bool has_more = !query.empty(); has_more;) {
+        has_more = query.find('&') != std::string_view::npos;
+        std::string_view raw = bytes::cut(query, '&');
+        const std::string_view name = bytes::cut(raw, '=');
+        const auto value = bytes::unpercent(raw, false);
+        const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
+        seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
         return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
                       "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
@@ -2733,9 +2690,8 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     constexpr std::string_view scheme = "s3://";
     const bool is_url = bytes::iequal(text.substr(0, scheme.size()), scheme);
     if (is_url) text.remove_prefix(scheme.size());
-    const std::size_t question = (std::min)(text.find('?'), text.size());
-    const std::string_view query = text.substr((std::min)(question + 1, text.size()));
-    text = text.substr(0, question);
+    std::string_view query = text;
+    text = bytes::cut(query, '?');
     const std::string bucket(text.substr(0, text.find('/')));
     std::string prefix(text.substr(bucket.size()));
 
@@ -2754,8 +2710,7 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
     if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
     if (!prefix.empty()) prefix.erase(0, 1);
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
-    if (Result<void> fine = query.empty() ? Result<void>() : take_parameters(config, query); !fine)
-        return std::move(fine).error();
+    if (Result<void> fine = take_parameters(config, query); !fine) return std::move(fine).error();
     return Location{bucket, prefix};
 }
 
@@ -2796,16 +2751,17 @@ struct Scope {
 
 // Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
 inline std::string canonical_query(const bytes::Pairs& raw) {
-    bytes::Pairs encoded(raw.size());
-    for (std::size_t i = 0; i < raw.size(); ++i) {
-        bytes::append_percent(encoded[i].first, raw[i].first, false);
-        bytes::append_percent(encoded[i].second, raw[i].second, false);
+    bytes::Pairs encoded;
+    for (const auto& [name, value] : raw) {
+        bytes::add(encoded, "", "");
+        std::size_t at = encoded.size() - 1;
+        bytes::append_percent(encoded[at].first, name, false);
+        bytes::append_percent(encoded[at].second, value, false);
+        for (; at > 0 && encoded[at] < encoded[at - 1]; --at) encoded[at].swap(encoded[at - 1]);
     }
-    std::sort(encoded.begin(), encoded.end());
     std::string out;
     for (const auto& [name, value] : encoded) {
-        if (!out.empty()) out += '&';
-        out.append(name).append(1, '=').append(value);
+        out.append(out.empty() ? "" : "&").append(name).append(1, '=').append(value);
     }
     return out;
 }
@@ -2822,36 +2778,41 @@ inline void append_header_value(std::string& out, std::string_view value) {
 }
 
 // The chain of four HMACs. It depends on the secret, the day, the region and the service only, hence the cache below.
-inline digest::Sha256Digest signing_key(std::string_view secret_key, const Scope& scope) {
-    std::string seed = "AWS4";
-    seed.reserve(seed.size() + secret_key.size());
-    seed.append(secret_key);
-    auto key = digest::hmac_sha256(seed, scope.amz_date.substr(0, 8));
+inline digest::Sha256Digest signing_key(digest::Sha256& hash, const std::string& secret_key, const Scope& scope) {
+    std::string seed;
+    seed.reserve(secret_key.size() + 4);  // so that wiping it wipes all of it
+    seed.append("AWS4").append(secret_key);
+    auto key = hash.hmac(seed, scope.amz_date.substr(0, 8));
     bytes::wipe(seed);
-    key = digest::hmac_sha256(digest::as_text(key), scope.region);
-    key = digest::hmac_sha256(digest::as_text(key), scope.service);
-    return digest::hmac_sha256(digest::as_text(key), "aws4_request");
+    for (std::string_view part : {scope.region, scope.service, std::string_view("aws4_request")}) {
+        key = hash.hmac(digest::as_text(key), part);
+    }
+    return key;
 }
 
 // Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
-inline bool never_signed(const std::string& lower_name) {
+inline bool never_signed(std::string_view lower_name) {
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
         "x-amzn-trace-id ";
     if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
     return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-") ||
-           names.find(' ' + lower_name + ' ') != std::string_view::npos;
+           names.find(std::string(1, ' ').append(lower_name).append(1, ' ')) != std::string_view::npos;
 }
 
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
 class Signer {
 public:
+    ~Signer() {
+        bytes::wipe(key_secret_);
+        OPENSSL_cleanse(key_.data(), key_.size());
+    }
+
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
     std::string_view sign(const Request& request, const Credentials& credentials, const Scope& scope) {
         begin(scope);
-        write_canonical_request(request, request.query);
-        write_signature(credentials, scope);
+        write_signature(request, request.query, credentials, scope);
         authorization_.assign(algorithm).append(" Credential=").append(credentials.access_key) += '/';
         authorization_.append(scope_).append(", SignedHeaders=").append(signed_headers_);
         authorization_.append(", Signature=").append(signature);
@@ -2870,18 +2831,14 @@ public:
         bytes::add(query, "X-Amz-SignedHeaders", signed_headers_);
         if (!credentials.session_token.empty()) bytes::add(query, "X-Amz-Security-Token", credentials.session_token);
         std::string out = canonical_query(query);
-        write_canonical_request(request, out);
-        write_signature(credentials, scope);
+        write_signature(request, out, credentials, scope);
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
-    // The value of x-amz-date. The requests of one second share it.
+    // The value of x-amz-date, good until the next call.
     std::string_view date(std::int64_t unix_seconds) {
-        if (date_.empty() || unix_seconds != date_second_) {
-            date_.clear();
-            dates::append_utc(date_, unix_seconds);
-            date_second_ = unix_seconds;
-        }
+        date_.clear();
+        dates::append_utc(date_, unix_seconds);
         return date_;
     }
 
@@ -2891,72 +2848,68 @@ public:
     std::string canonical_request, string_to_sign, signature;
 
 private:
-    // Names sorted, repeats in sending order; and the scope.
+    // Names in lower case and sorted, repeats in sending order; and the scope.
     void begin(const Scope& scope) {
-        signed_ = 0;
-        if (names_.size() < headers.size()) names_.resize(headers.size());
-        for (std::size_t i = 0; i < headers.size(); ++i) {
-            auto& [name, place] = names_[signed_];
-            name.assign(headers[i].name);
-            for (char& c : name) c = bytes::lower(c);
-            place = i;
-            if (!never_signed(name)) ++signed_;
+        lower_names_.clear();
+        for (const Header& header : headers) {
+            for (char c : header.name) lower_names_ += bytes::lower(c);
         }
-        std::sort(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(signed_));
+        signed_.clear();
+        std::size_t at = 0;
+        for (const Header& header : headers) {
+            const std::string_view name = std::string_view(lower_names_).substr(at, header.name.size());
+            at += name.size();
+            if (never_signed(name)) continue;
+            signed_.push_back({name, header.value});
+            for (std::size_t i = signed_.size() - 1; i > 0 && name < signed_[i - 1].name; --i)
+                std::swap(signed_[i], signed_[i - 1]);
+        }
         signed_headers_.clear();
-        for (std::size_t i = 0; i < signed_; ++i) {
-            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(names_[i].first);
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
+            if (!repeats(i)) signed_headers_.append(i != 0 ? ";" : "").append(signed_[i].name);
         }
         (scope_.assign(scope.amz_date.substr(0, 8)) += '/').append(scope.region) += '/';
         scope_.append(scope.service).append("/aws4_request");
     }
 
-    bool repeats(std::size_t i) const { return i != 0 && names_[i].first == names_[i - 1].first; }
+    bool repeats(std::size_t i) const { return i != 0 && signed_[i].name == signed_[i - 1].name; }
 
-    void write_canonical_request(const Request& request, std::string_view query) {
+    void write_signature(const Request& request, std::string_view query, const Credentials& credentials,
+                         const Scope& scope) {
         canonical_request.assign(request.method) += '\n';
         canonical_request.append(request.path.empty() ? std::string_view("/") : request.path) += '\n';
         canonical_request.append(query);
-        for (std::size_t i = 0; i < signed_; ++i) {
+        for (std::size_t i = 0; i < signed_.size(); ++i) {
             canonical_request += repeats(i) ? ',' : '\n';
-            if (!repeats(i)) canonical_request.append(names_[i].first) += ':';
-            append_header_value(canonical_request, headers[names_[i].second].value);
+            if (!repeats(i)) canonical_request.append(signed_[i].name) += ':';
+            append_header_value(canonical_request, signed_[i].value);
         }
         (canonical_request.append("\n\n").append(signed_headers_) += '\n').append(request.payload_hash);
-    }
-
-    void write_signature(const Credentials& credentials, const Scope& scope) {
         ((string_to_sign.assign(algorithm) += '\n').append(scope.amz_date) += '\n').append(scope_) += '\n';
         hash_.update(canonical_request);
         bytes::append_hex(string_to_sign, digest::as_text(hash_.finish()));
         signature.clear();
-        bytes::append_hex(signature, digest::as_text(key_for(credentials, scope).sign(string_to_sign)));
+        bytes::append_hex(signature,
+                          digest::as_text(hash_.hmac(key_for(credentials.secret_key, scope), string_to_sign)));
     }
 
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
-    digest::HmacSha256Key& key_for(const Credentials& credentials, const Scope& scope) {
-        if (key_ && key_scope_ == scope_ && key_owner_.secret_key == credentials.secret_key) return *key_;
-        auto key = signing_key(credentials.secret_key, scope);
-        key_.emplace(digest::as_text(key));
-        OPENSSL_cleanse(key.data(), key.size());
-        bytes::wipe(key_owner_.secret_key);
-        key_owner_.secret_key = credentials.secret_key;
-        key_scope_ = scope_;
-        return *key_;
+    std::string_view key_for(const std::string& secret, const Scope& scope) {
+        if (key_scope_ != scope_ || key_secret_ != secret) {
+            key_ = signing_key(hash_, secret, scope);
+            bytes::wipe(key_secret_);
+            key_secret_ = secret;
+            key_scope_ = scope_;
+        }
+        return digest::as_text(key_);
     }
 
-    // What is signed, in lower case and sorted, and where it stands in the headers. Strings behind are only kept.
-    std::vector<std::pair<std::string, std::size_t>> names_;
-    std::size_t signed_ = 0;
-    std::string date_;
-    std::int64_t date_second_ = 0;
-    std::string signed_headers_;
-    std::string scope_;
-    std::string authorization_;
+    std::string lower_names_;  // one behind the other
+    std::vector<Header> signed_;
+    std::string date_, signed_headers_, scope_, authorization_;
     digest::Sha256 hash_;
-    std::optional<digest::HmacSha256Key> key_;
-    std::string key_scope_;
-    Credentials key_owner_;  // whose destructor overwrites the secret
+    digest::Sha256Digest key_{};
+    std::string key_scope_, key_secret_;
 };
 
 }  // namespace detail::sigv4
@@ -2980,8 +2933,6 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
-inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
-
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
@@ -2997,12 +2948,12 @@ inline bool is_ready() {
     return ready && OPENSSL_init_crypto(0, nullptr) == 1;
 }
 
-// What a forked child finds changed. It counts forks, because each getpid() would be a system call.
+// What a forked child finds changed; never 0. It counts forks, because each getpid() would be a system call.
 inline std::uint64_t process_id() {
 #if defined(_WIN32)
-    return 0;  // there is no fork
+    return 1;  // there is no fork
 #else
-    static std::atomic<std::uint64_t> forks{0};
+    static std::atomic<std::uint64_t> forks{1};
     static const bool is_counted = pthread_atfork(nullptr, nullptr, [] { ++forks; }) == 0;
     return is_counted ? forks.load(std::memory_order_relaxed) : static_cast<std::uint64_t>(getpid());
 #endif
@@ -3032,47 +2983,38 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response, in one block of text that is used again: so few that an index would cost more.
+// The header lines of one response. Their strings are used again; there are so few that an index would cost more.
 class Headers {
 public:
-    void clear() {
-        text_.clear();
-        fields_.clear();
-    }
+    void clear() { count_ = bytes_ = 0; }
     bool add(std::string_view line) {  // "Name: value"; false: over a limit
         const std::size_t colon = line.find(':');
         if (colon == std::string_view::npos) return true;
-        if (fields_.size() == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
-        const std::string_view name = bytes::trim(line.substr(0, colon)), value = bytes::trim(line.substr(colon + 1));
-        const std::size_t at = text_.size();
-        text_.append(name).append(value);
-        fields_.push_back({at, name.size(), value.size()});  // last: what is not there must not be looked at
+        if (count_ == header_lines_max || bytes_ + line.size() > header_bytes_max) return false;
+        if (count_ == fields_.size()) bytes::add(fields_, {}, {});
+        auto& [name, value] = fields_[count_];
+        name = bytes::trim(line.substr(0, colon));
+        value = bytes::trim(line.substr(colon + 1));
+        ++count_;  // last: what is not there must not be looked at
+        bytes_ += name.size() + value.size();
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (const Field& field : fields_) {
-            const char* name = text_.data() + field.at;
-            visit(std::string_view(name, field.name), std::string_view(name + field.name, field.value));
-        }
+        for (std::size_t i = 0; i < count_; ++i) visit(fields_[i].first, fields_[i].second);
     }
     // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
-        for (const Field& field : fields_) {
-            const char* other = text_.data() + field.at;
-            if (field.name == name.size() && bytes::iequal({other, field.name}, name))
-                return {other + field.name, field.value};
+        for (std::size_t i = 0; i < count_; ++i) {
+            if (bytes::iequal(fields_[i].first, name)) return fields_[i].second;
         }
         return {};
     }
 
 private:
-    struct Field {
-        std::size_t at, name, value;  // where it begins in the text; sizes
-    };
-    std::string text_;
-    std::vector<Field> fields_;
+    bytes::Pairs fields_;
+    std::size_t count_ = 0, bytes_ = 0;  // of this response
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3118,7 +3060,6 @@ public:
     // the request
     const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
-    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
     // the response, with what Response says
     Headers headers;
@@ -3126,12 +3067,13 @@ public:
     bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    sigv4::Signer signer;  // keeps the key that it derived: one for each handle needs no lock
+    Transfer* next_idle = nullptr;  // of an Engine's
+    sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
     Transfer() : easy(curl_easy_init()) {}
     ~Transfer() {
-        for (std::string& line : lines_) bytes::wipe(line);  // session tokens and signatures
+        while (lines_) delete std::exchange(lines_, lines_->next);
         if (easy) curl_easy_cleanup(easy);
     }
     Transfer(const Transfer&) = delete;
@@ -3146,19 +3088,14 @@ public:
 
     void begin(const Request& what) {
         request = &what;
-        used_ = 0;
+        last_line_ = nullptr;
         signer.headers.clear();
     }
 
     void add_header(std::string_view name, std::string_view value) {
         signer.headers.push_back({name, value});
-        std::string& line = next_line();
-        line.assign(name);
         // A ';' is libcurl's way to write an empty value; with a colon it would drop the header.
-        if (value.empty())
-            line += ';';
-        else
-            line.append(": ").append(value);
+        add_line(name, value.empty() ? ";" : ": ", value);
     }
 
     // Ready to be added to a multi handle. False: libcurl refused an option, or has no memory.
@@ -3167,15 +3104,18 @@ public:
         broken = false;
         // Without TLS a large receive buffer costs a small answer nothing, and halves the cost of a megabyte.
         const bool large = request->large || (request->method == Method::get && bytes::starts_with(url, "http:"));
-        const Setup wanted{static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
-                           limits.connect.count(), limits.stall.count()};
-        if (wanted != setup_) {
-            setup_ = wanted;
+        const std::int64_t wanted[] = {static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
+                                       limits.connect.count(), limits.stall.count()};
+        if (std::memcmp(setup_, wanted, sizeof setup_) != 0) {
+            std::memcpy(setup_, wanted, sizeof setup_);
             curl_easy_reset(easy);
             set_up(config, large);
         }
-        set_url();
-        set_headers(config);
+        set(CURLOPT_URL, url.c_str());
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
+        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
+        set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
@@ -3189,8 +3129,23 @@ public:
     }
 
 private:
-    // What a handle was last set up for; anything else needs a reset first, since options leak into the next request.
-    using Setup = std::array<std::int64_t, 5>;
+    // A header line to send, in the list that libcurl is given: one that it built itself would be a copy of every line.
+    struct Line {
+        std::string text{};
+        curl_slist node{};     // whose list ends with this request's last line
+        Line* next = nullptr;  // in the list of all there are
+
+        ~Line() { bytes::wipe(text); }  // session tokens and signatures
+    };
+    void add_line(std::string_view name, std::string_view colon, std::string_view value) {
+        Line*& line = last_line_ ? last_line_->next : lines_;
+        if (!line) line = new Line;
+        line->text.assign(name).append(colon).append(value);
+        line->node = {&line->text[0], nullptr};
+        if (last_line_) last_line_->node.next = &line->node;
+        last_line_ = line;
+    }
+
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
 
     template <class T>
@@ -3209,7 +3164,7 @@ private:
                                     CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
             set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        if (config.setup_curl) set(CURLOPT_USERAGENT, user_agent);  // which it may replace
+        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
@@ -3229,51 +3184,12 @@ private:
         if (method == Method::put || method == Method::erase) set(CURLOPT_CUSTOMREQUEST, name_of(method));
         set(CURLOPT_BUFFERSIZE, large ? large_buffer_bytes : small_buffer_bytes);
         // What the libcurl that runs may not know, being older than the one that we are compiled with.
-#if LIBCURL_VERSION_NUM >= 0x073e00
-        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
-#endif
-#if LIBCURL_VERSION_NUM >= 0x074000
-        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
-#endif
 #if LIBCURL_VERSION_NUM >= 0x074100
+        if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
+        curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (config.setup_curl) config.setup_curl(easy);
-    }
-
-    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
-    void set_url() {
-#if LIBCURL_VERSION_NUM >= 0x073f00
-        const std::string_view path = std::string_view(url).substr(path_at);
-        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
-            if (url.compare(0, path_at, host_) != 0) {
-                host_.assign(url, 0, path_at);
-                broken |= curl_url_set(parts_.get(), CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
-            }
-            broken |= curl_url_set(parts_.get(), CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
-            return set(CURLOPT_CURLU, parts_.get());
-        }
-        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
-#endif
-        set(CURLOPT_URL, url.c_str());
-    }
-
-    std::string& next_line() {
-        if (used_ == lines_.size()) lines_.emplace_back();
-        return lines_[used_++];
-    }
-    void set_headers(const Config& config) {
-        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
-        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        next_line().assign("Accept:");
-        // As an option it would be written twice.
-        if (!config.setup_curl) next_line().assign("User-Agent: ").append(user_agent);
-        for (const char* of_body : {"Expect:", "Content-Type:"}) {
-            if (has_body()) next_line().assign(of_body);
-        }
-        list_.resize(used_);
-        for (std::size_t i = 0; i < used_; ++i) list_[i] = {&lines_[i][0], i + 1 < used_ ? &list_[i + 1] : nullptr};
-        set(CURLOPT_HTTPHEADER, list_.data());
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3310,14 +3226,10 @@ private:
         return fits ? SinkResult::consumed : SinkResult::stop;
     }
 
-    std::optional<Setup> setup_;
-    std::vector<std::string> lines_;
-    std::size_t used_ = 0;
-#if LIBCURL_VERSION_NUM >= 0x073f00
-    std::unique_ptr<CURLU, decltype(&curl_url_cleanup)> parts_{curl_url(), &curl_url_cleanup};
-    std::string host_;  // the scheme and the host in them
-#endif
-    std::vector<curl_slist> list_;  // points into lines_: building libcurl's own list would copy every line again
+    // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
+    std::int64_t setup_[5] = {-1};
+    Line* lines_ = nullptr;
+    Line* last_line_ = nullptr;  // of this request
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -3346,11 +3258,8 @@ public:
         if (multi_) curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(connections));
     }
     ~Engine() {
-        if (is_of_parent()) {
-            for (auto& transfer : idle_) static_cast<void>(transfer.release());  // leaked on purpose
-            return;
-        }
-        idle_.clear();
+        if (is_of_parent()) return;  // all of it is leaked on purpose
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
         if (multi_) curl_multi_cleanup(multi_);
     }
     Engine(const Engine&) = delete;
@@ -3358,21 +3267,17 @@ public:
 
     bool is_of_parent() const { return process_ != process_id(); }
 
-    std::unique_ptr<Transfer> borrow() {
-        if (idle_.empty()) {
-            idle_.reserve(++made_);  // so that giving back needs no memory
-            return std::make_unique<Transfer>();
-        }
-        std::unique_ptr<Transfer> transfer = std::move(idle_.back());
-        idle_.pop_back();
-        return transfer;
+    Transfer* borrow() {
+        if (idle_ == nullptr) return new Transfer;
+        return std::exchange(idle_, idle_->next_idle);
     }
     // One that still runs is cut off, which closes its connection.
-    void give_back(std::unique_ptr<Transfer> transfer, bool running) noexcept {
-        if (running && is_of_parent()) return static_cast<void>(transfer.release());
+    void give_back(Transfer* transfer, bool running) noexcept {
+        if (running && is_of_parent()) return;
         if (running) curl_multi_remove_handle(multi_, transfer->easy);
         if (transfer->text.capacity() > (std::size_t{1} << 20)) std::string().swap(transfer->text);
-        if (idle_.size() < idle_.capacity() && !transfer->broken) idle_.push_back(std::move(transfer));
+        if (transfer->broken) return delete transfer;
+        transfer->next_idle = std::exchange(idle_, transfer);
     }
 
     bool start(Transfer& transfer, const Config& config) {
@@ -3415,41 +3320,51 @@ public:
 #endif
     }
 
-    digest::Sha256 body_hash;  // for whoever has a whole body: making one anew costs half of hashing 4 KiB
+    Engine* next_idle = nullptr;  // of a Pool's
+    digest::Sha256 body_hash;     // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
     CURLM* multi_;
     const std::uint64_t process_ = process_id();
-    std::size_t made_ = 0;  // transfers
-    std::vector<std::unique_ptr<Transfer>> idle_;
+    Transfer* idle_ = nullptr;  // a list
 };
 
 // The idle engines of a cache. The lock is held to take one or give it back, never during I/O. Last in, first out: the
 // engine used last has the warmest connections. After a fork those of the parent are let go of unclosed.
 class Pool {
 public:
-    explicit Pool(const Config& config) : connections_(config.connections) {
-        idle_.reserve((std::max)(connections_, idle_connections_max));  // so that giving back needs no memory
+    explicit Pool(const Config& config)
+        : connections_(config.connections), idle_max_((std::max)(connections_, idle_connections_max)) {}
+    ~Pool() {
+        while (idle_) delete std::exchange(idle_, idle_->next_idle);
     }
 
-    std::unique_ptr<Engine> take() {
+    Engine* take() {
         const std::lock_guard<std::mutex> hold(lock_);
-        while (!idle_.empty()) {
-            std::unique_ptr<Engine> engine = std::move(idle_.back());
-            idle_.pop_back();
-            if (!engine->is_of_parent()) return engine;
+        if (idle_ && idle_->is_of_parent()) {
+            idle_ = nullptr;
+            idle_count_ = 0;
         }
-        return std::make_unique<Engine>(connections_);
+        if (!idle_) return new Engine(connections_);
+        --idle_count_;
+        return std::exchange(idle_, idle_->next_idle);
     }
-    void give_back(std::unique_ptr<Engine> engine) noexcept {
-        const std::lock_guard<std::mutex> hold(lock_);
-        if (!engine->is_of_parent() && idle_.size() < idle_.capacity()) idle_.push_back(std::move(engine));
+    void give_back(Engine* engine) noexcept {
+        std::unique_lock<std::mutex> hold(lock_);
+        if (!engine->is_of_parent() && idle_count_ < idle_max_) {
+            engine->next_idle = std::exchange(idle_, engine);
+            ++idle_count_;
+            engine = nullptr;
+        }
+        hold.unlock();
+        delete engine;
     }
 
 private:
+    const unsigned connections_, idle_max_;
     std::mutex lock_;
-    std::vector<std::unique_ptr<Engine>> idle_;
-    const unsigned connections_;
+    Engine* idle_ = nullptr;  // a list
+    unsigned idle_count_ = 0;
 };
 
 }  // namespace detail::http
@@ -3535,12 +3450,11 @@ inline constexpr Rule curl_rules[] = {
     {"", Action::accept, Errc::network, ""},
 };
 
-// The last one, without words, if no other has this one.
-template <std::size_t N>
-const Rule& find_rule(const Rule (&table)[N], const std::string& word) {
+// The one that has this word, or else the last one, which has none.
+inline const Rule& find_rule(const Rule* rule, const std::string& word) {
     const std::string wanted = " " + word + " ";
-    const auto fits = [&](const Rule& rule) { return rule.words.find(wanted) != std::string_view::npos; };
-    return *std::find_if(std::begin(table), std::end(table) - 1, fits);
+    while (!rule->words.empty() && rule->words.find(wanted) == std::string_view::npos) ++rule;
+    return *rule;
 }
 
 // A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
@@ -3562,7 +3476,7 @@ inline bool is_answered(CURLcode result, int status) {
 // Full jitter: uniform in [0, base * 2^n], so that many clients do not come back together.
 inline std::chrono::milliseconds backoff(const Config& config, int failures, double random) {
     const auto most = (std::min)(config.backoff_cap, config.backoff_base * (1 << (std::min)(failures, 20)));
-    return std::chrono::duration_cast<std::chrono::milliseconds>(most * random);
+    return std::chrono::milliseconds(static_cast<std::int64_t>(static_cast<double>(most.count()) * random));
 }
 
 // As doubles, since a date in an answer may be so far off that the difference of two time points overflows.
@@ -3625,12 +3539,11 @@ private:
 }  // namespace detail::retry
 
 // --- credentials: who we are, and the region and endpoint that the same files and variables name. Environment,
-// files, clock, processes and HTTP come in as functions, so that all of it can be tested with none of them.
+// files, clock, processes and HTTP come in from outside, so that all of it can be tested with none of them.
 
 namespace detail::credentials {
 
-using std::chrono::milliseconds;
-using std::chrono::seconds;
+using http::Milliseconds;
 
 // -- sizes: real answers and files are far smaller, so what is larger is not what it claims to be
 inline constexpr std::size_t answer_bytes_max = 64 * 1024;  // of a credential endpoint or process; real ones have 3 KiB
@@ -3640,35 +3553,40 @@ inline constexpr std::size_t text_bytes_max = 2048;         // of a URL or ARN; 
 inline constexpr std::size_t roles_max = 100;               // roles that lead to roles; a longer chain is a mistake
 
 // -- times: a metadata service answers from the same host, STS from the same region
-inline constexpr milliseconds connect_timeout{3000};
-inline constexpr milliseconds container_timeout{2000};  // as the AWS SDKs
-inline constexpr milliseconds imds_timeout{1000};       // as the AWS CLI
-inline constexpr milliseconds sts_timeout{10000};
+inline constexpr Milliseconds connect_timeout{3000};
+inline constexpr Milliseconds container_timeout{2000};  // as the AWS SDKs
+inline constexpr Milliseconds imds_timeout{1000};       // as the AWS CLI
+inline constexpr Milliseconds sts_timeout{10000};
 inline constexpr int attempts_max = 3;  // of STS, and of a container's agent, which may still be starting
-inline constexpr milliseconds between_attempts{1000};
-inline constexpr milliseconds process_timeout{60000};  // a helper may ask a person for a code
-inline constexpr milliseconds cancel_poll{50};         // how often a wait looks at its limits
-inline constexpr seconds renewal_window{15 * 60};      // one thread renews, the others go on
-inline constexpr seconds imds_extension{15 * 60};      // use of overdue instance credentials in an outage
-inline constexpr seconds retry_first{1};               // after a failed renewal; doubles
-inline constexpr seconds retry_most{60};
-inline constexpr seconds retry_most_unserved{10};  // nothing valid to go on with: ask sooner
-inline constexpr seconds forced_again_after{30};   // a store that refuses keys which do not change must not flood STS
+inline constexpr Milliseconds between_attempts{1000};
+inline constexpr Milliseconds process_timeout{60000};  // a helper may ask a person for a code
+inline constexpr Milliseconds process_poll{5};         // there is no portable wait for its end with a timeout
+inline constexpr Milliseconds cancel_poll{50};         // how often a wait looks at its limits
+inline constexpr Milliseconds renewal_window{900000};  // one thread renews, the others go on
+inline constexpr Milliseconds imds_extension{900000};  // use of overdue instance credentials in an outage
+inline constexpr Milliseconds retry_first{1000};       // after a failed renewal; doubles
+inline constexpr Milliseconds retry_most{60000};
+inline constexpr Milliseconds retry_most_unserved{10000};  // nothing valid to go on with: ask sooner
+inline constexpr Milliseconds forced_again_after{30000};   // a store that refuses the same keys must not flood STS
 
 // -- the outside
 
 // How long the calling operation may still wait. Every wait of this section ends when that is over.
 struct Limits {
-    std::optional<std::chrono::steady_clock::time_point> deadline{};
-    std::function<bool()> cancelled{};
+    std::optional<http::Clock::time_point> deadline{};
+    const std::atomic<std::uint64_t>* cancels = nullptr;  // goes up with each Cache::cancel(); null: nobody can
+    std::uint64_t cancels_before = 0;
 
-    bool over() const {
-        return (cancelled && cancelled()) || (deadline && std::chrono::steady_clock::now() >= *deadline);
-    }
+    bool cancelled() const { return cancels && cancels->load(std::memory_order_relaxed) != cancels_before; }
+    bool over() const { return cancelled() || (deadline && http::Clock::now() >= *deadline); }
     // Why a wait ended before its time.
     Error error(const std::string& during) const {
-        if (cancelled && cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
+        if (cancelled()) return Error(Errc::cancelled, "cancelled by Cache::cancel() while " + during);
         return Error(Errc::timed_out, "the call's time (call_timeout) was over while " + during);
+    }
+    void sleep(Milliseconds time) const {
+        for (; time.count() > 0 && !over(); time -= cancel_poll)
+            std::this_thread::sleep_for((std::min)(time, cancel_poll));
     }
 };
 
@@ -3779,7 +3697,8 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
     int ends[2];
     if (::pipe(ends) != 0) return errno;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
-    const std::unique_ptr<char*[]> words(new char*[argv.size() + 1]());
+    ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    char** const words = new char*[argv.size() + 1]();
     for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
@@ -3793,7 +3712,8 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words.get(), environment);
+    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
+    delete[] words;
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
     output = ends[0];
@@ -3803,27 +3723,23 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 
 // What the program wrote, if it ended well and in time.
 inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
-    struct pollfd output = {-1, POLLIN, 0};
-    int status = 0;
+    int pipe = -1, status = 0;
     ::pid_t child = 0, ended = 0;
-    if (const int failed = spawn(argv, output.fd, child))
+    if (const int failed = spawn(argv, pipe, child))
         return broken(failed == ENOENT ? "there is no such program"
                                        : "it does not start: system error " + std::to_string(failed));
-    const int pipe = output.fd;
     std::string written, problem;
-    const auto end = std::chrono::steady_clock::now() + process_timeout;
+    const auto end = http::Clock::now() + process_timeout;
     while (ended == 0 && problem.empty()) {
+        limits.sleep(process_poll);
+        ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
         char buffer[4096];
-        // A helper ends right after its output; there is no portable wait for that with a timeout.
-        const milliseconds most = output.fd < 0 ? milliseconds(5) : cancel_poll;
-        const bool ready = ::poll(&output, 1, static_cast<int>(most.count())) > 0;
-        const auto got = ready ? ::read(output.fd, buffer, sizeof buffer) : -1;
-        if (got > 0) written.append(buffer, static_cast<std::size_t>(got));
-        if (got == 0) output.fd = -1;  // which poll passes over
-        if (output.fd < 0) ended = ::waitpid(child, &status, WNOHANG);
+        for (auto got = ::read(pipe, buffer, sizeof buffer); got > 0 && written.size() <= answer_bytes_max;
+             got = ::read(pipe, buffer, sizeof buffer))
+            written.append(buffer, static_cast<std::size_t>(got));
         if (written.size() > answer_bytes_max)
             problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
-        else if (ended == 0 && (std::chrono::steady_clock::now() >= end || limits.over()))
+        else if (ended == 0 && (http::Clock::now() >= end || limits.over()))
             problem = "it took too long";
     }
     ::close(pipe);
@@ -3840,11 +3756,11 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
 #endif
 
 struct WebRequest {
-    const char* method = "GET";
+    http::Method method = http::Method::get;
     std::string url{};
     bytes::Pairs headers{};
     std::string body{};
-    milliseconds timeout{};
+    Milliseconds timeout{};
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
     std::string secret{};       // in it; what an answer says is not passed on where it repeats this
@@ -3855,17 +3771,17 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
-// What tests put others in place of; HTTP is the caller's.
-struct Environment {
-    std::function<Result<std::string>(const std::string& path)> read_file = credentials::read_file;
-    std::function<Result<std::string>(const std::vector<std::string>& argv, const Limits&)> run_process =
-        credentials::run_process;
-    std::function<WebAnswer(const WebRequest&, const Limits&)> fetch{};
-    std::function<TimePoint()> now = std::chrono::system_clock::now;
-    std::function<void(milliseconds, const Limits&)> sleep = [](milliseconds time, const Limits& limits) {
-        const auto end = std::chrono::steady_clock::now() + time;
-        while (std::chrono::steady_clock::now() < end && !limits.over()) std::this_thread::sleep_for(cancel_poll);
-    };
+// What tests put others in place of; HTTP and a corrected clock are the caller's.
+class Environment {
+public:
+    virtual ~Environment() = default;
+    virtual TimePoint now() const { return std::chrono::system_clock::now(); }
+    virtual WebAnswer fetch(const WebRequest&, const Limits&) { return {}; }
+    virtual Result<std::string> read_file(const std::string& path) { return credentials::read_file(path); }
+    virtual Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
+        return credentials::run_process(argv, limits);
+    }
+    virtual void pause(Milliseconds time, const Limits& limits) { limits.sleep(time); }
 };
 
 using ini::Profile;
@@ -3928,10 +3844,10 @@ inline Keys keys_in_xml(std::string_view document, const std::string& action, co
 inline std::string complaint(const WebAnswer& answer, const std::string& secret) {
     if (answer.status == 0) return "no answer (" + bytes::sanitize(answer.body) + ")";
     const std::string text = "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
-    const auto error = xml::error_body(answer.body);
-    if (!error || error->code.empty()) return text + ", expected 200 with credentials";
-    const bool repeats = !secret.empty() && error->message.find(secret) != std::string::npos;
-    return text + ", " + bytes::sanitize(error->code + (repeats ? "" : ": " + error->message));
+    xml::ErrorBody error;
+    if (!xml::read_error(answer.body, error) || error.code.empty()) return text + ", expected 200 with credentials";
+    const bool repeats = !secret.empty() && error.message.find(secret) != std::string::npos;
+    return text + ", " + bytes::sanitize(error.code + (repeats ? "" : ": " + error.message));
 }
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
@@ -3964,8 +3880,8 @@ inline Result<std::string> container_url(const Setting& set) {
 // it, when they are first needed, and anew in the next, because other programs rewrite them.
 class Walk {
 public:
-    Walk(const Environment& environment, const Config& settings, Limits limits = {})
-        : environment_(environment), settings_(settings), limits_(std::move(limits)) {}
+    Walk(Environment& environment, const Config& settings, const Limits& limits = {})
+        : environment_(environment), settings_(settings), limits_(limits) {}
 
     std::optional<std::string> variable(const char* name) const {
         if (settings_.seams.environment) return settings_.seams.environment(name);
@@ -3983,8 +3899,12 @@ public:
         return {};
     }
 
-    // Empty where the profile has none, or the files cannot be read, which is reported by who needs keys.
-    std::string profile_setting(const char* name) { return load() ? selected_.get(name) : std::string(); }
+    // A variable, or else what the profile says: nothing where the files cannot be read, which is reported by who needs
+    // keys.
+    Setting in_profile(const char* variable, const char* name) {
+        Setting set = first({variable});
+        return set.value.empty() && load() ? setting_of(selected_, name) : set;
+    }
 
     // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
     // the AWS CLI on the same machine.
@@ -4021,10 +3941,9 @@ public:
         if (set.value.empty()) {
             set = setting_of(selected_, "endpoint_url");
             const ini::Section* services = ini::find_section(config_, "services", selected_.get("services"));
-            const ini::Setting* own_block = services ? services->find(bytes::lower(service)) : nullptr;
-            for (const auto& [name, value] : own_block ? own_block->block : bytes::Pairs()) {
-                if (name == "endpoint_url" && !value.empty()) set.value = value;
-            }
+            const std::string* block = services ? services->find(bytes::lower(service)) : nullptr;
+            const std::string own_url = block ? ini::find_in_block(*block, "endpoint_url") : std::string();
+            if (!own_url.empty()) set.value = own_url;
         }
         if (set.value.empty() || is_url(set.value)) return set;
         return unexpected(set, "a URL such as https://s3.example.com");
@@ -4034,6 +3953,7 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
@@ -4044,6 +3964,7 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
+        if (is_kept_out()) return passed_over("a profile is chosen in code");
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
@@ -4068,9 +3989,9 @@ public:
         auto fine = bytes::ends_with(token.why, "_FILE") ? read_token(token, true)
                                                          : check_value(token.value, token.why, token_bytes_max, true);
         if (!fine) return std::move(fine).error();
-        WebRequest request{"GET", *url, {{"Accept", "application/json"}}, {}, container_timeout, attempts_max, true};
+        WebRequest request{http::Method::get, *url, {}, {}, container_timeout, attempts_max, true, token.value};
+        bytes::add(request.headers, "Accept", "application/json");
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
-        request.secret = token.value;
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
         const std::string where = "container (" + address.why + ", " + host + ")";
         return keys_in_json(ask(request, where), where, true);
@@ -4087,6 +4008,9 @@ public:
     }
 
 private:
+    // The variables are, by a profile that is chosen in code, unless that profile names them.
+    bool is_kept_out() const { return roles_.empty() && !settings_.profile.empty(); }
+
     // -- the files
 
     Result<void> load() {
@@ -4135,12 +4059,6 @@ private:
             return found->pw_dir;
 #endif
         return home;
-    }
-
-    // A variable, or else what the profile says.
-    Setting in_profile(const char* variable, const char* name) const {
-        Setting set = first({variable});
-        return set.value.empty() ? setting_of(selected_, name) : set;
     }
 
     // -- profiles and roles
@@ -4227,7 +4145,8 @@ private:
         const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
         if (!source.exists()) return broken(what + " does not exist");
-        const bool again = std::find(roles_.begin(), roles_.end(), source.name) != roles_.end();
+        bool again = false;
+        for (const std::string& assumed : roles_) again = again || assumed == source.name;
         if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
             return broken(what + " leads round in a circle, or through too many roles");
         return keys_of(source);
@@ -4268,7 +4187,8 @@ private:
     }
 
     // Without `keys` the call is not signed: the web identity token in it, the last field, speaks for itself.
-    Keys ask_sts(const char* operation, bytes::Pairs fields, const Credentials* keys, const std::string& where) {
+    Keys ask_sts(const char* operation, std::initializer_list<sigv4::Header> fields, const Credentials* keys,
+                 const std::string& where) {
         const auto configured = region();
         if (!configured) return configured.error();
         const auto place = endpoint_url("STS");
@@ -4281,17 +4201,17 @@ private:
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
         if (!url) return url.error();
-        WebRequest request{"POST", url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
-        request.headers = {{"Content-Type", "application/x-www-form-urlencoded; charset=utf-8"}};
+        WebRequest request{http::Method::post, url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.timeout = sts_timeout;
+        request.secret = keys != nullptr ? keys->session_token : std::string((fields.end() - 1)->value);
+        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        for (auto& [name, value] : fields) {
-            if (name == "RoleSessionName" && value.empty())
-                value = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        const std::string session = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        for (const auto& [name, given] : fields) {
+            const std::string_view value = given.empty() && name == "RoleSessionName" ? session : given;
             if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
-        request.secret = keys != nullptr ? keys->session_token : fields.back().second;
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
         const std::string asked = where + ": " + operation + " at " + request.url;
         const auto answer = ask(request, asked);
@@ -4312,7 +4232,7 @@ private:
     }
 
     // Without a slash at its end.
-    Result<std::string> imds_url() const {
+    Result<std::string> imds_url() {
         Setting url = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT", "ec2_metadata_service_endpoint");
         const Setting mode = in_profile("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "ec2_metadata_service_endpoint_mode");
         const bool ipv6 = bytes::iequal(mode.value, "ipv6");
@@ -4329,17 +4249,16 @@ private:
         const auto base = imds_url();
         if (!base) return base.error();
         std::string where = "instance metadata (" + shown_url(*base) + ")";
-        WebRequest request{"PUT", *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
-        request.headers = {{"x-aws-ec2-metadata-token-ttl-seconds", "21600"}};
-        const auto session = ask(request, where, {0, 403, 404, 405});
+        WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
+        const auto session = ask(request, where, " 0 403 404 405 ");
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
             return broken(where + ": the answer is not a session token");
-        request.method = "GET";
-        request.url = *base + "/latest/meta-data/iam/security-credentials/";
-        request.headers = {{"x-aws-ec2-metadata-token", *session}};
-        request.secret = *session;
-        const auto roles = ask(request, where, {404});
+        const std::string roles_url = *base + "/latest/meta-data/iam/security-credentials/";
+        request = {http::Method::get, roles_url, {}, {}, imds_timeout, 1, true, *session};
+        bytes::add(request.headers, "x-aws-ec2-metadata-token", *session);
+        const auto roles = ask(request, where, " 404 ");
         if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
@@ -4350,31 +4269,30 @@ private:
         // fleet from coming back all at once; the clock's low digits differ enough between hosts for that.
         const TimePoint now = environment_.now();
         if (keys && keys->expires <= now)
-            keys->expires = now + imds_extension + seconds(now.time_since_epoch().count() / 1000 % 480);
+            keys->expires = now + imds_extension + Milliseconds(now.time_since_epoch().count() / 1000 % 480000);
         return keys;
     }
 
     // What a credential endpoint answers, asked again where it had a bad moment. Passed over if there is no metadata
     // service, or not what was asked for: `absent` are the statuses that say so.
-    Result<std::string> ask(const WebRequest& request, const std::string& where,
-                            std::initializer_list<int> absent = {}) const {
+    Result<std::string> ask(const WebRequest& request, const std::string& where, std::string_view absent = {}) const {
         for (int attempt = 1; !limits_.over(); ++attempt) {
             WebAnswer answer = environment_.fetch(request, limits_);
             if (answer.body.size() > answer_bytes_max)
                 answer = {0, "an answer longer than " + bytes::number(answer_bytes_max) + " bytes"};
             const bool again = answer.status == 0 || answer.status == 429 || answer.status >= 500 ||
                                answer.body.find("IDPCommunicationError") != std::string::npos;
-            if (again && attempt < request.attempts) environment_.sleep(between_attempts, limits_);
+            if (again && attempt < request.attempts) environment_.pause(between_attempts, limits_);
             if (again && (attempt < request.attempts || limits_.over())) continue;
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
-            const bool is_absent = std::find(absent.begin(), absent.end(), answer.status) != absent.end();
+            const bool is_absent = absent.find(" " + std::to_string(answer.status) + " ") != absent.npos;
             return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
         }
         return limits_.error(where + " was asked");
     }
 
-    const Environment& environment_;
+    Environment& environment_;
     const Config& settings_;
     const Limits limits_;
     ini::File config_, credentials_;
@@ -4388,22 +4306,28 @@ private:
 struct Source {
     const char* name;
     Keys (Walk::*ask)();
-    bool by_variables = false;  // which a profile that is chosen in code keeps out
 };
 
 inline constexpr Source sources[] = {
-    {"environment", &Walk::environment, true},
+    {"environment", &Walk::environment},
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
-    {"web identity", &Walk::web_identity, true}, {"profile", &Walk::profile}, {"container", &Walk::container},
-    {"instance metadata", &Walk::instance},
+    {"web identity", &Walk::web_identity}, {"profile", &Walk::profile},
+    {"container", &Walk::container},       {"instance metadata", &Walk::instance},
 #endif
 };
 
-// Thread-safe.
-class Chain {
+// Who we are: found in the sources, or by the user's own function, and kept for as long as it is good.
+//
+// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
+// go on with what there is. One thread at a time asks, and what it asks must not use the provider itself.
+//
+//     time -------------- renew_at_ ------------------------ expires_
+//     served from memory  one caller renews, others served   nobody is served before it has renewed
+//
+// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
+class Provider {
 public:
-    Chain(Environment environment, const Config& settings)
-        : environment_(std::move(environment)), settings_(settings) {}
+    Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
 
     // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
     // turn a person into the instance's role.
@@ -4413,9 +4337,7 @@ public:
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            const bool is_kept_out = source.by_variables && !settings_.profile.empty();
-            Keys keys = is_kept_out ? Keys(passed_over("a profile is chosen in code"))
-                                    : checked((walk.*source.ask)(), environment_.now());
+            Keys keys = checked((walk.*source.ask)(), now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -4434,61 +4356,34 @@ public:
     // A walk of its own, told source by source.
     std::vector<Finding> explain() const {
         std::vector<Finding> findings;
-        static_cast<void>(Chain(environment_, settings_).find({}, &findings));
+        static_cast<void>(Provider(environment_, settings_).find({}, &findings));
         for (std::size_t i = findings.size(); i < std::size(sources); ++i)
             findings.push_back({std::string("credentials: ") + sources[i].name, Finding::Verdict::not_asked, {}});
         return findings;
     }
 
-    Walk walk(const Limits& limits = {}) const { return Walk(environment_, settings_, limits); }
-
-private:
-    const Environment environment_;
-    const Config& settings_;
-    std::atomic<const Source*> answered_{nullptr};
-};
-
-// -- the cache of credentials
-
-struct Snapshot {
-    Credentials credentials;
-    std::uint64_t generation = 0;  // counts changes of the keys
-};
-
-// Thread-safe, without a thread of its own: whoever comes first in the window before the expiry renews, and the others
-// go on with what there is. The source is called by one thread at a time and must not use the provider itself.
-//
-//     time -------------- renew_at_ ------------------------ expires_
-//     served from memory  one caller renews, others served   nobody is served before it has renewed
-//
-// After a refresh that failed, or was forced and brought the same keys, the source is left in peace until retry_at_.
-class Provider {
-public:
-    Provider(std::function<Keys(const Limits&)> source, std::function<TimePoint()> now)
-        : source_(std::move(source)), now_(std::move(now)) {}
-
     // The keys to sign one request with. Waits for another thread only if there are none that are valid.
-    Result<std::shared_ptr<const Snapshot>> snapshot(const Limits& limits) {
+    Result<std::shared_ptr<const Credentials>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (is_refreshing() && !is_usable(now_()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(now()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
-        const TimePoint now = now_();
-        if (is_refreshing() || (is_usable(now) && (now < renew_at_ || is_too_early(now)))) return current_;
-        if (pause_.count() > 0 && is_too_early(now)) return broken(error_);
+        const TimePoint when = now();
+        if (is_refreshing() || (is_usable(when) && (when < renew_at_ || is_too_early(when)))) return current_;
+        if (pause_.count() > 0 && is_too_early(when)) return broken(error_);
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
-        if (done || is_usable(now_())) return current_;
+        if (done || is_usable(now())) return current_;
         return std::move(done).error();
     }
 
-    // The store refused the keys of this generation. True: there are others now, sign again with them.
-    bool force_refresh(std::uint64_t generation, const Limits& limits) {
+    // The store refused these keys. True: there are others now, sign again with them.
+    bool force_refresh(const Credentials& refused, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
-        const TimePoint now = now_();
-        const bool is_due = current_->generation == generation && !is_too_early(now);
-        if (is_due && refresh(lock, limits) && current_->generation == generation) retry_at_ = now + forced_again_after;
-        return current_->generation != generation;
+        const TimePoint when = now();
+        const bool is_due = is_current(refused) && !is_too_early(when);
+        if (is_due && refresh(lock, limits) && is_current(refused)) retry_at_ = when + forced_again_after;
+        return !is_current(refused);
     }
 
 private:
@@ -4498,58 +4393,57 @@ private:
         return !is_refreshing();
     }
 
+    TimePoint now() const { return environment_.now(); }
     // The child of a process that forked has none of the threads that may have been at it.
     bool is_refreshing() const { return refresher_ == http::process_id(); }
-
-    bool is_usable(TimePoint now) const { return current_ && now < expires_; }
+    bool is_usable(TimePoint when) const { return current_ && when < expires_; }
     // A clock set back must not turn a minute of patience into a day.
-    bool is_too_early(TimePoint now) const { return now < retry_at_ && retry_at_ - now <= retry_most; }
+    bool is_too_early(TimePoint when) const { return when < retry_at_ && retry_at_ - when <= retry_most; }
+    bool is_current(const Credentials& keys) const {
+        return keys.access_key == current_->access_key && keys.secret_key == current_->secret_key &&
+               keys.session_token == current_->session_token;
+    }
 
-    // The lock is held again before anybody can see that the refresh has ended, however the source is left: a user's
-    // function may throw.
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
-        const auto end = [&](Provider*) {
-            lock.lock();
-            refresher_.reset();
-            done_.notify_all();
+        const auto ask = [&]() -> Keys {
+            refresher_ = http::process_id();
+            lock.unlock();
+            if (!settings_.credentials) return find(limits);
+            return checked(guarded(settings_.credentials, "the credentials provider"), now());
         };
-        refresher_ = http::process_id();
-        lock.unlock();
-        std::unique_ptr<Provider, decltype(end)> refreshing(this, end);
-        Keys got = source_(limits);
-        refreshing.reset();
-        const TimePoint now = now_();
-        got = checked(std::move(got), now);
-        // That the caller had no time left says nothing about the source: the next caller asks it.
-        if (!got && limits.over()) return got.error();
+        Keys got = http::shielded(ask, Keys(Error(Errc::too_large, "out of memory")));
+        lock.lock();  // before anybody can see that this is over, however it ended
+        refresher_ = 0;
+        done_.notify_all();
+        const TimePoint when = now();
+        // That there was no time left, or no memory, says nothing about the source: the next caller asks it.
+        if (!got && (limits.over() || got.error().code() == Errc::too_large)) return got.error();
         if (!got) {
-            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, is_usable(now) ? retry_most : retry_most_unserved));
-            retry_at_ = now + pause_;
+            const Milliseconds most = is_usable(when) ? retry_most : retry_most_unserved;
+            pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
+            retry_at_ = when + pause_;
             error_ = got.error().what();
             return broken(error_);
         }
-        pause_ = seconds(0);
-        std::uint64_t generation = current_ ? current_->generation : 1;
-        for (const auto part : {&Credentials::access_key, &Credentials::secret_key, &Credentials::session_token}) {
-            if (current_ && current_->credentials.*part != (*got).*part) generation = current_->generation + 1;
-        }
-        expires_ = got->expires.value_or((TimePoint::max)());
-        current_ = std::make_shared<const Snapshot>(Snapshot{*std::move(got), generation});
+        pause_ = Milliseconds(0);
+        current_.reset(new Credentials(*std::move(got)));
+        expires_ = current_->expires.value_or((TimePoint::max)());
         // Of credentials that live less than an hour it is a part, because else they would be renewed all the time.
-        const TimePoint::duration life = expires_ - now;
+        const TimePoint::duration life = expires_ - when;
         renew_at_ = expires_ - (std::min)(TimePoint::duration(renewal_window), life / 4);
         return {};
     }
 
-    const std::function<Keys(const Limits&)> source_;
-    const std::function<TimePoint()> now_;
+    Environment& environment_;
+    const Config& settings_;
+    const Source* answered_ = nullptr;
     std::mutex mutex_;
     std::condition_variable done_;
-    std::shared_ptr<const Snapshot> current_;
-    std::optional<std::uint64_t> refresher_;  // the process that refreshes, while it does
+    std::shared_ptr<const Credentials> current_;
+    std::uint64_t refresher_ = 0;  // the process that refreshes, while it does
     TimePoint expires_{}, renew_at_{}, retry_at_{};
-    seconds pause_{0};   // after the last refresh, if it failed
-    std::string error_;  // of that
+    Milliseconds pause_{0};  // after the last refresh, if it failed
+    std::string error_;      // of that
 };
 
 }  // namespace detail::credentials
@@ -4740,30 +4634,18 @@ inline Result<void> check_metadata(const Metadata& metadata) {
 // --- s3: the state that calls share (Core), the loop that runs requests (Session), errors in the caller's terms ------
 
 // What all copies of a handle, all readers and all threads of one Cache share.
-struct detail::Core {
+struct detail::Core : credentials::Environment {
     Core(Config settings, endpoint::Location where)
         : config(std::move(settings)),
           bucket(std::move(where.bucket)),
           prefix(std::move(where.prefix)),
           pool(config),
           health(config),
-          chain({credentials::read_file, credentials::run_process,
-                 [this](const credentials::WebRequest& request, const credentials::Limits& limits) {
-                     return fetch(request, limits);
-                 },
-                 [this] { return now(); }},
-                config),
-          // The user's own provider, which may throw, or else the chain.
-          identity(
-              [this](const credentials::Limits& limits) {
-                  if (!config.credentials) return chain.find(limits);
-                  return guarded([this] { return config.credentials(); }, "the credentials provider");
-              },
-              [this] { return now(); }) {}
+          identity(*this, config) {}
 
     TimePoint local_now() const { return config.clock ? config.clock() : std::chrono::system_clock::now(); }
     // The local time, corrected once the store has refused a signed request as skewed.
-    TimePoint now() const {
+    TimePoint now() const override {
         return local_now() + std::chrono::milliseconds(clock_offset_ms.load(std::memory_order_relaxed));
     }
     double unix_now() const { return Seconds(now().time_since_epoch()).count(); }
@@ -4784,9 +4666,7 @@ struct detail::Core {
     // Ends at cancel().
     void sleep(std::chrono::milliseconds time) const {
         if (config.seams.sleep) return config.seams.sleep(time);
-        constexpr std::chrono::milliseconds slice{50};
-        for (const auto before = cancels.load(); time.count() > 0 && cancels.load() == before; time -= slice)
-            std::this_thread::sleep_for((std::min)(time, slice));
+        credentials::Limits{{}, &cancels, cancels.load()}.sleep(time);
     }
 
     void count(std::uint64_t Stats::*counter) {
@@ -4800,7 +4680,7 @@ struct detail::Core {
     Result<const endpoint::Endpoint*> place(const credentials::Limits& limits = {}) {
         const std::lock_guard<std::mutex> hold(place_lock);
         if (place_now) return place_now;
-        credentials::Walk walk = chain.walk(limits);
+        credentials::Walk walk(*this, config, limits);
         const auto url = walk.endpoint_url("S3");
         if (!url) return url.error();
         const auto region = walk.region();
@@ -4821,7 +4701,6 @@ struct detail::Core {
     const std::string prefix;  // empty, or ends in a slash
     http::Pool pool;
     retry::Health health;
-    credentials::Chain chain;
     credentials::Provider identity;
     std::mutex stats_lock;
     Stats stats;
@@ -4838,15 +4717,16 @@ struct detail::Core {
 
     struct InFlight {  // a value that a thread of this process computes, see get_or_set
         const std::string key;
+        Result<Value> result;  // once it is done
         const std::thread::id owner = std::this_thread::get_id();
         const std::uint64_t process = http::process_id();
         std::optional<Value> stale_value{};  // still good while a new one is made
-        std::optional<Result<Value>> result{};
-        std::vector<std::thread::id> waiting{};
-        std::condition_variable done{};
+        bool is_done = false;
+        std::list<std::thread::id> waiting{};
+        std::condition_variable changed{};
     };
     std::mutex in_flight_lock;
-    std::vector<std::shared_ptr<InFlight>> in_flight;  // few at a time
+    std::list<std::shared_ptr<InFlight>> in_flight;  // few at a time
 
     // With the lock held; null: no thread of this process (those of its parent are not here) is computing that key.
     std::shared_ptr<InFlight> find_in_flight(std::string_view key) const {
@@ -4871,26 +4751,23 @@ private:
     }
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
-    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) const {
+    credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) override {
         http::Engine engine(1);
-        std::unique_ptr<http::Transfer> transfer = engine.borrow();
-        const std::string_view name = request.method;
-        using http::Method;
-        const Method method = name == "GET" ? Method::get : name == "PUT" ? Method::put : Method::post;
-        const http::Transfer::Request out{method, request.body, {}, false, request.bypass_proxy};
-        transfer->begin(out);
-        transfer->url = request.url;
-        transfer->limits = {credentials::connect_timeout, {}, request.timeout};
-        for (const auto& [field, value] : request.headers) transfer->add_header(field, value);
-        bool running = engine.start(*transfer, config);
+        http::Transfer transfer;
+        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
+        transfer.begin(out);
+        transfer.url = request.url;
+        transfer.limits = {credentials::connect_timeout, {}, request.timeout};
+        for (const auto& [field, value] : request.headers) transfer.add_header(field, value);
+        bool running = engine.start(transfer, config);
         if (!running) return {0, "libcurl refused the request"};
         while (running) {
             if (limits.over() || !engine.perform([&](http::Transfer&) { running = false; }))
                 return {0, "the caller does not wait any longer"};
             if (running) engine.wait(std::chrono::milliseconds(50));
         }
-        if (transfer->result != CURLE_OK) return {0, curl_easy_strerror(transfer->result)};
-        return {transfer->status, transfer->text.substr(0, credentials::answer_bytes_max + 1)};
+        if (transfer.result != CURLE_OK) return {0, curl_easy_strerror(transfer.result)};
+        return {transfer.status, transfer.text.substr(0, credentials::answer_bytes_max + 1)};
     }
 };
 
@@ -5016,7 +4893,7 @@ public:
             if (!answer) return attempts > 0 && error && error->code() == Errc::cancelled;
             return answer->refused || answer->result == CURLE_OUT_OF_MEMORY;
         }
-        bool is_anonymous() const { return identity->credentials.access_key.empty(); }
+        bool is_anonymous() const { return identity->access_key.empty(); }
 
         void start() {
             drop();
@@ -5036,7 +4913,7 @@ public:
             Call** at = &session.calls_;
             while (*at && *at != this) at = &(*at)->following;
             if (*at) *at = following;
-            if (answer) session.engine_->give_back(std::move(answer), running);
+            if (answer) session.engine_->give_back(std::exchange(answer, nullptr), running);
             running = false;
             done = true;
         }
@@ -5088,13 +4965,13 @@ public:
         Core& core;
         Request request;
         bool done = false;
-        std::unique_ptr<http::Transfer> answer{};
-        std::optional<Error> error{};  // there is no answer, or none to be understood
-        xml::ErrorBody fault{};        // without a code: the store told none
+        http::Transfer* answer = nullptr;  // the engine's
+        std::optional<Error> error{};      // there is no answer, or none to be understood
+        xml::ErrorBody fault{};            // without a code: the store told none
         int attempts = 0;
         http::Clock::time_point began{};
         const endpoint::Endpoint* place = nullptr;
-        std::shared_ptr<const credentials::Snapshot> identity{};
+        std::shared_ptr<const Credentials> identity{};
         std::size_t index = 0;             // for Calls, as
         Call* beside = nullptr;            // is this
         std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
@@ -5108,8 +4985,8 @@ public:
             due = now;
             if (!fault.code.empty() || !fault.region.empty()) fault = {};
             error.reset();
-            Result<void> fine;
-            if (!request.begins_upload) fine = session.check_allowed(request.operation, request.key);
+            Result<void> fine = session.check_allowed(request.operation, request.key);
+            if (!fine && request.begins_upload && fine.error().code() == Errc::cancelled) fine = {};
             if (fine) fine = address();
             if (!fine) return end(std::move(fine).error());
             if (!answer) answer = session.engine_->borrow();
@@ -5133,11 +5010,11 @@ public:
                 out.limits.total = (std::max)(left, Milliseconds(1));
             }
             out.url.assign(place->scheme).append("://").append(place->host);
-            out.path_at = out.url.size();
+            const std::size_t path_at = out.url.size();
             out.url.append(place->path);
             if (!request.object.empty() || place->path.empty()) out.url += '/';
             bytes::append_percent(out.url, request.object, true);
-            add_headers(std::string_view(out.url).substr(out.path_at));
+            add_headers(std::string_view(out.url).substr(path_at));
             if (!request.query.empty()) (out.url += '?').append(request.query);
         }
         void add_headers(std::string_view path) {
@@ -5155,7 +5032,7 @@ public:
                 out.add_header(hyphen ? "x-amz-meta-expires-at" : "x-amz-meta-expires_at", expiry);
             }
             if (is_anonymous()) return;
-            const Credentials& keys = identity->credentials;
+            const Credentials& keys = *identity;
             const std::string_view date = out.signer.date(dates::unix_seconds(now));
             const std::string_view hash =
                 request.payload_hash.empty() ? sigv4::empty_payload_hash : std::string_view(request.payload_hash);
@@ -5190,11 +5067,9 @@ public:
 
         // The store's words about a failure. What is no S3 error (a proxy's page, nothing) goes by the status number.
         void read_answer() {
-            if (answer->status >= 300 || request.error_in_200) {
-                auto found = xml::error_body(answer->text);
-                if (found) fault = *std::move(found);
-                if (found && fault.code.empty()) fault.code = std::to_string(answer->status);
-            }
+            const bool may_fail = answer->status >= 300 || request.error_in_200;
+            if (may_fail && xml::read_error(answer->text, fault) && fault.code.empty())
+                fault.code = std::to_string(answer->status);
             const bool has_code = !fault.code.empty();
             if (!core.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3())) core.store_seen = true;
             if (request.error_in_200 && answer->result == CURLE_OK && answer->status == 200 && !has_code &&
@@ -5248,7 +5123,7 @@ public:
             if (has_tried(action)) return false;
             corrections |= 1U << static_cast<unsigned>(action);
             const bool corrected = action == Action::refresh_credentials
-                                       ? core.identity.force_refresh(identity->generation, session.limits_)
+                                       ? core.identity.force_refresh(*identity, session.limits_)
                                    : action == Action::correct_clock  ? correct_clock()
                                    : action == Action::correct_region ? correct_region()
                                                                       : true;
@@ -5371,11 +5246,10 @@ public:
     };
 
     explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
-        : core_(core), engine_(core.pool.take()), cancels_(core.cancels.load(std::memory_order_relaxed)) {
-        limits_.cancelled = [this] { return was_cancelled(); };
+        : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
-    ~Session() { core_.pool.give_back(std::move(engine_)); }
+    ~Session() { core_.pool.give_back(engine_); }
 
     Core& core() { return core_; }
     digest::Sha256& body_hash() { return engine_->body_hash; }
@@ -5396,7 +5270,7 @@ public:
     void allow_cleanup() {
         report_progress_ = nullptr;
         why_cancelled_ = nullptr;
-        cancels_ = core_.cancels.load(std::memory_order_relaxed);
+        limits_.cancels_before = core_.cancels.load();
         const auto now = http::Clock::now();
         if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
         limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
@@ -5415,7 +5289,7 @@ public:
 
     // Whether the operation may go on: for work between requests, such as reading a source.
     Result<void> check_allowed(std::string_view operation, std::string_view key) const {
-        const char* cancelled = why_cancelled_ ? why_cancelled_ : was_cancelled() ? by_cancel : nullptr;
+        const char* cancelled = why_cancelled_ ? why_cancelled_ : limits_.cancelled() ? by_cancel : nullptr;
         if (cancelled) return refusal(Errc::cancelled, operation, key, cancelled);
         if (!limits_.deadline || http::Clock::now() < *limits_.deadline) return {};
         return refusal(Errc::timed_out, operation, key, out_of_time_text());
@@ -5427,7 +5301,7 @@ public:
         const bool fine =
             engine_->perform([](http::Transfer& done) { static_cast<Call*>(done.owner)->finish_attempt(); });
         if (!fine) end_all(Errc::network, "libcurl gave up on its connections");
-        const char* why = was_cancelled() ? by_cancel : nullptr;
+        const char* why = limits_.cancelled() ? by_cancel : nullptr;
         if (report_progress_ && http::Clock::now() >= next_report_) {
             next_report_ = http::Clock::now() + tick;
             if (!report_progress_(reporter_)) why = "cancelled by the progress callback";
@@ -5443,8 +5317,6 @@ public:
     void wake() { woken_ = true; }
 
 private:
-    bool was_cancelled() const { return core_.cancels.load(std::memory_order_relaxed) != cancels_; }
-
     std::string out_of_time_text() const {
         return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
                " ms) is over";
@@ -5477,7 +5349,7 @@ private:
     }
 
     Core& core_;
-    std::unique_ptr<http::Engine> engine_;
+    http::Engine* const engine_;
     Call* calls_ = nullptr;
     void* reporter_ = nullptr;
     bool (*report_progress_)(void*) = nullptr;
@@ -5488,7 +5360,6 @@ private:
     bool woken_ = false;
     const char* why_cancelled_ = nullptr;      // null: it is not
     http::Clock::time_point uploads_until_{};  // when it is: how long the beginning of an upload is waited for
-    std::uint64_t cancels_;                    // of the cache, when this session began
 };
 
 using Call = Session::Call;
@@ -5763,11 +5634,10 @@ private:
 #else
         if (!out_) out_.reset(new char[piece_bytes]);
         if (!input_.empty()) inflater_.feed(std::exchange(input_, std::string_view()));
-        const gzip::Pulled pulled = inflater_.pull(out_.get(), piece_bytes);
-        const bool is_cut = pulled.produced == 0 && is_at_end_ && !inflater_.end_of_input();
-        if (pulled.step == gzip::Step::damaged || is_cut)
+        const std::size_t produced = inflater_.pull(out_.get(), piece_bytes);
+        if (inflater_.problem() || (produced == 0 && is_at_end_ && !inflater_.end_of_input()))
             return Error(Errc::damaged, std::string("the gzip body is damaged: ") + inflater_.problem());
-        return std::string_view(out_.get(), pulled.produced);
+        return std::string_view(out_.get(), produced);
 #endif
     }
 
@@ -6062,16 +5932,15 @@ private:
 #ifndef S3CACHE_NO_GZIP
         if (is_deflated_) {
             if (!raw_) raw_.reset(new char[piece_bytes]);
-            const gzip::Pulled pulled = deflater_.pull(buffer, capacity);
-            if (pulled.step == gzip::Step::damaged)
-                return Error(Errc::too_large, std::string("gzip: ") + deflater_.problem());
-            is_at_end_ = pulled.step == gzip::Step::finished;
-            if (pulled.step != gzip::Step::needs_input) return pulled.produced;
+            const std::size_t produced = deflater_.pull(buffer, capacity);
+            if (deflater_.problem()) return Error(Errc::too_large, std::string("gzip: ") + deflater_.problem());
+            is_at_end_ = deflater_.is_finished();
+            if (is_at_end_ || produced == capacity) return produced;
             const Result<std::size_t> count = ask(*body_.source, raw_.get(), piece_bytes, taken_);
             if (!count) return count;
             deflater_.feed({raw_.get(), *count});
             if (*count == 0) deflater_.finish();
-            return pulled.produced;
+            return produced;
         }
 #endif
         Result<std::size_t> count = ask(*body_.source, buffer, capacity, taken_);
@@ -6192,22 +6061,22 @@ inline constexpr int versions_tried_max = 3;
 
 // What lies below a prefix, page by page. Of a listing these are the insides.
 struct Pages {
-    enum class Kind { entries, with_scratch, uploads };  // uploads in parts have their id in the place of an ETag
+    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, std::optional<Seconds> age = {})
+        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), older_than(age) {}
 
-    Pages(std::shared_ptr<Core> shared, std::string_view below, Look how, Kind of = Kind::entries, Seconds age = {})
-        : core(std::move(shared)), session(*core), prefix(core->object(below)), look(how), kind(of), older_than(age) {}
-
-    // The entries that could be read come before the error about one that could not.
+    // The entries that could be read come before the error about one that could not. Scratch objects are left out.
     Result<std::optional<Entry>> next() {
-        while (at == page.size()) {
-            if (trouble) return *trouble;
-            if (is_last) return std::optional<Entry>();
-            if (const Result<void> fine = next_page(); !fine) {
-                page.clear();
-                trouble = fine.error();
+        for (;; ++at) {
+            while (at == page.size()) {
+                if (trouble) return *trouble;
+                if (is_last) return std::optional<Entry>();
+                if (const Result<void> fine = next_page(); !fine) {
+                    page.clear();
+                    trouble = fine.error();
+                }
             }
+            if (!entry::is_scratch_name(page[at].key)) return std::optional<Entry>(std::move(page[at++]));
         }
-        return std::optional<Entry>(std::move(page[at++]));
     }
 
     Result<void> next_page() {
@@ -6219,17 +6088,18 @@ struct Pages {
         if (!call.ok()) return call.failure();
         std::string& text = call.answer->text;
         const bool has_illegal = !xml::representable(text);  // a store that ignores encoding-type may write such keys
-        const auto is_illegal = [](char c) { return bytes::octet(c) < 0x20 && !bytes::is_blank(c); };
-        if (has_illegal) std::replace_if(text.begin(), text.end(), is_illegal, illegal_mark);
-        auto got = xml::list_result(text, kind == Kind::uploads ? "Upload" : "Contents");
+        for (char& c : text) {
+            if (has_illegal && bytes::octet(c) < 0x20 && !bytes::is_blank(c)) c = illegal_mark;
+        }
+        auto got = xml::list_result(text, older_than ? "Upload" : "Contents");
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
-        for (xml::ListEntry& listed : got->entries) {
+        for (Entry& listed : got->entries) {
             if (has_illegal && listed.key.find(illegal_mark) != std::string::npos)
                 trouble = refuse("a key holds a byte that XML cannot, unencoded: remove it by its name");
             else if (bytes::starts_with(listed.key, prefix))
                 add(listed);
-            else if (kind != Kind::uploads)
+            else if (!older_than)
                 return refuse("the store listed a key outside the prefix");
         }
         is_last = !got->truncated;
@@ -6240,9 +6110,8 @@ struct Pages {
     Session session;
     std::string prefix;
     Look look;
-    Kind kind;
-    Seconds older_than;      // what uploads are
-    bytes::Pairs markers{};  // by which the next page is asked for
+    const std::optional<Seconds> older_than;  // uploads are listed that are; empty: entries
+    bytes::Pairs markers{};                   // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
     unsigned empty_pages = 0;
@@ -6255,12 +6124,12 @@ private:
     static constexpr char illegal_mark = '\x7F';      // stands for bytes that XML cannot hold
     static constexpr unsigned empty_pages_max = 100;  // in a row; stores may send some where much was deleted
 
-    const char* operation() const { return kind == Kind::uploads ? "sweep_uploads" : "list"; }
+    const char* operation() const { return older_than ? "sweep_uploads" : "list"; }
     Error refuse(std::string_view text) const { return refusal(Errc::protocol, operation(), prefix, text); }
 
     std::string query() const {
         bytes::Pairs out = {{"encoding-type", "url"}, {"prefix", prefix}};
-        bytes::add(out, kind == Kind::uploads ? "uploads" : "list-type", kind == Kind::uploads ? "" : "2");
+        bytes::add(out, older_than ? "uploads" : "list-type", older_than ? "" : "2");
         for (const auto& [name, value] : markers) {
             if (!value.empty()) bytes::add(out, name, value);
         }
@@ -6276,7 +6145,7 @@ private:
         empty_pages = got.entries.empty() ? empty_pages + 1 : 0;
         if (empty_pages != 0)
             return empty_pages > empty_pages_max ? "the store sends empty pages without end" : nullptr;
-        const auto name = [](const xml::ListEntry& listed) { return listed.key + '\n' + listed.upload_id; };
+        const auto name = [](const Entry& listed) { return listed.key + '\n' + listed.info.etag; };
         const std::string first = name(got.entries.front());
         if (first == remembered || first == previous_last)
             return "the store sends the same page again instead of the next";
@@ -6286,17 +6155,14 @@ private:
         return nullptr;
     }
 
-    void add(xml::ListEntry& listed) {
-        Entry entry{listed.key.substr(core->prefix.size()), {}};
-        entry.info.size = listed.size;
-        entry.info.etag = std::move(kind == Kind::uploads ? listed.upload_id : listed.etag);
-        entry.info.last_modified = dates::iso8601(listed.time).value_or(TimePoint());
-        bool is_hidden = kind == Kind::entries && entry::is_scratch_name(entry.key);
-        // Without an id the request to abort would read as one to remove an object.
-        if (kind == Kind::uploads)
-            is_hidden = entry.info.etag.empty() || entry.info.last_modified == TimePoint() ||
-                        retry::seconds_between(entry.info.last_modified, core->now()) < older_than.count();
-        if (!entry.key.empty() && !is_hidden) page.push_back(std::move(entry));
+    void add(Entry& entry) {
+        entry.key.erase(0, core->prefix.size());
+        const Info& info = entry.info;
+        // An upload without an id: the request to abort it would read as one to remove an object.
+        const bool is_left =
+            older_than && (info.etag.empty() || info.last_modified == TimePoint() ||
+                           retry::seconds_between(info.last_modified, core->now()) < older_than->count());
+        if (!entry.key.empty() && !is_left) page.push_back(std::move(entry));
     }
 
     // An entry that has gone since it was listed stays as the list told it; one that cannot be looked at is an error.
@@ -6373,7 +6239,7 @@ template <class T, class List, class Work>
 std::vector<Result<T>> result_of_each(const char* operation, const List& list, const Work& work) {
     std::vector<Result<T>> out;
     const Result<void> ran = never_throws([&]() -> Result<void> {
-        out.resize(list.size(), out_of_memory());
+        out = std::vector<Result<T>>(list.size(), out_of_memory());
         work(out);
         return {};
     });
@@ -6491,14 +6357,8 @@ struct RemovalCall : Call {
 // What a get may ask for beside the value.
 struct GetRequest {
     GetOptions options{};
-    Seconds grace{0};  // an entry that has expired no longer than this is returned too
-};
-
-// A value with what its headers said; and whether it is past its time, which only a caller who asks for that gets.
-struct GetResult {
-    std::optional<Value> value{};
-    entry::Facts facts{};  // without the Info, which the value has
-    bool is_stale = false;
+    Seconds grace{0};        // an entry that has expired no longer than this is returned too
+    double* cost = nullptr;  // where to put the seconds that computing it took
 };
 
 // One entry being read: its bytes in order, whatever becomes of them, with length and checksums checked.
@@ -6512,11 +6372,11 @@ struct GetResult {
 class Reading : public transfer::Range {
 public:
     // A large one that is alone, and comes slowly over one connection, is helped by others.
-    Reading(Session& on, std::string_view key, const GetRequest& wanted, bool is_alone)
-        : Range(on, key), wanted_(wanted) {
+    Reading(Session& on, std::string_view key, GetRequest wanted, bool is_alone)
+        : Range(on, key), wanted_(std::move(wanted)) {
         if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
         if (config().checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
-        if (!wanted.options.progress) return;
+        if (!wanted_.options.progress) return;
         session.on_progress(this, [](void* self) { return static_cast<Reading*>(self)->report_progress(); });
     }
 
@@ -6564,7 +6424,7 @@ protected:
     std::string_view key() const { return request.key; }
     Timing timing() const { return timing_of(*this, taken_); }
 
-    const GetRequest& wanted_;
+    const GetRequest wanted_;
     entry::Facts facts_;
     transfer::Decoder decoder_;
     std::uint64_t taken_ = 0;  // of the body, as it is stored
@@ -6653,20 +6513,19 @@ public:
     using Reading::Reading;
 
     // Once tend() has said that it is done.
-    Result<GetResult> result() {
-        if (is_missing()) return GetResult();
+    Result<std::optional<Value>> result() {
+        if (is_missing()) return std::optional<Value>();
         Result<void> fine = check();
         if (fine) fine = decode({});
         if (!fine) return record_error(core, "get", key(), fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
         record(core, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
-        GetResult out{{}, std::move(facts_), is_stale_};
-        Info& info = out.facts.info;
+        if (wanted_.cost) *wanted_.cost = facts_.cost;
+        Info& info = facts_.info;
         if (!info.kind) info.kind = entry::classify(value_);
         const Kind kind = *info.kind;
-        out.value.emplace(std::move(value_), kind, std::move(info));
-        return out;
+        return std::optional<Value>(Value(std::move(value_), kind, std::move(info)));
     }
 
 private:
@@ -6765,17 +6624,14 @@ private:
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
-inline Result<GetResult> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
+inline Result<std::optional<Value>> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
     if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
         GetOperation job(session, key, wanted, true);
         job.run();
-        Result<GetResult> got = job.result();
+        auto got = job.result();
         if (got || got.error().code() != Errc::changed || tried == versions_tried_max) return got;
     }
-}
-inline Result<std::optional<Value>> value_of(Core& core, std::string_view key, Result<GetResult> got) {
-    return tolerated(core, "get", key, std::move(got).transform([](GetResult&& one) { return std::move(one.value); }));
 }
 
 inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool wants_size) {
@@ -6824,8 +6680,8 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
         keep_headers(copy, there.headers());
-        std::string source = "/" + core.bucket + "/";
-        bytes::append_percent(source, copy.object, true);
+        std::string source;
+        bytes::append_percent(source, "/" + core.bucket + "/" + copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
@@ -6847,17 +6703,15 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
 
 // -- files
 
-using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
-
 // Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
 // before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
-inline File open_file(const std::string& path, const char* how) { return {fopen64(path.c_str(), how), std::fclose}; }
+inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
 #else
-inline File open_file(const std::string& path, const char* how) { return {std::fopen(path.c_str(), how), std::fclose}; }
+inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
 #if defined(_WIN32)
 using FileStat = struct _stat64;
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
@@ -6872,7 +6726,7 @@ inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(f
 // (those of /proc say 0 and hold something).
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     FileStat seen;
-    if (!stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
+    if (!file || !stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
 #elif defined(_WIN32)
@@ -6882,11 +6736,14 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #endif
 }
 
-// A file that is written to while it is read fails: what was read is of no one moment.
-inline Source source_of(const std::shared_ptr<std::FILE>& in) {
-    const auto before = state_of(in.get());
+// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read: what was read
+// is of no one moment.
+inline Source source_of(std::FILE* file) {
+    const auto close = [](std::FILE* opened) { return opened ? std::fclose(opened) : 0; };
+    const auto before = state_of(file);
+    const std::shared_ptr<std::FILE> in(file, close);
     Source source([in, before](char* buffer, std::size_t capacity) {
-        const std::size_t count = std::fread(buffer, 1, capacity, in.get());
+        const std::size_t count = in ? std::fread(buffer, 1, capacity, in.get()) : source_failed;
         return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
     });
     return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
@@ -6898,7 +6755,7 @@ inline Error file_error(const char* operation, std::string_view key, const std::
 
 inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
     for (;;) {
-        const Result<std::string_view> chunk = never_throws([&] { return stream.next(); });
+        const Result<std::string_view> chunk = stream.next();
         if (!chunk) return chunk.error();
         if (chunk->empty()) return {};
         if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
@@ -6926,16 +6783,16 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     }
 #endif
     const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    File out = open_file(path, is_written_through ? "wb" : "wbx");
+    std::FILE* const out = open_file(path, is_written_through ? "wb" : "wbx");
     if (!out) return file_error("get", key, path, "cannot create");
 #if !defined(_WIN32)
     if (exists && !is_written_through) {
-        static_cast<void>(::fchown(fileno(out.get()), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-        static_cast<void>(::fchmod(fileno(out.get()), seen.st_mode & 07777));
+        static_cast<void>(::fchown(fileno(out), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+        static_cast<void>(::fchmod(fileno(out), seen.st_mode & 07777));
     }
 #endif
-    Result<void> written = copy_to(stream, out.get(), key, path);
-    if (std::fclose(out.release()) != 0 && written) written = file_error("get", key, path, "cannot write");
+    Result<void> written = never_throws(copy_to, stream, out, key, path);
+    if (std::fclose(out) != 0 && written) written = file_error("get", key, path, "cannot write");
     if (is_written_through) return written;
 #if defined(_WIN32)  // where rename replaces nothing
     const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
@@ -6961,7 +6818,7 @@ inline Result<void> check_set(const Core& core, std::string_view key, const SetO
     if (entry::flaw_of(options.if_match) || options.if_match == "*") return refuse("if_match is no ETag");
     if (entry::flaw_of(options.content_type)) return refuse("content_type holds bytes that are not printable ASCII");
     Metadata all = core.config.metadata;
-    all.insert(all.end(), options.metadata.begin(), options.metadata.end());
+    for (const auto& [name, value] : options.metadata) bytes::add(all, name, value);
     if (const Result<void> fine = entry::check_metadata(all); !fine) return refuse(fine.error().what());
     return {};
 }
@@ -7076,18 +6933,17 @@ class Lease {
     static constexpr std::chrono::milliseconds settling_time{300};
 
 public:
-    Lease(Core& core, std::string_view what, Seconds time)
-        : core_(core),
-          name_(entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32))),
-          time_(time) {}
+    explicit Lease(Core& core) : core_(core) {}
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() {
         if (is_ours_) http::shielded([this] { return give_back(); }, false);
     }
 
+    bool is_ours() const { return is_ours_; }
     // False: another has it.
-    Result<bool> take(Session& session) {
+    Result<bool> take(Session& session, std::string_view what, Seconds time) {
+        name_ = entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32));
         const Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
         if (!is_safe) return is_safe;
         const auto there = look(session, "lease", name_);
@@ -7096,9 +6952,9 @@ public:
         s3::Request write = request(core_, "lease", Method::put, name_);
         write.condition = condition_over(core_, *there);
         write.write_id = write_id_ = core_.random_id();
-        if (time_.count() < entry::ttl_seconds_max) {
-            write.ttl = time_;
-            write.header("x-amz-meta-lease-seconds", entry::seconds_text(time_.count()));
+        if (time.count() < entry::ttl_seconds_max) {
+            write.ttl = time;
+            write.header("x-amz-meta-lease-seconds", entry::seconds_text(time.count()));
         }
         const Result<bool> stored = put_scratch(session, std::move(write), write_id_);
         if (!stored || !*stored) return stored;
@@ -7125,9 +6981,7 @@ private:
     }
 
     Core& core_;
-    const std::string name_;
-    const Seconds time_;
-    std::string write_id_;
+    std::string name_, write_id_;
     bool is_ours_ = false;
 };
 
@@ -7135,7 +6989,7 @@ private:
 // ignores conditions is kept from the plain mistakes. The condition of the write itself then settles what happens in
 // between. Two who want the place of an expired entry may bring the bytes that it has had, and so its ETag: If-Match on
 // that would let both pass. So they look once more with a lease on the place, which is to last until the write is over.
-inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::optional<Lease>& claim) {
+inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease& claim) {
     if (write.condition.empty()) return true;
     Core& core = session.core();
     const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
@@ -7148,9 +7002,8 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, std::
         const bool is_met = wanted == "*" ? !*there || there->expired(core.unix_now()) : there->has_etag(wanted);
         if (!is_met) return false;
         write.condition = condition_over(core, *there);
-        if (wanted != "*" || !*there || write.condition.empty() || claim) return true;
-        claim.emplace(core, "claim " + std::string(write.key), claim_time);
-        const Result<bool> taken = claim->take(session);
+        if (wanted != "*" || !*there || write.condition.empty() || claim.is_ours()) return true;
+        const Result<bool> taken = claim.take(session, "claim " + std::string(write.key), claim_time);
         if (!taken || !*taken) return taken;
     }
 }
@@ -7165,7 +7018,7 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     const auto plan = transfer::plan_parts(core.config, body.size(), options.compress);
     if (!plan) return record_error(core, "set", key, about("set", key, plan.error()), timing);
     Session session(core, options.timeout);
-    std::optional<Lease> claim;
+    Lease claim(core);
     transfer::Upload upload(session, *std::move(write), *plan, body, options);
     Result<bool> stored = is_condition_met(session, upload.request, claim);
     if (stored && *stored) stored = upload.run();
@@ -7177,8 +7030,12 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
 inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
                                 double cost = 0) {
     if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
-    const std::string_view data = payload.view();
-    const Source source = chunks(&data, &data + 1).sized(data.size());
+    std::string_view rest = payload.view();
+    const auto read = [&rest](char* buffer, std::size_t capacity) {
+        const std::size_t count = rest.copy(buffer, capacity);
+        return rest.remove_prefix(count), count;
+    };
+    const Source source = Source(read).sized(rest.size());
     return set(core, key, {&payload, &source}, options, cost);
 }
 
@@ -7217,9 +7074,8 @@ struct Removal {
     s3::Request request_for(std::size_t i) const {
         if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
         if (task == Task::remove) return request(core, "remove", Method::erase, keys[i]);
-        s3::Request abort = request(core, "sweep_uploads", Method::erase, keys[i]);
-        abort.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
-        return abort;
+        return request(core, "sweep_uploads", Method::erase, keys[i],
+                       sigv4::canonical_query({{"uploadId", uploads[i].info.etag}}));
     }
     static constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
@@ -7248,21 +7104,28 @@ struct Removal {
             outage = why;
         ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
     }
-    void ask_singly(const std::vector<std::size_t>& which) { singly.insert(singly.end(), which.begin(), which.end()); }
+    void ask_singly(const std::vector<std::size_t>& which) {
+        for (const std::size_t i : which) singly.push_back(i);
+    }
     // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
-    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<xml::ListEntry>& errors) {
-        std::vector<std::size_t> gone = batch, failed;
-        for (const xml::ListEntry& error : errors) {
-            const auto its = std::stable_partition(gone.begin(), gone.end(), [&](std::size_t i) {
-                const bool may_be = error.key.size() == core.prefix.size() + keys[i].size();
-                return !may_be || error.key != core.object(keys[i]);
-            });
-            if (its == gone.end()) return ask_singly(batch);
-            failed.insert(failed.end(), its, gone.end());
-            gone.erase(its, gone.end());
+    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<Entry>& errors) {
+        const auto is_about = [&](const Entry& error, std::size_t i) {
+            const std::string_view name = error.key;
+            return bytes::starts_with(name, core.prefix) && name.substr(core.prefix.size()) == keys[i];
+        };
+        for (const Entry& error : errors) {
+            bool is_asked_for = false;
+            for (const std::size_t i : batch) is_asked_for |= is_about(error, i);
+            if (!is_asked_for) return ask_singly(batch);
         }
-        ask_singly(failed);
-        for (const std::size_t i : gone) finish(i, true, timing_of(call, 0));
+        for (const std::size_t i : batch) {
+            bool has_failed = false;
+            for (const Entry& error : errors) has_failed |= is_about(error, i);
+            if (has_failed)
+                singly.push_back(i);
+            else
+                finish(i, true, timing_of(call, 0));
+        }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
@@ -7285,7 +7148,7 @@ struct Removal {
 // Does a task for all below a prefix; how many are gone by that. What can be done is done, whatever fails but a page or
 // the store; the first failure is what is returned in the end.
 inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, std::string_view prefix,
-                                  Seconds older_than) {
+                                  std::optional<Seconds> older_than) {
     const bool clears = task == Task::remove;
     const char* operation = clears ? "clear" : task == Task::purge ? "purge_expired" : "sweep_uploads";
     if (Result<void> fine = check_writable(*core, operation, prefix); !fine) return std::move(fine).error();
@@ -7298,8 +7161,7 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
     // What takes more than one page is cleared again until nothing is found, because a store may skip keys when what
     // lies before them goes; but not for ever, since others may be writing.
     for (int round = 0; round < (clears ? 3 : 1) && !first; ++round) {
-        const auto kind = task == Task::sweep ? Pages::Kind::uploads : Pages::Kind::with_scratch;
-        Pages pages(core, prefix, Look::shallow, kind, older_than);
+        Pages pages(core, prefix, Look::shallow, older_than);
         const std::uint64_t before = done;
         while (!pages.is_last) {
             if (is_failure(pages.next_page())) break;
@@ -7323,6 +7185,10 @@ inline Result<std::uint64_t> tidy(const std::shared_ptr<Core>& core, Task task, 
 
 // -- computed once
 
+inline bool is_fresh(const Core& core, const std::optional<Value>& found) {
+    return found && (!found->info().expires_at || *found->info().expires_at > core.now());
+}
+
 // One computation of a key's value by this process, with what was there before.
 struct Computation {
     using Producer = std::function<Result<Produced>()>;
@@ -7333,41 +7199,44 @@ struct Computation {
     const SetOptions& options;
     const ComputeOptions& how;
     const std::shared_ptr<InFlight> in_flight;
-    GetResult before{};
+    std::optional<Value> before{};
+    double cost = 0;
     bool is_early = false;
 
     Result<Value> run() {
-        Result<GetResult> found = [this] {
-            Session session(core);
-            return recall(session);
-        }();
-        if (!found && !may_compute_after(found.error())) return std::move(found).error();
+        Lease lease(core);
+        Result<std::optional<Value>> there = look_first(lease);
+        if (!there) return std::move(there).error();
+        if (*there) return **std::move(there);
+        Result<Value> value = made();
+        if (value || !before) return value;
+        // What was there before may do.
+        const bool is_stale = !is_fresh(core, before);
+        record(core, "get_or_set", key, "stale", is_stale ? &Stats::stale : nullptr, value.error().what());
+        return *std::move(before);
+    }
+
+    // The value that is there, or comes from another; none: to be computed here.
+    Result<std::optional<Value>> look_first(Lease& lease) {
+        Session session(core);
+        Result<std::optional<Value>> found = recall(session);
+        if (!found && !may_compute_after(found.error())) return found;
         if (found) before = *std::move(found);
         is_early = is_due_early();
-        if (is_fresh(before) && !is_early) return *std::move(before.value);
+        if (is_fresh(core, before) && !is_early) return std::move(before);
         if (is_early) {
             record(core, "get_or_set", key, "early");
             const std::lock_guard<std::mutex> hold(core.in_flight_lock);
-            in_flight->stale_value = before.value;  // for those who ask meanwhile
-            in_flight->done.notify_all();
+            in_flight->stale_value = before;  // for those who ask meanwhile
+            in_flight->changed.notify_all();
         }
-        std::optional<Lease> lease;
-        if (how.lease.count() > 0 && !core.config.read_only) {
-            lease.emplace(core, key, how.lease);
-            if (std::optional<Result<Value>> others = wait_for_turn(*lease)) return *std::move(others);
-        }
-        Result<Value> value = made();
-        if (value || !before.value) return value;
-        // What was there before may do.
-        record(core, "get_or_set", key, "stale", before.is_stale ? &Stats::stale : nullptr, value.error().what());
-        return *std::move(before.value);
+        const bool has_lease = how.lease.count() > 0 && !core.config.read_only;
+        return has_lease ? wait_for_turn(session, lease) : std::optional<Value>();
     }
 
-    static bool is_fresh(const GetResult& found) { return found.value && !found.is_stale; }
-
-    Result<GetResult> recall(Session& session) const {
+    Result<std::optional<Value>> recall(Session& session) {
         session.allow(core.config.call_timeout);
-        return get_one(session, key, {{}, how.stale_if_error});
+        return get_one(session, key, {{}, how.stale_if_error, &cost});
     }
     // A store that cannot be reached does not keep the producer from answering, nor does an entry that is damaged: what
     // is computed will replace it. The error has been counted, and was an event.
@@ -7378,40 +7247,39 @@ struct Computation {
     }
     // XFetch: the nearer the end, and the longer computing takes, the likelier; the draw is each caller's own.
     bool is_due_early() const {
-        if (!(how.early_refresh > 0) || !is_fresh(before)) return false;
-        const double ahead = before.facts.cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
-        return core.unix_now() + ahead >= before.facts.expires_at;
+        if (!(how.early_refresh > 0) || !is_fresh(core, before) || !before->info().expires_at) return false;
+        const double ahead = cost * how.early_refresh * -std::log((std::max)(1 - core.random(), 1e-300));
+        return retry::seconds_between(core.now(), *before->info().expires_at) <= ahead;
     }
 
     // A value that came from another while we asked for the lease; none that we know already.
-    std::optional<Value> others_value(Session& session) const {
-        Result<GetResult> found = recall(session);
-        if (!found || !is_fresh(*found)) return std::nullopt;
-        const bool is_known = is_early && found->facts.expires_at == before.facts.expires_at;
-        return is_known ? std::nullopt : std::move(found->value);
+    std::optional<Value> others_value(Session& session) {
+        Result<std::optional<Value>> found = recall(session);
+        if (!found || !is_fresh(core, *found)) return {};
+        const bool is_known = is_early && (*found)->info().expires_at == before->info().expires_at;
+        return is_known ? std::optional<Value>() : *std::move(found);
     }
 
     // Waits until computing is ours (empty) or another's value is there. In the end it is ours all the same. What was
     // cancelled on the way stays so for the session.
-    std::optional<Result<Value>> wait_for_turn(Lease& lease) const {
+    Result<std::optional<Value>> wait_for_turn(Session& session, Lease& lease) {
         const Seconds most = how.lease_wait.count() > 0 ? how.lease_wait : how.lease;
-        Session session(core);
         Seconds waited{0};
         // Between two looks for another's value: doubles from the first to the most, with jitter.
         constexpr std::chrono::milliseconds lease_poll_first{50}, lease_poll_most{1000};
         for (auto wait = lease_poll_first;; wait = (std::min)(2 * wait, lease_poll_most)) {
             session.allow(core.config.call_timeout);
-            const Result<bool> is_ours = lease.take(session);
+            const Result<bool> is_ours = lease.take(session, key, how.lease);
             if (!is_ours) {
                 const Errc code = is_ours.error().code();
                 if (code == Errc::cancelled ||
                     (code == Errc::unsupported && core.config.conditions == Conditions::required))
                     return about("get_or_set", key, is_ours.error());
-                return std::nullopt;  // the store did not say: computing must not wait for that
+                return std::optional<Value>();  // the store did not say: computing must not wait for that
             }
             if (*is_ours) return others_value(session);  // the one before us may have stored its value before
-            if (is_early) return before.value;           // somebody is at it
-            if (waited >= most) return std::nullopt;
+            if (is_early) return std::move(before);      // somebody is at it
+            if (waited >= most) return std::optional<Value>();
             const auto time = std::chrono::duration_cast<std::chrono::milliseconds>(wait * (0.5 + core.random() / 2));
             core.sleep(time);
             waited += time;
@@ -7463,16 +7331,16 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
                               std::unique_lock<std::mutex>& hold) {
     const auto cancels = core.cancels.load();
     const auto& stale = in_flight->stale_value;
-    std::vector<std::thread::id>& waiting = in_flight->waiting;
-    waiting.push_back(std::this_thread::get_id());
-    const auto is_good = [&] { return stale && (!stale->info().expires_at || *stale->info().expires_at > core.now()); };
-    while (!in_flight->result && !is_good() && core.cancels.load() == cancels) in_flight->done.wait_for(hold, s3::tick);
-    waiting.erase(std::find(waiting.begin(), waiting.end(), std::this_thread::get_id()));
-    const bool is_brought = in_flight->result.has_value();
-    if (!is_brought && !is_good()) return refusal(Errc::cancelled, "get_or_set", key, "cancelled by Cache::cancel()");
+    in_flight->waiting.push_back(std::this_thread::get_id());
+    while (!in_flight->is_done && !is_fresh(core, stale) && core.cancels.load() == cancels)
+        in_flight->changed.wait_for(hold, s3::tick);
+    in_flight->waiting.remove(std::this_thread::get_id());
+    if (!in_flight->is_done && !is_fresh(core, stale))
+        return refusal(Errc::cancelled, "get_or_set", key, s3::by_cancel);
+    const bool is_brought = in_flight->is_done;
     hold.unlock();  // what is brought does not change any more, and copying it takes a while
     if (is_brought) core.count(&Stats::waited);
-    return is_brought ? *in_flight->result : Result<Value>(*stale);
+    return is_brought ? in_flight->result : Result<Value>(*stale);
 }
 
 // -- opening
@@ -7506,10 +7374,9 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
     if (!location) return about("open", {}, location.error());
     if (const Result<void> fine = check_config(config); !fine) return about("open", {}, fine.error());
     if (config.ca_bundle.empty()) {  // empty in the end: libcurl's own certificates are trusted
-        const credentials::Chain chain({}, config);
-        credentials::Walk walk = chain.walk();
-        config.ca_bundle = walk.first({"AWS_CA_BUNDLE"}).value;
-        if (config.ca_bundle.empty()) config.ca_bundle = walk.profile_setting("ca_bundle");
+        credentials::Environment outside;
+        credentials::Walk walk(outside, config);
+        config.ca_bundle = walk.in_profile("AWS_CA_BUNDLE", "ca_bundle").value;
         if (config.ca_bundle.empty()) config.ca_bundle = walk.first({"SSL_CERT_FILE"}).value;
     }
     const auto place = endpoint::resolve(location->bucket, config.region.empty() ? "us-east-1" : config.region,
@@ -7549,48 +7416,45 @@ struct detail::ReaderState {
 
     const std::shared_ptr<Core> core;
     const std::string key;
-    const cache::GetRequest wanted;
-    s3::Session session{*core, wanted.options.timeout};
-    cache::Stream stream{session, key, wanted, true};
+    const GetOptions options;
+    s3::Session session{*core, options.timeout};
+    cache::Stream stream{session, key, {options}, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
-    std::unique_ptr<std::istream> istream{};
+#if S3CACHE_EXCEPTIONS
+    Text text{stream};
+#endif
 };
 
 S3CACHE_FN Error::Error(Details details, const std::string& message)
-    : std::runtime_error(detail::bytes::without_passwords(message)),
-      details_(std::make_shared<const Details>(std::move(details))) {}
+    : std::runtime_error(detail::bytes::without_passwords(message)), details_(new Details(std::move(details))) {}
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
 
 S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
-    std::vector<char> piece(transfer::piece_bytes);
+    std::string piece(transfer::piece_bytes, 0);
     for (std::uint64_t taken = 0;;) {
         const Result<std::size_t> count = transfer::ask(source, piece.data(), piece.size(), taken);
         if (!count) return count.error();
         if (*count == 0) return out;
-        out.data.append(piece.data(), *count);
+        out.data.append(piece, 0, *count);
     }
 }
 
 // Its buffer is read, because an istream may throw at its end (exceptions(failbit)), which is no error of a source.
-S3CACHE_FN Source::Source(std::istream& in)
-    : read_([&in](char* buffer, std::size_t capacity) {
-          if (in.bad() || (in.fail() && !in.eof())) return source_failed;
-          const auto count =
-              static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
-          if (count == 0) {
-              in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
-              in.setstate(std::ios_base::eofbit);
-          }
-          return count;
-      }) {}
+S3CACHE_FN std::size_t Source::read_stream(std::istream& in, char* buffer, std::size_t capacity) {
+    if (in.bad() || (in.fail() && !in.eof())) return source_failed;
+    const auto count = static_cast<std::size_t>(in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity)));
+    if (count == 0) {
+        in.exceptions(in.exceptions() & ~std::ios_base::eofbit);
+        in.setstate(std::ios_base::eofbit);
+    }
+    return count;
+}
 
 S3CACHE_FN Source file(const std::string& path) {
-    const std::shared_ptr<std::FILE> opened = detail::cache::open_file(path, "rb");
-    if (!opened) return Source([](char*, std::size_t) { return source_failed; });
-    return detail::cache::source_of(opened);
+    return detail::cache::source_of(detail::cache::open_file(path, "rb"));
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -7617,10 +7481,7 @@ S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capaci
 }
 
 #if S3CACHE_EXCEPTIONS
-S3CACHE_FN std::istream& Reader::istream() {
-    if (!state_->istream) state_->istream = std::make_unique<detail::ReaderState::Text>(state_->stream);
-    return *state_->istream;
-}
+S3CACHE_FN std::istream& Reader::istream() { return state_->text; }
 #endif
 
 S3CACHE_FN Result<std::optional<Entry>> Listing::try_next() {
@@ -7641,16 +7502,16 @@ S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, co
     return detail::cache::never_throws([&]() -> Result<bool> {
         using namespace detail::cache;
         if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
-        const std::shared_ptr<std::FILE> opened = open_file(path, "rb");
+        std::FILE* const opened = open_file(path, "rb");
         if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
         const Source source = source_of(opened);
-        return detail::cache::set(*core_, key, {nullptr, &source, opened.get(), path}, options);
+        return detail::cache::set(*core_, key, {nullptr, &source, opened, path}, options);
     });
 }
 S3CACHE_FN Result<std::optional<Value>> Cache::try_get(Key key, const GetOptions& options) {
     return detail::cache::never_throws([&] {
         detail::s3::Session session(*core_, options.timeout);
-        return detail::cache::value_of(*core_, key, detail::cache::get_one(session, key, {options}));
+        return detail::cache::tolerated(*core_, "get", key, detail::cache::get_one(session, key, {options}));
     });
 }
 // A look first, because most stores leave metadata, and so the expiry, out of a 304.
@@ -7663,29 +7524,27 @@ S3CACHE_FN Result<Revalidated> Cache::try_get_if_changed(Key key, std::string_vi
         Session session(*core_);
         const auto there = look(session, "get", key);
         if (!there) return record_error(*core_, "get", key, there.error());
-        if (!there->has_etag(etag))
-            return get_one(session, key, {}).transform([](GetResult&& got) {
-                return Revalidated{false, std::move(got.value)};
-            });
+        if (!there->has_etag(etag)) {
+            auto got = get_one(session, key, {});
+            return got ? Result<Revalidated>({false, *std::move(got)}) : std::move(got).error();
+        }
         const bool is_unchanged = is_usable(*core_, "get", key, *there);
         if (is_unchanged) record(*core_, "get", key, "unchanged", &Stats::unchanged);
         return Revalidated{is_unchanged, {}};
     });
 }
 S3CACHE_FN Result<std::optional<Reader>> Cache::try_get_stream(Key key, const GetOptions& options) {
-    return detail::cache::never_throws([&] {
-        std::unique_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), {options}});
-        Result<bool> found = state->stream.open(true);
-        return detail::cache::tolerated(*core_, "get", key, std::move(found).transform([&](bool is_there) {
-            return is_there ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
-        }));
+    return detail::cache::never_throws([&]() -> Result<std::optional<Reader>> {
+        std::shared_ptr<detail::ReaderState> state(new detail::ReaderState{core_, std::string(key), options});
+        const Result<bool> found = state->stream.open(true);
+        if (!found) return detail::cache::tolerated<Reader>(*core_, "get", key, found.error());
+        return *found ? std::optional<Reader>(Reader(std::move(state))) : std::nullopt;
     });
 }
 S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::string& path, const GetOptions& how) {
     return detail::cache::never_throws([&]() -> Result<std::optional<Info>> {
-        const detail::cache::GetRequest wanted{how};
         detail::s3::Session session(*core_, how.timeout);
-        detail::cache::Stream stream(session, key, wanted, true);
+        detail::cache::Stream stream(session, key, {how}, true);
         const Result<bool> found = stream.open(false);
         if (found && !*found) return std::optional<Info>();
         const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
@@ -7726,16 +7585,16 @@ S3CACHE_FN Result<bool> Cache::try_touch(Key key, Seconds ttl) {
 }
 S3CACHE_FN Result<Listing> Cache::try_list(std::string_view prefix, Look look) {
     return detail::cache::never_throws([&]() -> Result<Listing> {
-        auto state = std::make_shared<detail::ListingState>(core_, prefix, look);
+        std::shared_ptr<detail::ListingState> state(new detail::ListingState(core_, prefix, look));
         if (Result<void> fine = state->next_page(); !fine) return std::move(fine).error();
         return Listing(std::move(state));
     });
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_clear(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::remove, prefix, std::nullopt);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_purge_expired(std::string_view prefix) {
-    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, Seconds());
+    return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::purge, prefix, std::nullopt);
 }
 S3CACHE_FN Result<std::uint64_t> Cache::try_sweep_uploads(std::string_view prefix, Seconds older_than) {
     return detail::cache::never_throws(detail::cache::tidy, core_, detail::cache::Task::sweep, prefix, older_than);
@@ -7760,7 +7619,7 @@ S3CACHE_FN Result<std::string> Cache::try_presign(Key key, std::string_view meth
         detail::sigv4::Signer signer;
         signer.headers.push_back({"host", place.host});
         return place.scheme + "://" + place.host + path + "?" +
-               signer.presign(to_sign, {}, call.identity->credentials, {date, place.signing_region, "s3"},
+               signer.presign(to_sign, {}, *call.identity, {date, place.signing_region, "s3"},
                               static_cast<std::uint32_t>(lifetime.count()));
     });
 }
@@ -7784,16 +7643,17 @@ S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<deta
             return refusal(Errc::source, "get_or_set", key,
                            "the producer asks, itself or through others that wait, for what it is to produce");
         }
-        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key)});
+        const std::shared_ptr<InFlight> in_flight(new InFlight{std::string(key), out_of_memory()});
         core.in_flight.push_back(in_flight);
         hold.unlock();
         Result<Value> result =
             never_throws([&] { return Computation{core, key, producer, options, how, in_flight}.run(); });
         hold.lock();
-        core.in_flight.erase(std::find(core.in_flight.begin(), core.in_flight.end(), in_flight));
+        core.in_flight.remove(in_flight);
         if (in_flight->waiting.empty()) return result;
         in_flight->result = never_throws([&]() -> Result<Value> { return result; });
-        in_flight->done.notify_all();
+        in_flight->is_done = true;
+        in_flight->changed.notify_all();
         return result;
     });
 }
@@ -7801,29 +7661,28 @@ S3CACHE_FN void Cache::get_many(const std::vector<std::string>& keys, const Visi
     using namespace detail::cache;
     detail::Core& core = *core_;
     if (!visit) return;
-    const GetRequest wanted{};
     const auto told = result_of_each<void>("get", keys, [&](std::vector<Result<void>>& done) {
         Session session(core);
-        const auto finish = [&](std::size_t i, Result<GetResult> got) {
+        const auto finish = [&](std::size_t i, Result<std::optional<Value>> got) {
             done[i] = {};
-            visit(keys[i], value_of(core, keys[i], std::move(got)));
+            visit(keys[i], tolerated(core, "get", keys[i], std::move(got)));
         };
         detail::s3::Calls calls(session, [&](std::size_t i, Call& call) {
-            Result<GetResult> got = static_cast<GetOperation&>(call).result();
+            auto got = static_cast<GetOperation&>(call).result();
             const bool is_replaced = !got && got.error().code() == Errc::changed;
-            finish(i, is_replaced ? get_one(session, keys[i], wanted) : std::move(got));
+            finish(i, is_replaced ? get_one(session, keys[i], {}) : std::move(got));
         });
         for (std::size_t i = 0; i < keys.size(); ++i) {
             if (const Result<void> fine = check_key(core, "get", keys[i]); !fine)
                 finish(i, fine.error());
             else
-                calls.add(i, new GetOperation(session, keys[i], wanted, keys.size() == 1));
+                calls.add(i, new GetOperation(session, keys[i], {}, keys.size() == 1));
         }
         calls.finish();
     });
     for (std::size_t i = 0; i < keys.size(); ++i) {
         if (i >= told.size() || !told[i])
-            visit(keys[i], value_of(core, keys[i], i < told.size() ? told[i].error() : out_of_memory()));
+            visit(keys[i], tolerated<Value>(core, "get", keys[i], i < told.size() ? told[i].error() : out_of_memory()));
     }
 }
 S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& items) {
@@ -7876,13 +7735,13 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
         return found.value.empty() ? std::string() : found.value + " (" + found.why + ")";
     };
     if (core_->config.credentials)
-        add("credentials: in code", core_->identity.snapshot({}).transform([](const auto& got) {
-            return detail::credentials::summary(got->credentials);
-        }));
+        add("credentials: in code",
+            core_->identity.snapshot({}).transform([](const auto& got) { return detail::credentials::summary(*got); }));
     else
-        out = core_->chain.explain();
-    add("region", core_->chain.walk().region().transform(text_of), "us-east-1 (none is configured)");
-    add("endpoint", core_->chain.walk().endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
+        out = core_->identity.explain();
+    detail::credentials::Walk walk(*core_, core_->config);
+    add("region", walk.region().transform(text_of), "us-east-1 (none is configured)");
+    add("endpoint", walk.endpoint_url("S3").transform(text_of), "Amazon S3 (none is configured)");
     add("requests go to", core_->place().transform([](const auto& place) {
         return place->url() + ", signed for " + place->signing_region;
     }));

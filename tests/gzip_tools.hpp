@@ -19,10 +19,9 @@ inline std::optional<std::string> inflate_all(std::string_view data, std::size_t
     inflater.feed(data);
     std::string out;
     std::string room((std::min)(std::size_t{1} << 20, limit_bytes) + 1, '\0');
-    gzip::Pulled pulled{0, gzip::Step::output};
-    while (pulled.step == gzip::Step::output && out.size() <= limit_bytes) {
-        pulled = inflater.pull(&room[0], room.size());
-        out.append(room, 0, pulled.produced);
+    for (std::size_t produced = room.size(); produced == room.size() && out.size() <= limit_bytes;) {
+        produced = inflater.pull(&room[0], room.size());
+        out.append(room, 0, produced);
     }
     if (out.size() > limit_bytes)
         problem = "larger than the limit once inflated";
@@ -41,10 +40,10 @@ inline std::string deflate_all(std::string_view data, int level) {
     std::string out;
     std::string room(16384, '\0');
     for (;;) {
-        const gzip::Pulled pulled = deflater.pull(&room[0], room.size());
-        out.append(room, 0, pulled.produced);
-        if (pulled.step == gzip::Step::finished) return out;
-        if (pulled.step != gzip::Step::output) return {};
+        const std::size_t produced = deflater.pull(&room[0], room.size());
+        out.append(room, 0, produced);
+        if (deflater.is_finished()) return out;
+        if (produced != room.size()) return {};
     }
 }
 

@@ -14,13 +14,14 @@ namespace cred = s3cache::detail::credentials;
 namespace bytes = s3cache::detail::bytes;
 namespace endpoint = s3cache::detail::endpoint;
 using s3cache::TimePoint;
+using Text = s3cache::Result<std::string>;
 
 constexpr std::size_t secret_bytes_min = 12;  // a shorter one may be in a text by chance
 constexpr std::size_t questions_max = 200;
 
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
 
-class Outside {
+class Outside : public cred::Environment {
 public:
     explicit Outside(std::string_view input) : input_(input), sections_(fuzz::pieces(input, "\n--\n")) {
         for (std::string_view line : fuzz::pieces(fuzz::piece(sections_, 0), "\n")) {
@@ -40,17 +41,13 @@ public:
         return out;
     }
 
-    cred::Environment environment() {
-        cred::Environment out;
-        out.read_file = [this](const std::string& path) { return file(path); };
-        out.fetch = [this](const cred::WebRequest& request, const cred::Limits&) { return answer(request); };
-        out.now = [] { return TimePoint{std::chrono::hours(24) * 20454}; };
-        out.sleep = [](std::chrono::milliseconds, const cred::Limits&) {};
-        out.run_process = [this](const std::vector<std::string>& argv, const cred::Limits&) {
-            require(!argv.empty() && !argv.front().empty(), "a program has a name");
-            return s3cache::Result<std::string>(std::string(fuzz::piece(sections_, 4)));
-        };
-        return out;
+    Text read_file(const std::string& path) override { return file(path); }
+    cred::WebAnswer fetch(const cred::WebRequest& request, const cred::Limits&) override { return answer(request); }
+    TimePoint now() const override { return TimePoint{std::chrono::hours(24) * 20454}; }
+    void pause(std::chrono::milliseconds, const cred::Limits&) override {}
+    Text run_process(const std::vector<std::string>& argv, const cred::Limits&) override {
+        require(!argv.empty() && !argv.front().empty(), "a program has a name");
+        return std::string(fuzz::piece(sections_, 4));
     }
 
     // Whether a text of that length can only be the secret itself.
@@ -61,7 +58,7 @@ public:
     }
 
 private:
-    s3cache::Result<std::string> file(const std::string& path) {
+    Text file(const std::string& path) {
         const std::size_t section = bytes::ends_with(path, "config")        ? 1
                                     : bytes::ends_with(path, "credentials") ? 2
                                                                             : 3;
@@ -80,8 +77,8 @@ private:
     }
 
     static void check(const cred::WebRequest& request) {
-        const std::string_view method = request.method;
-        require(method == "GET" || method == "PUT" || method == "POST", "a method");
+        using s3cache::detail::http::Method;
+        require(request.method != Method::head && request.method != Method::erase, "a method");
         for (char c : request.url)
             require(bytes::octet(c) > 0x20 && bytes::octet(c) != 0x7F, "a URL has no blanks and controls");
         require(bytes::starts_with(request.url, "http://") || bytes::starts_with(request.url, "https://"),
@@ -116,16 +113,16 @@ inline void check_keys(const Outside& outside, const s3cache::Credentials& keys)
 FUZZ_TARGET(credentials) {
     Outside outside(input);
     const s3cache::Config config = outside.config();
-    cred::Chain chain(outside.environment(), config);
+    cred::Provider chain(outside, config);
     const auto keys = chain.find({});
     if (keys)
         check_keys(outside, *keys);
     else
         check_text(keys.error().what());
-    const auto region = chain.walk().region();
+    const auto region = cred::Walk(outside, config).region();
     require(!region || region->value.empty() || endpoint::valid_region(region->value), "a region is one, or wrong");
     check_text(region ? region->why : region.error().what());
-    const auto url = chain.walk().endpoint_url("S3");
+    const auto url = cred::Walk(outside, config).endpoint_url("S3");
     require(!url || url->value.empty() || endpoint::parse_url(url->value).has_value(), "an endpoint is one, or wrong");
     check_text(url ? url->why : url.error().what());
     for (const s3cache::Finding& finding : chain.explain()) {

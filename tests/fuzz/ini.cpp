@@ -26,40 +26,26 @@ inline std::string indented(std::string_view text) {
 }
 
 // False where the plain form cannot say it: a continuation that would be taken for a comment, or a name for a section.
-inline bool append_plain(std::string& out, const ini::Setting& setting) {
-    const std::string& name = setting.name;
+inline bool append_plain(std::string& out, const std::string& name, const std::string& text) {
     if (name.front() == '[' || name.front() == '#' || name.front() == ';') return false;
-    out += name + " = " + indented(setting.text) + "\n";
-    for (const auto& [inner, value] : setting.block) {
-        if (inner.empty() || inner.front() == '#' || inner.front() == ';') return false;
-        out += "    " + inner + " = " + value + "\n";
-    }
+    out += name + " = " + indented(text) + "\n";
     return true;
 }
 
-inline bool same(const ini::Section& a, const ini::Section& b) {
-    if (a.name != b.name || a.settings.size() != b.settings.size()) return false;
-    for (std::size_t i = 0; i < a.settings.size(); ++i) {
-        const ini::Setting &x = a.settings[i], &y = b.settings[i];
-        if (x.name != y.name || x.text != y.text || x.block != y.block) return false;
-    }
-    return true;
-}
+inline bool same(const ini::Section& a, const ini::Section& b) { return a.name == b.name && a.settings == b.settings; }
 
 inline void check_section(const ini::Section& section) {
     require(!section.name.empty() && section.name != "DEFAULT" && utf8::valid(section.name), "a section has a name");
-    for (const ini::Setting& setting : section.settings) {
-        const std::string& name = setting.name;
+    for (const auto& [name, text] : section.settings) {
         require(!name.empty() && bytes::lower(name) == name && bytes::trim(name) == name,
                 "names are lower case and stripped");
         require(name.find_first_of("=:\r\n") == std::string::npos, "a name ends at the delimiter");
-        require(section.find(name) == &setting, "a name comes once");
-        require(bytes::trim(setting.text) == setting.text && utf8::valid(setting.text), "values are stripped text");
-        require(setting.block.empty() || setting.text.empty(), "a text or a block");
-        require(setting.line > 0, "a setting has a line");
-        for (const auto& [inner, value] : setting.block) {
-            require(bytes::trim(inner) == inner && bytes::trim(value) == value, "blocks are stripped too");
-            require((inner + value).find('\n') == std::string::npos, "one line each");
+        require(section.find(name) == &text, "a name comes once");
+        const bool is_block = bytes::starts_with(text, "\n");
+        require(bytes::trim(text) == (is_block ? bytes::trim(text) : text) && utf8::valid(text), "stripped text");
+        for (std::string_view rest = is_block ? std::string_view(text) : ""; !rest.empty();) {
+            const std::string_view line = bytes::cut(rest, '\n');
+            require(line.empty() || line.find('=') != std::string_view::npos, "a block is of settings");
         }
     }
 }
@@ -82,13 +68,13 @@ inline void check_file(std::string_view text) {
         require(ini::find_profile({}, *parsed, section.name).credentials != nullptr, "a profile is found");
         plain += "[" + section.name + "]\n";
         can_say = can_say && section.name.find_first_of("\r\n") == std::string::npos;
-        for (const ini::Setting& setting : section.settings) can_say = can_say && append_plain(plain, setting);
+        for (const auto& [name, value] : section.settings) can_say = can_say && append_plain(plain, name, value);
     }
     if (!can_say) return;
     const auto again = ini::Parser().parse(plain, "file");
     require(again && again->size() == parsed->size(), "written plainly, the same sections");
-    for (std::size_t i = 0; i < again->size(); ++i)
-        require(same((*again)[i], (*parsed)[i]), "of the same names, with the same settings");
+    require(std::equal(again->begin(), again->end(), parsed->begin(), same),
+            "of the same names, with the same settings");
 }
 
 inline void check_words(std::string_view text) {

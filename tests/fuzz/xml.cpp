@@ -60,8 +60,14 @@ inline void check_cuts(std::string_view document) {
 
 inline void check_trimmed(const std::string& text) { require(bytes::trim(text) == text, "no blanks at the ends"); }
 
+// The error in it, if it is one.
+inline std::optional<xml::ErrorBody> error_body(std::string_view document) {
+    xml::ErrorBody body;
+    return xml::read_error(document, body) ? std::optional<xml::ErrorBody>(body) : std::nullopt;
+}
+
 inline void check_error(std::string_view document, bool whole) {
-    const auto error = xml::error_body(document);
+    const auto error = error_body(document);
     require(whole || !error, "no error of a damaged document");
     if (!error) return;
     for (const std::string& field : {error->code, error->message, error->region, error->request_id}) {
@@ -79,7 +85,7 @@ inline void check_pages(std::string_view document, bool whole) {
     if (page) {
         // An element takes at least "<Contents/>", so a page is never much larger than its document.
         require(page->entries.size() <= document.size() / 11, "no more entries than there is text for");
-        for (const xml::ListEntry& entry : page->entries) check_trimmed(entry.etag), check_trimmed(entry.time);
+        for (const s3cache::Entry& entry : page->entries) check_trimmed(entry.info.etag);
     }
     const auto uploads = xml::list_result(document, "Upload");
     require(whole || !uploads, "no uploads of a damaged document");

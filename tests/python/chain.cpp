@@ -12,7 +12,7 @@
 
 namespace cred = s3cache::detail::credentials;
 
-static cred::WebAnswer play(const cred::WebRequest& request, const cred::Limits&) {
+static cred::WebAnswer play(const cred::WebRequest& request) {
     const auto has = [&request](const char* text) {
         return (request.url + request.body).find(text) != std::string::npos;
     };
@@ -34,6 +34,10 @@ static cred::WebAnswer play(const cred::WebRequest& request, const cred::Limits&
     return answer;
 }
 
+struct Played : cred::Environment {
+    cred::WebAnswer fetch(const cred::WebRequest& request, const cred::Limits&) override { return play(request); }
+};
+
 static std::vector<std::string> fields_of(const std::string& line) {
     std::vector<std::string> fields(1);
     for (char c : line) {
@@ -52,11 +56,10 @@ int main() {
             const std::size_t equals = fields[i].find('=');
             setenv(fields[i].substr(0, equals).c_str(), fields[i].c_str() + equals + 1, 1);
         }
-        cred::Environment environment;
-        environment.fetch = play;
+        Played environment;
         s3cache::Config config;
         config.profile = fields[0];
-        cred::Chain chain(std::move(environment), config);
+        cred::Provider chain(environment, config);
         const auto keys = chain.find({});
         if (keys)
             std::printf("%s\t%s\n", keys->source.c_str(), keys->access_key.c_str());

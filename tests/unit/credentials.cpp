@@ -31,6 +31,7 @@ using s3cache::Error;
 using s3cache::Finding;
 using s3cache::Result;
 using s3cache::TimePoint;
+using s3cache::detail::http::Method;
 using Verdict = Finding::Verdict;
 using Keys = Result<Credentials>;
 
@@ -99,27 +100,35 @@ struct Fake {
     int files_read = 0;
     std::chrono::milliseconds slept{0};
     bool limited = false;  // a request came with a deadline
+    bool real_files = false, real_processes = false;
+    std::atomic<std::uint64_t> cancels{0};  // goes up with each pause
 
-    cred::Environment environment() {
-        cred::Environment out;
-        out.read_file = [this](const std::string& path) {
-            ++files_read;
-            const auto at = files.find(path);
-            return at == files.end() ? other_files : at->second;
-        };
-        out.fetch = [this](const WebRequest& request, const Limits& limits) {
-            requests.push_back(request);
-            limited = limited || limits.deadline.has_value();
-            return web ? web(request) : no_answer();
-        };
-        out.now = [this] { return now; };
-        out.sleep = [this](std::chrono::milliseconds time, const Limits&) { slept += time; };
-        out.run_process = [this](const std::vector<std::string>& argv, const Limits&) {
-            processes.push_back(argv);
-            return program ? program(argv) : process;
-        };
-        return out;
-    }
+    struct Outside : cred::Environment {
+        explicit Outside(Fake& filled_in) : fake(filled_in) {}
+        Text read_file(const std::string& path) override {
+            ++fake.files_read;
+            if (fake.real_files) return cred::read_file(path);
+            const auto at = fake.files.find(path);
+            return at == fake.files.end() ? fake.other_files : at->second;
+        }
+        WebAnswer fetch(const WebRequest& request, const Limits& limits) override {
+            fake.requests.push_back(request);
+            fake.limited = fake.limited || limits.deadline.has_value();
+            return fake.web ? fake.web(request) : no_answer();
+        }
+        TimePoint now() const override { return fake.now; }
+        void pause(std::chrono::milliseconds time, const Limits&) override {
+            fake.slept += time;
+            ++fake.cancels;
+        }
+        Text run_process(const std::vector<std::string>& argv, const Limits& limits) override {
+            if (fake.real_processes) return cred::run_process(argv, limits);
+            fake.processes.push_back(argv);
+            return fake.program ? fake.program(argv) : fake.process;
+        }
+        Fake& fake;
+    };
+    Outside outside{*this};
 
     void file(const std::string& path, Text text) { files.insert_or_assign(path, std::move(text)); }
     void file(const std::string& path, const char* text) { file(path, std::string(text)); }
@@ -128,10 +137,10 @@ struct Fake {
 
     // Walks the chain twice: as a program would, and as the doctor does. All that is said must be free of secrets.
     Keys find() {
-        cred::Chain chain(environment(), settings);
+        Provider chain(outside, settings);
         Keys out = chain.find({});
         check_text(out ? out->source : out.error().what());
-        cred::Chain explained(environment(), settings);
+        Provider explained(outside, settings);
         notes.clear();
         for (const Finding& finding : explained.explain()) {
             check_text(finding.about);
@@ -185,7 +194,7 @@ struct Imds {
         const std::string base = "http://169.254.169.254/latest/";
         CHECK(request.bypass_proxy);
         CHECK(request.timeout <= 1s);
-        if (std::string(request.method) == "PUT" && request.url == base + "api/token") {
+        if (request.method == Method::put && request.url == base + "api/token") {
             CHECK(header(request, "x-aws-ec2-metadata-token-ttl-seconds") == "21600");
             return answer(200, "SECRET-session==");
         }
@@ -207,7 +216,7 @@ TEST_CASE("credentials: the environment comes first and costs nothing") {
     fake.env["AWS_SECRET_ACCESS_KEY"] = "SECRET-env";
     fake.env["AWS_SESSION_TOKEN"] = "SECRET-envtoken";
     fake.shared("[default]\naws_access_key_id = FILE\naws_secret_access_key = SECRET-file\n");
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "AKIDENVENVENVENV");
@@ -302,7 +311,7 @@ struct WebIdentityFake : Fake {
 TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, and read anew each time") {
     WebIdentityFake fake;
     fake.env["AWS_ROLE_SESSION_NAME"] = "ci@build";
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIASTSSTSSTSSTS");
@@ -310,7 +319,7 @@ TEST_CASE("credentials: a web identity token is exchanged for keys, unsigned, an
     CHECK(out->session_token == "SECRET-ststoken==");
     CHECK(out->expires == noon + 1h);
     REQUIRE(fake.requests.size() == 1);
-    CHECK(std::string(fake.requests[0].method) == "POST");
+    CHECK(fake.requests[0].method == Method::post);
     CHECK(fake.requests[0].url == "https://sts.eu-west-1.amazonaws.com/");
     CHECK(
         fake.requests[0].body ==
@@ -378,7 +387,7 @@ TEST_CASE("credentials: STS is asked again when it, or the identity provider beh
         const std::size_t call = static_cast<std::size_t>(calls++);
         return call < bad.size() ? bad[call] : answer(200, sts_answer("AssumeRoleWithWebIdentity"));
     };
-    CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+    CHECK(Provider(fake.outside, fake.settings).find({}).has_value());
     CHECK(calls == 3);
     CHECK(fake.slept > 0s);
 }
@@ -489,7 +498,7 @@ TEST_CASE("credentials: other paths for the files, and a tilde in them") {
               "[default]\naws_access_key_id = AKIDTILDETILDETI\naws_secret_access_key = SECRET-tilde\n");
     fake.file("/etc/aws", "[default]\nregion = eu-north-1\n");
     CHECK(fake.find()->access_key == "AKIDTILDETILDETI");
-    CHECK(cred::Chain(fake.environment(), fake.settings).walk().region()->value == "eu-north-1");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-1");
 }
 
 // --- what is passed over, as by botocore ---
@@ -566,7 +575,7 @@ struct RoleFake : Fake {
 TEST_CASE("credentials: a role is assumed with the keys of the source profile, signed for STS") {
     RoleFake fake;
     fake.role("source_profile = base\nrole_session_name = ci@build\nexternal_id = a b+c\nduration_seconds = 900\n");
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIASTSSTSSTSSTS");
@@ -591,7 +600,7 @@ TEST_CASE("credentials: roles through roles") {
     fake.role(
         "source_profile = middle\n\n[profile middle]\nrole_arn = arn:aws:iam::123456789012:role/middle\nsource_profile "
         "= base\n");
-    REQUIRE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+    REQUIRE(Provider(fake.outside, fake.settings).find({}).has_value());
     REQUIRE(fake.requests.size() == 2);
     CHECK(contains(fake.requests[0].body, "role%2Fmiddle"));
     CHECK(contains(header(fake.requests[0], "Authorization"), "Credential=AKIDBASEBASEBASE/"));
@@ -669,7 +678,7 @@ TEST_CASE("credentials: named sources for a role") {
         fake.web = [](const WebRequest& request) {
             return contains(request.url, "sts.") ? answer(200, sts_answer("AssumeRole")) : Imds()(request);
         };
-        REQUIRE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+        REQUIRE(Provider(fake.outside, fake.settings).find({}).has_value());
         CHECK(contains(header(fake.requests.back(), "Authorization"), "Credential=ASIAROLEROLEROLE/"));
     }
 }
@@ -732,7 +741,7 @@ TEST_CASE("credentials: where STS is asked") {
     fake.role("source_profile = base\n");
     const auto url = [&fake] {
         fake.requests.clear();
-        CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+        CHECK(Provider(fake.outside, fake.settings).find({}).has_value());
         return fake.requests.empty() ? std::string() : fake.requests[0].url;
     };
     fake.env["AWS_REGION"] = "cn-north-1";
@@ -835,7 +844,7 @@ TEST_CASE("credentials: credential_process") {
 #ifndef _WIN32
 TEST_CASE("credentials: processes are run without a shell, within bounds") {
     const auto run = [](const std::vector<std::string>& argv, std::chrono::milliseconds time = 20s) {
-        const Text output = cred::run_process(argv, Limits{std::chrono::steady_clock::now() + time, {}});
+        const Text output = cred::run_process(argv, Limits{std::chrono::steady_clock::now() + time});
         return output ? *output : std::string("no: ") + output.error().what();
     };
     CHECK(run({"echo", "$HOME", "a b"}) == "$HOME a b\n");
@@ -874,9 +883,8 @@ TEST_CASE("credentials: what is no file does not block, and /dev/null is none") 
     CHECK(cred::read_file("/dev/null").value_or("?").empty());
     Fake fake;
     fake.env["AWS_CONFIG_FILE"] = fifo;
-    cred::Environment environment = fake.environment();
-    environment.read_file = cred::read_file;
-    const Keys keys = cred::Chain(environment, fake.settings).find({});
+    fake.real_files = true;
+    const Keys keys = Provider(fake.outside, fake.settings).find({});
     REQUIRE_FALSE(keys);
     CHECK(contains(keys.error().what(), fifo + " cannot be read: it is not a regular file"));
     ::unlink(fifo.c_str());
@@ -911,7 +919,7 @@ TEST_CASE("credentials: the container agent's two addresses and two tokens") {
     CHECK(out->access_key == "ASIAROLEROLEROLE");
     CHECK(out->session_token == "SECRET-token");
     CHECK(out->expires == noon + 6h);
-    CHECK(std::string(fake.requests[0].method) == "GET");
+    CHECK(fake.requests[0].method == Method::get);
     CHECK(fake.requests[0].url == "http://169.254.170.23/v1/credentials");
     CHECK(fake.requests[0].bypass_proxy);
     CHECK(fake.requests[0].timeout == 2s);
@@ -992,14 +1000,13 @@ TEST_CASE("credentials: a container agent that is slow, starting or refusing") {
     int calls = 0;
     SECTION("starting") {
         fake.web = [&](const WebRequest&) { return ++calls < 3 ? no_answer() : answer(200, keys_json); };
-        CHECK(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+        CHECK(Provider(fake.outside, fake.settings).find({}).has_value());
         CHECK(calls == 3);
         CHECK(fake.slept == 2s);
     }
     SECTION("never there") {
         fake.web = [&](const WebRequest&) { return ++calls, no_answer(); };
-        CHECK(
-            contains(cred::Chain(fake.environment(), fake.settings).find({}).error().what(), "no answer (timed out)"));
+        CHECK(contains(Provider(fake.outside, fake.settings).find({}).error().what(), "no answer (timed out)"));
         CHECK(calls == 3);
         fake.error();
     }
@@ -1007,7 +1014,7 @@ TEST_CASE("credentials: a container agent that is slow, starting or refusing") {
         fake.web = [&](const WebRequest&) {
             return ++calls, answer(401, R"({"code":"InvalidToken","message":"SECRET-auth"})");
         };
-        CHECK(contains(cred::Chain(fake.environment(), fake.settings).find({}).error().what(), "HTTP status 401"));
+        CHECK(contains(Provider(fake.outside, fake.settings).find({}).error().what(), "HTTP status 401"));
         CHECK(calls == 1);
         fake.error();
     }
@@ -1055,7 +1062,7 @@ TEST_CASE("credentials: hostile answers of the container agent") {
 TEST_CASE("credentials: instance metadata, version 2") {
     Fake fake;
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     const Keys out = chain.find({});
     REQUIRE(out.has_value());
     CHECK(out->access_key == "ASIAROLEROLEROLE");
@@ -1092,7 +1099,7 @@ TEST_CASE("credentials: private endpoints of AWS are AWS") {
 TEST_CASE("credentials: an outage of instance metadata after it has answered is looked at again and again") {
     Fake fake;
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     REQUIRE(chain.find({}));
     fake.web = nullptr;
     CHECK_FALSE(chain.find({}));
@@ -1102,8 +1109,7 @@ TEST_CASE("credentials: an outage of instance metadata after it has answered is 
 
 TEST_CASE("credentials: a host without instance metadata is not asked by every call, nor for more than seconds") {
     Fake fake;
-    cred::Chain chain(fake.environment(), fake.settings);
-    Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
+    Provider provider(fake.outside, fake.settings);
     const auto none = provider.snapshot({});
     REQUIRE_FALSE(none);
     CHECK(contains(none.error().what(), "no answer"));
@@ -1114,21 +1120,21 @@ TEST_CASE("credentials: a host without instance metadata is not asked by every c
     CHECK(fake.requests.size() < 70);
     fake.now += cred::retry_most_unserved;  // a host that was still booting is not lost for ever
     fake.web = Imds();
-    CHECK(chain.explain()[4].verdict == Verdict::used);
+    CHECK(provider.explain()[4].verdict == Verdict::used);
     CHECK(provider.snapshot({}));
 }
 
 TEST_CASE("credentials: the files are read anew by each call") {
     Fake fake;
     fake.config("[default]\nregion = eu-north-1\nca_bundle = /etc/ca.pem\n");
-    cred::Chain chain(fake.environment(), fake.settings);
-    CHECK(chain.walk().profile_setting("ca_bundle") == "/etc/ca.pem");
-    CHECK(chain.walk().region()->value == "eu-north-1");
+    Provider chain(fake.outside, fake.settings);
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value == "/etc/ca.pem");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-1");
     fake.config("[default]\nregion = eu-north-2\n");
-    CHECK(chain.walk().region()->value == "eu-north-2");
-    CHECK(chain.walk().profile_setting("ca_bundle").empty());
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->value == "eu-north-2");
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
     fake.config("junk\n");
-    CHECK(chain.walk().profile_setting("ca_bundle").empty());
+    CHECK(cred::Walk(fake.outside, fake.settings).in_profile("AWS_CA_BUNDLE", "ca_bundle").value.empty());
 }
 
 TEST_CASE("credentials: version 1 is never used") {
@@ -1136,9 +1142,9 @@ TEST_CASE("credentials: version 1 is never used") {
     for (int status : {403, 404, 405}) {
         fake.requests.clear();
         fake.web = [status](const WebRequest& request) {
-            return std::string(request.method) == "PUT" ? answer(status, "") : answer(200, keys_json);
+            return request.method == Method::put ? answer(status, "") : answer(200, keys_json);
         };
-        CHECK_FALSE(cred::Chain(fake.environment(), fake.settings).find({}).has_value());
+        CHECK_FALSE(Provider(fake.outside, fake.settings).find({}).has_value());
         CHECK(fake.requests.size() == 1);
     }
 }
@@ -1147,7 +1153,7 @@ TEST_CASE("credentials: where instance metadata is") {
     Fake fake;
     const auto first = [&fake] {
         fake.requests.clear();
-        static_cast<void>(cred::Chain(fake.environment(), fake.settings).find({}));
+        static_cast<void>(Provider(fake.outside, fake.settings).find({}));
         return fake.requests.empty() ? WebRequest() : fake.requests[0];
     };
     CHECK(first().timeout == 1s);
@@ -1192,11 +1198,21 @@ TEST_CASE("credentials: overdue instance credentials are used on while their ser
 
 // --- how long a call may wait ---
 
-Limits until(std::chrono::milliseconds time) { return Limits{std::chrono::steady_clock::now() + time, {}}; }
+struct CancelledSoon {
+    std::atomic<std::uint64_t> cancels{0};
+    Limits limits{{}, &cancels, 0};
+    std::thread thread{[this] {
+        std::this_thread::sleep_for(20ms);
+        ++cancels;
+    }};
+    ~CancelledSoon() { thread.join(); }
+};
+
+Limits until(std::chrono::milliseconds time) { return Limits{std::chrono::steady_clock::now() + time}; }
 
 TEST_CASE("credentials: a call whose time is over asks nobody, and learns nothing about the sources") {
     Fake fake;
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     const Keys late = chain.find(until(-1ms));
     REQUIRE_FALSE(late);
     CHECK(late.error().code() == Errc::timed_out);
@@ -1213,8 +1229,8 @@ TEST_CASE("credentials: a cancellation ends the attempts") {
     container.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
     for (Fake* fake : {static_cast<Fake*>(&sts), static_cast<Fake*>(&container)}) {
         fake->web = [](const WebRequest&) { return no_answer(); };
-        const Limits cancelled_soon{{}, [fake] { return fake->slept > 0s; }};  // during the first wait
-        const Keys keys = cred::Chain(fake->environment(), fake->settings).find(cancelled_soon);
+        const Limits cancelled_soon{{}, &fake->cancels, 0};  // by the first pause
+        const Keys keys = Provider(fake->outside, fake->settings).find(cancelled_soon);
         REQUIRE_FALSE(keys);
         CHECK(keys.error().code() == Errc::cancelled);
         CHECK(fake->requests.size() == 1);
@@ -1225,25 +1241,22 @@ TEST_CASE("credentials: a cancellation ends the attempts") {
 TEST_CASE("credentials: an answer that came in time counts, even if the time is over then") {
     ContainerFake fake;
     fake.env["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"] = "/x";
-    bool answered = false;
-    fake.web = [&](const WebRequest&) { return answered = true, answer(200, keys_json); };
-    CHECK(cred::Chain(fake.environment(), fake.settings).find(Limits{{}, [&] { return answered; }}));
+    fake.web = [&](const WebRequest&) { return ++fake.cancels, answer(200, keys_json); };
+    CHECK(Provider(fake.outside, fake.settings).find(Limits{{}, &fake.cancels, 0}));
 }
 
 #ifndef _WIN32
 TEST_CASE("credentials: the wait for a helper program ends with the call") {
     Fake fake;
     fake.config("[default]\ncredential_process = sleep 1000\n");
-    cred::Environment environment = fake.environment();
-    environment.run_process = cred::run_process;
-    cred::Chain chain(environment, fake.settings);
+    fake.real_processes = true;
+    Provider chain(fake.outside, fake.settings);
     const auto began = std::chrono::steady_clock::now();
     const Keys late = chain.find(until(50ms));
     REQUIRE_FALSE(late);
     CHECK(late.error().code() == Errc::timed_out);
     CHECK(contains(late.error().what(), "credential_process sleep"));
-    int looks = 0;
-    const Keys cancelled = chain.find(Limits{{}, [&] { return ++looks > 3; }});
+    const Keys cancelled = chain.find(CancelledSoon().limits);
     REQUIRE_FALSE(cancelled);
     CHECK(cancelled.error().code() == Errc::cancelled);
     CHECK(std::chrono::steady_clock::now() - began < 500s);  // and not when the helper would have ended
@@ -1251,11 +1264,10 @@ TEST_CASE("credentials: the wait for a helper program ends with the call") {
 #endif
 
 TEST_CASE("credentials: real waits end with the call") {
-    const cred::Environment environment;
-    environment.sleep(1000h, until(20ms));
-    int looks = 0;
-    environment.sleep(1000h, Limits{{}, [&] { return ++looks > 2; }});
-    environment.sleep(1ms, {});
+    cred::Environment environment;
+    environment.pause(1000h, until(20ms));
+    environment.pause(1000h, CancelledSoon().limits);
+    environment.pause(1ms, {});
 }
 
 // --- keys that change ---
@@ -1263,15 +1275,14 @@ TEST_CASE("credentials: real waits end with the call") {
 TEST_CASE("credentials: static keys that were rotated in the file are read when the store refuses the old ones") {
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDOLDOLDOLDOLD\naws_secret_access_key = SECRET-old\n");
-    cred::Chain chain(fake.environment(), fake.settings);
-    Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
+    Provider provider(fake.outside, fake.settings);
     const auto old = *provider.snapshot({});
-    CHECK_FALSE(provider.force_refresh(old->generation, {}));  // not rotated
+    CHECK_FALSE(provider.force_refresh(*old, {}));  // not rotated
     fake.shared("[default]\naws_access_key_id = AKIDNEWNEWNEWNEW\naws_secret_access_key = SECRET-new\n");
-    CHECK((*provider.snapshot({}))->credentials.access_key == "AKIDOLDOLDOLDOLD");
+    CHECK((*provider.snapshot({}))->access_key == "AKIDOLDOLDOLDOLD");
     fake.now += cred::forced_again_after;
-    CHECK(provider.force_refresh(old->generation, {}));
-    CHECK((*provider.snapshot({}))->credentials.access_key == "AKIDNEWNEWNEWNEW");
+    CHECK(provider.force_refresh(*old, {}));
+    CHECK((*provider.snapshot({}))->access_key == "AKIDNEWNEWNEWNEW");
 }
 
 // --- the chain as a whole ---
@@ -1280,7 +1291,7 @@ TEST_CASE("credentials: a source that has answered is not exchanged for another"
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
     fake.web = Imds();
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     REQUIRE(chain.find({}).has_value());
     fake.files.clear();  // as while another program rewrites it
     const Keys out = chain.find({});
@@ -1294,7 +1305,7 @@ TEST_CASE("credentials: a source that has answered is not exchanged for another"
 TEST_CASE("credentials: the explanation names each source once") {
     Fake fake;
     fake.shared("[default]\naws_access_key_id = AKIDDEFAULTDEFAU\naws_secret_access_key = SECRET-default\n");
-    const auto findings = cred::Chain(fake.environment(), fake.settings).explain();
+    const auto findings = Provider(fake.outside, fake.settings).explain();
     REQUIRE(findings.size() == 5);
     CHECK(findings[0].verdict == Verdict::passed_over);
     CHECK(findings[1].verdict == Verdict::passed_over);
@@ -1370,7 +1381,7 @@ void check_keys(const vectors::Case& c, const Keys& keys) {
 
 void check_aws_config(const vectors::Case& c) {
     VectorFake fake(c);
-    cred::Chain chain(fake.environment(), fake.settings);
+    Provider chain(fake.outside, fake.settings);
     // The parser's dialect knows no byte order mark, as botocore; whoever opens the files takes it off.
     const bool parses = s3cache::detail::ini::Parser().parse(c.get_or("config", ""), "file").has_value() &&
                         s3cache::detail::ini::Parser().parse(c.get_or("credentials", ""), "file").has_value();
@@ -1378,19 +1389,19 @@ void check_aws_config(const vectors::Case& c) {
     const bool marked = contains(c.get_or("config", "") + c.get_or("credentials", ""), "\xEF\xBB\xBF");
     if (!parses && marked) return;
     if (c.has("error")) {
-        const auto endpoint = chain.walk().endpoint_url("S3");
+        const auto endpoint = cred::Walk(fake.outside, fake.settings).endpoint_url("S3");
         REQUIRE_FALSE(endpoint);
         CHECK(error_name(endpoint.error().what()) == c.get("error"));
         return;
     }
-    CHECK(chain.walk().chosen_profile().value == c.get_or("profile", "default"));
+    CHECK(cred::Walk(fake.outside, fake.settings).chosen_profile().value == c.get_or("profile", "default"));
     check_keys(c, chain.find({}));
-    const auto region = chain.walk().region();
+    const auto region = cred::Walk(fake.outside, fake.settings).region();
     const std::string expected = expected_region(c, fake);
     const bool valid = expected.empty() || s3cache::detail::endpoint::valid_region(expected);
     REQUIRE(region.has_value() == valid);
     if (valid) CHECK(region->value == expected);
-    const auto endpoint = chain.walk().endpoint_url("S3");
+    const auto endpoint = cred::Walk(fake.outside, fake.settings).endpoint_url("S3");
     REQUIRE(endpoint);
     CHECK(endpoint->value == c.get_or("endpoint_url", ""));
 }
@@ -1428,12 +1439,12 @@ TEST_CASE("credentials: those of STS come whole or not at all") {
 
 TEST_CASE("credentials: region") {
     Fake fake;
-    const auto region = [&fake] { return text_of(cred::Chain(fake.environment(), fake.settings).walk().region()); };
+    const auto region = [&fake] { return text_of(cred::Walk(fake.outside, fake.settings).region()); };
     CHECK(region().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nregion = eu-north-1\n");
     CHECK(region() == "eu-north-1");
-    CHECK(cred::Chain(fake.environment(), fake.settings).walk().region()->why == "profile default: region");
+    CHECK(cred::Walk(fake.outside, fake.settings).region()->why == "profile default: region");
     fake.config("[default]\nregion = a\n  b\n");
     CHECK(contains(region(), "profile default: region is 'a\\x0ab'"));
 #endif
@@ -1449,9 +1460,7 @@ TEST_CASE("credentials: region") {
 
 TEST_CASE("credentials: endpoint") {
     Fake fake;
-    const auto endpoint = [&fake] {
-        return text_of(cred::Chain(fake.environment(), fake.settings).walk().endpoint_url("S3"));
-    };
+    const auto endpoint = [&fake] { return text_of(cred::Walk(fake.outside, fake.settings).endpoint_url("S3")); };
     CHECK(endpoint().empty());
 #ifndef S3CACHE_NO_CREDENTIAL_CHAIN
     fake.config("[default]\nendpoint_url = http://profile:1\n");
@@ -1477,7 +1486,7 @@ TEST_CASE("credentials: endpoint") {
         INFO(url);
         fake.env["AWS_ENDPOINT_URL_S3"] = url;
         CHECK(contains(endpoint(), "AWS_ENDPOINT_URL_S3 is '******@s3.example.com', expected"));
-        cred::Chain chain(fake.environment(), fake.settings);
+        Provider chain(fake.outside, fake.settings);
         for (const Finding& finding : chain.explain()) check_text(finding.text);
     }
 }
@@ -1506,10 +1515,21 @@ struct Issuer {
         keys.expires = now + life;
         return keys;
     }
+};
 
-    Provider provider() {
-        return Provider([this](const Limits&) { return (*this)(); }, [this] { return now; });
+// A provider on a source and a clock of the test.
+struct OwnOutside : cred::Environment {
+    OwnOutside(std::function<Keys()> source, std::function<TimePoint()> time) : clock(std::move(time)) {
+        settings.credentials = std::move(source);
     }
+    TimePoint now() const override { return clock(); }
+
+    std::function<TimePoint()> clock;
+    s3cache::Config settings{};
+};
+struct OwnProvider : OwnOutside, Provider {
+    OwnProvider(std::function<Keys()> source, std::function<TimePoint()> time)
+        : OwnOutside(std::move(source), std::move(time)), Provider(*this, settings) {}
 };
 
 std::string why(Provider& provider) {
@@ -1517,7 +1537,7 @@ std::string why(Provider& provider) {
     return got ? std::string() : got.error().what();
 }
 
-#define ISSUER_PROVIDER(name) Provider name([&](const Limits&) { return issuer(); }, [&] { return issuer.now; })
+#define ISSUER_PROVIDER(name) OwnProvider name([&] { return issuer(); }, [&] { return issuer.now; })
 
 TEST_CASE("credentials: a day of hourly expiry passes without a failure or a needless renewal") {
     Issuer issuer;
@@ -1526,7 +1546,7 @@ TEST_CASE("credentials: a day of hourly expiry passes without a failure or a nee
         issuer.now = noon + std::chrono::seconds(second);
         const auto got = provider.snapshot({});
         REQUIRE(got.has_value());
-        REQUIRE(*(*got)->credentials.expires > issuer.now);
+        REQUIRE(*(*got)->expires > issuer.now);
     }
     CHECK(issuer.calls == 32);  // one each 45 minutes: a quarter of an hour ahead of the expiry
 }
@@ -1550,15 +1570,15 @@ TEST_CASE("credentials: the same keys handed out again are no new generation, an
     keys.secret_key = "SECRET-same";
     keys.expires = noon + 1h;
     int calls = 0;
-    Provider provider(
-        [&](const Limits&) {
+    OwnProvider provider(
+        [&] {
             ++calls;
             return Keys(keys);
         },
         [&] { return issuer.now; });
     for (int second = 0; second < 3590; ++second) {
         issuer.now = noon + std::chrono::seconds(second);
-        REQUIRE((*provider.snapshot({}))->generation == 1);
+        REQUIRE((*provider.snapshot({}))->access_key == "ASIA");
     }
     CHECK(calls < 10);
 }
@@ -1573,7 +1593,7 @@ TEST_CASE("credentials: an outage of the source leaves valid keys in use, and th
         issuer.now = noon + std::chrono::seconds(second);
         const auto got = provider.snapshot({});
         REQUIRE(got.has_value());
-        CHECK((*got)->generation == 1);
+        CHECK((*got)->access_key == "ASIA1");
         calls_at_expiry = issuer.calls;
     }
     CHECK(calls_at_expiry > 5);
@@ -1583,7 +1603,7 @@ TEST_CASE("credentials: an outage of the source leaves valid keys in use, and th
     CHECK(why(provider) == "the source is out of order");
     issuer.out_of_order = false;
     issuer.now += 70s;
-    CHECK((*provider.snapshot({}))->generation == 2);
+    CHECK((*provider.snapshot({}))->access_key != "ASIA1");
 }
 
 TEST_CASE("credentials: a source that has nothing is not asked by every request") {
@@ -1612,31 +1632,31 @@ TEST_CASE("credentials: keys that are refused as expired are renewed once") {
     Issuer issuer;
     ISSUER_PROVIDER(provider);
     const auto first = *provider.snapshot({});
-    CHECK(provider.force_refresh(first->generation, {}));
+    CHECK(provider.force_refresh(*first, {}));
     const auto second = *provider.snapshot({});
-    CHECK(second->generation == first->generation + 1);
-    CHECK(first->credentials.access_key == "ASIA1");       // the old snapshot is whole for whoever still holds it
-    CHECK(provider.force_refresh(first->generation, {}));  // somebody else was late: they have been renewed
+    CHECK(second->access_key == "ASIA2");
+    CHECK(first->access_key == "ASIA1");        // the old snapshot is whole for whoever still holds it
+    CHECK(provider.force_refresh(*first, {}));  // somebody else was late: they have been renewed
     CHECK(issuer.calls == 2);
     issuer.out_of_order = true;
-    for (int i = 0; i < 100; ++i) CHECK_FALSE(provider.force_refresh(second->generation, {}));
+    for (int i = 0; i < 100; ++i) CHECK_FALSE(provider.force_refresh(*second, {}));
     CHECK(issuer.calls == 3);
-    CHECK((*provider.snapshot({}))->generation == second->generation);
+    CHECK((*provider.snapshot({}))->access_key == "ASIA2");
 }
 
 TEST_CASE("credentials: forcing static keys gains nothing and says so") {
     Credentials keys{"AKID", "SECRET-static", {}, {}, "code"};
     int calls = 0;
-    Provider provider(
-        [&](const Limits&) {
+    OwnProvider provider(
+        [&] {
             ++calls;
             return Keys(keys);
         },
         [] { return noon; });
     const auto got = provider.snapshot({});
     REQUIRE(got.has_value());
-    CHECK_FALSE(provider.force_refresh((*got)->generation, {}));
-    CHECK((*provider.snapshot({}))->generation == (*got)->generation);
+    CHECK_FALSE(provider.force_refresh(**got, {}));
+    CHECK((*provider.snapshot({}))->access_key == "AKID");
     CHECK(calls == 2);
 }
 
@@ -1655,7 +1675,7 @@ TEST_CASE("credentials: what a user's function returns is checked like everythin
         keys.expires = noon;
         part = "my vault: the credentials expired";
     }
-    Provider provider([&](const Limits&) { return Keys(keys); }, [] { return noon; });
+    OwnProvider provider([&] { return Keys(keys); }, [] { return noon; });
     const auto got = provider.snapshot({});
     CHECK_FALSE(got.has_value());
     CHECK(contains(got.error().what(), part));
@@ -1678,17 +1698,17 @@ TEST_CASE("credentials: an empty function as provider is an error, not the chain
 }
 
 TEST_CASE("credentials: empty ones are anonymous") {
-    Provider provider([](const Limits&) { return Keys(Credentials()); }, [] { return noon; });
+    OwnProvider provider([] { return Keys(Credentials()); }, [] { return noon; });
     REQUIRE(provider.snapshot({}).has_value());
-    CHECK((*provider.snapshot({}))->credentials.access_key.empty());
+    CHECK((*provider.snapshot({}))->access_key.empty());
 }
 
 TEST_CASE("credentials: extreme expiries overflow nothing") {
     for (const TimePoint when : {(TimePoint::max)(), noon + 1ns}) {
         Credentials keys{"AKID", "SECRET-x", {}, when, ""};
         int calls = 0;
-        Provider provider(
-            [&](const Limits&) {
+        OwnProvider provider(
+            [&] {
                 ++calls;
                 return Keys(keys);
             },
@@ -1697,7 +1717,7 @@ TEST_CASE("credentials: extreme expiries overflow nothing") {
         CHECK(calls == 1);
     }
     Credentials keys{"AKID", "SECRET-x", {}, (TimePoint::min)(), ""};
-    Provider provider([&](const Limits&) { return Keys(keys); }, [] { return noon; });
+    OwnProvider provider([&] { return Keys(keys); }, [] { return noon; });
     CHECK_FALSE(provider.snapshot({}).has_value());
 }
 
@@ -1732,8 +1752,8 @@ TEST_CASE("credentials: one thread renews while the others go on") {
     std::atomic<int> calls{0};
     std::atomic<long> minutes{0};
     const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
-    Provider provider(
-        [&](const Limits&) {
+    OwnProvider provider(
+        [&] {
             if (++calls > 1) gate.wait();
             return Keys(Credentials{"ASIA" + std::to_string(calls), "SECRET-x", {}, now() + 1h, ""});
         },
@@ -1742,10 +1762,11 @@ TEST_CASE("credentials: one thread renews while the others go on") {
     minutes = 47;
     std::thread renewing([&] { static_cast<void>(provider.snapshot({})); });
     gate.await_waiter();
-    for (int i = 0; i < 100; ++i) CHECK((*provider.snapshot({}))->generation == 1);  // would hang here if it waited
+    for (int i = 0; i < 100; ++i)
+        CHECK((*provider.snapshot({}))->access_key == "ASIA1");  // would hang here if it waited
     gate.open();
     renewing.join();
-    CHECK((*provider.snapshot({}))->generation == 2);
+    CHECK((*provider.snapshot({}))->access_key == "ASIA2");
     CHECK(calls == 2);
 }
 
@@ -1754,8 +1775,8 @@ TEST_CASE("credentials: who waits for another thread's renewal goes when the own
     std::atomic<long> minutes{0};
     std::atomic<int> calls{0};
     const auto now = [&] { return noon + std::chrono::minutes(minutes.load()); };
-    Provider provider(
-        [&](const Limits&) -> Keys {
+    OwnProvider provider(
+        [&]() -> Keys {
             const int call = ++calls;
             gate.wait();
             return Credentials{"ASIA" + std::to_string(call), "SECRET-x", {}, now() + 1h, ""};
@@ -1763,49 +1784,51 @@ TEST_CASE("credentials: who waits for another thread's renewal goes when the own
         now);
     std::thread first([&] { static_cast<void>(provider.snapshot({})); });
     gate.await_waiter();
-    const auto late = provider.snapshot(Limits{std::chrono::steady_clock::now() + 20ms, {}});
+    const auto late = provider.snapshot(Limits{std::chrono::steady_clock::now() + 20ms});
     REQUIRE_FALSE(late);
     CHECK(late.error().code() == Errc::timed_out);
-    int looks = 0;
-    const auto cancelled = provider.snapshot(Limits{{}, [&] { return ++looks > 2; }});
+    const auto cancelled = provider.snapshot(CancelledSoon().limits);
     REQUIRE_FALSE(cancelled);
     CHECK(cancelled.error().code() == Errc::cancelled);
-    CHECK_FALSE(provider.force_refresh(1, Limits{std::chrono::steady_clock::now(), {}}));
+    CHECK_FALSE(provider.force_refresh(Credentials(), Limits{std::chrono::steady_clock::now()}));
     gate.open();
     first.join();
-    CHECK((*provider.snapshot({}))->generation == 1);
+    CHECK((*provider.snapshot({}))->access_key == "ASIA1");
     CHECK(calls == 1);
 }
 
 TEST_CASE("credentials: a refresh that the caller had no time for is no failure of the source") {
     int calls = 0;
     TimePoint now = noon;
-    bool slow = true;
-    Provider provider(
-        [&](const Limits& limits) -> Keys {
+    const Limits over{std::chrono::steady_clock::now()};
+    const Limits* limits = &over;  // what the source runs into
+    OwnProvider provider(
+        [&]() -> Keys {
             ++calls;
-            if (slow && limits.over()) return limits.error("it was asked");
+            if (limits) return limits->error("it was asked");
             return Credentials{"ASIA" + std::to_string(calls), "SECRET-x", {}, now + 1h, ""};
         },
         [&] { return now; });
-    const Limits over{std::chrono::steady_clock::now(), {}};
     for (int i = 0; i < 3; ++i) {
         const auto late = provider.snapshot(over);
         REQUIRE_FALSE(late);
         CHECK(late.error().code() == Errc::timed_out);
     }
+    limits = nullptr;
     CHECK(provider.snapshot({}));  // at once, without a pause after failures
     CHECK(calls == 4);
     now += 50min;
-    CHECK((*provider.snapshot(over))->generation == 1);  // keys that are still good are served
-    CHECK((*provider.snapshot({}))->generation == 2);
+    limits = &over;
+    CHECK((*provider.snapshot(over))->access_key == "ASIA4");  // keys that are still good are served
+    limits = nullptr;
+    CHECK((*provider.snapshot({}))->access_key == "ASIA6");
 }
 
 TEST_CASE("credentials: many threads that need the first keys cause one call") {
     Gate gate;
     std::atomic<int> calls{0};
-    Provider provider(
-        [&](const Limits&) {
+    OwnProvider provider(
+        [&] {
             ++calls;
             gate.wait();
             return Keys(Credentials{"ASIA", "SECRET-x", {}, {}, ""});
@@ -1822,14 +1845,25 @@ TEST_CASE("credentials: many threads that need the first keys cause one call") {
 }
 
 TEST_CASE("credentials: a source that throws does not block the next caller") {
+    Fake fake;
     bool throws = true;
-    Provider provider(
-        [&](const Limits&) -> Keys {
-            if (throws) throw 7;
-            return Keys(Credentials{"ASIA", "SECRET-x", {}, {}, ""});
-        },
-        [] { return noon; });
-    CHECK_THROWS_AS(static_cast<void>(provider.snapshot({})), int);
+    Provider provider(fake.outside, fake.settings);
+    SECTION("a user's own, whose exception becomes an error") {
+        fake.settings.credentials = [&]() -> Keys {
+            if (throws) throw std::runtime_error("no vault");
+            return Credentials{"ASIA", "SECRET-x", {}, {}, ""};
+        };
+        CHECK(why(provider) == "the credentials provider threw: no vault");
+        fake.now += 1s;
+    }
+    SECTION("the chain") {
+        fake.settings.seams.environment = [&](const char* name) -> std::optional<std::string> {
+            if (throws) throw std::bad_alloc();
+            if (!contains(name, "ACCESS_KEY")) return std::nullopt;
+            return name;
+        };
+        CHECK(why(provider) == "out of memory");
+    }
     throws = false;
     CHECK(provider.snapshot({}).has_value());
 }
@@ -1850,8 +1884,7 @@ TEST_CASE("credentials: a day on an instance, through the provider") {
                     s3cache::detail::dates::iso8601_text(until.count()) + R"("})";
         return imds(request);
     };
-    cred::Chain chain(fake.environment(), fake.settings);
-    Provider provider([&](const Limits& limits) { return chain.find(limits); }, [&] { return fake.now; });
+    Provider provider(fake.outside, fake.settings);
     for (int minute = 0; minute < 24 * 60; ++minute) {
         fake.now = noon + std::chrono::minutes(minute);
         const bool outage = minute > 640 && minute < 660;  // about the last quarter of an hour of the second keys

@@ -40,16 +40,11 @@ std::optional<std::string> inflate(std::string_view data, std::size_t feed_bytes
     std::string out;
     std::string room(room_bytes, '\0');
     for (;;) {
-        const gzip::Pulled pulled = inflater.pull(&room[0], room.size());
-        const bool full = pulled.produced == room.size();
-        if (pulled.produced > room.size() || (pulled.step == gzip::Step::output && !full))
-            FAIL("a buffer not filled, or overrun");
-        out.append(room, 0, pulled.produced);
-        if (pulled.step == gzip::Step::damaged) {
-            CHECK(inflater.problem() != nullptr);
-            return std::nullopt;
-        }
-        if (pulled.step == gzip::Step::output) continue;
+        const std::size_t produced = inflater.pull(&room[0], room.size());
+        if (produced > room.size()) FAIL("a buffer overrun");
+        out.append(room, 0, produced);
+        if (inflater.problem() != nullptr) return std::nullopt;
+        if (produced == room.size()) continue;
         if (data.empty()) break;
         inflater.feed(data.substr(0, feed_bytes));
         data.remove_prefix((std::min)(feed_bytes, data.size()));
@@ -63,11 +58,11 @@ std::string deflate(std::string_view data, int level, std::size_t feed_bytes, st
     std::string out;
     std::string room(room_bytes, '\0');
     for (;;) {
-        const gzip::Pulled pulled = deflater.pull(&room[0], room.size());
-        out.append(room, 0, pulled.produced);
-        if (pulled.step == gzip::Step::damaged) FAIL(deflater.problem());
-        if (pulled.step == gzip::Step::finished) return out;
-        if (pulled.step == gzip::Step::output) continue;
+        const std::size_t produced = deflater.pull(&room[0], room.size());
+        out.append(room, 0, produced);
+        if (deflater.problem() != nullptr) FAIL(deflater.problem());
+        if (deflater.is_finished()) return out;
+        if (produced == room.size()) continue;
         if (data.empty()) deflater.finish();
         deflater.feed(data.substr(0, feed_bytes));
         data.remove_prefix((std::min)(feed_bytes, data.size()));
@@ -197,11 +192,10 @@ TEST_CASE("gzip: nothing comes after damage") {
     gzip::Inflater inflater;
     std::string room(10000, '\0');
     inflater.feed(damaged);
-    CHECK(inflater.pull(&room[0], room.size()).step == gzip::Step::damaged);
+    inflater.pull(&room[0], room.size());
+    CHECK(inflater.problem() != nullptr);
     inflater.feed(packed);
-    const gzip::Pulled after = inflater.pull(&room[0], room.size());
-    CHECK(after.step == gzip::Step::damaged);
-    CHECK(after.produced == 0);
+    CHECK(inflater.pull(&room[0], room.size()) == 0);
     CHECK_FALSE(inflater.end_of_input());
 }
 
@@ -212,14 +206,13 @@ TEST_CASE("gzip: a failed allocation is an error, not a crash") {
         gzip::Deflater deflater(6);
         deflater.feed("text");
         deflater.finish();
-        return deflater.problem() != nullptr && deflater.pull(room, sizeof room).step == gzip::Step::damaged;
+        return deflater.problem() != nullptr && deflater.pull(room, sizeof room) == 0;
     }));
     CHECK(without_memory([] {
         char room[8];
         gzip::Inflater inflater;
         inflater.feed("\x1f\x8b\x08");
-        const gzip::Pulled pulled = inflater.pull(room, sizeof room);
-        return pulled.step == gzip::Step::damaged && inflater.problem() != nullptr && !inflater.end_of_input();
+        return inflater.pull(room, sizeof room) == 0 && inflater.problem() != nullptr && !inflater.end_of_input();
     }));
 }
 #endif
@@ -227,7 +220,7 @@ TEST_CASE("gzip: a failed allocation is an error, not a crash") {
 TEST_CASE("gzip: a level that zlib does not know is an error, not a crash") {
     gzip::Deflater deflater(42);
     char room[8];
-    CHECK(deflater.pull(room, sizeof room).step == gzip::Step::damaged);
+    CHECK(deflater.pull(room, sizeof room) == 0);
     CHECK(deflater.problem() != nullptr);
     CHECK(gzip_tools::deflate_all("x", 42).empty());
 }

@@ -9,7 +9,6 @@
 #include <vector>
 
 namespace ini = s3cache::detail::ini;
-namespace bytes = s3cache::detail::bytes;
 
 namespace {
 
@@ -19,8 +18,8 @@ std::string problem_in(const std::string& text) {
 }
 
 std::string text_of(const ini::Section& section, std::string_view name) {
-    const ini::Setting* setting = section.find(name);
-    return setting != nullptr ? setting->text : "(none)";
+    const std::string* text = section.find(name);
+    return text != nullptr ? *text : "(none)";
 }
 
 }  // namespace
@@ -30,14 +29,16 @@ TEST_CASE("ini: settings, blocks and values of several lines") {
         "; c\n[a]\nX = 1 # kept\ny: \"q\"\ns3 =\n  Path = b = c\n  # no\n  n=\nz = 1\n  2\n\n  3\n\n[b c]\n", "file");
     REQUIRE(parsed);
     REQUIRE(parsed->size() == 2);
-    const ini::Section& a = parsed->at(0);
+    const ini::Section& a = parsed->front();
     CHECK(text_of(a, "x") == "1 # kept");
     CHECK(text_of(a, "y") == "\"q\"");
     CHECK(text_of(a, "z") == "1\n2\n\n3");
-    CHECK(text_of(a, "s3").empty());
-    CHECK(a.find("s3")->block == bytes::Pairs{{"Path", "b = c"}, {"n", ""}});
-    CHECK(a.find("s3")->line == 5);
-    CHECK(parsed->at(1).name == "b c");
+    CHECK(ini::Profile{&a}.get("s3").empty());
+    CHECK(ini::find_in_block(text_of(a, "s3"), "Path") == "b = c");
+    CHECK(ini::find_in_block(text_of(a, "s3"), "n").empty());
+    CHECK(ini::find_in_block("\n\na = 1\nb=2\na=3", "a") == "3");
+    CHECK(ini::find_in_block("a = 1\na = 2", "a").empty());  // which did not begin on the next line
+    CHECK(parsed->back().name == "b c");
 }
 
 TEST_CASE("ini: an error names the line") {
@@ -48,7 +49,7 @@ TEST_CASE("ini: an error names the line") {
     CHECK(problem_in("[a]\r\n[b]\r\n[a]\r\n") == "file:3: section [a] comes twice");
     CHECK(problem_in("[a]\n= 1\n") == "file:2: a setting without a name");
     CHECK(problem_in("[a]\nx = \xFF\n") == "file:2: not UTF-8 text");
-    CHECK(problem_in("[a]\ny=1\ns3 =\n  p = 1\n  q\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ny=1\ns3 =\n  p = 1\n  q\n") == "file:5: a line without '=' in the block under 's3'");
     CHECK(problem_in(std::string(ini::file_bytes_max + 1, '\n')).substr(0, 7) == "file:0:");
     CHECK(problem_in("") == "none");
 }
@@ -57,7 +58,7 @@ TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
     const auto parsed = ini::Parser().parse("[DEFAULT]\nr = 1\nq = 2\n[a]\nq = 3\n[DEFAULT]\ns = 4\n", "file");
     REQUIRE(parsed);
     REQUIRE(parsed->size() == 1);
-    const ini::Section& a = parsed->at(0);
+    const ini::Section& a = parsed->front();
     CHECK(text_of(a, "r") == "1");
     CHECK(text_of(a, "q") == "3");
     CHECK(text_of(a, "s") == "4");
@@ -68,8 +69,8 @@ TEST_CASE("ini: lines end in LF, CR LF or CR") {
         const auto parsed =
             ini::Parser().parse(std::string("[a]") + end + "x = 1" + end + " 2" + end + "y = 3", "file");
         REQUIRE(parsed);
-        CHECK(text_of(parsed->at(0), "x") == "1\n2");
-        CHECK(text_of(parsed->at(0), "y") == "3");
+        CHECK(text_of(parsed->front(), "x") == "1\n2");
+        CHECK(text_of(parsed->front(), "y") == "3");
     }
 }
 
@@ -82,14 +83,14 @@ TEST_CASE("ini: words are split as by a shell, without expansion") {
     for (const char* open : {"'a", "\"a", "a\\", "b 'a"}) CHECK(ini::split_words(open).empty());
 }
 
-TEST_CASE("ini: a broken block in DEFAULT harms only where there are sections to lend it to") {
-    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "none");
-    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:2: a line without '=' in the block under 's3'");
+TEST_CASE("ini: a broken block in DEFAULT is an error of the file") {
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[DEFAULT]\ns3 =\n  x\n[a]\n") == "file:3: a line without '=' in the block under 's3'");
 }
 
 TEST_CASE("ini: of two broken blocks the first is told, with its own line") {
-    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
-    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:2: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\nsts =\n  y\n") == "file:3: a line without '=' in the block under 's3'");
+    CHECK(problem_in("[a]\ns3 =\n  x\n[b]\nsts =\n  y\n") == "file:3: a line without '=' in the block under 's3'");
 }
 
 TEST_CASE("ini: a profile is found by its name in either file, the later section of two") {

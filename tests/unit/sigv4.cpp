@@ -86,7 +86,8 @@ void check_sigv4(const vectors::Case& c) {
     CHECK(signer.string_to_sign == c.get("string_to_sign"));
     CHECK(signer.signature == c.get("signature"));
     if (c.has("signing_key")) {
-        const auto key = sigv4::signing_key(credentials.secret_key, scope);
+        s3cache::detail::digest::Sha256 hash;
+        const auto key = sigv4::signing_key(hash, credentials.secret_key, scope);
         CHECK(bytes::hex(s3cache::detail::digest::as_text(key)) == c.get("signing_key"));
     }
 }
@@ -186,15 +187,6 @@ TEST_CASE("sigv4: the cached key follows the secret, the day, the region and the
             }
         }
     }
-}
-
-TEST_CASE("sigv4: a signer can be moved and goes on signing") {
-    const sigv4::Request request{"GET", "/", "", "x"};
-    sigv4::Signer first;
-    first.headers = {{"host", "h"}};
-    const std::string expected(first.sign(request, some_keys(), some_scope));
-    sigv4::Signer second(std::move(first));
-    CHECK(second.sign(request, some_keys(), some_scope) == expected);
 }
 
 TEST_CASE("sigv4: a presigned URL carries its lifetime, and no secret") {
