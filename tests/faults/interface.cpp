@@ -154,7 +154,7 @@ TEST_CASE("null pointers are refused like any wrong argument", "[interface]") {
 TEST_CASE("an empty function as a source, a visitor or a provider is a wrong argument, not a crash", "[interface]") {
     World world;
     Cache cache = world.cache();
-    const std::function<std::size_t(char*, std::size_t)> none;
+    const Source::Read none;
     const Errc code = code_of(cache.try_set("k", Source(none)));
     CHECK((code == Errc::invalid_argument || code == Errc::source));
     CHECK_FALSE(world.has("k"));
