@@ -2406,8 +2406,8 @@ inline std::vector<std::string> split_words(std::string_view text) {
 }
 
 // The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
-// file, which has no kind. As in botocore only the start of the first word is looked at, and of two sections for one name
-// the later one counts.
+// file, where no kind is. As in botocore only the start of the first word is looked at, and of two sections for one
+// name the later one counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
