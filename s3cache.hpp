@@ -509,19 +509,16 @@ inline constexpr bool is_a = false;
 template <template <class> class Wrapper, class T>
 inline constexpr bool is_a<Wrapper, Wrapper<T>> = true;
 
+Error thrown(const char* who);  // what is being caught
+
 // Calls what the user gave us. An exception becomes an Error that carries it, which the throwing forms rethrow.
 template <class F>
 auto guarded(F&& call, [[maybe_unused]] const char* who) -> std::decay_t<decltype(call())> {
 #if S3CACHE_EXCEPTIONS
-    Error::Details details{Errc::source};
     try {
         return call();
-    } catch (const std::exception& error) {
-        details.cause = std::current_exception();
-        return Error(std::move(details), std::string(who) + " threw: " + error.what());
     } catch (...) {
-        details.cause = std::current_exception();
-        return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
+        return thrown(who);
     }
 #else
     return call();
@@ -2409,8 +2406,8 @@ inline std::vector<std::string> split_words(std::string_view text) {
 }
 
 // The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
-// file, which has no kind. As in botocore only the start of the first word is looked at, and of two sections for one name
-// the later one counts.
+// file, where no kind is. As in botocore only the start of the first word is looked at, and of two sections for one
+// name the later one counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
@@ -6212,8 +6209,7 @@ inline const Error& out_of_memory() {
 #if S3CACHE_EXCEPTIONS
 // Of what has just been caught.
 inline Error error_of_exception() noexcept {
-    const auto rethrow = []() -> Result<void> { throw; };
-    return http::shielded([&] { return guarded(rethrow, "a callback").error(); }, out_of_memory());
+    return http::shielded([] { return thrown("a callback"); }, out_of_memory());
 }
 #endif
 template <class F, class... Arguments>
@@ -7430,6 +7426,20 @@ S3CACHE_FN Error::Error(Details details, const std::string& message)
 S3CACHE_FN Error detail::about(const char* operation, std::string_view key, const Error& error) {
     return Error(error.details(), s3::about(operation, key, error.what()));
 }
+
+#if S3CACHE_EXCEPTIONS
+S3CACHE_FN Error detail::thrown(const char* who) {
+    Error::Details details{Errc::source};
+    details.cause = std::current_exception();
+    try {
+        throw;
+    } catch (const std::exception& error) {
+        return Error(std::move(details), std::string(who) + " threw: " + error.what());
+    } catch (...) {
+        return Error(std::move(details), std::string(who) + " threw something that is no std::exception");
+    }
+}
+#endif
 
 S3CACHE_FN Result<detail::Produced> detail::drain(const Source& source) {
     Produced out{{}, Kind::bytes};
