@@ -3057,6 +3057,7 @@ public:
     // the request
     const Request* request = nullptr;  // borrowed until the response is there
     std::string url;
+    std::size_t path_at = 0;  // where the path begins in it; 0: unknown
     Limits limits{};
     // the response, with what Response says
     Headers headers;
@@ -3072,6 +3073,9 @@ public:
     ~Transfer() {
         while (lines_) delete std::exchange(lines_, lines_->next);
         if (easy) curl_easy_cleanup(easy);
+#if LIBCURL_VERSION_NUM >= 0x073f00
+        curl_url_cleanup(parts_);
+#endif
     }
     Transfer(const Transfer&) = delete;
     Transfer& operator=(const Transfer&) = delete;
@@ -3108,7 +3112,7 @@ public:
             curl_easy_reset(easy);
             set_up(config, large);
         }
-        set(CURLOPT_URL, url.c_str());
+        set_url();
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
@@ -3141,6 +3145,23 @@ private:
         line->node = {&line->text[0], nullptr};
         if (last_line_) last_line_->node.next = &line->node;
         last_line_ = line;
+    }
+
+    // Where only the path is another, libcurl need not parse the URL anew; but it would turn escapes to lower case.
+    void set_url() {
+#if LIBCURL_VERSION_NUM >= 0x073f00
+        const std::string_view path = std::string_view(url).substr(path_at);
+        if (parts_ && path_at != 0 && path.find('%') == path.npos && path.find('?') == path.npos) {
+            if (url.compare(0, path_at, host_) != 0) {
+                host_.assign(url, 0, path_at);
+                broken |= curl_url_set(parts_, CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
+            }
+            broken |= curl_url_set(parts_, CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
+            return set(CURLOPT_CURLU, parts_);
+        }
+        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
+#endif
+        set(CURLOPT_URL, url.c_str());
     }
 
     bool has_body() const { return request->method == Method::put || request->method == Method::post; }
@@ -3227,6 +3248,10 @@ private:
     std::int64_t setup_[5] = {-1};
     Line* lines_ = nullptr;
     Line* last_line_ = nullptr;  // of this request
+#if LIBCURL_VERSION_NUM >= 0x073f00
+    CURLU* const parts_ = curl_url();  // null: no memory
+    std::string host_;                 // the scheme and the host in them
+#endif
 };
 
 // Until libcurl 7.87 OpenSSL wrote to sockets itself, and a closed one raised SIGPIPE.
@@ -5007,11 +5032,11 @@ public:
                 out.limits.total = (std::max)(left, Milliseconds(1));
             }
             out.url.assign(place->scheme).append("://").append(place->host);
-            const std::size_t path_at = out.url.size();
+            out.path_at = out.url.size();
             out.url.append(place->path);
             if (!request.object.empty() || place->path.empty()) out.url += '/';
             bytes::append_percent(out.url, request.object, true);
-            add_headers(std::string_view(out.url).substr(path_at));
+            add_headers(std::string_view(out.url).substr(out.path_at));
             if (!request.query.empty()) (out.url += '?').append(request.query);
         }
         void add_headers(std::string_view path) {
