@@ -45,6 +45,8 @@
 #include <zlib.h>
 
 namespace store {
+// As in the header: one program may hold both modes, whose inline functions must not be taken for each other.
+inline namespace S3CACHE_ABI {
 
 using Headers = std::vector<std::pair<std::string, std::string>>;
 
@@ -702,6 +704,7 @@ inline s3cache::SetOptions if_absent(std::optional<s3cache::Seconds> ttl = {}) {
     return options;
 }
 
+}  // namespace S3CACHE_ABI
 }  // namespace store
 
 // A test case that runs once for each store, with `space` to itself.

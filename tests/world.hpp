@@ -4,6 +4,8 @@
 #include "store.hpp"
 
 namespace store {
+// As in the header: one program may hold both modes, whose inline functions must not be taken for each other.
+inline namespace S3CACHE_ABI {
 
 struct World {
     explicit World(fake_s3::Options options = {}) : s3(std::move(options)) {}
@@ -125,4 +127,5 @@ inline std::chrono::milliseconds since(std::chrono::steady_clock::time_point beg
     return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - began);
 }
 
+}  // namespace S3CACHE_ABI
 }  // namespace store
