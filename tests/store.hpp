@@ -273,7 +273,11 @@ private:
               std::string_view body) const {
         const std::time_t now = std::time(nullptr);
         std::tm utc = std::tm();
+#ifdef _WIN32
+        gmtime_s(&utc, &now);
+#else
         gmtime_r(&now, &utc);
+#endif
         char text[32];
         const std::string stamp(text, std::strftime(text, sizeof text, "%Y%m%dT%H%M%SZ", &utc));
         const std::string day = stamp.substr(0, 8), hash = sha256(body);
@@ -646,10 +650,8 @@ inline void on_every_store(const char* name, void (*test)(Space&)) {
 // A folder that goes with the test.
 class Folder {
 public:
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "s3cache-XXXXXX").string();
-        REQUIRE(mkdtemp(name.data()));
-        path_ = name;
+    Folder() : path_((std::filesystem::temp_directory_path() / ("s3cache-" + Store::tag())).string()) {
+        REQUIRE(std::filesystem::create_directory(path_));
     }
     Folder(const Folder&) = delete;
     Folder& operator=(const Folder&) = delete;
