@@ -111,7 +111,8 @@ examples: $(addprefix $(BUILD)/,$(EXAMPLES))
 print-test-libs:
 	@echo '$(TEST_LIBS)'
 test-programs: $(BUILD)/unit $(BUILD)/conformance
-programs: test-programs $(BUILD)/fake_s3 $(BUILD)/stampede_worker examples
+# The examples are compiled by a suite of their own (python/readme.py).
+programs: test-programs $(BUILD)/fake_s3 $(BUILD)/stampede_worker $(BUILD)/s3cache
 
 # ---------------------------------------------------------------- what one types
 

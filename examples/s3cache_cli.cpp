@@ -3,6 +3,7 @@
 
 #include "s3cache.hpp"
 
+#include <curl/curl.h>    // a socket that commands do not inherit
 #include <fcntl.h>        // open
 #include <openssl/evp.h>  // the hash of a command
 #include <poll.h>         // an output that takes nothing more for now

@@ -83,8 +83,8 @@ counted() { # the tests that Catch2 counted, of all suites in a log
 
 installable() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 updated=
-have_or_install() { # COMMAND PACKAGE...
-    command -v "$1" >/dev/null && return 0
+have_or_install() { # COMMAND|FILE PACKAGE...
+    command -v "$1" >/dev/null || [ -e "$1" ] && return 0
     installable || return 1
     shift
     [ -n "$updated" ] || apt-get -o DPkg::Lock::Timeout=300 update -q >"$logs/apt" 2>&1 # a failed index of many is no reason
@@ -450,6 +450,31 @@ elif [ "$(uname -sm)" = 'Linux x86_64' ]; then
     cell 'suite: conformance, libcurl says it is 7.61' preloaded old_curl.cpp
     S3CACHE_REFUSE=MD5 cell 'suite: conformance, OpenSSL refuses MD5 as under FIPS' preloaded refuse.cpp
     cell 'suite: OpenSSL refuses SHA-256 as under FIPS: a clear error' no_sha256
+fi
+
+# ---------------------------------------------------------------- Windows, run
+
+# The conformance suite as a Windows program, under wine, against a fake S3 that runs here; libcurl speaks TLS with Schannel.
+windows_suite() {
+    local lib=$all/mingw out=$work/windows source objects=()
+    JOBS=$(nproc) "$here/matrix/mingw_libraries.sh" "$lib" && mkdir -p "$out/include" && cp -r /usr/include/catch2 "$out/include/" || return 1
+    for source in "$here"/{conformance/*,main,split/impl,matrix/no_fake_s3}.cpp; do
+        objects+=("$out/$(basename "$source").o")
+        $mingw -std=c++17 -O0 -Wa,-mbig-obj "${given[@]+"${given[@]}"}" -I"$root" -I"$here" -isystem "$lib/include" \
+            -isystem "$out/include" -DCURL_STATICLIB -DS3CACHE_DECLARATIONS_ONLY -DS3CACHE_TEST_DIR='"tests"' -c "$source" \
+            -o "${objects[-1]}" || return 1
+    done
+    $mingw -static "${objects[@]}" -o "$out/conformance.exe" -L"$lib/lib" -lcurl -lcrypto -lz -lws2_32 -lcrypt32 -lbcrypt &&
+        WINEPREFIX=$out/wine WINEDEBUG=-all wineboot-stable -i &&
+        WINEPREFIX=$out/wine WINEDEBUG=-all against_fake timeout 900 wine "$out/conformance.exe"
+}
+windows_run_cells() { cell 'suite: conformance, Windows (wine)' windows_suite; }
+if [ -z "$want_run" ] || ! wanted windows_run_cells; then :
+elif [ -e /usr/include/catch2/catch.hpp ] && have_or_install $mingw g++-mingw-w64-x86-64-posix &&
+    have_or_install wine wine wine64 && have_or_install /usr/x86_64-w64-mingw32/lib/libz.a libz-mingw-w64-dev; then
+    windows_run_cells
+else
+    skip 'conformance, Windows' 'needs g++-mingw-w64-x86-64-posix, libz-mingw-w64-dev, wine64 and Catch2 of one header'
 fi
 
 # ---------------------------------------------------------------- other stores

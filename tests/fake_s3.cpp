@@ -1445,6 +1445,8 @@ private:
     }
 
     Answer list_uploads() {
+        if (options.quirks.refuse_upload_lists)
+            return fail({501, "NotImplemented", "ListMultipartUploads is not implemented"});
         const std::string prefix = request.parameter("prefix");
         const bool endless = options.quirks.endless_lists;
         const std::string key_marker = endless ? "" : request.parameter("key-marker");
@@ -3180,6 +3182,7 @@ const std::vector<std::pair<std::string, bool Quirks::*>>& quirk_table() {
         {"ignore-conditional-delete", &Quirks::ignore_conditional_delete},
         {"refuse-conditional-put", &Quirks::refuse_conditional_put},
         {"refuse-delete-objects", &Quirks::refuse_delete_objects},
+        {"refuse-upload-lists", &Quirks::refuse_upload_lists},
         {"delete-objects-needs-md5", &Quirks::delete_objects_needs_md5},
         {"ignore-encoding-type", &Quirks::ignore_encoding_type},
         {"close-each", &Quirks::close_each},

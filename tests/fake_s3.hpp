@@ -36,6 +36,7 @@ struct Quirks {
     bool ignore_conditional_delete = false;    // If-Match on DELETE has no effect: it deletes
     bool refuse_conditional_put = false;       // Swift, B2: 501 NotImplemented
     bool refuse_delete_objects = false;        // Google: 501 NotImplemented
+    bool refuse_upload_lists = false;          // ListMultipartUploads: 501 NotImplemented
     bool delete_objects_needs_md5 = false;     // no x-amz-checksum-* instead of Content-MD5
     bool ignore_encoding_type = false;         // s3rver: encoding-type=url is neither honoured nor echoed
     bool close_each = false;                   // moto: one answer a connection, said in `Connection: close`

@@ -20,7 +20,12 @@ suite() { # NAME COMMAND...
     tests/summary run "$@" || failed=1
 }
 
-# What only compiles and links goes on beside the other suites, which mostly wait: two jobs, whose output comes at the end.
+# What only compiles and links goes on beside the other suites, which mostly wait, and so does what has a store of its own:
+# jobs whose output comes at the end.
+lacking_stores() {
+    suite 'conformance, stores that lack much' "${offline[@]}" tests/conformance/lacking.sh
+    return $failed
+}
 compiling_modes() {
     suite 'two modes, hostile macros' tests/split/run.sh
     return $failed
@@ -37,7 +42,7 @@ compiling_others() {
 beside=()
 start_beside() {
     local job
-    for job in compiling_modes compiling_others; do
+    for job in compiling_modes compiling_others lacking_stores; do
         "$job" >"$BUILD/$job.log" 2>&1 &
         beside+=($!)
     done
@@ -45,7 +50,7 @@ start_beside() {
 end_beside() {
     local pid
     for pid in "${beside[@]}"; do wait "$pid" || failed=1; done
-    cat "$BUILD"/compiling_*.log
+    cat "$BUILD"/{compiling_modes,compiling_others,lacking_stores}.log
 }
 
 # What a process started, and what that did: ended from the leaves up, so that nobody is left to somebody else.

@@ -275,7 +275,11 @@ private:
               std::string_view body) const {
         const std::time_t now = std::time(nullptr);
         std::tm utc = std::tm();
+#ifdef _WIN32
+        gmtime_s(&utc, &now);
+#else
         gmtime_r(&now, &utc);
+#endif
         char text[32];
         const std::string stamp(text, std::strftime(text, sizeof text, "%Y%m%dT%H%M%SZ", &utc));
         const std::string day = stamp.substr(0, 8), hash = sha256(body);
@@ -505,6 +509,8 @@ enum class Ability {
     lists_uploads,   // ListMultipartUploads
     conditions,      // a PUT with If-None-Match: * does not overwrite
     authentication,  // a wrong signature, or none, is refused
+    tells_missing,   // an object that is not there is a 404, not a 403
+    names_errors,    // a refusal has a body that names its code
 };
 
 inline const char* lack_of(Ability ability) {
@@ -515,6 +521,10 @@ inline const char* lack_of(Ability ability) {
         return "it does not honour write conditions";
     case Ability::authentication:
         return "it does not check who asks";
+    case Ability::tells_missing:
+        return "it refuses what is not there";
+    case Ability::names_errors:
+        return "its errors have no names";
     }
     return "";
 }
@@ -529,6 +539,11 @@ inline bool has_ability(Store& store, Ability ability) {
     if (ability == Ability::lists_uploads) {
         const int status = store.raw.request("GET", "/" + store.bucket(), {{"uploads", ""}}).status;
         has = status != 501 && status != 405;
+    } else if (ability == Ability::tells_missing) {
+        has = store.raw.request("HEAD", path).status != 403;
+    } else if (ability == Ability::names_errors) {
+        const Answer answer = store.raw.request("GET", path);
+        has = answer.status < 300 || !answer.body.empty();
     } else {
         REQUIRE(store.raw.request("PUT", path, {}, {}, "first").status == 200);
         if (ability == Ability::conditions) {
@@ -543,6 +558,9 @@ inline bool has_ability(Store& store, Ability ability) {
     }
     return known[{&store, ability}] = has;
 }
+
+// What is the same for a strong ETag and a weak one; a store may weaken those of some answers.
+inline std::string opaque(const std::string& etag) { return etag.substr(etag.rfind("W/", 0) == 0 ? 2 : 0); }
 
 // A part of a store that one test has to itself.
 class Space {
@@ -569,7 +587,11 @@ public:
     std::string where() const { return prefix_.empty() ? bucket_ : "s3://" + bucket_ + "/" + prefix_; }
     const std::string& bucket() const { return bucket_; }
     const std::string& prefix() const { return prefix_; }
-    s3cache::Config config() const { return store.config(); }
+    s3cache::Config config() const {
+        s3cache::Config config = store.config();
+        config.forbidden_is_miss = !has_ability(store, Ability::tells_missing);
+        return config;
+    }
     s3cache::Cache cache() const { return s3cache::Cache(where(), config()); }
     s3cache::Cache cache(s3cache::Config config) const { return s3cache::Cache(where(), std::move(config)); }
     fake_s3::FakeS3* fake() const { return store.fake(); }
@@ -630,10 +652,8 @@ inline void on_every_store(const char* name, void (*test)(Space&)) {
 // A folder that goes with the test.
 class Folder {
 public:
-    Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "s3cache-XXXXXX").string();
-        REQUIRE(mkdtemp(name.data()));
-        path_ = name;
+    Folder() : path_((std::filesystem::temp_directory_path() / ("s3cache-" + Store::tag())).string()) {
+        REQUIRE(std::filesystem::create_directory(path_));
     }
     Folder(const Folder&) = delete;
     Folder& operator=(const Folder&) = delete;

@@ -183,6 +183,7 @@ STORE_TEST("a certificate that nobody vouches for is refused", "[open]") {
 }
 
 STORE_TEST("a bucket that is not there is its own error", "[open][errors]") {
+    if (space.lacks(store::Ability::names_errors)) return;
     Cache cache("s3cache-no-such-bucket-" + store::Store::tag(), space.config());
     CHECK(code_of(cache.try_get("k")) == Errc::no_such_bucket);
     CHECK(code_of(cache.try_get_stream("k")) == Errc::no_such_bucket);
@@ -199,7 +200,7 @@ STORE_TEST("a bucket that is not there is its own error", "[open][errors]") {
 STORE_TEST("wrong keys are denied, and the text says what was tried without the secret", "[open][errors]") {
     if (space.lacks(store::Ability::authentication)) return;
     space.put("there", "x");
-    Config config = space.config();
+    Config config = space.store.config();
     config.credentials = Credentials{space.store.access(), "not the secret 4711", {}, {}, "the test"};
     store::secrets().push_back("not the secret 4711");
     Cache cache = space.cache(config);
@@ -344,7 +345,7 @@ STORE_TEST("stat tells what get does, without the body", "[values]") {
     CHECK(info->size < text.size());
     CHECK(info->etag == hit->info().etag);
     CHECK(info->etag.size() > 2);
-    CHECK(info->etag.front() == '"');
+    CHECK(store::opaque(info->etag).front() == '"');
     CHECK(info->last_modified == hit->info().last_modified);
     CHECK(info->last_modified > TimePoint());
     CHECK(info->expires_at == hit->info().expires_at);

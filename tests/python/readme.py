@@ -1,7 +1,8 @@
 """Compiles what the documentation shows, so that it stays true.
 
 Every ```cpp block of README.md and docs/*.md: one with a main() is built as it stands with the compile line of the README;
-others are put into a function after the includes that they assume. Every example: with the line that its second line gives.
+others are put into a function after the includes that they assume. Every example: with the line that its second line gives and
+no warning allowed, the functions of the header compiled once for all of them.
 A block after a line `<!-- not compiled -->` is left alone; after `<!-- file scope -->` it is compiled outside a function.
 Prints one line a check, then 'N passed, N failed'.
 """
@@ -19,6 +20,7 @@ ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
 CXX = os.environ.get('CXX', 'c++')
 STRICT = ['-Wall', '-Wextra', '-Wpedantic', '-Wconversion', '-Wsign-conversion', '-Wshadow', '-Wold-style-cast', '-Werror']
 LINK = ['-lcurl', '-lcrypto', '-lz']
+DECLARED = '-DS3CACHE_DECLARATIONS_ONLY'
 
 # What a snippet may use without saying so.
 PRELUDE = '''#include "s3cache.hpp"
@@ -79,10 +81,10 @@ def check_block(work, number, marker, text):
     if whole:
         return run([CXX, '-std=c++17', '-I' + ROOT, *STRICT, source, '-o', os.path.join(work, 'block'), *LINK], work)
     # Snippets shadow and leave results unused for brevity; that alone is let pass.
-    return run([CXX, '-std=c++17', '-I' + ROOT, '-fsyntax-only', '-Wall', '-Wextra', '-Wno-unused', source], work)
+    return run([CXX, '-std=c++17', '-I' + ROOT, DECLARED, '-fsyntax-only', '-Wall', '-Wextra', '-Wno-unused', source], work)
 
 
-def check_example(work, path):
+def check_example(work, path, functions):
     name = os.path.basename(path)
     lines = open(path, encoding='utf-8').read().splitlines() + ['', '']
     match = re.search(r'(?:g\+\+|clang\+\+|c\+\+) .*\.cpp.*', lines[1])
@@ -97,13 +99,20 @@ def check_example(work, path):
     words = shlex.split(match.group(0))
     source = next(word for word in words if word.endswith('.cpp'))
     cwd = tree if os.path.exists(os.path.join(tree, source)) else os.path.join(tree, 'examples')
-    return run([CXX, *words[1:]], cwd)
+    return run([CXX, DECLARED, *STRICT, *words[1:words.index(source) + 1], functions, *words[words.index(source) + 1:]], cwd)
+
+
+def compile_functions(work):
+    functions = os.path.join(work, 'functions.o')
+    implementation = os.path.join(ROOT, 'tests', 'split', 'impl.cpp')
+    return functions, run([CXX, '-std=c++17', '-I' + ROOT, DECLARED, '-c', implementation, '-o', functions], work)
 
 
 def main():
     passed = failed = 0
     with tempfile.TemporaryDirectory() as work:
-        checks = []
+        functions, compiled = compile_functions(work)
+        checks = [('the functions of the header', lambda: compiled)]
         for page in [os.path.join(ROOT, 'README.md'), *sorted(glob.glob(os.path.join(ROOT, 'docs', '*.md')))]:
             if not os.path.exists(page):
                 checks.append((os.path.basename(page), lambda: (False, 'not there\n')))
@@ -113,7 +122,7 @@ def main():
                     checks.append(('%s:%d' % (os.path.relpath(page, ROOT), number),
                                    lambda n=number, m=marker, t=text: check_block(work, n, m, t)))
         for path in sorted(glob.glob(os.path.join(ROOT, 'examples', '*.cpp'))):
-            checks.append((os.path.relpath(path, ROOT), lambda p=path: check_example(work, p)))
+            checks.append((os.path.relpath(path, ROOT), lambda p=path: check_example(work, p, functions)))
         for name, check in checks:
             ok, output = check()
             print('%s  %s' % ('ok  ' if ok else 'FAIL', name), flush=True)
