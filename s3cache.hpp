@@ -3116,6 +3116,7 @@ public:
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
+        add_line("User-Agent", ": ", "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
@@ -3182,7 +3183,6 @@ private:
                                     CURLOPT_PATH_AS_IS})  // a key may hold `.` and `..`
             set(on, 1L);
         set(CURLOPT_HTTP_VERSION, static_cast<long>(CURL_HTTP_VERSION_1_1));
-        set(CURLOPT_USERAGENT, "s3cache/" S3CACHE_VERSION);
         set(CURLOPT_HEADERFUNCTION, &Transfer::on_header);
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
