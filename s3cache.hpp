@@ -5112,7 +5112,7 @@ public:
         }
 
         // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP
-        // at all, or to a HEAD a bare 400 (RequestTimeout). A HEAD is given no reason: it may be the clock, or the keys.
+        // at all, or to a HEAD a bare 400 (RequestTimeout). A HEAD gets no reason: it may be the clock, or the keys.
         retry::Action action_after_answer() const {
             using retry::Action;
             const bool is_fine = answer->result == CURLE_OK && answer->status / 100 == 2 && code().empty();
@@ -5735,8 +5735,8 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     return there->write_id == write.write_id;
 }
 
-// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass, piece
-// by piece while it is in the cache.
+// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass,
+// piece by piece while it is in the cache.
 inline std::string seal(Call& call) {
     s3::Request& out = call.request;
     const Config& config = call.core.config;
