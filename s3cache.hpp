@@ -2216,6 +2216,17 @@ struct ListPage {
     std::string next_key_marker, next_upload_id_marker;
 };
 
+// Names of a list under encoding-type=url. False: a key of an object is none that was encoded.
+inline bool decode_keys(ListPage& page, bool is_of_objects) {
+    page.next_key_marker = bytes::unpercent(page.next_key_marker, true).value_or(page.next_key_marker);
+    for (Entry& listed : page.entries) {
+        const auto key = bytes::unpercent(listed.key, true);
+        if (!key && is_of_objects) return false;
+        if (key) listed.key = *key;
+    }
+    return true;
+}
+
 // What elements of this name say: Contents (objects), Upload or Error. Keys are encoded only if the answer says so,
 // whatever was asked for. An object's key that cannot be decoded, a size that is none, and a word that does not say
 // whether the list goes on spoil the page: a listing would look complete that is not. Keys and markers of uploads stay
@@ -2258,13 +2269,7 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
     }
     const bool is_of_objects = element == "Contents";
     if (!is_result(scanner) || (is_of_objects && !bytes::starts_with(scanner.root(), "ListBucket"))) return spoilt;
-    std::string& marker = page.next_key_marker;
-    if (encoding == "url") marker = bytes::unpercent(marker, true).value_or(marker);
-    for (Entry& listed : page.entries) {
-        const auto key = encoding == "url" ? bytes::unpercent(listed.key, true) : listed.key;
-        if (is_of_objects && !key) return spoilt;
-        if (key) listed.key = *key;
-    }
+    if (encoding == "url" && !decode_keys(page, is_of_objects)) return spoilt;
     return page;
 }
 
@@ -2832,10 +2837,10 @@ public:
         return out.append("&X-Amz-Signature=").append(signature);
     }
 
-    // The value of x-amz-date, good until the next call.
+    // The value of x-amz-date, good until the next call. The requests of one second share it.
     std::string_view date(std::int64_t unix_seconds) {
-        date_.clear();
-        dates::append_utc(date_, unix_seconds);
+        if (unix_seconds != date_second_) date_.clear();
+        if (date_.empty()) dates::append_utc(date_, date_second_ = unix_seconds);
         return date_;
     }
 
@@ -2848,9 +2853,8 @@ private:
     // Names in lower case and sorted, repeats in sending order; and the scope.
     void begin(const Scope& scope) {
         lower_names_.clear();
-        for (const Header& header : headers) {
-            for (char c : header.name) lower_names_ += bytes::lower(c);
-        }
+        for (const Header& header : headers) lower_names_.append(header.name);
+        for (char& c : lower_names_) c = bytes::lower(c);
         signed_.clear();
         std::size_t at = 0;
         for (const Header& header : headers) {
@@ -2903,6 +2907,7 @@ private:
 
     std::string lower_names_;  // one behind the other
     std::vector<Header> signed_;
+    std::int64_t date_second_ = 0;
     std::string date_, signed_headers_, scope_, authorization_;
     digest::Sha256 hash_;
     digest::Sha256Digest key_{};
