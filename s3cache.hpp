@@ -3121,7 +3121,7 @@ public:
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
-        add_line("User-Agent", ": ", "s3cache/" S3CACHE_VERSION);
+        if (!config.setup_curl) add_line("User-Agent", ": ", user_agent);
         set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
@@ -3212,7 +3212,9 @@ private:
         curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
-        if (config.setup_curl) config.setup_curl(easy);
+        if (!config.setup_curl) return;
+        set(CURLOPT_USERAGENT, user_agent);  // which the hook may replace, as it could not a line
+        config.setup_curl(easy);
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3248,6 +3250,8 @@ private:
         refused = fits ? nullptr : too_large;
         return fits ? SinkResult::consumed : SinkResult::stop;
     }
+
+    static constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
 
     // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
     std::int64_t setup_[5] = {-1};
