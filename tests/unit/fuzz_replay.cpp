@@ -4,6 +4,7 @@
 #include "catch.hpp"
 
 #define S3CACHE_FUZZ_REPLAY
+#include "fuzz/answers.cpp"
 #include "fuzz/bytes.cpp"
 #include "fuzz/credentials.cpp"
 #include "fuzz/dates.cpp"
@@ -14,6 +15,8 @@
 #include "fuzz/json.cpp"
 #include "fuzz/utf8.cpp"
 #include "fuzz/xml.cpp"
+
+#include "fuzz/arguments.cpp"  // last, as it brings the whole command line
 
 #include <filesystem>
 #include <fstream>
