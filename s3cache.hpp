@@ -418,7 +418,7 @@ public:
             if constexpr (std::is_base_of_v<std::istream, Plain>)
                 return read_stream(*static_cast<From*>(in), to, most);
             else
-                return (*static_cast<From*>(in))(to, most);
+                return static_cast<std::size_t>((*static_cast<From*>(in))(to, most));
         };
     }
 
@@ -1035,19 +1035,19 @@ private:
 #include <zlib.h>  // gzip
 #endif
 
-#include <algorithm>           // min, max, sort, find
+#include <algorithm>           // min, max
 #include <array>               // digests, tables
 #include <atomic>              // counters
 #include <cerrno>              // why a file could not be had
 #include <charconv>            // from_chars of whole numbers
 #include <clocale>             // the decimal point that strtod expects
+#include <cmath>               // floor, ldexp
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <list>                // what is pointed at
-#include <cmath>               // floor, ldexp
+#include <list>                // what others point at, and so stays in its place
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
@@ -1105,7 +1105,7 @@ inline bool valid(std::string_view text) {
     return true;
 }
 
-// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+// For code points up to U+10FFFF. Of half a surrogate pair it makes bytes that are not valid().
 inline void append(std::string& out, std::uint32_t code) {
     const unsigned more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
     constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
@@ -2255,7 +2255,7 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
             if (!count) return spoilt;
             entry.info.size = *count;
             entry.info.last_modified = dates::iso8601(time).value_or(TimePoint());
-            page.entries.push_back(entry);
+            page.entries.push_back(std::move(entry));
         }
         if (scanner.path().find('/') == std::string_view::npos) {
             entry = {};
@@ -2285,7 +2285,8 @@ inline constexpr std::size_t sections_max = 10000;
 
 struct Section {
     std::string name{};
-    bytes::Pairs settings{};  // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
+    bytes::Pairs settings{};            // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
+    const Section* defaults = nullptr;  // of its file, for what it does not set itself
 
     ~Section() {
         for (auto& setting : settings) bytes::wipe(setting.second);  // which may be a secret
@@ -2295,11 +2296,14 @@ struct Section {
         for (const auto& [own, text] : settings) {
             if (own == setting) return &text;
         }
-        return nullptr;
+        return defaults ? defaults->find(setting) : nullptr;
     }
 };
 
-using File = std::list<Section>;  // in the order of the file
+// Sections in the order of the file. What is in a list stays in its place when the list is moved.
+struct File : std::list<Section> {
+    std::list<Section> defaults = std::list<Section>(1);  // [DEFAULT], which is no section for itself
+};
 
 using bytes::trim;
 
@@ -2316,11 +2320,7 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        for (Section& section : sections_) {
-            for (const auto& [name, value] : defaults_.settings) {
-                if (!section.find(name)) bytes::add(section.settings, name, value);
-            }
-        }
+        for (Section& section : sections_) section.defaults = &sections_.defaults.front();
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
@@ -2343,7 +2343,7 @@ private:
 
     void begin_section(std::string_view name) {
         in_setting_ = false;
-        section_ = &defaults_;
+        section_ = &sections_.defaults.front();
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
@@ -2376,7 +2376,6 @@ private:
     void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
-    Section defaults_;
     Section* section_ = nullptr;
     bool in_setting_ = false;                              // the section's last, which an indented line would continue
     std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
@@ -2897,10 +2896,10 @@ private:
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
     std::string_view key_for(const std::string& secret, const Scope& scope) {
         if (key_scope_ != scope_ || key_secret_ != secret) {
-            key_ = signing_key(hash_, secret, scope);
             bytes::wipe(key_secret_);
-            key_secret_ = secret;
             key_scope_ = scope_;
+            key_ = signing_key(hash_, secret, scope);
+            key_secret_ = secret;  // last, so that without memory for it no key passes for another's
         }
         return digest::as_text(key_);
     }
@@ -7427,18 +7426,23 @@ struct detail::ReaderState {
 #if S3CACHE_EXCEPTIONS
     // For code that wants a std::istream. A thrown error becomes badbit, as of any stream buffer.
     struct Text : private std::streambuf, public std::istream {
-        explicit Text(cache::Stream& from) : std::istream(this), stream(from) {}
+        explicit Text(ReaderState& from) : std::istream(this), reader(from) {}
         std::streambuf::int_type underflow() override {
-            const std::string_view chunk = stream.next().value();
+            const std::string_view chunk = reader.next().value();
             // Never written to: there is no overflow() and no pbackfail().
             char* data = const_cast<char*>(chunk.data());
             setg(data, data, data + chunk.size());
             return chunk.empty() ? std::streambuf::traits_type::eof() : std::streambuf::traits_type::to_int_type(*data);
         }
 
-        cache::Stream& stream;
+        ReaderState& reader;
     };
 #endif
+
+    Result<std::string_view> next() {
+        if (!rest.empty()) return std::exchange(rest, std::string_view());
+        return stream.next();
+    }
 
     const std::shared_ptr<Core> core;
     const std::string key;
@@ -7447,7 +7451,7 @@ struct detail::ReaderState {
     cache::Stream stream{session, key, {options}, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
 #if S3CACHE_EXCEPTIONS
-    Text text{stream};
+    Text text{*this};
 #endif
 };
 
@@ -7505,10 +7509,7 @@ S3CACHE_FN Credentials::~Credentials() {
 S3CACHE_FN const Info& Reader::info() const noexcept { return state_->stream.info(); }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
-    return detail::cache::never_throws([&]() -> Result<std::string_view> {
-        if (!state_->rest.empty()) return std::exchange(state_->rest, std::string_view());
-        return state_->stream.next();
-    });
+    return detail::cache::never_throws([&] { return state_->next(); });
 }
 
 S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capacity) {

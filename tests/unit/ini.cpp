@@ -64,6 +64,17 @@ TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
     CHECK(text_of(a, "s") == "4");
 }
 
+TEST_CASE("ini: many settings in DEFAULT beside many sections are lent, not copied into each") {
+    std::string text = "[DEFAULT]\n";
+    for (int i = 0; i < 1000; ++i) text += "d" + std::to_string(i) + " = 1\n";
+    for (int i = 0; i < 1000; ++i) text += "[" + std::to_string(i) + "]\n";
+    auto parsed = ini::Parser().parse(text, "file");
+    REQUIRE(parsed);
+    const ini::File moved = *std::move(parsed);
+    CHECK(moved.back().settings.empty());
+    CHECK(text_of(moved.back(), "d999") == "1");
+}
+
 TEST_CASE("ini: lines end in LF, CR LF or CR") {
     for (const char* end : {"\n", "\r\n", "\r"}) {
         const auto parsed =
