@@ -255,7 +255,7 @@ public:
 
 private:
     union {
-        T value_;  // there where no error is; std::optional and std::variant take much longer to compile
+        T value_;  // alive if there is no error; std::optional and std::variant take much longer to compile
     };
 };
 
@@ -1688,18 +1688,16 @@ public:
 
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
-    // The digest of all updates since the last finish(); the object is then ready for the next one.
+    // The digest of all updates since the last finish(); the object is then ready for the next one. Naming no algorithm
+    // for that keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1;
-        reset();
+        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1 &&
+              EVP_DigestInit_ex(context_, nullptr, nullptr) == 1;
         return ok_ ? out : Sha256Digest{};
     }
 
-    // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
-    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_, nullptr, nullptr) == 1; }
-
-    // HMAC, between two digests: OpenSSL's own interface is deprecated in one form and slow in the other.
+    // HMAC; only between two digests. OpenSSL's own interface is deprecated in one form and slow in the other.
     Sha256Digest hmac(std::string_view key, std::string_view data) {
         char block[64] = {};
         if (key.size() > sizeof block) update(key);
@@ -1830,8 +1828,9 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes at
-// most `capacity` bytes to `out` and says how many. Fewer: feed more, or it is the end, or there is a problem.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes up
+// to `capacity` bytes to `out` and returns how many. Fewer than that: the input is used up, the stream has ended, or
+// there is a problem.
 class Filter {
 public:
     // Borrowed until pull() does not fill its buffer.
@@ -2216,7 +2215,7 @@ struct ListPage {
     std::string next_key_marker, next_upload_id_marker;
 };
 
-// Names of a list under encoding-type=url. False: a key of an object is none that was encoded.
+// For a list whose names are percent-encoded. False: the key of an object is not.
 inline bool decode_keys(ListPage& page, bool is_of_objects) {
     page.next_key_marker = bytes::unpercent(page.next_key_marker, true).value_or(page.next_key_marker);
     for (Entry& listed : page.entries) {
@@ -2377,8 +2376,9 @@ private:
 
     File sections_;
     Section* section_ = nullptr;
-    bool in_setting_ = false;                              // the section's last, which an indented line would continue
-    std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
+    bool in_setting_ = false;  // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, blank_lines_ = 0;
+    std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
 
@@ -2409,9 +2409,9 @@ inline std::vector<std::string> split_words(std::string_view text) {
     return words;
 }
 
-// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
-// file, where no kind is. As in botocore only the start of the first word is looked at, and of two sections for one
-// name the later one counts.
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]; of a credentials file, whose
+// `kind` is empty, [NAME]. As in botocore only the start of the first word is compared with the kind, and of two
+// sections for one name the later one counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
@@ -2423,7 +2423,7 @@ inline const Section* find_section(const File& file, std::string_view kind, std:
     return found;
 }
 
-// What the block under a setting says last of a name.
+// A name's last value in a block, which is the text of a setting. Empty: it has none there, or that is no block.
 inline std::string find_in_block(std::string_view text, std::string_view name) {
     std::string_view found;
     while (bytes::starts_with(text, "\n")) {
