@@ -2278,14 +2278,15 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
 
 namespace detail::ini {
 
-// A thousand profiles fit. Names are looked for one by one, hence the second limit.
+// A thousand profiles fit. Names are looked for one by one, hence the second limit; each section gets a copy of what
+// [DEFAULT] sets, hence the third, which counts the copies.
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
+inline constexpr std::size_t defaults_max = 100000;
 
 struct Section {
     std::string name{};
-    bytes::Pairs settings{};            // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
-    const Section* defaults = nullptr;  // of its file, for what it does not set itself
+    bytes::Pairs settings{};  // raw: quotes, '%' and '#' stay; continuation lines are joined by a line feed
 
     ~Section() {
         for (auto& setting : settings) bytes::wipe(setting.second);  // which may be a secret
@@ -2295,14 +2296,11 @@ struct Section {
         for (const auto& [own, text] : settings) {
             if (own == setting) return &text;
         }
-        return defaults ? defaults->find(setting) : nullptr;
+        return nullptr;
     }
 };
 
-// Sections in the order of the file. What is in a list stays in its place when the list is moved.
-struct File : std::list<Section> {
-    std::list<Section> defaults = std::list<Section>(1);  // [DEFAULT], which is no section for itself
-};
+using File = std::list<Section>;  // in the order of the file
 
 using bytes::trim;
 
@@ -2319,7 +2317,13 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
-        for (Section& section : sections_) section.defaults = &sections_.defaults.front();
+        if (problem_.empty() && sections_.size() * defaults_.settings.size() > defaults_max)
+            fail("too many settings in [DEFAULT] for so many sections");
+        for (Section& section : sections_) {
+            for (const auto& [name, value] : defaults_.settings) {
+                if (problem_.empty() && !section.find(name)) bytes::add(section.settings, name, value);
+            }
+        }
         if (problem_.empty()) return std::move(sections_);
         return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
     }
@@ -2342,7 +2346,7 @@ private:
 
     void begin_section(std::string_view name) {
         in_setting_ = false;
-        section_ = &sections_.defaults.front();
+        section_ = &defaults_;
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
             if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
@@ -2375,6 +2379,7 @@ private:
     void fail(std::string problem) { problem_ = std::move(problem); }
 
     File sections_;
+    Section defaults_;
     Section* section_ = nullptr;
     bool in_setting_ = false;  // the section's last, which an indented line would continue
     std::size_t indent_ = 0, blank_lines_ = 0;
@@ -2899,7 +2904,7 @@ private:
             bytes::wipe(key_secret_);
             key_scope_ = scope_;
             key_ = signing_key(hash_, secret, scope);
-            key_secret_ = secret;  // last, so that without memory for it no key passes for another's
+            key_secret_ = secret;  // last: without memory for this copy, the key must not pass for another secret's
         }
         return digest::as_text(key_);
     }
