@@ -7746,16 +7746,14 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
             const SetOptions& how = items[i].options;
             const bool is_plain = !how.compress && !how.if_absent && how.if_match.empty() && !how.progress &&
                                   !how.timeout && detail::transfer::fits_one_put(core_->config, payload.view());
-            if (Result<void> allowed = session.check_allowed("set", key); !allowed) {
+            if (Result<void> allowed = session.check_allowed("set", key); !allowed)
                 results[i] = std::move(allowed).error();
-            } else if (!is_plain) {
+            else if (!is_plain)
                 results[i] = set_payload(*core_, key, payload, how);
-            } else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write) {
+            else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write)
                 results[i] = std::move(write).error();
-            } else {
-                using detail::transfer::Put;
-                calls.add(i, new Put(session, *std::move(write), payload.view()));
-            }
+            else
+                calls.add(i, new detail::transfer::Put(session, *std::move(write), payload.view()));
         }
         calls.finish();
     });
