@@ -255,7 +255,7 @@ public:
 
 private:
     union {
-        T value_;  // there where no error is; std::optional and std::variant take much longer to compile
+        T value_;  // alive if there is no error; std::optional and std::variant take much longer to compile
     };
 };
 
@@ -418,7 +418,7 @@ public:
             if constexpr (std::is_base_of_v<std::istream, Plain>)
                 return read_stream(*static_cast<From*>(in), to, most);
             else
-                return (*static_cast<From*>(in))(to, most);
+                return static_cast<std::size_t>((*static_cast<From*>(in))(to, most));
         };
     }
 
@@ -1035,19 +1035,19 @@ private:
 #include <zlib.h>  // gzip
 #endif
 
-#include <algorithm>           // min, max, sort, find
+#include <algorithm>           // min, max
 #include <array>               // digests, tables
 #include <atomic>              // counters
 #include <cerrno>              // why a file could not be had
 #include <charconv>            // from_chars of whole numbers
 #include <clocale>             // the decimal point that strtod expects
+#include <cmath>               // floor, ldexp
 #include <condition_variable>  // waiting for another thread's credentials or value
 #include <cstdio>              // files
 #include <cstring>             // memcpy, strerror
 #include <istream>             // Source and Reader as streams
 #include <limits>              // overflow checks
-#include <list>                // what is pointed at
-#include <cmath>               // floor, ldexp
+#include <list>                // what others point at, and so stays in its place
 #include <mutex>               // the pool, credentials, values in flight
 #include <streambuf>           // Reader::istream
 #include <thread>              // sleeping, thread ids
@@ -1105,7 +1105,7 @@ inline bool valid(std::string_view text) {
     return true;
 }
 
-// For code points that UTF-8 can carry: at most U+10FFFF and no surrogate.
+// For code points up to U+10FFFF. Of half a surrogate pair it makes bytes that are not valid().
 inline void append(std::string& out, std::uint32_t code) {
     const unsigned more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
     constexpr unsigned char lead[] = {0, 0xC0, 0xE0, 0xF0};
@@ -1688,18 +1688,16 @@ public:
 
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
-    // The digest of all updates since the last finish(); the object is then ready for the next one.
+    // The digest of all updates since the last finish(); the object is then ready for the next one. Naming no algorithm
+    // for that keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1;
-        reset();
+        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1 &&
+              EVP_DigestInit_ex(context_, nullptr, nullptr) == 1;
         return ok_ ? out : Sha256Digest{};
     }
 
-    // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
-    void reset() { ok_ = ok_ && EVP_DigestInit_ex(context_, nullptr, nullptr) == 1; }
-
-    // HMAC, between two digests: OpenSSL's own interface is deprecated in one form and slow in the other.
+    // HMAC; only between two digests. OpenSSL's own interface is deprecated in one form and slow in the other.
     Sha256Digest hmac(std::string_view key, std::string_view data) {
         char block[64] = {};
         if (key.size() > sizeof block) update(key);
@@ -1830,8 +1828,9 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes at
-// most `capacity` bytes to `out` and says how many. Fewer: feed more, or it is the end, or there is a problem.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes up
+// to `capacity` bytes to `out` and returns how many. Fewer than that: the input is used up, the stream has ended, or
+// there is a problem.
 class Filter {
 public:
     // Borrowed until pull() does not fill its buffer.
@@ -2216,7 +2215,7 @@ struct ListPage {
     std::string next_key_marker, next_upload_id_marker;
 };
 
-// Names of a list under encoding-type=url. False: a key of an object is none that was encoded.
+// For a list whose names are percent-encoded. False: the key of an object is not.
 inline bool decode_keys(ListPage& page, bool is_of_objects) {
     page.next_key_marker = bytes::unpercent(page.next_key_marker, true).value_or(page.next_key_marker);
     for (Entry& listed : page.entries) {
@@ -2255,7 +2254,7 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
             if (!count) return spoilt;
             entry.info.size = *count;
             entry.info.last_modified = dates::iso8601(time).value_or(TimePoint());
-            page.entries.push_back(entry);
+            page.entries.push_back(std::move(entry));
         }
         if (scanner.path().find('/') == std::string_view::npos) {
             entry = {};
@@ -2279,9 +2278,11 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
 
 namespace detail::ini {
 
-// A thousand profiles fit. Names are looked for one by one, hence the second limit.
+// A thousand profiles fit. Names are looked for one by one, hence the second limit; each section gets a copy of what
+// [DEFAULT] sets, hence the third, which counts the copies.
 inline constexpr std::size_t file_bytes_max = 1024 * 1024;
 inline constexpr std::size_t sections_max = 10000;
+inline constexpr std::size_t defaults_max = 100000;
 
 struct Section {
     std::string name{};
@@ -2316,9 +2317,11 @@ public:
             take_line(text.substr(0, end));
             text.remove_prefix((std::min)(end + (text.substr(end, 2) == "\r\n" ? 2 : 1), text.size()));
         }
+        if (problem_.empty() && sections_.size() * defaults_.settings.size() > defaults_max)
+            fail("too many settings in [DEFAULT] for so many sections");
         for (Section& section : sections_) {
             for (const auto& [name, value] : defaults_.settings) {
-                if (!section.find(name)) bytes::add(section.settings, name, value);
+                if (problem_.empty() && !section.find(name)) bytes::add(section.settings, name, value);
             }
         }
         if (problem_.empty()) return std::move(sections_);
@@ -2378,8 +2381,9 @@ private:
     File sections_;
     Section defaults_;
     Section* section_ = nullptr;
-    bool in_setting_ = false;                              // the section's last, which an indented line would continue
-    std::size_t indent_ = 0, blank_lines_ = 0, line_ = 0;  // this counted from 1
+    bool in_setting_ = false;  // the section's last, which an indented line would continue
+    std::size_t indent_ = 0, blank_lines_ = 0;
+    std::size_t line_ = 0;  // counted from 1
     std::string problem_;
 };
 
@@ -2410,9 +2414,9 @@ inline std::vector<std::string> split_words(std::string_view text) {
     return words;
 }
 
-// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"], or [NAME] of the credentials
-// file, where no kind is. As in botocore only the start of the first word is looked at, and of two sections for one
-// name the later one counts.
+// The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]; of a credentials file, whose
+// `kind` is empty, [NAME]. As in botocore only the start of the first word is compared with the kind, and of two
+// sections for one name the later one counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
@@ -2424,7 +2428,7 @@ inline const Section* find_section(const File& file, std::string_view kind, std:
     return found;
 }
 
-// What the block under a setting says last of a name.
+// A name's last value in a block, which is the text of a setting. Empty: it has none there, or that is no block.
 inline std::string find_in_block(std::string_view text, std::string_view name) {
     std::string_view found;
     while (bytes::starts_with(text, "\n")) {
@@ -2897,10 +2901,10 @@ private:
     // Compared by the secret itself rather than by a generation number, which someone could forget to count up.
     std::string_view key_for(const std::string& secret, const Scope& scope) {
         if (key_scope_ != scope_ || key_secret_ != secret) {
-            key_ = signing_key(hash_, secret, scope);
             bytes::wipe(key_secret_);
-            key_secret_ = secret;
             key_scope_ = scope_;
+            key_ = signing_key(hash_, secret, scope);
+            key_secret_ = secret;  // last: without memory for this copy, the key must not pass for another secret's
         }
         return digest::as_text(key_);
     }
@@ -7432,18 +7436,23 @@ struct detail::ReaderState {
 #if S3CACHE_EXCEPTIONS
     // For code that wants a std::istream. A thrown error becomes badbit, as of any stream buffer.
     struct Text : private std::streambuf, public std::istream {
-        explicit Text(cache::Stream& from) : std::istream(this), stream(from) {}
+        explicit Text(ReaderState& from) : std::istream(this), reader(from) {}
         std::streambuf::int_type underflow() override {
-            const std::string_view chunk = stream.next().value();
+            const std::string_view chunk = reader.next().value();
             // Never written to: there is no overflow() and no pbackfail().
             char* data = const_cast<char*>(chunk.data());
             setg(data, data, data + chunk.size());
             return chunk.empty() ? std::streambuf::traits_type::eof() : std::streambuf::traits_type::to_int_type(*data);
         }
 
-        cache::Stream& stream;
+        ReaderState& reader;
     };
 #endif
+
+    Result<std::string_view> next() {
+        if (!rest.empty()) return std::exchange(rest, std::string_view());
+        return stream.next();
+    }
 
     const std::shared_ptr<Core> core;
     const std::string key;
@@ -7452,7 +7461,7 @@ struct detail::ReaderState {
     cache::Stream stream{session, key, {options}, true};
     std::string_view rest{};  // of the chunk that try_read is cutting up
 #if S3CACHE_EXCEPTIONS
-    Text text{stream};
+    Text text{*this};
 #endif
 };
 
@@ -7510,10 +7519,7 @@ S3CACHE_FN Credentials::~Credentials() {
 S3CACHE_FN const Info& Reader::info() const noexcept { return state_->stream.info(); }
 
 S3CACHE_FN Result<std::string_view> Reader::try_next() {
-    return detail::cache::never_throws([&]() -> Result<std::string_view> {
-        if (!state_->rest.empty()) return std::exchange(state_->rest, std::string_view());
-        return state_->stream.next();
-    });
+    return detail::cache::never_throws([&] { return state_->next(); });
 }
 
 S3CACHE_FN Result<std::size_t> Reader::try_read(char* buffer, std::size_t capacity) {
@@ -7745,16 +7751,14 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
             const SetOptions& how = items[i].options;
             const bool is_plain = !how.compress && !how.if_absent && how.if_match.empty() && !how.progress &&
                                   !how.timeout && detail::transfer::fits_one_put(core_->config, payload.view());
-            if (Result<void> allowed = session.check_allowed("set", key); !allowed) {
+            if (Result<void> allowed = session.check_allowed("set", key); !allowed)
                 results[i] = std::move(allowed).error();
-            } else if (!is_plain) {
+            else if (!is_plain)
                 results[i] = set_payload(*core_, key, payload, how);
-            } else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write) {
+            else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write)
                 results[i] = std::move(write).error();
-            } else {
-                using detail::transfer::Put;
-                calls.add(i, new Put(session, *std::move(write), payload.view()));
-            }
+            else
+                calls.add(i, new detail::transfer::Put(session, *std::move(write), payload.view()));
         }
         calls.finish();
     });

@@ -100,6 +100,47 @@ TEST_CASE("a stream that throws by itself at its end is read like any other", "[
     CHECK_FALSE(world.has("bad"));
 }
 
+TEST_CASE("a callable that counts in another type is a source, without a warning in the caller's program", "[source]") {
+    World world;
+    Cache cache = world.cache();
+    std::istringstream in("counted in streamsize");
+    const auto count = [&in](char* buffer, std::size_t capacity) -> std::streamsize {
+        return in.rdbuf()->sgetn(buffer, static_cast<std::streamsize>(capacity));
+    };
+    CHECK(ok(cache.try_set("k", Source(count))));
+    CHECK(world.body("k") == "counted in streamsize");
+}
+
+TEST_CASE("a payload keeps a temporary string, however short, when it is copied or moved", "[interface][payload]") {
+    World world;
+    Cache cache = world.cache();
+    for (const std::string& text : {std::string(), std::string("short"), std::string(1000, 'x')}) {
+        CAPTURE(text);
+        std::vector<Item> items;
+        for (int i = 0; i < 9; ++i) items.push_back({std::to_string(i), json('"' + text + '"'), {}});
+        const std::vector<Item> copies = items;
+        items.clear();
+        overwrite_the_stack();
+        for (const Result<bool>& stored : cache.set_many(copies)) CHECK(stored);
+        for (const Item& item : copies) CHECK(world.body(item.key) == '"' + text + '"');
+        Payload plain = std::string(text);
+        const Payload moved = std::move(plain);
+        CHECK(moved.present());
+        CHECK(moved.view() == text);
+    }
+}
+
+TEST_CASE("what read() left of a chunk comes first from the stream of the same reader", "[interface][reading]") {
+    World world;
+    Cache cache = world.cache();
+    cache.set("k", "abcdef");
+    auto reader = cache.get_stream("k");
+    REQUIRE(reader);
+    char two[2];
+    REQUIRE(reader->read(two, sizeof two) == 2);
+    CHECK(std::string(std::istreambuf_iterator<char>(reader->istream()), {}) == "cdef");
+}
+
 TEST_CASE("what a producer returns is stored as it was when it returned", "[interface][compute]") {
     World world;
     Cache cache = world.cache();

@@ -64,6 +64,17 @@ TEST_CASE("ini: the section DEFAULT lends its settings to all others") {
     CHECK(text_of(a, "s") == "4");
 }
 
+TEST_CASE("ini: a file whose DEFAULT would fill the memory with copies is refused") {
+    const auto file = [](int defaults, int sections) {
+        std::string text = "[DEFAULT]\n";
+        for (int i = 0; i < defaults; ++i) text += "d" + std::to_string(i) + " = 1\n";
+        for (int i = 0; i < sections; ++i) text += "[" + std::to_string(i) + "]\n";
+        return text;
+    };
+    CHECK(problem_in(file(400, 400)).find("too many settings in [DEFAULT]") != std::string::npos);
+    CHECK(problem_in(file(30, 1000)) == "none");
+}
+
 TEST_CASE("ini: lines end in LF, CR LF or CR") {
     for (const char* end : {"\n", "\r\n", "\r"}) {
         const auto parsed =
