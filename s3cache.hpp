@@ -2935,6 +2935,8 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
+inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
+
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
@@ -3113,15 +3115,17 @@ public:
         const std::int64_t wanted[] = {static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
                                        limits.connect.count(), limits.stall.count()};
         if (std::memcmp(setup_, wanted, sizeof setup_) != 0) {
-            std::memcpy(setup_, wanted, sizeof setup_);
+            setup_[0] = -1;  // setup_curl may throw
             curl_easy_reset(easy);
             set_up(config, large);
+            std::memcpy(setup_, wanted, sizeof setup_);
         }
         set_url();
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
-        add_line("User-Agent", ": ", "s3cache/" S3CACHE_VERSION);
+        // As an option it would be written twice, but setup_curl may replace that.
+        if (!config.setup_curl) add_line("User-Agent", ": ", user_agent);
         set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
@@ -3212,7 +3216,9 @@ private:
         curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
-        if (config.setup_curl) config.setup_curl(easy);
+        if (!config.setup_curl) return;
+        set(CURLOPT_USERAGENT, user_agent);
+        config.setup_curl(easy);
     }
 
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
@@ -3223,7 +3229,8 @@ private:
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
-        if (!shielded([&] { return transfer.headers.add(line); }, false)) transfer.refused = too_large;
+        const auto add = [&] { return transfer.headers.add(line) ? nullptr : too_large; };
+        transfer.refused = shielded(add, no_memory);
         return transfer.refused ? 0 : line.size();
     }
 
@@ -3700,10 +3707,10 @@ inline Result<std::string> read_file(const std::string& path) {
     if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode))
         return broken("it is not a regular file");  // a FIFO would be waited for for ever
 #endif
+    std::string text(ini::file_bytes_max + 1, '\0');  // first: behind it nothing throws
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
     if (file == nullptr) return broken(errno == EACCES ? "permission denied" : "system error " + std::to_string(errno));
-    std::string text(ini::file_bytes_max + 1, '\0');
     text.resize(std::fread(&text[0], 1, text.size(), file));
     const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
     std::fclose(file);
@@ -3721,12 +3728,13 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
 // messages must not. Zero, or an error of the system's.
 inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
+    char** const words = new char*[argv.size() + 1]();  // first: behind it nothing throws
+    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     int ends[2];
-    if (::pipe(ends) != 0) return errno;
+    int failed = ::pipe(ends) != 0 ? errno : 0;
+    if (failed != 0) return delete[] words, failed;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    char** const words = new char*[argv.size() + 1]();
-    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
@@ -3739,7 +3747,7 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
+    failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
     delete[] words;
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
@@ -3752,33 +3760,36 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
     int pipe = -1, status = 0;
     ::pid_t child = 0, ended = 0;
+    std::string written(answer_bytes_max + 1, '\0');  // before the helper runs, so that nothing throws while it does
     if (const int failed = spawn(argv, pipe, child))
         return broken(failed == ENOENT ? "there is no such program"
                                        : "it does not start: system error " + std::to_string(failed));
-    std::string written, problem;
+    std::size_t size = 0;
     const auto end = http::Clock::now() + process_timeout;
-    while (ended == 0 && problem.empty()) {
+    bool in_time = true;
+    while (ended == 0 && in_time && size < written.size()) {
         limits.sleep(process_poll);
         ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
-        char buffer[4096];
-        for (auto got = ::read(pipe, buffer, sizeof buffer); got > 0 && written.size() <= answer_bytes_max;
-             got = ::read(pipe, buffer, sizeof buffer))
-            written.append(buffer, static_cast<std::size_t>(got));
-        if (written.size() > answer_bytes_max)
-            problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
-        else if (ended == 0 && (http::Clock::now() >= end || limits.over()))
-            problem = "it took too long";
+        while (size < written.size()) {
+            const auto got = ::read(pipe, &written[size], written.size() - size);
+            if (got <= 0) break;
+            size += static_cast<std::size_t>(got);
+        }
+        in_time = http::Clock::now() < end && !limits.over();
     }
     ::close(pipe);
     if (ended == 0) ::kill(child, SIGKILL);
     while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
     // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
     // then all there is to judge by.
-    if (ended > 0 && WIFSIGNALED(status)) problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
+    if (ended > 0 && WIFSIGNALED(status)) return broken("it was ended by signal " + std::to_string(WTERMSIG(status)));
     if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
-        problem = "it ended with exit status " + std::to_string(WEXITSTATUS(status));
-    if (problem.empty()) return written;
-    return broken(problem);
+        return broken("it ended with exit status " + std::to_string(WEXITSTATUS(status)));
+    if (size == written.size())
+        return broken("its output is longer than " + bytes::number(answer_bytes_max) + " bytes");
+    if (ended == 0) return broken("it took too long");
+    written.resize(size);
+    return written;
 }
 #endif
 
@@ -4779,9 +4790,9 @@ private:
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) override {
+        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
         http::Engine engine(1);
         http::Transfer transfer;
-        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
         transfer.begin(out);
         transfer.url = request.url;
         transfer.limits = {credentials::connect_timeout, {}, request.timeout};
