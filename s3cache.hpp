@@ -2944,8 +2944,8 @@ inline constexpr const char* too_large = "the answer is larger than any of S3's"
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-// libcurl is initialised once and never cleaned up, because the application may use it too; nor is OpenSSL, for the
-// destructors of static objects. False once it has been, because something else had initialised it before us.
+// libcurl is initialised once and never cleaned up, because the application may use it too. Nor is OpenSSL, because
+// destructors of static objects may use a cache. False: it has been, which whoever initialised it before us arranged.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -2963,7 +2963,7 @@ inline std::uint64_t process_id() {
 #endif
 }
 
-// libcurl does not say so where it cannot connect for that.
+// Whether the process may open no more files: libcurl does not say so where it cannot connect because of that.
 inline bool no_descriptor_is_left() {
 #if !defined(_WIN32)
     const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -3072,7 +3072,7 @@ public:
     bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    Transfer* next_idle = nullptr;  // of an Engine's
+    Transfer* next_idle = nullptr;  // in its Engine's list
     sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
@@ -3124,7 +3124,7 @@ public:
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
-        // As an option it would be written twice, but setup_curl may replace that.
+        // An option's value is formatted anew for each request; it is one where setup_curl may replace it.
         if (!config.setup_curl) add_line("User-Agent", ": ", user_agent);
         set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
@@ -3140,7 +3140,7 @@ public:
     }
 
 private:
-    // A header line to send, in the list that libcurl is given: one that it built itself would be a copy of every line.
+    // A header line to send, and its place in libcurl's list: curl_slist_append() would copy the line.
     struct Line {
         std::string text{};
         curl_slist node{};     // whose list ends with this request's last line
@@ -3319,7 +3319,7 @@ public:
             !multi_ || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
         return !transfer.broken;
     }
-    // Takes a transfer out that has failed outside of perform().
+    // Takes out a transfer that is over, or that failed outside of perform().
     void stop(Transfer& transfer, CURLcode result) {
         curl_multi_remove_handle(multi_, transfer.easy);
         transfer.result = result;
@@ -3354,7 +3354,7 @@ public:
 #endif
     }
 
-    Engine* next_idle = nullptr;  // of a Pool's
+    Engine* next_idle = nullptr;  // in the Pool's list
     digest::Sha256 body_hash;     // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
@@ -3601,7 +3601,8 @@ inline constexpr Milliseconds imds_extension{900000};  // use of overdue instanc
 inline constexpr Milliseconds retry_first{1000};       // after a failed renewal; doubles
 inline constexpr Milliseconds retry_most{60000};
 inline constexpr Milliseconds retry_most_unserved{10000};  // nothing valid to go on with: ask sooner
-inline constexpr Milliseconds forced_again_after{30000};   // a store that refuses the same keys must not flood STS
+inline constexpr Milliseconds forced_again_after{
+    30000};  // a store that refuses whatever we send must not make us flood STS
 
 // -- the outside
 
@@ -3699,7 +3700,7 @@ inline bool switched_on(const Setting& set) { return bytes::iequal(bytes::trim(s
 
 // -- the real outside: the only place here that touches files, processes and variables
 
-// Empty: it is, or there is none.
+// What a file holds; empty: nothing, or there is no such file.
 inline Result<std::string> read_file(const std::string& path) {
 #ifndef _WIN32
     if (path == "/dev/null") return std::string();  // how people say that there is none
@@ -3769,7 +3770,7 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     bool in_time = true;
     while (ended == 0 && in_time && size < written.size()) {
         limits.sleep(process_poll);
-        ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
+        ended = ::waitpid(child, &status, WNOHANG);  // first: of one that has ended, the pipe then holds everything
         while (size < written.size()) {
             const auto got = ::read(pipe, &written[size], written.size() - size);
             if (got <= 0) break;
@@ -3801,7 +3802,7 @@ struct WebRequest {
     Milliseconds timeout{};
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
-    std::string secret{};       // in it; what an answer says is not passed on where it repeats this
+    std::string secret{};       // that it carries: an error's text is not passed on where it repeats this
 };
 
 struct WebAnswer {
@@ -3809,7 +3810,7 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
-// What tests put others in place of; HTTP and a corrected clock are the caller's.
+// The outside as it is, but for HTTP and a corrected clock, which Core adds. Tests put another in its place.
 class Environment {
 public:
     virtual ~Environment() = default;
@@ -3937,8 +3938,7 @@ public:
         return {};
     }
 
-    // A variable, or else what the profile says: nothing where the files cannot be read, which is reported by who needs
-    // keys.
+    // A variable, or else what the profile says. Files that cannot be read count as empty: who needs keys reports them.
     Setting in_profile(const char* variable, const char* name) {
         Setting set = first({variable});
         return set.value.empty() && load() ? setting_of(selected_, name) : set;
@@ -3991,7 +3991,7 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        if (is_kept_out()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
@@ -4002,7 +4002,7 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (is_kept_out()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
@@ -4046,8 +4046,8 @@ public:
     }
 
 private:
-    // The variables are, by a profile that is chosen in code, unless that profile names them.
-    bool is_kept_out() const { return roles_.empty() && !settings_.profile.empty(); }
+    // A profile that is chosen in code goes before the variables, unless its role names them as its source.
+    bool variables_are_ignored() const { return roles_.empty() && !settings_.profile.empty(); }
 
     // -- the files
 
@@ -4194,7 +4194,7 @@ private:
 
     // Variables go before the selected profile, even if they are empty, as in botocore.
     Keys keys_by_web_identity(const Profile& profile) {
-        const bool use_variables = roles_.empty() && settings_.profile.empty();
+        const bool use_variables = roles_.empty() && !variables_are_ignored();
         const auto setting = [&](const char* name, const char* otherwise) {
             auto value = use_variables ? variable(name) : std::nullopt;
             if (!value) return setting_of(profile, otherwise);
