@@ -2939,6 +2939,8 @@ inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
 
+inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
+
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
@@ -2946,8 +2948,8 @@ inline constexpr const char* too_large = "the answer is larger than any of S3's"
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
-// libcurl is initialised once and never cleaned up, because the application may use it too; nor is OpenSSL, for the
-// destructors of static objects. False once it has been, because something else had initialised it before us.
+// libcurl is initialised once and never cleaned up, because the application may use it too. Nor is OpenSSL, because
+// destructors of static objects may use a cache. False: it has been, which whoever initialised it before us arranged.
 inline bool is_ready() {
     static const bool ready =
         OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr) == 1 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK;
@@ -2965,7 +2967,7 @@ inline std::uint64_t process_id() {
 #endif
 }
 
-// libcurl does not say so where it cannot connect for that.
+// Whether the process may open no more files: libcurl does not say so where it cannot connect because of that.
 inline bool no_descriptor_is_left() {
 #if !defined(_WIN32)
     const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -3074,7 +3076,7 @@ public:
     bool broken = false;  // libcurl refused an option or has no memory: not to be used again
     char problem[CURL_ERROR_SIZE] = {};
     void* owner = nullptr;
-    Transfer* next_idle = nullptr;  // of an Engine's
+    Transfer* next_idle = nullptr;  // in its Engine's list
     sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
     CURL* easy;
 
@@ -3117,14 +3119,16 @@ public:
         const std::int64_t wanted[] = {static_cast<std::int64_t>(request->method), large, request->bypass_proxy,
                                        limits.connect.count(), limits.stall.count()};
         if (std::memcmp(setup_, wanted, sizeof setup_) != 0) {
-            std::memcpy(setup_, wanted, sizeof setup_);
+            setup_[0] = -1;  // setup_curl may throw
             curl_easy_reset(easy);
             set_up(config, large);
+            std::memcpy(setup_, wanted, sizeof setup_);
         }
         set_url();
         // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
         // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
         for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
+        // An option's value is formatted anew for each request; it is one where setup_curl may replace it.
         if (!config.setup_curl) add_line("User-Agent", ": ", user_agent);
         set(CURLOPT_HTTPHEADER, &lines_->node);
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
@@ -3140,7 +3144,7 @@ public:
     }
 
 private:
-    // A header line to send, in the list that libcurl is given: one that it built itself would be a copy of every line.
+    // A header line to send, and its place in libcurl's list: curl_slist_append() would copy the line.
     struct Line {
         std::string text{};
         curl_slist node{};     // whose list ends with this request's last line
@@ -3217,7 +3221,7 @@ private:
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
 #endif
         if (!config.setup_curl) return;
-        set(CURLOPT_USERAGENT, user_agent);  // which the hook may replace, as it could not a line
+        set(CURLOPT_USERAGENT, user_agent);
         config.setup_curl(easy);
     }
 
@@ -3229,7 +3233,8 @@ private:
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
         }
-        if (!shielded([&] { return transfer.headers.add(line); }, false)) transfer.refused = too_large;
+        const auto add = [&] { return transfer.headers.add(line) ? nullptr : too_large; };
+        transfer.refused = shielded(add, no_memory);
         return transfer.refused ? 0 : line.size();
     }
 
@@ -3320,7 +3325,7 @@ public:
             !multi_ || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
         return !transfer.broken;
     }
-    // Takes a transfer out that has failed outside of perform().
+    // Takes out a transfer that is over, or that failed outside of perform().
     void stop(Transfer& transfer, CURLcode result) {
         curl_multi_remove_handle(multi_, transfer.easy);
         transfer.result = result;
@@ -3355,7 +3360,7 @@ public:
 #endif
     }
 
-    Engine* next_idle = nullptr;  // of a Pool's
+    Engine* next_idle = nullptr;  // in the Pool's list
     digest::Sha256 body_hash;     // for whoever has a whole body: making one anew costs half of hashing 4 KiB
 
 private:
@@ -3602,7 +3607,8 @@ inline constexpr Milliseconds imds_extension{900000};  // use of overdue instanc
 inline constexpr Milliseconds retry_first{1000};       // after a failed renewal; doubles
 inline constexpr Milliseconds retry_most{60000};
 inline constexpr Milliseconds retry_most_unserved{10000};  // nothing valid to go on with: ask sooner
-inline constexpr Milliseconds forced_again_after{30000};   // a store that refuses the same keys must not flood STS
+inline constexpr Milliseconds forced_again_after{
+    30000};  // a store that refuses whatever we send must not make us flood STS
 
 // -- the outside
 
@@ -3700,7 +3706,7 @@ inline bool switched_on(const Setting& set) { return bytes::iequal(bytes::trim(s
 
 // -- the real outside: the only place here that touches files, processes and variables
 
-// Empty: it is, or there is none.
+// What a file holds; empty: nothing, or there is no such file.
 inline Result<std::string> read_file(const std::string& path) {
 #ifndef _WIN32
     if (path == "/dev/null") return std::string();  // how people say that there is none
@@ -3708,10 +3714,10 @@ inline Result<std::string> read_file(const std::string& path) {
     if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode))
         return broken("it is not a regular file");  // a FIFO would be waited for for ever
 #endif
+    std::string text(ini::file_bytes_max + 1, '\0');  // first: behind it nothing throws
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
     if (file == nullptr) return broken(errno == EACCES ? "permission denied" : "system error " + std::to_string(errno));
-    std::string text(ini::file_bytes_max + 1, '\0');
     text.resize(std::fread(&text[0], 1, text.size(), file));
     const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
     std::fclose(file);
@@ -3729,12 +3735,13 @@ inline Result<std::string> run_process(const std::vector<std::string>&, const Li
 // Its standard error stays the program's, because prompts and complaints are for a person, and may hold what our
 // messages must not. Zero, or an error of the system's.
 inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
+    char** const words = new char*[argv.size() + 1]();  // first: behind it nothing throws
+    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     int ends[2];
-    if (::pipe(ends) != 0) return errno;
+    int failed = ::pipe(ends) != 0 ? errno : 0;
+    if (failed != 0) return delete[] words, failed;
     for (int end : ends) ::fcntl(end, F_SETFD, FD_CLOEXEC);
     ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
-    char** const words = new char*[argv.size() + 1]();
-    for (std::size_t i = 0; i < argv.size(); ++i) words[i] = &argv[i][0];
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
@@ -3747,7 +3754,7 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 #if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
     posix_spawn_file_actions_addclosefrom_np(&actions, 3);
 #endif
-    const int failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
+    failed = ::posix_spawnp(&child, words[0], &actions, nullptr, words, environment);
     delete[] words;
     posix_spawn_file_actions_destroy(&actions);
     ::close(ends[1]);
@@ -3760,33 +3767,36 @@ inline int spawn(std::vector<std::string> argv, int& output, ::pid_t& child) {
 inline Result<std::string> run_process(const std::vector<std::string>& argv, const Limits& limits) {
     int pipe = -1, status = 0;
     ::pid_t child = 0, ended = 0;
+    std::string written(answer_bytes_max + 1, '\0');  // before the helper runs, so that nothing throws while it does
     if (const int failed = spawn(argv, pipe, child))
         return broken(failed == ENOENT ? "there is no such program"
                                        : "it does not start: system error " + std::to_string(failed));
-    std::string written, problem;
+    std::size_t size = 0;
     const auto end = http::Clock::now() + process_timeout;
-    while (ended == 0 && problem.empty()) {
+    bool in_time = true;
+    while (ended == 0 && in_time && size < written.size()) {
         limits.sleep(process_poll);
-        ended = ::waitpid(child, &status, WNOHANG);  // before the pipe is read: then all is there
-        char buffer[4096];
-        for (auto got = ::read(pipe, buffer, sizeof buffer); got > 0 && written.size() <= answer_bytes_max;
-             got = ::read(pipe, buffer, sizeof buffer))
-            written.append(buffer, static_cast<std::size_t>(got));
-        if (written.size() > answer_bytes_max)
-            problem = "its output is longer than " + bytes::number(answer_bytes_max) + " bytes";
-        else if (ended == 0 && (http::Clock::now() >= end || limits.over()))
-            problem = "it took too long";
+        ended = ::waitpid(child, &status, WNOHANG);  // first: of one that has ended, the pipe then holds everything
+        while (size < written.size()) {
+            const auto got = ::read(pipe, &written[size], written.size() - size);
+            if (got <= 0) break;
+            size += static_cast<std::size_t>(got);
+        }
+        in_time = http::Clock::now() < end && !limits.over();
     }
     ::close(pipe);
     if (ended == 0) ::kill(child, SIGKILL);
     while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
     // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
     // then all there is to judge by.
-    if (ended > 0 && WIFSIGNALED(status)) problem = "it was ended by signal " + std::to_string(WTERMSIG(status));
+    if (ended > 0 && WIFSIGNALED(status)) return broken("it was ended by signal " + std::to_string(WTERMSIG(status)));
     if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
-        problem = "it ended with exit status " + std::to_string(WEXITSTATUS(status));
-    if (problem.empty()) return written;
-    return broken(problem);
+        return broken("it ended with exit status " + std::to_string(WEXITSTATUS(status)));
+    if (size == written.size())
+        return broken("its output is longer than " + bytes::number(answer_bytes_max) + " bytes");
+    if (ended == 0) return broken("it took too long");
+    written.resize(size);
+    return written;
 }
 #endif
 
@@ -3798,7 +3808,7 @@ struct WebRequest {
     Milliseconds timeout{};
     int attempts = attempts_max;
     bool bypass_proxy = false;  // link-local services: a proxy would answer with its own host's identity
-    std::string secret{};       // in it; what an answer says is not passed on where it repeats this
+    std::string secret{};       // that it carries: an error's text is not passed on where it repeats this
 };
 
 struct WebAnswer {
@@ -3806,7 +3816,7 @@ struct WebAnswer {
     std::string body{};  // or why there was none
 };
 
-// What tests put others in place of; HTTP and a corrected clock are the caller's.
+// The outside as it is, but for HTTP and a corrected clock, which Core adds. Tests put another in its place.
 class Environment {
 public:
     virtual ~Environment() = default;
@@ -3934,8 +3944,7 @@ public:
         return {};
     }
 
-    // A variable, or else what the profile says: nothing where the files cannot be read, which is reported by who needs
-    // keys.
+    // A variable, or else what the profile says. Files that cannot be read count as empty: who needs keys reports them.
     Setting in_profile(const char* variable, const char* name) {
         Setting set = first({variable});
         return set.value.empty() && load() ? setting_of(selected_, name) : set;
@@ -3988,7 +3997,7 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        if (is_kept_out()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
         if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
@@ -3999,7 +4008,7 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (is_kept_out()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
             return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
         if (auto read = load(); !read) return std::move(read).error();
@@ -4043,8 +4052,8 @@ public:
     }
 
 private:
-    // The variables are, by a profile that is chosen in code, unless that profile names them.
-    bool is_kept_out() const { return roles_.empty() && !settings_.profile.empty(); }
+    // A profile that is chosen in code goes before the variables, unless its role names them as its source.
+    bool variables_are_ignored() const { return roles_.empty() && !settings_.profile.empty(); }
 
     // -- the files
 
@@ -4191,7 +4200,7 @@ private:
 
     // Variables go before the selected profile, even if they are empty, as in botocore.
     Keys keys_by_web_identity(const Profile& profile) {
-        const bool use_variables = roles_.empty() && settings_.profile.empty();
+        const bool use_variables = roles_.empty() && !variables_are_ignored();
         const auto setting = [&](const char* name, const char* otherwise) {
             auto value = use_variables ? variable(name) : std::nullopt;
             if (!value) return setting_of(profile, otherwise);
@@ -4787,9 +4796,9 @@ private:
 
     // Credential endpoints are asked with the same libcurl, but on a connection of its own.
     credentials::WebAnswer fetch(const credentials::WebRequest& request, const credentials::Limits& limits) override {
+        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
         http::Engine engine(1);
         http::Transfer transfer;
-        const http::Transfer::Request out{request.method, request.body, {}, false, request.bypass_proxy};
         transfer.begin(out);
         transfer.url = request.url;
         transfer.limits = {credentials::connect_timeout, {}, request.timeout};

@@ -1,6 +1,7 @@
 // Section http, ways to the store: a proxy, an IPv6 address, a Unix socket, a TLS server that wants to know who calls.
 #include "world.hpp"
 
+#include <stdexcept>
 #include <thread>
 
 #include <arpa/inet.h>
@@ -231,6 +232,22 @@ TEST_CASE("an endpoint may be an IPv6 address", "[networks]") {
     }
     CHECK(world.s3.requests().front().header("host").value_or("").rfind("[::1]:", 0) == 0);
     curl_slist_free_all(around);
+}
+
+TEST_CASE("a handle whose setup_curl threw is set up anew", "[networks]") {
+    World world;
+    Config config = world.config();
+    auto left = std::make_shared<int>(0);
+    config.setup_curl = [left](void* curl) {
+        if ((*left)-- > 0) throw std::runtime_error("not now");
+        curl_easy_setopt(curl, CURLOPT_USERAGENT, "hooked");
+    };
+    Cache cache = world.cache(config);
+    cache.set("k", "v");
+    *left = 1;
+    CHECK_THROWS(cache.get("k"));  // another method than before, so that the handle is reset
+    CHECK(cache.get("k"));
+    for (const auto& request : world.s3.requests()) CHECK(request.header("user-agent") == std::string("hooked"));
 }
 
 TEST_CASE("a store behind a Unix socket is reached through setup_curl", "[networks]") {
