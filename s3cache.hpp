@@ -5859,12 +5859,13 @@ private:
         if (fine) send(parts);
         while (fine && (has_more_ || parts.size() != 0)) {
             parts.step(has_room(parts) ? s3::Milliseconds(0) : s3::step_most);
+            if (has_room(parts) && quick_parts_ < quick_parts_min) parts.finish();
             fine = answers;
             if (!fine || !has_room(parts)) continue;
-            if (quick_parts_ < quick_parts_min) parts.finish();
             fine = gather();
             if (fine) send(parts);
         }
+        if (fine) fine = answers;  // the last may have come while send() waited for a connection
         return fine ? complete() : Result<bool>(std::move(fine).error());
     }
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
