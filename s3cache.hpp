@@ -6608,6 +6608,15 @@ public:
     }
     // The next bytes of the value, valid until the next call; empty at the checked end.
     Result<std::string_view> next() {
+        if (std::exchange(is_reading_, true)) return refuse(Errc::source, "an earlier read was left by an exception");
+        Result<std::string_view> chunk = decoded();
+        is_reading_ = false;
+        return chunk;
+    }
+    const Info& info() const { return facts_.info; }
+
+private:
+    Result<std::string_view> decoded() {
         for (;;) {
             Result<std::string_view> chunk = decoder_.next();
             if (chunk && (!chunk->empty() || has_ended_)) return chunk;
@@ -6648,6 +6657,7 @@ private:
     std::string buffer_;
     std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
     bool has_ended_ = false, is_broken_ = false;
+    bool is_reading_ = false;  // outside of next(): an exception left it, and bytes may be lost
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.

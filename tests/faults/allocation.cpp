@@ -367,3 +367,39 @@ TEST_CASE("a get_or_set that found no memory leaves its key to the next thread",
         for (const std::string& problem : crew.join()) FAIL_CHECK(problem);
     }
 }
+
+TEST_CASE("a reader that found no memory gives no wrong bytes and does not hang when it is read on",
+          "[memory][ranges]") {
+    fake_s3::Options options;
+    options.connection_bytes_per_second = 4000000;  // slow enough for ranges over more connections
+    World world(options);
+    const std::string plain = store::random_bytes(6 * part, 1);
+    world.put("ranges", plain);
+    world.put("gzip", store::gzip(lines()), {{"compressed", "true"}});
+    Cache cache = world.cache(quiet(world));
+    for (const char* key : {"ranges", "gzip"}) {
+        const std::string& value = std::string_view(key) == "gzip" ? lines() : plain;
+        bool reached = true;
+        for (std::size_t allocation = 1; reached; ++allocation) {
+            CAPTURE(key, allocation);
+            auto reader = cache.get_stream(key);
+            REQUIRE(reader);
+            std::string got;
+            memory = {allocation, false, false, Whose::ours};
+            for (int errors = 0; errors < 3;) {
+                const auto chunk = reader->try_next();
+                const Spared spared;
+                if (!chunk)
+                    ++errors;
+                else if (chunk->empty())
+                    break;
+                else
+                    got.append(*chunk);
+                if (errors == 3) got.clear();
+            }
+            reached = memory.failed;
+            memory = {};
+            if (!got.empty()) CHECK(same(got, value));
+        }
+    }
+}
