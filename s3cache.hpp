@@ -4514,7 +4514,7 @@ struct Facts {
     // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
     bool has_etag(std::string_view other) const {
         const auto opaque = [](std::string_view etag) { return etag.substr(bytes::starts_with(etag, "W/") ? 2 : 0); };
-        return opaque(info.etag) == opaque(other);
+        return !info.etag.empty() && opaque(info.etag) == opaque(other);
     }
 };
 
@@ -4897,6 +4897,7 @@ public:
         void run() {
             start();
             while (tend()) session.step(step_most);
+            session.woken_ = true;  // others may have ended meanwhile
         }
         // Called between steps; false: it is done.
         virtual bool tend() {
@@ -5276,6 +5277,7 @@ public:
         : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
+    Session(const Session&) = delete;  // calls point at it
     ~Session() { core_.pool.give_back(engine_); }
 
     Core& core() { return core_; }
@@ -5395,6 +5397,7 @@ using Call = Session::Call;
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
+    Calls(const Calls&) = delete;
     // Cuts off what is on its way.
     ~Calls() {
         while (first_) delete std::exchange(first_, first_->beside);
@@ -6627,9 +6630,6 @@ private:
             return fine.error();
         }
     }
-    const Info& info() const { return facts_.info; }
-
-private:
     SinkResult take(std::string_view data) override {
         const std::uint64_t most =
             (std::min)(std::uint64_t{transfer::reader_buffer_bytes}, std::uint64_t{core.config.transfer_bytes_max} / 8);
