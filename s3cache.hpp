@@ -5000,9 +5000,9 @@ public:
         http::Clock::time_point began{};
         const endpoint::Endpoint* place = nullptr;
         std::shared_ptr<const Credentials> identity{};
-        std::size_t index = 0;             // for Calls, as
-        Call* beside = nullptr;            // is this
-        std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
+        std::size_t index = 0;             // which of many this is
+        Call* beside = nullptr;            // the next in the list of a Calls
+        std::unique_ptr<char[]> buffer{};  // a part of an object; pages that a short one leaves out are never touched
 
     private:
         friend class Session;
@@ -5266,7 +5266,7 @@ public:
             return Error(std::move(details), about(request.operation, request.key, text));
         }
 
-        Call* following = nullptr;         // of its session
+        Call* following = nullptr;         // the next in the list of its session
         http::Clock::time_point due{};     // of the attempt
         std::int64_t clock_offset_ms = 0;  // with which it is signed
         unsigned corrections = 0;          // those that were made, a bit for each Action
@@ -5393,7 +5393,8 @@ private:
 
 using Call = Session::Call;
 
-// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done.
+// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done, from
+// within add(), step() or finish(), and in no order.
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
@@ -5743,8 +5744,8 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     return there->write_id == write.write_id;
 }
 
-// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass,
-// piece by piece while it is in the cache.
+// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass over
+// pieces that the processor's cache holds. The network has no turn meanwhile: a body is two parts long at most.
 inline std::string seal(Call& call) {
     s3::Request& out = call.request;
     const Config& config = call.core.config;
@@ -5996,8 +5997,8 @@ private:
         line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
         xml::escape(line, etag);
         line += "</ETag>";
-        for (const auto& header : part.request.headers)
-            line += "<ChecksumCRC32C>" + header.second + "</ChecksumCRC32C>";
+        for (const auto& sum : part.request.headers)  // a part has no others
+            line += "<ChecksumCRC32C>" + sum.second + "</ChecksumCRC32C>";
         line += "</Part>";
         stored_bytes_ += part.request.body.size();
         if (plan_.bytes_of(number) == plan_.bytes_of(begun_ + 1)) spare_ = std::move(part.buffer);
@@ -6141,7 +6142,7 @@ struct Pages {
     Session session;
     std::string prefix;
     Look look;
-    const std::optional<Seconds> older_than;  // uploads are listed that are; empty: entries
+    const std::optional<Seconds> older_than;  // uploads that began longer ago are listed; empty: entries are
     bytes::Pairs markers{};                   // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
@@ -6189,7 +6190,8 @@ private:
     void add(Entry& entry) {
         entry.key.erase(0, core->prefix.size());
         const Info& info = entry.info;
-        // An upload without an id: the request to abort it would read as one to remove an object.
+        // An upload without an id, which stands in the place of an ETag, is left: the request to abort it would read as
+        // one to remove an object.
         const bool is_left =
             older_than && (info.etag.empty() || info.last_modified == TimePoint() ||
                            retry::seconds_between(info.last_modified, core->now()) < older_than->count());
@@ -6354,10 +6356,10 @@ inline Result<bool> interpret_removal(const Call& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
-// removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
-// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there one round
-// trip is left.
+// The next request of a call that removes an entry or aborts an upload; false: there is none. One that began with a
+// look (a HEAD) goes on only if that finds the entry expired: nothing is removed because of one answer's date alone.
+// If-Match then keeps the store from removing what another writer has put there, but for equal bytes, which have equal
+// ETags, and for stores that ignore If-Match on DELETE: there one round trip is left.
 inline bool prepare_removal(Call& call) {
     s3::Request& request = call.request;
     if (request.method == Method::head) {
