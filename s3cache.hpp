@@ -6102,10 +6102,12 @@ struct Pages {
             while (at == page.size()) {
                 if (trouble) return *trouble;
                 if (is_last) return std::optional<Entry>();
-                if (const Result<void> fine = next_page(); !fine) {
-                    page.clear();
-                    trouble = fine.error();
-                }
+                if (std::exchange(is_turning, true)) return refuse("an earlier page was left by an exception");
+                const Result<void> fine = next_page();
+                is_turning = false;
+                if (fine) continue;
+                page.clear();
+                trouble = fine.error();
             }
             if (!entry::is_scratch_name(page[at].key)) return std::optional<Entry>(std::move(page[at++]));
         }
@@ -6150,6 +6152,7 @@ struct Pages {
     std::uint64_t pages = 0;  // that held something
     std::string remembered{}, previous_last{};
     bool is_last = false;
+    bool is_turning = false;         // outside of next(): an exception left it, and entries may be lost
     std::optional<Error> trouble{};  // about a key that is left out of its page, or why there are no more pages
 
 private:
@@ -6428,8 +6431,6 @@ public:
     bool on_retry() override { return is_removing_ || Range::on_retry(); }
 
 protected:
-    // Before the first bytes come; the headers tell what they are.
-    virtual void prepare() {}
     virtual SinkResult take(std::string_view data) = 0;
 
     // All has come, or nothing more will.
@@ -6480,7 +6481,6 @@ protected:
         const double grace = wanted_.grace.count();
         is_stale_ = grace > 0 && facts_.expired(core.unix_now()) && !facts_.expired(core.unix_now() - grace);
         is_refused_ = !is_stale_ && !is_usable(core, "get", key(), facts_);
-        if (!is_refused_) prepare();
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
@@ -6561,7 +6561,9 @@ public:
     }
 
 private:
-    void prepare() override {
+    void begin(const http::Headers& headers) override {
+        Reading::begin(headers);
+        if (is_refused_ || trouble_) return;
         const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
         if (!facts_.info.compressed && stored > most) fail(too_large());
         // A guess of what gzip will give: memory that is not written to costs nothing.

@@ -403,3 +403,26 @@ TEST_CASE("a reader that found no memory gives no wrong bytes and does not hang 
         }
     }
 }
+
+TEST_CASE("a listing that found no memory leaves nothing out when it is read on", "[memory][list]") {
+    World world;
+    world.s3.set_list_page_max(2);
+    for (char name = 'a'; name < 'h'; ++name) world.put(std::string(1, name), "v");
+    Cache cache = world.cache(quiet(world));
+    bool reached = true;
+    for (std::size_t allocation = 1; reached; ++allocation) {
+        CAPTURE(allocation);
+        Listing listing = cache.list();
+        std::size_t count = 0;
+        memory = {allocation, false, false, Whose::ours};
+        for (int errors = 0; errors < 3;) {
+            const auto entry = listing.try_next();
+            if (!entry && ++errors == 3) count = 7;
+            if (entry && !*entry) break;
+            if (entry) ++count;
+        }
+        reached = memory.failed;
+        memory = {};
+        if (count != 7) CHECK(count == 7);
+    }
+}
