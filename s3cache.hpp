@@ -7051,13 +7051,20 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease
 
 // -- set
 
-inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
-                        double cost = 0) {
+inline Result<bool> set(Core& core, std::string_view key, Body body, const SetOptions& options, double cost = 0) {
     Result<s3::Request> write = write_of(core, key, body, options, cost);
     if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
     const auto plan = transfer::plan_parts(core.config, body.size(), options.compress);
     if (!plan) return record_error(core, "set", key, about("set", key, plan.error()), timing);
+    // Bytes in memory that are to be deflated are read like a stream's.
+    std::string_view rest = body.source ? std::string_view() : body.payload->view();
+    const auto read = [&rest](char* buffer, std::size_t capacity) {
+        const std::size_t count = rest.copy(buffer, capacity);
+        return rest.remove_prefix(count), count;
+    };
+    const Source memory = Source(read).sized(rest.size());
+    if (!body.source && options.compress && !body.is_negative()) body.source = &memory;
     Session session(core, options.timeout);
     Lease claim(core);
     transfer::Upload upload(session, *std::move(write), *plan, body, options);
@@ -7066,18 +7073,6 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     if (!stored && body.file && std::ferror(body.file))
         stored = file_error("set", key, std::string(body.path), "cannot read");
     return record_write(core, "set", key, std::move(stored), &Stats::sets, timing);
-}
-
-inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
-                                double cost = 0) {
-    if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
-    std::string_view rest = payload.view();
-    const auto read = [&rest](char* buffer, std::size_t capacity) {
-        const std::size_t count = rest.copy(buffer, capacity);
-        return rest.remove_prefix(count), count;
-    };
-    const Source source = Source(read).sized(rest.size());
-    return set(core, key, {&payload, &source}, options, cost);
 }
 
 // -- removing many, and upkeep
@@ -7347,7 +7342,7 @@ struct Computation {
         SetOptions storing = options;
         if (made->negative && how.negative_ttl) storing.ttl = how.negative_ttl;
         if (!core.config.read_only)
-            static_cast<void>(set_payload(core, key, payload, storing, how.early_refresh > 0 ? seconds : 0));
+            static_cast<void>(set(core, key, {&payload}, storing, how.early_refresh > 0 ? seconds : 0));
         Info info;
         info.size = made->data.size();
         info.negative = made->negative;
@@ -7548,7 +7543,7 @@ S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) 
         .transform([](std::shared_ptr<detail::Core>&& core) { return Cache(std::move(core)); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(Key key, Payload payload, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {&payload}, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(Key key, Source source, const SetOptions& options) {
     return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
@@ -7758,7 +7753,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
             if (Result<void> allowed = session.check_allowed("set", key); !allowed) {
                 results[i] = std::move(allowed).error();
             } else if (!is_plain) {
-                results[i] = set_payload(*core_, key, payload, how);
+                results[i] = detail::cache::set(*core_, key, {&payload}, how);
             } else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write) {
                 results[i] = std::move(write).error();
             } else {
