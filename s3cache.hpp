@@ -5852,9 +5852,9 @@ private:
     // -- parts
 
     Result<bool> run_parts() {
-        Result<void> answers, fine = sum_whole();
+        Result<void> fine = sum_whole();
         s3::Calls parts(session_, [&](std::size_t number, Call& part) {
-            if (answers) answers = take_in(number, part);
+            if (fine) fine = take_in(number, part);
         });
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
@@ -5864,12 +5864,10 @@ private:
         while (fine && (has_more_ || parts.size() != 0)) {
             parts.step(has_room(parts) ? s3::Milliseconds(0) : s3::step_most);
             if (has_room(parts) && quick_parts_ < quick_parts_min) parts.finish();
-            fine = answers;
             if (!fine || !has_room(parts)) continue;
             fine = gather();
             if (fine) send(parts);
         }
-        if (fine) fine = answers;  // the last may have come while send() waited for a connection
         return fine ? complete() : Result<bool>(std::move(fine).error());
     }
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
@@ -6613,27 +6611,25 @@ public:
         record(core, "get", key(), "hit", &Stats::hits);
         return true;
     }
-    // The next bytes of the value, valid until the next call; empty at the checked end.
+    // The next bytes of the value, valid until the next call; empty at the checked end. Whoever goes on after an error
+    // gets it again, and after an exception another, because bytes may be lost then.
     Result<std::string_view> next() {
-        if (std::exchange(is_reading_, true)) return refuse(Errc::source, "an earlier read was left by an exception");
-        Result<std::string_view> chunk = decoded();
-        is_reading_ = false;
-        return chunk;
+        if (std::exchange(is_reading_, true))
+            return trouble_ ? *trouble_ : refuse(Errc::source, "an earlier read was left by an exception");
+        for (;;) {
+            Result<std::string_view> chunk = decoder_.next();
+            is_reading_ = !chunk || (chunk->empty() && !has_ended_);
+            if (!is_reading_) return chunk;
+            const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
+            if (fine) continue;
+            if (fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
+            fail(fine.error());
+            return fine.error();
+        }
     }
     const Info& info() const { return facts_.info; }
 
 private:
-    Result<std::string_view> decoded() {
-        for (;;) {
-            Result<std::string_view> chunk = decoder_.next();
-            if (chunk && (!chunk->empty() || has_ended_)) return chunk;
-            const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
-            if (fine) continue;
-            const bool is_news = !std::exchange(is_broken_, true);
-            if (is_news && fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
-            return fine.error();
-        }
-    }
     SinkResult take(std::string_view data) override {
         const std::uint64_t most =
             (std::min)(std::uint64_t{transfer::reader_buffer_bytes}, std::uint64_t{core.config.transfer_bytes_max} / 8);
@@ -6660,8 +6656,8 @@ private:
 
     std::string buffer_;
     std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
-    bool has_ended_ = false, is_broken_ = false;
-    bool is_reading_ = false;  // outside of next(): an exception left it, and bytes may be lost
+    bool has_ended_ = false;
+    bool is_reading_ = false;  // outside of next(): it did not come to its end
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
