@@ -4531,7 +4531,7 @@ struct Facts {
     // Whether that ETag, of another answer, is this one's: a proxy may weaken it in one of the two.
     bool has_etag(std::string_view other) const {
         const auto opaque = [](std::string_view etag) { return etag.substr(bytes::starts_with(etag, "W/") ? 2 : 0); };
-        return opaque(info.etag) == opaque(other);
+        return !info.etag.empty() && opaque(info.etag) == opaque(other);
     }
 };
 
@@ -4914,6 +4914,7 @@ public:
         void run() {
             start();
             while (tend()) session.step(step_most);
+            session.woken_ = true;  // others may have ended meanwhile
         }
         // Called between steps; false: it is done.
         virtual bool tend() {
@@ -5016,9 +5017,9 @@ public:
         http::Clock::time_point began{};
         const endpoint::Endpoint* place = nullptr;
         std::shared_ptr<const Credentials> identity{};
-        std::size_t index = 0;             // for Calls, as
-        Call* beside = nullptr;            // is this
-        std::unique_ptr<char[]> buffer{};  // of a part of an object; left uninitialised, since it may stay empty
+        std::size_t index = 0;             // which of many this is
+        Call* beside = nullptr;            // the next in the list of a Calls
+        std::unique_ptr<char[]> buffer{};  // a part of an object; pages that a short one leaves out are never touched
 
     private:
         friend class Session;
@@ -5282,7 +5283,7 @@ public:
             return Error(std::move(details), about(request.operation, request.key, text));
         }
 
-        Call* following = nullptr;         // of its session
+        Call* following = nullptr;         // the next in the list of its session
         http::Clock::time_point due{};     // of the attempt
         std::int64_t clock_offset_ms = 0;  // with which it is signed
         unsigned corrections = 0;          // those that were made, a bit for each Action
@@ -5293,6 +5294,7 @@ public:
         : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
+    Session(const Session&) = delete;  // calls point at it
     ~Session() { core_.pool.give_back(engine_); }
 
     Core& core() { return core_; }
@@ -5408,10 +5410,12 @@ private:
 
 using Call = Session::Call;
 
-// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done.
+// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done, from
+// within add(), step() or finish(), and in no order.
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
+    Calls(const Calls&) = delete;
     // Cuts off what is on its way.
     ~Calls() {
         while (first_) delete std::exchange(first_, first_->beside);
@@ -5757,8 +5761,8 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     return there->write_id == write.write_id;
 }
 
-// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass,
-// piece by piece while it is in the cache.
+// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass over
+// pieces that the processor's cache holds. The network has no turn meanwhile: a body is two parts long at most.
 inline std::string seal(Call& call) {
     s3::Request& out = call.request;
     const Config& config = call.core.config;
@@ -5865,9 +5869,9 @@ private:
     // -- parts
 
     Result<bool> run_parts() {
-        Result<void> answers, fine = sum_whole();
+        Result<void> fine = sum_whole();
         s3::Calls parts(session_, [&](std::size_t number, Call& part) {
-            if (answers) answers = take_in(number, part);
+            if (fine) fine = take_in(number, part);
         });
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
@@ -5876,9 +5880,8 @@ private:
         if (fine) send(parts);
         while (fine && (has_more_ || parts.size() != 0)) {
             parts.step(has_room(parts) ? s3::Milliseconds(0) : s3::step_most);
-            fine = answers;
+            if (has_room(parts) && quick_parts_ < quick_parts_min) parts.finish();
             if (!fine || !has_room(parts)) continue;
-            if (quick_parts_ < quick_parts_min) parts.finish();
             fine = gather();
             if (fine) send(parts);
         }
@@ -6010,8 +6013,8 @@ private:
         line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
         xml::escape(line, etag);
         line += "</ETag>";
-        for (const auto& header : part.request.headers)
-            line += "<ChecksumCRC32C>" + header.second + "</ChecksumCRC32C>";
+        for (const auto& sum : part.request.headers)  // a part has no others
+            line += "<ChecksumCRC32C>" + sum.second + "</ChecksumCRC32C>";
         line += "</Part>";
         stored_bytes_ += part.request.body.size();
         if (plan_.bytes_of(number) == plan_.bytes_of(begun_ + 1)) spare_ = std::move(part.buffer);
@@ -6115,10 +6118,12 @@ struct Pages {
             while (at == page.size()) {
                 if (trouble) return *trouble;
                 if (is_last) return std::optional<Entry>();
-                if (const Result<void> fine = next_page(); !fine) {
-                    page.clear();
-                    trouble = fine.error();
-                }
+                if (std::exchange(is_turning, true)) return refuse("an earlier page was left by an exception");
+                const Result<void> fine = next_page();
+                is_turning = false;
+                if (fine) continue;
+                page.clear();
+                trouble = fine.error();
             }
             if (!entry::is_scratch_name(page[at].key)) return std::optional<Entry>(std::move(page[at++]));
         }
@@ -6155,7 +6160,7 @@ struct Pages {
     Session session;
     std::string prefix;
     Look look;
-    const std::optional<Seconds> older_than;  // uploads are listed that are; empty: entries
+    const std::optional<Seconds> older_than;  // uploads that began longer ago are listed; empty: entries are
     bytes::Pairs markers{};                   // by which the next page is asked for
     std::vector<Entry> page{};
     std::size_t at = 0;
@@ -6163,6 +6168,7 @@ struct Pages {
     std::uint64_t pages = 0;  // that held something
     std::string remembered{}, previous_last{};
     bool is_last = false;
+    bool is_turning = false;         // outside of next(): an exception left it, and entries may be lost
     std::optional<Error> trouble{};  // about a key that is left out of its page, or why there are no more pages
 
 private:
@@ -6203,7 +6209,8 @@ private:
     void add(Entry& entry) {
         entry.key.erase(0, core->prefix.size());
         const Info& info = entry.info;
-        // An upload without an id: the request to abort it would read as one to remove an object.
+        // An upload without an id, which stands in the place of an ETag, is left: the request to abort it would read as
+        // one to remove an object.
         const bool is_left =
             older_than && (info.etag.empty() || info.last_modified == TimePoint() ||
                            retry::seconds_between(info.last_modified, core->now()) < older_than->count());
@@ -6368,10 +6375,10 @@ inline Result<bool> interpret_removal(const Call& call) {
                    "the answer to a DELETE has a body: is the endpoint an S3 store?");
 }
 
-// Removes an entry or aborts an upload. With a look (a HEAD) to begin with, only if that finds it expired: nothing is
-// removed because of one answer's date alone. If-Match then keeps the store from removing what another writer has put
-// there, but for equal bytes, which have equal ETags, and for stores that ignore If-Match on DELETE: there one round
-// trip is left.
+// The next request of a call that removes an entry or aborts an upload; false: there is none. One that began with a
+// look (a HEAD) goes on only if that finds the entry expired: nothing is removed because of one answer's date alone.
+// If-Match then keeps the store from removing what another writer has put there, but for equal bytes, which have equal
+// ETags, and for stores that ignore If-Match on DELETE: there one round trip is left.
 inline bool prepare_removal(Call& call) {
     s3::Request& request = call.request;
     if (request.method == Method::head) {
@@ -6440,8 +6447,6 @@ public:
     bool on_retry() override { return is_removing_ || Range::on_retry(); }
 
 protected:
-    // Before the first bytes come; the headers tell what they are.
-    virtual void prepare() {}
     virtual SinkResult take(std::string_view data) = 0;
 
     // All has come, or nothing more will.
@@ -6492,7 +6497,6 @@ protected:
         const double grace = wanted_.grace.count();
         is_stale_ = grace > 0 && facts_.expired(core.unix_now()) && !facts_.expired(core.unix_now() - grace);
         is_refused_ = !is_stale_ && !is_usable(core, "get", key(), facts_);
-        if (!is_refused_) prepare();
         if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
@@ -6573,7 +6577,9 @@ public:
     }
 
 private:
-    void prepare() override {
+    void begin(const http::Headers& headers) override {
+        Reading::begin(headers);
+        if (is_refused_ || trouble_) return;
         const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
         if (!facts_.info.compressed && stored > most) fail(too_large());
         // A guess of what gzip will give: memory that is not written to costs nothing.
@@ -6623,15 +6629,19 @@ public:
         record(core, "get", key(), "hit", &Stats::hits);
         return true;
     }
-    // The next bytes of the value, valid until the next call; empty at the checked end.
+    // The next bytes of the value, valid until the next call; empty at the checked end. Whoever goes on after an error
+    // gets it again, and after an exception another, because bytes may be lost then.
     Result<std::string_view> next() {
+        if (std::exchange(is_reading_, true))
+            return trouble_ ? *trouble_ : refuse(Errc::source, "an earlier read was left by an exception");
         for (;;) {
             Result<std::string_view> chunk = decoder_.next();
-            if (chunk && (!chunk->empty() || has_ended_)) return chunk;
+            is_reading_ = !chunk || (chunk->empty() && !has_ended_);
+            if (!is_reading_) return chunk;
             const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
             if (fine) continue;
-            const bool is_news = !std::exchange(is_broken_, true);
-            if (is_news && fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
+            if (fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
+            fail(fine.error());
             return fine.error();
         }
     }
@@ -6664,7 +6674,8 @@ private:
 
     std::string buffer_;
     std::size_t fed_ = 0;  // of the buffer: the decoder has seen it
-    bool has_ended_ = false, is_broken_ = false;
+    bool has_ended_ = false;
+    bool is_reading_ = false;  // outside of next(): it did not come to its end
 };
 
 // An entry that is replaced under our hands is read again, but not for ever.
@@ -7054,13 +7065,20 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease
 
 // -- set
 
-inline Result<bool> set(Core& core, std::string_view key, const Body& body, const SetOptions& options,
-                        double cost = 0) {
+inline Result<bool> set(Core& core, std::string_view key, Body body, const SetOptions& options, double cost = 0) {
     Result<s3::Request> write = write_of(core, key, body, options, cost);
     if (!write) return std::move(write).error();
     const Timing timing{http::Clock::now(), body.size().value_or(0)};
     const auto plan = transfer::plan_parts(core.config, body.size(), options.compress);
     if (!plan) return record_error(core, "set", key, about("set", key, plan.error()), timing);
+    // Bytes in memory that are to be deflated are read like a stream's.
+    std::string_view rest = body.source ? std::string_view() : body.payload->view();
+    const auto read = [&rest](char* buffer, std::size_t capacity) {
+        const std::size_t count = rest.copy(buffer, capacity);
+        return rest.remove_prefix(count), count;
+    };
+    const Source memory = Source(read).sized(rest.size());
+    if (!body.source && options.compress && !body.is_negative()) body.source = &memory;
     Session session(core, options.timeout);
     Lease claim(core);
     transfer::Upload upload(session, *std::move(write), *plan, body, options);
@@ -7069,18 +7087,6 @@ inline Result<bool> set(Core& core, std::string_view key, const Body& body, cons
     if (!stored && body.file && std::ferror(body.file))
         stored = file_error("set", key, std::string(body.path), "cannot read");
     return record_write(core, "set", key, std::move(stored), &Stats::sets, timing);
-}
-
-inline Result<bool> set_payload(Core& core, std::string_view key, const Payload& payload, const SetOptions& options,
-                                double cost = 0) {
-    if (!options.compress || payload.negative()) return set(core, key, {&payload}, options, cost);
-    std::string_view rest = payload.view();
-    const auto read = [&rest](char* buffer, std::size_t capacity) {
-        const std::size_t count = rest.copy(buffer, capacity);
-        return rest.remove_prefix(count), count;
-    };
-    const Source source = Source(read).sized(rest.size());
-    return set(core, key, {&payload, &source}, options, cost);
 }
 
 // -- removing many, and upkeep
@@ -7350,7 +7356,7 @@ struct Computation {
         SetOptions storing = options;
         if (made->negative && how.negative_ttl) storing.ttl = how.negative_ttl;
         if (!core.config.read_only)
-            static_cast<void>(set_payload(core, key, payload, storing, how.early_refresh > 0 ? seconds : 0));
+            static_cast<void>(set(core, key, {&payload}, storing, how.early_refresh > 0 ? seconds : 0));
         Info info;
         info.size = made->data.size();
         info.negative = made->negative;
@@ -7553,7 +7559,7 @@ S3CACHE_FN Result<Cache> Cache::try_open(std::string_view where, Config config) 
         .transform([](std::shared_ptr<detail::Core>&& core) { return Cache(std::move(core)); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(Key key, Payload payload, const SetOptions& options) {
-    return detail::cache::never_throws(detail::cache::set_payload, *core_, key, payload, options, 0);
+    return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {&payload}, options); });
 }
 S3CACHE_FN Result<bool> Cache::try_set(Key key, Source source, const SetOptions& options) {
     return detail::cache::never_throws([&] { return detail::cache::set(*core_, key, {nullptr, &source}, options); });
@@ -7763,7 +7769,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
             if (Result<void> allowed = session.check_allowed("set", key); !allowed)
                 results[i] = std::move(allowed).error();
             else if (!is_plain)
-                results[i] = set_payload(*core_, key, payload, how);
+                results[i] = detail::cache::set(*core_, key, {&payload}, how);
             else if (Result<detail::s3::Request> write = write_of(*core_, key, {&payload}, how); !write)
                 results[i] = std::move(write).error();
             else

@@ -367,3 +367,62 @@ TEST_CASE("a get_or_set that found no memory leaves its key to the next thread",
         for (const std::string& problem : crew.join()) FAIL_CHECK(problem);
     }
 }
+
+TEST_CASE("a reader that found no memory gives no wrong bytes and does not hang when it is read on",
+          "[memory][ranges]") {
+    fake_s3::Options options;
+    options.connection_bytes_per_second = 4000000;  // slow enough for ranges over more connections
+    World world(options);
+    const std::string plain = store::random_bytes(6 * part, 1);
+    world.put("ranges", plain);
+    world.put("gzip", store::gzip(lines()), {{"compressed", "true"}});
+    Cache cache = world.cache(quiet(world));
+    for (const char* key : {"ranges", "gzip"}) {
+        const std::string& value = std::string_view(key) == "gzip" ? lines() : plain;
+        bool reached = true;
+        for (std::size_t allocation = 1; reached; ++allocation) {
+            CAPTURE(key, allocation);
+            auto reader = cache.get_stream(key);
+            REQUIRE(reader);
+            std::string got;
+            memory = {allocation, false, false, Whose::ours};
+            for (int errors = 0; errors < 3;) {
+                const auto chunk = reader->try_next();
+                const Spared spared;
+                if (!chunk)
+                    ++errors;
+                else if (chunk->empty())
+                    break;
+                else
+                    got.append(*chunk);
+                if (errors == 3) got.clear();
+            }
+            reached = memory.failed;
+            memory = {};
+            if (!got.empty()) CHECK(same(got, value));
+        }
+    }
+}
+
+TEST_CASE("a listing that found no memory leaves nothing out when it is read on", "[memory][list]") {
+    World world;
+    world.s3.set_list_page_max(2);
+    for (char name = 'a'; name < 'h'; ++name) world.put(std::string(1, name), "v");
+    Cache cache = world.cache(quiet(world));
+    bool reached = true;
+    for (std::size_t allocation = 1; reached; ++allocation) {
+        CAPTURE(allocation);
+        Listing listing = cache.list();
+        std::size_t count = 0;
+        memory = {allocation, false, false, Whose::ours};
+        for (int errors = 0; errors < 3;) {
+            const auto entry = listing.try_next();
+            if (!entry && ++errors == 3) count = 7;
+            if (entry && !*entry) break;
+            if (entry) ++count;
+        }
+        reached = memory.failed;
+        memory = {};
+        if (count != 7) CHECK(count == 7);
+    }
+}

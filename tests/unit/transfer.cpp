@@ -256,6 +256,22 @@ TEST_CASE("a source that throws or fails midway leaves nothing behind", "[parall
 
 // ---- what goes wrong between two parts ------------------------------------------------------------------------------
 
+TEST_CASE("a part that is refused fails the upload, whichever it is, over one connection and over many",
+          "[parallel][faults]") {
+    for (const unsigned connections : {1U, 2U, 4U}) {
+        for (std::size_t number = 1; number <= 4; ++number) {
+            CAPTURE(connections, number);
+            World world(line(false));
+            world.s3.add_fault(
+                fake_s3::respond_error(403, "AccessDenied").with_query("partNumber=" + std::to_string(number)));
+            Cache cache = world.cache(parted(world, connections));
+            CHECK(code_of(cache.try_set("k", store::random_bytes(3 * part + 1, 1))) == Errc::denied);
+            CHECK(!world.has("k"));
+            CHECK(world.s3.open_uploads().empty());
+        }
+    }
+}
+
 TEST_CASE("one part that fails is sent again, and it alone", "[parallel][faults]") {
     using fake_s3::Point;
     const std::string data = store::random_bytes(8 * part, 9);
