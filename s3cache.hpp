@@ -5885,7 +5885,6 @@ private:
             fine = gather();
             if (fine) send(parts);
         }
-        if (fine) fine = answers;  // send() may have waited for the last one
         return fine ? complete() : Result<bool>(std::move(fine).error());
     }
     // The CRC-32C of the whole, where that can be read before it goes up in parts.
