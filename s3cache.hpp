@@ -1995,6 +1995,21 @@ inline bool append_reference(std::string& out, std::string_view name) {
     return code <= 0x10FFFF && representable(character);
 }
 
+// Writes `mark` over what XML cannot hold, be it a byte or a reference. True: there was some.
+inline bool mark_illegal(std::string& text, char mark) {
+    bool found = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        std::size_t size = bytes::octet(text[i]) < 0x20 && !bytes::is_blank(text[i]) ? 1 : 0;
+        const std::size_t end = text.compare(i, 2, "&#") == 0 ? text.find(';', i) : std::string::npos;
+        std::string meant;
+        if (end < i + 16 && !append_reference(meant, std::string_view(text).substr(i + 1, end - i - 1)))
+            size = end + 1 - i;
+        text.replace(i, size, size, mark);
+        found = found || size != 0;
+    }
+    return found;
+}
+
 inline void escape(std::string& out, std::string_view text) {
     for (char c : text) {
         std::string_view name;
@@ -6136,11 +6151,11 @@ struct Pages {
         call.run();
         if (!call.ok()) return call.failure();
         std::string& text = call.answer->text;
-        const bool has_illegal = !xml::representable(text);  // a store that ignores encoding-type may write such keys
-        for (char& c : text) {
-            if (has_illegal && bytes::octet(c) < 0x20 && !bytes::is_blank(c)) c = illegal_mark;
-        }
-        auto got = xml::list_result(text, older_than ? "Upload" : "Contents");
+        const std::string_view element = older_than ? "Upload" : "Contents";
+        auto got = xml::list_result(text, element);
+        const bool has_illegal =
+            !got && xml::mark_illegal(text, illegal_mark);  // of a store that ignores encoding-type
+        if (has_illegal) got = xml::list_result(text, element);
         const char* wrong = got ? check(*got) : "the answer is no list: is the endpoint an S3 store?";
         if (wrong) return refuse(wrong);
         for (Entry& listed : got->entries) {
@@ -6764,16 +6779,35 @@ using FileStat = struct stat64;
 inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
 inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
-#else
-inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
-#if defined(_WIN32)
+#elif defined(_WIN32)
+// UTF-8, as paths are everywhere else. Not that: no path.
+inline std::wstring wide(std::string_view path) {
+    std::wstring out(path.size(), L'\0');
+    const int size = static_cast<int>(path.size());
+    out.resize(static_cast<std::size_t>(
+        MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, out.data(), size)));
+    return out;
+}
 using FileStat = struct _stat64;
+inline std::FILE* open_file(const std::string& path, const char* how) {
+    return _wfopen(wide(path).c_str(), wide(how).c_str());
+}
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
+inline bool replace_file(const std::string& from, const std::string& to) {  // rename() replaces nothing here
+    return MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+}
+inline void remove_file(const std::string& path) { static_cast<void>(_wremove(wide(path).c_str())); }
 #else
 using FileStat = struct stat;
+inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
 inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
 #endif
+#if !defined(_WIN32)
+inline bool replace_file(const std::string& from, const std::string& to) {
+    return std::rename(from.c_str(), to.c_str()) == 0;
+}
+inline void remove_file(const std::string& path) { static_cast<void>(std::remove(path.c_str())); }
 #endif
 
 // The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
@@ -6848,13 +6882,8 @@ inline Result<void> write_file(const Core& core, Stream& stream, std::string_vie
     Result<void> written = never_throws(copy_to, stream, out, key, path);
     if (std::fclose(out) != 0 && written) written = file_error("get", key, path, "cannot write");
     if (is_written_through) return written;
-#if defined(_WIN32)  // where rename replaces nothing
-    const bool is_moved = written && MoveFileExA(path.c_str(), target.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
-#else
-    const bool is_moved = written && std::rename(path.c_str(), target.c_str()) == 0;
-#endif
-    if (written && !is_moved) written = file_error("get", key, target, "cannot replace");
-    if (!written) static_cast<void>(std::remove(path.c_str()));
+    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
+    if (!written) remove_file(path);
     return written;
 }
 

@@ -671,15 +671,24 @@ private:
     std::string path_;
 };
 
+// Names of files are UTF-8, whatever the system takes.
+inline std::filesystem::path path_of(const std::string& name) {
+#ifdef _WIN32
+    return std::filesystem::u8path(name);
+#else
+    return name;
+#endif
+}
+
 inline std::string contents(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
+    std::ifstream in(path_of(path), std::ios::binary);
     std::ostringstream out;
     out << in.rdbuf();
     return out.str();
 }
 
 inline void write(const std::string& path, std::string_view data) {
-    std::ofstream(path, std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size()));
+    std::ofstream(path_of(path), std::ios::binary).write(data.data(), static_cast<std::streamsize>(data.size()));
 }
 
 // Threads whose failures reach the test: Catch's own macros may be used by one thread only.

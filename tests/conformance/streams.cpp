@@ -482,6 +482,21 @@ STORE_TEST("a target file appears whole or not at all", "[file]") {
     CHECK(folder.count() == 1);
 }
 
+STORE_TEST("files have names in UTF-8", "[file]") {
+    Cache cache = space.cache();
+    store::Folder folder;
+    const std::string name = folder / "gr\xC3\xBC\xC3\x9F\xE6\x97\xA5\xF0\x9F\x98\x80";
+    store::write(name, "from a file");
+    CHECK(cache.set_file("k", name));
+    CHECK(text_of(cache.get("k")) == "from a file");
+    cache.set("k", "into a file");
+    for (const std::string& target : {name, name + "2"}) {  // one that is there, and a new one
+        CHECK(cache.get_file("k", target));
+        CHECK(store::contents(target) == "into a file");
+    }
+    CHECK(folder.count() == 2);
+}
+
 #ifndef _WIN32
 STORE_TEST("a disk that takes no more is an error, and the target stays as it was", "[file]") {
     Cache cache = space.cache();

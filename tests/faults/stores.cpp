@@ -620,7 +620,8 @@ TEST_CASE("uploads are swept where markers stand unencoded, or true has a capita
 TEST_CASE("a control character that stands raw in a list is named, and keeps nothing else from going",
           "[stores][list][clear]") {
     fake_s3::Options options;
-    options.quirks.raw_controls = true;
+    const bool raw = GENERATE(true, false);  // as the byte, or as a reference
+    (raw ? options.quirks.raw_controls : options.quirks.ignore_encoding_type) = true;
     options.list_page_max = 3;
     World world(options);
     Cache cache = world.cache();
