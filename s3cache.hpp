@@ -2273,8 +2273,7 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
         }
         if (scanner.path().find('/') == std::string_view::npos) {
             entry = {};
-            size.clear();
-            time.clear();
+            size = time = {};
         }
         if (scanner.path() != "IsTruncated") continue;
         const std::string_view word = bytes::trim(scanner.text());
