@@ -4768,6 +4768,7 @@ struct detail::Core : credentials::Environment {
     enum class Trait { unknown, no, yes };
     std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
+    static constexpr std::size_t places_max = 100;  // AWS has some forty; a store that names ever new ones is none
     std::mutex place_lock;
     std::list<endpoint::Endpoint> places;  // one a region; calls point at them
     const endpoint::Endpoint* place_now = nullptr;
@@ -4803,6 +4804,7 @@ private:
         for (const endpoint::Endpoint& known : places) {
             if (known.signing_region == region) return place_now = &known;
         }
+        if (places.size() == places_max) return Error(Errc::protocol, "the store names ever new regions");
         auto found = endpoint::resolve(bucket, region, configured_url, config);
         if (!found) return found.error();
         return place_now = &places.emplace_back(*std::move(found));

@@ -313,3 +313,16 @@ TEST_CASE("endpoint: a location that is misspelt is refused, not guessed at") {
     }
     CHECK_FALSE(refused("bkt?"));
 }
+
+TEST_CASE("endpoint: a store that names ever new regions is not followed for ever") {
+    using s3cache::detail::Core;
+    s3cache::Config config;
+    config.region = "us-east-1";
+    config.endpoint = "http://127.0.0.1:9";
+    Core core(config, s3cache::detail::endpoint::Location{"bucket", {}});
+    REQUIRE(core.place());
+    for (int i = 0; i < 1000; ++i) core.set_region("eu-test-" + std::to_string(i));
+    CHECK(core.places.size() == Core::places_max);
+    core.set_region("eu-test-0");
+    CHECK((*core.place())->signing_region == "eu-test-0");
+}
