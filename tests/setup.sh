@@ -97,7 +97,7 @@ case $target in
 esac
 
 if [ "$target" = test ] && [ -z "$check" ]; then
-    echo 'All tests take some twenty minutes on two cores; `make unit` is their offline part alone.'
+    echo 'All tests take a quarter of an hour on two cores; `make unit` is their offline part alone.'
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -278,7 +278,11 @@ TEST_CASE("a hit that nobody else waits for is handed out without a copy of it",
         const Value value = cache.get_or_set("k", [] { return "w"; });
         CHECK(value.view().size() == size);
     }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which keep what was freed
     CHECK(peak() < plain + size / 2);
+#else
+    static_cast<void>(plain);
+#endif
 }
 
 TEST_CASE("a store that cannot be reached does not keep the producer from being asked, and that is counted",
