@@ -5777,32 +5777,49 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
     return there->write_id == write.write_id;
 }
 
-// Puts into the request what vouches for its body, and returns the CRC-32C. That and SHA-256 are made in one pass over
-// pieces that the processor's cache holds. The network has no turn meanwhile: a body is two parts long at most.
-inline std::string seal(Call& call) {
-    s3::Request& out = call.request;
-    const Config& config = call.core.config;
-    // Over plain http nothing but the hash would vouch for the bytes.
-    const auto has_tls = [](const auto& place) { return place && (*place)->scheme == "https"; };
-    const bool is_hashed = !config.unsigned_payload || !has_tls(call.core.place());
-    digest::Sha256& hash = call.session.body_hash();
-    std::uint32_t crc = 0;
-    for (std::size_t at = 0; at < out.body.size(); at += piece_bytes) {
-        const std::string_view piece = out.body.substr(at, piece_bytes);
-        if (is_hashed) hash.update(piece);
-        crc = digest::crc32c(crc, piece.data(), piece.size());
+// What vouches for a body: hash and CRC-32C, made in one pass over pieces that the processor's cache still holds.
+class BodySum {
+public:
+    explicit BodySum(Session& session) : core_(session.core()), hash_(session.body_hash()) {}
+
+    void update(std::string_view data) {
+        for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
+            const std::string_view piece = data.substr(0, piece_bytes);
+            if (is_hashed_) hash_.update(piece);
+            crc_ = digest::crc32c(crc_, piece.data(), piece.size());
+        }
     }
-    out.payload_hash = is_hashed ? bytes::hex(digest::as_text(hash.finish())) : std::string(sigv4::unsigned_payload);
-    std::string text = entry::crc32c_text(crc);
-    if (config.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", text);
-    return text;
-}
+    // Puts into the request what was summed since the last time, and returns the CRC.
+    std::string seal(s3::Request& out) {
+        std::string text = entry::crc32c_text(std::exchange(crc_, 0U));
+        if (core_.config.checksums == Checksums::store) out.header("x-amz-checksum-crc32c", text);
+        out.payload_hash =
+            is_hashed_ ? bytes::hex(digest::as_text(hash_.finish())) : std::string(sigv4::unsigned_payload);
+        return text;
+    }
+
+private:
+    // Over plain http nothing but the hash would vouch for the bytes.
+    static bool has_tls(Core& core) {
+        const auto place = core.place();
+        return place && (*place)->scheme == "https";
+    }
+
+    Core& core_;
+    digest::Sha256& hash_;
+    const bool is_hashed_ = !core_.config.unsigned_payload || !has_tls(core_);
+    std::uint32_t crc_ = 0;
+};
 
 // One PUT of bytes that are all there; by itself, or among many.
 struct Put : Call {
-    Put(Session& on, s3::Request&& what, std::string_view body) : Call(on, std::move(what)) {
+    Put(Session& on, s3::Request&& what, std::string_view body) : Put(on, std::move(what), body, BodySum(on), body) {}
+    // `left` is what of the body was not summed yet.
+    Put(Session& on, s3::Request&& what, std::string_view body, BodySum sum, std::string_view left)
+        : Call(on, std::move(what)) {
         request.body = body;
-        const std::string crc = seal(*this);
+        sum.update(left);
+        const std::string crc = sum.seal(request);
         if (core.config.checksums != Checksums::none) request.header("x-amz-meta-crc32c", crc);
     }
 
@@ -5860,6 +5877,7 @@ public:
         session.on_progress(this, [](void* self) { return static_cast<Upload*>(self)->report(); });
     }
     ~Upload() {
+        if (body_.source) static_cast<void>(session_.body_hash().finish());  // of a part that was given up
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
 
@@ -5891,7 +5909,7 @@ private:
         });
         if (fine) fine = gather();
         if (!fine) return std::move(fine).error();
-        if (!has_more_) return Put(session_, std::move(request), part_->request.body).store();
+        if (!has_more_) return Put(session_, std::move(request), part_->request.body, sum_, {}).store();
         fine = create();
         if (fine) send(parts);
         while (fine && (has_more_ || parts.size() != 0)) {
@@ -5963,6 +5981,7 @@ private:
         if (body_.source) return fill(size);
         std::string_view& piece = part_->request.body;
         piece = memory_.substr(0, size);
+        sum_.update(piece);
         memory_.remove_prefix(piece.size());
         has_more_ = !memory_.empty();
         return {};
@@ -5972,12 +5991,14 @@ private:
         part_->buffer = std::move(spare_);
         if (!part_->buffer) part_->buffer.reset(new char[size + 1]);
         char* const data = part_->buffer.get();
-        std::size_t filled = 0;
+        std::size_t filled = 0, summed = 0;
         if (has_more_) data[filled++] = next_byte_;
         for (auto turn = http::Clock::now(); filled <= size && !is_at_end_;) {
             const auto count = read(data + filled, (std::min)(size + 1 - filled, piece_bytes));
             if (!count) return about(request.operation, request.key, count.error());
             filled += *count;
+            sum_.update({data + summed, (std::min)(filled, size) - summed});
+            summed = (std::min)(filled, size);
             const auto given = http::Clock::now();
             if (given - turn > slow_source_time) quick_parts_ = 0;
             if (given - turn < turn_time) continue;
@@ -5987,6 +6008,7 @@ private:
         has_more_ = filled > size;
         if (has_more_) next_byte_ = data[size];
         part_->request.body = {data, (std::min)(filled, size)};
+        sum_.update(part_->request.body.substr(summed));
         return {};
     }
 
@@ -6014,7 +6036,7 @@ private:
     // What was gathered goes out.
     void send(s3::Calls& parts) {
         part_->request.query = "partNumber=" + bytes::number(begun_) + "&uploadId=" + id_;
-        static_cast<void>(seal(*part_));
+        static_cast<void>(sum_.seal(part_->request));
         parts.add(begun_, part_.release());
     }
     // Takes in the answer to a part.
@@ -6080,6 +6102,7 @@ private:
     const SetOptions& options_;
     const bool is_deflated_ = body_.source && options_.compress;
     std::string_view memory_ = body_.source ? std::string_view() : body_.payload->view();  // what is left of it
+    BodySum sum_{session_};                                                                // of the next part
     std::uint64_t taken_ = 0;                                                              // of the source
     bool is_at_end_ = false;  // it is, and the deflater too
 #ifndef S3CACHE_NO_GZIP
