@@ -5877,7 +5877,7 @@ public:
         session.on_progress(this, [](void* self) { return static_cast<Upload*>(self)->report(); });
     }
     ~Upload() {
-        if (body_.source) static_cast<void>(session_.body_hash().finish());  // of a part that was given up
+        if (part_) static_cast<void>(session_.body_hash().finish());  // what was summed of it may not be sealed
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
 
