@@ -108,10 +108,10 @@ inline s3cache::Config limited(World& world, std::chrono::milliseconds limit = s
     return config;
 }
 
-// Credentials come from a helper process that takes seven seconds.
+// Credentials come from a helper process that takes twenty seconds.
 inline s3cache::Config with_slow_helper(s3cache::Config config, const Folder& folder) {
     const std::string path = folder / "config";
-    write(path, "[default]\ncredential_process = sleep 7\n");
+    write(path, "[default]\ncredential_process = sleep 20\n");
     config.credentials = {};
     config.seams.environment = [path](const char* name) -> std::optional<std::string> {
         if (std::string_view(name) == "AWS_CONFIG_FILE") return path;

@@ -15,6 +15,7 @@ using store::ok;
 using store::same;
 using store::text_of;
 using store::waiting;
+using store::with_slow_helper;
 using store::World;
 
 namespace {
@@ -174,17 +175,7 @@ TEST_CASE("who waits for another thread's or another machine's value takes no pr
 TEST_CASE("call_timeout ends a helper process that gives credentials too slowly", "[waiting][timeout]") {
     World world;
     store::Folder folder;
-    store::write(folder / "config", "[default]\ncredential_process = sleep 20\n");
-    Config config = limited(world);
-    config.credentials = {};
-    const std::string path = folder / "config";
-    config.seams.environment = [path](const char* name) -> std::optional<std::string> {
-        if (std::string_view(name) == "AWS_CONFIG_FILE") return path;
-        if (std::string_view(name) == "AWS_SHARED_CREDENTIALS_FILE") return "/nonexistent";
-        if (std::string_view(name) == "AWS_EC2_METADATA_DISABLED") return "true";
-        if (std::string_view(name) == "PATH") return "/usr/bin:/bin";
-        return std::nullopt;
-    };
+    Config config = with_slow_helper(limited(world), folder);
     const auto began = std::chrono::steady_clock::now();
     names_call_timeout(failure(world.cache(config).try_get("k")));
     config.call_timeout = 0ms;
