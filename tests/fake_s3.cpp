@@ -2435,6 +2435,7 @@ struct FakeS3::Impl {
         peer.thread = std::thread([this, connection = peer.connection, done = peer.done] {
             serve(*connection);
             connection->hang_up(false);
+            OPENSSL_thread_stop();  // it takes locks, which no child that is forked behind `done` must inherit
             *done = true;
         });
         const std::lock_guard<std::mutex> lock(peers_mutex);

@@ -148,20 +148,27 @@ TEST_CASE("children that work at once with their parent disturb nobody", "[fork]
         Cache cache = world.cache();
         cache.set("k", "v");
         for (int round = 0; round < 3; ++round) {
-            // A child would keep locks that the server's threads hold while they end a connection: they end first.
+            // A child keeps locks that the server's threads hold while it is forked. So all are forked while those wait, and
+            // begin when the gate closes.
             while (world.s3.open_connection_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+            int gate[2];
+            REQUIRE(pipe(gate) == 0);
             std::vector<pid_t> children;
             for (int i = 0; i < 4; ++i) {
                 const pid_t child = fork();
                 REQUIRE(child >= 0);
                 if (child == 0) {
                     alarm(20);
-                    int bad = 0;
+                    char none = 0;
+                    close(gate[1]);
+                    int bad = read(gate[0], &none, 1) == 0 ? 0 : 100;
                     for (int j = 0; j < 10; ++j) bad += hit(cache, "k", "v");
                     _exit(bad);
                 }
                 children.push_back(child);
             }
+            close(gate[0]);
+            close(gate[1]);
             for (int j = 0; j < 10; ++j) CHECK(text_of(cache.get("k")) == "v");
             for (const pid_t child : children) {
                 int status = 0;
