@@ -14,7 +14,6 @@ export BUILD=${BUILD:-build} CXX=${CXX:-c++}
 export S3CACHE_RESULTS=${S3CACHE_RESULTS:-$BUILD/results.txt}
 failed=0
 started_ceph=
-fake_pid=
 
 suite() { # NAME COMMAND...
     tests/summary run "$@" || failed=1
@@ -39,18 +38,31 @@ compiling_others() {
     [ -z "${CI:-}" ] || suite 'budgets' "${python/#false/python3}" tests/budget.py
     return $failed
 }
-beside=()
-start_beside() {
+on_fake() {
+    if start_fake; then
+        suite_with "$BUILD/fake.env" http 'Python, fake S3' "$python" tests/python/interop.py "$BUILD/s3cache"
+        suite_with "$BUILD/fake.env" http 'doctor, fake S3' "$python" tests/python/doctor.py "$BUILD/s3cache"
+        suite_with "$BUILD/fake.env" http 'run and lifecycle, fake S3' "$python" tests/python/cli_run.py "$BUILD/s3cache"
+        kill "$fake_pid"
+    else
+        cat "$BUILD/fake.log" >&2 || true
+        suite 'fake S3 as a program starts' false
+    fi
+    return $failed
+}
+beside=() beside_logs=()
+start_beside() { # JOB...
     local job
-    for job in compiling_modes compiling_others lacking_stores; do
+    for job in "$@"; do
         "$job" >"$BUILD/$job.log" 2>&1 &
         beside+=($!)
+        beside_logs+=("$BUILD/$job.log")
     done
 }
 end_beside() {
     local pid
     for pid in "${beside[@]}"; do wait "$pid" || failed=1; done
-    cat "$BUILD"/{compiling_modes,compiling_others,lacking_stores}.log
+    cat "${beside_logs[@]}"
 }
 
 # What a process started, and what that did: ended from the leaves up, so that nobody is left to somebody else.
@@ -98,8 +110,7 @@ offline=(env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TE
 start_fake() { # a small S3 as a program of its own, for the Python side
     "$BUILD/fake_s3" >"$BUILD/fake.env" 2>"$BUILD/fake.log" &
     fake_pid=$!
-    local i
-    for i in $(seq 100); do
+    for _ in $(seq 100); do
         grep -q S3CACHE_TEST_ENDPOINT= "$BUILD/fake.env" && return 0
         kill -0 "$fake_pid" 2>/dev/null || return 1
         sleep 0.1
@@ -110,10 +121,11 @@ start_fake() { # a small S3 as a program of its own, for the Python side
 tests/summary reset
 python=$(python) || { echo 'no Python with boto3 found' >&2; python=false; }
 
-start_beside
+start_beside compiling_modes compiling_others lacking_stores
 
 suite 'unit tests, vectors' "${offline[@]}" "$BUILD/unit"
 suite 'conformance, fake S3' "${offline[@]}" "$BUILD/conformance"
+start_beside on_fake
 
 if [ -n "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     suite "conformance, $S3CACHE_TEST_ENDPOINT" "$BUILD/conformance"
@@ -144,15 +156,6 @@ else
     else
         suite 'Ceph starts' false
     fi
-fi
-
-if start_fake; then
-    suite_with "$BUILD/fake.env" http 'Python, fake S3' "$python" tests/python/interop.py "$BUILD/s3cache"
-    suite_with "$BUILD/fake.env" http 'doctor, fake S3' "$python" tests/python/doctor.py "$BUILD/s3cache"
-    suite_with "$BUILD/fake.env" http 'run and lifecycle, fake S3' "$python" tests/python/cli_run.py "$BUILD/s3cache"
-else
-    cat "$BUILD/fake.log" >&2 || true
-    suite 'fake S3 as a program starts' false
 fi
 
 end_beside
