@@ -33,7 +33,7 @@
 //
 // Contents   public half: version, errors, values, options, Cache
 //            then, behind the line: utf8 bytes json dates digest gzip xml ini endpoint sigv4 (pure)
-//            and http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
+//            and files http retry credentials entry s3 transfer cache (I/O); each section uses only those above it
 //
 // Licence    MIT, see the end of this file.
 
@@ -1240,6 +1240,14 @@ inline void add(Pairs& to, std::string_view name, std::string_view value) {
 }
 
 inline std::string number(std::uint64_t value) { return std::to_string(value); }
+
+// A sum of strings is compiled anew for each of them.
+using Words = std::initializer_list<std::string_view>;
+inline std::string joined(Words words) {
+    std::string out;
+    for (const std::string_view word : words) out += word;
+    return out;
+}
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
 // info of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a
@@ -2504,7 +2512,7 @@ struct Endpoint : Url {  // the path ends with the bucket, unless the host begin
     std::string url() const { return scheme + "://" + host + path; }
 };
 
-inline Error refuse(const std::string& problem) { return Error(Errc::invalid_argument, problem); }
+inline Error refuse(bytes::Words problem) { return Error(Errc::invalid_argument, bytes::joined(problem)); }
 
 inline bool only(std::string_view text, std::string_view others) {
     for (char c : text) {
@@ -2591,8 +2599,8 @@ inline bool parse_authority(std::string_view authority, Url& url) {
 
 inline Result<Url> parse_url(std::string_view text) {
     const Error malformed = refuse(
-        "the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 address] "
-        "as host, without user, query, fragment or blanks");
+        {"the endpoint is not of the form http[s]://host[:port][/path], with a name, four numbers or [an IPv6 address] "
+         "as host, without user, query, fragment or blanks"});
     for (char c : text) {
         if (bytes::octet(c) <= ' ' || c == 0x7F || c == '?' || c == '#') return malformed;
     }
@@ -2641,19 +2649,20 @@ inline bool use_virtual_host(const std::string& bucket, Addressing addressing, c
 inline Result<Endpoint> resolve(const std::string& bucket, const std::string& named_region, const std::string& url,
                                 const Config& config) {
     if (!valid_region(named_region))
-        return refuse("'" + bytes::sanitize(named_region) + "' is not the name of a region");
+        return refuse({"'", bytes::sanitize(named_region), "' is not the name of a region"});
     const bool is_global = named_region == "aws-global";
     const std::string region = is_global ? "us-east-1" : named_region;
     // Combinations that AWS does not run.
     if (!url.empty() && (config.dual_stack || config.fips || config.accelerate))
-        return refuse("dualstack, fips and accelerate cannot be combined with a custom endpoint");
-    if (config.accelerate && config.fips) return refuse("accelerate cannot be combined with fips");
+        return refuse({"dualstack, fips and accelerate cannot be combined with a custom endpoint"});
+    if (config.accelerate && config.fips) return refuse({"accelerate cannot be combined with fips"});
     if (bytes::starts_with(region, "cn-") && (config.fips || config.accelerate))
-        return refuse("there is no fips and no accelerate in China");
+        return refuse({"there is no fips and no accelerate in China"});
     const Result<Url> base = url.empty() ? aws_url(region, is_global, config) : parse_url(url);
     if (!base) return base.error();
     Endpoint endpoint{*base, region, !use_virtual_host(bucket, config.addressing, *base, !url.empty())};
-    if (endpoint.path_style && config.accelerate) return refuse("accelerate needs a bucket name that fits into a host");
+    if (endpoint.path_style && config.accelerate)
+        return refuse({"accelerate needs a bucket name that fits into a host"});
     if (endpoint.path_style)
         bytes::append_percent(endpoint.path += '/', bucket, false);
     else
@@ -2697,9 +2706,10 @@ inline Result<void> take_parameters(Config& to, std::string_view query) {
         const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
         seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
-        return refuse("'" + (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******") +
-                      "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
-                      "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER");
+        return refuse(
+            {"'", (name.find('@') == std::string_view::npos ? bytes::sanitize(name) : "******"),
+             "' comes twice, has no readable value, or is not one of region, endpoint, path_style=true|false, "
+             "checksums=own|store|none, metadata_names=underscore|hyphen and part_bytes=NUMBER"});
     }
     return {};
 }
@@ -2717,17 +2727,17 @@ inline Result<Location> parse_location(std::string_view text, Config& config) {
 
     // Some buckets need other hosts, services or signatures than ordinary ones.
     if (bytes::ends_with(bucket, "--x-s3") || bytes::ends_with(bucket, "--xa-s3"))
-        return refuse("directory buckets (S3 Express) are not supported");
+        return refuse({"directory buckets (S3 Express) are not supported"});
     if (bytes::starts_with(bucket, "arn:"))
         return refuse(
-            "ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which is "
-            "the name of a bucket");
+            {"ARNs (of access points, Outposts, Object Lambda) are not supported: use an access point's alias, which "
+             "is the name of a bucket"});
     // What has these in it is a key and its secret, which must not be printed.
     if (bucket.find_first_of("@:") != std::string::npos)
-        return refuse("a location is s3://bucket/prefix: neither keys nor a host belong into it");
-    if (!valid_bucket(bucket)) return refuse("'" + bytes::sanitize(bucket) + "' is not the name of a bucket");
-    if (!prefix.empty() && !is_url) return refuse("a prefix needs the form s3://bucket/prefix");
-    if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse("the prefix is not UTF-8");
+        return refuse({"a location is s3://bucket/prefix: neither keys nor a host belong into it"});
+    if (!valid_bucket(bucket)) return refuse({"'", bytes::sanitize(bucket), "' is not the name of a bucket"});
+    if (!prefix.empty() && !is_url) return refuse({"a prefix needs the form s3://bucket/prefix"});
+    if (!utf8::valid(prefix) || prefix.find('\0') != std::string::npos) return refuse({"the prefix is not UTF-8"});
     if (!prefix.empty()) prefix.erase(0, 1);
     if (!prefix.empty() && prefix.back() != '/') prefix += '/';
     if (Result<void> fine = take_parameters(config, query); !fine) return std::move(fine).error();
@@ -2933,6 +2943,148 @@ private:
 };
 
 }  // namespace detail::sigv4
+
+// --- files: read as a source, written whole or not at all ------------------------------------------------------------
+
+namespace detail::files {
+
+// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
+// before it), the plain names refuse files over 2 GiB.
+#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
+using FileStat = struct stat64;
+inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
+inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
+#elif defined(_WIN32)
+// UTF-8, as paths are everywhere else. Not that: no path.
+inline std::wstring wide(std::string_view path) {
+    std::wstring out(path.size(), L'\0');
+    const int size = static_cast<int>(path.size());
+    out.resize(static_cast<std::size_t>(
+        MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, out.data(), size)));
+    return out;
+}
+using FileStat = struct _stat64;
+inline std::FILE* open_file(const std::string& path, const char* how) {
+    return _wfopen(wide(path).c_str(), wide(how).c_str());
+}
+inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
+inline bool replace_file(const std::string& from, const std::string& to) {  // rename() replaces nothing here
+    return MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+}
+inline void remove_file(const std::string& path) { static_cast<void>(_wremove(wide(path).c_str())); }
+#else
+using FileStat = struct stat;
+inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
+inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
+inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
+#endif
+#if !defined(_WIN32)
+inline bool replace_file(const std::string& from, const std::string& to) {
+    return std::rename(from.c_str(), to.c_str()) == 0;
+}
+inline void remove_file(const std::string& path) { static_cast<void>(std::remove(path.c_str())); }
+#endif
+
+// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
+// (those of /proc say 0 and hold something).
+inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
+    FileStat seen;
+    if (!file || !stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
+#if defined(__APPLE__)
+    return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
+#elif defined(_WIN32)
+    return {seen.st_size, seen.st_mtime, 0};
+#else
+    return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
+#endif
+}
+
+// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read: what was read
+// is of no one moment.
+inline Source source_of(std::FILE* file) {
+    const auto close = [](std::FILE* opened) { return opened ? std::fclose(opened) : 0; };
+    const auto before = state_of(file);
+    const std::shared_ptr<std::FILE> in(file, close);
+    Source source([in, before](char* buffer, std::size_t capacity) {
+        const std::size_t count = in ? std::fread(buffer, 1, capacity, in.get()) : source_failed;
+        return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
+    });
+    return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
+}
+
+inline Error failure(std::string_view what, std::string_view path) {
+    return Error(Errc::file, bytes::joined({what, " '", path, "': ", std::strerror(errno)}));
+}
+
+inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
+
+// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
+// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
+// is written through: its link may lead to no name.
+class NewFile {
+public:
+    explicit NewFile(std::string target) : target_(std::move(target)) {}
+    NewFile(const NewFile&) = delete;
+    NewFile& operator=(const NewFile&) = delete;
+    ~NewFile() {
+        if (out_) std::fclose(out_);
+        if (is_beside_) remove_file(path_);
+    }
+
+    // `id` tells it from the files of others that are written at once.
+    Result<void> open(std::string_view id) {
+        bool is_beside = true;
+#if !defined(_WIN32)
+        FileStat seen;
+        const bool exists = stat_file(target_, seen);
+        if (!exists && errno == ELOOP) return failure("cannot follow", target_);
+        is_beside = !exists || S_ISREG(seen.st_mode);
+        if (is_beside) follow_links();
+#endif
+        path_ = is_beside ? bytes::joined({folder_of(target_), ".s3cache-", id}) : target_;
+        out_ = open_file(path_, is_beside ? "wbx" : "wb");
+        if (!out_) return failure("cannot create", path_);
+        is_beside_ = is_beside;
+#if !defined(_WIN32)
+        if (exists && is_beside) {
+            static_cast<void>(::fchown(fileno(out_), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+            static_cast<void>(::fchmod(fileno(out_), seen.st_mode & 07777));
+        }
+#endif
+        return {};
+    }
+    Result<void> write(std::string_view data) {
+        if (std::fwrite(data.data(), 1, data.size(), out_) == data.size()) return {};
+        return failure("cannot write", path_);
+    }
+    // All is written: it takes the target's place.
+    Result<void> commit() {
+        if (std::fclose(std::exchange(out_, nullptr)) != 0) return failure("cannot write", path_);
+        if (is_beside_ && !replace_file(path_, target_)) return failure("cannot replace", target_);
+        is_beside_ = false;
+        return {};
+    }
+
+private:
+#if !defined(_WIN32)
+    void follow_links() {
+        char link[4096];
+        for (;;) {
+            const auto size = ::readlink(target_.c_str(), link, sizeof link);
+            if (size <= 0) return;
+            const std::string_view to(link, static_cast<std::size_t>(size));
+            target_ = (link[0] == '/' ? std::string() : folder_of(target_)).append(to);
+        }
+    }
+#endif
+
+    std::string target_, path_;
+    std::FILE* out_ = nullptr;
+    bool is_beside_ = false;  // there is a file at `path_` that is to be renamed, or removed
+};
+
+}  // namespace detail::files
 
 // --- http: easy and multi handles, the pool, sinks; the one place that knows libcurl ---------------------------------
 
@@ -3654,11 +3806,11 @@ struct Setting {
 
 using Keys = Result<Credentials>;
 
-inline Error broken(const std::string& what) { return Error(Errc::credentials, what); }
+inline Error broken(bytes::Words what) { return Error(Errc::credentials, bytes::joined(what)); }
 
 // A source that is not configured: the next one is asked. One that is configured but broken is an error, because
 // falling through could use another identity.
-inline Error passed_over(const std::string& why) { return Error(Errc::unavailable, why); }
+inline Error passed_over(bytes::Words why) { return Error(Errc::unavailable, bytes::joined(why)); }
 inline bool is_passed_over(const ResultBase& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
 // What may be a URL, for a message: tokens stand behind the question mark, passwords before the '@', even where the
@@ -3686,12 +3838,12 @@ inline std::string summary(const Credentials& keys) {
 // A value that goes into a header line or next to one; `name` begins the error.
 inline Result<void> check_value(std::string_view value, const std::string& name, std::size_t bytes_max,
                                 bool blanks_allowed = false) {
-    if (value.size() > bytes_max) return broken(name + " is longer than " + bytes::number(bytes_max) + " bytes");
+    if (value.size() > bytes_max) return broken({name, " is longer than ", bytes::number(bytes_max), " bytes"});
     for (char c : value) {
         if (c == '\r' || c == '\n')
-            return broken(name + " contains a line break (a Windows line end, or a cut and paste of two lines?)");
-        if (c == ' ' && !blanks_allowed) return broken(name + " contains a blank");
-        if (c < ' ' || c > '~') return broken(name + " contains a byte that is not printable ASCII");
+            return broken({name, " contains a line break (a Windows line end, or a cut and paste of two lines?)"});
+        if (c == ' ' && !blanks_allowed) return broken({name, " contains a blank"});
+        if (c < ' ' || c > '~') return broken({name, " contains a byte that is not printable ASCII"});
     }
     return {};
 }
@@ -3704,15 +3856,15 @@ inline Keys checked(Keys keys, TimePoint now) {
     const char* half = keys->secret_key.empty() ? ": the access key is set but the secret key"
                                                 : ": the secret key is set but the access key";
     if (keys->access_key.empty() != keys->secret_key.empty())
-        return broken(where + half + " is not: set both or neither");
+        return broken({where, half, " is not: set both or neither"});
     // Blanks in the secret are let through, because it never enters a header and some stores allow them.
     auto fine = check_value(keys->access_key, where + ": the access key", key_bytes_max);
     if (fine) fine = check_value(keys->secret_key, where + ": the secret key", key_bytes_max, true);
     if (fine) fine = check_value(keys->session_token, where + ": the session token", token_bytes_max);
     if (!fine) return std::move(fine).error();
     if (!keys->expires || *keys->expires > now) return keys;
-    return broken(where + ": the credentials expired at " + time_text(*keys->expires) + " and the clock says " +
-                  time_text(now) + ": renew them there, or set the clock");
+    return broken({where, ": the credentials expired at ", time_text(*keys->expires), " and the clock says ",
+                   time_text(now), ": renew them there, or set the clock"});
 }
 
 inline bool is_url(const std::string& url) { return check_value(url, {}, text_bytes_max) && endpoint::parse_url(url); }
@@ -3726,22 +3878,23 @@ inline Result<std::string> read_file(const std::string& path) {
     if (path == "/dev/null") return std::string();  // how people say that there is none
     struct stat about {};
     if (::stat(path.c_str(), &about) == 0 && !S_ISREG(about.st_mode))
-        return broken("it is not a regular file");  // a FIFO would be waited for for ever
+        return broken({"it is not a regular file"});  // a FIFO would be waited for for ever
 #endif
     std::string text(ini::file_bytes_max + 1, '\0');  // first: behind it nothing throws
     std::FILE* file = std::fopen(path.c_str(), "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
-    if (file == nullptr) return broken(errno == EACCES ? "permission denied" : "system error " + std::to_string(errno));
+    if (file == nullptr)
+        return broken({errno == EACCES ? "permission denied" : "system error " + std::to_string(errno)});
     text.resize(std::fread(&text[0], 1, text.size(), file));
     const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
     std::fclose(file);
     if (is_whole) return text;
-    return broken("reading it failed, or it is longer than " + bytes::number(ini::file_bytes_max) + " bytes");
+    return broken({"reading it failed, or it is longer than ", bytes::number(ini::file_bytes_max), " bytes"});
 }
 
 #if defined(_WIN32) || defined(S3CACHE_NO_CREDENTIAL_CHAIN)
 inline Result<std::string> run_process(const std::vector<std::string>&, const Limits&) {
-    return broken("running it is not supported here");
+    return broken({"running it is not supported here"});
 }
 #else
 
@@ -3783,8 +3936,8 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     ::pid_t child = 0, ended = 0;
     std::string written(answer_bytes_max + 1, '\0');  // before the helper runs, so that nothing throws while it does
     if (const int failed = spawn(argv, pipe, child))
-        return broken(failed == ENOENT ? "there is no such program"
-                                       : "it does not start: system error " + std::to_string(failed));
+        return broken({failed == ENOENT ? "there is no such program"
+                                        : "it does not start: system error " + std::to_string(failed)});
     std::size_t size = 0;
     const auto end = http::Clock::now() + process_timeout;
     bool in_time = true;
@@ -3803,12 +3956,12 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
     // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
     // then all there is to judge by.
-    if (ended > 0 && WIFSIGNALED(status)) return broken("it was ended by signal " + std::to_string(WTERMSIG(status)));
+    if (ended > 0 && WIFSIGNALED(status)) return broken({"it was ended by signal ", std::to_string(WTERMSIG(status))});
     if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
-        return broken("it ended with exit status " + std::to_string(WEXITSTATUS(status)));
+        return broken({"it ended with exit status ", std::to_string(WEXITSTATUS(status))});
     if (size == written.size())
-        return broken("its output is longer than " + bytes::number(answer_bytes_max) + " bytes");
-    if (ended == 0) return broken("it took too long");
+        return broken({"its output is longer than ", bytes::number(answer_bytes_max), " bytes"});
+    if (ended == 0) return broken({"it took too long"});
     written.resize(size);
     return written;
 }
@@ -3873,12 +4026,12 @@ inline Keys keys_in_json(const Result<std::string>& body, const std::string& whe
         const std::string_view raw = json::member(*body, name);
         if (raw.empty() || raw == "null") continue;
         auto text = json::string_field(*body, name);
-        if (!text) return broken(where + ": " + name + " is not a text");
+        if (!text) return broken({where, ": ", name, " is not a text"});
         *value = *std::move(text);
     }
     if (keys.access_key.empty() && keys.secret_key.empty())
-        return broken(where + ": the answer is not a JSON object with AccessKeyId and SecretAccessKey");
-    if (must_expire && expiration.empty()) return broken(where + ": the keys have no Expiration");
+        return broken({where, ": the answer is not a JSON object with AccessKeyId and SecretAccessKey"});
+    if (must_expire && expiration.empty()) return broken({where, ": the keys have no Expiration"});
     return with_expiry(std::move(keys), expiration);
 }
 
@@ -3895,7 +4048,7 @@ inline Keys keys_in_xml(std::string_view document, const std::string& action, co
                                           {in + "Expiration", &expiration}});
     if (!is_whole || scanner.root() != action + "Response" || keys.access_key.empty() || keys.secret_key.empty() ||
         keys.session_token.empty() || expiration.empty())
-        return broken(where + ": " + action + ": an answer without credentials");
+        return broken({where, ": ", action, ": an answer without credentials"});
     return with_expiry(std::move(keys), expiration);
 }
 
@@ -3928,9 +4081,9 @@ inline Result<std::string> container_url(const Setting& set) {
     const bool is_path = !relative || set.value[0] == '/';
     if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
         return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
-    if (relative) return broken("container: " + set.why + " is no path such as /v2/credentials/ID");
-    return broken("container: " + set.why + " is no https URL, nor one such as http://169.254.170.23/credentials for " +
-                  "localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 or [fd00:ec2::23]");
+    if (relative) return broken({"container: ", set.why, " is no path such as /v2/credentials/ID"});
+    return broken({"container: ", set.why, " is no https URL, nor one such as http://169.254.170.23/credentials for ",
+                   "localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 or [fd00:ec2::23]"});
 }
 
 // -- the chain
@@ -4011,9 +4164,9 @@ public:
 
     // As in botocore a secret alone is passed over, and an access key alone is an error.
     Keys environment() {
-        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over({"a profile is chosen in code"});
         const std::string access_key = first({"AWS_ACCESS_KEY_ID"}).value;
-        if (access_key.empty()) return passed_over("AWS_ACCESS_KEY_ID is not set");
+        if (access_key.empty()) return passed_over({"AWS_ACCESS_KEY_ID is not set"});
         const std::string secret_key = first({"AWS_SECRET_ACCESS_KEY"}).value;
         const std::string token = first({"AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN"}).value;
         return with_expiry({access_key, secret_key, token, {}, "environment"},
@@ -4022,11 +4175,11 @@ public:
 
     // The variables of Kubernetes and CI systems. A profile that names a role goes first, as in botocore.
     Keys web_identity() {
-        if (variables_are_ignored()) return passed_over("a profile is chosen in code");
+        if (variables_are_ignored()) return passed_over({"a profile is chosen in code"});
         if (first({"AWS_WEB_IDENTITY_TOKEN_FILE"}).value.empty())
-            return passed_over("AWS_WEB_IDENTITY_TOKEN_FILE is not set");
+            return passed_over({"AWS_WEB_IDENTITY_TOKEN_FILE is not set"});
         if (auto read = load(); !read) return std::move(read).error();
-        if (selected_.assumes_role()) return passed_over(selected_.where + " names a role, which goes first");
+        if (selected_.assumes_role()) return passed_over({selected_.where, " names a role, which goes first"});
         return keys_by_web_identity(selected_);
     }
 
@@ -4039,7 +4192,7 @@ public:
         const Setting address = first({"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"});
         if (address.value.empty())
             return passed_over(
-                "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set");
+                {"neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set"});
         const auto url = container_url(address);
         if (!url) return url.error();
         Setting token = first({"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN"});
@@ -4061,7 +4214,7 @@ public:
         const auto set = endpoint_url("S3");
         if (!set) return set.error();
         const auto url = endpoint::parse_url(set->value);
-        if (url && !endpoint::is_aws_host(url->host)) return passed_over("the endpoint is not one of AWS");
+        if (url && !endpoint::is_aws_host(url->host)) return passed_over({"the endpoint is not one of AWS"});
         return instance_metadata();
     }
 
@@ -4080,11 +4233,11 @@ private:
         const Setting chosen = chosen_profile();
         selected_ = ini::find_profile(config_, credentials_, chosen.value);
         if (!chosen.why.empty() && !selected_.exists())
-            return broken(chosen.why + ": there is no profile '" + bytes::sanitize(chosen.value) + "' in " +
-                          config_path_ + " or " + credentials_path_);
+            return broken({chosen.why, ": there is no profile '", bytes::sanitize(chosen.value), "' in ", config_path_,
+                           " or ", credentials_path_});
         const std::string services = selected_.get("services");
         if (!services.empty() && ini::find_section(config_, "services", services) == nullptr)
-            return broken(selected_.where + ": there is no [services " + bytes::sanitize(services) + "]");
+            return broken({selected_.where, ": there is no [services ", bytes::sanitize(services), "]"});
 #endif
         is_loaded_ = true;
         return {};
@@ -4097,7 +4250,7 @@ private:
         if (bytes::starts_with(path, "~/")) path = home_directory() + path.substr(1);
         auto text = environment_.read_file(path);
         path = bytes::sanitize(path);
-        if (!text) return broken(path + " cannot be read: " + text.error().what());
+        if (!text) return broken({path, " cannot be read: ", text.error().what()});
         const bool marked = bytes::starts_with(*text, "\xEF\xBB\xBF");
         auto parsed = ini::Parser().parse(std::string_view(*text).substr(marked ? 3 : 0), path);
         bytes::wipe(*text);
@@ -4134,17 +4287,17 @@ private:
             return static_keys(in_credentials, credentials_path_ + ", " + profile.where);
         if (profile.has("credential_process")) return keys_by_process(profile);
         if (sso || profile.has("login_session"))
-            return broken(profile.where + " signs in through a session that only the AWS CLI keeps: add this line to " +
-                          "it in " + config_path_ + ": " + export_line(profile.name));
+            return broken({profile.where, " signs in through a session that only the AWS CLI keeps: add this line to ",
+                           "it in ", config_path_, ": ", export_line(profile.name)});
         if (in_config.has("aws_access_key_id")) return static_keys(in_config, config_path_ + ", " + profile.where);
-        return passed_over(profile.where + ": neither aws_access_key_id nor role_arn is set");
+        return passed_over({profile.where, ": neither aws_access_key_id nor role_arn is set"});
     }
 
     // The older name of the session token comes first, as in botocore.
     Keys static_keys(const Profile& only, const std::string& where) const {
         const std::string id = only.get("aws_access_key_id");
         const char* token = only.has("aws_security_token") ? "aws_security_token" : "aws_session_token";
-        if (id.empty()) return broken(where + ": aws_access_key_id is empty");
+        if (id.empty()) return broken({where, ": aws_access_key_id is empty"});
         return Credentials{id, only.get("aws_secret_access_key"), only.get(token), {}, where};
     }
 
@@ -4159,14 +4312,14 @@ private:
         const std::string command = profile.get("credential_process");
         const auto words = ini::split_words(command);
         if (words.empty() || words[0].empty() || command.find('\0') != std::string::npos)
-            return broken(profile.where + ": credential_process has an open quote or names no program");
+            return broken({profile.where, ": credential_process has an open quote or names no program"});
         // Only the program is named in messages, because its arguments may hold a password.
         const std::string named = profile.where + ": credential_process " + bytes::sanitize(words[0]);
         const auto output = environment_.run_process(words, limits_);
         if (!output)
-            return limits_.over() ? limits_.error(named + " ran") : broken(named + ": " + output.error().what());
+            return limits_.over() ? limits_.error(named + " ran") : broken({named, ": ", output.error().what()});
         if (json::member(*output, "Version") != "1")
-            return broken(named + ": the output is not a JSON object with \"Version\": 1");
+            return broken({named, ": the output is not a JSON object with \"Version\": 1"});
         return keys_in_json(output, named, false);
     }
 
@@ -4175,14 +4328,14 @@ private:
     Keys assume_role(const Profile& profile) {
         const std::string arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
-            return broken(profile.where + ": role_arn needs source_profile or credential_source, and not both");
+            return broken({profile.where, ": role_arn needs source_profile or credential_source, and not both"});
         if (profile.has("mfa_serial"))
-            return broken(profile.where + ": mfa_serial asks a person for a code; use a profile with this line: " +
-                          export_line(profile.name));
+            return broken({profile.where, ": mfa_serial asks a person for a code; use a profile with this line: ",
+                           export_line(profile.name)});
         roles_.push_back(profile.name);
         const Keys keys = checked(source_keys(profile), environment_.now());
         if (is_passed_over(keys))
-            return broken(profile.where + ": no credentials to assume the role with: " + keys.error().what());
+            return broken({profile.where, ": no credentials to assume the role with: ", keys.error().what()});
         if (!keys) return keys;
         return ask_sts("AssumeRole",
                        {{"RoleArn", arn},
@@ -4199,14 +4352,14 @@ private:
         if (named == "Ec2InstanceMetadata") return instance_metadata();
         if (named == "Environment") return environment();
         if (!role.has("source_profile"))
-            return broken(role.where + ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer");
+            return broken({role.where, ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"});
         const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
         const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
-        if (!source.exists()) return broken(what + " does not exist");
+        if (!source.exists()) return broken({what, " does not exist"});
         bool again = false;
         for (const std::string& assumed : roles_) again = again || assumed == source.name;
         if (roles_.size() > roles_max || (again && !(source.name == role.name && source.has_static_keys())))
-            return broken(what + " leads round in a circle, or through too many roles");
+            return broken({what, " leads round in a circle, or through too many roles"});
         return keys_of(source);
     }
 
@@ -4223,9 +4376,9 @@ private:
         Setting token = setting("AWS_WEB_IDENTITY_TOKEN_FILE", "web_identity_token_file");
         const std::string arn = setting("AWS_ROLE_ARN", "role_arn").value;
         const std::string session = setting("AWS_ROLE_SESSION_NAME", "role_session_name").value;
-        if (token.value.empty()) return passed_over(token.why + " is empty");
+        if (token.value.empty()) return passed_over({token.why, " is empty"});
         const char* role = bytes::ends_with(token.why, "FILE") ? "AWS_ROLE_ARN" : "role_arn";
-        if (arn.empty()) return broken(token.why + " is set but " + role + " is not: set both or neither");
+        if (arn.empty()) return broken({token.why, " is set but ", role, " is not: set both or neither"});
         if (auto read = read_token(token, false); !read) return std::move(read).error();
         return ask_sts("AssumeRoleWithWebIdentity",
                        {{"RoleArn", arn}, {"RoleSessionName", session}, {"WebIdentityToken", token.value}}, nullptr,
@@ -4237,10 +4390,10 @@ private:
     Result<void> read_token(Setting& token, bool blanks_allowed) const {
         const std::string named = token.why + " " + bytes::sanitize(token.value);
         auto text = environment_.read_file(token.value);
-        if (!text) return broken(named + " cannot be read: " + text.error().what());
+        if (!text) return broken({named, " cannot be read: ", text.error().what()});
         token.value = bytes::trim(*text);
         bytes::wipe(*text);
-        if (token.value.empty()) return broken(named + " does not exist or is empty, expected a file with a token");
+        if (token.value.empty()) return broken({named, " does not exist or is empty, expected a file with a token"});
         return check_value(token.value, named, token_bytes_max, blanks_allowed);
     }
 
@@ -4302,7 +4455,8 @@ private:
 
     // Version 2 only, because version 1 answers whoever can make the host fetch a URL.
     Keys instance_metadata() {
-        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"}))) return passed_over("AWS_EC2_METADATA_DISABLED is true");
+        if (switched_on(first({"AWS_EC2_METADATA_DISABLED"})))
+            return passed_over({"AWS_EC2_METADATA_DISABLED is true"});
         if (auto read = load(); !read) return std::move(read).error();
         const auto base = imds_url();
         if (!base) return base.error();
@@ -4312,12 +4466,13 @@ private:
         const auto session = ask(request, where, " 0 403 404 405 ");
         if (!session) return session.error();
         if (session->empty() || !check_value(*session, {}, text_bytes_max))
-            return broken(where + ": the answer is not a session token");
+            return broken({where, ": the answer is not a session token"});
         const std::string roles_url = *base + "/latest/meta-data/iam/security-credentials/";
         request = {http::Method::get, roles_url, {}, {}, imds_timeout, 1, true, *session};
         bytes::add(request.headers, "x-aws-ec2-metadata-token", *session);
         const auto roles = ask(request, where, " 404 ");
-        if (is_passed_over(roles) || (roles && roles->empty())) return passed_over("the instance has no role attached");
+        if (is_passed_over(roles) || (roles && roles->empty()))
+            return passed_over({"the instance has no role attached"});
         if (!roles) return roles.error();
         const std::string role(bytes::trim(roles->substr(0, roles->find('\n'))));
         bytes::append_percent(request.url, role, false);
@@ -4345,7 +4500,7 @@ private:
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
             const std::string text = where + ": " + complaint(answer, request.secret);
             const bool is_absent = absent.find(" " + std::to_string(answer.status) + " ") != absent.npos;
-            return is_absent ? passed_over(text + "; in a container on EC2 the hop limit must be 2") : broken(text);
+            return is_absent ? passed_over({text, "; in a container on EC2 the hop limit must be 2"}) : broken({text});
         }
         return limits_.error(where + " was asked");
     }
@@ -4408,7 +4563,7 @@ public:
 #ifdef S3CACHE_NO_CREDENTIAL_CHAIN
         text += "; built without the other sources (S3CACHE_NO_CREDENTIAL_CHAIN): give credentials in code";
 #endif
-        return broken(text);
+        return broken({text});
     }
 
     // A walk of its own, told source by source.
@@ -4428,7 +4583,7 @@ public:
             return limits.error("another thread fetched the credentials");
         const TimePoint when = now();
         if (is_refreshing() || (is_usable(when) && (when < renew_at_ || is_too_early(when)))) return current_;
-        if (pause_.count() > 0 && is_too_early(when)) return broken(error_);
+        if (pause_.count() > 0 && is_too_early(when)) return broken({error_});
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
         if (done || is_usable(now())) return current_;
         return std::move(done).error();
@@ -4481,7 +4636,7 @@ private:
             pause_ = (std::max)(retry_first, (std::min)(2 * pause_, most));
             retry_at_ = when + pause_;
             error_ = got.error().what();
-            return broken(error_);
+            return broken({error_});
         }
         pause_ = Milliseconds(0);
         current_.reset(new Credentials(*std::move(got)));
@@ -4581,6 +4736,15 @@ inline double read_seconds(std::string_view text) {
     return seconds > 0 && seconds < ttl_seconds_max ? seconds : 0;
 }
 
+// The headers, in lower case, that a copy onto itself loses unless they are said again, but for the expiry.
+inline bool is_lost_by_copy(const std::string& name) {
+    static constexpr std::string_view lost =
+        " content-type cache-control content-disposition content-encoding content-language expires x-amz-storage-class "
+        "x-amz-server-side-encryption x-amz-server-side-encryption-aws-kms-key-id x-amz-website-redirect-location ";
+    if (name == "x-amz-meta-expires_at" || name == "x-amz-meta-expires-at") return false;
+    return bytes::starts_with(name, meta_prefix) || lost.find(" " + name + " ") != std::string_view::npos;
+}
+
 // One x-amz-meta- line of those that the cache itself keeps; false: it is the user's. Stores change the case of names,
 // and some turn _ into -.
 inline bool read_own(Facts& facts, std::string_view name, std::string_view text) {
@@ -4677,14 +4841,14 @@ inline Result<void> check_metadata(const Metadata& metadata) {
         const std::string& name = own.first;
         const auto is_same = [&name](const auto& other) { return bytes::iequal(other.first, name); };
         if (name.empty() || std::any_of(name.begin(), name.end(), is_odd))
-            return refuse("a metadata name may hold letters, digits, '-', '_' and '.' only, and at least one");
+            return refuse({"a metadata name may hold letters, digits, '-', '_' and '.' only, and at least one"});
         const char* flaw = std::count_if(metadata.begin(), metadata.end(), is_same) > 1 ? "is there twice"
                            : is_own_name(name)                                          ? "is the cache's own"
                                                                                         : flaw_of(own.second);
-        if (flaw) return refuse("metadata '" + name + "' " + flaw);
+        if (flaw) return refuse({"metadata '", name, "' ", flaw});
         total += name.size() + own.second.size();
     }
-    return total > metadata_bytes_max ? refuse("metadata is over 2048 bytes") : Result<void>();
+    return total > metadata_bytes_max ? refuse({"metadata is over 2048 bytes"}) : Result<void>();
 }
 
 }  // namespace detail::entry
@@ -4797,6 +4961,16 @@ struct detail::Core : credentials::Environment {
     bool is_computing(std::string_view key) {
         const std::lock_guard<std::mutex> hold(in_flight_lock);
         return find_in_flight(key) != nullptr;
+    }
+    // With the lock held: whether the owner waits, through others perhaps, for what this thread is to bring: nobody
+    // would ever be done.
+    bool waits_for_us(std::thread::id owner) const {
+        if (owner == std::this_thread::get_id()) return true;
+        for (const auto& one : in_flight) {
+            const bool is_waiting = std::count(one->waiting.begin(), one->waiting.end(), owner) != 0;
+            if (is_waiting && one->process == http::process_id()) return waits_for_us(one->owner);
+        }
+        return false;
     }
 
 private:
@@ -6348,7 +6522,6 @@ struct Timing {
     std::uint64_t bytes = 0;
     int status = 0;
 };
-inline Timing timing_of(const Call& call, std::uint64_t bytes) { return {call.began, bytes, call.status()}; }
 
 inline void record(Core& core, const char* operation, std::string_view key, const char* outcome,
                    std::uint64_t Stats::*counter = nullptr, std::string_view detail = {}, const Timing& timing = {}) {
@@ -6509,7 +6682,7 @@ protected:
         return wanted_.options.progress({arrived, facts_.length});
     }
     std::string_view key() const { return request.key; }
-    Timing timing() const { return timing_of(*this, taken_); }
+    Timing timing() const { return {began, taken_, status()}; }
 
     const GetRequest wanted_;
     entry::Facts facts_;
@@ -6742,19 +6915,6 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool w
 
 // -- touch
 
-// The headers that a copy onto itself would lose unless they are said again.
-inline void keep_headers(s3::Request& copy, const http::Headers& headers) {
-    static constexpr std::string_view kept =
-        " content-type cache-control content-disposition content-encoding content-language expires x-amz-storage-class "
-        "x-amz-server-side-encryption x-amz-server-side-encryption-aws-kms-key-id x-amz-website-redirect-location ";
-    headers.each([&](std::string_view name, std::string_view value) {
-        const std::string lower = bytes::lower(name);
-        if (lower == "x-amz-meta-expires_at" || lower == "x-amz-meta-expires-at") return;
-        if (bytes::starts_with(lower, entry::meta_prefix) || kept.find(" " + lower + " ") != std::string_view::npos)
-            copy.header(lower, value);
-    });
-}
-
 // S3 has no way to change metadata but to copy the object onto itself. If-Match keeps a replaced one from being undone.
 // One of the same bytes has the same ETag: If-Unmodified-Since tells it apart, if it came in a later second, where the
 // store looks at both; AWS lets If-Match win, so there the round trip between the look and the copy is left.
@@ -6772,7 +6932,9 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         if (facts.info.size > copy_bytes_max)
             return refusal(Errc::too_large, "touch", key, "S3 copies no object over 5 GiB onto itself: set it anew");
         s3::Request copy = request(core, "touch", Method::put, key);
-        keep_headers(copy, there.headers());
+        there.headers().each([&](std::string_view name, std::string_view value) {
+            if (entry::is_lost_by_copy(bytes::lower(name))) copy.header(bytes::lower(name), value);
+        });
         std::string source;
         bytes::append_percent(source, "/" + core.bucket + "/" + copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
@@ -6794,121 +6956,15 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
 }
 
-// -- files
-
-// Where off_t has 32 bits (glibc on 32-bit machines, and this header cannot set _FILE_OFFSET_BITS for those included
-// before it), the plain names refuse files over 2 GiB.
-#if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
-using FileStat = struct stat64;
-inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
-inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
-#elif defined(_WIN32)
-// UTF-8, as paths are everywhere else. Not that: no path.
-inline std::wstring wide(std::string_view path) {
-    std::wstring out(path.size(), L'\0');
-    const int size = static_cast<int>(path.size());
-    out.resize(static_cast<std::size_t>(
-        MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, out.data(), size)));
-    return out;
-}
-using FileStat = struct _stat64;
-inline std::FILE* open_file(const std::string& path, const char* how) {
-    return _wfopen(wide(path).c_str(), wide(how).c_str());
-}
-inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
-inline bool replace_file(const std::string& from, const std::string& to) {  // rename() replaces nothing here
-    return MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
-}
-inline void remove_file(const std::string& path) { static_cast<void>(_wremove(wide(path).c_str())); }
-#else
-using FileStat = struct stat;
-inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
-inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
-#endif
-#if !defined(_WIN32)
-inline bool replace_file(const std::string& from, const std::string& to) {
-    return std::rename(from.c_str(), to.c_str()) == 0;
-}
-inline void remove_file(const std::string& path) { static_cast<void>(std::remove(path.c_str())); }
-#endif
-
-// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
-// (those of /proc say 0 and hold something).
-inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
-    FileStat seen;
-    if (!file || !stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
-#if defined(__APPLE__)
-    return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
-#elif defined(_WIN32)
-    return {seen.st_size, seen.st_mtime, 0};
-#else
-    return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
-#endif
-}
-
-// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read: what was read
-// is of no one moment.
-inline Source source_of(std::FILE* file) {
-    const auto close = [](std::FILE* opened) { return opened ? std::fclose(opened) : 0; };
-    const auto before = state_of(file);
-    const std::shared_ptr<std::FILE> in(file, close);
-    Source source([in, before](char* buffer, std::size_t capacity) {
-        const std::size_t count = in ? std::fread(buffer, 1, capacity, in.get()) : source_failed;
-        return count == 0 && (std::ferror(in.get()) || state_of(in.get()) != before) ? source_failed : count;
-    });
-    return before[0] > 0 ? std::move(source).sized(static_cast<std::uint64_t>(before[0])) : source;
-}
-
-inline Error file_error(const char* operation, std::string_view key, const std::string& path, const char* what) {
-    return refusal(Errc::file, operation, key, std::string(what) + " '" + path + "': " + std::strerror(errno));
-}
-
-inline Result<void> copy_to(Stream& stream, std::FILE* out, std::string_view key, const std::string& path) {
-    for (;;) {
+inline Result<void> write_file(Stream& stream, files::NewFile& out, std::string_view key, std::string_view id) {
+    Result<void> fine = out.open(id);
+    while (fine) {
         const Result<std::string_view> chunk = stream.next();
         if (!chunk) return chunk.error();
-        if (chunk->empty()) return {};
-        if (std::fwrite(chunk->data(), 1, chunk->size(), out) != chunk->size())
-            return file_error("get", key, path, "cannot write");
+        fine = chunk->empty() ? out.commit() : out.write(*chunk);
+        if (fine && chunk->empty()) return fine;
     }
-}
-
-inline std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of("/\\") + 1); }
-
-// Written beside the target and renamed onto it, so that nobody ever sees half a file; under a short name of its own,
-// since the target's may be as long as names can be. Links are followed, but what is no plain file (a device, a pipe)
-// is written through: its link may lead to no name.
-inline Result<void> write_file(const Core& core, Stream& stream, std::string_view key, std::string target) {
-    bool is_written_through = false;
-#if !defined(_WIN32)
-    FileStat seen;
-    const bool exists = stat_file(target, seen);
-    if (!exists && errno == ELOOP) return file_error("get", key, target, "cannot follow");
-    is_written_through = exists && !S_ISREG(seen.st_mode);
-    char link[4096];
-    while (!is_written_through) {
-        const auto size = ::readlink(target.c_str(), link, sizeof link);
-        if (size <= 0) break;
-        target = (link[0] == '/' ? std::string() : folder_of(target)).append(link, static_cast<std::size_t>(size));
-    }
-#endif
-    const std::string path = is_written_through ? target : folder_of(target) + ".s3cache-" + core.random_id();
-    std::FILE* const out = open_file(path, is_written_through ? "wb" : "wbx");
-    if (!out) return file_error("get", key, path, "cannot create");
-#if !defined(_WIN32)
-    if (exists && !is_written_through) {
-        static_cast<void>(::fchown(fileno(out), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-        static_cast<void>(::fchmod(fileno(out), seen.st_mode & 07777));
-    }
-#endif
-    Result<void> written = never_throws(copy_to, stream, out, key, path);
-    if (std::fclose(out) != 0 && written) written = file_error("get", key, path, "cannot write");
-    if (is_written_through) return written;
-    if (written && !replace_file(path, target)) written = file_error("get", key, target, "cannot replace");
-    if (!written) remove_file(path);
-    return written;
+    return about("get", key, fine.error());
 }
 
 // -- writing
@@ -7137,7 +7193,7 @@ inline Result<bool> set(Core& core, std::string_view key, Body body, const SetOp
     Result<bool> stored = is_condition_met(session, upload.request, claim);
     if (stored && *stored) stored = upload.run();
     if (!stored && body.file && std::ferror(body.file))
-        stored = file_error("set", key, std::string(body.path), "cannot read");
+        stored = about("set", key, files::failure("cannot read", body.path));
     return record_write(core, "set", key, std::move(stored), &Stats::sets, timing);
 }
 
@@ -7163,7 +7219,7 @@ struct Removal {
         s3::Calls calls(session, [&](std::size_t i, const Call& call) {
             const Result<bool> removed = interpret_removal(call);
             if (call.error || (!removed && removed.error().code() == Errc::no_such_bucket)) outage = removed.error();
-            finish(i, removed, timing_of(call, 0));
+            finish(i, removed, {call.began, 0, call.status()});
         });
         for (const std::size_t i : singly) {
             if (outage)
@@ -7226,7 +7282,7 @@ struct Removal {
             if (has_failed)
                 singly.push_back(i);
             else
-                finish(i, true, timing_of(call, 0));
+                finish(i, true, {call.began, 0, call.status()});
         }
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
@@ -7418,16 +7474,6 @@ struct Computation {
     }
 };
 
-// Whether the owner waits, through others perhaps, for what this thread is to bring: nobody would ever be done.
-inline bool waits_for_us(const Core& core, std::thread::id owner) {
-    if (owner == std::this_thread::get_id()) return true;
-    for (const auto& one : core.in_flight) {
-        const bool is_waiting = std::count(one->waiting.begin(), one->waiting.end(), owner) != 0;
-        if (is_waiting && one->process == http::process_id()) return waits_for_us(core, one->owner);
-    }
-    return false;
-}
-
 // Another thread is at it: what it brings, or what is still good meanwhile.
 inline Result<Value> wait_for(Core& core, std::string_view key, const std::shared_ptr<InFlight>& in_flight,
                               std::unique_lock<std::mutex>& hold) {
@@ -7448,17 +7494,17 @@ inline Result<Value> wait_for(Core& core, std::string_view key, const std::share
 // -- opening
 
 inline Result<void> check_config(const Config& config) {
-    const auto refuse = [](const std::string& text) { return endpoint::refuse("Config::" + text); };
+    const auto refuse = [](std::string_view text) { return endpoint::refuse({"Config::", text}); };
     const Result<void> metadata = entry::check_metadata(config.metadata);
-    if (!metadata) return refuse(std::string("metadata: ") + metadata.error().what());
+    if (!metadata) return endpoint::refuse({"Config::metadata: ", metadata.error().what()});
     for (const std::string* value : {&config.server_side_encryption, &config.kms_key_id, &config.storage_class}) {
         if (const char* flaw = entry::flaw_of(*value))
-            return endpoint::refuse("'" + bytes::sanitize(*value) + "' " + flaw);
+            return endpoint::refuse({"'", bytes::sanitize(*value), "' ", flaw});
     }
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
         if (time.count() < 0 || time > std::chrono::hours(24 * 20))
-            return endpoint::refuse("a timeout of Config is negative or over 20 days");
+            return endpoint::refuse({"a timeout of Config is negative or over 20 days"});
     }
     const bool has_parts = config.part_bytes >= 1 && config.transfer_bytes_max >= 1;
     if (config.connections < 1 || config.connections > 1000) return refuse("connections is not within 1 and 1000");
@@ -7575,7 +7621,7 @@ S3CACHE_FN std::size_t Source::read_stream(std::istream& in, char* buffer, std::
 }
 
 S3CACHE_FN Source file(const std::string& path) {
-    return detail::cache::source_of(detail::cache::open_file(path, "rb"));
+    return detail::files::source_of(detail::files::open_file(path, "rb"));
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -7620,9 +7666,11 @@ S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, co
     return detail::cache::never_throws([&]() -> Result<bool> {
         using namespace detail::cache;
         if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
-        std::FILE* const opened = open_file(path, "rb");
-        if (!opened) return record_error(*core_, "set", key, file_error("set", key, path, "cannot open"));
-        const Source source = source_of(opened);
+        std::FILE* const opened = detail::files::open_file(path, "rb");
+        if (!opened)
+            return record_error(*core_, "set", key,
+                                detail::about("set", key, detail::files::failure("cannot open", path)));
+        const Source source = detail::files::source_of(opened);
         return detail::cache::set(*core_, key, {nullptr, &source, opened, path}, options);
     });
 }
@@ -7665,7 +7713,9 @@ S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::s
         detail::cache::Stream stream(session, key, {how}, true);
         const Result<bool> found = stream.open(false);
         if (found && !*found) return std::optional<Info>();
-        const Result<void> fine = found ? detail::cache::write_file(*core_, stream, key, path) : found.error();
+        detail::files::NewFile out(path);
+        const Result<void> fine =
+            found ? detail::cache::write_file(stream, out, key, core_->random_id()) : found.error();
         if (!fine) return detail::cache::tolerated<Info>(*core_, "get", key, fine.error());
         if (how.progress) static_cast<void>(how.progress({stream.info().size, stream.info().size}));
         return std::optional<Info>(stream.info());
@@ -7678,8 +7728,8 @@ S3CACHE_FN Result<void> Cache::try_remove(Key key) {
         Session session(*core_);
         Call call(session, request(*core_, "remove", Method::erase, key));
         call.run();
-        const Result<bool> removed =
-            record_write(*core_, "remove", key, interpret_removal(call), &Stats::removes, timing_of(call, 0));
+        const Result<bool> removed = record_write(*core_, "remove", key, interpret_removal(call), &Stats::removes,
+                                                  {call.began, 0, call.status()});
         return removed ? Result<void>() : removed.error();
     });
 }
@@ -7757,7 +7807,7 @@ S3CACHE_FN Result<Value> Cache::compute(Key key, const std::function<Result<deta
                            "a time or factor of ComputeOptions is below zero");
         std::unique_lock<std::mutex> hold(core.in_flight_lock);
         if (const std::shared_ptr<InFlight> others = core.find_in_flight(key)) {
-            if (!waits_for_us(core, others->owner)) return wait_for(core, key, others, hold);
+            if (!core.waits_for_us(others->owner)) return wait_for(core, key, others, hold);
             return refusal(Errc::source, "get_or_set", key,
                            "the producer asks, itself or through others that wait, for what it is to produce");
         }
@@ -7808,7 +7858,7 @@ S3CACHE_FN std::vector<Result<bool>> Cache::set_many(const std::vector<Item>& it
     return result_of_each<bool>("set", items, [&](std::vector<Result<bool>>& results) {
         Session session(*core_);
         detail::s3::Calls calls(session, [&](std::size_t i, Call& call) {
-            const Timing timing = timing_of(call, items[i].payload.view().size());
+            const Timing timing{call.began, items[i].payload.view().size(), call.status()};
             Result<bool> stored = static_cast<detail::transfer::Put&>(call).result();
             results[i] = record_write(*core_, "set", items[i].key, std::move(stored), &Stats::sets, timing);
         });

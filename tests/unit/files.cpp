@@ -1,0 +1,126 @@
+// Section files. What get_file and set_file make of it is tested in faults/files.cpp.
+#include "s3cache.hpp"
+
+#include "catch.hpp"
+#include "store.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace files = s3cache::detail::files;
+using files::NewFile;
+using s3cache::Errc;
+using s3cache::Source;
+
+namespace {
+
+std::string drained(Source source) {
+    std::string out;
+    char buffer[7];
+    for (;;) {
+        const std::size_t count = source.read(buffer, sizeof buffer);
+        if (count == s3cache::source_failed) return out + " and failed";
+        if (count == 0) return out;
+        out.append(buffer, count);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("files: a new file takes its target's place when it is whole, and not before") {
+    store::Folder folder;
+    const std::string target = folder / "target";
+    store::write(target, "old");
+    NewFile out(target);
+    REQUIRE(out.open("id"));
+    CHECK(folder.count() == 2);
+    REQUIRE(out.write("ne"));
+    REQUIRE(out.write("w"));
+    CHECK(store::contents(target) == "old");
+    REQUIRE(out.commit());
+    CHECK(store::contents(target) == "new");
+    CHECK(folder.count() == 1);
+}
+
+TEST_CASE("files: one that is given up leaves the target, and nothing beside it") {
+    store::Folder folder;
+    const std::string target = folder / "target";
+    store::write(target, "old");
+    {
+        NewFile out(target);
+        REQUIRE(out.open("id"));
+        REQUIRE(out.write("new"));
+    }
+    CHECK(store::contents(target) == "old");
+    CHECK(folder.count() == 1);
+}
+
+TEST_CASE("files: two that are written at once do not meet, and a name that is taken is an error") {
+    store::Folder folder;
+    const std::string target = folder / "target";
+    NewFile one(target), other(target), same(target);
+    REQUIRE(one.open("1"));
+    REQUIRE(other.open("2"));
+    const auto refused = same.open("1");
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code() == Errc::file);
+    REQUIRE(one.write("one"));
+    REQUIRE(other.write("other"));
+    REQUIRE(other.commit());
+    CHECK(store::contents(target) == "other");
+    REQUIRE(one.commit());
+    CHECK(store::contents(target) == "one");
+    CHECK(folder.count() == 1);
+}
+
+TEST_CASE("files: what cannot be replaced is an error that names it, and nothing is left") {
+    store::Folder folder;
+    const std::string target = folder / "target";
+    REQUIRE(mkdir(target.c_str(), 0700) == 0);
+    REQUIRE(symlink("circle", (folder / "circle").c_str()) == 0);
+    for (const std::string& path : {folder / "none" + "/file", folder / "circle"}) {
+        NewFile out(path);
+        const auto opened = out.open("id");
+        REQUIRE_FALSE(opened);
+        CHECK(std::string(opened.error().what()).find(path.substr(0, path.size() - 4)) != std::string::npos);
+    }
+    CHECK(folder.count() == 2);
+    REQUIRE(rmdir(target.c_str()) == 0);
+    {
+        NewFile out(target);
+        REQUIRE(out.open("id"));
+        REQUIRE(mkdir(target.c_str(), 0700) == 0);
+        const auto committed = out.commit();
+        REQUIRE_FALSE(committed);
+        CHECK(std::string(committed.error().what()).find("cannot replace '" + target + "'") != std::string::npos);
+    }
+    CHECK(folder.count() == 2);
+}
+
+TEST_CASE("files: links are followed to the file that is replaced") {
+    store::Folder folder;
+    REQUIRE(mkdir((folder / "sub").c_str(), 0700) == 0);
+    REQUIRE(symlink("sub/second", (folder / "first").c_str()) == 0);
+    REQUIRE(symlink("file", (folder / "sub/second").c_str()) == 0);
+    NewFile out(folder / "first");
+    REQUIRE(out.open("id"));
+    REQUIRE(out.write("v"));
+    REQUIRE(out.commit());
+    CHECK(store::contents(folder / "sub/file") == "v");
+    struct stat seen {};
+    REQUIRE(lstat((folder / "first").c_str(), &seen) == 0);
+    CHECK(S_ISLNK(seen.st_mode));
+}
+
+TEST_CASE("files: a source tells the length of a plain file, and fails if that is written to meanwhile") {
+    store::Folder folder;
+    const std::string path = folder / "in";
+    store::write(path, "0123456789");
+    CHECK(drained(files::source_of(files::open_file(path, "rb"))) == "0123456789");
+    CHECK(files::source_of(files::open_file(path, "rb")).size() == 10u);
+    CHECK_FALSE(files::source_of(files::open_file("/dev/null", "rb")).size());
+    CHECK(drained(files::source_of(nullptr)) == " and failed");
+    Source source = files::source_of(files::open_file(path, "rb"));
+    store::write(path, "longer than it was");
+    CHECK(drained(std::move(source)).find(" and failed") != std::string::npos);
+}
