@@ -1094,15 +1094,16 @@ inline std::size_t sequence(std::string_view text, std::size_t at) {
 
 // Eight ASCII bytes at a time: most values have no others, and this check runs over every value that has no `kind`.
 inline bool valid(std::string_view text) {
-    constexpr std::uint64_t high_bits = 0x8080808080808080U;
-    for (std::size_t at = 0; at < text.size();) {
-        std::uint64_t word = high_bits;
-        if (text.size() - at >= sizeof word) std::memcpy(&word, text.data() + at, sizeof word);
-        const std::size_t length = (word & high_bits) == 0 ? sizeof word : sequence(text, at);
+    for (std::size_t at = 0;;) {
+        for (std::uint64_t word = 0; text.size() - at >= sizeof word; at += sizeof word) {
+            std::memcpy(&word, text.data() + at, sizeof word);
+            if ((word & 0x8080808080808080U) != 0) break;
+        }
+        if (at == text.size()) return true;
+        const std::size_t length = sequence(text, at);
         if (length == 0) return false;
         at += length;
     }
-    return true;
 }
 
 // For code points up to U+10FFFF. Of half a surrogate pair it makes bytes that are not valid().
@@ -1788,14 +1789,33 @@ inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5
 inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
 inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
-// The processor's instruction is seven times faster than the table. Three of them side by side would be faster by half
-// again, but one already outruns any network.
+// The processor's instruction is seven times faster than the table, and three lanes of it are twice as fast again, since
+// it takes a word each cycle and three cycles for one.
 #if defined(__x86_64__) && defined(__GNUC__)
 
-// The attribute lets this function use the instruction without -msse4.2 for the program, which must run elsewhere too.
-__attribute__((target("sse4.2"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
-                                                                       std::size_t size) {
+inline constexpr std::size_t crc_lane_bytes = 1360;  // three are nearly 4 KiB
+
+// The CRC if as many zeros as a lane has bytes followed: times x^(8 * 1360), of which the instruction does x^32 and the
+// product of two reflected numbers x. The attribute lets these two functions use the instructions without -msse4.2 for
+// the program, which must run elsewhere too.
+__attribute__((target("sse4.2,pclmul"))) inline std::uint64_t skip_crc_lane(std::uint64_t crc) {
+    using Pair = long long __attribute__((vector_size(16)));
+    const Pair product = __builtin_ia32_pclmulqdq128(Pair{static_cast<long long>(crc), 0}, Pair{0x3F70CC6F, 0}, 0);
+    return __builtin_ia32_crc32di(0, static_cast<std::uint64_t>(product[0]));
+}
+
+__attribute__((target("sse4.2,pclmul"))) inline std::uint32_t crc32c_hardware(std::uint32_t crc, const char* data,
+                                                                              std::size_t size) {
     std::uint64_t wide = ~crc;
+    for (constexpr std::size_t lane = crc_lane_bytes; size >= 3 * lane; data += 3 * lane, size -= 3 * lane) {
+        std::uint64_t second = 0, third = 0;
+        for (const char* at = data; at != data + lane; at += 8) {
+            wide = __builtin_ia32_crc32di(wide, load_little_endian(at));
+            second = __builtin_ia32_crc32di(second, load_little_endian(at + lane));
+            third = __builtin_ia32_crc32di(third, load_little_endian(at + 2 * lane));
+        }
+        wide = skip_crc_lane(skip_crc_lane(wide) ^ second) ^ third;
+    }
     for (; size >= 8; data += 8, size -= 8) wide = __builtin_ia32_crc32di(wide, load_little_endian(data));
     crc = static_cast<std::uint32_t>(wide);
     for (; size > 0; ++data, --size) crc = __builtin_ia32_crc32qi(crc, bytes::octet(*data));
@@ -1808,7 +1828,7 @@ inline std::uint32_t crc32c(std::uint32_t crc, const char* data, std::size_t siz
     static const bool has_hardware = [] {
         unsigned a = 1, b = 0, c = 0, d = 0;
         __asm__("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-        return (c >> 20 & 1) != 0;
+        return (c >> 20 & 1) != 0 && (c >> 1 & 1) != 0;
     }();
     return has_hardware ? crc32c_hardware(crc, data, size) : crc32c_portable(crc, data, size);
 }
