@@ -251,7 +251,8 @@ Config quiet(World& world) {
 void fill(World& world, int round) {
     world.s3.erase_all();
     world.put("k", "v");
-    world.put("lines", store::gzip(lines()), {{"compressed", "true"}});
+    static const std::string packed = store::gzip(lines());
+    world.put("lines", packed, {{"compressed", "true"}});
     world.put_expiring("expired", "v", -100);
     world.put("denied", "v");
     for (const std::string& key : keys()) world.put(key, "v" + std::to_string(round));
