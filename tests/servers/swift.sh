@@ -7,8 +7,9 @@
 #   tests/servers/swift.sh status|stop|wipe    look; end it; end it and remove its files
 #   tests/servers/swift.sh start --install     install the missing Debian package first (root does so without asking)
 #
-# Printed: S3CACHE_TEST_ENDPOINT (http), S3CACHE_TEST_BUCKET, AWS_ACCESS_KEY_ID (with a colon in it), AWS_SECRET_ACCESS_KEY,
-# AWS_REGION (us-east-1; Swift takes no other). Everything else goes to standard error.
+# Printed: S3CACHE_TEST_ENDPOINT (http), S3CACHE_TEST_HOST_ENDPOINT (the same, with BUCKET. in front), S3CACHE_TEST_BUCKET,
+# AWS_ACCESS_KEY_ID (with a colon in it), AWS_SECRET_ACCESS_KEY, AWS_REGION (us-east-1; Swift takes no other). Everything else
+# goes to standard error.
 #
 # Environment (all optional):
 #   S3CACHE_SWIFT_DIR    where it lives, on a file system that keeps user attributes (ext4, xfs, btrfs);
@@ -82,7 +83,7 @@ ensure_installed() { # --install or nothing
 start_once() {
     local pid
     clean_files
-    setsid nohup /usr/bin/python3 "$here/swift_servers.py" "$base" ${S3CACHE_SWIFT_PORT:-} </dev/null >"$base/log" 2>&1 9>&- &
+    setsid nohup /usr/bin/python3 -B "$here/swift_servers.py" "$base" ${S3CACHE_SWIFT_PORT:-} </dev/null >"$base/log" 2>&1 9>&- &
     pid=$!
     printf '%s %s\n' "$pid" "$(began_at "$pid" || echo gone)" >"$base/pid"
     while pid_of >/dev/null; do
@@ -104,7 +105,7 @@ start() {
     # A port may be taken between the look and the bind; a few tries with other ports settle that.
     for attempt in 1 2 3; do
         if start_once; then
-            say "ready: $(sed -n "s/.*_ENDPOINT='\(.*\)'/\1/p" "$base/env"), in $base"
+            say "ready: $(sed -n "s/.*TEST_ENDPOINT='\(.*\)'/\1/p" "$base/env"), in $base"
             cat "$base/env"
             return 0
         fi
@@ -124,7 +125,7 @@ status() {
     local pid
     if pid=$(pid_of); then
         ps -o pid=,rss=,stat= --ppid "$pid" | awk '{ n++; kib += $2 } END { printf "%d servers, %d MiB\n", n, kib / 1024 }'
-        running && grep _ENDPOINT= "$base/env"
+        running && grep TEST_ENDPOINT= "$base/env"
     else
         echo 'not running'
     fi
@@ -136,5 +137,5 @@ case ${1:-} in
     status) status ;;
     stop) locked && end_it && say stopped ;;
     wipe) locked && end_it && clean_files && rm -f "$base/lock" && { rmdir "$base" || true; } && say 'stopped, files removed' ;;
-    *) sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
+    *) sed -n '2,18s/^# \{0,1\}//p' "$0" >&2; exit 64 ;;
 esac

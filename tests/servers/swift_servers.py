@@ -38,7 +38,7 @@ fallocate_reserve = 0
 
 CONFS = {
     "account": "[pipeline:main]\npipeline = account-server\n\n[app:account-server]\nuse = egg:swift#account\n",
-    # What an own daemon would do later, a busy machine's requests wait for: lists are then of what was answered.
+    # No updater runs beside: a list is of what was answered, however busy the machine.
     "container": "[pipeline:main]\npipeline = container-server\n\n[app:container-server]\nuse = egg:swift#container\n"
                  "node_timeout = 30\nconn_timeout = 5\n",
     "object": "container_update_timeout = 60\n\n[pipeline:main]\npipeline = object-server\n\n"
@@ -231,6 +231,7 @@ def main(base, wanted=None):
                 sys.exit("making a bucket: answer %s" % status)
             status = make_bucket(ports["proxy"], access, secret)
         write(base + "/env.new", """export S3CACHE_TEST_ENDPOINT='http://127.0.0.1:{0}'
+export S3CACHE_TEST_HOST_ENDPOINT='http://localhost:{0}'
 export S3CACHE_TEST_BUCKET='{1}'
 export S3CACHE_TEST_REGION='us-east-1'
 export AWS_ACCESS_KEY_ID='{2}'
