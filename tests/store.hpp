@@ -3,6 +3,7 @@
 //
 //   S3CACHE_TEST_ENDPOINT      an S3-compatible store, http or https; unset: the fake
 //   S3CACHE_TEST_TLS_ENDPOINT  the same store over TLS, with S3CACHE_TEST_CA the certificate to trust
+//   S3CACHE_TEST_HOST_ENDPOINT the same store by a name that BUCKET. may stand in front of; unset: virtual-host style is not tried
 //   S3CACHE_TEST_BUCKET        a bucket to use, below a prefix of the run's own; unset: one is made and removed
 //   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION
 //
@@ -511,6 +512,7 @@ enum class Ability {
     authentication,  // a wrong signature, or none, is refused
     tells_missing,   // an object that is not there is a 404, not a 403
     names_errors,    // a refusal has a body that names its code
+    long_metadata,   // a metadata value of 1500 bytes, which S3 takes
 };
 
 inline const char* lack_of(Ability ability) {
@@ -525,6 +527,8 @@ inline const char* lack_of(Ability ability) {
         return "it refuses what is not there";
     case Ability::names_errors:
         return "its errors have no names";
+    case Ability::long_metadata:
+        return "it takes no metadata value that long";
     }
     return "";
 }
@@ -544,6 +548,10 @@ inline bool has_ability(Store& store, Ability ability) {
     } else if (ability == Ability::names_errors) {
         const Answer answer = store.raw.request("GET", path);
         has = answer.status < 300 || !answer.body.empty();
+    } else if (ability == Ability::long_metadata) {
+        const Answer answer = store.raw.request("PUT", path, {}, {{"x-amz-meta-owner", std::string(1500, 'x')}}, "v");
+        has = !holds(answer.body, "Metadata value longer than");
+        static_cast<void>(store.raw.request("DELETE", path));
     } else {
         REQUIRE(store.raw.request("PUT", path, {}, {}, "first").status == 200);
         if (ability == Ability::conditions) {

@@ -534,7 +534,10 @@ STORE_TEST("a presigned URL lets anyone get and put, and no one else", "[presign
         CHECK(got.body == "for you");
         if (!space.lacks(store::Ability::authentication, "a stranger's requests")) {
             CHECK(space.store.raw.send("PUT", url, {}, "evil").status == 403);
-            CHECK(space.store.raw.send("GET", url.substr(0, url.find('?'))).status == 403);
+            // 400 by Swift, to which it is no request of S3's
+            const store::Answer unsigned_get = space.store.raw.send("GET", url.substr(0, url.find('?')));
+            CHECK((unsigned_get.status == 403 || unsigned_get.status == 400));
+            CHECK_FALSE(store::holds(unsigned_get.body, "for you"));
         }
         CHECK(text_of(cache.get(key)) == "for you");
 
