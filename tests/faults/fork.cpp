@@ -13,9 +13,15 @@ using store::World;
 
 namespace {
 
+// A child keeps locks that the server's threads hold while it is forked: those of connections that have ended end first.
+void wait_for_idle(World& world, std::size_t connections = 1) {
+    while (world.s3.open_connection_count() > connections) std::this_thread::sleep_for(std::chrono::microseconds(200));
+}
+
 // What `work` returns, in a child that is killed after ten seconds; -1: it was, or crashed.
 template <class F>
-int in_child(F&& work) {
+int in_child(World& world, F&& work, std::size_t connections = 1) {
+    wait_for_idle(world, connections);
     const pid_t child = fork();
     REQUIRE(child >= 0);
     if (child == 0) {
@@ -50,7 +56,7 @@ TEST_CASE("a child that destroys its copy of a cache leaves the parent's connect
             cache->set("k", "v");
             std::size_t connections = world.s3.connection_count();
             for (int round = 0; round < 5; ++round) {
-                CHECK(in_child([&] {
+                CHECK(in_child(world, [&] {
                           const int answer = uses ? hit(*cache, "k", "v") : 0;
                           cache.reset();
                           return answer;
@@ -82,16 +88,22 @@ TEST_CASE("a child that drops a reader or a listing leaves the parent's to be re
         REQUIRE(reader->read(&byte, 1) == 1);
         whole += byte;
         REQUIRE(ok(listing->try_next()));
-        CHECK(in_child([&] {
-                  reader.reset();
-                  listing.reset();
-                  return 0;
-              }) == 0);
-        CHECK(in_child([&] {
-                  char some[1000];
-                  const auto count = reader->try_read(some, sizeof some);  // an error, or the right bytes
-                  return !count || large.compare(1, *count, std::string_view(some, *count)) == 0 ? 0 : 1;
-              }) == 0);
+        CHECK(in_child(
+                  world,
+                  [&] {
+                      reader.reset();
+                      listing.reset();
+                      return 0;
+                  },
+                  2) == 0);
+        CHECK(in_child(
+                  world,
+                  [&] {
+                      char some[1000];
+                      const auto count = reader->try_read(some, sizeof some);  // an error, or the right bytes
+                      return !count || large.compare(1, *count, std::string_view(some, *count)) == 0 ? 0 : 1;
+                  },
+                  2) == 0);
         whole += store::drained(*reader);
         CHECK(same(whole, large));
         std::size_t left = 0;
@@ -117,7 +129,7 @@ TEST_CASE("a child knows nothing of what its parent is computing", "[fork][compu
         store::expect(value.view() == "the parent's", "the parent's value");
     });
     while (!computing) std::this_thread::sleep_for(1ms);
-    CHECK(in_child([&] {
+    CHECK(in_child(world, [&] {
               const auto value = cache.try_get_or_set("k", [] { return "the child's"; });
               return value && value->view() == "the child's" ? 0 : 1;
           }) == 0);
@@ -129,11 +141,11 @@ TEST_CASE("a producer that forks leaves no child waiting for the parent", "[fork
     World world;
     Cache cache = world.cache();
     const Value value = cache.get_or_set("k", [&] {
-        CHECK(in_child([&] {
+        CHECK(in_child(world, [&] {
                   const auto mine = cache.try_get_or_set("k", [] { return "the child's"; });
                   return mine || mine.error().code() == Errc::source ? 0 : 1;
               }) == 0);
-        CHECK(in_child([&] { return cache.try_get_or_set("other", [] { return "v"; }) ? 0 : 1; }) == 0);
+        CHECK(in_child(world, [&] { return cache.try_get_or_set("other", [] { return "v"; }) ? 0 : 1; }) == 0);
         return "the parent's";
     });
     CHECK(value.view() == "the parent's");
@@ -148,9 +160,7 @@ TEST_CASE("children that work at once with their parent disturb nobody", "[fork]
         Cache cache = world.cache();
         cache.set("k", "v");
         for (int round = 0; round < 3; ++round) {
-            // A child keeps locks that the server's threads hold while it is forked. So all are forked while those wait, and
-            // begin when the gate closes.
-            while (world.s3.open_connection_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+            wait_for_idle(world);  // and all begin when the gate closes
             int gate[2];
             REQUIRE(pipe(gate) == 0);
             std::vector<pid_t> children;

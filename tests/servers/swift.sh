@@ -52,7 +52,7 @@ end_it() { # asked first, forced after five seconds
     local pid i
     if pid=$(pid_of); then
         kill "$pid" 2>/dev/null || true
-        for i in $(seq 50); do pid_of >/dev/null || break; sleep 0.1; done
+        for _ in $(seq 50); do pid_of >/dev/null || break; sleep 0.1; done
         pid_of >/dev/null && kill -9 "$pid" 2>/dev/null || true
     fi
     rm -f "$base/pid" "$base/env"
