@@ -159,7 +159,7 @@ void put_long(const std::string& key, const Info& info) {
     std::string expiry = "never expires";
     if (info.expires_at && *info.expires_at > now) expiry = "expires in " + span_text(*info.expires_at - now);
     if (info.expires_at && *info.expires_at <= now) expiry = "EXPIRED " + span_text(now - *info.expires_at) + " ago";
-    put(format("%-6s %-9s %-5s %-11s %-20s ", info.kind ? name_of(info.kind).c_str() : "-",
+    put(format("%-6s %7s  %-5s %10s  %-20s ", info.kind ? name_of(info.kind).c_str() : "-",
                size_text(static_cast<double>(info.size)).c_str(), info.compressed ? "gzip" : "", age.c_str(),
                expiry.c_str()) +
         printable(key) + "\n");
@@ -229,16 +229,17 @@ public:
         is_drawn_ = shown_ && seconds > 1;
         if (!is_drawn_) return interrupted == 0;
         const double total = static_cast<double>(progress.total.value_or(0));
-        const double arrived = (std::min)(static_cast<double>(progress.done), taken_);
-        const double share = total > 0 ? (std::min)(1.0, arrived / total) : 0;
-        const std::string bar(static_cast<std::size_t>(30 * share), '#');
-        std::fputs(total > 0 ? format("\r[%-30s] %.0f %%  ", bar.c_str(), std::floor(100 * share)).c_str() : "\r",
-                   stderr);
+        const double given = static_cast<double>(progress.done), arrived = (std::min)(given, taken_);
+        const auto share = [&](double bytes) { return total > 0 ? (std::min)(1.0, bytes / total) : 0; };
+        std::string bar(static_cast<std::size_t>(30 * share(given)), '.');
+        std::fill_n(bar.begin(), static_cast<std::size_t>(30 * share(arrived)), '#');
+        const double percent = std::floor(100 * share(arrived));
+        std::fputs(total > 0 ? format("\r[%-30s] %.0f %%  ", bar.c_str(), percent).c_str() : "\r", stderr);
         std::fputs((size_text(arrived) + "  " + size_text(arrived / seconds) + "/s\033[K").c_str(), stderr);
         return interrupted == 0;
     }
-    // An upload's, of an attempt that the store has answered well: it has that part. What was sent beyond that may still
-    // lie in a buffer of this machine.
+    // An upload's, of an attempt that the store has answered well: it has that part. What was sent beyond that, dots, may
+    // still lie in a buffer of this machine.
     void operator()(const Event& event) {
         if (event.attempt > 0 && event.status / 100 == 2) taken_ += static_cast<double>(event.bytes);
     }
@@ -906,7 +907,7 @@ bool has_option(std::string_view synopsis, const std::string& option) {
 
 std::string usage_of(const Command* command) {
     if (!command) return "usage: " + std::string(general) + "; see s3cache help\n";
-    return "usage: " + std::string(general.substr(0, general.find("COMMAND"))) + "\n           " +
+    return "usage: " + std::string(general.substr(0, general.find(" COMMAND"))) + "\n           " +
            std::string(command->synopsis) + "\n";
 }
 

@@ -75,6 +75,18 @@ signed() { # METHOD URL: a request without a body that s3cache has no word for; 
             ${AWS_SESSION_TOKEN:+-H "x-amz-security-token: $AWS_SESSION_TOKEN"} -X "$1" "$2"
 }
 
+# Says every few seconds that it goes on, until `quiet`: silence looks like a hang.
+talk() { # WHAT
+    local begun=$SECONDS
+    [ -p "$work/silence" ] || mkfifo "$work/silence"
+    while ! read -rt 4 _ <>"$work/silence"; do echo "  $1, $((SECONDS - begun)) s"; done & # no `sleep` stays behind
+    talker=$!
+}
+quiet() {
+    kill "$talker" 2>/dev/null || true
+    wait "$talker" 2>/dev/null || true
+}
+
 # ---------------------------------------------------------------- where
 
 start_ceph() {
@@ -196,10 +208,12 @@ try_stream() { # NAME OPTION...
     watch_memory "$work/pid" "$work/peak" &
     watcher=$!
     since=$(now_ms)
+    talk sending
     make_stream | tee "$work/fifo" | { echo "$BASHPID" >"$work/pid" && exec "$s3cache" set --ttl 1h "$@" "$key"; }
     echo "  Sent${*:+ with $*} in $(took "$since"), $(rate "$stream_bytes" "$since"):" \
         "$(human "$(stored_bytes "$key")") in the bucket."
     wait "$summer" "$watcher" || true
+    quiet
     echo "  s3cache never held more than $(human "$(cat "$work/peak" 2>/dev/null || echo 0)") of memory for it."
     since=$(now_ms)
     back=$("$s3cache" get "$key" | sha256sum | cut -d' ' -f1)
@@ -260,8 +274,10 @@ show_run() {
 # ----------------------------------------------------------------
 
 tests/setup.sh demo
-echo 'Compiling the command line and the small S3, where that is not done yet: half a minute at most.'
+echo 'Compiling the command line and the small S3, where that is not done yet: half a minute, if nothing else runs.'
+talk compiling
 env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory BUILD="$build" "$s3cache" "$build/fake_s3"
+quiet
 choose_bucket
 
 make_json >"$work/packages.json"

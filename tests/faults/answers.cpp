@@ -79,6 +79,62 @@ TEST_CASE("an operation sends no more requests than it needs", "[requests]") {
     }
 }
 
+TEST_CASE("each call makes the requests that README says", "[requests]") {
+    World world;
+    Config config = world.config();
+    config.part_bytes = Config().part_bytes;
+    Cache cache = world.cache(config);
+    // Their methods, in this order.
+    const auto sent = [&](auto&& work) {
+        world.s3.clear_requests();
+        work();
+        std::string methods;
+        for (const auto& request : world.s3.requests()) methods += (methods.empty() ? "" : " ") + request.method;
+        return methods;
+    };
+    const std::string mebibytes(std::size_t{16} << 20, 'x');
+    SetOptions once{1h};
+    once.if_absent = true;
+    ComputeOptions leased;
+    leased.lease = 60s;
+    const auto produce = [] { return "v"; };
+
+    CHECK(sent([&] { cache.set("k", "v"); }) == "PUT");
+    CHECK(sent([&] { cache.set("large", mebibytes); }) == "PUT");
+    CHECK(sent([&] { cache.set("stream", std::istringstream(mebibytes.substr(0, 8 << 20))); }) == "PUT");
+    CHECK(sent([&] { cache.set("stream", std::istringstream(mebibytes.substr(0, (8 << 20) + 1))); }) ==
+          "POST PUT PUT POST");
+    CHECK(sent([&] { cache.set("large", mebibytes + "x"); }) == "POST PUT PUT PUT POST");
+    CHECK(sent([&] { cache.get("k"); }) == "GET");
+    CHECK(sent([&] { cache.get("nothing"); }) == "GET");
+    CHECK(sent([&] { cache.get_stream("nothing"); }) == "GET");
+    world.put_expiring("old", "v", -10);
+    CHECK(sent([&] { cache.get("old"); }) == "GET HEAD DELETE");
+    CHECK(sent([&] { cache.stat("k"); }) == "HEAD");
+    CHECK(sent([&] { cache.contains("nothing"); }) == "HEAD");
+    CHECK(sent([&] { cache.touch("k", 1h); }) == "HEAD PUT");
+    CHECK(sent([&] { cache.set("first", "v", once); }) ==
+          "PUT PUT PUT HEAD DELETE HEAD PUT");  // five try the store out
+    CHECK(sent([&] { cache.set("second", "v", once); }) == "HEAD PUT");
+    CHECK(sent([&] { cache.get_or_set("computed", produce); }) == "GET PUT");
+    CHECK(sent([&] { cache.get_or_set("computed", produce); }) == "GET");
+    CHECK(sent([&] { cache.get_or_set("leased", produce, {1h}, leased); }) == "GET HEAD PUT GET PUT HEAD DELETE");
+    world.s3.erase_all();
+    for (int i = 0; i < 1001; ++i) {
+        const std::string key = "k" + std::to_string(10000 + i);
+        i < 3 ? world.put_expiring(key, "v", -10) : world.put(key, "v");
+    }
+    CHECK(sent([&] {
+              for (const Entry& entry : cache.list()) CHECK_FALSE(entry.key.empty());
+          }) == "GET GET");
+    world.s3.clear_requests();
+    CHECK(cache.purge_expired("k100") == 3);  // of a hundred
+    CHECK(world.s3.request_count("GET") == 1);
+    CHECK(world.s3.request_count("HEAD") == 100);
+    CHECK(world.s3.request_count("DELETE") == 3);
+    CHECK(sent([&] { CHECK(cache.clear("k100") == 97); }) == "GET POST");
+}
+
 TEST_CASE("an upload in parts sends each part once, all of one size but the last", "[requests]") {
     World world;
     Cache cache = world.cache();
