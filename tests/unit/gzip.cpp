@@ -103,7 +103,8 @@ bool without_memory(bool (*check)()) {
     if (child == 0) {
         const rlimit none{0, 0};
         bool good = setrlimit(RLIMIT_AS, &none) == 0;
-        for (std::size_t size = 1 << 20; size >= 64; size /= 2) {
+        // In steps finer than an allocator's classes of sizes, each of which may have room left.
+        for (std::size_t size = 1 << 20; size >= 64; size -= size / 16) {
             while (std::malloc(size) != nullptr) {
             }
         }
