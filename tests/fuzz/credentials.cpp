@@ -128,6 +128,10 @@ FUZZ_TARGET(credentials) {
     for (const s3cache::Finding& finding : chain.explain()) {
         check_text(finding.text);
         if (!keys) continue;
+        s3cache::Credentials others = *keys;  // a secret may read like our own words
+        others.secret_key.clear();
+        others.session_token.clear();
+        if (finding.text == cred::summary(others)) continue;
         for (const std::string* secret : {&keys->secret_key, &keys->session_token})
             require(!outside.only_once(*secret) || finding.text.find(*secret) == std::string::npos,
                     "nor does the doctor");
