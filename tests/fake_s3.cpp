@@ -41,6 +41,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
+#ifndef _WIN32  // there matrix/windows_posix.hpp has one
+int close_socket(int socket) { return ::close(socket); }
+#endif
+
 // ---- text ---------------------------------------------------------------------------------------------------------
 
 std::string lower(std::string_view text) {
@@ -2128,7 +2132,7 @@ public:
             const linger now{1, 0};
             setsockopt(socket, SOL_SOCKET, SO_LINGER, &now, sizeof now);
         }
-        ::close(socket);
+        close_socket(socket);
         socket = -1;
     }
 
@@ -2214,8 +2218,10 @@ Owned<X509> new_certificate(EVP_PKEY* key, const Options& options) {
 
 std::string write_pem(X509* certificate) {
     std::string path = "/tmp/fake_s3_XXXXXX";
-    const char* folder = std::getenv("TMPDIR");
-    if (folder != nullptr && *folder != '\0') path = std::string(folder) + "/fake_s3_XXXXXX";
+    for (const char* name : {"TMPDIR", "TEMP"}) {  // of POSIX, of Windows
+        const char* folder = std::getenv(name);
+        if (folder != nullptr && *folder != '\0') path = std::string(folder) + "/fake_s3_XXXXXX";
+    }
     const int file = mkstemp(path.data());
     FILE* stream = file < 0 ? nullptr : fdopen(file, "w");
     if (stream == nullptr) throw std::runtime_error("fake_s3: cannot write " + path);
@@ -2326,8 +2332,8 @@ struct FakeS3::Impl {
         if (acceptor.joinable()) acceptor.join();
         for (Peer& peer : peers) peer.connection->interrupt();
         for (Peer& peer : peers) peer.thread.join();
-        if (listener >= 0) ::close(listener);
-        for (int end : wake) ::close(end);
+        if (listener >= 0) close_socket(listener);
+        for (int end : wake) close_socket(end);
         if (!certificate_path.empty()) unlink(certificate_path.c_str());
     }
 
@@ -2406,7 +2412,7 @@ struct FakeS3::Impl {
         if (want_listening) {
             open_listener();
         } else {
-            ::close(listener);
+            close_socket(listener);
             listener = -1;
         }
         is_listening = want_listening;
