@@ -2206,7 +2206,8 @@ Owned<X509> new_certificate(EVP_PKEY* key, const Options& options) {
     const std::vector<unsigned char> bytes(common.begin(), common.end());
     X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, bytes.data(), static_cast<int>(bytes.size()), -1, 0);
     X509_set_issuer_name(out.get(), name);
-    std::string names = "DNS:localhost,IP:127.0.0.1,IP:::1";
+    // libcurl with Schannel looks for an address among the names of hosts.
+    std::string names = "DNS:localhost,DNS:127.0.0.1,IP:127.0.0.1,IP:::1";
     for (const std::string& bucket : options.buckets)
         names += ",DNS:" + bucket + ".localhost";  // "*.localhost" is too wide for verifiers
     extend(out.get(), NID_subject_alt_name, names);
