@@ -41,6 +41,10 @@ namespace {
 
 using std::chrono::milliseconds;
 
+#ifndef _WIN32  // there matrix/windows_posix.hpp has one
+int close_socket(int socket) { return ::close(socket); }
+#endif
+
 // ---- text ---------------------------------------------------------------------------------------------------------
 
 std::string lower(std::string_view text) {
@@ -2128,7 +2132,7 @@ public:
             const linger now{1, 0};
             setsockopt(socket, SOL_SOCKET, SO_LINGER, &now, sizeof now);
         }
-        ::close(socket);
+        close_socket(socket);
         socket = -1;
     }
 
@@ -2202,7 +2206,8 @@ Owned<X509> new_certificate(EVP_PKEY* key, const Options& options) {
     const std::vector<unsigned char> bytes(common.begin(), common.end());
     X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC, bytes.data(), static_cast<int>(bytes.size()), -1, 0);
     X509_set_issuer_name(out.get(), name);
-    std::string names = "DNS:localhost,IP:127.0.0.1,IP:::1";
+    // libcurl with Schannel looks for an address among the names of hosts.
+    std::string names = "DNS:localhost,DNS:127.0.0.1,IP:127.0.0.1,IP:::1";
     for (const std::string& bucket : options.buckets)
         names += ",DNS:" + bucket + ".localhost";  // "*.localhost" is too wide for verifiers
     extend(out.get(), NID_subject_alt_name, names);
@@ -2214,8 +2219,10 @@ Owned<X509> new_certificate(EVP_PKEY* key, const Options& options) {
 
 std::string write_pem(X509* certificate) {
     std::string path = "/tmp/fake_s3_XXXXXX";
-    const char* folder = std::getenv("TMPDIR");
-    if (folder != nullptr && *folder != '\0') path = std::string(folder) + "/fake_s3_XXXXXX";
+    for (const char* name : {"TMPDIR", "TEMP"}) {  // of POSIX, of Windows
+        const char* folder = std::getenv(name);
+        if (folder != nullptr && *folder != '\0') path = std::string(folder) + "/fake_s3_XXXXXX";
+    }
     const int file = mkstemp(path.data());
     FILE* stream = file < 0 ? nullptr : fdopen(file, "w");
     if (stream == nullptr) throw std::runtime_error("fake_s3: cannot write " + path);
@@ -2326,8 +2333,8 @@ struct FakeS3::Impl {
         if (acceptor.joinable()) acceptor.join();
         for (Peer& peer : peers) peer.connection->interrupt();
         for (Peer& peer : peers) peer.thread.join();
-        if (listener >= 0) ::close(listener);
-        for (int end : wake) ::close(end);
+        if (listener >= 0) close_socket(listener);
+        for (int end : wake) close_socket(end);
         if (!certificate_path.empty()) unlink(certificate_path.c_str());
     }
 
@@ -2406,7 +2413,7 @@ struct FakeS3::Impl {
         if (want_listening) {
             open_listener();
         } else {
-            ::close(listener);
+            close_socket(listener);
             listener = -1;
         }
         is_listening = want_listening;

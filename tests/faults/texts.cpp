@@ -27,7 +27,7 @@ std::string normalised(std::string text) {
         {std::regex("127\\.0\\.0\\.1 port [0-9]+"), "HOST port PORT"},
         {std::regex("(in|after|of) [0-9]+(\\.[0-9]+)? (s|ms)\\b"), "$1 T s"},
         {std::regex("[0-9]+ (ms|milliseconds)\\b"), "T ms"},
-        {std::regex("'/[^ ,;:']*?s3cache-[-A-Za-z0-9]{6,}"), "'FOLDER"},
+        {std::regex("'(?:/|[A-Z]:)[^ ,;:']*?s3cache-[-A-Za-z0-9]{6,}"), "'FOLDER"},
         {std::regex("s3cache-[A-Za-z0-9]{6,}"), "s3cache-RANDOM"},
         {std::regex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T?[0-9:]*Z?"), "TIME"},
     };

@@ -14,6 +14,10 @@ namespace fuzz_answers {
 using fuzz::require;
 using namespace s3cache;
 
+#ifndef _WIN32  // there matrix/windows_posix.hpp has one
+inline int close_socket(int socket) { return ::close(socket); }
+#endif
+
 // On loopback: whoever connects is sent the answer, before it was asked anything, and the end of it.
 class Server {
 public:
@@ -32,7 +36,7 @@ public:
     ~Server() {
         ::shutdown(listener_, SHUT_RDWR);
         thread_.join();
-        ::close(listener_);
+        close_socket(listener_);
     }
     static Server& the() {
         static Server server;
@@ -43,7 +47,7 @@ public:
     // Until the next answer the connections stay, unread: closing one with requests in it would take the answer back.
     void answer(std::string_view text) {
         const std::lock_guard<std::mutex> hold(lock_);
-        for (int peer : peers_) ::close(peer);
+        for (int peer : peers_) close_socket(peer);
         peers_.clear();
         answer_ = text;
     }

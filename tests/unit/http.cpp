@@ -22,6 +22,10 @@ using store::World;
 
 namespace {
 
+#ifndef _WIN32  // there matrix/windows_posix.hpp has one
+int close_socket(int socket) { return close(socket); }
+#endif
+
 // ---- a certificate and its key, as PEM files --------------------------------------------------------------------------
 
 struct Identity {
@@ -84,7 +88,7 @@ public:
     ~Relay() {
         over_ = true;
         thread_.join();
-        close(listening_);
+        close_socket(listening_);
     }
     std::size_t connections() const { return connections_; }
 
@@ -106,7 +110,7 @@ private:
             if (speech) SSL_set_fd(speech, caller);
             if (!speech || SSL_accept(speech) == 1) pass_on(caller, speech);
             if (speech) SSL_free(speech);
-            close(caller);
+            close_socket(caller);
         }
     }
     void pass_on(int caller, SSL* speech) {
@@ -132,7 +136,7 @@ private:
                 open = (speech ? SSL_write(speech, buffer, static_cast<int>(size))
                                : send(caller, buffer, size, MSG_NOSIGNAL)) == got;
         }
-        close(store);
+        close_socket(store);
     }
 
     const int listening_;
@@ -157,7 +161,7 @@ int bound_loopback(int family, std::uint16_t& port) {
         six.sin6_family = AF_INET6;
         six.sin6_addr = in6addr_loopback;
     }
-    if (bind(made, reinterpret_cast<sockaddr*>(&address), size) != 0) return close(made), -1;
+    if (bind(made, reinterpret_cast<sockaddr*>(&address), size) != 0) return close_socket(made), -1;
     getsockname(made, reinterpret_cast<sockaddr*>(&address), &size);
     port = ntohs(family == AF_INET ? reinterpret_cast<sockaddr_in&>(address).sin_port
                                    : reinterpret_cast<sockaddr_in6&>(address).sin6_port);
