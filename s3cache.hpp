@@ -1065,6 +1065,8 @@ private:
 #else
 extern char** environ;
 #endif
+#else
+#include <io.h>  // the handle of an open file
 #endif
 
 namespace s3cache {
@@ -2989,10 +2991,12 @@ inline std::FILE* open_file(const std::string& path, const char* how) {
     return _wfopen(wide(path).c_str(), wide(how).c_str());
 }
 inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
-inline bool replace_file(const std::string& from, const std::string& to) {  // rename() replaces nothing here
-    return MoveFileExW(wide(from).c_str(), wide(to).c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+using NativePath = std::wstring;
+inline NativePath native(const std::string& path) { return wide(path); }
+inline bool replace_file(const NativePath& from, const NativePath& to) {  // rename() replaces nothing here
+    return MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
 }
-inline void remove_file(const std::string& path) { static_cast<void>(_wremove(wide(path).c_str())); }
+inline void remove_file(const NativePath& path) { static_cast<void>(_wremove(path.c_str())); }
 #else
 using FileStat = struct stat;
 inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
@@ -3000,10 +3004,12 @@ inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(p
 inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
 #endif
 #if !defined(_WIN32)
-inline bool replace_file(const std::string& from, const std::string& to) {
+using NativePath = std::string;
+inline const NativePath& native(const std::string& path) { return path; }
+inline bool replace_file(const NativePath& from, const NativePath& to) {
     return std::rename(from.c_str(), to.c_str()) == 0;
 }
-inline void remove_file(const std::string& path) { static_cast<void>(std::remove(path.c_str())); }
+inline void remove_file(const NativePath& path) { static_cast<void>(std::remove(path.c_str())); }
 #endif
 
 // The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
@@ -3014,7 +3020,9 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
 #elif defined(_WIN32)
-    return {seen.st_size, seen.st_mtime, 0};
+    FILETIME written{};  // st_mtime counts in whole seconds
+    GetFileTime(reinterpret_cast<HANDLE>(_get_osfhandle(_fileno(file))), nullptr, nullptr, &written);
+    return {seen.st_size, written.dwHighDateTime, written.dwLowDateTime};
 #else
     return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
 #endif
@@ -3049,7 +3057,7 @@ public:
     NewFile& operator=(const NewFile&) = delete;
     ~NewFile() {
         if (out_) std::fclose(out_);
-        if (is_beside_) remove_file(path_);
+        if (is_beside_) remove_file(from_);
     }
 
     // `id` tells it from the files of others that are written at once.
@@ -3063,6 +3071,8 @@ public:
         if (is_beside) follow_links();
 #endif
         path_ = is_beside ? bytes::joined({folder_of(target_), ".s3cache-", id}) : target_;
+        from_ = native(path_);  // now, since there may be no memory when it is to be removed
+        to_ = native(target_);
         out_ = open_file(path_, is_beside ? "wbx" : "wb");
         if (!out_) return failure("cannot create", path_);
         is_beside_ = is_beside;
@@ -3081,7 +3091,7 @@ public:
     // All is written: it takes the target's place.
     Result<void> commit() {
         if (std::fclose(std::exchange(out_, nullptr)) != 0) return failure("cannot write", path_);
-        if (is_beside_ && !replace_file(path_, target_)) return failure("cannot replace", target_);
+        if (is_beside_ && !replace_file(from_, to_)) return failure("cannot replace", target_);
         is_beside_ = false;
         return {};
     }
@@ -3100,6 +3110,7 @@ private:
 #endif
 
     std::string target_, path_;
+    NativePath from_, to_;  // of both
     std::FILE* out_ = nullptr;
     bool is_beside_ = false;  // there is a file at `path_` that is to be renamed, or removed
 };

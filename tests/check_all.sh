@@ -487,7 +487,7 @@ windows_suite() {
 # The units, with the fake S3 in their process. Headers that Windows lacks are empty; windows_posix.hpp has what is called of them.
 windows_units() {
     local lib=$all/mingw out=$work/windows file left_out units=()
-    JOBS=$(nproc) "$here/matrix/mingw_libraries.sh" "$lib" && mkdir -p "$out/catch" "$out/posix"/{arpa,netinet,sys} &&
+    JOBS=$(nproc) "$here/matrix/static_libraries.sh" windows "$lib" && mkdir -p "$out/catch" "$out/posix"/{arpa,netinet,sys} &&
         cp -r /usr/include/catch2 "$out/catch/" || return 1
     for file in arpa/inet netinet/{in,tcp} poll sys/{mman,resource,socket,sysmacros,un,wait}; do : >"$out/posix/$file.h"; done
     for file in "$here"/{unit,faults}/*.cpp "$here"/{main,fake_s3}.cpp; do
