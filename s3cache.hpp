@@ -1791,8 +1791,8 @@ inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5
 inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
 inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
-// The processor's instruction is seven times faster than the table, and three lanes of it are twice as fast again, since
-// it takes a word each cycle and three cycles for one.
+// The processor's instruction is seven times faster than the table, and three lanes of it twice as fast again, since it
+// takes a word each cycle and three cycles for one.
 #if defined(__x86_64__) && defined(__GNUC__)
 
 inline constexpr std::size_t crc_lane_bytes = 1360;  // three are nearly 4 KiB
@@ -2986,6 +2986,13 @@ inline std::wstring wide(std::string_view path) {
         MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path.data(), size, out.data(), size)));
     return out;
 }
+inline std::string narrow(std::wstring_view text) {
+    std::string out(3 * text.size(), '\0');
+    const int size = static_cast<int>(text.size()), room = static_cast<int>(out.size());
+    out.resize(static_cast<std::size_t>(
+        WideCharToMultiByte(CP_UTF8, 0, text.data(), size, out.data(), room, nullptr, nullptr)));
+    return out;
+}
 using FileStat = struct _stat64;
 inline std::FILE* open_file(const std::string& path, const char* how) {
     return _wfopen(wide(path).c_str(), wide(how).c_str());
@@ -2994,6 +3001,7 @@ inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno
 using NativePath = std::wstring;
 inline NativePath native(const std::string& path) { return wide(path); }
 inline bool replace_file(const NativePath& from, const NativePath& to) {  // rename() replaces nothing here
+    errno = EACCES;  // as good as always: another program has it open
     return MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
 }
 inline void remove_file(const NativePath& path) { static_cast<void>(_wremove(path.c_str())); }
@@ -3912,7 +3920,7 @@ inline Result<std::string> read_file(const std::string& path) {
         return broken({"it is not a regular file"});  // a FIFO would be waited for for ever
 #endif
     std::string text(ini::file_bytes_max + 1, '\0');  // first: behind it nothing throws
-    std::FILE* file = std::fopen(path.c_str(), "rb");
+    std::FILE* file = files::open_file(path, "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
     if (file == nullptr)
         return broken({errno == EACCES ? "permission denied" : "system error " + std::to_string(errno)});
@@ -4128,7 +4136,13 @@ public:
 
     std::optional<std::string> variable(const char* name) const {
         if (settings_.seams.environment) return settings_.seams.environment(name);
+#if defined(_WIN32)
+        const wchar_t* wide = _wgetenv(files::wide(name).c_str());
+        const std::string utf8 = wide != nullptr ? files::narrow(wide) : std::string();
+        const char* value = wide != nullptr ? utf8.c_str() : nullptr;
+#else
         const char* value = std::getenv(name);
+#endif
         return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
     }
 
@@ -5107,7 +5121,7 @@ inline std::string_view advice_for(std::string_view url, std::string_view text) 
         {"http:",
          "perhaps the port wants TLS: try https:// in the endpoint",
          {"Empty reply", "HTTP/0.9", "reset by peer", "HTTPS port"}},
-        {"https:", "is this machine's clock right?", {"not yet valid", "has expired"}},
+        {"https:", "is this machine's clock right?", {"not yet valid", "has expired", "TIME_VALID"}},
         {"http", "a bucket whose requester pays wants x-amz-request-payer, which is not sent", {"equester pays"}}};
     for (const Hint& hint : hints) {
         for (const std::string_view words : hint.words) {

@@ -47,9 +47,8 @@ struct Sockets {
 inline const Sockets sockets;  // never cleaned up: servers may be static objects
 }  // namespace windows_posix
 
-constexpr int SHUT_RD = SD_RECEIVE, SHUT_WR = SD_SEND, SHUT_RDWR = SD_BOTH, MSG_NOSIGNAL = 0, MSG_DONTWAIT = 0, SOCK_CLOEXEC = 0,
-              FD_CLOEXEC = 1, F_SETFD = 2, F_SETFL = 4,
-              O_NONBLOCK = 0x800;
+constexpr int SHUT_RD = SD_RECEIVE, SHUT_WR = SD_SEND, SHUT_RDWR = SD_BOTH, MSG_NOSIGNAL = 0, MSG_DONTWAIT = 0,
+              SOCK_CLOEXEC = 0, FD_CLOEXEC = 1, F_SETFD = 2, F_SETFL = 4, O_NONBLOCK = 0x800;
 
 #define pollfd windows_posix_pollfd  // whose `fd` is an int, as everything else here
 struct pollfd {
