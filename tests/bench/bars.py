@@ -14,7 +14,7 @@ COLOURS = {'s3cache': '#2f6fb3', 'libs3': '#9a9a9a', 'boto3': '#d0a040'}
 
 
 def rows(path):
-    """(work, {who: multiple}) of each row that compares time."""
+    """(work, {who: multiple}) of each row that compares time with another client's."""
     for line in open(path, encoding='utf-8'):
         cells = [cell.strip() for cell in line.strip().strip('|').split('|')]
         if len(cells) < 8 or cells[1] != 'http' or not re.search(r'\d (us|ms|s)$', cells[2]):
@@ -24,7 +24,8 @@ def rows(path):
             found = re.search(who + r'[^,]*?x\s*([\d.]+)', cells[7])
             if found:
                 multiples[who] = float(found[1])
-        yield cells[0].split(' (')[0], multiples
+        if len(multiples) > 1:
+            yield cells[0].split(' (')[0], multiples
 
 
 def bar(y, who, multiple):
@@ -54,8 +55,8 @@ def picture(table, note):
 def main():
     table = list(rows(sys.argv[1]))
     if not table:
-        return 'bars: no row of that table compares time over http'
-    note = sys.argv[3] if len(sys.argv) > 3 else 'Processor time an operation over http; shorter is better.'
+        return 'bars: no row of that table compares time with other clients over http'
+    note = sys.argv[3] if len(sys.argv) > 3 else 'Processor time an operation over http; shorter is better. libs3 hashes no payload.'
     with open(sys.argv[2], 'w', encoding='utf-8') as out:
         out.write(picture(table, note))
     return 0
