@@ -3120,7 +3120,7 @@ private:
     std::string target_, path_;
     NativePath from_, to_;  // of both
     std::FILE* out_ = nullptr;
-    bool is_beside_ = false;  // there is a file at `path_` that is to be renamed, or removed
+    bool is_beside_ = false;  // there is a file at `from_` that is to be renamed, or removed
 };
 
 }  // namespace detail::files
