@@ -188,7 +188,7 @@ public:
 
 protected:
     ResultBase() noexcept = default;
-    ResultBase(Error error) : error_(std::move(error)) {}
+    ResultBase(Error&& error) noexcept : error_(std::move(error)) {}
     void check() const {
         if (error_) raise(*error_);
     }
@@ -1151,7 +1151,7 @@ inline bool ends_with(std::string_view text, std::string_view suffix) {
 }
 
 // CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
-inline constexpr bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+inline constexpr bool is_blank(char c) { return c == ' ' || (c <= '\r' && (c == '\t' || c == '\r' || c == '\n')); }
 
 inline std::string_view trim(std::string_view text) {
     while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
@@ -1242,7 +1242,17 @@ inline void add(Pairs& to, std::string_view name, std::string_view value) {
     to.emplace_back(std::string(name), std::string(value));
 }
 
-inline std::string number(std::uint64_t value) { return std::to_string(value); }
+// std::to_string brings a table of digits for each type.
+inline std::string decimal(std::uint64_t value) {
+    std::string out;
+    for (; value != 0 || out.empty(); value /= 10) out.insert(out.begin(), static_cast<char>('0' + value % 10));
+    return out;
+}
+// Of what is not below zero.
+template <class Integer>
+std::string number(Integer value) {
+    return decimal(static_cast<std::uint64_t>(value));
+}
 
 // A sum of strings is compiled anew for each of them.
 using Words = std::initializer_list<std::string_view>;
@@ -1650,9 +1660,9 @@ inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_
     }
 }
 
-inline std::string iso8601_text(std::int64_t unix_seconds) {
+inline std::string iso8601_text(TimePoint when) {
     std::string out;
-    append_utc(out, unix_seconds, "yyyy-nn-ddThh:mm:ssZ");
+    append_utc(out, unix_seconds(when), "yyyy-nn-ddThh:mm:ssZ");
     return out;
 }
 
@@ -1690,7 +1700,7 @@ using Sha256Digest = std::array<unsigned char, 32>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
-// returns zeros, from then on. Whoever opens a cache asks available(), so that nothing is signed so.
+// returns zeros, from then on. Whoever opens a cache tries it, so that nothing is signed so.
 class Sha256 {
 public:
     Sha256() = default;
@@ -1735,9 +1745,6 @@ inline Sha256Digest sha256(std::string_view data) {
     hasher.update(data);
     return hasher.finish();
 }
-
-// Whether OpenSSL computes SHA-256 here, without which there is no signature.
-inline bool available() { return sha256({}) != Sha256Digest{}; }
 
 // Empty where OpenSSL refuses this old algorithm, as a FIPS setup does.
 inline std::string md5(std::string_view data) {
@@ -2369,7 +2376,7 @@ public:
             }
         }
         if (problem_.empty()) return std::move(sections_);
-        return Error(Errc::credentials, file_name + ":" + bytes::number(line_) + ": " + problem_);
+        return Error(Errc::credentials, bytes::joined({file_name, ":", bytes::number(line_), ": ", problem_}));
     }
 
 private:
@@ -2393,7 +2400,7 @@ private:
         section_ = &defaults_;
         if (name == "DEFAULT") return;
         for (const Section& section : sections_) {
-            if (section.name == name) return fail("section [" + bytes::sanitize(name) + "] comes twice");
+            if (section.name == name) return fail(bytes::joined({"section [", bytes::sanitize(name), "] comes twice"}));
         }
         if (sections_.size() == sections_max) return fail("too many sections for a configuration file");
         section_ = &sections_.emplace_back();
@@ -2405,7 +2412,8 @@ private:
         if (delimiter == std::string_view::npos) return fail("a line without '=' or ':'");
         const std::string name = bytes::lower(trim(line.substr(0, delimiter)));
         if (name.empty()) return fail("a setting without a name");
-        if (section_->find(name)) return fail("setting '" + bytes::sanitize(name) + "' comes twice in its section");
+        if (section_->find(name))
+            return fail(bytes::joined({"setting '", bytes::sanitize(name), "' comes twice in its section"}));
         bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
         in_setting_ = true;
         blank_lines_ = 0;
@@ -2417,7 +2425,7 @@ private:
         auto& [name, text] = section_->settings.back();
         text.append(1 + std::exchange(blank_lines_, 0), '\n').append(line);
         if (text[0] == '\n' && line.find('=') == std::string_view::npos)
-            fail("a line without '=' in the block under '" + bytes::sanitize(name) + "'");
+            fail(bytes::joined({"a line without '=' in the block under '", bytes::sanitize(name), "'"}));
     }
 
     void fail(std::string problem) { problem_ = std::move(problem); }
@@ -2578,7 +2586,8 @@ inline const Partition& partition_of(std::string_view region) {
 
 inline bool is_aws_host(std::string_view host) {
     bool is_aws = bytes::ends_with(host, ".api.aws");
-    for (const Partition& partition : partitions) is_aws |= bytes::ends_with(host, '.' + std::string(partition.suffix));
+    for (const Partition& partition : partitions)
+        is_aws |= bytes::ends_with(host, bytes::joined({".", partition.suffix}));
     return is_aws;
 }
 
@@ -2592,7 +2601,7 @@ inline std::string plain_address(const std::string& host) {
     char plain[64];
     if (::inet_pton(family, text.c_str(), address) != 1 || !::inet_ntop(family, address, plain, sizeof plain))
         return {};
-    return bracketed ? '[' + std::string(plain) + ']' : plain;
+    return bracketed ? bytes::joined({"[", plain, "]"}) : plain;
 }
 
 // "host", "host:port" or "[address]:port", as it is signed and sent; an '@' is refused with every other odd byte, so no
@@ -2725,7 +2734,7 @@ inline Result<void> take_parameters(Config& to, std::string_view query) {
         std::string_view raw = bytes::cut(query, '&');
         const std::string_view name = bytes::cut(raw, '=');
         const auto value = bytes::unpercent(raw, false);
-        const bool is_new = seen.find('&' + std::string(name) + '=') == std::string::npos;
+        const bool is_new = seen.find(bytes::joined({"&", name, "="})) == std::string::npos;
         seen.append(1, '&').append(name).append(1, '=');
         if (is_new && value && !value->empty() && take_parameter(to, name, *value)) continue;
         return refuse(
@@ -2974,9 +2983,10 @@ namespace detail::files {
 // before it), the plain names refuse files over 2 GiB.
 #if defined(__GLIBC__) && defined(__USE_LARGEFILE64)
 using FileStat = struct stat64;
-inline std::FILE* open_file(const std::string& path, const char* how) { return fopen64(path.c_str(), how); }
-inline bool stat_file(const std::string& path, FileStat& seen) { return stat64(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return fstat64(fileno(file), &seen) == 0; }
+inline constexpr auto open_file = &::fopen64;
+inline constexpr auto stat_path = &::stat64;
+inline constexpr auto stat_open = &::fstat64;
+inline constexpr auto number_of = &::fileno;
 #elif defined(_WIN32)
 // UTF-8, as paths are everywhere else. Not that: no path.
 inline std::wstring wide(std::string_view path) {
@@ -2994,42 +3004,30 @@ inline std::string narrow(std::wstring_view text) {
     return out;
 }
 using FileStat = struct _stat64;
-inline std::FILE* open_file(const std::string& path, const char* how) {
+inline std::FILE* open_file(const char* path, const char* how) {
     return _wfopen(wide(path).c_str(), wide(how).c_str());
 }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return _fstat64(_fileno(file), &seen) == 0; }
-using NativePath = std::wstring;
-inline NativePath native(const std::string& path) { return wide(path); }
-inline bool replace_file(const NativePath& from, const NativePath& to) {  // rename() replaces nothing here
-    errno = EACCES;  // as good as always: another program has it open
-    return MoveFileExW(from.c_str(), to.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
-}
-inline void remove_file(const NativePath& path) { static_cast<void>(_wremove(path.c_str())); }
+inline constexpr auto stat_open = &::_fstat64;
+inline constexpr auto number_of = &::_fileno;
 #else
 using FileStat = struct stat;
-inline std::FILE* open_file(const std::string& path, const char* how) { return std::fopen(path.c_str(), how); }
-inline bool stat_file(const std::string& path, FileStat& seen) { return ::stat(path.c_str(), &seen) == 0; }
-inline bool stat_file(std::FILE* file, FileStat& seen) { return ::fstat(fileno(file), &seen) == 0; }
-#endif
-#if !defined(_WIN32)
-using NativePath = std::string;
-inline const NativePath& native(const std::string& path) { return path; }
-inline bool replace_file(const NativePath& from, const NativePath& to) {
-    return std::rename(from.c_str(), to.c_str()) == 0;
-}
-inline void remove_file(const NativePath& path) { static_cast<void>(std::remove(path.c_str())); }
+inline constexpr auto open_file = &std::fopen;
+inline constexpr auto stat_path = &::stat;
+inline constexpr auto stat_open = &::fstat;
+inline constexpr auto number_of = &::fileno;
 #endif
 
 // The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
 // (those of /proc say 0 and hold something).
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     FileStat seen;
-    if (!file || !stat_file(file, seen) || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0) return {};
+    if (!file || stat_open(number_of(file), &seen) != 0 || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0)
+        return {};
 #if defined(__APPLE__)
     return {seen.st_size, seen.st_mtimespec.tv_sec, seen.st_mtimespec.tv_nsec};
 #elif defined(_WIN32)
     FILETIME written{};  // st_mtime counts in whole seconds
-    GetFileTime(reinterpret_cast<HANDLE>(_get_osfhandle(_fileno(file))), nullptr, nullptr, &written);
+    GetFileTime(reinterpret_cast<HANDLE>(_get_osfhandle(number_of(file))), nullptr, nullptr, &written);
     return {seen.st_size, written.dwHighDateTime, written.dwLowDateTime};
 #else
     return {seen.st_size, seen.st_mtim.tv_sec, seen.st_mtim.tv_nsec};
@@ -3065,7 +3063,12 @@ public:
     NewFile& operator=(const NewFile&) = delete;
     ~NewFile() {
         if (out_) std::fclose(out_);
-        if (is_beside_) remove_file(from_);
+        if (!is_beside_) return;
+#if defined(_WIN32)
+        static_cast<void>(_wremove(from_.c_str()));
+#else
+        static_cast<void>(std::remove(path_.c_str()));
+#endif
     }
 
     // `id` tells it from the files of others that are written at once.
@@ -3073,21 +3076,23 @@ public:
         bool is_beside = true;
 #if !defined(_WIN32)
         FileStat seen;
-        const bool exists = stat_file(target_, seen);
+        const bool exists = stat_path(target_.c_str(), &seen) == 0;
         if (!exists && errno == ELOOP) return failure("cannot follow", target_);
         is_beside = !exists || S_ISREG(seen.st_mode);
         if (is_beside) follow_links();
 #endif
         path_ = is_beside ? bytes::joined({folder_of(target_), ".s3cache-", id}) : target_;
-        from_ = native(path_);  // now, since there may be no memory when it is to be removed
-        to_ = native(target_);
-        out_ = open_file(path_, is_beside ? "wbx" : "wb");
+#if defined(_WIN32)
+        from_ = wide(path_);  // now, since there may be no memory when it is to be removed
+        to_ = wide(target_);
+#endif
+        out_ = open_file(path_.c_str(), is_beside ? "wbx" : "wb");
         if (!out_) return failure("cannot create", path_);
         is_beside_ = is_beside;
 #if !defined(_WIN32)
         if (exists && is_beside) {
-            static_cast<void>(::fchown(fileno(out_), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
-            static_cast<void>(::fchmod(fileno(out_), seen.st_mode & 07777));
+            static_cast<void>(::fchown(number_of(out_), seen.st_uid, seen.st_gid) == 0);  // where that is allowed
+            static_cast<void>(::fchmod(number_of(out_), seen.st_mode & 07777));
         }
 #endif
         return {};
@@ -3099,13 +3104,20 @@ public:
     // All is written: it takes the target's place.
     Result<void> commit() {
         if (std::fclose(std::exchange(out_, nullptr)) != 0) return failure("cannot write", path_);
-        if (is_beside_ && !replace_file(from_, to_)) return failure("cannot replace", target_);
+        if (is_beside_ && !replace_target()) return failure("cannot replace", target_);
         is_beside_ = false;
         return {};
     }
 
 private:
-#if !defined(_WIN32)
+#if defined(_WIN32)
+    bool replace_target() const {  // rename() replaces nothing here
+        errno = EACCES;            // as good as always: another program has it open
+        return MoveFileExW(from_.c_str(), to_.c_str(), MOVEFILE_REPLACE_EXISTING) != 0;
+    }
+    std::wstring from_, to_;  // `path_` and `target_`
+#else
+    bool replace_target() const { return std::rename(path_.c_str(), target_.c_str()) == 0; }
     void follow_links() {
         char link[4096];
         for (;;) {
@@ -3118,9 +3130,8 @@ private:
 #endif
 
     std::string target_, path_;
-    NativePath from_, to_;  // of both
     std::FILE* out_ = nullptr;
-    bool is_beside_ = false;  // there is a file at `from_` that is to be renamed, or removed
+    bool is_beside_ = false;  // there is a file at `path_` that is to be renamed, or removed
 };
 
 }  // namespace detail::files
@@ -3130,7 +3141,7 @@ private:
 namespace detail::http {
 
 // S3 sends under 8 KiB of headers; these bounds only stop a hostile server from filling memory.
-inline constexpr std::size_t header_bytes_max = std::size_t{64} << 10;
+inline constexpr std::size_t header_bytes_max = (std::size_t{64} << 10) - 1;
 inline constexpr std::size_t header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
@@ -3196,38 +3207,46 @@ R shielded(F&& call, [[maybe_unused]] R otherwise) noexcept {
 #endif
 }
 
-// The header lines of one response. Their strings are used again; there are so few that an index would cost more.
+// The header lines of one response, one behind the other; there are so few that an index would cost more.
 class Headers {
 public:
-    void clear() { count_ = bytes_ = 0; }
-    bool add(std::string_view line) {  // "Name: value"; false: over a limit
+    void clear() { text_.clear(), count_ = 0; }
+    bool add(std::string_view line) {  // "Name: value", or it is none; false: over a limit
         const std::size_t colon = line.find(':');
-        if (colon == std::string_view::npos) return true;
-        if (count_ == header_lines_max || bytes_ + line.size() > header_bytes_max) return false;
-        if (count_ == fields_.size()) bytes::add(fields_, {}, {});
-        auto& [name, value] = fields_[count_];
-        name = bytes::trim(line.substr(0, colon));
-        value = bytes::trim(line.substr(colon + 1));
-        ++count_;  // last: what is not there must not be looked at
-        bytes_ += name.size() + value.size();
+        if (colon == std::string_view::npos || colon == 0 || bytes::is_blank(line[colon - 1])) return true;
+        if (count_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
+        const std::string_view value = bytes::trim(line.substr(colon + 1));
+        const std::size_t at = text_.size();
+        text_.append(line, 0, colon).append(value);
+        fields_[count_++] = {static_cast<std::uint16_t>(at), static_cast<std::uint16_t>(colon),
+                             static_cast<std::uint16_t>(value.size())};
         return true;
     }
 
     template <class F>
     void each(F&& visit) const {
-        for (std::size_t i = 0; i < count_; ++i) visit(fields_[i].first, fields_[i].second);
+        for (std::size_t i = 0; i < count_; ++i) visit(field(i).first, field(i).second);
     }
     // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
         for (std::size_t i = 0; i < count_; ++i) {
-            if (bytes::iequal(fields_[i].first, name)) return fields_[i].second;
+            if (fields_[i].name == name.size() && bytes::iequal(field(i).first, name)) return field(i).second;
         }
         return {};
     }
 
 private:
-    bytes::Pairs fields_;
-    std::size_t count_ = 0, bytes_ = 0;  // of this response
+    struct Field {
+        std::uint16_t at, name, value;  // where it begins, and the two sizes
+    };
+    std::pair<std::string_view, std::string_view> field(std::size_t i) const {
+        const char* const name = text_.data() + fields_[i].at;
+        return {{name, fields_[i].name}, {name + fields_[i].name, fields_[i].value}};
+    }
+
+    std::string text_;
+    Field fields_[header_lines_max];
+    std::size_t count_ = 0;  // of this response
 };
 
 enum class Method { get, head, put, post, erase };
@@ -3283,9 +3302,9 @@ public:
     void* owner = nullptr;
     Transfer* next_idle = nullptr;  // in its Engine's list
     sigv4::Signer signer;           // keeps the key that it derived: one for each handle needs no lock
-    CURL* easy;
+    CURL* const easy = curl_easy_init();
 
-    Transfer() : easy(curl_easy_init()) {}
+    Transfer() = default;
     ~Transfer() {
         while (lines_) delete std::exchange(lines_, lines_->next);
         if (easy) curl_easy_cleanup(easy);
@@ -3330,16 +3349,17 @@ public:
             std::memcpy(setup_, wanted, sizeof setup_);
         }
         set_url();
-        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
-        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
-        for (const char* unwanted : {"Accept", "Expect", "Content-Type"}) add_line(unwanted, ":", {});
         // An option's value is formatted anew for each request; it is one where setup_curl may replace it.
         if (!config.setup_curl) add_line("User-Agent", ": ", user_agent);
-        set(CURLOPT_HTTPHEADER, &lines_->node);
+        // Without a value: libcurl's way to send no such header of its own. Accept says nothing, asking leave to send
+        // (Expect) costs a second on the stores that do not answer it, Content-Type would say that the body is a form.
+        add_line("Accept", ":", {});
         if (has_body()) {  // its size is always given: without it libcurl would send it chunked, which S3 refuses
+            for (const char* unwanted : {"Expect", "Content-Type"}) add_line(unwanted, ":", {});
             set(CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request->body.size()));
             set(CURLOPT_POSTFIELDS, request->body.data() ? request->body.data() : "");
         }
+        set(CURLOPT_HTTPHEADER, &lines_->node);
         set(CURLOPT_TIMEOUT_MS, static_cast<long>(limits.total.count()));
         static_cast<Response&>(*this) = {};
         headers.clear();
@@ -3464,8 +3484,6 @@ private:
         refused = fits ? nullptr : too_large;
         return fits ? SinkResult::consumed : SinkResult::stop;
     }
-
-    static constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
 
     // What the handle was last set up for; anything else needs a reset first, since options leak into the next request.
     std::int64_t setup_[5] = {-1};
@@ -3704,14 +3722,14 @@ inline const Rule& find_rule(const Rule* rule, const std::string& word) {
 
 // A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
 inline Rule rule_for(int status, std::string_view code) {
-    const std::string number = std::to_string(status);
+    const std::string number = bytes::number(status);
     const Rule& by_code = find_rule(rules, std::string(code));
     if (!by_code.words.empty()) return by_code;
     Rule by_status = find_rule(rules, number);
     if (!code.empty() && code != number) by_status.advice = "";
     return by_status;
 }
-inline Rule rule_for(CURLcode result) { return find_rule(curl_rules, std::to_string(result)); }
+inline Rule rule_for(CURLcode result) { return find_rule(curl_rules, bytes::number(result)); }
 
 // Whether there is an answer. A store may refuse and close while we still send: then that counts, not the broken pipe.
 inline bool is_answered(CURLcode result, int status) {
@@ -3862,16 +3880,15 @@ inline std::string shown_url(std::string_view url) {
 }
 
 inline Error unexpected(const Setting& set, const std::string& expected) {
-    return Error(Errc::invalid_argument, set.why + " is '" + shown_url(set.value) + "', expected " + expected);
+    return Error(Errc::invalid_argument,
+                 bytes::joined({set.why, " is '", shown_url(set.value), "', expected ", expected}));
 }
-
-inline std::string time_text(TimePoint when) { return dates::iso8601_text(dates::unix_seconds(when)); }
 
 // The last four characters tell one key from another, as the AWS CLI shows it; a short key would be half told by them.
 inline std::string summary(const Credentials& keys) {
     const std::string shown = keys.access_key.size() < 12 ? "" : keys.access_key.substr(keys.access_key.size() - 4);
-    return keys.source + ": access key ****" + shown +
-           (keys.expires ? ", until " + time_text(*keys.expires) : ", no expiry");
+    return bytes::joined({keys.source, ": access key ****", shown, keys.expires ? ", until " : ", no expiry",
+                          keys.expires ? dates::iso8601_text(*keys.expires) : std::string()});
 }
 
 // A value that goes into a header line or next to one; `name` begins the error.
@@ -3902,8 +3919,8 @@ inline Keys checked(Keys keys, TimePoint now) {
     if (fine) fine = check_value(keys->session_token, where + ": the session token", token_bytes_max);
     if (!fine) return std::move(fine).error();
     if (!keys->expires || *keys->expires > now) return keys;
-    return broken({where, ": the credentials expired at ", time_text(*keys->expires), " and the clock says ",
-                   time_text(now), ": renew them there, or set the clock"});
+    return broken({where, ": the credentials expired at ", dates::iso8601_text(*keys->expires), " and the clock says ",
+                   dates::iso8601_text(now), ": renew them there, or set the clock"});
 }
 
 inline bool is_url(const std::string& url) { return check_value(url, {}, text_bytes_max) && endpoint::parse_url(url); }
@@ -3920,10 +3937,10 @@ inline Result<std::string> read_file(const std::string& path) {
         return broken({"it is not a regular file"});  // a FIFO would be waited for for ever
 #endif
     std::string text(ini::file_bytes_max + 1, '\0');  // first: behind it nothing throws
-    std::FILE* file = files::open_file(path, "rb");
+    std::FILE* file = files::open_file(path.c_str(), "rb");
     if (file == nullptr && (errno == ENOENT || errno == ENOTDIR)) return std::string();
     if (file == nullptr)
-        return broken({errno == EACCES ? "permission denied" : "system error " + std::to_string(errno)});
+        return broken({errno == EACCES ? "permission denied" : "system error " + bytes::number(errno)});
     text.resize(std::fread(&text[0], 1, text.size(), file));
     const bool is_whole = std::ferror(file) == 0 && text.size() <= ini::file_bytes_max;
     std::fclose(file);
@@ -3976,7 +3993,7 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     std::string written(answer_bytes_max + 1, '\0');  // before the helper runs, so that nothing throws while it does
     if (const int failed = spawn(argv, pipe, child))
         return broken({failed == ENOENT ? "there is no such program"
-                                        : "it does not start: system error " + std::to_string(failed)});
+                                        : "it does not start: system error " + bytes::number(failed)});
     std::size_t size = 0;
     const auto end = http::Clock::now() + process_timeout;
     bool in_time = true;
@@ -3995,9 +4012,9 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
     // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
     // then all there is to judge by.
-    if (ended > 0 && WIFSIGNALED(status)) return broken({"it was ended by signal ", std::to_string(WTERMSIG(status))});
+    if (ended > 0 && WIFSIGNALED(status)) return broken({"it was ended by signal ", bytes::number(WTERMSIG(status))});
     if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
-        return broken({"it ended with exit status ", std::to_string(WEXITSTATUS(status))});
+        return broken({"it ended with exit status ", bytes::number(WEXITSTATUS(status))});
     if (size == written.size())
         return broken({"its output is longer than ", bytes::number(answer_bytes_max), " bytes"});
     if (ended == 0) return broken({"it took too long"});
@@ -4093,12 +4110,12 @@ inline Keys keys_in_xml(std::string_view document, const std::string& action, co
 
 // Why an answer is of no use. What STS says about roles and policies is what the reader needs.
 inline std::string complaint(const WebAnswer& answer, const std::string& secret) {
-    if (answer.status == 0) return "no answer (" + bytes::sanitize(answer.body) + ")";
-    const std::string text = "HTTP status " + bytes::number(static_cast<std::uint64_t>(answer.status));
+    if (answer.status == 0) return bytes::joined({"no answer (", bytes::sanitize(answer.body), ")"});
+    const std::string text = "HTTP status " + bytes::number(answer.status);
     xml::ErrorBody error;
     if (!xml::read_error(answer.body, error) || error.code.empty()) return text + ", expected 200 with credentials";
     const bool repeats = !secret.empty() && error.message.find(secret) != std::string::npos;
-    return text + ", " + bytes::sanitize(error.code + (repeats ? "" : ": " + error.message));
+    return bytes::joined({text, ", ", bytes::sanitize(repeats ? error.code : error.code + ": " + error.message)});
 }
 
 // Plain HTTP carries the keys and our token in the clear, so it goes only where nobody else can listen.
@@ -4119,7 +4136,8 @@ inline Result<std::string> container_url(const Setting& set) {
     const auto base = endpoint::parse_url(fine ? std::string_view(url).substr(0, end) : "");
     const bool is_path = !relative || set.value[0] == '/';
     if (base && is_path && (base->scheme == "https" || plain_http_allowed(*base)))
-        return base->scheme + "://" + base->host + (url.compare(end, 1, "/") == 0 ? "" : "/") + url.substr(end);
+        return bytes::joined(
+            {base->scheme, "://", base->host, url.compare(end, 1, "/") == 0 ? "" : "/", url.substr(end)});
     if (relative) return broken({"container: ", set.why, " is no path such as /v2/credentials/ID"});
     return broken({"container: ", set.why, " is no https URL, nor one such as http://169.254.170.23/credentials for ",
                    "localhost, 127.0.0.0/8, [::1], 169.254.170.2, 169.254.170.23 or [fd00:ec2::23]"});
@@ -4249,7 +4267,7 @@ public:
         bytes::add(request.headers, "Accept", "application/json");
         if (!token.value.empty()) bytes::add(request.headers, "Authorization", token.value);
         const std::string host = bytes::sanitize(url->substr(0, url->find('/', 8)));
-        const std::string where = "container (" + address.why + ", " + host + ")";
+        const std::string where = bytes::joined({"container (", address.why, ", ", host, ")"});
         return keys_in_json(ask(request, where), where, true);
     }
 
@@ -4292,7 +4310,7 @@ private:
     Result<void> read(ini::File& out, std::string& path, const char* variable, const char* otherwise) const {
         path = first({variable}).value;
         if (path.empty()) path = otherwise;
-        if (bytes::starts_with(path, "~/")) path = home_directory() + path.substr(1);
+        if (bytes::starts_with(path, "~/")) path.replace(0, 1, home_directory());
         auto text = environment_.read_file(path);
         path = bytes::sanitize(path);
         if (!text) return broken({path, " cannot be read: ", text.error().what()});
@@ -4359,7 +4377,7 @@ private:
         if (words.empty() || words[0].empty() || command.find('\0') != std::string::npos)
             return broken({profile.where, ": credential_process has an open quote or names no program"});
         // Only the program is named in messages, because its arguments may hold a password.
-        const std::string named = profile.where + ": credential_process " + bytes::sanitize(words[0]);
+        const std::string named = bytes::joined({profile.where, ": credential_process ", bytes::sanitize(words[0])});
         const auto output = environment_.run_process(words, limits_);
         if (!output)
             return limits_.over() ? limits_.error(named + " ran") : broken({named, ": ", output.error().what()});
@@ -4387,7 +4405,7 @@ private:
                         {"RoleSessionName", profile.get("role_session_name")},
                         {"ExternalId", profile.get("external_id")},
                         {"DurationSeconds", profile.get("duration_seconds")}},
-                       &*keys, profile.where + ", role " + bytes::sanitize(arn));
+                       &*keys, bytes::joined({profile.where, ", role ", bytes::sanitize(arn)}));
     }
 
     // A profile that holds keys beside its role may be its own source.
@@ -4399,7 +4417,7 @@ private:
         if (!role.has("source_profile"))
             return broken({role.where, ": credential_source must be Environment, Ec2InstanceMetadata or EcsContainer"});
         const Profile source = ini::find_profile(config_, credentials_, role.get("source_profile"));
-        const std::string what = role.where + ": source_profile " + bytes::sanitize(source.name);
+        const std::string what = bytes::joined({role.where, ": source_profile ", bytes::sanitize(source.name)});
         if (!source.exists()) return broken({what, " does not exist"});
         bool again = false;
         for (const std::string& assumed : roles_) again = again || assumed == source.name;
@@ -4433,7 +4451,7 @@ private:
     // Puts the token in place of the file's name: of a web identity, or of a container's agent, where "Bearer x" has a
     // blank in it. They are replaced while we run, so the file is read anew each time.
     Result<void> read_token(Setting& token, bool blanks_allowed) const {
-        const std::string named = token.why + " " + bytes::sanitize(token.value);
+        const std::string named = bytes::joined({token.why, " ", bytes::sanitize(token.value)});
         auto text = environment_.read_file(token.value);
         if (!text) return broken({named, " cannot be read: ", text.error().what()});
         token.value = bytes::trim(*text);
@@ -4452,7 +4470,7 @@ private:
         // Stores have regions that AWS does not, such as auto; AWS's own all end in a number.
         const bool of_aws = !configured->value.empty() && bytes::is_digit(configured->value.back());
         const std::string signing_region = of_aws ? configured->value : "us-east-1";
-        const std::string of_region = "https://sts." + signing_region + ".";
+        const std::string of_region = bytes::joined({"https://sts.", signing_region, "."});
         const auto url = endpoint::parse_url(
             place->value.empty() ? of_region + std::string(endpoint::partition_of(signing_region).suffix)
                                  : place->value);
@@ -4462,14 +4480,14 @@ private:
         request.secret = keys != nullptr ? keys->session_token : std::string((fields.end() - 1)->value);
         bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
-        const std::string session = "s3cache-" + std::to_string(dates::unix_seconds(environment_.now()));
+        const std::string session = "s3cache-" + bytes::number(dates::unix_seconds(environment_.now()));
         for (const auto& [name, given] : fields) {
             const std::string_view value = given.empty() && name == "RoleSessionName" ? session : given;
             if (value.empty()) continue;
             bytes::append_percent(request.body.append(1, '&').append(name).append(1, '='), value, false);
         }
         if (keys != nullptr) sign(request, *url, *keys, signing_region);
-        const std::string asked = where + ": " + operation + " at " + request.url;
+        const std::string asked = bytes::joined({where, ": ", operation, " at ", request.url});
         const auto answer = ask(request, asked);
         return answer ? keys_in_xml(*answer, operation, where) : answer.error();
     }
@@ -4505,7 +4523,7 @@ private:
         if (auto read = load(); !read) return std::move(read).error();
         const auto base = imds_url();
         if (!base) return base.error();
-        std::string where = "instance metadata (" + shown_url(*base) + ")";
+        std::string where = bytes::joined({"instance metadata (", shown_url(*base), ")"});
         WebRequest request{http::Method::put, *base + "/latest/api/token", {}, {}, imds_timeout, 1, true};
         bytes::add(request.headers, "x-aws-ec2-metadata-token-ttl-seconds", "21600");
         const auto session = ask(request, where, " 0 403 404 405 ");
@@ -4543,8 +4561,8 @@ private:
             if (again && attempt < request.attempts) environment_.pause(between_attempts, limits_);
             if (again && (attempt < request.attempts || limits_.over())) continue;
             if (answer.status == 200) return std::string(bytes::trim(answer.body));
-            const std::string text = where + ": " + complaint(answer, request.secret);
-            const bool is_absent = absent.find(" " + std::to_string(answer.status) + " ") != absent.npos;
+            const std::string text = bytes::joined({where, ": ", complaint(answer, request.secret)});
+            const bool is_absent = absent.find(" " + bytes::number(answer.status) + " ") != absent.npos;
             return is_absent ? passed_over({text, "; in a container on EC2 the hop limit must be 2"}) : broken({text});
         }
         return limits_.error(where + " was asked");
@@ -4595,7 +4613,7 @@ public:
         std::string text = "no credentials found";
         for (const Source& source : sources) {
             if (before != nullptr && before != &source) continue;
-            Keys keys = checked((walk.*source.ask)(), now());
+            Keys keys = checked((walk.*source.ask)(), environment_.now());
             using Verdict = Finding::Verdict;
             const auto verdict = keys ? Verdict::used : is_passed_over(keys) ? Verdict::passed_over : Verdict::broken;
             const std::string said = keys ? summary(*keys) : keys.error().what();
@@ -4624,13 +4642,13 @@ public:
     Result<std::shared_ptr<const Credentials>> snapshot(const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (current_ && expires_ == (TimePoint::max)()) return current_;  // the usual case asks no clock
-        if (is_refreshing() && !is_usable(now()) && !wait(lock, limits))
+        if (is_refreshing() && !is_usable(environment_.now()) && !wait(lock, limits))
             return limits.error("another thread fetched the credentials");
-        const TimePoint when = now();
+        const TimePoint when = environment_.now();
         if (is_refreshing() || (is_usable(when) && (when < renew_at_ || is_too_early(when)))) return current_;
         if (pause_.count() > 0 && is_too_early(when)) return broken({error_});
         auto done = refresh(lock, limits);  // once: keys that expire at once would be fetched for ever
-        if (done || is_usable(now())) return current_;
+        if (done || is_usable(environment_.now())) return current_;
         return std::move(done).error();
     }
 
@@ -4638,7 +4656,7 @@ public:
     bool force_refresh(const Credentials& refused, const Limits& limits) {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!wait(lock, limits) || !current_) return false;
-        const TimePoint when = now();
+        const TimePoint when = environment_.now();
         const bool is_due = is_current(refused) && !is_too_early(when);
         if (is_due && refresh(lock, limits) && is_current(refused)) retry_at_ = when + forced_again_after;
         return !is_current(refused);
@@ -4651,7 +4669,6 @@ private:
         return !is_refreshing();
     }
 
-    TimePoint now() const { return environment_.now(); }
     // The child of a process that forked has none of the threads that may have been at it.
     bool is_refreshing() const { return refresher_ == http::process_id(); }
     bool is_usable(TimePoint when) const { return current_ && when < expires_; }
@@ -4667,13 +4684,13 @@ private:
             refresher_ = http::process_id();
             lock.unlock();
             if (!settings_.credentials) return find(limits);
-            return checked(guarded(settings_.credentials, "the credentials provider"), now());
+            return checked(guarded(settings_.credentials, "the credentials provider"), environment_.now());
         };
         Keys got = http::shielded(ask, Keys(Error(Errc::too_large, "out of memory")));
         lock.lock();  // before anybody can see that this is over, however it ended
         refresher_ = 0;
         done_.notify_all();
-        const TimePoint when = now();
+        const TimePoint when = environment_.now();
         // That there was no time left, or no memory, says nothing about the source: the next caller asks it.
         if (!got && (limits.over() || got.error().code() == Errc::too_large)) return got.error();
         if (!got) {
@@ -4815,10 +4832,6 @@ inline bool read_own(Facts& facts, std::string_view name, std::string_view text)
     if (is("lease-seconds")) facts.lease = read_seconds(value);
     return is_own || is("part-bytes") || is("parts-etag");  // of earlier versions, without meaning
 }
-inline bool is_own_name(std::string_view name) {
-    Facts unused;
-    return read_own(unused, name, {});
-}
 
 inline Facts read(const http::Headers& headers) {
     Facts facts;
@@ -4855,7 +4868,8 @@ inline Facts read(const http::Headers& headers) {
 // Milliseconds are enough for a TTL, and exact as decimals.
 inline std::string seconds_text(double seconds) {
     const auto milliseconds = static_cast<std::uint64_t>((std::max)(seconds, 0.0) * 1000 + 0.5);
-    return bytes::number(milliseconds / 1000) + "." + bytes::number(1000 + milliseconds % 1000).substr(1);
+    return bytes::joined(
+        {bytes::number(milliseconds / 1000), ".", bytes::number(1000 + milliseconds % 1000).substr(1)});
 }
 
 // Scratch objects and leases are no entries: lists leave them out, and only what removes everything meets them.
@@ -4882,13 +4896,14 @@ inline Result<void> check_metadata(const Metadata& metadata) {
     using endpoint::refuse;
     const auto is_odd = [](char c) { return !bytes::is_alnum(c) && c != '-' && c != '_' && c != '.'; };
     std::size_t total = 0;
+    Facts unused;
     for (const auto& own : metadata) {
         const std::string& name = own.first;
         const auto is_same = [&name](const auto& other) { return bytes::iequal(other.first, name); };
         if (name.empty() || std::any_of(name.begin(), name.end(), is_odd))
             return refuse({"a metadata name may hold letters, digits, '-', '_' and '.' only, and at least one"});
         const char* flaw = std::count_if(metadata.begin(), metadata.end(), is_same) > 1 ? "is there twice"
-                           : is_own_name(name)                                          ? "is the cache's own"
+                           : read_own(unused, name, {})                                 ? "is the cache's own"
                                                                                         : flaw_of(own.second);
         if (flaw) return refuse({"metadata '", name, "' ", flaw});
         total += name.size() + own.second.size();
@@ -5002,10 +5017,6 @@ struct detail::Core : credentials::Environment {
             if (one->key == key && one->process == http::process_id()) return one;
         }
         return nullptr;
-    }
-    bool is_computing(std::string_view key) {
-        const std::lock_guard<std::mutex> hold(in_flight_lock);
-        return find_in_flight(key) != nullptr;
     }
     // With the lock held: whether the owner waits, through others perhaps, for what this thread is to bring: nobody
     // would ever be done.
@@ -5143,7 +5154,7 @@ public:
     // One request on its way, with all its attempts; of some, the requests that follow from its answer. It is cut off
     // and forgotten when it goes out of scope. Where it is made it stays.
     struct Call {
-        Call(Session& on, Request what) : session(on), core(on.core_), request(std::move(what)) {}
+        Call(Session& on, Request what) : session(on), core(on.core), request(std::move(what)) {}
         virtual ~Call() { drop(); }
 
         void run() {
@@ -5166,7 +5177,6 @@ public:
         int status() const { return answer ? answer->status : 0; }
         bool stopped_by_sink() const { return answer && answer->result == CURLE_WRITE_ERROR && !answer->refused; }
         bool ok() const { return !error && status() / 100 == 2 && fault.code.empty(); }
-        const std::string& code() const { return fault.code; }
         const http::Headers& headers() const { return answer->headers; }
         // The store may have done it: there was no memory for the answer, or it was not waited for any longer.
         bool is_unread() const {
@@ -5236,7 +5246,7 @@ public:
                 rule.advice =
                     "if a proxy drops or refuses headers with an underscore, set Config::metadata_names to "
                     "MetadataNames::hyphen (?metadata_names=hyphen)";
-            std::string text = bytes::number(static_cast<std::uint64_t>(details.status));
+            std::string text = bytes::number(details.status);
             if (text != details.s3_code) text += " " + details.s3_code;
             return told(rule, std::move(text), std::move(details));
         }
@@ -5349,9 +5359,14 @@ public:
         void read_answer() {
             const bool may_fail = answer->status >= 300 || request.error_in_200;
             if (may_fail && xml::read_error(answer->text, fault) && fault.code.empty())
-                fault.code = std::to_string(answer->status);
+                fault.code = bytes::number(answer->status);
             const bool has_code = !fault.code.empty();
-            if (!core.store_seen && (has_code ? fault.code != "NoSuchBucket" : is_of_s3())) core.store_seen = true;
+            if (!core.store_seen) {  // a success may be some page of what stands before the store
+                const bool is_page = bytes::starts_with(headers().get("content-type"), "text/html");
+                const bool is_signed = !headers().get("etag").empty() || !headers().get("x-amz-request-id").empty();
+                const bool is_fine = answer->status / 100 == 2 && is_signed && !is_page;
+                if (has_code ? fault.code != "NoSuchBucket" : is_fine) core.store_seen = true;
+            }
             if (request.error_in_200 && answer->result == CURLE_OK && answer->status == 200 && !has_code &&
                 !xml::etag_result(answer->text) && !xml::upload_id(answer->text))  // empty, cut short, or no result
                 fault = {"InternalError", "the body of the answer is no result", {}, {}};
@@ -5362,20 +5377,13 @@ public:
             if (!region.empty() && request.method == Method::head && (answer->status == 400 || answer->status == 301))
                 fault.code = "PermanentRedirect";
         }
-        // Whether a success is an S3 store's, and not some page of what stands before it.
-        bool is_of_s3() const {
-            const bool is_page = bytes::starts_with(headers().get("content-type"), "text/html");
-            const bool is_signed = !headers().get("etag").empty() || !headers().get("x-amz-request-id").empty();
-            return answer->status / 100 == 2 && is_signed && !is_page;
-        }
-
         // A store that closes an idle connection may answer on it with something that is not about the request: no HTTP
         // at all, or to a HEAD a bare 400 (RequestTimeout). A HEAD gets no reason: it may be the clock, or the keys.
         retry::Action action_after_answer() const {
             using retry::Action;
-            const bool is_fine = answer->result == CURLE_OK && answer->status / 100 == 2 && code().empty();
+            const bool is_fine = answer->result == CURLE_OK && answer->status / 100 == 2 && fault.code.empty();
             if (is_fine || stopped_by_sink()) return Action::accept;
-            const bool is_bare = request.method == Method::head && code().empty();
+            const bool is_bare = request.method == Method::head && fault.code.empty();
             const bool is_denied = is_bare && answer->status == 403, is_bad = is_bare && answer->status == 400;
             if (is_denied && std::fabs(skew(core.now())) > skew_seconds_min) return Action::correct_clock;
             const bool is_odd =
@@ -5389,7 +5397,7 @@ public:
             const long refusal = answer->result == CURLE_OK ? 0 : answer->info<long>(CURLINFO_HTTP_CONNECTCODE);
             if (refusal < 300) {
                 const bool answered = retry::is_answered(answer->result, answer->status);
-                return answered ? retry::rule_for(answer->status, code()) : retry::rule_for(answer->result);
+                return answered ? retry::rule_for(answer->status, fault.code) : retry::rule_for(answer->result);
             }
             retry::Rule rule = retry::rule_for(static_cast<int>(refusal), {});  // of a proxy, to open a tunnel
             if (refusal != 407) rule.advice = "the proxy refuses: see Config::proxy";
@@ -5420,7 +5428,7 @@ public:
             const double off = skew(core.local_now());
             if (std::isnan(off) || is_anonymous()) return false;
             clock_offset_ms = static_cast<std::int64_t>(off * 1000);
-            if (!code().empty()) core.clock_offset_ms.store(clock_offset_ms);
+            if (!fault.code.empty()) core.clock_offset_ms.store(clock_offset_ms);
             return !request.rests_on_clock;
         }
         // From the refusal, or else from the bucket, whose HEAD is answered with its region also by a host of another.
@@ -5476,7 +5484,7 @@ public:
                 message = json::string_field(answer->text, "message").value_or(xml::html_title(answer->text));
             Error::Details out;
             out.status = answer->status;
-            out.s3_code = fault.code.empty() ? std::to_string(answer->status) : bytes::sanitize(fault.code);
+            out.s3_code = fault.code.empty() ? bytes::number(answer->status) : bytes::sanitize(fault.code);
             out.s3_message = bytes::sanitize(message);
             const std::string_view id = headers().get("x-amz-request-id"), second = headers().get("x-amz-id-2");
             out.request_id = bytes::sanitize(id.empty() ? fault.request_id : id);
@@ -5508,8 +5516,8 @@ public:
             details.retryable = rule.action == retry::Action::retry;
             details.attempts = attempts;
             const auto tenths = static_cast<std::uint64_t>((http::Clock::now() - began) / Milliseconds(100));
-            text += " after " + std::to_string(attempts) + (attempts == 1 ? " attempt in " : " attempts in ");
-            text += bytes::number(tenths / 10) + "." + bytes::number(tenths % 10) + " s";
+            text += bytes::joined({" after ", bytes::number(attempts), attempts == 1 ? " attempt in " : " attempts in ",
+                                   bytes::number(tenths / 10), ".", bytes::number(tenths % 10), " s"});
             if (!details.request_id.empty()) text.append(" (request ").append(details.request_id).append(")");
             if (!details.s3_message.empty()) text.append(": ").append(details.s3_message);
             const std::string_view location = headers().get("location");
@@ -5525,15 +5533,12 @@ public:
         bool running = false;
     };
 
-    explicit Session(Core& core, std::optional<Milliseconds> timeout = {})
-        : core_(core), engine_(core.pool.take()), limits_{{}, &core.cancels, core.cancels.load()} {
+    explicit Session(Core& shared, std::optional<Milliseconds> timeout = {})
+        : core(shared), limits_{{}, &core.cancels, core.cancels.load()} {
         allow(timeout.value_or(core.config.call_timeout));
     }
     Session(const Session&) = delete;  // calls point at it
-    ~Session() { core_.pool.give_back(engine_); }
-
-    Core& core() { return core_; }
-    digest::Sha256& body_hash() { return engine_->body_hash; }
+    ~Session() { core.pool.give_back(engine_); }
 
     // `report` is called some ten times a second; false cancels what runs, and every step() from then on.
     void on_progress(void* self, bool (*report)(void* self)) {
@@ -5551,7 +5556,7 @@ public:
     void allow_cleanup() {
         report_progress_ = nullptr;
         why_cancelled_ = nullptr;
-        limits_.cancels_before = core_.cancels.load();
+        limits_.cancels_before = core.cancels.load();
         const auto now = http::Clock::now();
         if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
         limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
@@ -5597,10 +5602,14 @@ public:
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
     void wake() { woken_ = true; }
 
+    digest::Sha256& body_hash() { return engine_->body_hash; }
+
+    Core& core;
+
 private:
+    http::Engine* const engine_ = core.pool.take();
     std::string out_of_time_text() const {
-        return "the call's time (call_timeout, " + bytes::number(static_cast<std::uint64_t>(timeout_.count())) +
-               " ms) is over";
+        return bytes::joined({"the call's time (call_timeout, ", bytes::number(timeout_.count()), " ms) is over"});
     }
 
     // Starts what is due. Returns how long nothing else will be, `most` at most: zero where only the caller can go on.
@@ -5629,8 +5638,6 @@ private:
         }
     }
 
-    Core& core_;
-    http::Engine* const engine_;
     Call* calls_ = nullptr;
     void* reporter_ = nullptr;
     bool (*report_progress_)(void*) = nullptr;
@@ -5662,7 +5669,7 @@ public:
         call->beside = std::exchange(first_, call);
         ++size_;
         call->start();
-        while (size_ >= session_.core().config.connections) step(step_most);
+        while (size_ >= session_.core.config.connections) step(step_most);
     }
     void step(Milliseconds most) {
         session_.step(most);
@@ -5716,6 +5723,8 @@ inline constexpr std::uint64_t parts_a_size = 500;
 // Others help a connection that has brought less than this after so long; a faster one waits for the processor.
 inline constexpr std::chrono::milliseconds sample_time{20};
 inline constexpr std::uint64_t fast_bytes = 4000000;
+// An upload begins with so many: one carries a part while the next is gathered.
+inline constexpr std::size_t first_lanes = 2;
 // A source is read for so long between two turns of the network. One that takes longer is slow: what is on its way
 // would stall meanwhile, and stores close such connections. So many parts without such a pause show that it is fast.
 inline constexpr std::chrono::milliseconds turn_time{1}, slow_source_time{200};
@@ -5729,7 +5738,7 @@ inline constexpr std::chrono::milliseconds complete_stall{300000};
 // others, and a good answer has shown that this is an S3 store: a wrong endpoint would make a miss of every get.
 inline bool is_absent(const Call& call) {
     if (call.error || call.ok()) return false;
-    const std::string_view code = call.code();
+    const std::string_view code = call.fault.code;
     const bool is_silent = code.empty() && call.answer->text.empty();
     if (call.status() == 403) return call.core.config.forbidden_is_miss && (code == "AccessDenied" || is_silent);
     const bool is_s3 = call.core.store_seen || !call.headers().get("x-amz-request-id").empty();
@@ -5750,13 +5759,13 @@ inline Result<entry::Facts> interpret_look(const Call& call) {
     Call bucket(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     bucket.run();
     if (bucket.status() == 404) bucket.fault.code = "NoSuchBucket";
-    if (bucket.error || !bucket.code().empty()) return bucket.failure();
+    if (bucket.error || !bucket.fault.code.empty()) return bucket.failure();
     call.core.store_seen = true;
     return entry::Facts();
 }
 inline Result<entry::Facts> look(Session& session, const char* operation, std::string_view key,
                                  Method method = Method::head) {
-    Call call(session, s3::request(session.core(), operation, method, key));
+    Call call(session, s3::request(session.core, operation, method, key));
     call.request.sink.take = [](void*, const http::Transfer&, const char*, std::size_t) { return SinkResult::stop; };
     call.run();
     return interpret_look(call);
@@ -5790,7 +5799,7 @@ struct Verifier {
 // on the same version (If-Match) or not at all. A part of a large object is kept until those before it were handed on.
 class Range : public Call {
 public:
-    Range(Session& on, std::string_view key) : Call(on, s3::request(on.core(), "get", Method::get, key)) {
+    Range(Session& on, std::string_view key) : Call(on, s3::request(on.core, "get", Method::get, key)) {
         request.sink = {this, [](void* self, const http::Transfer& from, const char* data, std::size_t size) {
                             return static_cast<Range*>(self)->receive(from, {data, size});
                         }};
@@ -5801,14 +5810,14 @@ public:
         if (trouble_) return *trouble_;
         if (at_ == end_) return {};
         const bool is_gone = at_ > 0 && !error && (status() == 412 || status() == 404);
-        if (is_gone) return refuse(Errc::changed, "the object was replaced while it was read");
+        if (is_gone) return request.refuse(Errc::changed, "the object was replaced while it was read");
         if (!ok()) return failure();
         const bool is_short = at_ < end_ && end_ != unknown;
-        return is_short ? refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
+        return is_short ? request.refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
     }
     // Asks for the bytes from `from` to before `end`, part_bytes at most.
     void fetch(std::string_view version, std::uint64_t from, std::uint64_t end) {
-        if (!buffer) buffer.reset(new char[config().part_bytes]);
+        if (!buffer) buffer.reset(new char[core.config.part_bytes]);
         request.large = true;
         version_ = version;
         from_ = at_ = from;
@@ -5824,7 +5833,6 @@ public:
     }
 
 protected:
-    const Config& config() const { return core.config; }
     // Ends the reading with this error.
     SinkResult fail(Error why) {
         trouble_ = std::move(why);
@@ -5855,7 +5863,6 @@ protected:
         at_ += wanted;
         return wanted < left ? SinkResult::stop : SinkResult::consumed;
     }
-    Error refuse(Errc code, std::string_view why) const { return request.refuse(code, why); }
 
     // Prepares the request for what is missing. False: nothing is, or it may be of another version.
     bool on_retry() override {
@@ -5863,7 +5870,8 @@ protected:
         if (at_ == end_ || version_.empty()) return false;
         if (answer && answer->received >= progress_bytes_min) attempts = 0;
         const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
-        request.headers = {{"range", "bytes=" + bytes::number(at_) + "-" + last}, {"if-match", std::string(version_)}};
+        request.headers = {{"range", bytes::joined({"bytes=", bytes::number(at_), "-", last})},
+                           {"if-match", std::string(version_)}};
         return true;
     }
 
@@ -5871,11 +5879,11 @@ protected:
     Result<void> check_head(const http::Transfer& from) {
         if (at_ == 0 && from.status == 200) begin(from.headers);
         if (at_ > 0 && from.headers.get("etag") != version_)
-            return refuse(Errc::changed, "the object was replaced while it was read");
+            return request.refuse(Errc::changed, "the object was replaced while it was read");
         if (from.status == 200) return {};
         const std::string_view range = from.headers.get("content-range");
-        if (at_ > 0 && bytes::starts_with(range, "bytes " + bytes::number(at_) + "-")) return {};
-        return refuse(Errc::protocol, "the store answered with another range than asked for");
+        if (at_ > 0 && bytes::starts_with(range, bytes::joined({"bytes ", bytes::number(at_), "-"}))) return {};
+        return request.refuse(Errc::protocol, "the store answered with another range than asked for");
     }
 
     std::string_view version_{};  // its strong ETag; empty: there is none
@@ -5983,7 +5991,7 @@ inline Result<PartPlan> plan_parts(const Config& config, std::optional<std::uint
 // Whether its condition was what kept a write from happening.
 inline bool is_unmet(const Call& call) {
     return !call.request.condition.empty() && !call.error &&
-           (call.status() == 412 || (call.status() == 404 && call.code() == "NoSuchKey"));
+           (call.status() == 412 || (call.status() == 404 && call.fault.code == "NoSuchKey"));
 }
 
 // Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
@@ -5999,13 +6007,16 @@ inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) 
 // What vouches for a body: hash and CRC-32C, made in one pass over pieces that the processor's cache still holds.
 class BodySum {
 public:
-    explicit BodySum(Session& session) : core_(session.core()), hash_(session.body_hash()) {}
+    explicit BodySum(Session& session)
+        : has_crc(session.core.config.checksums != Checksums::none), core_(session.core), hash_(session.body_hash()) {}
+
+    bool has_crc;
 
     void update(std::string_view data) {
         for (; !data.empty(); data.remove_prefix((std::min)(data.size(), piece_bytes))) {
             const std::string_view piece = data.substr(0, piece_bytes);
             if (is_hashed_) hash_.update(piece);
-            crc_ = digest::crc32c(crc_, piece.data(), piece.size());
+            if (has_crc) crc_ = digest::crc32c(crc_, piece.data(), piece.size());
         }
     }
     // Puts into the request what was summed since the last time, and returns the CRC.
@@ -6064,7 +6075,7 @@ struct Put : Call {
     bool fits_condition() {
         std::string& condition = request.condition;
         if (condition.empty() || ok() || error) return false;
-        if (retry::rule_for(status(), code()).kind == Errc::unsupported)
+        if (retry::rule_for(status(), fault.code).kind == Errc::unsupported)
             return condition.clear(), true;  // Swift, B2: the look before has to do
         if (!is_unmet(*this) || condition.front() != '"') return false;
         const auto there = look(session, request.operation, request.key);
@@ -6086,7 +6097,7 @@ inline bool fits_one_put(const Config& config, std::string_view data) {
 //   create ──> parts, several in flight while the next is gathered ──> complete ──> stored
 //     └---------------┴- error, cancellation, out of time -----------------┴------> abort
 //
-// A lane is used for the next part once it is free, so a link that one connection fills takes one lane and its memory.
+// A link that one connection fills takes two lanes and their memory: one sends while the other's part is gathered.
 class Upload {
 public:
     // `write`: the PUT but for its body.
@@ -6132,6 +6143,7 @@ private:
         fine = create();
         if (fine) send(parts);
         while (fine && (has_more_ || parts.size() != 0)) {
+            judge_speed(parts);
             parts.step(has_room(parts) ? s3::Milliseconds(0) : s3::step_most);
             if (has_room(parts) && quick_parts_ < quick_parts_min) parts.finish();
             if (!fine || !has_room(parts)) continue;
@@ -6157,7 +6169,17 @@ private:
         return {};
     }
     bool has_room(const s3::Calls& parts) const {
-        return has_more_ && parts.size() < lanes_for(core_.config, plan_.bytes_of(begun_ + 1));
+        const std::size_t lanes = lanes_for(core_.config, plan_.bytes_of(begun_ + 1));
+        return has_more_ && parts.size() < (are_lanes_slow_ ? lanes : (std::min)(lanes, first_lanes));
+    }
+    // Looks at the first lanes while all of them are busy; the time to gather a part does not count.
+    void judge_speed(const s3::Calls& parts) {
+        const bool is_new = std::exchange(sample_part_, begun_) != begun_;
+        if (!is_new && http::Clock::now() - sample_began_ < sample_time) return;
+        const std::uint64_t moved = stored_bytes_ + session_.sent();
+        are_lanes_slow_ |= !is_new && parts.size() == first_lanes && moved - sample_from_ < fast_bytes;
+        sample_began_ = http::Clock::now();
+        sample_from_ = moved;
     }
     // Whether the operation may go on, once the network has had a turn.
     Result<void> check_turn() {
@@ -6174,6 +6196,7 @@ private:
         if (!whole_crc_.empty()) out.header("x-amz-meta-crc32c", whole_crc_);
         if (core_.config.checksums == Checksums::store) out.header("x-amz-checksum-algorithm", "CRC32C");
         out.begins_upload = out.error_in_200 = true;
+        sum_.has_crc = core_.config.checksums == Checksums::store;  // that of a part is of use to a store alone
         Call call(session_, std::move(out));
         if (Result<void> allowed = check_turn(); !allowed) return allowed;  // progress is told before anything is sent
         is_open_ = true;                                                    // until the answer says otherwise
@@ -6266,11 +6289,11 @@ private:
             return request.refuse(Errc::protocol, "the answer to a part has no ETag: is the endpoint an S3 store?");
         stored_.resize((std::max)(stored_.size(), number));
         std::string& line = stored_[number - 1];
-        line = "<Part><PartNumber>" + bytes::number(number) + "</PartNumber><ETag>";
+        line = bytes::joined({"<Part><PartNumber>", bytes::number(number), "</PartNumber><ETag>"});
         xml::escape(line, etag);
         line += "</ETag>";
         for (const auto& sum : part.request.headers)  // a part has no others
-            line += "<ChecksumCRC32C>" + sum.second + "</ChecksumCRC32C>";
+            line += bytes::joined({"<ChecksumCRC32C>", sum.second, "</ChecksumCRC32C>"});
         line += "</Part>";
         stored_bytes_ += part.request.body.size();
         if (plan_.bytes_of(number) == plan_.bytes_of(begun_ + 1)) spare_ = std::move(part.buffer);
@@ -6315,7 +6338,7 @@ private:
     }
 
     Session& session_;
-    Core& core_ = session_.core();
+    Core& core_ = session_.core;
     const PartPlan plan_;
     const Body& body_;
     const SetOptions& options_;
@@ -6328,14 +6351,17 @@ private:
     gzip::Deflater deflater_{core_.config.compression_level};
     std::unique_ptr<char[]> raw_;
 #endif
-    std::string whole_crc_;            // in base64; empty: nobody knows
-    bool has_more_ = false;            // than the parts begun
-    char next_byte_ = 0;               // the first of those
-    int quick_parts_ = 0;              // in a row that the source has given without a pause
-    std::size_t begun_ = 0;            // parts
-    std::unique_ptr<Call> part_;       // gathered, but not on its way
-    std::unique_ptr<char[]> spare_;    // a buffer for the next
-    std::vector<std::string> stored_;  // what Complete says of each
+    std::string whole_crc_;        // in base64; empty: nobody knows
+    bool has_more_ = false;        // than the parts begun
+    char next_byte_ = 0;           // the first of those
+    int quick_parts_ = 0;          // in a row that the source has given without a pause
+    bool are_lanes_slow_ = false;  // so that others help
+    http::Clock::time_point sample_began_{};
+    std::uint64_t sample_from_ = 0, sample_part_ = 0;  // what had been moved then, and which part was the last
+    std::size_t begun_ = 0;                            // parts
+    std::unique_ptr<Call> part_;                       // gathered, but not on its way
+    std::unique_ptr<char[]> spare_;                    // a buffer for the next
+    std::vector<std::string> stored_;                  // what Complete says of each
     std::uint64_t stored_bytes_ = 0, reported_ = 0;
     bool is_open_ = false;  // an upload may be, at the store
     std::string id_;        // its, percent-encoded
@@ -6681,8 +6707,8 @@ public:
     // A large one that is alone, and comes slowly over one connection, is helped by others.
     Reading(Session& on, std::string_view key, GetRequest wanted, bool is_alone)
         : Range(on, key), wanted_(std::move(wanted)) {
-        if (is_alone) lanes_ = transfer::lanes_for(config(), config().part_bytes);
-        if (config().checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
+        if (is_alone) lanes_ = transfer::lanes_for(core.config, core.config.part_bytes);
+        if (core.config.checksums == Checksums::store) request.header("x-amz-checksum-mode", "ENABLED");
         if (!wanted_.options.progress) return;
         session.on_progress(this, [](void* self) { return static_cast<Reading*>(self)->report_progress(); });
     }
@@ -6692,10 +6718,11 @@ public:
         if (done && ok() && !decoder_.has_begun()) begin(headers());  // of an empty object
         if (planned_) tend_ranges();
         if (!is_over()) return true;
-        const bool may_remove = config().expired == Expired::remove && !config().read_only;
-        if (!is_refused_ || facts_.is_malformed() || !may_remove || core.is_computing(key())) return false;
+        const bool may_remove = core.config.expired == Expired::remove && !core.config.read_only;
+        if (!is_refused_ || facts_.is_malformed() || !may_remove) return false;
+        if (const std::lock_guard<std::mutex> hold(core.in_flight_lock); core.find_in_flight(request.key)) return false;
         is_removing_ = true;
-        request = s3::request(core, "expire", Method::head, key());
+        request = s3::request(core, "expire", Method::head, request.key);
         start();
         return true;
     }
@@ -6711,22 +6738,21 @@ protected:
     bool is_missing() const {
         if (is_refused_) return true;
         const bool is_miss = is_absent(*this);
-        if (is_miss) record(core, "get", key(), "miss", &Stats::misses, {}, timing());
+        if (is_miss) record(core, "get", request.key, "miss", &Stats::misses, {}, timing());
         return is_miss;
     }
     // Or else: whether what was taken is the whole object.
     Result<void> check() const {
         Result<void> fine = Range::check();
         if (!fine || verifier_.fits()) return fine;
-        const std::string sum(verifier_.type);
-        return refuse(Errc::damaged, "the body does not match its " + sum + ": the stored entry is damaged");
+        return request.refuse(Errc::damaged, bytes::joined({"the body does not match its ", verifier_.type,
+                                                            ": the stored entry is damaged"}));
     }
     bool report_progress() const {
         std::uint64_t arrived = taken_;
         for (const auto& range : ranges_) arrived += range.bytes_behind(taken_);
         return wanted_.options.progress({arrived, facts_.length});
     }
-    std::string_view key() const { return request.key; }
     Timing timing() const { return {began, taken_, status()}; }
 
     const GetRequest wanted_;
@@ -6739,7 +6765,7 @@ protected:
     void begin(const http::Headers& headers) override {
         facts_ = entry::read(headers);
         verifier_ = {};  // our own sum of it, or else the store's where that is asked for
-        const Checksums policy = config().checksums;
+        const Checksums policy = core.config.checksums;
         const bool is_to_check = policy == Checksums::store || (policy == Checksums::own && facts_.is_own_sum);
         if (is_to_check && !facts_.sum.empty()) verifier_ = {facts_.sum_type, facts_.sum};
         decoder_.begin(facts_.info);
@@ -6747,13 +6773,13 @@ protected:
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
                             : is_endless    ? "the answer does not say how long it is"
                                             : nullptr;
-        if (wrong) return void(fail(refuse(Errc::protocol, wrong)));
+        if (wrong) return void(fail(request.refuse(Errc::protocol, wrong)));
         end_ = facts_.length.value_or(unknown);
         if (facts_.has_strong_etag()) version_ = facts_.info.etag;
         const double grace = wanted_.grace.count();
         is_stale_ = grace > 0 && facts_.expired(core.unix_now()) && !facts_.expired(core.unix_now() - grace);
-        is_refused_ = !is_stale_ && !is_usable(core, "get", key(), facts_);
-        if (lanes_ == 1 || facts_.length.value_or(0) / 2 < config().part_bytes || version_.empty()) return;
+        is_refused_ = !is_stale_ && !is_usable(core, "get", request.key, facts_);
+        if (lanes_ == 1 || facts_.length.value_or(0) / 2 < core.config.part_bytes || version_.empty()) return;
         if (headers.get("accept-ranges") != "bytes") return;
         sample_left_ = transfer::sample_time;
         since_ = http::Clock::now();
@@ -6761,7 +6787,7 @@ protected:
     // Decides once whether others are to help: the first connection then ends with its part.
     void judge_speed() {
         since_ = http::Clock::now();  // what was done with the bytes is not the network's time
-        const std::uint64_t part = config().part_bytes, part_end = (taken_ + part / 2) / part * part + part;
+        const std::uint64_t part = core.config.part_bytes, part_end = (taken_ + part / 2) / part * part + part;
         if (sample_left_.count() > 0 || taken_ >= transfer::fast_bytes || part_end >= *facts_.length) return;
         end_ = planned_ = part_end;
     }
@@ -6780,8 +6806,8 @@ protected:
         const std::size_t at_once = done ? lanes_ : lanes_ - 1;
         while (!is_over() && ranges_.size() < at_once && planned_ < *facts_.length) {
             const std::uint64_t from =
-                std::exchange(planned_, (std::min)(planned_ + config().part_bytes, *facts_.length));
-            ranges_.emplace_back(session, key()).buffer = std::move(spare_);
+                std::exchange(planned_, (std::min)(planned_ + core.config.part_bytes, *facts_.length));
+            ranges_.emplace_back(session, request.key).buffer = std::move(spare_);
             ranges_.back().fetch(version_, from, planned_);
         }
     }
@@ -6821,9 +6847,9 @@ public:
         if (is_missing()) return std::optional<Value>();
         Result<void> fine = check();
         if (fine) fine = decode({});
-        if (!fine) return record_error(core, "get", key(), fine.error(), timing());
+        if (!fine) return record_error(core, "get", request.key, fine.error(), timing());
         if (wanted_.options.progress) static_cast<void>(report_progress());
-        record(core, "get", key(), is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
+        record(core, "get", request.key, is_stale_ ? "expired" : "hit", is_stale_ ? &Stats::expired : &Stats::hits, {},
                timing());
         if (wanted_.cost) *wanted_.cost = facts_.cost;
         Info& info = facts_.info;
@@ -6836,7 +6862,7 @@ private:
     void begin(const http::Headers& headers) override {
         Reading::begin(headers);
         if (is_refused_ || trouble_) return;
-        const std::uint64_t most = config().value_bytes_max, stored = facts_.length.value_or(0);
+        const std::uint64_t most = core.config.value_bytes_max, stored = facts_.length.value_or(0);
         if (!facts_.info.compressed && stored > most) fail(too_large());
         // A guess of what gzip will give: memory that is not written to costs nothing.
         const std::uint64_t likely = facts_.info.compressed ? 6 * stored : stored;
@@ -6850,14 +6876,15 @@ private:
         decoder_.feed(data);
         for (;;) {
             const Result<std::string_view> chunk = decoder_.next();
-            if (!chunk) return about("get", key(), chunk.error());
+            if (!chunk) return about("get", request.key, chunk.error());
             if (chunk->empty()) return {};
-            if (chunk->size() > config().value_bytes_max - value_.size()) return too_large();
+            if (chunk->size() > core.config.value_bytes_max - value_.size()) return too_large();
             value_.append(*chunk);
         }
     }
     Error too_large() const {
-        return refuse(Errc::too_large, "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
+        return request.refuse(Errc::too_large,
+                              "the value is over Config::value_bytes_max: use get_stream, or raise the limit");
     }
 
     std::string value_;
@@ -6871,7 +6898,7 @@ public:
 
     // Whether there is an entry to be read. What is `open_ended` may then be read for longer than the session allows.
     Result<bool> open(bool open_ended) {
-        if (Result<void> fine = check_key(core, "get", key()); !fine) return std::move(fine).error();
+        if (Result<void> fine = check_key(core, "get", request.key); !fine) return std::move(fine).error();
         request.open_ended = open_ended;
         request.large = true;
         start();
@@ -6881,20 +6908,20 @@ public:
         // A connection that broke after some bytes: what those are worth is told where they are read.
         const bool has_ended = is_over() && (buffer_.empty() || !error);
         if (const Result<void> fine = has_ended ? check() : Result<void>(); !fine)
-            return record_error(core, "get", key(), fine.error());
-        record(core, "get", key(), "hit", &Stats::hits);
+            return record_error(core, "get", request.key, fine.error());
+        record(core, "get", request.key, "hit", &Stats::hits);
         return true;
     }
     // The next bytes of the value, valid until the next call; empty at the checked end. Whoever goes on after an error
     // gets it again, and after an exception another, because bytes may be lost then.
     Result<std::string_view> next() {
         if (std::exchange(is_reading_, true))
-            return trouble_ ? *trouble_ : refuse(Errc::source, "an earlier read was left by an exception");
+            return trouble_ ? *trouble_ : request.refuse(Errc::source, "an earlier read was left by an exception");
         for (;;) {
             Result<std::string_view> chunk = decoder_.next();
             is_reading_ = !chunk || (chunk->empty() && !has_ended_);
             if (!is_reading_) return chunk;
-            const Result<void> fine = chunk ? refill() : about("get", key(), chunk.error());
+            const Result<void> fine = chunk ? refill() : about("get", request.key, chunk.error());
             if (fine) continue;
             if (fine.error().code() == Errc::damaged) core.count(&Stats::damaged);
             fail(fine.error());
@@ -6936,7 +6963,7 @@ private:
 
 // An entry that is replaced under our hands is read again, but not for ever.
 inline Result<std::optional<Value>> get_one(Session& session, std::string_view key, const GetRequest& wanted) {
-    if (Result<void> fine = check_key(session.core(), "get", key); !fine) return std::move(fine).error();
+    if (Result<void> fine = check_key(session.core, "get", key); !fine) return std::move(fine).error();
     for (int tried = 1;; ++tried) {
         GetOperation job(session, key, wanted, true);
         job.run();
@@ -6994,22 +7021,12 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         Call copied(session, std::move(copy));
         copied.run();
         if (copied.ok()) return true;
-        const bool was_replaced = copied.status() == 412 || (copied.status() == 404 && copied.code() != "NoSuchBucket");
+        const bool was_replaced =
+            copied.status() == 412 || (copied.status() == 404 && copied.fault.code != "NoSuchBucket");
         if (!was_replaced) return copied.failure();
         refused_etag = facts.info.etag;
     }
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
-}
-
-inline Result<void> write_file(Stream& stream, files::NewFile& out, std::string_view key, std::string_view id) {
-    Result<void> fine = out.open(id);
-    while (fine) {
-        const Result<std::string_view> chunk = stream.next();
-        if (!chunk) return chunk.error();
-        fine = chunk->empty() ? out.commit() : out.write(*chunk);
-        if (fine && chunk->empty()) return fine;
-    }
-    return about("get", key, fine.error());
 }
 
 // -- writing
@@ -7069,7 +7086,7 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
     if (cost > 0) out.header("x-amz-meta-cost", entry::seconds_text(cost));
     for (const Metadata* metadata : {&config.metadata, &options.metadata}) {
         for (const auto& [name, value] : *metadata)
-            out.header(std::string(entry::meta_prefix) + bytes::lower(name), value);
+            out.header(bytes::joined({entry::meta_prefix, bytes::lower(name)}), value);
     }
     add_store_headers(config, out);
     out.condition = options.if_absent ? "*" : options.if_match;
@@ -7084,13 +7101,13 @@ inline Result<s3::Request> write_of(const Core& core, std::string_view key, cons
 
 // A small object of the cache's own. False: the condition was not met.
 inline Result<bool> put_scratch(Session& session, s3::Request write, std::string_view text) {
-    add_store_headers(session.core().config, write);
+    add_store_headers(session.core.config, write);
     return transfer::Put(session, std::move(write), text).store();
 }
 
 // Whether conditions on PUT are honoured. An error: it could not be found out, this time.
 inline Result<bool> honours_conditions(Session& session) {
-    Core& core = session.core();
+    Core& core = session.core;
     using Trait = Core::Trait;
     const auto place = core.place();  // which also finds the configured URL
     if (place && core.configured_url.empty()) return true;
@@ -7114,7 +7131,7 @@ inline Result<bool> honours_conditions(Session& session) {
 
 // Whether write conditions are sure to hold; an error where they are not and Config::conditions requires it.
 inline Result<bool> are_conditions_safe(Session& session, const char* operation, std::string_view key) {
-    Core& core = session.core();
+    Core& core = session.core;
     if (core.config.conditions == Conditions::off) return false;
     const Result<bool> honours = honours_conditions(session);
     if (honours && *honours) return true;
@@ -7199,7 +7216,7 @@ private:
 // that would let both pass. So they look once more with a lease on the place, which is to last until the write is over.
 inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease& claim) {
     if (write.condition.empty()) return true;
-    Core& core = session.core();
+    Core& core = session.core;
     const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
     if (!is_safe) return is_safe;
     constexpr Seconds claim_time{60};  // whoever crashes blocks the place of an expired entry for no longer
@@ -7267,22 +7284,23 @@ struct Removal {
             finish(i, removed, {call.began, 0, call.status()});
         });
         for (const std::size_t i : singly) {
-            if (outage)
+            if (outage) {
                 finish(i, *outage, {});
-            else
-                calls.add(i, new RemovalCall(session, request_for(i)));
+                continue;
+            }
+            s3::Request single = request(core, "remove", Method::erase, keys[i]);
+            if (task == Task::purge) single = request(core, "purge", Method::head, keys[i]);
+            if (task == Task::sweep) {
+                single.operation = "sweep_uploads";
+                single.query = sigv4::canonical_query({{"uploadId", uploads[i].info.etag}});
+            }
+            calls.add(i, new RemovalCall(session, std::move(single)));
         }
         calls.finish();
     }
-    s3::Request request_for(std::size_t i) const {
-        if (task == Task::purge) return request(core, "purge", Method::head, keys[i]);
-        if (task == Task::remove) return request(core, "remove", Method::erase, keys[i]);
-        return request(core, "sweep_uploads", Method::erase, keys[i],
-                       sigv4::canonical_query({{"uploadId", uploads[i].info.etag}}));
-    }
     static constexpr std::size_t bulk_keys_max = 1000;  // of one DeleteObjects
     void remove_in_bulk(const std::vector<std::size_t>& batch) {
-        if (batch.size() < 2 || outage) return ask_singly(batch);
+        if (batch.size() < 2 || outage) return void(singly.insert(singly.end(), batch.begin(), batch.end()));
         std::string list = "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>";
         for (const std::size_t i : batch) {
             list += "<Object><Key>";
@@ -7300,35 +7318,18 @@ struct Removal {
                     bytes::base64(md5.empty() ? digest::as_text(sha) : md5));
         call.run();
         call.request.operation = "remove";  // what errors are about from here on
-        if (const auto failed = xml::list_result(call.ok() ? std::string_view(call.answer->text) : "", "Error"))
-            return take_in(batch, call, failed->entries);
+        const auto failed = xml::list_result(call.ok() ? std::string_view(call.answer->text) : "", "Error");
+        if (failed && failed->entries.empty()) {
+            for (const std::size_t i : batch) finish(i, true, {call.began, 0, call.status()});
+            return;
+        }
         const Error why = call.failure();
-        if (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket)
+        if (!call.ok() &&
+            (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket))
             outage = why;
-        ask_singly(batch);  // unless there is an outage: the store does not do this, and nothing is known of any key
-    }
-    void ask_singly(const std::vector<std::size_t>& which) {
-        for (const std::size_t i : which) singly.push_back(i);
-    }
-    // Removed is what the answer has no error of. An error of a key that was not asked for may be that of any.
-    void take_in(const std::vector<std::size_t>& batch, const Call& call, const std::vector<Entry>& errors) {
-        const auto is_about = [&](const Entry& error, std::size_t i) {
-            const std::string_view name = error.key;
-            return bytes::starts_with(name, core.prefix) && name.substr(core.prefix.size()) == keys[i];
-        };
-        for (const Entry& error : errors) {
-            bool is_asked_for = false;
-            for (const std::size_t i : batch) is_asked_for |= is_about(error, i);
-            if (!is_asked_for) return ask_singly(batch);
-        }
-        for (const std::size_t i : batch) {
-            bool has_failed = false;
-            for (const Entry& error : errors) has_failed |= is_about(error, i);
-            if (has_failed)
-                singly.push_back(i);
-            else
-                finish(i, true, {call.began, 0, call.status()});
-        }
+        // What is removed already is removed again, and the others say why they stay: stores differ in how they name the
+        // keys of errors. Unless there is an outage, a store without a list of them does not do this.
+        singly.insert(singly.end(), batch.begin(), batch.end());
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
         if (removed && *removed) ++count;
@@ -7342,7 +7343,7 @@ struct Removal {
     std::vector<Result<void>>& results;
     const Task task = Task::remove;
     const Entry* uploads = nullptr;  // to be swept
-    Core& core = session.core();
+    Core& core = session.core;
     std::vector<std::size_t> singly{};
     std::optional<Error> outage{};  // is not multiplied by the number of keys
     std::uint64_t count = 0;        // of what is gone by this
@@ -7576,7 +7577,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
                                          config.endpoint, config);
     if (!place) return about("open", {}, place.error());
     if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
-    if (!digest::available())
+    if (digest::sha256({}) == digest::Sha256Digest{})
         return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
     static_cast<void>(out_of_memory());
     return std::make_shared<Core>(std::move(config), *std::move(location));
@@ -7666,7 +7667,7 @@ S3CACHE_FN std::size_t Source::read_stream(std::istream& in, char* buffer, std::
 }
 
 S3CACHE_FN Source file(const std::string& path) {
-    return detail::files::source_of(detail::files::open_file(path, "rb"));
+    return detail::files::source_of(detail::files::open_file(path.c_str(), "rb"));
 }
 
 S3CACHE_FN Credentials::~Credentials() {
@@ -7711,7 +7712,7 @@ S3CACHE_FN Result<bool> Cache::try_set_file(Key key, const std::string& path, co
     return detail::cache::never_throws([&]() -> Result<bool> {
         using namespace detail::cache;
         if (Result<void> fine = check_set(*core_, key, options); !fine) return std::move(fine).error();
-        std::FILE* const opened = detail::files::open_file(path, "rb");
+        std::FILE* const opened = detail::files::open_file(path.c_str(), "rb");
         if (!opened)
             return record_error(*core_, "set", key,
                                 detail::about("set", key, detail::files::failure("cannot open", path)));
@@ -7757,11 +7758,17 @@ S3CACHE_FN Result<std::optional<Info>> Cache::try_get_file(Key key, const std::s
         detail::s3::Session session(*core_, how.timeout);
         detail::cache::Stream stream(session, key, {how}, true);
         const Result<bool> found = stream.open(false);
-        if (found && !*found) return std::optional<Info>();
+        if (!found) return detail::cache::tolerated<Info>(*core_, "get", key, found.error());
+        if (!*found) return std::optional<Info>();
         detail::files::NewFile out(path);
-        const Result<void> fine =
-            found ? detail::cache::write_file(stream, out, key, core_->random_id()) : found.error();
-        if (!fine) return detail::cache::tolerated<Info>(*core_, "get", key, fine.error());
+        Result<void> fine = out.open(core_->random_id());
+        for (bool has_more = true; fine && has_more;) {
+            const Result<std::string_view> chunk = stream.next();
+            if (!chunk) return detail::cache::tolerated<Info>(*core_, "get", key, chunk.error());
+            has_more = !chunk->empty();
+            fine = has_more ? out.write(*chunk) : out.commit();
+        }
+        if (!fine) return detail::about("get", key, fine.error());
         if (how.progress) static_cast<void>(how.progress({stream.info().size, stream.info().size}));
         return std::optional<Info>(stream.info());
     });
@@ -7957,7 +7964,7 @@ S3CACHE_FN std::vector<Finding> Cache::explain() {
         return place->url() + ", signed for " + place->signing_region;
     }));
     const std::int64_t offset = core_->clock_offset_ms.load() / 1000;
-    const std::string off = detail::bytes::number(static_cast<std::uint64_t>(offset < 0 ? -offset : offset));
+    const std::string off = detail::bytes::number(offset < 0 ? -offset : offset);
     add("clock", offset == 0 ? "the local one; the store has not refused it"
                              : "corrected: this machine's is " + off + (offset < 0 ? " s ahead of" : " s behind") +
                                    " the store's");

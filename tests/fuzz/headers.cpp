@@ -14,9 +14,9 @@ using Lines = std::vector<std::pair<std::string, std::string>>;
 // What the block should hold, kept the slow way.
 inline bool add(Lines& lines, std::size_t& total, std::string_view line) {
     const std::size_t colon = line.find(':');
-    if (colon == std::string_view::npos) return true;
+    if (colon == std::string_view::npos || colon == 0 || bytes::is_blank(line[colon - 1])) return true;
     if (lines.size() == http::header_lines_max || total + line.size() > http::header_bytes_max) return false;
-    lines.emplace_back(bytes::trim(line.substr(0, colon)), bytes::trim(line.substr(colon + 1)));
+    lines.emplace_back(line.substr(0, colon), bytes::trim(line.substr(colon + 1)));
     total += lines.back().first.size() + lines.back().second.size();
     return true;
 }
@@ -66,8 +66,10 @@ inline void check_facts(const entry::Facts& facts, const Lines& lines) {
         require(!facts.expired(-std::numeric_limits<double>::infinity()) || facts.expires_at < 0 || facts.lease > 0,
                 "not expired before time");
     }
+    entry::Facts unused;
     for (const auto& [name, value] : facts.info.metadata) {
-        require(!entry::is_own_name(name) && name == bytes::lower(name) && !name.empty(), "metadata is the user's own");
+        require(!entry::read_own(unused, name, {}) && name == bytes::lower(name) && !name.empty(),
+                "metadata is the user's own");
         require(count_of(lines, "x-amz-meta-" + name) > 0, "and came from a line");
         static_cast<void>(value);
     }

@@ -28,7 +28,7 @@ case $arch in
     *) register "$arch" ;;
 esac
 
-rm -rf "$dir"
+rm -rf --one-file-system "$dir" # an interrupted run may have left the machine's /sys mounted in it
 mkdir -p "$dir"
 packages=$*
 # The package that apt's signatures are checked with knows the keys of its own release and of those before.

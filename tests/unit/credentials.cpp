@@ -1885,7 +1885,7 @@ TEST_CASE("credentials: a day on an instance, through the provider") {
             (noon + std::chrono::hours(hours) + 6h).time_since_epoch());
         imds.keys = R"({"Code":"Success","AccessKeyId":"ASIA)" + std::to_string(hours) +
                     R"(","SecretAccessKey":"SECRET-x","Token":"SECRET-y","Expiration":")" +
-                    s3cache::detail::dates::iso8601_text(until.count()) + R"("})";
+                    s3cache::detail::dates::iso8601_text(s3cache::TimePoint(until)) + R"("})";
         return imds(request);
     };
     Provider provider(fake.outside, fake.settings);

@@ -110,10 +110,10 @@ TEST_CASE("files: a source tells the length of a plain file, and fails if that i
     store::Folder folder;
     const std::string path = folder / "in";
     store::write(path, "0123456789");
-    CHECK(drained(files::source_of(files::open_file(path, "rb"))) == "0123456789");
-    CHECK(files::source_of(files::open_file(path, "rb")).size() == 10u);
+    CHECK(drained(files::source_of(files::open_file(path.c_str(), "rb"))) == "0123456789");
+    CHECK(files::source_of(files::open_file(path.c_str(), "rb")).size() == 10u);
     CHECK(drained(files::source_of(nullptr)) == " and failed");
-    Source source = files::source_of(files::open_file(path, "rb"));
+    Source source = files::source_of(files::open_file(path.c_str(), "rb"));
     store::write(path, "longer than it was");
     CHECK(drained(std::move(source)).find(" and failed") != std::string::npos);
 }
