@@ -1094,12 +1094,12 @@ inline std::size_t sequence(std::string_view text, std::size_t at) {
     return length;
 }
 
-// Eight ASCII bytes at a time: most values have no others, and this check runs over every value that has no `kind`.
+// 32 ASCII bytes at a time: most values have no others, and this check runs over every text and whatever has no `kind`.
 inline bool valid(std::string_view text) {
     for (std::size_t at = 0;;) {
-        for (std::uint64_t word = 0; text.size() - at >= sizeof word; at += sizeof word) {
-            std::memcpy(&word, text.data() + at, sizeof word);
-            if ((word & 0x8080808080808080U) != 0) break;
+        for (std::uint64_t words[4]; text.size() - at >= sizeof words; at += sizeof words) {
+            std::memcpy(words, text.data() + at, sizeof words);
+            if (((words[0] | words[1] | words[2] | words[3]) & 0x8080808080808080U) != 0) break;
         }
         if (at == text.size()) return true;
         const std::size_t length = sequence(text, at);
