@@ -206,6 +206,22 @@ TEST_CASE("errors told as misses are told so to the end of a get_file, and those
     CHECK(folder.count() == 1);
 }
 
+TEST_CASE("what a progress function throws is no miss, out of get_file as out of get", "[files]") {
+    World world;
+    Config config = world.config();
+    config.errors_are_misses = true;
+    Cache cache = world.cache(config);
+    store::Folder folder;
+    world.put("k", std::string(300000, 'x'));
+    store::write(folder / "out", "old");
+    GetOptions how;
+    how.progress = [](const Progress&) -> bool { throw std::runtime_error("the window is gone"); };
+    CHECK(code_of(cache.try_get("k", how)) == Errc::source);
+    CHECK(code_of(cache.try_get_file("k", folder / "out", how)) == Errc::source);
+    CHECK(cache.stats().tolerated == 0);
+    CHECK(folder.count() == 1);
+}
+
 TEST_CASE("a get_file that fails leaves what was there and nothing beside it", "[files]") {
     World world;
     Cache cache = world.cache();

@@ -2,9 +2,11 @@
 #include "world.hpp"
 
 #include <atomic>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>  // readdir gives up where an inode has more bits than a 32-bit program expects
+#include <mutex>
 #include <thread>
 
 #include <sys/resource.h>
@@ -125,6 +127,29 @@ TEST_CASE("uploads of any size around a part's arrive whole, over one connection
         }
         check_tidy(world);
     }
+}
+
+TEST_CASE("an upload whose first two lanes are slow is helped by others", "[parallel]") {
+    World world(line(false));
+    // From the second on no part is taken before three have come, which two connections never bring.
+    std::mutex lock;
+    std::condition_variable changed;
+    int waiting = 0;
+    bool helped = false;
+    world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
+        const bool is_first = request.target.find("partNumber=1&") != std::string::npos;
+        if (request.operation != "UploadPart" || phase != fake_s3::Phase::before_effect || is_first) return;
+        std::unique_lock<std::mutex> hold(lock);
+        helped |= ++waiting == 3;
+        changed.notify_all();
+        changed.wait_for(hold, std::chrono::seconds(20), [&] { return helped; });
+    });
+    Cache cache = world.cache(parted(world, 4));
+    const std::string data = store::random_bytes(6 * part, 6);
+    CHECK(cache.set("k", pieces(data, part)));
+    CHECK(helped);
+    CHECK(same(world.body("k"), data));
+    check_tidy(world);
 }
 
 TEST_CASE("downloads of any size around a part's are whole, over one connection and over many", "[parallel][ranges]") {
