@@ -1094,7 +1094,7 @@ inline std::size_t sequence(std::string_view text, std::size_t at) {
     return length;
 }
 
-// 32 ASCII bytes at a time: most values have no others, and this check runs over every text and whatever has no `kind`.
+// 32 ASCII bytes at a time: most values have no others, and this check runs over texts and whatever has no `kind`.
 inline bool valid(std::string_view text) {
     for (std::size_t at = 0;;) {
         for (std::uint64_t words[4]; text.size() - at >= sizeof words; at += sizeof words) {
