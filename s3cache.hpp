@@ -7327,8 +7327,8 @@ struct Removal {
         if (!call.ok() &&
             (call.error || why.retryable() || why.code() == Errc::denied || why.code() == Errc::no_such_bucket))
             outage = why;
-        // What is gone already is removed again, and the others say why they stay: stores differ in how they name keys in
-        // such errors. A store without a list of them does not do this, unless there is an outage.
+        // What is gone is removed again, and the others say why they stay: stores differ in how they name keys in such
+        // errors. A store without a list of them does not do this, unless there is an outage.
         singly.insert(singly.end(), batch.begin(), batch.end());
     }
     void finish(std::size_t i, const Result<bool>& removed, const Timing& timing) {
