@@ -204,7 +204,8 @@ inline std::string quoted(std::string_view text) {
         const std::size_t known = controls.find(c);
         if (known != std::string_view::npos)
             out.append(1, '\\').append(1, letters[known]);
-        else if (static_cast<unsigned char>(c) < 0x20 || (c > 0x20 && c % 2 != 0 && out.size() % 2 != 0))
+        else if (utf8::octet(c) < 0x20 ||
+                 (utf8::octet(c) > 0x20 && utf8::octet(c) < 0x80 && c % 2 != 0 && out.size() % 2 != 0))
             out.append("\\u00")
                 .append(1, digits[static_cast<std::size_t>(c / 16)])
                 .append(1, digits[static_cast<std::size_t>(c % 16)]);

@@ -851,12 +851,17 @@ TEST_CASE("credentials: processes are run without a shell, within bounds") {
     CHECK(run({"false"}) == "no: it ended with exit status 1");
     CHECK(run({"/bin/sh", "-c", "exit 7"}) == "no: it ended with exit status 7");
     CHECK(run({"/bin/sh", "-c", "kill -9 $$"}) == "no: it was ended by signal 9");
-    CHECK(run({"no-such-program-anywhere"}) == "no: there is no such program");
     CHECK(contains(run({"/"}), "no: "));
     CHECK(run({"sleep", "1000"}, 50ms) == "no: it took too long");
     CHECK(run({"/bin/sh", "-c", "exec >&-; exec sleep 1000"}, 50ms) == "no: it took too long");
     CHECK(run({"yes"}) == "no: its output is longer than 65536 bytes");
     CHECK(run({"cat"}).empty());  // its input is empty, not ours
+}
+
+TEST_CASE("credentials: a program that is not there is named as that", "[spawn]") {
+    const Text output = cred::run_process({"no-such-program-anywhere"}, Limits{std::chrono::steady_clock::now() + 20s});
+    REQUIRE_FALSE(output);
+    CHECK(output.error().what() == std::string("there is no such program"));
 }
 
 TEST_CASE("credentials: a child inherits no descriptor but the standard three") {
