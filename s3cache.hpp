@@ -3396,9 +3396,9 @@ private:
                 broken |= curl_url_set(parts_, CURLUPART_URL, host_.c_str(), 0) != CURLUE_OK;
             }
             broken |= curl_url_set(parts_, CURLUPART_PATH, path.data(), 0) != CURLUE_OK;
-            return set(CURLOPT_CURLU, parts_);
+            if (curl_easy_setopt(easy, CURLOPT_CURLU, parts_) == CURLE_OK) return;
         }
-        set(CURLOPT_CURLU, static_cast<CURLU*>(nullptr));
+        curl_easy_setopt(easy, CURLOPT_CURLU, nullptr);  // which the libcurl that runs need not know
 #endif
         set(CURLOPT_URL, url.c_str());
     }
