@@ -23,7 +23,8 @@ cmp -s "$out/header/new.hpp" "$out/header/s3cache.hpp" || cp "$out/header/new.hp
 $cxx -std="$std" -O1 -I"$root" -DS3CACHE_DECLARATIONS_ONLY -fno-exceptions -fno-rtti ${CXXFLAGS:-} -c "$here/impl.cpp" -o "$out/functions.o"
 $cxx -std="$std" -O1 -I"$out/header" -DS3CACHE_DECLARATIONS_ONLY ${CXXFLAGS:-} -c "$here/reader_istream.cpp" -o "$out/istream.o"
 make -C "$root" --no-print-directory BUILD="$out" CXX="$cxx" STD="$std" CPPFLAGS="-I$out/header -DS3CACHE_DECLARATIONS_ONLY" \
-    LDFLAGS="$out/functions.o $out/istream.o ${LDFLAGS:-}" "$out/conformance" >"$out/log" 2>&1 || { tail -n 20 "$out/log"; exit 1; }
+    FUNCTIONS="$out/functions.o" LDFLAGS="$out/istream.o ${LDFLAGS:-}" "$out/conformance" >"$out/log" 2>&1 ||
+    { tail -n 20 "$out/log"; exit 1; }
 
 left_out=('~what a codec throws*' '~what a producer throws*' '~those that wait share the producer*' '~a source that fails leaves*')
 "$out/conformance" "${left_out[@]}" "$@"
