@@ -5,7 +5,8 @@
 #include <catch2/catch_message.hpp>
 #include <catch2/catch_session.hpp>
 #include <catch2/catch_test_macros.hpp>
-#include <catch2/matchers/catch_matchers.hpp>  // CHECK_THROWS_WITH
+#include <catch2/generators/catch_generators.hpp>  // GENERATE
+#include <catch2/matchers/catch_matchers.hpp>      // CHECK_THROWS_WITH
 #else
 #include <catch2/catch.hpp>
 #endif

@@ -340,8 +340,7 @@ TEST_CASE("cancel() ends the wait between attempts, and an upload that has hardl
 TEST_CASE("a cancelled call for many keys starts no more of them", "[waiting][cancel][many]") {
     World world;
     Cache cache = world.cache(waiting(world));
-    std::atomic<std::size_t> seen{0};
-    std::size_t stop_at = 100;
+    std::atomic<std::size_t> seen{0}, stop_at{100};
     world.s3.on_request([&](const fake_s3::Recorded&, Phase phase) {
         if (phase == Phase::before_effect && ++seen == stop_at) cache.cancel();
     });

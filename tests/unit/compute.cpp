@@ -891,7 +891,7 @@ TEST_CASE("what never expires, or tells no cost, is not computed ahead of its en
     Cache cache = lab.open();
     lab.draw_always(0.999999);
     lab.put("forever", "v", {{"cost", "1000"}});
-    lab.put_expiring("no cost", "v", 1);
+    lab.put_expiring("no cost", "v", 100);
     lab.put("bad cost", "v", {{"cost", "-5"}, {"expires_at", std::to_string(lab.s3.now() + 10)}});
     lab.put("nan cost", "v", {{"cost", "nan"}, {"expires_at", std::to_string(lab.s3.now() + 10)}});
     for (const char* key : {"forever", "no cost", "bad cost", "nan cost"}) {
