@@ -1135,11 +1135,8 @@ inline std::string lower(std::string_view text) {
 }
 
 inline bool iequal(std::string_view a, std::string_view b) {
-    if (a.size() != b.size()) return false;
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        if (a[i] != b[i] && lower(a[i]) != lower(b[i])) return false;
-    }
-    return true;
+    const auto is_same = [](char x, char y) { return x == y || lower(x) == lower(y); };
+    return a.size() == b.size() && (a == b || std::equal(a.begin(), a.end(), b.begin(), is_same));
 }
 
 inline bool starts_with(std::string_view text, std::string_view prefix) {
@@ -1151,12 +1148,13 @@ inline bool ends_with(std::string_view text, std::string_view suffix) {
 }
 
 // CR and LF count as blanks because header lines arrive with their line end and hand-written files may be CRLF.
-inline constexpr bool is_blank(char c) { return c == ' ' || (c <= '\r' && (c == '\t' || c == '\r' || c == '\n')); }
+inline constexpr bool is_blank(char c) { return c <= ' ' && (c == ' ' || c == '\n' || c == '\r' || c == '\t'); }
 
 inline std::string_view trim(std::string_view text) {
-    while (!text.empty() && is_blank(text.front())) text.remove_prefix(1);
-    while (!text.empty() && is_blank(text.back())) text.remove_suffix(1);
-    return text;
+    std::size_t begin = 0, end = text.size();
+    while (begin < end && is_blank(text[begin])) ++begin;
+    while (begin < end && is_blank(text[end - 1])) --end;
+    return {text.data() + begin, end - begin};
 }
 
 // The value of a hexadecimal digit of either case, or -1.
@@ -1510,8 +1508,8 @@ namespace detail::dates {
 inline constexpr std::int64_t seconds_per_day = 86400;
 inline constexpr std::int64_t ticks_per_second = TimePoint::period::den / TimePoint::period::num;
 
+// Each is a digit in the patterns below: 0000-11-22 is a date.
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
-inline constexpr std::string_view part_letters = "yndhmsHN";  // one digit of each in the patterns below
 
 // In numbers as people write them: 2025, 1, 15, 12, 34, 56, and the offset from UTC.
 using Parts = std::array<std::int64_t, parts>;
@@ -1573,15 +1571,16 @@ class Scanner {
 public:
     explicit Scanner(std::string_view text) : rest_(bytes::trim(text)) {}
 
-    // Takes what the pattern shows, or nothing. A letter of part_letters is a digit of that part; others stand.
+    // Takes what the pattern shows, or nothing.
     bool take(std::string_view pattern) {
         if (rest_.size() < pattern.size()) return false;
         Parts read = parts_;
         for (std::size_t i = 0; i < pattern.size(); ++i) {
-            const std::size_t part = part_letters.find(pattern[i]);
-            const bool is_part = part != std::string_view::npos;
+            const bool is_part = bytes::is_digit(pattern[i]);
             if (is_part ? !bytes::is_digit(rest_[i]) : rest_[i] != pattern[i]) return false;
-            if (is_part) read[part] = read[part] * 10 + (rest_[i] - '0');
+            if (!is_part) continue;
+            std::int64_t& part = read[static_cast<std::size_t>(pattern[i] - '0')];
+            part = part * 10 + (rest_[i] - '0');
         }
         parts_ = read;
         rest_.remove_prefix(pattern.size());
@@ -1626,12 +1625,12 @@ private:
 // either Z or offset is read as UTC, because AWS never means a local time.
 inline std::optional<TimePoint> iso8601(std::string_view text) {
     Scanner in(text);
-    if (!in.take("yyyy-nn-dd") || !(in.take("T") || in.take("t") || in.take(" ")) || !in.take("hh:mm:ss"))
+    if (!in.take("0000-11-22") || !(in.take("T") || in.take("t") || in.take(" ")) || !in.take("33:44:55"))
         return std::nullopt;
     if ((in.take(".") || in.take(",")) && !in.take_fraction()) return std::nullopt;
     if (in.take("Z") || in.take("z")) return in.time(0);
     const std::int64_t east = in.take("+") ? 1 : in.take("-") ? -1 : 0;
-    if (east != 0 && !in.take("HH:NN") && !in.take("HHNN") && !in.take("HH")) return std::nullopt;
+    if (east != 0 && !in.take("66:77") && !in.take("6677") && !in.take("66")) return std::nullopt;
     return in.time(east);
 }
 
@@ -1639,30 +1638,30 @@ inline std::optional<TimePoint> iso8601(std::string_view text) {
 // Whether the day's name is right is not checked: it carries no information.
 inline std::optional<TimePoint> http_date(std::string_view text) {
     Scanner in(text);
-    const bool read = in.take_name("MonTueWedThuFriSatSun") && in.take(", ") && (in.take("dd ") || in.take("d ")) &&
-                      in.take_name("JanFebMarAprMayJunJulAugSepOctNovDec") && in.take(" yyyy hh:mm:ss ") &&
+    const bool read = in.take_name("MonTueWedThuFriSatSun") && in.take(", ") && (in.take("22 ") || in.take("2 ")) &&
+                      in.take_name("JanFebMarAprMayJunJulAugSepOctNovDec") && in.take(" 0000 33:44:55 ") &&
                       (in.take("GMT") || in.take("UTC"));
     return read ? in.time(0) : std::nullopt;
 }
 
 // Signatures and answers know four-digit years only, so times outside 1970 to 9999 become the nearest one inside.
 // The form is that of x-amz-date if no other is given: 20250115T123456Z.
-inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern = "yyyynnddThhmmssZ") {
+inline void append_utc(std::string& out, std::int64_t unix_seconds, std::string_view pattern = "00001122T334455Z") {
     constexpr std::int64_t last = (days_since_epoch(9999, 12, 31) + 1) * seconds_per_day - 1;
     Parts time = parts_of((std::max)(std::int64_t{0}, (std::min)(unix_seconds, last)));
     out += pattern;
     for (std::size_t i = 1; i <= pattern.size(); ++i) {  // from the end, where the last digits are
         char& c = out[out.size() - i];
-        const std::size_t part = part_letters.find(c);
-        if (part == std::string_view::npos) continue;
-        c = static_cast<char>('0' + time[part] % 10);
-        time[part] /= 10;
+        if (!bytes::is_digit(c)) continue;
+        std::int64_t& part = time[static_cast<std::size_t>(c - '0')];
+        c = static_cast<char>('0' + part % 10);
+        part /= 10;
     }
 }
 
 inline std::string iso8601_text(TimePoint when) {
     std::string out;
-    append_utc(out, unix_seconds(when), "yyyy-nn-ddThh:mm:ssZ");
+    append_utc(out, unix_seconds(when), "0000-11-22T33:44:55Z");
     return out;
 }
 
@@ -1673,10 +1672,11 @@ inline std::string iso8601_text(TimePoint when) {
 inline std::optional<double> parse_float(std::string_view text) {
     constexpr std::string_view blanks = " \t\n\r\v\f";
     const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
-    std::string number = bytes::lower(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
-    const std::string word = number.substr(number.find_first_of("+-") == 0 ? 1 : 0);
-    const bool is_word = word == "inf" || word == "infinity" || word == "nan";
-    if (!is_word && word.find_first_not_of("0123456789.e+-") != std::string::npos) return std::nullopt;
+    std::string number(text.substr(begin, text.find_last_not_of(blanks) - begin + 1));
+    const std::string_view word = std::string_view(number).substr(number[0] == '+' || number[0] == '-' ? 1 : 0);
+    const auto may_be = [](char c) { return bytes::is_digit(c) || std::memchr(".eE+-", c, 5) != nullptr; };
+    const bool is_word = bytes::iequal(word, "inf") || bytes::iequal(word, "infinity") || bytes::iequal(word, "nan");
+    if (!is_word && !std::all_of(word.begin(), word.end(), may_be)) return std::nullopt;
     const std::size_t point = number.find('.');
     if (point != std::string::npos) number.replace(point, 1, std::localeconv()->decimal_point);
     char* end = nullptr;
@@ -2790,7 +2790,7 @@ inline constexpr std::string_view empty_payload_hash =
 inline constexpr std::uint32_t presign_seconds_max = 604800;
 
 struct Header {
-    std::string_view name;
+    std::string_view name;  // in lower case
     std::string_view value;
 };
 
@@ -2830,8 +2830,8 @@ inline std::string canonical_query(const bytes::Pairs& raw) {
 // Outer blanks go and inner runs become one space, as at the server. Line breaks too: the published suites fold them.
 inline void append_header_value(std::string& out, std::string_view value) {
     for (std::string_view rest = bytes::trim(value); !rest.empty();) {
-        std::size_t size = 0;
-        while (size < rest.size() && (rest[size] > ' ' || !bytes::is_blank(rest[size]))) ++size;
+        const auto blank = std::find_if(rest.begin(), rest.end(), [](char c) { return bytes::is_blank(c); });
+        const auto size = static_cast<std::size_t>(blank - rest.begin());
         out.append(rest.data(), size);
         rest = bytes::trim(rest.substr(size));
         if (!rest.empty()) out += ' ';
@@ -2852,13 +2852,15 @@ inline digest::Sha256Digest signing_key(digest::Sha256& hash, const std::string&
 }
 
 // Hops rewrite these: Google's front end accept-encoding, which makes a 403 of every request; proxies user-agent.
-inline bool never_signed(std::string_view lower_name) {
+inline bool never_signed(std::string_view name) {
+    for (std::string_view prefix : {"x-amz-", "host", "content-"}) {  // most of them
+        if (bytes::starts_with(name, prefix)) return false;
+    }
     constexpr std::string_view names =
         " accept-encoding authorization connection expect keep-alive te trailer transfer-encoding upgrade user-agent "
         "x-amzn-trace-id ";
-    if (bytes::starts_with(lower_name, "x-amz-")) return false;  // most of them
-    return bytes::starts_with(lower_name, "proxy-") || bytes::starts_with(lower_name, "sec-websocket-") ||
-           names.find(std::string(1, ' ').append(lower_name).append(1, ' ')) != std::string_view::npos;
+    return bytes::starts_with(name, "proxy-") || bytes::starts_with(name, "sec-websocket-") ||
+           names.find(std::string(1, ' ').append(name).append(1, ' ')) != std::string_view::npos;
 }
 
 // Signs request after request, and keeps its buffers and the key. Not to be shared between threads.
@@ -2909,19 +2911,13 @@ public:
     std::string canonical_request, string_to_sign, signature;
 
 private:
-    // Names in lower case and sorted, repeats in sending order; and the scope.
+    // Names sorted, repeats in sending order; and the scope.
     void begin(const Scope& scope) {
-        lower_names_.clear();
-        for (const Header& header : headers) lower_names_.append(header.name);
-        for (char& c : lower_names_) c = bytes::lower(c);
         signed_.clear();
-        std::size_t at = 0;
         for (const Header& header : headers) {
-            const std::string_view name = std::string_view(lower_names_).substr(at, header.name.size());
-            at += name.size();
-            if (never_signed(name)) continue;
-            signed_.push_back({name, header.value});
-            for (std::size_t i = signed_.size() - 1; i > 0 && name < signed_[i - 1].name; --i)
+            if (never_signed(header.name)) continue;
+            signed_.push_back(header);
+            for (std::size_t i = signed_.size() - 1; i > 0 && header.name < signed_[i - 1].name; --i)
                 std::swap(signed_[i], signed_[i - 1]);
         }
         signed_headers_.clear();
@@ -2964,7 +2960,6 @@ private:
         return digest::as_text(key_);
     }
 
-    std::string lower_names_;  // one behind the other
     std::vector<Header> signed_;
     std::int64_t date_second_ = 0;
     std::string date_, signed_headers_, scope_, authorization_;
@@ -3183,14 +3178,14 @@ inline std::uint64_t process_id() {
 #endif
 }
 
-// Whether the process may open no more files: libcurl does not say so where it cannot connect because of that.
-inline bool no_descriptor_is_left() {
+// Null, unless the process may open no more files: libcurl does not say so where it fails because of that.
+inline const char* want_of_descriptors() {
 #if !defined(_WIN32)
     const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (probe < 0) return errno == EMFILE || errno == ENFILE;
-    close(probe);
+    if (probe < 0 && (errno == EMFILE || errno == ENFILE)) return "no file descriptor is left (see ulimit -n)";
+    if (probe >= 0) close(probe);
 #endif
-    return false;
+    return nullptr;
 }
 
 // Runs what a C library called back, through which no exception may pass.
@@ -3216,10 +3211,10 @@ public:
         if (colon == std::string_view::npos || colon == 0 || bytes::is_blank(line[colon - 1])) return true;
         if (count_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
         const std::string_view value = bytes::trim(line.substr(colon + 1));
-        const std::size_t at = text_.size();
-        text_.append(line, 0, colon).append(value);
+        const std::size_t at = text_.size(), value_at = at + static_cast<std::size_t>(value.data() - line.data());
         fields_[count_++] = {static_cast<std::uint16_t>(at), static_cast<std::uint16_t>(colon),
-                             static_cast<std::uint16_t>(value.size())};
+                             static_cast<std::uint16_t>(value_at), static_cast<std::uint16_t>(value.size())};
+        text_.append(line);
         return true;
     }
 
@@ -3230,18 +3225,18 @@ public:
     // Of the first line of that name, since stores that repeat one repeat its value. Empty: there is none, or no value.
     std::string_view get(std::string_view name) const {
         for (std::size_t i = 0; i < count_; ++i) {
-            if (fields_[i].name == name.size() && bytes::iequal(field(i).first, name)) return field(i).second;
+            if (fields_[i].name_size == name.size() && bytes::iequal(field(i).first, name)) return field(i).second;
         }
         return {};
     }
 
 private:
     struct Field {
-        std::uint16_t at, name, value;  // where it begins, and the two sizes
+        std::uint16_t name, name_size, value, value_size;  // where they begin
     };
     std::pair<std::string_view, std::string_view> field(std::size_t i) const {
-        const char* const name = text_.data() + fields_[i].at;
-        return {{name, fields_[i].name}, {name + fields_[i].name, fields_[i].value}};
+        const Field& at = fields_[i];
+        return {{text_.data() + at.name, at.name_size}, {text_.data() + at.value, at.value_size}};
     }
 
     std::string text_;
@@ -3453,7 +3448,8 @@ private:
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         const std::string_view line(data, size * count);
-        if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
+        if (line.size() > 4 && line[4] == '/' &&
+            bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
             transfer.headers.clear();
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
@@ -3528,6 +3524,7 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
+    bool works() const { return multi_ != nullptr; }
     bool is_of_parent() const { return process_ != process_id(); }
 
     Transfer* borrow() {
@@ -3614,7 +3611,7 @@ public:
     }
     void give_back(Engine* engine) noexcept {
         std::unique_lock<std::mutex> hold(lock_);
-        if (!engine->is_of_parent() && idle_count_ < idle_max_) {
+        if (engine->works() && !engine->is_of_parent() && idle_count_ < idle_max_) {
             engine->next_idle = std::exchange(idle_, engine);
             ++idle_count_;
             engine = nullptr;
@@ -3714,7 +3711,7 @@ inline constexpr Rule curl_rules[] = {
 };
 
 // The one that has this word, or else the last one, which has none.
-inline const Rule& find_rule(const Rule* rule, const std::string& word) {
+inline Rule find_rule(const Rule* rule, const std::string& word) {
     const std::string wanted = " " + word + " ";
     while (!rule->words.empty() && rule->words.find(wanted) == std::string_view::npos) ++rule;
     return *rule;
@@ -3723,7 +3720,7 @@ inline const Rule& find_rule(const Rule* rule, const std::string& word) {
 // A code counts before the status, whose advice (that permission is lacking) need not fit a code that nobody knows.
 inline Rule rule_for(int status, std::string_view code) {
     const std::string number = bytes::number(status);
-    const Rule& by_code = find_rule(rules, std::string(code));
+    const Rule by_code = find_rule(rules, std::string(code));
     if (!by_code.words.empty()) return by_code;
     Rule by_status = find_rule(rules, number);
     if (!code.empty() && code != number) by_status.advice = "";
@@ -4478,7 +4475,7 @@ private:
         WebRequest request{http::Method::post, url->scheme + "://" + url->host + (url->path.empty() ? "/" : url->path)};
         request.timeout = sts_timeout;
         request.secret = keys != nullptr ? keys->session_token : std::string((fields.end() - 1)->value);
-        bytes::add(request.headers, "Content-Type", "application/x-www-form-urlencoded; charset=utf-8");
+        bytes::add(request.headers, "content-type", "application/x-www-form-urlencoded; charset=utf-8");
         request.body = std::string("Action=") + operation + "&Version=2011-06-15";
         const std::string session = "s3cache-" + bytes::number(dates::unix_seconds(environment_.now()));
         for (const auto& [name, given] : fields) {
@@ -5281,8 +5278,11 @@ public:
             if (!fine) return end(std::move(fine).error());
             if (!answer) answer = session.engine_->borrow();
             write_request();
-            if (!session.engine_->start(*answer, core.config))
-                return end(request.refuse(Errc::unsupported, "libcurl refused the request or has no memory"));
+            if (!session.engine_->start(*answer, core.config)) {
+                const char* want = http::want_of_descriptors();
+                const char* text = want ? want : "libcurl refused the request or has no memory";
+                return end(request.refuse(want ? Errc::network : Errc::unsupported, text));
+            }
             running = true;
             core.count(&Stats::requests);
             if (++attempts > 1) core.count(&Stats::retries);
@@ -5500,8 +5500,9 @@ public:
                 return told(rule, session.out_of_time_text());
             if (answer->refused) rule.kind = answer->refused == http::no_memory ? Errc::too_large : Errc::protocol;
             std::string text = answer->refused ? answer->refused : bytes::sanitize(bytes::trim(answer->problem));
-            if (answer->result == CURLE_COULDNT_CONNECT && http::no_descriptor_is_left())
-                text = "no file descriptor is left (see ulimit -n)";
+            if (answer->result == CURLE_COULDNT_CONNECT || answer->result == CURLE_COULDNT_RESOLVE_HOST) {
+                if (const char* want = http::want_of_descriptors()) text = want;
+            }
             if (text.empty()) text = curl_easy_strerror(answer->result);
             if (answer->result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
             const bool stalled = text.find("too slow") != std::string::npos;

@@ -2076,7 +2076,8 @@ public:
                 ahead.insert(0, seen, out.size(), std::string::npos);
                 return true;
             }
-            if (seen.size() > most || !read(seen, 65536)) return false;
+            const bool is_tls = !ssl && !seen.empty() && seen[0] == '\x16';  // a ClientHello: no server reads on
+            if (is_tls || seen.size() > most || !read(seen, 65536)) return std::exchange(out, seen), is_tls;
         }
     }
 
