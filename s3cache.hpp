@@ -3232,7 +3232,7 @@ public:
 
 private:
     struct Field {
-        std::uint16_t name, name_size, value, value_size;  // where they begin
+        std::uint16_t name, name_size, value, value_size;  // where they begin in the text
     };
     std::pair<std::string_view, std::string_view> field(std::size_t i) const {
         const Field& at = fields_[i];
@@ -3448,8 +3448,8 @@ private:
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         const std::string_view line(data, size * count);
-        if (line.size() > 4 && line[4] == '/' &&
-            bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
+        // Each response, 100 Continue too, begins anew. No other line has that slash.
+        if (line.size() > 4 && line[4] == '/' && bytes::starts_with(line, "HTTP/")) {
             transfer.headers.clear();
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
