@@ -1700,13 +1700,14 @@ using Sha256Digest = std::array<unsigned char, 32>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
 // hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
-// returns zeros, from then on. Whoever opens a cache tries it, so that nothing is signed so.
+// returns zeros, from then on. Whoever keeps one looks at ok().
 class Sha256 {
 public:
     Sha256() = default;
     ~Sha256() { EVP_MD_CTX_free(context_); }
     Sha256(const Sha256&) = delete;
 
+    bool ok() const { return ok_; }
     void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
 
     // The digest of all updates since the last finish(); the object is then ready for the next one. Naming no algorithm
@@ -2870,6 +2871,7 @@ public:
         bytes::wipe(key_secret_);
         OPENSSL_cleanse(key_.data(), key_.size());
     }
+    bool works() const { return hash_.ok(); }
 
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
@@ -3524,7 +3526,7 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    bool works() const { return multi_ != nullptr; }
+    bool works() const { return multi_ && body_hash.ok(); }
     bool is_of_parent() const { return process_ != process_id(); }
 
     Transfer* borrow() {
@@ -3541,8 +3543,8 @@ public:
     }
 
     bool start(Transfer& transfer, const Config& config) {
-        transfer.broken =
-            !multi_ || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
+        transfer.broken = !works() || !transfer.signer.works() || !transfer.prepare(config) ||
+                          curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
         return !transfer.broken;
     }
     // Takes out a transfer that is over, or that failed outside of perform().
@@ -5280,7 +5282,7 @@ public:
             write_request();
             if (!session.engine_->start(*answer, core.config)) {
                 const char* want = http::want_of_descriptors();
-                const char* text = want ? want : "libcurl refused the request or has no memory";
+                const char* text = want ? want : "libcurl or OpenSSL refused, or has no memory";
                 return end(request.refuse(want ? Errc::network : Errc::unsupported, text));
             }
             running = true;
@@ -5500,10 +5502,8 @@ public:
                 return told(rule, session.out_of_time_text());
             if (answer->refused) rule.kind = answer->refused == http::no_memory ? Errc::too_large : Errc::protocol;
             std::string text = answer->refused ? answer->refused : bytes::sanitize(bytes::trim(answer->problem));
-            if (answer->result == CURLE_COULDNT_CONNECT || answer->result == CURLE_COULDNT_RESOLVE_HOST) {
-                if (const char* want = http::want_of_descriptors()) text = want;
-            }
             if (text.empty()) text = curl_easy_strerror(answer->result);
+            if (const char* want = http::want_of_descriptors()) text.append(", ").append(want);
             if (answer->result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
             const bool stalled = text.find("too slow") != std::string::npos;
             if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";

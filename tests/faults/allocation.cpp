@@ -2,11 +2,13 @@
 // error or a success, a cache that works, and no upload, lock or file that nobody knows of.
 #include "world.hpp"
 
+#include <openssl/crypto.h>
+
 #include <cstring>
 
 namespace {
 
-enum class Whose { ours, of_curl };
+enum class Whose { ours, of_curl, of_openssl };
 
 // Of the thread under test alone: the fake's threads and Catch go on undisturbed.
 struct Memory {
@@ -43,7 +45,16 @@ void* curl_calloc(std::size_t count, std::size_t size) {
 void* curl_realloc(void* data, std::size_t size) { return fails(Whose::of_curl) ? nullptr : std::realloc(data, size); }
 char* curl_copy(const char* text) { return fails(Whose::of_curl) ? nullptr : strdup(text); }
 
-// Before anything else asks libcurl for memory.
+void* openssl_malloc(std::size_t size, const char* /*file*/, int /*line*/) {
+    return fails(Whose::of_openssl) ? nullptr : std::malloc(size);
+}
+void* openssl_realloc(void* data, std::size_t size, const char* /*file*/, int /*line*/) {
+    return fails(Whose::of_openssl) ? nullptr : std::realloc(data, size);
+}
+void openssl_free(void* data, const char* /*file*/, int /*line*/) { std::free(data); }
+
+// Before anything else asks OpenSSL and libcurl for memory.
+const bool openssl_is_hooked = CRYPTO_set_mem_functions(openssl_malloc, openssl_realloc, openssl_free) == 1;
 const bool curl_is_hooked =
     curl_global_init_mem(CURL_GLOBAL_DEFAULT, curl_malloc, std::free, curl_realloc, curl_copy, curl_calloc) == CURLE_OK;
 
@@ -315,10 +326,14 @@ TEST_CASE("no memory at all from any moment of a call to its end is an error, an
     for (const Operation& operation : operations) fail_each_allocation(operation, true, Whose::ours);
 }
 
-TEST_CASE("memory that libcurl asks for in vain is an error or nothing, and the cache works on", "[memory]") {
+TEST_CASE("memory that libcurl or OpenSSL asks for in vain is an error or nothing, and the cache works on",
+          "[memory]") {
     REQUIRE(curl_is_hooked);
-    for (const bool for_good : {false, true}) {
-        for (const Operation& operation : operations) fail_each_allocation(operation, for_good, Whose::of_curl);
+    REQUIRE(openssl_is_hooked);
+    for (const Whose whose : {Whose::of_curl, Whose::of_openssl}) {
+        for (const bool for_good : {false, true}) {
+            for (const Operation& operation : operations) fail_each_allocation(operation, for_good, whose);
+        }
     }
 }
 
@@ -328,7 +343,7 @@ TEST_CASE("a cache is opened, or not, however early memory runs out, and works o
     World world(options);
     world.put("k", "v");
     const Config config = quiet(world);
-    for (const Whose whose : {Whose::ours, Whose::of_curl}) {
+    for (const Whose whose : {Whose::ours, Whose::of_curl, Whose::of_openssl}) {
         for (const bool for_good : {false, true}) {
             bool reached = true;
             for (std::size_t allocation = 1; reached; ++allocation) {
