@@ -237,7 +237,7 @@ if [ -n "$newest" ]; then
     if ! wanted native_cells "clang++-$newest libc++" "clang++-$newest"; then :
     elif PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 security) \
         "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$libcxx" >"$logs/libc++" 2>&1; then
-        native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -Wno-unused-command-line-argument \
+        native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -lc++abi -Wno-unused-command-line-argument \
             -isystem "$libcxx/root/usr/lib/llvm-$newest/include/c++/v1" -L"$libcxx/root/usr/lib/llvm-$newest/lib" \
             -Wl,-rpath,"$libcxx/root/usr/lib/llvm-$newest/lib" -Wl,-rpath,"$libcxx/root/usr/lib/$(gcc -print-multiarch)"
     else
