@@ -3214,9 +3214,9 @@ public:
         if (count_ == header_lines_max || text_.size() + line.size() > header_bytes_max) return false;
         const std::string_view value = bytes::trim(line.substr(colon + 1));
         const std::size_t at = text_.size(), value_at = at + static_cast<std::size_t>(value.data() - line.data());
+        text_.append(line);  // first: it may find no memory
         fields_[count_++] = {static_cast<std::uint16_t>(at), static_cast<std::uint16_t>(colon),
                              static_cast<std::uint16_t>(value_at), static_cast<std::uint16_t>(value.size())};
-        text_.append(line);
         return true;
     }
 
