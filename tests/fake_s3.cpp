@@ -2076,8 +2076,11 @@ public:
                 ahead.insert(0, seen, out.size(), std::string::npos);
                 return true;
             }
-            const bool is_tls = !ssl && !seen.empty() && seen[0] == '\x16';  // a ClientHello: no server reads on
-            if (is_tls || seen.size() > most || !read(seen, 65536)) return std::exchange(out, seen), is_tls;
+            if (!ssl && !seen.empty() && seen[0] == '\x16') {  // a ClientHello: no server reads on
+                out = seen;
+                return true;
+            }
+            if (seen.size() > most || !read(seen, 65536)) return false;
         }
     }
 
