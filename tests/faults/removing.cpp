@@ -41,11 +41,14 @@ TEST_CASE("who writes while the expired go loses nothing where conditions hold, 
         constexpr int count = 100;
         put_expired(world, count);
         std::set<std::string> written;  // by the rival, at the first removal of one of ours
-        std::atomic<bool> done{false};
+        bool done = false;
+        // All wait while the rival writes: each connection may then have looked at one entry that has changed since.
+        std::mutex writing;
         world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
+            const std::lock_guard<std::mutex> hold(writing);
             const bool removes = request.operation == "DeleteObjects" ||
                                  (request.operation == "DeleteObject" && request.key.compare(0, 1, "k") == 0);
-            if (!removes || phase != Phase::before_effect || done.exchange(true)) return;
+            if (!removes || phase != Phase::before_effect || std::exchange(done, true)) return;
             for (int i = 0; i < count; ++i) {
                 if (!world.has(name(i))) continue;
                 world.put_expiring(name(i), c.equal_bytes ? "v" : "new", 1000);
