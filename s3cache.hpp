@@ -636,9 +636,8 @@ enum class Addressing { automatic, path, virtual_host };
 enum class Expired { remove, keep };                 // what get() does with an expired entry it came upon
 enum class MetadataNames { underscore, hyphen };     // expires_at, which Python reads, or expires-at
 enum class Conditions { automatic, required, off };  // if_absent and if_match: see Config::conditions
-// own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: that, and the
-// store's x-amz-checksum-* is sent, and checked on reading where the entry has no CRC-32C of ours. none: lengths and
-// gzip's sums alone.
+// own: a CRC-32C in metadata, written where the body is known before it goes up, and checked. store: the store's
+// x-amz-checksum-* too, checked where the entry has no CRC-32C of ours. none: lengths and gzip's sums alone.
 enum class Checksums { own, store, none };
 
 struct Progress {
@@ -1329,8 +1328,7 @@ inline constexpr std::size_t depth_levels_max = 990;
 // CPython refuses longer integers because converting them takes quadratic time. Floats have no such limit.
 inline constexpr std::size_t integer_digits_max = 4300;
 
-// Walks a text that is known to be UTF-8. The functions return false where the text is not JSON, and leave the position
-// after what they took.
+// Walks a text that is known to be UTF-8. The functions stop after what they took; false: the text is not JSON.
 class Scanner {
 public:
     explicit Scanner(std::string_view text) : text_(text) {}
@@ -1508,7 +1506,7 @@ namespace detail::dates {
 inline constexpr std::int64_t seconds_per_day = 86400;
 inline constexpr std::int64_t ticks_per_second = TimePoint::period::den / TimePoint::period::num;
 
-// Each is a digit in the patterns below: 0000-11-22 is a date.
+// In a pattern the digit n stands for a digit of Part n (0000-11-22: a date), any other character for itself.
 enum Part : std::size_t { year, month, day, hour, minute, second, offset_hour, offset_minute, parts };
 
 // In numbers as people write them: 2025, 1, 15, 12, 34, 56, and the offset from UTC.
@@ -1667,8 +1665,7 @@ inline std::string iso8601_text(TimePoint when) {
 
 // Python's float(text) of a plain decimal number; empty where that raises, and for its underscores and the digits of
 // other scripts. May be infinite or nan: what those mean for an entry is the caller's to decide. strtod takes the
-// program's decimal point, so it is given that; from_chars for double is missing from many libraries that C++17
-// programs are built with.
+// program's decimal point, so it is given that; many libraries of C++17 programs have no from_chars for double.
 inline std::optional<double> parse_float(std::string_view text) {
     constexpr std::string_view blanks = " \t\n\r\v\f";
     const std::size_t begin = (std::min)(text.find_first_not_of(blanks), text.size());
@@ -1699,25 +1696,26 @@ std::string_view as_text(const std::array<unsigned char, size>& digest) {
 using Sha256Digest = std::array<unsigned char, 32>;
 
 // A digest over pieces. One OpenSSL context serves any number of digests in turn, because creating one costs more than
-// hashing a small value. OpenSSL fails only without memory, or when a FIPS setup refuses the algorithm: finish() then
-// returns zeros, from then on. Whoever keeps one looks at ok().
+// hashing a small value. OpenSSL fails without memory, which is thrown, and the next digest begins anew; or because a
+// FIPS setup refuses the algorithm, which is found when a cache is opened.
 class Sha256 {
 public:
     Sha256() = default;
     ~Sha256() { EVP_MD_CTX_free(context_); }
     Sha256(const Sha256&) = delete;
 
-    bool ok() const { return ok_; }
-    void update(std::string_view data) { ok_ = ok_ && EVP_DigestUpdate(context_, data.data(), data.size()) == 1; }
-
-    // The digest of all updates since the last finish(); the object is then ready for the next one. Naming no algorithm
-    // for that keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
+    void update(std::string_view data) {
+        if (!is_begun_) begin();
+        check(EVP_DigestUpdate(context_, data.data(), data.size()) == 1);
+    }
+    // The digest of all updates since the last one.
     Sha256Digest finish() {
         Sha256Digest out{};
-        ok_ = ok_ && EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1 &&
-              EVP_DigestInit_ex(context_, nullptr, nullptr) == 1;
-        return ok_ ? out : Sha256Digest{};
+        if (!is_begun_) begin();
+        check(EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1);
+        return is_begun_ = false, out;
     }
+    Sha256& afresh() { return is_begun_ = false, *this; }  // whatever someone who did not come to the end has left
 
     // HMAC; only between two digests. OpenSSL's own interface is deprecated in one form and slow in the other.
     Sha256Digest hmac(std::string_view key, std::string_view data) {
@@ -1737,8 +1735,24 @@ public:
     }
 
 private:
-    EVP_MD_CTX* const context_ = EVP_MD_CTX_new();
-    bool ok_ = context_ && EVP_DigestInit_ex(context_, EVP_sha256(), nullptr) == 1;
+    // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
+    void begin() {
+        if (!context_) context_ = EVP_MD_CTX_new();
+        has_algorithm_ = context_ && EVP_DigestInit_ex(context_, has_algorithm_ ? nullptr : EVP_sha256(), nullptr) == 1;
+        check(has_algorithm_);
+    }
+    void check(bool went_well) {
+        is_begun_ = went_well;
+        if (went_well) return;
+#if S3CACHE_EXCEPTIONS
+        throw std::bad_alloc();
+#else
+        std::abort();  // as operator new does there
+#endif
+    }
+
+    EVP_MD_CTX* context_ = nullptr;
+    bool has_algorithm_ = false, is_begun_ = false;
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -1866,9 +1880,8 @@ std::string big_endian(Word word) {
 
 namespace detail::gzip {
 
-// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes up
-// to `capacity` bytes to `out` and returns how many. Fewer than that: the input is used up, the stream has ended, or
-// there is a problem.
+// What Inflater and Deflater share: a stream of zlib's, and the input that it has not taken yet. Their pull() writes to
+// `out` and returns how many bytes. Fewer than `capacity`: no input is left, the stream has ended, or it has a problem.
 class Filter {
 public:
     // Borrowed until pull() does not fill its buffer.
@@ -1930,8 +1943,7 @@ public:
         return produced;
     }
 
-    // To be called once pull() has asked for input that does not exist. False: the data ends too early. No input at all
-    // is an empty value.
+    // To be called at the end of the input. False: that is too early. No input at all is an empty value.
     bool end_of_input() {
         if (in_member_ && problem_ == nullptr) problem_ = "cut short";
         return problem_ == nullptr;
@@ -2871,7 +2883,6 @@ public:
         bytes::wipe(key_secret_);
         OPENSSL_cleanse(key_.data(), key_.size());
     }
-    bool works() const { return hash_.ok(); }
 
     // The value for the Authorization header, good until the next call. It covers every header given but the
     // never_signed ones, so `host`, `x-amz-date` and `x-amz-security-token` are the caller's to put into the list.
@@ -3031,8 +3042,7 @@ inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
 #endif
 }
 
-// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read: what was read
-// is of no one moment.
+// Closes the file in the end, and fails if there is none (null), or if it is written to while it is read.
 inline Source source_of(std::FILE* file) {
     const auto close = [](std::FILE* opened) { return opened ? std::fclose(opened) : 0; };
     const auto before = state_of(file);
@@ -3181,7 +3191,7 @@ inline std::uint64_t process_id() {
 }
 
 // Null, unless the process may open no more files: libcurl does not say so where it fails because of that.
-inline const char* want_of_descriptors() {
+inline const char* why_no_descriptor() {
 #if !defined(_WIN32)
     const int probe = open("/dev/null", O_RDONLY | O_CLOEXEC);
     if (probe < 0 && (errno == EMFILE || errno == ENFILE)) return "no file descriptor is left (see ulimit -n)";
@@ -3234,11 +3244,11 @@ public:
 
 private:
     struct Field {
-        std::uint16_t name, name_size, value, value_size;  // where they begin in the text
+        std::uint16_t name_at, name_size, value_at, value_size;  // in the text
     };
     std::pair<std::string_view, std::string_view> field(std::size_t i) const {
         const Field& at = fields_[i];
-        return {{text_.data() + at.name, at.name_size}, {text_.data() + at.value, at.value_size}};
+        return {{text_.data() + at.name_at, at.name_size}, {text_.data() + at.value_at, at.value_size}};
     }
 
     std::string text_;
@@ -3450,8 +3460,7 @@ private:
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         const std::string_view line(data, size * count);
-        // Each response, 100 Continue too, begins anew. No other line has that slash.
-        if (line.size() > 4 && line[4] == '/' && bytes::starts_with(line, "HTTP/")) {
+        if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
             transfer.headers.clear();
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
@@ -3526,7 +3535,7 @@ public:
     Engine(const Engine&) = delete;
     Engine& operator=(const Engine&) = delete;
 
-    bool works() const { return multi_ && body_hash.ok(); }
+    bool works() const { return multi_ != nullptr; }
     bool is_of_parent() const { return process_ != process_id(); }
 
     Transfer* borrow() {
@@ -3543,8 +3552,8 @@ public:
     }
 
     bool start(Transfer& transfer, const Config& config) {
-        transfer.broken = !works() || !transfer.signer.works() || !transfer.prepare(config) ||
-                          curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
+        transfer.broken =
+            !works() || !transfer.prepare(config) || curl_multi_add_handle(multi_, transfer.easy) != CURLM_OK;
         return !transfer.broken;
     }
     // Takes out a transfer that is over, or that failed outside of perform().
@@ -3869,8 +3878,7 @@ inline Error broken(bytes::Words what) { return Error(Errc::credentials, bytes::
 inline Error passed_over(bytes::Words why) { return Error(Errc::unavailable, bytes::joined(why)); }
 inline bool is_passed_over(const ResultBase& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
-// What may be a URL, for a message: tokens stand behind the question mark, passwords before the '@', even where the
-// scheme is misspelt.
+// What may be a URL, misspelt perhaps, for a message: tokens stand behind the '?', passwords before the '@'.
 inline std::string shown_url(std::string_view url) {
     const std::size_t at = url.rfind('@');
     if (at == std::string_view::npos) return bytes::sanitize(url.substr(0, url.find('?')));
@@ -4385,8 +4393,7 @@ private:
         return keys_in_json(output, named, false);
     }
 
-    // A profile whose role is assumed with the keys of another, which may be assumed in turn. It ends, because no role
-    // is assumed twice.
+    // A role is assumed with the keys of another profile, which may be a role's in turn; none is assumed twice.
     Keys assume_role(const Profile& profile) {
         const std::string arn = profile.get("role_arn");
         if (profile.has("source_profile") == profile.has("credential_source"))
@@ -4806,8 +4813,7 @@ inline bool is_lost_by_copy(const std::string& name) {
     return bytes::starts_with(name, meta_prefix) || lost.find(" " + name + " ") != std::string_view::npos;
 }
 
-// One x-amz-meta- line of those that the cache itself keeps; false: it is the user's. Stores change the case of names,
-// and some turn _ into -.
+// An x-amz-meta- line that the cache itself keeps; false: it is the user's. Stores change case, and some turn _ into -.
 inline bool read_own(Facts& facts, std::string_view name, std::string_view text) {
     bool is_own = false;
     const auto is = [&](std::string_view own) {
@@ -5017,8 +5023,7 @@ struct detail::Core : credentials::Environment {
         }
         return nullptr;
     }
-    // With the lock held: whether the owner waits, through others perhaps, for what this thread is to bring: nobody
-    // would ever be done.
+    // With the lock held: whether the owner waits, through others perhaps, for what this thread is to bring.
     bool waits_for_us(std::thread::id owner) const {
         if (owner == std::this_thread::get_id()) return true;
         for (const auto& one : in_flight) {
@@ -5085,7 +5090,7 @@ inline std::string about(std::string_view operation, std::string_view key, std::
 inline Error refusal(Errc kind, std::string_view operation, std::string_view key, std::string_view text) {
     Error::Details details;
     details.code = kind;
-    details.retryable = kind == Errc::timed_out;
+    details.retryable = kind == Errc::timed_out || kind == Errc::network;
     return Error(std::move(details), about(operation, key, text));
 }
 
@@ -5281,9 +5286,9 @@ public:
             if (!answer) answer = session.engine_->borrow();
             write_request();
             if (!session.engine_->start(*answer, core.config)) {
-                const char* want = http::want_of_descriptors();
-                const char* text = want ? want : "libcurl or OpenSSL refused, or has no memory";
-                return end(request.refuse(want ? Errc::network : Errc::unsupported, text));
+                const char* why = http::why_no_descriptor();
+                const char* text = why ? why : "libcurl refused the request, or has no memory";
+                return end(request.refuse(why ? Errc::network : Errc::unsupported, text));
             }
             running = true;
             core.count(&Stats::requests);
@@ -5503,7 +5508,7 @@ public:
             if (answer->refused) rule.kind = answer->refused == http::no_memory ? Errc::too_large : Errc::protocol;
             std::string text = answer->refused ? answer->refused : bytes::sanitize(bytes::trim(answer->problem));
             if (text.empty()) text = curl_easy_strerror(answer->result);
-            if (const char* want = http::want_of_descriptors()) text.append(", ").append(want);
+            if (const char* why = http::why_no_descriptor()) text.append(", ").append(why);
             if (answer->result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
             const bool stalled = text.find("too slow") != std::string::npos;
             if (timed_out) text += stalled ? " (stall_timeout)" : " (connect_timeout)";
@@ -5603,7 +5608,7 @@ public:
     // For a sink: the caller has what it waited for, so step() is not to wait for more.
     void wake() { woken_ = true; }
 
-    digest::Sha256& body_hash() { return engine_->body_hash; }
+    digest::Sha256& body_hash() { return engine_->body_hash.afresh(); }
 
     Core& core;
 
@@ -6108,7 +6113,6 @@ public:
         session.on_progress(this, [](void* self) { return static_cast<Upload*>(self)->report(); });
     }
     ~Upload() {
-        if (part_) static_cast<void>(session_.body_hash().finish());  // what was summed of it may not be sealed
         if (is_open_ && !http::shielded([this] { return abort(); }, false)) core_.count(&Stats::leftover_uploads);
     }
 
@@ -6352,11 +6356,11 @@ private:
     gzip::Deflater deflater_{core_.config.compression_level};
     std::unique_ptr<char[]> raw_;
 #endif
-    std::string whole_crc_;        // in base64; empty: nobody knows
-    bool has_more_ = false;        // than the parts begun
-    char next_byte_ = 0;           // the first of those
-    int quick_parts_ = 0;          // in a row that the source has given without a pause
-    bool are_lanes_slow_ = false;  // so that others help
+    std::string whole_crc_;                                                // in base64; empty: nobody knows
+    bool has_more_ = false;                                                // than the parts begun
+    char next_byte_ = 0;                                                   // the first of those
+    int quick_parts_ = body_.source && !body_.file ? 0 : quick_parts_min;  // in a row; a file does not pause
+    bool are_lanes_slow_ = false;                                          // so that others help
     http::Clock::time_point sample_began_{};
     std::uint64_t sample_from_ = 0, sample_part_ = 0;  // what had been moved then, and which part was the last
     std::size_t begun_ = 0;                            // parts
@@ -6493,8 +6497,7 @@ private:
     void add(Entry& entry) {
         entry.key.erase(0, core->prefix.size());
         const Info& info = entry.info;
-        // An upload without an id, which stands in the place of an ETag, is left: the request to abort it would read as
-        // one to remove an object.
+        // An upload without an id (in the place of an ETag) is left: to abort it would read as to remove an object.
         const bool is_left =
             older_than && (info.etag.empty() || info.last_modified == TimePoint() ||
                            retry::seconds_between(info.last_modified, core->now()) < older_than->count());
@@ -6793,8 +6796,7 @@ protected:
         end_ = planned_ = part_end;
     }
 
-    // Hands out in order what the other connections have brought, and starts more of them. The first one goes on to the
-    // end of its part meanwhile.
+    // Hands out in order what the others have brought, and starts more of them; the first goes on to its part's end.
     void tend_ranges() {
         while (done && !is_over() && !ranges_.empty() && ranges_.front().done) {
             Range& range = ranges_.front();
@@ -7144,15 +7146,13 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
                    "requires it");
 }
 
-// The condition for a write in the place of what a look has found, if anything: none where none would hold. A weak ETag
-// holds for no server.
+// The condition for a write in the place of what a look has found; none where none would hold: no weak ETag does.
 inline std::string condition_over(const Core& core, const entry::Facts& there) {
     if (core.config.conditions == Conditions::off || (there && !there.has_strong_etag())) return {};
     return there ? there.info.etag : "*";
 }
 
-// A right that one has at a time among all machines: a small object of unique content beside the key, made if there is
-// none that has not lapsed.
+// A right that one has at a time among all machines: a small object of unique content, made if no valid one is there.
 class Lease {
     // Where the store does not honour conditions two may believe to have a lease. Whoever wrote last has it: that is
     // looked at once the others' writes, which began before ours was to be seen, have had this time to arrive.
@@ -7578,7 +7578,7 @@ inline Result<std::shared_ptr<Core>> open(std::string_view where, Config& config
                                          config.endpoint, config);
     if (!place) return about("open", {}, place.error());
     if (!http::is_ready()) return Error(Errc::unsupported, "open: libcurl could not be initialised");
-    if (digest::sha256({}) == digest::Sha256Digest{})
+    if (digest::Sha256Digest out; EVP_Digest("", 0, out.data(), nullptr, EVP_sha256(), nullptr) != 1)
         return Error(Errc::unsupported, "open: OpenSSL refuses SHA-256, which signing needs (its FIPS configuration?)");
     static_cast<void>(out_of_memory());
     return std::make_shared<Core>(std::move(config), *std::move(location));

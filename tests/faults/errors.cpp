@@ -285,6 +285,7 @@ TEST_CASE("no file descriptors left is told as that, and over when there are som
     const auto result = cache.try_get("k");
     setrlimit(RLIMIT_NOFILE, &before);
     tells(failure(result), {"descriptor", "too many open files"});
+    CHECK(failure(result).retryable());
     CHECK(cache.get("k"));
 }
 

@@ -80,23 +80,37 @@ TEST_CASE("digest: MD5 of nothing and of abc, where OpenSSL has it") {
     if (const auto md5 = digest::md5("abc"); !md5.empty()) CHECK(bytes::hex(md5) == "900150983cd24fb0d6963f7d28e17f72");
 }
 
-TEST_CASE("digest: SHA-256 is available, or it is known that it is not") {
-    CHECK(digest::sha256({}) != digest::Sha256Digest{});
+TEST_CASE("digest: without SHA-256 nothing passes for one, and an object works once it is there") {
 #if OPENSSL_VERSION_NUMBER >= 0x30000000L
-    REQUIRE(EVP_set_default_properties(nullptr, "provider=none") == 1);  // as where no provider has it
-    const bool refused = digest::sha256({}) != digest::Sha256Digest{};
+    const digest::Sha256Digest of_abc = digest::sha256("abc");
     digest::Sha256 hasher;
-    hasher.update("abc");
-    const digest::Sha256Digest zeros = hasher.finish();
-    const digest::Sha256Digest again = hasher.finish();
+    REQUIRE(EVP_set_default_properties(nullptr, "provider=none") == 1);  // as where no provider has it
+    const auto throws = [](auto&& call) {
+        try {
+            static_cast<void>(call());
+        } catch (const std::bad_alloc&) {
+            return true;
+        }
+        return false;
+    };
+    const bool refused = throws([] { return digest::sha256({}); });
+    const bool refused_update = throws([&] { return hasher.update("abc"), 0; });
+    const bool refused_finish = throws([&] { return hasher.finish(); });
     const auto md5 = digest::md5("abc");
     REQUIRE(EVP_set_default_properties(nullptr, "") == 1);
-    CHECK_FALSE(refused);
-    CHECK(zeros == digest::Sha256Digest{});
-    CHECK(again == digest::Sha256Digest{});
+    CHECK((refused && refused_update && refused_finish));
     CHECK(md5.empty());
-    CHECK(digest::sha256({}) != digest::Sha256Digest{});
+    hasher.update("abc");
+    CHECK(hasher.finish() == of_abc);
 #endif
+}
+
+TEST_CASE("digest: what was begun is forgotten where a hasher is taken afresh") {
+    digest::Sha256 hasher;
+    hasher.update("what somebody has left");
+    CHECK(hasher.afresh().finish() == digest::sha256(""));
+    hasher.afresh().update("abc");
+    CHECK(hasher.finish() == digest::sha256("abc"));
 }
 
 TEST_CASE("digest: HMAC-SHA-256 has the vectors of RFC 4231") {

@@ -2,6 +2,8 @@
 #include "world.hpp"
 
 #include <atomic>
+#include <condition_variable>
+#include <mutex>
 
 using namespace s3cache;
 using detail::transfer::equal_parts;
@@ -167,4 +169,32 @@ TEST_CASE("a stream for a store that wants equal parts has equal parts", "[paral
     CHECK(same(world.body("unknown"), data));
     CHECK(same(world.body("announced"), data));
     CHECK(same(world.body("memory"), data));
+}
+
+TEST_CASE("what cannot pause goes up on two connections from the start", "[parallel][parts]") {
+    World world(tiny_parts());
+    Config config = world.config();
+    config.part_bytes = 1000;
+    Cache cache = world.cache(config);
+    const std::string data = store::random_bytes(5000, 1);
+    store::Folder folder;
+    store::write(folder / "in", data);
+    for (const bool of_file : {false, true}) {
+        CAPTURE(of_file);
+        std::mutex lock;
+        std::condition_variable arrived;
+        int parts = 0;
+        bool first_met_second = false;
+        world.s3.on_request([&](const fake_s3::Recorded& request, fake_s3::Phase phase) {
+            if (request.operation != "UploadPart" || phase != fake_s3::Phase::before_effect) return;
+            std::unique_lock<std::mutex> hold(lock);
+            arrived.notify_all();
+            if (++parts == 1)
+                first_met_second = arrived.wait_for(hold, std::chrono::seconds(20), [&] { return parts == 2; });
+        });
+        CHECK(store::ok(of_file ? cache.try_set_file("k", folder / "in") : cache.try_set("k", data)));
+        world.s3.on_request({});
+        CHECK(first_met_second);
+        CHECK(same(store::text_of(cache.get("k")), data));
+    }
 }
