@@ -1706,14 +1706,15 @@ public:
 
     void update(std::string_view data) {
         if (!is_begun_) begin();
-        check(EVP_DigestUpdate(context_, data.data(), data.size()) == 1);
+        if (EVP_DigestUpdate(context_, data.data(), data.size()) != 1) fail();
     }
     // The digest of all updates since the last one.
     Sha256Digest finish() {
-        Sha256Digest out{};
+        Sha256Digest out;
         if (!is_begun_) begin();
-        check(EVP_DigestFinal_ex(context_, out.data(), nullptr) == 1);
-        return is_begun_ = false, out;
+        is_begun_ = false;
+        if (EVP_DigestFinal_ex(context_, out.data(), nullptr) != 1) fail();
+        return out;
     }
     Sha256& afresh() { return is_begun_ = false, *this; }  // whatever someone who did not come to the end has left
 
@@ -1737,13 +1738,12 @@ public:
 private:
     // Naming no algorithm keeps the one in place; naming it would make OpenSSL 3 look it up again, under a lock.
     void begin() {
-        if (!context_) context_ = EVP_MD_CTX_new();
-        has_algorithm_ = context_ && EVP_DigestInit_ex(context_, has_algorithm_ ? nullptr : EVP_sha256(), nullptr) == 1;
-        check(has_algorithm_);
+        if (!context_ && !(context_ = EVP_MD_CTX_new())) fail();
+        is_known_ = is_begun_ = EVP_DigestInit_ex(context_, is_known_ ? nullptr : EVP_sha256(), nullptr) == 1;
+        if (!is_begun_) fail();
     }
-    void check(bool went_well) {
-        is_begun_ = went_well;
-        if (went_well) return;
+    [[noreturn]] void fail() {
+        is_begun_ = false;
 #if S3CACHE_EXCEPTIONS
         throw std::bad_alloc();
 #else
@@ -1752,7 +1752,7 @@ private:
     }
 
     EVP_MD_CTX* context_ = nullptr;
-    bool has_algorithm_ = false, is_begun_ = false;
+    bool is_known_ = false, is_begun_ = false;  // the algorithm is; a digest is
 };
 
 inline Sha256Digest sha256(std::string_view data) {
@@ -3460,7 +3460,7 @@ private:
     static std::size_t on_header(char* data, std::size_t size, std::size_t count, void* self) {
         Transfer& transfer = *static_cast<Transfer*>(self);
         const std::string_view line(data, size * count);
-        if (bytes::starts_with(line, "HTTP/")) {  // each response, 100 Continue too, begins anew
+        if (line.size() > 4 && line[4] == '/' && bytes::starts_with(line, "HTTP/")) {  // another response begins
             transfer.headers.clear();
             transfer.status = static_cast<int>(transfer.info<long>(CURLINFO_RESPONSE_CODE));
             return line.size();
