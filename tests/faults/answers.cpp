@@ -282,9 +282,12 @@ TEST_CASE("a child process does not share a connection with its parent", "[conne
     cache.set("k", "v");
     REQUIRE(world.s3.connection_count() == 1);
     for (int round = 1; round <= 2; ++round) {
+        // The child keeps locks that the server's threads hold now: those of connections that have ended end first.
+        while (world.s3.open_connection_count() > 1) std::this_thread::sleep_for(200us);
         const pid_t child = fork();
         REQUIRE(child >= 0);
         if (child == 0) {
+            alarm(10);
             const auto hit = cache.try_get("k");
             const bool fine = hit && *hit && (*hit)->view() == "v" && cache.try_set("from the child", "v").has_value();
             _exit(fine ? 0 : 1);
@@ -864,19 +867,24 @@ TEST_CASE("a large object on a slow connection comes in ranges of one version, a
         const std::string data = store::random_bytes((1 << 20) + 1, 11);
         world.put("k", data);
         world.s3.clear_requests();
-        CHECK(same(text_of(cache.get("k")), data));
-        CHECK(same(store::drained(*cache.get_stream("k")), data));
+        // One that stands still finds so much waiting that it takes the line for a fast one: again, then.
         std::size_t ranged = 0;
-        for (const auto& request : world.s3.requests()) {
-            if (!request.header("range")) continue;
-            ++ranged;
-            CHECK(request.header("if-match"));
+        for (int i = 0; i < (ignores_ranges ? 1 : 5) && ranged < 2; ++i) {
+            CHECK(same(text_of(cache.get("k")), data));
+            CHECK(same(store::drained(*cache.get_stream("k")), data));
+            ranged = 0;
+            for (const auto& request : world.s3.requests()) {
+                if (!request.header("range")) continue;
+                ++ranged;
+                CHECK(request.header("if-match"));
+            }
         }
         CHECK((ranged >= 2) == !ignores_ranges);  // such a store does not announce ranges, so none is asked for
         if (ignores_ranges) continue;
         // One range fails for a while: it alone is asked for again.
         world.s3.add_fault(fake_s3::slow_down().on("GetObject").nth_time(3).for_times(1));
         CHECK(same(text_of(cache.get("k")), data));
+        world.s3.clear_faults();
         // Another writer comes between two ranges: one version or the other, never a mixture.
         const std::string newer = store::random_bytes((1 << 20) + 1, 12);
         std::atomic<std::size_t> gets{0};  // of several connections
@@ -884,7 +892,12 @@ TEST_CASE("a large object on a slow connection comes in ranges of one version, a
             if (request.operation == "GetObject" && phase == fake_s3::Phase::before_effect && ++gets == 3)
                 world.put("k", newer);
         });
-        CHECK(same(text_of(cache.get("k")), newer));
+        for (int i = 0; i < 5 && gets < 3; ++i) {
+            gets = 0;
+            const std::string got = text_of(cache.get("k"));
+            CHECK(same(got, gets < 3 ? data : newer));
+        }
+        CHECK(gets >= 3);
     }
 }
 

@@ -227,7 +227,7 @@ TEST_CASE("cancel() ends a download, a listing and a removal at whichever reques
         if (what == "DeleteObject") CHECK(code_of(cache.try_remove("k")) == Errc::cancelled);
         if (what == "DeleteObjects") CHECK(code_of(cache.remove_many({"k", "l"}).at(1)) == Errc::cancelled);
         if (what == "ListObjectsV2") CHECK(code_of(cache.try_list()) == Errc::cancelled);
-        CHECK(std::chrono::steady_clock::now() - began < 3s);
+        CHECK(std::chrono::steady_clock::now() - began < 15s);  // of the 20 that the store stands still
         over = true;
         other.join();
         world.s3.end_stalls();

@@ -222,7 +222,6 @@ TEST_CASE("https spoken to an http port, and http to an https port, is named", "
     World tls(store::over(true)), plain;
     Config config = plain.config();
     config.attempts_max = 1;
-    config.connect_timeout = 500ms;
     config.endpoint = "https" + plain.s3.endpoint().substr(4);
     const Error spoken_tls = failure(plain.cache(config).try_get("k"));
     tells(spoken_tls, {"http://", "speaks http", "plain http"});

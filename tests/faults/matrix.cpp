@@ -1130,7 +1130,10 @@ void stall_operation(Grid& grid, Operation& operation, store::Folder& folder, bo
             ++grid.cells;
             const std::string cell_name = operation.name + ", " + on.request + " " + std::to_string(on.nth) + ", " +
                                           stall.point + (tls ? ", TLS" : "");
-            const auto over = cell.length(stall.script, before) - deadline;
+            // What keeps a busy machine keeps one try; a call that waits for the stall does so in each.
+            auto over = cell.length(stall.script, before) - deadline;
+            for (int tries = 1; over > overrun_max && tries < 4; ++tries)
+                over = (std::min)(over, cell.length(stall.script, before) - deadline);
             if (over > grid.longest) grid.longest = over, grid.longest_at = cell_name;
             if (over > overrun_max)
                 grid.problems.push_back(cell_name + ": " + std::to_string(over.count()) + " ms over its deadline");

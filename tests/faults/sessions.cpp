@@ -16,6 +16,16 @@ using store::text_of;
 using store::waiting;
 using store::World;
 
+namespace {
+
+std::chrono::nanoseconds time_of(clockid_t clock) {
+    timespec time{};
+    clock_gettime(clock, &time);
+    return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
+
+}  // namespace
+
 // ---- waits that call_timeout and cancel() must reach ----------------------------------------------------------------
 
 TEST_CASE("a cancelled set_many starts no more keys of those that need more than one PUT either", "[cancel][many]") {
@@ -29,8 +39,11 @@ TEST_CASE("a cancelled set_many starts no more keys of those that need more than
         options.if_absent = !compress;
         std::vector<Item> items;
         for (int i = 0; i < 500; ++i) items.push_back(Item{"k" + std::to_string(i), "v", options});
+        std::mutex counting;  // nobody is served between the count and the cancel()
         world.s3.on_request([&](const fake_s3::Recorded&, Phase phase) {
-            if (phase == Phase::before_effect && ++seen == 20) cache.cancel();
+            if (phase != Phase::before_effect) return;
+            const std::lock_guard<std::mutex> hold(counting);
+            if (++seen == 20) cache.cancel();
         });
         const auto results = cache.set_many(items);
         CHECK(seen < 20 + 40);
@@ -57,15 +70,23 @@ TEST_CASE("cancel() while a file is summed ends the call, with and without progr
         world.s3.on_request([&](const fake_s3::Recorded&, Phase) {
             if (!sent.exchange(true)) cache.cancel();  // or this would take a while
         });
-        std::chrono::steady_clock::time_point cancelled;
+        // The processor time of this thread: it alone tells that summing goes on, and what is done of it after cancel().
+        clockid_t ours{};
+        REQUIRE(pthread_getcpuclockid(pthread_self(), &ours) == 0);
+        const auto before = time_of(ours);
+        std::chrono::nanoseconds cancelled{0};
+        std::atomic<bool> over{false};
         std::thread other([&] {
-            std::this_thread::sleep_for(50ms);
-            cancelled = std::chrono::steady_clock::now();
+            while (!over && time_of(ours) - before < 50ms) std::this_thread::sleep_for(1ms);
             cache.cancel();
+            cancelled = time_of(ours);
         });
-        CHECK(code_of(cache.try_set_file("k", path, options)) == Errc::cancelled);
+        const Errc code = code_of(cache.try_set_file("k", path, options));
+        const auto ended = time_of(ours);
+        over = true;
         other.join();
-        CHECK(since(cancelled) < 400ms);
+        CHECK(code == Errc::cancelled);
+        CHECK(ended - cancelled < 400ms);
         CHECK_FALSE(sent);
         world.s3.on_request({});
     }

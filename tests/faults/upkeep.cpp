@@ -22,13 +22,17 @@ TEST_CASE("call_timeout and cancel() end presign's wait for a slow source of cre
     for (const bool cancels : {false, true}) {
         CAPTURE(cancels);
         Cache cache = world.cache(with_slow_helper(limited(world, cancels ? 60000ms : 300ms), folder));
-        std::thread other([&] {
-            std::this_thread::sleep_for(300ms);
-            if (cancels) cache.cancel();
+        std::atomic<bool> over{false};
+        std::thread other([&] {  // again and again: there is no telling from outside when the call has begun
+            while (cancels && !over) {
+                std::this_thread::sleep_for(100ms);
+                cache.cancel();
+            }
         });
         const auto began = std::chrono::steady_clock::now();
         CHECK(code_of(cache.try_presign("k", "GET", 60s)) == (cancels ? Errc::cancelled : Errc::timed_out));
-        CHECK(since(began) < 5s);
+        CHECK(since(began) < 15s);  // the helper would have taken twenty
+        over = true;
         other.join();
     }
     CHECK(world.s3.request_count() == 0);
@@ -100,16 +104,31 @@ TEST_CASE("cancel() ends the pause between two looks for another machine's value
             {}, how));
     });
     while (!computing) std::this_thread::sleep_for(1ms);
-    std::chrono::steady_clock::time_point cancelled;
-    std::thread other([&] {
-        std::this_thread::sleep_for(1700ms);  // the pauses are 50, 100, 200, 400, 800 and then 1000 ms
-        cancelled = std::chrono::steady_clock::now();
-        cache.cancel();
+    // What keeps a busy machine keeps one try; a pause that does not heed cancel() keeps each, as it has just begun.
+    std::atomic<int> looks{0};  // at the lease: pauses of 50, 100, 200, 400, 800 and then 1000 ms follow
+    world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
+        looks += request.operation == "HeadObject" && phase == Phase::after_effect;
     });
-    CHECK(code_of(cache.try_get_or_set(
-              "k", [] { return "w"; }, {}, how)) == Errc::cancelled);
-    CHECK(since(cancelled) < 400ms);
-    other.join();
+    std::chrono::milliseconds least = 1h;
+    for (int tries = 0; tries < 5 && least >= 400ms; ++tries) {
+        looks = 0;
+        std::atomic<bool> over{false};
+        std::chrono::steady_clock::time_point cancelled;
+        std::thread other([&] {
+            while (!over && looks < 7) std::this_thread::sleep_for(1ms);
+            std::this_thread::sleep_for(50ms);
+            cancelled = std::chrono::steady_clock::now();
+            cache.cancel();
+        });
+        const Errc code = code_of(cache.try_get_or_set(
+            "k", [] { return "w"; }, {}, how));
+        const auto ended = std::chrono::steady_clock::now();
+        over = true;
+        other.join();
+        CHECK(code == Errc::cancelled);
+        least = (std::min)(least, std::chrono::duration_cast<std::chrono::milliseconds>(ended - cancelled));
+    }
+    CHECK(least < 400ms);
     enough = true;
     owner.join();
 }

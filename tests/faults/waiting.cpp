@@ -223,7 +223,8 @@ TEST_CASE("call_timeout ends gzip of a source that never ends, and a source that
             names_call_timeout(failure(result));
             CHECK_FALSE(source.came_to_its_end);
             CHECK_FALSE(world.has("k"));
-            CHECK(world.s3.open_uploads().empty());
+            // One whose id was on its way when the time was over cannot be aborted, and is counted.
+            CHECK(world.s3.open_uploads().size() <= cache.stats().leftover_uploads);
         }
     }
 }
@@ -233,12 +234,14 @@ TEST_CASE("call_timeout ends an upload at whichever request it stands still", "[
          {"CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload", "PutObject"}) {
         CAPTURE(operation);
         World world;
-        Cache cache = world.cache(limited(world));
         world.always(fake_s3::stall_at(Point::before_effect, 20s), operation);
         const bool aborts = std::string_view(operation) == "AbortMultipartUpload";
         if (aborts) world.always(fake_s3::stall_at(Point::before_effect, 20s), "UploadPart");
         const std::string body(std::string_view(operation) == "PutObject" ? 10 : 2 * part, 'x');
-        names_call_timeout(failure(cache.try_set("k", Source(std::istringstream(body)))));
+        // A busy machine may be out of time before it comes to that request: then it has twice as long.
+        for (auto limit = 300ms; world.s3.stalled() == 0 && limit < 10s; limit *= 2)
+            names_call_timeout(
+                failure(world.cache(limited(world, limit)).try_set("k", Source(std::istringstream(body)))));
         CHECK(world.s3.stalled() > 0);  // nobody waited for it to go on
         world.s3.end_stalls();
     }
@@ -269,7 +272,7 @@ TEST_CASE("call_timeout is named by every operation that it ended, and not what 
     world.s3.end_stalls();
 
     world.always(fake_s3::slow_down("60"));  // no wait would do: what the store said goes along
-    const Error error = failure(world.cache(limited(world, 2000ms)).try_get("k"));
+    const Error error = failure(world.cache(limited(world, 20000ms)).try_get("k"));
     CHECK((error.code() == Errc::throttled || error.code() == Errc::timed_out));
     CHECK(store::holds(error.what(), "SlowDown"));
 }
@@ -338,50 +341,62 @@ TEST_CASE("cancel() ends the wait between attempts, and an upload that has hardl
 }
 
 TEST_CASE("a cancelled call for many keys starts no more of them", "[waiting][cancel][many]") {
-    World world;
-    Cache cache = world.cache(waiting(world));
-    std::atomic<std::size_t> seen{0}, stop_at{100};
-    world.s3.on_request([&](const fake_s3::Recorded&, Phase phase) {
-        if (phase == Phase::before_effect && ++seen == stop_at) cache.cancel();
-    });
+    // A store for each call: what one had sent when it was cancelled may arrive when it has returned.
+    struct Stopping {
+        explicit Stopping(std::size_t stop_at) {
+            cache.emplace(world.cache(waiting(world)));
+            world.s3.on_request([this, stop_at](const fake_s3::Recorded&, Phase phase) {
+                if (phase != Phase::before_effect) return;
+                const std::lock_guard<std::mutex> hold(counting);
+                if (++seen == stop_at) cache->cancel();
+            });
+        }
+        std::optional<Cache> cache;  // outlives the threads that call it
+        std::mutex counting;         // nobody is served between the count and the cancel()
+        std::atomic<std::size_t> seen{0};
+        World world;
+    };
     std::vector<Item> items;
     std::vector<std::string> keys;
     for (int i = 0; i < 20000; ++i) {
         keys.push_back("k" + std::to_string(i));
         items.push_back(Item{keys.back(), "v"});
     }
-    const auto sets = cache.set_many(items);
-    CHECK(seen < stop_at + 100);
-    REQUIRE(sets.size() == items.size());
-    std::size_t done = 0;
-    for (const auto& result : sets) {
-        done += result.has_value();
-        if (!result && result.error().code() != Errc::cancelled) FAIL_CHECK(result.error().what());
+    {
+        constexpr std::size_t stop_at = 100;
+        Stopping store(stop_at);
+        const auto sets = store.cache->set_many(items);
+        CHECK(store.seen < stop_at + 100);
+        REQUIRE(sets.size() == items.size());
+        std::size_t done = 0;
+        for (const auto& result : sets) {
+            done += result.has_value();
+            if (!result && result.error().code() != Errc::cancelled) FAIL_CHECK(result.error().what());
+        }
+        CHECK(done < stop_at + 100);
+        names_cancel(failure(sets.back()));
     }
-    CHECK(done < stop_at + 100);
-    names_cancel(failure(sets.back()));
-
-    seen = 0;
-    std::size_t visits = 0;
-    cache.get_many(keys, [&](const std::string&, Result<std::optional<Value>>) { ++visits; });
-    CHECK(seen < stop_at + 100);
-    CHECK(visits == keys.size());
-
-    seen = 0;
-    stop_at = 2;
-    const auto removals = cache.remove_many(keys);
-    CHECK(seen <= 2 + 16);
-    CHECK(removals.size() == keys.size());
-    names_cancel(failure(removals.back()));
-
-    world.s3.set_list_page_max(10);
-    for (int i = 0; i < 1000; ++i) world.put_expiring(keys[static_cast<std::size_t>(i)], "v", -10);
+    {
+        Stopping store(100);
+        std::size_t visits = 0;
+        store.cache->get_many(keys, [&](const std::string&, Result<std::optional<Value>>) { ++visits; });
+        CHECK(store.seen < 100 + 100);
+        CHECK(visits == keys.size());
+    }
+    {
+        Stopping store(2);
+        const auto removals = store.cache->remove_many(keys);
+        CHECK(store.seen <= 2 + 16);
+        CHECK(removals.size() == keys.size());
+        names_cancel(failure(removals.back()));
+    }
     for (const bool all : {false, true}) {
         CAPTURE(all);
-        seen = 0;
-        stop_at = 5;
-        names_cancel(failure(all ? cache.try_clear("") : cache.try_purge_expired()));
-        CHECK(seen < 5 + 40);
+        Stopping store(5);
+        store.world.s3.set_list_page_max(10);
+        for (int i = 0; i < 1000; ++i) store.world.put_expiring(keys[static_cast<std::size_t>(i)], "v", -10);
+        names_cancel(failure(all ? store.cache->try_clear("") : store.cache->try_purge_expired()));
+        CHECK(store.seen < 5 + 40);
     }
 }
 
@@ -420,27 +435,33 @@ TEST_CASE("a source slower than the store has patience for is stored all the sam
 }
 
 TEST_CASE("a body that pauses is never begun: what is sent is at hand whole", "[waiting][source]") {
-    fake_s3::Options options;
-    options.body_idle_limit = 500ms;
-    World world(options);
+    World world;
     Cache cache = world.cache(waiting(world));
-    std::atomic<bool> half_sent{false};
-    std::size_t given = 0, pause_at = part + part / 2;
+    // Nothing is sent while the source is asked: what was begun ends only if all of it has been sent already.
+    const auto is_half_sent = [&] {
+        const auto requests = world.s3.requests();
+        return std::any_of(requests.begin(), requests.end(), [](const fake_s3::Recorded& request) {
+            return request.operation == "UploadPart" && request.status == 0;
+        });
+    };
+    std::size_t given = 0, pause_at = part + part / 2, pauses = 0;
     const std::size_t size = 2 * part + part / 2;
     Source source = [&](char* buffer, std::size_t capacity) {
         const std::size_t count = (std::min)({capacity, size - given, part / 4});
         if (given >= pause_at) {
+            ++pauses;
             pause_at += part / 2 + part / 4;
-            std::this_thread::sleep_for(800ms);
-            for (const auto& request : world.s3.requests())
-                if (request.operation == "UploadPart" && request.status == 400) half_sent = true;
+            std::this_thread::sleep_for(250ms);  // so that the source counts as a slow one
+            const auto limit = after(20s);       // the store may be slow to answer what it has
+            while (is_half_sent() && !limit()) std::this_thread::sleep_for(1ms);
+            CHECK_FALSE(is_half_sent());
         }
         std::fill_n(buffer, count, 'x');
         given += count;
         return count;
     };
     CHECK(ok(cache.try_set("k", std::move(source))));
-    CHECK_FALSE(half_sent);
+    CHECK(pauses == 2);
     CHECK(world.s3.request_count("UploadPart") == 3);
 }
 

