@@ -7,7 +7,8 @@ tests/budget.txt holds the limits, and the figures as they were last recorded. A
 more than 3 % below it asks to be recorded, which --record does. Recorded are those that noise cannot move: instructions, allocations
 and system calls of one operation, sizes of stripped programs. They belong to a compiler; with another they are only printed.
 Times of compilation are multiples of what a short program with std::regex takes, compiled in turn with them: user time, best of
-three (RUNS). CXX names the compiler, BUILD the folder of the fake S3. Needs valgrind and clang-format 14.
+three (RUNS); noise only adds, so over a limit there are up to three more rounds. CXX names the compiler, BUILD the folder of the fake
+S3. Needs valgrind and clang-format 14.
 """
 
 import concurrent.futures
@@ -172,13 +173,18 @@ def compile(source, out, *flags):
 
 
 def times(budget, work, app):
-    print(f'user time of {os.path.basename(CXX)} -O0 -c, best of {RUNS}, as a multiple of a short program with std::regex')
+    print(f'user time of {os.path.basename(CXX)} -O0 -c, as a multiple of a short program with std::regex')
     sources = [os.path.join(HERE, 'size', 'regex.cpp'), app, os.path.join(HERE, 'size', 'header.cpp')]
-    taken = [[compile(source, os.path.join(work, 'time.o'), '-O0', '-c') for source in sources] for _ in range(RUNS)]
-    regex, whole, header = map(min, zip(*taken))
-    print(f'      std::regex {regex:.2f} s, quick start {whole:.2f} s, header alone {header:.2f} s')
-    budget.report('times std::regex, quick start', whole / regex)
-    budget.report('times std::regex, header alone', header / regex)
+    taken = []
+    for _ in range(4):
+        taken += [[compile(source, os.path.join(work, 'time.o'), '-O0', '-c') for source in sources] for _ in range(RUNS)]
+        regex, whole, header = map(min, zip(*taken))
+        figures = {'times std::regex, quick start': whole / regex, 'times std::regex, header alone': header / regex}
+        if all(value <= budget.limits.get(name, value) for name, value in figures.items()):
+            break
+    print(f'      best of {len(taken)}: std::regex {regex:.2f} s, quick start {whole:.2f} s, header alone {header:.2f} s')
+    for name, value in figures.items():
+        budget.report(name, value)
 
 
 def sizes(budget, programs):

@@ -108,9 +108,10 @@ suite_with() { # FILE_OF_EXPORTS http|tls NAME COMMAND...
 offline=(env -u S3CACHE_TEST_ENDPOINT -u S3CACHE_TEST_TLS_ENDPOINT -u S3CACHE_TEST_CA)
 
 start_fake() { # a small S3 as a program of its own, for the Python side
+    : >"$BUILD/fake.env" # of an earlier run
     "$BUILD/fake_s3" >"$BUILD/fake.env" 2>"$BUILD/fake.log" &
     fake_pid=$!
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         grep -q S3CACHE_TEST_ENDPOINT= "$BUILD/fake.env" && return 0
         kill -0 "$fake_pid" 2>/dev/null || return 1
         sleep 0.1

@@ -137,12 +137,30 @@ watched() { # WHAT COMMAND...
     [ "$status" = 0 ] || { tail -n 8 "$log" >&2; echo "apt-get failed, its whole output is in $log" >&2; exit 1; }
 }
 
-apt() { $sudo env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -o DPkg::Lock::Timeout=300 -q "$@"; }
+apt() {
+    $sudo env DEBIAN_FRONTEND=noninteractive LC_ALL=C apt-get -q -o DPkg::Lock::Timeout=300 -o APT::Update::Error-Mode=any \
+        -o Acquire::Retries=3 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 "$@"
+}
+# Nothing waits for the locks of the lists and of the archives, and mirrors come back: five tries, with the lists anew before each.
+# The lists by themselves get two and never fail: somebody's own repository may be broken for good, or silent, which is why they are
+# not tried as often within either. The installation tells.
+lists() { apt update -o Acquire::Retries=1; }
+again() { # lists | apt ARGUMENTS
+    local pause pauses='5 10 20 40'
+    [ "$1" != lists ] || pauses=5
+    "$@" && return 0
+    for pause in $pauses; do
+        sleep "$pause"
+        [ "$1" = lists ] || lists || true
+        "$@" && return 0
+    done
+    [ "$1" = lists ]
+}
 
 echo "For 'make $target' these Debian packages are missing and get installed now: ${missing[*]}"
-watched 'asking for their lists' apt update
+watched 'asking for their lists' again lists
 apt install --assume-no --no-install-recommends "${missing[@]}" 2>/dev/null </dev/null |
     sed -n 's/^Need to get \(.*\) of archives.*/  To download: \1./p; s/^After this operation, \(.*\) of additional.*/  On disk: \1./p' || true
-watched 'installing' apt install -y --no-install-recommends "${missing[@]}"
+watched 'installing' again apt install -y --no-install-recommends "${missing[@]}"
 rm -f "$log"
 echo "Installed, in $SECONDS s."

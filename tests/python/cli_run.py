@@ -345,11 +345,11 @@ def run_where_children_are_not_waited_for(shell):
 def run_renews_while_its_output_blocks(shell):
     """The lease is short and the reader slow: who comes meanwhile waits, instead of running the command as well."""
     command = Command(shell, 'seq 200000')
-    words = ['run', '--lease', '3s', '--key', 'leased', '--', *command.words]
+    words = ['run', '--lease', '6s', '--key', 'leased', '--', *command.words]
     first = shell.popen(*words)
     assert first.stdout.readline() == b'1\n'
     second = shell.popen(*words)
-    time.sleep(5)  # longer than the lease: nothing is read of the first meanwhile
+    time.sleep(8)  # longer than the lease: nothing is read of the first meanwhile
     assert command.runs() == 1, 'it was run again while the first one was still at it'
     assert first.communicate(timeout=SECONDS_MAX)[0].endswith(b'\n200000\n')
     out, errors = second.communicate(timeout=SECONDS_MAX)

@@ -288,7 +288,7 @@ def check_one_name(store):
 
 
 def check_ttl_from_cpp(store):
-    for text, seconds in (('90s', 90), ('15m', 900), ('1h', 3600), ('7d', 604800), ('120', 120), ('1.5', 1.5)):
+    for text, seconds in (('90s', 90), ('15m', 900), ('1h', 3600), ('7d', 604800), ('120', 120), ('90.5', 90.5)):
         before = time.time()
         store.set('k', b'v', '--ttl', text)
         stored = store.metadata('k', 'expires_at')

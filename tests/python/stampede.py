@@ -35,11 +35,11 @@ class Stampede:
             patient.client().put_object(Bucket=patient.bucket, Key=self.prefix + '/key', Body=b'old',
                                         Metadata={'expires-at': '%d' % (time.time() - 10), 'kind': 'text'})
         read_end, write_end = os.pipe()
-        self.processes = [subprocess.Popen(line(self, i), stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                           env=patient.environment({})) for i, line in enumerate([lines] * PROCESSES)]
+        self.began = time.monotonic()  # before any of them can
+        self.processes = [subprocess.Popen(lines(self, i), stdin=read_end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                           env=patient.environment({}), start_new_session=True) for i in range(PROCESSES)]
         os.close(read_end)
         os.close(write_end)
-        self.began = time.monotonic()
 
     def computed(self):
         with open(self.log) as log:
@@ -52,15 +52,23 @@ class Stampede:
             time.sleep(0.02)
         owner = self.computed()[0]
         os.kill(owner, signal.SIGKILL)
-        return owner
+        os.killpg(owner, signal.SIGKILL)  # then the command that it ran, which it can no longer hear of
 
-    def end(self):
-        """The values that they got, and what they said of it; the killed one's is None."""
+    def end(self, kill_the_first=False):
+        """The values that they got, and what they said of it; the killed one's is None. None of them is left running."""
         results = []
-        for process in self.processes:
-            out, errors = process.communicate(timeout=SECONDS_MAX)
-            assert process.returncode in (0, -signal.SIGKILL), (process.returncode, errors)
-            results.append(out.splitlines() if process.returncode == 0 else None)
+        try:
+            if kill_the_first:
+                self.kill_the_first()
+            for process in self.processes:
+                out, errors = process.communicate(timeout=SECONDS_MAX)
+                assert process.returncode in (0, -signal.SIGKILL), (process.returncode, errors)
+                results.append(out.splitlines() if process.returncode == 0 else None)
+        finally:
+            for process in self.processes:
+                if process.returncode is None:  # not waited for: its number is still its own
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         self.seconds = time.monotonic() - self.began
         return results
 
@@ -69,18 +77,22 @@ class Stampede:
         return sorted(entry['Key'][len(self.prefix) + 1:] for entry in found.get('Contents', ()))
 
 
-def worker(ahead=lambda i: 0):
+def worker(ahead=lambda i: 0, computing=COMPUTING_SECONDS):
     def line(stampede, i):
         program = os.path.join(os.path.dirname(stampede.patient.program), 'stampede_worker')
-        return [program, stampede.where, 'key', stampede.log, str(LEASE_SECONDS), str(COMPUTING_SECONDS), str(ahead(i))]
+        return [program, stampede.where, 'key', stampede.log, str(LEASE_SECONDS), str(computing), str(ahead(i))]
     return line
 
 
-def command(stampede, _):
+def command(computing='sleep %d' % COMPUTING_SECONDS):
     """`s3cache run` behind a shell that waits for the start; what it runs notes down who had it run."""
-    script = 'read -r _; exec "$0" run --bucket "$1" --key key --lease %d -- sh -c \'echo $PPID >>"$0"; sleep %d; ' \
-             'echo computed by $PPID\' "$2"' % (LEASE_SECONDS, COMPUTING_SECONDS)
-    return ['sh', '-c', script, stampede.patient.program, stampede.where, stampede.log]
+    script = 'read -r _; exec "$0" run --bucket "$1" --key key --lease %d -- sh -c \'echo $PPID >>"$0"; %s; ' \
+             'echo computed by $PPID\' "$2"' % (LEASE_SECONDS, computing)
+    return lambda stampede, _: ['sh', '-c', script, stampede.patient.program, stampede.where, stampede.log]
+
+
+# The first goes on until it is killed, however late that is; the others are done at once. The worker: if told -1.
+FIRST_GOES_ON = '[ "$(head -n 1 "$0")" != $PPID ] || exec sleep 600'
 
 
 def requests(results):
@@ -105,10 +117,9 @@ def check_once(patient, line, expired=False):
 
 def check_killed(patient, line):
     stampede = Stampede(patient, line)
-    killed = stampede.kill_the_first()
-    results, owners = stampede.end(), stampede.computed()
+    results, owners = stampede.end(kill_the_first=True), stampede.computed()
     survivors = [result for result in results if result]
-    assert len(survivors) == PROCESSES - 1 and owners[0] == killed, (owners, killed)
+    assert len(survivors) == PROCESSES - 1, results
     assert len(owners) == 2, 'computed %d times' % len(owners)
     values = {result[0] for result in survivors}
     assert values == {'computed by %d' % owners[1]}, values
@@ -132,10 +143,10 @@ def checks_on(patient, name):
     yield name + ': get_or_set', lambda: check_once(patient, worker())
     yield name + ': get_or_set over an expired entry', lambda: check_once(patient, worker(), expired=True)
     yield name + ': get_or_set, clocks a minute apart', lambda: check_once(patient, worker(lambda i: i * 60 / (PROCESSES - 1) - 30))
-    yield name + ': get_or_set, the owner killed', lambda: check_killed(patient, worker())
-    yield name + ': run', lambda: check_once(patient, command)
-    yield name + ': run over an expired entry', lambda: check_once(patient, command, expired=True)
-    yield name + ': run, the owner killed', lambda: check_killed(patient, command)
+    yield name + ': get_or_set, the owner killed', lambda: check_killed(patient, worker(computing=-1))
+    yield name + ': run', lambda: check_once(patient, command())
+    yield name + ': run over an expired entry', lambda: check_once(patient, command(), expired=True)
+    yield name + ': run, the owner killed', lambda: check_killed(patient, command(FIRST_GOES_ON))
 
 
 def run_checks(checks):
@@ -168,7 +179,7 @@ def stores(program):
         yield list(checks_on(patient, 'fake'))
     with fake(program, '--quirk', 'ignore-conditional-put', '--quirk', 'ignore-conditional-delete') as patient:
         yield [('ignores conditions: get_or_set', lambda: check_unvouched(patient, worker())),
-               ('ignores conditions: run', lambda: check_unvouched(patient, command))]
+               ('ignores conditions: run', lambda: check_unvouched(patient, command()))]
 
 
 def main():

@@ -54,7 +54,8 @@ began_at() { # PID -> start time in clock ticks; a pid used again by a stranger 
     line=${line##*) }
     # shellcheck disable=SC2086
     set -- $line
-    [ "$1" != Z ] && printf '%s' "${20}"
+    # Of a zombie other threads may still be at work, and hold its ports.
+    { [ "$1" != Z ] || [ "${18}" -gt 1 ]; } && printf '%s' "${20}"
 }
 
 spawn() { # NAME COMMAND...
@@ -73,19 +74,26 @@ pid_of() { # NAME -> its pid, if it is alive and ours
 
 alive() { pid_of "$1" >/dev/null; }
 
-end_one() { # NAME: asked first, forced after five seconds
-    local pid i
+gone() { # TENTHS NAME
+    local i
+    for i in $(seq "$1"); do alive "$2" || return 0; sleep 0.1; done
+    return 1
+}
+
+end_one() { # NAME SIGNAL (TERM): asked first, forced after five seconds. As long as it is there its ports are, and its pid file is.
+    local pid
     if pid=$(pid_of "$1"); then
-        kill "$pid" 2>/dev/null || true
-        for i in $(seq 50); do alive "$1" || break; sleep 0.1; done
-        alive "$1" && kill -9 "$pid" 2>/dev/null || true
+        kill "-${2:-TERM}" "$pid" 2>/dev/null || true
+        gone 50 "$1" || kill -9 "$pid" 2>/dev/null || true
+        gone 300 "$1" || { say "$1 does not end: pid $pid"; return 1; }
     fi
     rm -f "$base/$1.pid"
 }
 
 end_all() {
-    local name
-    for name in rgw osd mon; do end_one "$name"; done
+    local name status=0
+    for name in rgw osd mon; do end_one "$name" || status=1; done
+    return $status
 }
 
 wait_until() { # TENTHS NAME WHAT COMMAND...: until the command succeeds, or the process dies, or time is up
@@ -149,8 +157,8 @@ ensure_installed() { # --install or nothing
     fi
     command -v apt-get >/dev/null || die "not found: $missing- and there is no apt-get here to install them with"
     say "installing ${packages[*]} (about 70 MB to fetch)"
-    { $sudo apt-get -o DPkg::Lock::Timeout=300 update -q &&
-        $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends \
+    { $sudo apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 update -q &&
+        $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install -y -q --no-install-recommends \
             "${packages[@]}"; } >"$base/apt.log" 2>&1 || { tail -n 5 "$base/apt.log" >&2; die "apt-get failed: $base/apt.log"; }
     missing=$(missing_programs)
     [ -z "$missing" ] || die "still not found: $missing"
@@ -255,6 +263,12 @@ start_osd() {
     wait_until 300 osd 'the OSD was up' osd_is_up
 }
 
+# From what was written at the start.
+read_ports() {
+    port=$(sed -n 's/.*endpoint=127\.0\.0\.1:\([0-9]*\) ssl_endpoint.*/\1/p' "$conf")
+    tls_port=$(sed -n 's/.*ssl_endpoint=127\.0\.0\.1:\([0-9]*\).*/\1/p' "$conf")
+}
+
 gateway_answers() { curl -q --noproxy '*' -s -o /dev/null --max-time 2 "http://127.0.0.1:$port/"; }
 
 tls_answers() { # NAME of its certificate
@@ -306,7 +320,16 @@ EXPORTS
     )
 }
 
-running() { alive mon && alive osd && alive rgw && [ -f "$base/env" ]; }
+running() {
+    alive mon && alive osd && alive rgw && [ -f "$base/env" ] && read_ports &&
+        wait_until 15 rgw 'the gateway answered' gateway_answers
+}
+
+# A gateway that a test left frozen is alive and answers nobody: before it is counted on, it is let go on.
+running_thawed() {
+    local pid
+    pid=$(pid_of rgw) && kill -CONT "$pid" && running
+}
 
 clean_files() { rm -rf "${base:?}"/{mon,osd,rgw,run,log,env,keyring,monmap,ceph.conf,tls.crt,tls.key,untrusted.crt,untrusted.key,apt.log}; }
 
@@ -327,7 +350,7 @@ start() {
     [ -O "$base" ] || die "$base belongs to someone else"
     exec 9>"$base/lock"
     flock 9
-    if running; then say 'already running'; cat "$base/env"; return 0; fi
+    if running_thawed; then say 'already running'; cat "$base/env"; return 0; fi
     ensure_installed "${1:-}"
     end_all
     # A port may be taken between the look and the bind; a few tries with other ports settle that.
@@ -352,15 +375,14 @@ locked() { # the same lock as start, where there is something to lock
 gateway() { # WHAT: the rest of the cluster, and what is stored, stay
     local pid
     [ -f "$base/env" ] && alive mon && alive osd || die 'not running'
-    port=$(sed -n 's/.*endpoint=127\.0\.0\.1:\([0-9]*\) ssl_endpoint.*/\1/p' "$conf")
-    tls_port=$(sed -n 's/.*ssl_endpoint=127\.0\.0\.1:\([0-9]*\).*/\1/p' "$conf")
+    read_ports
     pid=$(pid_of rgw) || pid=
     case $1 in
         stop) end_one rgw ;;
-        kill) [ -z "$pid" ] || kill -9 "$pid"; rm -f "$base/rgw.pid" ;;
+        kill) end_one rgw KILL ;;
         freeze) kill -STOP "${pid:?}" ;;
         thaw) kill -CONT "${pid:?}" ;;
-        start) if [ -z "$pid" ] || grep -q "$base/untrusted.crt" "$conf"; then end_one rgw; start_gateway tls; fi ;;
+        start) if grep -q "$base/untrusted.crt" "$conf" || ! running_thawed; then end_one rgw; start_gateway tls; fi ;;
         untrusted) end_one rgw; make_certificate untrusted; start_gateway untrusted ;;
     esac
 }
@@ -379,7 +401,7 @@ status() {
 
 case ${1:-} in
     start) start "${2:-}" ;;
-    env) running && cat "$base/env" || die 'not running' ;;
+    env) running_thawed && cat "$base/env" || die 'not running' ;;
     status) status ;;
     gateway-stop|gateway-kill|gateway-freeze|gateway-thaw|gateway-start|gateway-untrusted) locked && gateway "${1#gateway-}" ;;
     stop) locked && end_all && rm -f "$base/env" && say stopped ;;

@@ -92,9 +92,12 @@ if [ -z "${S3CACHE_TEST_ENDPOINT:-}" ]; then
     label=setup
     [ -x "$build/fake_s3" ] || make -C "$root" --no-print-directory BUILD="$build" "$build/fake_s3" >"$work/log" 2>&1 ||
         { tail "$work/log"; exit 1; }
-    "$build/fake_s3" >"$work/env" &
+    mkfifo "$work/pipe"
+    "$build/fake_s3" >"$work/pipe" &
     fake_pid=$!
-    for _ in $(seq 100); do [ -s "$work/env" ] && break; sleep 0.1; done
+    # Its one line, or the end of it.
+    timeout 60 head -n 1 "$work/pipe" >"$work/env"
+    [ -s "$work/env" ] || { echo 'fake_s3 does not start'; exit 1; }
     . "$work/env"
 fi
 
