@@ -81,7 +81,7 @@
 #include <chrono>       // TTLs, timeouts, time points
 #include <cstddef>      // std::size_t, std::byte
 #include <cstdint>      // 64-bit sizes on every platform
-#include <cstdlib>      // std::abort, for value() of an error where there are no exceptions
+#include <cstdlib>      // std::abort, where there are no exceptions to throw
 #include <exception>    // what a callback threw, kept for the throwing forms
 #include <functional>   // hooks, sources
 #include <iosfwd>       // std::istream by name only
