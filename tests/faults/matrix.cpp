@@ -560,10 +560,13 @@ void add_many(std::vector<Operation>& all) {
                        return sum;
                    },
                    [](World& world, const Outcome& outcome, bool struck) -> std::string {
+                       // A busy machine may be out of time before the first of them is sent.
+                       const bool had_time = !outcome.error || outcome.error->code() != Errc::timed_out;
                        for (const std::string& key : some_keys()) {
                            const bool there = world.has(key);
                            if (there && world.body(key) != "value of " + key) return "a wrong value";
-                           if (!there && (outcome.right || key == "k1")) return "said to be stored, and is not";
+                           if (!there && (outcome.right || (key == "k1" && had_time)))
+                               return "said to be stored, and is not";
                            if (there && !outcome.right && key == "k2" && !struck)
                                return "the request that failed had an effect";
                        }
