@@ -1,6 +1,8 @@
 // Two entries of the same bytes have the same ETag: what claims, removals and touches make of a writer who stores them again.
 #include "world.hpp"
 
+#include <array>
+
 using namespace s3cache;
 using namespace std::chrono_literals;
 using fake_s3::Phase;

@@ -3,6 +3,7 @@
 //   S3CACHE_TEST_CONTROL   a command that is called with `gateway-stop`, `-kill`, `-freeze`, `-thaw`, `-start`, `-untrusted`
 #include "store.hpp"
 
+#include <array>
 #include <condition_variable>
 
 using namespace s3cache;
