@@ -14,6 +14,7 @@ set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(cd "$here/.." && pwd -P)
+. "$here/servers/started.sh"
 build=${BUILD:-$root/build}
 case $build in /*) ;; *) build=$root/$build ;; esac
 all=$build/all
@@ -106,9 +107,7 @@ start_fake() {
     make -C "$root" --no-print-directory BUILD="$build" "$build/fake_s3" >"$logs/fake_s3" 2>&1 || { tail "$logs/fake_s3"; return 1; }
     "$build/fake_s3" >"$work/env" &
     fake_pid=$!
-    local i
-    for i in $(seq 100); do [ -s "$work/env" ] && break; sleep 0.1; done
-    . "$work/env"
+    started $fake_pid "$work/env" && . "$work/env"
 }
 
 # Objects, program, run by RUN: `env`, an emulator; `no`: not run; `object`: not linked either
@@ -448,7 +447,7 @@ against_fake() { # COMMAND...: with a fake S3 in a process of its own, and its v
         rm -f "$work/own.env"
         "$build/fake_s3" >"$work/own.env" &
         trap 'kill $!' EXIT
-        for _ in $(seq 100); do [ -s "$work/own.env" ] && break; sleep 0.1; done
+        started $! "$work/own.env" || exit 1
         . "$work/own.env"
         "$@"
     )

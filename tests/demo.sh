@@ -7,6 +7,7 @@
 # Nobody's bucket is guessed: credentials alone don't choose one.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/servers/started.sh
 export LC_ALL=C
 
 build=${BUILD:-build}
@@ -98,13 +99,7 @@ start_ceph() {
 start_small_s3() {
     "$build/fake_s3" --bucket demo >"$work/server.env" 2>"$work/server.log" &
     small_s3=$!
-    for _ in $(seq 100); do # it prints its line when it listens
-        [ ! -s "$work/server.env" ] || return 0
-        kill -0 "$small_s3" 2>/dev/null || break
-        sleep 0.1
-    done
-    cat "$work/server.log" >&2
-    fail 'the small S3 did not start'
+    started $small_s3 "$work/server.env" || fail "$(cat "$work/server.log")"
 }
 
 start_local_server() {

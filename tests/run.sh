@@ -4,6 +4,7 @@
 # Every suite runs even if one before it failed; the exit status is non-zero if any did.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/servers/started.sh
 
 # The background job of a script ignores SIGINT, and what it starts would do so for good: some tests send it and wait for its effect.
 if [ -z "${S3CACHE_DEFAULT_SIGNALS:-}" ] && env --default-signal=INT,QUIT true 2>/dev/null; then
@@ -111,12 +112,7 @@ start_fake() { # a small S3 as a program of its own, for the Python side
     : >"$BUILD/fake.env" # of an earlier run
     "$BUILD/fake_s3" >"$BUILD/fake.env" 2>"$BUILD/fake.log" &
     fake_pid=$!
-    for _ in $(seq 600); do
-        grep -q S3CACHE_TEST_ENDPOINT= "$BUILD/fake.env" && return 0
-        kill -0 "$fake_pid" 2>/dev/null || return 1
-        sleep 0.1
-    done
-    return 1
+    started $fake_pid "$BUILD/fake.env"
 }
 
 tests/summary reset

@@ -7,6 +7,7 @@ set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(cd "$here/.." && pwd -P)
+. "$here/servers/started.sh"
 build=${BUILD:-$root/build}
 case $build in /*) ;; *) build=$root/$build ;; esac
 work=$(mktemp -d "${TMPDIR:-/tmp}/s3cache-size.XXXXXX")
@@ -138,9 +139,7 @@ start_fake() {
         { tail "$work/log"; return 1; }
     "$build/fake_s3" >"$work/env" &
     fake_pid=$!
-    local i
-    for i in $(seq 100); do [ -s "$work/env" ] && break; sleep 0.1; done
-    . "$work/env"
+    started $fake_pid "$work/env" && . "$work/env"
 }
 
 of() { awk -v name="$1" '$1 == name { print $2 }' "$work/memory.txt"; }

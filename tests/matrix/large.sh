@@ -4,6 +4,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+. "$here/../servers/started.sh"
 work=$(mktemp -d "${TMPDIR:-/tmp}/s3cache-large.XXXXXX")
 mkfifo "$work/end"
 cut=$(((4 << 30) + (1 << 20)))
@@ -16,7 +17,7 @@ finish() {
     rm -rf "$work"
 }
 trap finish EXIT
-for _ in $(seq 100); do [ -s "$work/endpoint" ] && break; sleep 0.1; done
+started $server "$work/endpoint"
 "$@" "$(head -n 1 "$work/endpoint")" "$work"
 exec 9>&-
 wait $server
