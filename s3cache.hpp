@@ -601,8 +601,7 @@ struct is_producer<F, std::enable_if_t<!std::is_void_v<std::invoke_result_t<F&>>
 inline constexpr Seconds forever{1e300};  // a TTL: never expires, whatever Config::default_ttl says
 
 struct Credentials {
-    std::string access_key{};
-    std::string secret_key{};
+    std::string access_key{}, secret_key{};
     std::string session_token{};         // empty: none
     std::optional<TimePoint> expires{};  // empty: never
     std::string source{};                // where they came from, for people; never a secret
@@ -840,8 +839,7 @@ struct Finding {
 //   key      1 to 1024 bytes of UTF-8 without NUL, the prefix included; anything else is Errc::invalid_argument
 //   expired  an entry past its `expires_at`, by the local clock, counts as absent
 //   blocks   until done, or until Config's timeouts and attempts are used up
-//   errors   try_ forms and those on many keys return them, the others throw the same Error (or what the caller's own
-//            callback threw)
+//   errors   try_ forms and those on many keys return them, the others throw them (or what the caller's callback threw)
 class Cache {
 public:
     using Key = std::string_view;
@@ -886,16 +884,14 @@ public:
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An
     // entry that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
-    // Removes all entries under the prefix, or only those that a look finds expired; how many were removed. What fails
-    // is passed over, and is an error in the end.
+    // Removes all entries under the prefix, or those that a look finds expired; how many. A failure is told at the end.
     Result<std::uint64_t> try_clear(std::string_view prefix);
     Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
     // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
     Result<std::uint64_t> try_sweep_uploads(std::string_view prefix, Seconds older_than);
 
     // Many keys over Config::connections connections at once, in no order; one result a key. These never throw, with
-    // exceptions or without. Memory holds no more values than there are connections; `visit` runs on the calling thread
-    // and must not throw.
+    // exceptions or without. Memory holds a value a connection; `visit` runs on the calling thread and must not throw.
     using Visit = std::function<void(const std::string& key, Result<std::optional<Value>> result)>;
     void get_many(const std::vector<std::string>& keys, const Visit& visit);
     std::vector<Result<bool>> set_many(const std::vector<Item>& items);  // results in the order of the items
@@ -905,12 +901,12 @@ public:
     // signed it are. Sends nothing, except to find credentials. `method`: "GET" or "PUT".
     Result<std::string> try_presign(Key key, std::string_view method, Seconds lifetime);
 
-    // The value under the key; if there is none, what `producer` returns, stored first. In this process one producer
-    // runs for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to other
-    // processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a container
+    // The value under the key; if there is none, what `producer` returns, stored first. Of this Cache one producer runs
+    // for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to others and to
+    // other processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a container
     // of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty: a negative
     // entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that cannot
-    // be stored is returned all the same: either is counted and an event. A producer that asks for its own key:
+    // be stored is returned all the same: either is counted and an event. A producer that asks for its own key is
     // Errc::source. SetOptions::timeout is that of the storing.
     template <class T = Value, class F>
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
@@ -959,8 +955,8 @@ public:
     }
 
     // From any thread: every call that is under way on this cache, in whatever thread, and every Reader that is open,
-    // ends with Errc::cancelled within some 0.1 s; of a set() either value may then be there. Calls that begin later
-    // are not concerned. Does not wait.
+    // ends with Errc::cancelled within some 0.1 s, one that takes back an upload in parts within some 1.5 s; of a set()
+    // either value may then be there. Calls that begin later are not concerned. Does not wait; good in signal handlers.
     void cancel() noexcept;
 
     Stats stats() const;
@@ -1260,15 +1256,13 @@ inline std::string joined(Words words) {
 }
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
-// info of a URL, or of a proxy named without a scheme. A secret key may hold a slash, so what looks like a host and a
-// port whose port is no number is hidden too.
+// info of a URL or a proxy. A secret key may hold a slash, so what looks like a port and is no number is hidden too.
 inline void hide_user_info(std::string& text) {
     const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
     const std::size_t scheme = text.find("://", word);
     const bool is_url = scheme != std::string::npos;
     const std::size_t begin = is_url ? text.rfind("://") + 3 : word;
-    const std::size_t colon = text.find(':', begin);
-    const std::size_t slash = text.find('/', begin);
+    const std::size_t colon = text.find(':', begin), slash = text.find('/', begin);
     const bool has_port = text.find_first_not_of("0123456789", colon + 1) >= slash &&
                           !ends_with(std::string_view(text).substr(0, begin), "s3://");
     const bool is_user_info =
@@ -1287,8 +1281,7 @@ inline std::string without_passwords(std::string_view text) {
 
 inline constexpr std::size_t sanitized_bytes_max = 300;
 
-// Foreign text in a message: one line, not a long one, and without the passwords of URLs. Bytes that a terminal would
-// obey or that are no UTF-8 are written as \xNN.
+// Foreign text in a message: one short line without passwords of URLs. What a terminal obeys, or no UTF-8, is \xNN.
 inline std::string sanitize(std::string_view text) {
     const std::string known = without_passwords(text.substr(0, 10 * sanitized_bytes_max));  // all up to an '@' is seen
     std::string out;
@@ -1321,8 +1314,7 @@ inline void wipe(std::string& secret) {
 
 namespace detail::json {
 
-// CPython gives up at 995 levels (3.8 to 3.11) with an error that is not a ValueError; stopping a little earlier keeps
-// such a value readable as text on both sides.
+// CPython gives up at 995 levels (3.8 to 3.11) with no ValueError; a little less is readable as text on both sides.
 inline constexpr std::size_t depth_levels_max = 990;
 
 // CPython refuses longer integers because converting them takes quadratic time. Floats have no such limit.
@@ -1366,8 +1358,7 @@ public:
         return unit;
     }
 
-    // A string, and what it stands for. Half of a surrogate pair is no character, and makes that no UTF-8: replacing it
-    // would quietly change what may be a secret.
+    // A string, and what it stands for. Half a surrogate pair is not UTF-8; replaced, it would change a secret.
     bool string(std::string* meant = nullptr) {
         if (!take('"')) return false;
         while (!at_end()) {
@@ -1442,8 +1433,7 @@ private:
     bool number() {
         take('-');
         const bool zero = peek() == '0';
-        const std::size_t integer = digits();
-        const std::size_t end = at_;
+        const std::size_t integer = digits(), end = at_;
         if (integer == 0 || (zero && integer > 1)) return false;
         if (take('.') && digits() == 0) return false;
         if (take('e') || take('E')) {
@@ -1539,8 +1529,7 @@ inline Parts parts_of(std::int64_t unix_seconds) {
             in_day % 60};
 }
 
-// A day that is not in the calendar comes back as another one. 60 is a leap second; it counts as the first second of
-// the next minute, as in POSIX time.
+// A day that is not in the calendar comes back as another one. 60 is a leap second: as in POSIX, the next minute's 0.
 inline bool is_real(const Parts& time) {
     const Parts same = parts_of(days_since_epoch(time[year], time[month], time[day]) * seconds_per_day);
     return time[year] >= 1 && time[month] == same[month] && time[day] == same[day] && time[hour] <= 23 &&
@@ -1558,8 +1547,7 @@ inline TimePoint clamped(std::int64_t seconds, std::int64_t nanoseconds) {
 
 inline TimePoint to_time_point(double unix_seconds) {
     constexpr double most = 9e18;  // fits in 64 bits, and is past the end of every clock
-    const double bounded = (std::max)(-most, (std::min)(most, unix_seconds));
-    const double whole = std::floor(bounded);
+    const double bounded = (std::max)(-most, (std::min)(most, unix_seconds)), whole = std::floor(bounded);
     return clamped(static_cast<std::int64_t>(whole), static_cast<std::int64_t>((bounded - whole) * 1e9));
 }
 
@@ -1743,7 +1731,8 @@ private:
         if (!is_begun_) fail();
     }
     [[noreturn]] void fail() {
-        is_begun_ = false;
+        is_known_ = is_begun_ = false;
+        EVP_MD_CTX_reset(context_);  // begun again, OpenSSL 1.1.1 would write to the memory that it did not get
 #if S3CACHE_EXCEPTIONS
         throw std::bad_alloc();
 #else
@@ -1813,15 +1802,13 @@ inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5
 inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
 inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
-// The processor's instruction is seven times faster than the table, and three lanes of it twice as fast again, since it
-// takes a word each cycle and three cycles for one.
+// The processor's instruction is seven times faster than the table; three lanes twice that: it takes a word each cycle.
 #if defined(__x86_64__) && defined(__GNUC__)
 
 inline constexpr std::size_t crc_lane_bytes = 1360;  // three are nearly 4 KiB
 
 // The CRC if as many zeros as a lane has bytes followed: times x^(8 * 1360), of which the instruction does x^32 and the
-// product of two reflected numbers x. The attribute lets these two functions use the instructions without -msse4.2 for
-// the program, which must run elsewhere too.
+// product of two reflected numbers x. The attribute gives these two the instructions, and not all of the program.
 __attribute__((target("sse4.2,pclmul"))) inline std::uint64_t skip_crc_lane(std::uint64_t crc) {
     using Pair = long long __attribute__((vector_size(16)));
     const Pair product = __builtin_ia32_pclmulqdq128(Pair{static_cast<long long>(crc), 0}, Pair{0x3F70CC6F, 0}, 0);
@@ -2050,10 +2037,10 @@ inline bool mark_illegal(std::string& text, char mark) {
     bool found = false;
     for (std::size_t i = 0; i < text.size(); ++i) {
         std::size_t size = bytes::octet(text[i]) < 0x20 && !bytes::is_blank(text[i]) ? 1 : 0;
-        const std::size_t end = text.compare(i, 2, "&#") == 0 ? text.find(';', i) : std::string::npos;
+        const std::string_view ahead = std::string_view(text).substr(i, 16);
+        const std::size_t end = bytes::starts_with(ahead, "&#") ? ahead.find(';') : ahead.npos;
         std::string meant;
-        if (end < i + 16 && !append_reference(meant, std::string_view(text).substr(i + 1, end - i - 1)))
-            size = end + 1 - i;
+        if (end != ahead.npos && !append_reference(meant, ahead.substr(1, end - 1))) size = end + 1;
         text.replace(i, size, size, mark);
         found = found || size != 0;
     }
@@ -2073,8 +2060,7 @@ inline void escape(std::string& out, std::string_view text) {
     }
 }
 
-// Where the text of an element goes. Elements are known by their whole path below the root, never by their name alone,
-// because stores nest keys in elements of their own making.
+// Where the text of an element goes. It is known by its whole path below the root, because stores nest keys elsewhere.
 struct Field {
     std::string_view path;  // such as Contents/Key
     std::string* to;
@@ -2082,8 +2068,7 @@ struct Field {
 };
 
 // Walks the elements of one document and fills its fields. Attributes, comments and processing instructions are stepped
-// over, and namespace prefixes are dropped, because stores disagree on namespaces. A DTD is refused, because attacks by
-// XML need entities of their own.
+// over, namespace prefixes dropped, because stores disagree on them. A DTD is refused: attacks need entities of theirs.
 class Scanner {
 public:
     explicit Scanner(std::string_view document)
@@ -2220,8 +2205,7 @@ struct ErrorBody {
     std::string code, message, region, request_id;
 };
 
-// S3 puts <Error> at the root, STS inside <ErrorResponse>. Anything else, an HTML page of a proxy for one, is no error
-// body: the caller goes by the status.
+// S3 puts <Error> at the root, STS inside <ErrorResponse>. Of anything else, such as a proxy's page, the status counts.
 inline bool read_error(std::string_view document, ErrorBody& body) {
     Scanner scanner(document);
     const bool is_whole = scanner.finish({{"Code", &body.code},
@@ -2239,8 +2223,7 @@ inline bool read_error(std::string_view document, ErrorBody& body) {
 // The title of an HTML page, on one line: who answered, if it was not the store. Empty: there is none.
 inline std::string html_title(std::string_view page) {
     const std::string lower = bytes::lower(page.substr(0, 4096));  // a head is short; the rest may be long
-    const std::size_t tag = lower.find("<title");
-    const std::size_t begin = lower.find('>', tag);
+    const std::size_t tag = lower.find("<title"), begin = lower.find('>', tag);
     const std::size_t end = lower.find("</title", begin);  // nothing is behind npos
     std::string title;
     if (end == std::string::npos) return title;
@@ -2342,10 +2325,9 @@ inline Result<ListPage> list_result(std::string_view document, std::string_view 
 
 namespace detail::ini {
 
-// A thousand profiles fit. Names are looked for one by one, hence the second limit; each section gets a copy of what
-// [DEFAULT] sets, hence the third, which counts the copies.
-inline constexpr std::size_t file_bytes_max = 1024 * 1024;
-inline constexpr std::size_t sections_max = 10000;
+// A thousand profiles fit. Names are looked for one by one, hence the next two limits; each section gets a copy of what
+// [DEFAULT] sets, hence the last, which counts the copies.
+inline constexpr std::size_t file_bytes_max = 1024 * 1024, sections_max = 10000, settings_max = 1000;
 inline constexpr std::size_t defaults_max = 100000;
 
 struct Section {
@@ -2368,8 +2350,7 @@ using File = std::list<Section>;  // in the order of the file
 
 using bytes::trim;
 
-// The dialect of Python's RawConfigParser, with its strictness, because what boto3 refuses must not silently work here
-// with other settings than the user believes in.
+// The dialect of Python's RawConfigParser, as strict: what boto3 refuses must not work here with other settings.
 class Parser {
 public:
     // `file_name` is for messages, which begin with "NAME:LINE: " and hold no value of a setting.
@@ -2427,6 +2408,7 @@ private:
         if (name.empty()) return fail("a setting without a name");
         if (section_->find(name))
             return fail(bytes::joined({"setting '", bytes::sanitize(name), "' comes twice in its section"}));
+        if (section_->settings.size() == settings_max) return fail("too many settings in one section");
         bytes::add(section_->settings, name, trim(line.substr(delimiter + 1)));
         in_setting_ = true;
         blank_lines_ = 0;
@@ -2452,8 +2434,7 @@ private:
     std::string problem_;
 };
 
-// Words as a POSIX shell splits them, without expanding anything: for section names, and for credential_process. None
-// where a quote or escape is left open.
+// Words as a POSIX shell splits them, with nothing expanded: of section names and credential_process. None: left open.
 inline std::vector<std::string> split_words(std::string_view text) {
     std::vector<std::string> words;
     bool in_word = false;
@@ -2480,8 +2461,7 @@ inline std::vector<std::string> split_words(std::string_view text) {
 }
 
 // The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]; of a credentials file, whose
-// `kind` is empty, [NAME]. As in botocore only the start of the first word is compared with the kind, and of two
-// sections for one name the later one counts.
+// `kind` is empty, [NAME]. As in botocore only the first word's start must be the kind, and of two the later counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
@@ -2577,12 +2557,10 @@ inline bool valid_bucket(std::string_view bucket) {
 }
 
 struct Partition {
-    std::string_view region_prefix;
-    std::string_view suffix;
+    std::string_view region_prefix, suffix;
 };
 
-// The last entry is also the answer for names nobody has heard of yet. The table goes by prefix, because AWS adds
-// regions every year and partitions hardly ever.
+// The last entry is also for names nobody has heard of yet. By prefix, because AWS adds regions, and hardly partitions.
 inline constexpr Partition partitions[] = {
     {"cn-", "amazonaws.com.cn"},    {"us-iso-", "c2s.ic.gov"},      {"us-isob-", "sc2s.sgov.gov"},
     {"eu-isoe-", "cloud.adc-e.uk"}, {"us-isof-", "csp.hci.ic.gov"}, {"eusc-de-", "amazonaws.eu"},
@@ -2688,8 +2666,7 @@ inline bool use_virtual_host(const std::string& bucket, Addressing addressing, c
     return bucket.size() >= 3 && bucket == bytes::lower(bucket);
 }
 
-// `url` is the store's own; empty: AWS. Of `config` only its addressing and AWS's options are looked at, because region
-// and endpoint may come from elsewhere.
+// `url` is the store's own; empty: AWS. Region and endpoint of `config` do not count: they may come from elsewhere.
 inline Result<Endpoint> resolve(const std::string& bucket, const std::string& named_region, const std::string& url,
                                 const Config& config) {
     if (!valid_region(named_region))
@@ -2727,7 +2704,7 @@ inline bool take_parameter(Config& to, std::string_view name, const std::string&
         to.region = value;
     else if (name == "endpoint")
         to.endpoint = value;
-    else if (name == "part_bytes" && number)
+    else if (name == "part_bytes" && number && static_cast<std::size_t>(*number) == *number)
         to.part_bytes = static_cast<std::size_t>(*number);
     else if (is("path_style", "true") || is("path_style", "false"))
         to.addressing = value == "true" ? Addressing::path : Addressing::virtual_host;
@@ -2807,20 +2784,15 @@ struct Header {
     std::string_view value;
 };
 
-// Everything borrowed. `path` and `query` are already encoded: signing the very bytes that go on the wire is the only
-// way to agree with stores that decode and encode again.
+// Everything borrowed. `path` and `query` are encoded: only the very bytes on the wire agree with all stores.
 struct Request {
-    std::string_view method;
-    std::string_view path;
-    std::string_view query;
-    std::string_view payload_hash;
+    std::string_view method, path, query, payload_hash;
 };
 
 // The day of the scope is cut from `amz_date`: taken from a second look at the clock, it would differ at midnight.
 struct Scope {
     std::string_view amz_date;  // YYYYMMDDTHHMMSSZ
-    std::string_view region;
-    std::string_view service;
+    std::string_view region, service;
 };
 
 // Encoded before they are sorted, and sorted as pairs: as joined text `a-b=` would come before `a=`, since '-' < '='.
@@ -3025,8 +2997,7 @@ inline constexpr auto stat_open = &::fstat;
 inline constexpr auto number_of = &::fileno;
 #endif
 
-// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file without a length
-// (those of /proc say 0 and hold something).
+// The length of an open file and when it was last written to; all zero: a pipe, a device, or, as in /proc, no length.
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     FileStat seen;
     if (!file || stat_open(number_of(file), &seen) != 0 || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0)
@@ -3148,26 +3119,22 @@ private:
 namespace detail::http {
 
 // S3 sends under 8 KiB of headers; these bounds only stop a hostile server from filling memory.
-inline constexpr std::size_t header_bytes_max = (std::size_t{64} << 10) - 1;
-inline constexpr std::size_t header_lines_max = 256;
+inline constexpr std::size_t header_bytes_max = (std::size_t{64} << 10) - 1, header_lines_max = 256;
 // The largest answer that is not a value: a page of 1,000 keys of 1,024 bytes, each byte encoded as %XX.
 inline constexpr std::size_t text_bytes_max = std::size_t{8} << 20;
 // Receive buffers: a large one halves the cost of a large download, a small one is cheaper for a small answer over TLS.
-inline constexpr long small_buffer_bytes = 32L << 10;
-inline constexpr long large_buffer_bytes = 512L << 10;
+inline constexpr long small_buffer_bytes = 32L << 10, large_buffer_bytes = 512L << 10;
 // 256 KiB instead of libcurl's 64 saves a twelfth of a large upload.
 inline constexpr long upload_buffer_bytes = 256L << 10;
 // Stores close idle connections after 5 s to some minutes; an older one is likelier dead than useful.
 inline constexpr long idle_seconds_max = 20;
 // Connections that a Cache keeps between calls, or Config::connections if that is more.
 inline constexpr unsigned idle_connections_max = 16;
-
 inline constexpr const char* user_agent = "s3cache/" S3CACHE_VERSION;
 
 // Why a response is not taken.
 inline constexpr const char* no_memory = "no memory for the answer";
 inline constexpr const char* too_large = "the answer is larger than any of S3's";
-
 using Clock = std::chrono::steady_clock;
 using Milliseconds = std::chrono::milliseconds;
 
@@ -3268,6 +3235,7 @@ enum class SinkResult { consumed, pause, stop };  // pause: offer the same again
 struct Limits {
     Milliseconds connect{0}, stall{0}, total{0};  // zero: none
 };
+inline constexpr Milliseconds time_max = std::chrono::hours(24 * 20);  // libcurl takes them as long, often of 32 bits
 
 // Of a response what begins anew with each request.
 struct Response {
@@ -3327,6 +3295,12 @@ public:
         T value{};
         curl_easy_getinfo(easy, which, &value);
         return value;
+    }
+
+    // What libcurl says of the failure. It quotes a proxy that it does not understand, and so perhaps a password.
+    std::string trouble() const {
+        const std::string_view said = bytes::trim(problem);
+        return bytes::sanitize(bytes::starts_with(said, "Unsupported proxy") ? said.substr(0, said.find('\'')) : said);
     }
 
     void begin(const Request& what) {
@@ -3432,7 +3406,8 @@ private:
         set(CURLOPT_HEADERDATA, static_cast<void*>(this));
         set(CURLOPT_WRITEFUNCTION, &Transfer::on_body);
         set(CURLOPT_WRITEDATA, static_cast<void*>(this));
-        set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(limits.connect.count()));
+        const Milliseconds connect = limits.connect.count() ? limits.connect : time_max;  // zero would be 300 s
+        set(CURLOPT_CONNECTTIMEOUT_MS, static_cast<long>(connect.count()));
         // libcurl counts whole seconds of a transfer that moves less than a byte a second.
         set(CURLOPT_LOW_SPEED_LIMIT, limits.stall.count() ? 1L : 0L);
         set(CURLOPT_LOW_SPEED_TIME, static_cast<long>((limits.stall.count() + 999) / 1000));
@@ -3451,6 +3426,9 @@ private:
         if (has_body()) curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, upload_buffer_bytes);
         curl_easy_setopt(easy, CURLOPT_HTTP09_ALLOWED, 0L);
         curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, idle_seconds_max);
+#endif
+#if LIBCURL_VERSION_NUM >= 0x075700
+        curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);  // else who gives up waits for getaddrinfo() all the same
 #endif
         if (!config.setup_curl) return;
         set(CURLOPT_USERAGENT, user_agent);
@@ -3648,10 +3626,7 @@ namespace detail::retry {
 inline constexpr std::chrono::milliseconds retry_after_max{20000};
 // An outage must not be multiplied: a cache has this many tokens, a retry takes five (ten after a timeout), a success
 // gives one back and so does time. The numbers are botocore's standard mode, but for the refill by time.
-inline constexpr double quota_tokens = 500;
-inline constexpr double quota_per_retry = 5;
-inline constexpr double quota_per_timeout = 10;
-inline constexpr double quota_per_second = 5;
+inline constexpr double quota_tokens = 500, quota_per_retry = 5, quota_per_timeout = 10, quota_per_second = 5;
 
 enum class Action {
     accept,               // none: there is an answer to look at, good or bad, or another attempt would not help
@@ -3873,8 +3848,7 @@ using Keys = Result<Credentials>;
 
 inline Error broken(bytes::Words what) { return Error(Errc::credentials, bytes::joined(what)); }
 
-// A source that is not configured: the next one is asked. One that is configured but broken is an error, because
-// falling through could use another identity.
+// A source that is not configured: the next is asked. A broken one is an error: the next may be another identity.
 inline Error passed_over(bytes::Words why) { return Error(Errc::unavailable, bytes::joined(why)); }
 inline bool is_passed_over(const ResultBase& keys) { return !keys && keys.error().code() == Errc::unavailable; }
 
@@ -4017,8 +3991,7 @@ inline Result<std::string> run_process(const std::vector<std::string>& argv, con
     ::close(pipe);
     if (ended == 0) ::kill(child, SIGKILL);
     while (ended == 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
-    // A program that ignores SIGCHLD or waits for all children takes the status away from us; what the helper wrote is
-    // then all there is to judge by.
+    // A program that ignores SIGCHLD or waits for all children takes the status away: then what it wrote has to do.
     if (ended > 0 && WIFSIGNALED(status)) return broken({"it was ended by signal ", bytes::number(WTERMSIG(status))});
     if (ended > 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0)
         return broken({"it ended with exit status ", bytes::number(WEXITSTATUS(status))});
@@ -4074,8 +4047,7 @@ inline Keys with_expiry(Credentials keys, const std::string& expiration) {
     return unexpected({expiration, keys.source + ": the expiry"}, "a time such as 2025-01-15T12:34:56Z");
 }
 
-// Instance metadata says Token for what a helper program calls SessionToken. A member of another type makes the answer
-// unusable, because else a token could go missing.
+// Instance metadata says Token for a helper's SessionToken. A member of another type spoils all: a token would be lost.
 inline Keys keys_in_json(const Result<std::string>& body, const std::string& where, bool must_expire) {
     if (!body) return body.error();
     Credentials keys{{}, {}, {}, {}, where};
@@ -4098,8 +4070,7 @@ inline Keys keys_in_json(const Result<std::string>& body, const std::string& whe
     return with_expiry(std::move(keys), expiration);
 }
 
-// What STS answers: ActionResponse/ActionResult/Credentials. All four fields must be there, so that a half answer
-// can't become a half-set credential.
+// What STS answers: ActionResponse/ActionResult/Credentials, with all four fields: half of it is no credential.
 inline Keys keys_in_xml(std::string_view document, const std::string& action, const std::string& where) {
     Credentials keys{{}, {}, {}, {}, where};
     std::string expiration;
@@ -4171,8 +4142,7 @@ public:
         return value != nullptr ? std::optional<std::string>(value) : std::nullopt;
     }
 
-    // The first of the variables that is set. Empty is unset, as everywhere in the AWS tools, because containers often
-    // declare variables that they leave blank.
+    // The first of the variables that is set. Empty is unset, as in the AWS tools: containers leave variables blank.
     Setting first(std::initializer_list<const char*> names) const {
         for (const char* name : names) {
             auto value = variable(name);
@@ -4187,8 +4157,7 @@ public:
         return set.value.empty() && load() ? setting_of(selected_, name) : set;
     }
 
-    // Set but empty counts, unlike elsewhere: botocore looks for a profile without a name then and fails, and so would
-    // the AWS CLI on the same machine.
+    // Set but empty counts, unlike elsewhere: botocore, so the AWS CLI, looks for a profile without a name and fails.
     Setting chosen_profile() const {
         if (!settings_.profile.empty()) return {settings_.profile, "the configured profile"};
         for (const char* name : {"AWS_DEFAULT_PROFILE", "AWS_PROFILE"}) {
@@ -4278,8 +4247,8 @@ public:
         return keys_in_json(ask(request, where), where, true);
     }
 
-    // A store of somebody else's takes no keys of an instance role, and asking for them costs a second where there is
-    // no metadata service. Private endpoints of AWS are AWS.
+    // Somebody else's store takes no keys of an instance role; asking costs a second where there is no such service.
+    // Private endpoints of AWS are AWS.
     Keys instance() {
         const auto set = endpoint_url("S3");
         if (!set) return set.error();
@@ -4611,8 +4580,7 @@ class Provider {
 public:
     Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
 
-    // Once a source has answered, only that one is asked again: a profile file that is just being rewritten must not
-    // turn a person into the instance's role.
+    // Once a source has answered, only that one is asked again: a file just being rewritten turns nobody into a role.
     Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
         Walk walk(environment_, settings_, limits);
         const Source* const before = answered_;
@@ -4686,16 +4654,23 @@ private:
     }
 
     Result<void> refresh(std::unique_lock<std::mutex>& lock, const Limits& limits) {
+        struct Turn {
+            Provider& self;
+            std::unique_lock<std::mutex>& lock;
+            ~Turn() {  // however it ends, also by what a hook of the caller's throws
+                lock.lock();
+                self.refresher_ = 0;
+                self.done_.notify_all();
+            }
+        };
         const auto ask = [&]() -> Keys {
             refresher_ = http::process_id();
             lock.unlock();
+            const Turn turn{*this, lock};
             if (!settings_.credentials) return find(limits);
             return checked(guarded(settings_.credentials, "the credentials provider"), environment_.now());
         };
-        Keys got = http::shielded(ask, Keys(Error(Errc::too_large, "out of memory")));
-        lock.lock();  // before anybody can see that this is over, however it ended
-        refresher_ = 0;
-        done_.notify_all();
+        Keys got = ask();
         const TimePoint when = environment_.now();
         // That there was no time left, or no memory, says nothing about the source: the next caller asks it.
         if (!got && (limits.over() || got.error().code() == Errc::too_large)) return got.error();
@@ -4738,7 +4713,6 @@ inline constexpr std::string_view meta_prefix = "x-amz-meta-";
 inline constexpr std::size_t metadata_bytes_max = 2048;
 // A TTL past this (285 million years) is no date that anybody's arithmetic holds: the entry never expires.
 inline constexpr double ttl_seconds_max = 9e15;
-
 inline constexpr double never = std::numeric_limits<double>::infinity();
 
 // What an answer's headers say of an entry, if there is one.
@@ -5023,6 +4997,10 @@ struct detail::Core : credentials::Environment {
         }
         return nullptr;
     }
+    bool is_computing(std::string_view key) {
+        const std::lock_guard<std::mutex> hold(in_flight_lock);
+        return find_in_flight(key) != nullptr;
+    }
     // With the lock held: whether the owner waits, through others perhaps, for what this thread is to bring.
     bool waits_for_us(std::thread::id owner) const {
         if (owner == std::this_thread::get_id()) return true;
@@ -5070,15 +5048,13 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up after a write may take: a step without a deadline; all of it, beyond the caller's deadline.
-inline constexpr Milliseconds cleanup_timeout{10000};
-inline constexpr Milliseconds cleanup_overtime{500};
+// How long cleaning up after a write may take: a step without a deadline; all of it, beyond the caller's, or cancelled.
+inline constexpr Milliseconds cleanup_timeout{10000}, cleanup_overtime{500}, cleanup_after_cancel{1000};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
 inline constexpr double skew_seconds_min = 900;
+inline constexpr double clock_offset_max = 4e9;  // a century: a clock may begin in 1970, but no store lives in 9999
 // How often progress is reported and cancellation looked for.
-inline constexpr Milliseconds tick{100};
-inline constexpr Milliseconds step_most{1000};
-
+inline constexpr Milliseconds tick{100}, step_most{1000};
 inline constexpr const char* by_cancel = "cancelled by Cache::cancel()";
 
 // "get reports/q3: <text>"
@@ -5109,7 +5085,7 @@ struct Request : http::Transfer::Request {
     bool begins_upload = false;    // a cancellation waits for it, since only who knows its id can take it back
     bool rests_on_clock = false;   // not to be sent again once an answer has corrected the clock
     bool open_ended = false;       // the call's deadline covers its beginning only: libcurl is not told of it
-    Milliseconds stall{0};         // zero: Config::stall_timeout
+    Milliseconds stall{0};         // Config::stall_timeout, but not less than this
 
     Request& header(std::string_view name, std::string_view value) { return bytes::add(headers, name, value), *this; }
     Error refuse(Errc kind, std::string_view why) const { return refusal(kind, operation, key, why); }
@@ -5197,7 +5173,7 @@ public:
             attempts = 0;
             clock_offset_ms = core.clock_offset_ms.load(std::memory_order_relaxed);
             began = http::Clock::now();
-            if (core.health.admits(core.local_now())) return attempt(began);
+            if (session.is_cleaning_ || core.health.admits(core.local_now())) return attempt(began);
             core.count(&Stats::unavailable);
             constexpr std::string_view why = "not sent: the last calls failed, and Config::breaker_pause is not over";
             end(request.refuse(Errc::unavailable, why));
@@ -5301,7 +5277,7 @@ public:
             out.begin(request);
             out.owner = this;
             out.limits = {core.config.connect_timeout, core.config.stall_timeout, {}};
-            if (request.stall.count() > 0) out.limits.stall = request.stall;
+            if (out.limits.stall.count() > 0) out.limits.stall = (std::max)(out.limits.stall, request.stall);
             if (session.limits_.deadline && !request.open_ended) {
                 const auto left = std::chrono::ceil<Milliseconds>(*session.limits_.deadline - http::Clock::now());
                 out.limits.total = (std::max)(left, Milliseconds(1));
@@ -5433,7 +5409,7 @@ public:
         // refusal gives no reason the date is tried, and counts for others only if the store then takes the signature.
         bool correct_clock() {
             const double off = skew(core.local_now());
-            if (std::isnan(off) || is_anonymous()) return false;
+            if (!(std::fabs(off) < clock_offset_max) || is_anonymous()) return false;  // nan: no date
             clock_offset_ms = static_cast<std::int64_t>(off * 1000);
             if (!fault.code.empty()) core.clock_offset_ms.store(clock_offset_ms);
             return !request.rests_on_clock;
@@ -5479,7 +5455,7 @@ public:
             if (!core.config.on_event) return;
             const std::uint64_t size = request.method == Method::get ? answer->received : request.body.size();
             const bool has_failed = answer->result != CURLE_OK && !stopped_by_sink();
-            const std::string problem = has_failed ? bytes::sanitize(bytes::trim(answer->problem)) : std::string();
+            const std::string problem = has_failed ? answer->trouble() : std::string();
             core.config.on_event({request.operation, request.key, outcome, attempts, answer->status, size,
                                   http::Clock::now() - due, answer->reused, problem});
         }
@@ -5506,7 +5482,7 @@ public:
             if (timed_out && deadline && http::Clock::now() >= *deadline - Milliseconds(5))
                 return told(rule, session.out_of_time_text());
             if (answer->refused) rule.kind = answer->refused == http::no_memory ? Errc::too_large : Errc::protocol;
-            std::string text = answer->refused ? answer->refused : bytes::sanitize(bytes::trim(answer->problem));
+            std::string text = answer->refused ? answer->refused : answer->trouble();
             if (text.empty()) text = curl_easy_strerror(answer->result);
             if (const char* why = http::why_no_descriptor()) text.append(", ").append(why);
             if (answer->result == CURLE_OUT_OF_MEMORY) text += ", or a header line longer than libcurl takes";
@@ -5555,20 +5531,28 @@ public:
     void allow(Milliseconds timeout) {
         timeout_ = timeout;
         deadline_.reset();
-        if (timeout.count() > 0) deadline_ = http::Clock::now() + timeout;
+        overtime_.reset();
+        if (timeout.count() != 0) deadline_ = http::Clock::now() + std::clamp(timeout, Milliseconds(0), http::time_max);
         limits_.deadline = deadline_;
     }
-    // What was cancelled before is over: cleaning up comes here first.
+    // What was cancelled before is over: cleaning up comes here first, and is tried even where the breaker is open.
     void allow_cleanup() {
+        const auto now = http::Clock::now();
+        if (why_cancelled_ || limits_.cancelled())
+            overtime_ = now + cleanup_after_cancel;
+        else if (deadline_ && !overtime_)
+            overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
+        limits_.deadline = overtime_.value_or(now + cleanup_timeout);
+        limits_.cancels_before = core.cancels.load();
         report_progress_ = nullptr;
         why_cancelled_ = nullptr;
-        limits_.cancels_before = core.cancels.load();
-        const auto now = http::Clock::now();
-        if (deadline_ && !overtime_) overtime_ = (std::max)(*deadline_, now) + cleanup_overtime;
-        limits_.deadline = deadline_ ? overtime_ : now + cleanup_timeout;
+        is_cleaning_ = true;
     }
     // For a cleanup after which the call goes on.
-    void end_cleanup() { limits_.deadline = deadline_; }
+    void end_cleanup() {
+        limits_.deadline = deadline_;
+        is_cleaning_ = false;
+    }
     // Of the bodies of PUTs, what is on its way.
     std::uint64_t sent() const {
         curl_off_t sum = 0;
@@ -5651,15 +5635,14 @@ private:
     Milliseconds timeout_{0};
     std::optional<http::Clock::time_point> deadline_, overtime_;  // the caller's; what cleaning up has beyond it
     credentials::Limits limits_;                                  // of what runs now
-    bool woken_ = false;
+    bool woken_ = false, is_cleaning_ = false;
     const char* why_cancelled_ = nullptr;      // null: it is not
     http::Clock::time_point uploads_until_{};  // when it is: how long the beginning of an upload is waited for
 };
 
 using Call = Session::Call;
 
-// Calls that are on their way at once, over a bounded number of connections. `end` looks at each that is done, from
-// within add(), step() or finish(), and in no order.
+// Calls on their way at once, over so many connections. `end` looks at each that is done, in add(), step() or finish().
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
@@ -5765,7 +5748,8 @@ inline Result<entry::Facts> interpret_look(const Call& call) {
     Call bucket(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     bucket.run();
     if (bucket.status() == 404) bucket.fault.code = "NoSuchBucket";
-    if (bucket.error || !bucket.fault.code.empty()) return bucket.failure();
+    const bool is_there = bucket.ok() || bucket.status() == 403;  // who may only read objects may not look at it
+    if (bucket.error || !bucket.fault.code.empty() || !is_there) return bucket.failure();
     call.core.store_seen = true;
     return entry::Facts();
 }
@@ -5818,6 +5802,7 @@ public:
         const bool is_gone = at_ > 0 && !error && (status() == 412 || status() == 404);
         if (is_gone) return request.refuse(Errc::changed, "the object was replaced while it was read");
         if (!ok()) return failure();
+        if (at_ == 0 && status() != 200) return request.refuse(Errc::protocol, "the answer is none to a GET");
         const bool is_short = at_ < end_ && end_ != unknown;
         return is_short ? request.refuse(Errc::damaged, "the body is shorter than announced") : Result<void>();
     }
@@ -5874,7 +5859,8 @@ protected:
     bool on_retry() override {
         if (at_ == 0) return true;
         if (at_ == end_ || version_.empty()) return false;
-        if (answer && answer->received >= progress_bytes_min) attempts = 0;
+        if (at_ - resumed_at_ >= progress_bytes_min) attempts = 0;
+        resumed_at_ = at_;
         const std::string last = end_ == unknown ? std::string() : bytes::number(end_ - 1);
         request.headers = {{"range", bytes::joined({"bytes=", bytes::number(at_), "-", last})},
                            {"if-match", std::string(version_)}};
@@ -5893,7 +5879,7 @@ protected:
     }
 
     std::string_view version_{};  // its strong ETag; empty: there is none
-    std::uint64_t from_ = 0, at_ = 0, end_ = unknown;
+    std::uint64_t from_ = 0, at_ = 0, resumed_at_ = 0, end_ = unknown;
     std::optional<Error> trouble_{};
 };
 
@@ -6000,6 +5986,13 @@ inline bool is_unmet(const Call& call) {
            (call.status() == 412 || (call.status() == 404 && call.fault.code == "NoSuchKey"));
 }
 
+// True: the store (Swift, B2) refuses write conditions, and the look before has to do.
+inline bool drops_condition(Call& call) {
+    if (call.ok() || call.error || retry::rule_for(call.status(), call.fault.code).kind != Errc::unsupported)
+        return false;
+    return !std::exchange(call.request.condition, {}).empty();
+}
+
 // Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
 inline Result<bool> is_stored_by_us(Session& session, const s3::Request& write) {
     if (write.write_id.empty()) return false;
@@ -6080,10 +6073,8 @@ struct Put : Call {
     // Puts the write condition as this store takes it; false: it is as it should be.
     bool fits_condition() {
         std::string& condition = request.condition;
-        if (condition.empty() || ok() || error) return false;
-        if (retry::rule_for(status(), fault.code).kind == Errc::unsupported)
-            return condition.clear(), true;  // Swift, B2: the look before has to do
-        if (!is_unmet(*this) || condition.front() != '"') return false;
+        if (drops_condition(*this)) return true;
+        if (ok() || !is_unmet(*this) || condition.front() != '"') return false;
         const auto there = look(session, request.operation, request.key);
         if (!there || there->info.etag != condition) return false;
         condition = condition.substr(1, condition.size() - 2);  // Ceph before 2025 compares without the quotes
@@ -6168,6 +6159,7 @@ private:
                 crc = digest::crc32c(crc, piece.data(), count);
                 if (Result<void> allowed = check_turn(); !allowed) return allowed;
             }
+            if (std::ferror(body_.file)) return Error(Errc::source, "the source failed");
             std::rewind(body_.file);
         }
         whole_crc_ = entry::crc32c_text(crc);
@@ -6318,6 +6310,7 @@ private:
         out.error_in_200 = true;
         Call call(session_, std::move(out));
         call.run();
+        if (core_.config.conditions != Conditions::required && drops_condition(call)) call.run();
         if (call.ok() && !xml::etag_result(call.answer->text))
             return request.refuse(Errc::protocol, "the store's answer does not say that the upload is complete");
         // A lost answer may have been a success: then the retry says 412 or NoSuchUpload, and the object itself tells.
@@ -6669,7 +6662,7 @@ inline bool prepare_removal(Call& call) {
     s3::Request& request = call.request;
     if (request.method == Method::head) {
         const auto found = interpret_look(call);
-        if (!found || !found->expired(call.core.unix_now())) return false;
+        if (!found || !found->expired(call.core.unix_now()) || call.core.is_computing(request.key)) return false;
         if (found->has_strong_etag()) request.header("if-match", found->info.etag);
         request.method = Method::erase;
         // Nor is it removed once the clock by which it was found expired has turned out to be wrong.
@@ -6719,12 +6712,12 @@ public:
 
     bool tend() override {
         if (is_removing_) return Range::tend();
-        if (done && ok() && !decoder_.has_begun()) begin(headers());  // of an empty object
+        if (done && ok() && status() == 200 && !decoder_.has_begun()) begin(headers());  // of an empty object
         if (planned_) tend_ranges();
         if (!is_over()) return true;
         const bool may_remove = core.config.expired == Expired::remove && !core.config.read_only;
         if (!is_refused_ || facts_.is_malformed() || !may_remove) return false;
-        if (const std::lock_guard<std::mutex> hold(core.in_flight_lock); core.find_in_flight(request.key)) return false;
+        if (core.is_computing(request.key)) return false;
         is_removing_ = true;
         request = s3::request(core, "expire", Method::head, request.key);
         start();
@@ -6773,7 +6766,7 @@ protected:
         const bool is_to_check = policy == Checksums::store || (policy == Checksums::own && facts_.is_own_sum);
         if (is_to_check && !facts_.sum.empty()) verifier_ = {facts_.sum_type, facts_.sum};
         decoder_.begin(facts_.info);
-        const bool is_endless = !facts_.length && headers.get("transfer-encoding").empty();
+        const bool is_endless = !facts_.length && !bytes::iequal(headers.get("transfer-encoding"), "chunked");
         const char* wrong = !facts_.from_s3 ? "the answer has no ETag: is the endpoint an S3 store?"
                             : is_endless    ? "the answer does not say how long it is"
                                             : nullptr;
@@ -6819,6 +6812,7 @@ protected:
         if (result != SinkResult::consumed) return result;
         verifier_.update(data);
         taken_ += data.size();
+        if (!facts_.length) facts_.info.size = taken_;
         return result;
     }
     SinkResult put(std::string_view data) override {
@@ -6893,8 +6887,7 @@ private:
     std::string value_;
 };
 
-// An entry that is read piece by piece. While the caller looks at what has come, or once the buffer is full, the
-// transfer pauses, and TCP tells the store to wait.
+// An entry read piece by piece. The transfer pauses while the caller looks at it or the buffer is full: TCP says so.
 class Stream : public Reading {
 public:
     using Reading::Reading;
@@ -7014,11 +7007,10 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         bytes::append_percent(source, "/" + core.bucket + "/" + copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
         // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
-        if (facts.has_strong_etag() && facts.info.etag != refused_etag) {
+        if (facts.has_strong_etag() && facts.info.etag != refused_etag)
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
-            const std::string_view since = there.headers().get("last-modified");
-            if (!since.empty()) copy.header("x-amz-copy-source-if-unmodified-since", since);
-        }
+        const std::string_view since = there.headers().get("last-modified");
+        if (!since.empty()) copy.header("x-amz-copy-source-if-unmodified-since", since);
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
         Call copied(session, std::move(copy));
@@ -7121,7 +7113,8 @@ inline Result<bool> honours_conditions(Session& session) {
     for (const char* condition : {"*", "*", "\"00000000000000000000000000000000\""}) {
         s3::Request write = request(core, "probe", Method::put, key);
         write.condition = condition;
-        write.ttl = Seconds(600);  // in case that it cannot be removed
+        write.ttl = Seconds(600);                           // in case that it cannot be removed
+        if (times == 0) write.write_id = core.random_id();  // of the first an answer may be lost, and it sent again
         if (stored) stored = put_scratch(session, std::move(write), "a scratch object: may be removed");
         times += stored && *stored ? 1 : 0;
     }
@@ -7133,23 +7126,26 @@ inline Result<bool> honours_conditions(Session& session) {
 }
 
 // Whether write conditions are sure to hold; an error where they are not and Config::conditions requires it.
-inline Result<bool> are_conditions_safe(Session& session, const char* operation, std::string_view key) {
+inline Result<bool> are_conditions_safe(Session& session, const char* operation, std::string_view key,
+                                        bool is_weak = false) {
     Core& core = session.core;
     if (core.config.conditions == Conditions::off) return false;
-    const Result<bool> honours = honours_conditions(session);
+    const Result<bool> honours = is_weak ? Result<bool>(false) : honours_conditions(session);
     if (honours && *honours) return true;
     if (core.config.conditions == Conditions::automatic)
         return record(core, operation, key, "unconditional", &Stats::unconditional), false;
     if (!honours) return about(operation, key, honours.error());
     return refusal(Errc::unsupported, operation, key,
-                   "the store does not honour write conditions (tried on a scratch object), and Config::conditions "
-                   "requires it");
+                   "the store does not honour write conditions (tried on a scratch object), or has no strong ETag to "
+                   "name in one, and Config::conditions requires it");
 }
-
-// The condition for a write in the place of what a look has found; none where none would hold: no weak ETag does.
-inline std::string condition_over(const Core& core, const entry::Facts& there) {
-    if (core.config.conditions == Conditions::off || (there && !there.has_strong_etag())) return {};
-    return there ? there.info.etag : "*";
+// Puts the condition for a write in the place of what a look has found, and says whether that is sure to hold, which
+// that on a weak ETag never does: none then goes out. `is_safe`: whether conditions are.
+inline Result<bool> put_condition(Session& session, s3::Request& write, const entry::Facts& there, bool is_safe) {
+    const bool is_weak = there && !there.has_strong_etag();
+    write.condition = session.core.config.conditions == Conditions::off || is_weak ? "" : there ? there.info.etag : "*";
+    if (!is_safe || !is_weak) return is_safe;
+    return are_conditions_safe(session, write.operation, write.key, true);
 }
 
 // A right that one has at a time among all machines: a small object of unique content, made if no valid one is there.
@@ -7170,13 +7166,14 @@ public:
     // False: another has it.
     Result<bool> take(Session& session, std::string_view what, Seconds time) {
         name_ = entry::scratch_name("lease", bytes::hex(digest::as_text(digest::sha256(what))).substr(0, 32));
-        const Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
+        Result<bool> is_safe = are_conditions_safe(session, "lease", name_);
         if (!is_safe) return is_safe;
         const auto there = look(session, "lease", name_);
         if (!there) return there.error();
         if (*there && !there->expired(core_.unix_now())) return false;
         s3::Request write = request(core_, "lease", Method::put, name_);
-        write.condition = condition_over(core_, *there);
+        is_safe = put_condition(session, write, *there, *is_safe);
+        if (!is_safe) return is_safe;
         write.write_id = write_id_ = core_.random_id();
         if (time.count() < entry::ttl_seconds_max) {
             write.ttl = time;
@@ -7218,7 +7215,7 @@ private:
 inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease& claim) {
     if (write.condition.empty()) return true;
     Core& core = session.core;
-    const Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
+    Result<bool> is_safe = are_conditions_safe(session, write.operation, write.key);
     if (!is_safe) return is_safe;
     constexpr Seconds claim_time{60};  // whoever crashes blocks the place of an expired entry for no longer
     const std::string wanted = write.condition;
@@ -7227,8 +7224,9 @@ inline Result<bool> is_condition_met(Session& session, s3::Request& write, Lease
         if (!there) return there.error();
         const bool is_met = wanted == "*" ? !*there || there->expired(core.unix_now()) : there->has_etag(wanted);
         if (!is_met) return false;
-        write.condition = condition_over(core, *there);
-        if (wanted != "*" || !*there || write.condition.empty() || claim.is_ours()) return true;
+        is_safe = put_condition(session, write, *there, *is_safe);
+        if (!is_safe) return is_safe;
+        if (wanted != "*" || !*there || core.config.conditions == Conditions::off || claim.is_ours()) return true;
         const Result<bool> taken = claim.take(session, "claim " + std::string(write.key), claim_time);
         if (!taken || !*taken) return taken;
     }
@@ -7265,8 +7263,7 @@ inline Result<bool> set(Core& core, std::string_view key, Body body, const SetOp
 // Of what a key names: the entry, the entry if it has expired, an upload in parts.
 enum class Task { remove, purge, sweep };
 
-// Removes keys, in bulk where the store does that; what is left is asked for one by one, which repeats what is worth
-// repeating and tells of each key why it stays.
+// Removes keys, in bulk where the store does that; what is left one by one, which repeats, and tells why a key stays.
 struct Removal {
     void run() {
         std::vector<std::size_t> batch;
@@ -7550,14 +7547,16 @@ inline Result<void> check_config(const Config& config) {
     }
     for (const auto& time : {config.connect_timeout, config.stall_timeout, config.call_timeout, config.backoff_base,
                              config.backoff_cap, config.breaker_pause}) {
-        if (time.count() < 0 || time > std::chrono::hours(24 * 20))
+        if (time.count() < 0 || time > http::time_max)
             return endpoint::refuse({"a timeout of Config is negative or over 20 days"});
     }
-    const bool has_parts = config.part_bytes >= 1 && config.transfer_bytes_max >= 1;
+    const bool has_parts = config.part_bytes >= 1 && config.part_bytes <= transfer::part_bytes_max &&
+                           config.part_bytes != (std::numeric_limits<std::size_t>::max)() &&
+                           config.transfer_bytes_max >= 1;
     if (config.connections < 1 || config.connections > 1000) return refuse("connections is not within 1 and 1000");
     if (config.attempts_max < 1) return refuse("attempts_max is under 1");
     if (!(config.ttl_jitter >= 0 && config.ttl_jitter < 1)) return refuse("ttl_jitter is not within 0 and 1");
-    if (!has_parts) return refuse("part_bytes and transfer_bytes_max must be over zero");
+    if (!has_parts) return refuse("part_bytes is not within 1 and 5 GiB, or transfer_bytes_max is zero");
     if (config.compression_level < 0 || config.compression_level > 9)
         return refuse("compression_level is not within 0 and 9");
     if (config.default_ttl && !(config.default_ttl->count() > 0)) return refuse("default_ttl must be over zero");
