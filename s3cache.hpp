@@ -903,11 +903,11 @@ public:
 
     // The value under the key; if there is none, what `producer` returns, stored first. Of this Cache one producer runs
     // for a key at a time, and whoever asks meanwhile waits for its value or error; `how` extends that to others and to
-    // other processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a container
-    // of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty: a negative
-    // entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value that cannot
-    // be stored is returned all the same: either is counted and an event. A producer that asks for its own key is
-    // Errc::source. SetOptions::timeout is that of the storing.
+    // other processes, and says what becomes of entries near their end. `producer` returns a std::string (text), a
+    // container of bytes, a Value made of data and kind, a Source, a type with a codec, nothing(), an optional (empty:
+    // a negative entry) or a Result of these. A store that cannot be reached keeps nobody from computing, and a value
+    // that cannot be stored is returned all the same: either is counted and an event. A producer that asks for its own
+    // key is Errc::source. SetOptions::timeout is that of the storing.
     template <class T = Value, class F>
     Result<T> try_get_or_set(Key key, F&& producer, const SetOptions& options = {}, const ComputeOptions& how = {}) {
         static_assert(detail::is_producer<F>::value,
