@@ -7135,9 +7135,9 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
     if (core.config.conditions == Conditions::automatic)
         return record(core, operation, key, "unconditional", &Stats::unconditional), false;
     if (!honours) return about(operation, key, honours.error());
-    return refusal(Errc::unsupported, operation, key,
-                   "the store does not honour write conditions (tried on a scratch object), or has no strong ETag to "
-                   "name in one, and Config::conditions requires it");
+    const char* why = is_weak ? "what is there has no strong ETag for a write condition to name"
+                              : "the store does not honour write conditions (tried on a scratch object)";
+    return refusal(Errc::unsupported, operation, key, bytes::joined({why, ", and Config::conditions requires it"}));
 }
 // Puts the condition for a write in the place of what a look has found, and says whether that is sure to hold, which
 // that on a weak ETag never does: none then goes out. `is_safe`: whether conditions are.
