@@ -127,3 +127,28 @@ TEST_CASE("a file that is replaced keeps its owner where that is allowed", "[rea
     CHECK(seen.st_uid == 12345);
     CHECK(seen.st_gid == 12345);
 }
+
+TEST_CASE("an answer that tells no length gives the size of what came, as it is stored", "[reading][stores]") {
+    fake_s3::Quirks quirks;
+    quirks.chunked_answers = true;
+    World world(store::with(quirks));
+    Cache cache = world.cache();
+    store::Folder folder;
+    for (const bool compress : {false, true}) {
+        CAPTURE(compress);
+        SetOptions options;
+        options.compress = compress;
+        const std::string text = store::text_lines(10000);
+        CHECK(cache.set("k", text, options));
+        const std::size_t stored = world.body("k").size();
+        CHECK((stored == text.size()) == !compress);
+        const auto hit = ok(cache.try_get("k"));
+        REQUIRE(hit);
+        CHECK(hit->view() == text);
+        CHECK(hit->info().size == stored);
+        const auto info = ok(cache.try_get_file("k", folder / "out"));
+        REQUIRE(info);
+        CHECK(store::contents(folder / "out") == text);
+        CHECK(info->size == stored);
+    }
+}

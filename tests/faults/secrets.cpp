@@ -52,6 +52,26 @@ TEST_CASE("what a callback says of a URL is told without its password", "[errors
     for (const Finding& finding : world.cache(config).explain()) CHECK_FALSE(store::holds(finding.text, "hush-hush"));
 }
 
+TEST_CASE("no message of a proxy tells user or password, be there a blank or a slash in it", "[errors][secrets]") {
+    for (const char* proxy : {"http://wanderer:hush hush@127.0.0.1:1", "wanderer:h/hush@127.0.0.1:x",
+                              "wanderer:hush hush@127.0.0.1:1", "http://wanderer:h/hush@127.0.0.1:x"}) {
+        CAPTURE(proxy);
+        World world;
+        Config config = world.config();
+        config.attempts_max = 2;
+        config.proxy = proxy;
+        std::string told;
+        config.on_event = [&](const Event& event) { told += std::string(event.detail) + "\n"; };
+        auto cache = Cache::try_open("bucket", config);
+        const Error error = cache ? failure(cache->try_get("k")) : cache.error();
+        told += error.what();
+        CAPTURE(told);
+        CHECK_FALSE(store::holds(told, "hush"));
+        CHECK_FALSE(store::holds(told, "wanderer"));
+        CHECK(world.s3.request_count() == 0);
+    }
+}
+
 TEST_CASE("what a callback says is not cut, however long", "[errors][secrets]") {
     World world;
     Cache cache = world.cache();

@@ -113,6 +113,53 @@ TEST_CASE("a weak ETag as a condition is refused or compared, and never simply f
     CHECK_FALSE(cache.set("k", "y", if_absent()));
 }
 
+TEST_CASE("required conditions are refused over a weak ETag, automatic ones are written and counted",
+          "[stores][etag][conditions]") {
+    for (const bool required : {true, false}) {
+        CAPTURE(required);
+        fake_s3::Quirks quirks;
+        quirks.weak_etags = true;
+        World world(store::with(quirks));
+        Config config = world.config();
+        if (required) config.conditions = Conditions::required;
+        Cache cache = world.cache(config);
+        CHECK(cache.set("k", "old"));
+        const std::string etag = cache.stat("k")->etag;
+        REQUIRE(store::holds(etag, "W/"));
+        const auto written = cache.try_set("k", "new", if_match(etag));
+        CHECK(code_of(written) == (required ? Errc::unsupported : store::no_error));
+        CHECK(world.body("k") == (required ? "old" : "new"));
+        CHECK((cache.stats().unconditional != 0) == !required);
+        CHECK(cache.set("absent", "v", if_absent()));  // nothing weak is in the way of that
+    }
+}
+
+TEST_CASE("of two who store over an expired entry with a weak ETag if it is absent, one is told that it did",
+          "[stores][etag][conditions]") {
+    fake_s3::Quirks quirks;
+    quirks.weak_etags = true;
+    World world(store::with(quirks));
+    Cache first = world.cache(store::waiting(world)), second = world.cache(store::waiting(world));
+    CHECK(first.set("warm", "v", if_absent()));  // what the store makes of conditions is known
+    CHECK_FALSE(second.set("warm", "v", if_absent()));
+    world.put_expiring("k", "old", -10);
+    std::atomic<bool> begun{false};
+    std::atomic<int> won{0};
+    const auto write = [&](Cache& cache, const char* value) {
+        const auto stored = cache.try_set("k", value, if_absent());
+        won += stored && *stored;
+    };
+    world.s3.on_request(
+        [&](const fake_s3::Recorded& request, Phase phase) {  // the second between first's look and write
+            const bool writes = request.operation == "PutObject" && request.key == "k" && phase == Phase::before_effect;
+            if (writes && !begun.exchange(true)) write(second, "the second's");
+        });
+    write(first, "the first's");
+    world.s3.on_request({});
+    CHECK(begun);
+    CHECK(won == 1);
+}
+
 TEST_CASE("expired entries go also where ETags are weak or there are none", "[stores][etag][removing]") {
     for (const bool weak : {true, false}) {
         CAPTURE(weak);
@@ -408,6 +455,30 @@ TEST_CASE("a 404 without a body from a store known to be S3 is a miss", "[stores
     cache.remove("k");
 }
 
+TEST_CASE("a HEAD's 404 is no miss while the bucket's HEAD fails, and vouches for no other 404", "[stores][errors]") {
+    for (const int status : {500, 503, 403}) {
+        CAPTURE(status);
+        World world;
+        Cache cache = world.cache();
+        fake_s3::Edit bare;
+        bare.remove_headers = {"x-amz-request-id", "x-amz-id-2", "Server"};
+        world.always(fake_s3::edit_answer(bare));
+        world.always(fake_s3::respond(404), "HeadObject");
+        world.always(fake_s3::respond(404), "GetObject");
+        world.always(fake_s3::respond(status), "HeadBucket");
+        CHECK(code_of(cache.try_get("k")) != store::no_error);
+        if (status == 403) {  // credentials may be allowed objects alone
+            CHECK_FALSE(ok(cache.try_contains("k")));
+            CHECK_FALSE(ok(cache.try_stat("k")));
+            continue;
+        }
+        CHECK(code_of(cache.try_contains("k")) != store::no_error);
+        CHECK(code_of(cache.try_stat("k")) != store::no_error);
+        CHECK(code_of(cache.try_get("k")) != store::no_error);
+        CHECK(world.s3.request_count("HeadBucket") > 0);
+    }
+}
+
 // ---- policies -------------------------------------------------------------------------------------------------------
 
 TEST_CASE("every write of a kind carries the encryption, class and checksum that a policy demands",
@@ -568,6 +639,36 @@ TEST_CASE("a store that refuses a copy with the very ETag it gave copies without
     static_cast<void>(cache.try_touch("k", 2h));
     CHECK(world.body("k") == "new");
     CHECK(world.meta("k", "who") == "the rival");
+}
+
+TEST_CASE("a touch that cannot rest on the ETag rests on the time, and leaves a newer entry its own metadata",
+          "[stores][touch][race]") {
+    for (const bool weak : {true, false}) {  // or the store refuses it, and the second copy goes without
+        CAPTURE(weak);
+        fake_s3::Quirks quirks;
+        (weak ? quirks.weak_etags : quirks.refuse_copy_condition) = true;
+        World world(store::with(quirks));
+        Cache cache = world.cache();
+        CHECK(cache.set("k", "old", {60s}));
+        int copies = 0;
+        world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
+            if (request.operation != "CopyObject" || phase != Phase::before_effect) return;
+            if (++copies != (weak ? 1 : 2)) return;
+            world.s3.set_clock_offset(2);  // a later second
+            world.put("k", "new", {{"kind", "text"}, {"who", "the rival"}});
+        });
+        const auto touched = cache.try_touch("k", 1h);
+        world.s3.on_request({});
+        if (weak) CHECK(code_of(touched) == store::no_error);
+        CHECK(text_of(cache.get("k")) == "new");
+        CHECK(world.meta("k", "who") == "the rival");
+        CHECK(copies > (weak ? 1 : 2));
+        for (const auto& request : world.s3.requests()) {
+            if (request.operation != "CopyObject") continue;
+            CHECK(request.header("x-amz-copy-source-if-unmodified-since"));
+            if (weak) CHECK_FALSE(request.header("x-amz-copy-source-if-match"));
+        }
+    }
 }
 
 TEST_CASE("a 200 to a PUT without an ETag, as Swift gives to one of two writers, is looked into or sent again",

@@ -130,6 +130,22 @@ TEST_CASE("a refusal for the time that answers an unsigned request corrects noth
     CHECK(world.has("live"));
 }
 
+TEST_CASE("a refusal for the time whose date is thousands of years ahead does not revive what has expired", "[time]") {
+    World world;
+    Cache cache = world.cache();
+    fake_s3::Edit date;
+    date.set_headers = {{"Date", "Fri, 31 Dec 9999 23:59:59 GMT"}};
+    world.s3.add_fault(fake_s3::respond_error(403, "RequestTimeTooSkewed").on("GetObject"));
+    world.s3.add_fault(fake_s3::edit_answer(date).on("GetObject"));
+    static_cast<void>(cache.try_get("k"));
+    // The store refuses no signature any more, whatever its date.
+    world.always(fake_s3::raw_bytes("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nx-amz-meta-expires_at: 1000000000\r\n"
+                                    "Content-Length: 1\r\n\r\nv"),
+                 "GetObject");
+    const auto hit = ok(cache.try_get("k"));
+    CHECK_FALSE(hit);
+}
+
 // ---- far ends -------------------------------------------------------------------------------------------------------
 
 TEST_CASE("the end of an entry is told rightly as far as a time point reaches, and as its greatest beyond", "[time]") {

@@ -552,6 +552,17 @@ TEST_CASE("pages that repeat a key, or come empty without end, are an error", "[
     }
 }
 
+TEST_CASE("a list page full of references without an end is refused in time that grows with its size",
+          "[waiting][list]") {
+    World world;
+    Cache cache = world.cache();
+    std::string page = "<ListBucketResult>";
+    while (page.size() < std::size_t{7} << 20) page += "&#";  // the square of that takes the better part of an hour
+    world.always(fake_s3::respond(200, page), "ListObjectsV2");
+    Listing listing = cache.list();
+    CHECK(code_of(listing.try_next()) == Errc::protocol);
+}
+
 TEST_CASE("a store that sorts in another order is listed whole, page by page", "[waiting][list]") {
     fake_s3::Options options;
     options.quirks.reversed_lists = true;
@@ -565,4 +576,28 @@ TEST_CASE("a store that sorts in another order is listed whole, page by page", "
     CHECK(count == 8);
     CHECK(cache.purge_expired() == 4);
     CHECK(cache.clear("") == 4);
+}
+
+// ---- the time of one call -------------------------------------------------------------------------------------------
+
+TEST_CASE("the longest timeout of a call is no timeout, a negative one is over before anything is sent",
+          "[waiting][timeout]") {
+    World world;
+    Cache cache = world.cache();
+    GetOptions get;
+    SetOptions set;
+    get.timeout = set.timeout = std::chrono::milliseconds::max();
+    CHECK(code_of(cache.try_set("k", "v", set)) == store::no_error);
+    CHECK(code_of(cache.try_get("k", get)) == store::no_error);
+    CHECK(code_of(cache.try_get_stream("k", get)) == store::no_error);
+    for (const auto over : {-1ms, std::chrono::milliseconds::min()}) {
+        CAPTURE(over.count());
+        get.timeout = set.timeout = over;
+        world.s3.clear_requests();
+        CHECK(code_of(cache.try_set("k", "w", set)) == Errc::timed_out);
+        CHECK(code_of(cache.try_get("k", get)) == Errc::timed_out);
+        CHECK(code_of(cache.try_get_stream("k", get)) == Errc::timed_out);
+        CHECK(world.s3.request_count() == 0);
+    }
+    CHECK(world.body("k") == "v");
 }

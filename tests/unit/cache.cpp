@@ -221,6 +221,23 @@ TEST_CASE("trouble while a store is tried out is an error if conditions are requ
     }
 }
 
+TEST_CASE("a store whose first answer to being tried out is lost is still found to honour conditions",
+          "[conditions][lost]") {
+    for (const bool required : {false, true}) {
+        CAPTURE(required);
+        World world;
+        Config config = world.config();
+        if (required) config.conditions = Conditions::required;
+        Cache cache = world.cache(config);
+        const std::size_t lost = world.s3.add_fault(fake_s3::lost_answer().on("PutObject").for_key(".s3cache/probe/"));
+        CHECK(ok(cache.try_set("k", "v", if_absent())));
+        CHECK_FALSE(ok(cache.try_set("k", "w", if_absent())));
+        CHECK(world.s3.fault_hits(lost) == 1);
+        CHECK(cache.stats().unconditional == 0);
+        CHECK(world.s3.keys("bucket") == std::vector<std::string>{"k"});
+    }
+}
+
 TEST_CASE("times to live are cut by a share, so that not all end at once", "[jitter]") {
     World world;
     Config config = world.config();

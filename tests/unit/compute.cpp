@@ -421,6 +421,27 @@ TEST_CASE("a failure is shared by those who wait, and forgotten then", "[compute
     CHECK(cache.get_or_set("k", [] { return "v"; }).str() == "v");
 }
 
+TEST_CASE("a purge leaves the key that is being computed, and takes it when its time is up again", "[compute][purge]") {
+    Lab lab;
+    Cache cache = lab.open();
+    lab.put_expiring("k", "old", -10);
+    lab.put_expiring("other", "old", -10);
+    const Value made = cache.get_or_set("k",
+                                        [&] {
+                                            lab.put_expiring("k", "old", -10);  // whatever became of it before
+                                            CHECK(ok(cache.try_purge_expired()) == 1);
+                                            CHECK(lab.has("k"));
+                                            return "new";
+                                        },
+                                        {1h});
+    CHECK(made.view() == "new");
+    CHECK_FALSE(lab.has("other"));
+    CHECK(lab.body("k") == "new");
+    lab.pass(2h);
+    CHECK(ok(cache.try_purge_expired()) == 1);
+    CHECK_FALSE(lab.has("k"));
+}
+
 TEST_CASE("keys do not wait for each other", "[compute][threads]") {
     Lab lab;
     Cache cache = lab.open();
@@ -738,6 +759,50 @@ TEST_CASE("of two who ask for the lease at once one has it", "[lease][race]") {
         CHECK(lab.s3.keys("bucket") == std::vector<std::string>{"k"});
         CHECK((second.stats().unconditional != 0) == ignores);
     }
+}
+
+// Both have looked before either writes, and both have written before either looks who did last.
+TEST_CASE("of two who take over a lapsed lease whose ETag is weak one has it", "[lease][race]") {
+    fake_s3::Quirks quirks;
+    quirks.weak_etags = true;
+    Lab lab(store::with(quirks));
+    lab.crash_while_computing("k", 5s);
+    lab.pass(20s);
+    const std::string lease = lab.lease();
+    Gate both_looked, both_wrote, met;
+    std::atomic<int> looks{0}, writes{0}, computing{0}, most{0};
+    lab.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
+        if (request.key != lease || phase != Phase::after_effect) return;
+        if (request.operation == "PutObject" && ++writes == 2) both_wrote.open();
+        if (request.operation != "HeadObject") return;
+        const int look = ++looks;
+        if (look == 2) both_looked.open();
+        if (look == 4) met.open();  // the other has seen that it is not its own, if it looks at all
+        if (look <= 2) expect(both_looked.wait(), "the other does not look");
+    });
+    const auto ask = [&] {
+        Cache machine = lab.open([&](std::chrono::milliseconds) {
+            expect(both_wrote.wait(), "the other does not write");
+            std::this_thread::sleep_for(1ms);
+        });
+        const auto got = machine.try_get_or_set(
+            "k",
+            [&] {
+                const int now = ++computing;
+                if (now > most) most = now;
+                if (now == 2) met.open();
+                expect(met.wait(), "the other is gone");
+                --computing;
+                return "v";
+            },
+            {1h}, leased(1h));
+        expect(got && got->view() == "v", "not the value");
+    };
+    store::Crew crew;
+    crew.start(2, [&](std::size_t) { ask(); });
+    for (const std::string& problem : crew.join()) FAIL_CHECK(problem);
+    lab.s3.on_request({});
+    CHECK(most == 1);
 }
 
 TEST_CASE("where no store vouches for a lease, required is an error and off a best effort", "[lease][conditions]") {

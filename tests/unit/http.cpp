@@ -254,6 +254,27 @@ TEST_CASE("a handle whose setup_curl threw is set up anew", "[networks]") {
     for (const auto& request : world.s3.requests()) CHECK(request.header("user-agent") == std::string("hooked"));
 }
 
+TEST_CASE("what setup_curl throws reaches the caller, also while credentials are fetched", "[networks][credentials]") {
+    for (const bool fetched : {false, true}) {
+        CAPTURE(fetched);
+        World world, container;
+        const std::string uri = container.s3.endpoint() + "/credentials";
+        Config config = world.config();
+        if (fetched) config.credentials = {};
+        config.seams.environment = [uri](const char* name) -> std::optional<std::string> {
+            if (std::string_view(name) == "AWS_CONTAINER_CREDENTIALS_FULL_URI") return uri;
+            if (std::string_view(name) == "AWS_EC2_METADATA_DISABLED") return "true";
+            if (std::string_view(name) == "HOME") return "/nonexistent";
+            return std::nullopt;
+        };
+        config.setup_curl = [](void*) { throw std::runtime_error("my hook"); };
+        Cache cache = world.cache(config);
+        CHECK_THROWS_WITH(cache.get("k"), "my hook");
+        CHECK_THROWS_WITH(cache.set("k", "v"), "my hook");
+        CHECK(world.s3.request_count() + container.s3.request_count() == 0);
+    }
+}
+
 TEST_CASE("a store behind a Unix socket is reached through setup_curl", "[networks]") {
     World world;
     const store::Folder folder;

@@ -129,6 +129,17 @@ TEST_CASE("ini: a file of very many sections is refused, not searched for minute
     CHECK(problem_in(text).find("too many sections") != std::string::npos);
 }
 
+TEST_CASE("ini: a section of very many settings is refused, not searched for minutes") {
+    const auto section = [](int settings) {
+        std::string text = "[a]\n";
+        for (int i = 0; i < settings; ++i) text += "s" + std::to_string(i) + " = 1\n";
+        return text;
+    };
+    CHECK(problem_in(section(1000)) == "none");
+    CHECK(problem_in(section(1000) + "[b]\nx = 1\n") == "none");
+    CHECK(problem_in(section(1001)).find("too many settings") != std::string::npos);
+}
+
 TEST_CASE("ini: no message holds a value") {
     CHECK(problem_in("[default]\naws_secret_access_key = HUSH\njunk HUSH\n").find("HUSH") == std::string::npos);
     CHECK(problem_in("[default]\na =\n  junk HUSH\n").find("HUSH") == std::string::npos);

@@ -198,3 +198,45 @@ TEST_CASE("what cannot pause goes up on two connections from the start", "[paral
         CHECK(same(store::text_of(cache.get("k")), data));
     }
 }
+
+TEST_CASE("parts over the 5 GiB that S3 takes are refused when the cache is opened", "[parts]") {
+    constexpr std::uint64_t most = std::uint64_t{5} << 30;
+    World world;
+    const auto opened = [&](const std::string& where, std::uint64_t bytes) {
+        Config config = world.config();
+        if (bytes > 0) config.part_bytes = static_cast<std::size_t>(bytes);
+        CAPTURE(where, bytes);
+        return code_of(Cache::try_open(where, config));
+    };
+    for (const std::uint64_t bytes : {most + 1, 2 * most, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+        CHECK(opened("s3://bucket?part_bytes=" + std::to_string(bytes), 0) == Errc::invalid_argument);
+        if (sizeof(std::size_t) > 4) CHECK(opened("bucket", bytes) == Errc::invalid_argument);
+    }
+    if (sizeof(std::size_t) > 4) {
+        CHECK(opened("s3://bucket?part_bytes=" + std::to_string(most), 0) == store::no_error);
+        CHECK(opened("bucket", most) == store::no_error);
+    }
+    CHECK(opened("bucket", most / 2) == store::no_error);
+}
+
+// The sum of a file comes first, and is of all that is sent then.
+TEST_CASE("a file that cannot be read while it is summed is an error of the file, and nothing is stored",
+          "[parts][files]") {
+    World world(tiny_parts());
+    Config config = world.config();
+    config.part_bytes = 1000;
+    auto core = detail::cache::open("bucket", config);
+    REQUIRE(core);
+    const store::Folder folder;
+    const std::string path = folder / "in", data = store::random_bytes(5000, 1);
+    store::write(path, data);
+    std::FILE* const unreadable = std::fopen(path.c_str(), "ab");  // as good as a disk that fails, and once
+    REQUIRE(unreadable);
+    const Source source = source_of(data).sized(data.size());
+    const SetOptions options;
+    const auto stored = detail::cache::set(**core, "k", {nullptr, &source, unreadable, path}, options);
+    std::fclose(unreadable);
+    CHECK(code_of(stored) == Errc::file);
+    CHECK_FALSE(world.has("k"));
+    CHECK(world.s3.open_uploads().empty());
+}
