@@ -154,3 +154,101 @@ TEST_CASE("an answer that tells no length gives the size of what came, as it is 
         CHECK(info->size == stored.size());
     }
 }
+
+// ---- answers that are none, or break off ---------------------------------------------------------------------------
+
+TEST_CASE("a body that always breaks at the same place is an error after attempts_max, also where ranges are ignored",
+          "[reading][stores][attempts]") {
+    fake_s3::Quirks quirks;
+    quirks.ignore_range = true;
+    store::Folder folder;
+    for (const char* call : {"get", "get_file", "get_stream"}) {
+        CAPTURE(call);
+        World world(store::with(quirks));
+        Config config = world.config();
+        config.attempts_max = 3;
+        Cache cache = world.cache(config);
+        world.put("k", store::random_bytes(std::size_t{4} << 20, 1));
+        world.always(fake_s3::close_at(Point::answer_body, 1500000), "GetObject");
+        const std::string_view what = call;
+        std::optional<Error> error;
+        if (what == "get") error = store::failure(cache.try_get("k"));
+        if (what == "get_file") error = store::failure(cache.try_get_file("k", folder / "out"));
+        if (what == "get_stream") {
+            auto reader = cache.get_stream("k");
+            REQUIRE(reader);
+            while (!error) {
+                const auto chunk = reader->try_next();
+                REQUIRE((!chunk || !chunk->empty()));  // it has no end
+                if (!chunk) error = chunk.error();
+            }
+        }
+        REQUIRE(error);
+        CAPTURE(error->what());
+        CHECK(error->code() == Errc::network);
+        CHECK(error->attempts() == 3);
+        CHECK(world.s3.request_count("GetObject") <= 2 * 3);  // the first may count as one that came on
+    }
+}
+
+TEST_CASE("an answer of success that is not a GET's is an error, never an empty value", "[reading][stores]") {
+    const std::string tag = "ETag: \"0123456789abcdef0123456789abcdef\"\r\n";
+    const std::string chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    const std::string answers[] = {
+        "HTTP/1.1 203 Non-Authoritative Information\r\n" + tag + chunked,
+        "HTTP/1.1 204 No Content\r\n" + tag + "\r\n",
+        "HTTP/1.1 204 No Content\r\n" + tag + "Content-Length: 0\r\n\r\n",
+        "HTTP/1.1 206 Partial Content\r\n" + tag + "Content-Range: bytes 3-3/9\r\nContent-Length: 0\r\n\r\n",
+    };
+    for (const std::string& answer : answers) {
+        CAPTURE(answer);
+        World world;
+        Cache cache = world.cache();
+        world.always(fake_s3::raw_bytes(answer), "GetObject");
+        CHECK(code_of(cache.try_get("k")) != store::no_error);
+        Errc code = store::no_error;
+        auto opened = cache.try_get_stream("k");
+        if (!opened) code = code_of(opened);
+        if (opened && *opened) code = code_of((*opened)->try_next());
+        CHECK(code != store::no_error);
+    }
+}
+
+TEST_CASE("an empty object that is answered with 200 is a hit", "[reading][stores]") {
+    for (const char* length : {"Content-Length: 0\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"}) {
+        CAPTURE(length);
+        World world;
+        Cache cache = world.cache();
+        const std::string head = "HTTP/1.1 200 OK\r\nETag: \"d41d8cd98f00b204e9800998ecf8427e\"\r\n";
+        world.always(fake_s3::raw_bytes(head + length), "GetObject");
+        const auto hit = cache.get("k");
+        REQUIRE(hit);
+        CHECK(hit->view().empty());
+        auto reader = cache.get_stream("k");
+        REQUIRE(reader);
+        CHECK(store::drained(*reader).empty());
+    }
+}
+
+TEST_CASE("a body whose end nothing tells is no value when the connection ends", "[reading][stores]") {
+    const std::string head = "HTTP/1.1 200 OK\r\nETag: \"0123456789abcdef0123456789abcdef\"\r\n";
+    World world;
+    Cache cache = world.cache();
+    const auto answer = [&](const std::string& rest) {
+        world.s3.clear_faults();
+        world.always(fake_s3::raw_bytes(head + rest), "GetObject");
+    };
+    answer("Transfer-Encoding: identity\r\n\r\nhel");
+    CHECK(code_of(cache.try_get("k")) != store::no_error);
+    Errc code = store::no_error;
+    auto opened = cache.try_get_stream("k");
+    if (!opened) code = code_of(opened);
+    while (opened && *opened && code == store::no_error) {
+        const auto chunk = (*opened)->try_next();
+        code = code_of(chunk);
+        if (chunk && chunk->empty()) break;
+    }
+    CHECK(code != store::no_error);
+    answer("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    CHECK(store::text_of(cache.get("k")) == "hello");
+}

@@ -153,3 +153,42 @@ TEST_CASE("keys that are no good any more are fetched anew also where a HEAD fin
         }
     }
 }
+
+// ---- what cleans up while the breaker keeps calls back --------------------------------------------------------------
+
+TEST_CASE("an open breaker does not keep back the abort of an upload", "[breaker][parts]") {
+    fake_s3::Options options;
+    options.part_bytes_min = 1;
+    for (const char* cause : {"partNumber=1&", "partNumber=2&", "source"}) {
+        CAPTURE(cause);
+        World world(options);
+        Config config = world.config();
+        config.part_bytes = std::size_t{64} << 10;
+        config.breaker_failures = 1;
+        Cache cache = world.cache(config);
+        if (std::string_view(cause) == "source") {
+            world.s3.add_fault(fake_s3::respond_error(500, "InternalError").on("GetObject").for_times(3));
+            std::size_t asked = 0, given = 0;
+            Source source = [&](char* buffer, std::size_t capacity) -> std::size_t {
+                if (given >= 200000 && ++asked == 1) {
+                    CHECK(code_of(cache.try_get("other")) != store::no_error);    // it opens …
+                    CHECK(code_of(cache.try_get("other")) == Errc::unavailable);  // … and is open
+                    throw std::runtime_error("the source has had enough");
+                }
+                std::fill_n(buffer, capacity, 'x');
+                given += capacity;
+                return capacity;
+            };
+            CHECK(code_of(cache.try_set("k", std::move(source))) == Errc::source);
+            CHECK(asked == 1);
+            CHECK(world.s3.request_count("CreateMultipartUpload") == 1);
+        } else {
+            world.s3.add_fault(
+                fake_s3::respond_error(500, "InternalError").on("UploadPart").with_query(cause).for_times(3));
+            CHECK(failure(cache.try_set("k", store::random_bytes(300000, 1))).status() == 500);
+        }
+        CHECK(world.s3.request_count("AbortMultipartUpload") == 1);
+        CHECK(world.s3.open_uploads().empty());
+        CHECK(cache.stats().leftover_uploads == 0);
+    }
+}

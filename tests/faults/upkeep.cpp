@@ -254,3 +254,115 @@ TEST_CASE("an empty visitor is told nothing, and nothing throws", "[many]") {
     Cache cache = world.cache();
     CHECK_NOTHROW(cache.get_many({"k", "", "missing"}, Cache::Visit()));
 }
+
+// ---- one producer at a time -----------------------------------------------------------------------------------------
+
+namespace {
+
+template <class Until>
+void wait_until(Until until, std::chrono::milliseconds limit = 30s) {
+    for (const auto began = std::chrono::steady_clock::now(); !until() && since(began) < limit;)
+        std::this_thread::sleep_for(1ms);
+}
+
+}  // namespace
+
+TEST_CASE("after a producer that failed late only one of those that wait takes its place", "[compute][timeout]") {
+    constexpr std::size_t machines = 4;
+    constexpr auto limit = 3000ms;  // and what cleaning up may take beyond it is 500
+    World world;
+    std::atomic<std::size_t> asleep{0}, asleep_again{0}, computed{0}, at_once{0}, most{0};
+    std::atomic<bool> failed{false}, given_back{false};
+    std::atomic<std::size_t> writes{0}, writes_again{0};
+    Config config = waiting(world);
+    config.call_timeout = limit;
+    config.seams.sleep = [&](std::chrono::milliseconds) {
+        if (!given_back) {
+            ++asleep;
+            wait_until([&] { return given_back.load(); });
+        } else {
+            ++asleep_again;
+            std::this_thread::sleep_for(20ms);
+        }
+    };
+    std::vector<Cache> caches;
+    for (std::size_t i = 0; i < machines; ++i) {
+        caches.push_back(world.cache(config));
+        CHECK(ok(caches[i].try_set("warm" + std::to_string(i), "v", if_absent())));  // it knows what conditions do
+    }
+    // None writes the lease before all have seen that there is none, at first and when it is free again: all but one
+    // are told then that it is taken. If they don't come, the test tells nothing.
+    world.s3.on_request([&](const fake_s3::Recorded& request, Phase phase) {
+        if (!store::holds(request.key, ".s3cache/lease/")) return;
+        if (request.operation == "PutObject" && phase == Phase::before_effect) {
+            auto& count = failed ? writes_again : writes;
+            ++count;
+            wait_until([&] { return count >= (failed ? machines - 1 : machines); }, limit / 2);
+        }
+        if (request.operation == "DeleteObject" && phase == Phase::after_effect) given_back = true;
+    });
+    ComputeOptions how;
+    how.lease = 60s;
+    const auto produce = [&]() -> Result<std::string> {
+        const std::size_t now = ++at_once;
+        for (std::size_t seen = most; seen < now && !most.compare_exchange_weak(seen, now);) {
+        }
+        if (++computed == 1) {
+            wait_until([&] { return asleep == machines - 1; });
+            std::this_thread::sleep_for(limit + 800ms);
+            failed = true;
+            --at_once;
+            return Error(Errc::source, "the first one fails");
+        }
+        wait_until([&] { return asleep_again + computed >= machines; });  // the others wait again, or compute as well
+        --at_once;
+        return std::string("v");
+    };
+    store::Crew crew;
+    std::atomic<std::size_t> values{0};
+    crew.start(machines, [&](std::size_t i) {
+        const auto value = caches[i].try_get_or_set("k", produce, SetOptions{}, how);
+        values += value && value->view() == "v" ? 1U : 0U;
+    });
+    for (const std::string& problem : crew.join()) FAIL_CHECK(problem);
+    world.s3.on_request({});
+    CHECK(most == 1);
+    CHECK(computed == 2);
+    CHECK(values == machines - 1);
+}
+
+// ---- conditions of what goes up in parts ----------------------------------------------------------------------------
+
+TEST_CASE("a condition that the store refuses keeps no value in parts from being stored either",
+          "[conditions][parts]") {
+    fake_s3::Options options;
+    options.part_bytes_min = 1;
+    options.quirks.refuse_conditional_put = true;
+    const std::string data = store::random_bytes(300000, 1);
+    for (const bool streams : {false, true}) {
+        for (const bool replaces : {false, true}) {
+            for (const Conditions conditions : {Conditions::automatic, Conditions::required}) {
+                CAPTURE(streams, replaces, static_cast<int>(conditions));
+                World world(options);
+                Config config = world.config();
+                config.part_bytes = std::size_t{64} << 10;
+                config.conditions = conditions;
+                Cache cache = world.cache(config);
+                if (replaces) world.put("k", "before");
+                SetOptions how;
+                how.if_absent = !replaces;
+                if (replaces) how.if_match = world.s3.object("bucket", "k")->etag;
+                const auto stored =
+                    streams ? cache.try_set("k", Source(std::istringstream(data)), how) : cache.try_set("k", data, how);
+                if (conditions == Conditions::automatic) {
+                    CHECK(code_of(stored) == store::no_error);
+                    CHECK(store::same(world.body("k"), data));
+                } else {
+                    CHECK(code_of(stored) == Errc::unsupported);
+                    CHECK(world.body("k") == (replaces ? "before" : "(nothing)"));
+                }
+                CHECK(world.s3.open_uploads().empty());
+            }
+        }
+    }
+}

@@ -4,6 +4,15 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)  // dlsym() without a library of its own
+#define REPLACES_CALLS
+#include <curl/curl.h>
+#include <dlfcn.h>
+#include <netdb.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 using namespace s3cache;
 using namespace std::chrono_literals;
 using fake_s3::Phase;
@@ -600,3 +609,129 @@ TEST_CASE("the longest timeout of a call is no timeout, a negative one is over b
     }
     CHECK(world.body("k") == "v");
 }
+
+// ---- what hangs while it is cleaned up after ------------------------------------------------------------------------
+
+TEST_CASE("cancel() ends an upload in parts to a store that answers nothing any more", "[waiting][cancel][parts]") {
+    for (const char* operation : {"UploadPart", "CompleteMultipartUpload"}) {
+        CAPTURE(operation);
+        fake_s3::Options options;
+        options.part_bytes_min = 1;
+        World world(options);
+        Config config = waiting(world);
+        config.part_bytes = std::size_t{64} << 10;
+        Cache cache = world.cache(config);
+        for (const char* hangs : {operation, "AbortMultipartUpload", "HeadObject"})
+            world.always(fake_s3::stall_at(Point::before_effect), hangs);
+        std::chrono::steady_clock::time_point cancelled;
+        std::thread other([&] {
+            world.s3.wait_for_stalled(1, 60s);
+            cancelled = std::chrono::steady_clock::now();
+            cache.cancel();
+        });
+        const auto result = cache.try_set("k", store::random_bytes(300000, 1));
+        const auto returned = std::chrono::steady_clock::now();
+        CHECK(world.s3.stalled() > 0);  // nobody waited for it to go on
+        other.join();
+        world.s3.end_stalls();
+        names_cancel(failure(result));
+        CHECK(returned - cancelled < 5s);  // it was tried for ten, and for ten once more
+    }
+}
+
+// ---- calls of libcurl's that the program takes ----------------------------------------------------------------------
+
+#ifdef REPLACES_CALLS
+
+namespace {
+
+std::atomic<int> held_lookups{0};
+std::atomic<bool> are_lookups_held{false};
+#ifdef __LP64__                                                // elsewhere there may be two ways to ask for the time
+thread_local const std::atomic<int>* seconds_ahead = nullptr;  // of this thread's steady clock; null: none
+#endif
+
+}  // namespace
+
+// Holds that name's lookup, as a name server does that says nothing.
+extern "C" int getaddrinfo(const char* name, const char* service, const addrinfo* hints, addrinfo** found) {
+    static const auto real = reinterpret_cast<decltype(&getaddrinfo)>(dlsym(RTLD_NEXT, "getaddrinfo"));
+    if (!name || std::string_view(name) != "held.invalid") return real(name, service, hints, found);
+    ++held_lookups;
+    while (are_lookups_held) std::this_thread::sleep_for(1ms);
+    --held_lookups;
+    return EAI_AGAIN;
+}
+
+TEST_CASE("a name whose lookup hangs keeps no call from being out of time, or cancelled",
+          "[waiting][timeout][cancel]") {
+    const auto* const curl = curl_version_info(CURLVERSION_NOW);
+    const bool looks_up_in_a_thread = (curl->features & CURL_VERSION_ASYNCHDNS) != 0 && !curl->ares;
+    if (LIBCURL_VERSION_NUM < 0x075700 || curl->version_num < 0x075700 || !looks_up_in_a_thread) {
+        WARN("this libcurl cannot leave a lookup alone, or does not look up as we hold it");
+        return;
+    }
+    for (const bool cancels : {false, true}) {
+        CAPTURE(cancels);
+        World world;
+        Config config = limited(world, cancels ? 0ms : 500ms);
+        config.endpoint = "http://held.invalid:9000";
+        config.addressing = Addressing::path;
+        Cache cache = world.cache(config);
+        are_lookups_held = true;
+        std::atomic<bool> over{false};
+        std::thread other([&] {
+            const auto limit = after(15s);  // or a call that waits for the lookup would never end
+            while (!over && !limit() && held_lookups == 0) std::this_thread::sleep_for(1ms);
+            if (cancels) cache.cancel();
+            while (!over && !limit()) std::this_thread::sleep_for(1ms);
+            are_lookups_held = false;
+        });
+        const auto result = cache.try_get("k");
+        const bool was_held = are_lookups_held;
+        over = true;
+        other.join();
+        while (held_lookups > 0) std::this_thread::sleep_for(1ms);
+        CHECK(was_held);
+        cancels ? names_cancel(failure(result)) : names_call_timeout(failure(result));
+    }
+}
+
+#ifdef __LP64__
+
+extern "C" int clock_gettime(clockid_t clock, timespec* time) noexcept {
+    const int result = static_cast<int>(syscall(SYS_clock_gettime, clock, time));
+    if (result == 0 && clock == CLOCK_MONOTONIC && seconds_ahead) time->tv_sec += *seconds_ahead;
+    return result;
+}
+
+TEST_CASE("no limit is no limit, also of the time that connecting takes", "[waiting][timeout]") {
+    World world(store::over(true));
+    world.put("k", "v");
+    Config config = limited(world, 0ms);
+    config.attempts_max = 1;
+    Cache cache = world.cache(config);
+    world.s3.add_fault(fake_s3::stall_at(Point::connect));  // there is no TLS yet
+    std::atomic<int> ahead{0};
+    std::atomic<bool> over{false};
+    std::thread other([&] {
+        world.s3.wait_for_stalled(1, 60s);
+        ahead = 1000;                  // libcurl's own limit is 300
+        const auto limit = after(1s);  // of which it would need a tenth to find that its time is over
+        while (!over && !limit()) std::this_thread::sleep_for(1ms);
+        world.s3.release_stalls();
+    });
+    seconds_ahead = &ahead;
+    const auto hit = cache.try_get("k");
+    const auto now = std::chrono::steady_clock::now();
+    seconds_ahead = nullptr;
+    over = true;
+    other.join();
+    CHECK(now - std::chrono::steady_clock::now() > 900s);  // the clock was indeed put forward
+    REQUIRE(ok(hit));
+    CHECK(text_of(*hit) == "v");
+}
+
+#endif
+
+#endif
