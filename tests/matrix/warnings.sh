@@ -34,6 +34,7 @@ float-equal                         `x != x` is what asks for NaN, and a zero th
 shadow-uncaptured-local             `[fixed = std::move(fixed)]`: the captured one under its name
 deprecated-copy-with-user-provided-dtor Credentials wipe themselves, and must stay an aggregate: no constructor may be declared
 exit-time-destructors               an empty map in a function-local static, to which a reference is returned
+thread-safety-negative              locks of newer libc++ are annotated: every caller of one would have to be, too
 disabled-macro-expansion            curl_easy_setopt in the header of libcurl
 weak-vtables                        a single header has no file of its own to put a vtable in'
 
