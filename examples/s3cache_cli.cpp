@@ -10,20 +10,19 @@
 #include <sys/wait.h>     // how a command ended
 #include <unistd.h>       // read, write, isatty
 
+#include <atomic>  // what a signal finds
 #include <cerrno>
 #include <climits>  // PIPE_BUF
-#include <cmath>    // isfinite
+#include <cmath>    // floor, HUGE_VAL
 #include <cstdarg>  // formats
 #include <csignal>  // a key press that ends a transfer
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>  // strerror
 #include <ctime>    // dates for people
-#include <fstream>  // output that is too long for memory
-#include <future>   // renewing a lease
+#include <future>   // renewing a lease, and what may not last
 #include <map>
 #include <random>  // a name that nobody has
-#include <regex>   // times, places
 
 namespace {
 
@@ -52,17 +51,18 @@ struct Arguments {
 // 90s, 15m, 1h, 7d, or a number of seconds; fractions allowed.
 Seconds duration(const std::string& text) {
     const std::map<std::string, double> units = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}};
-    std::smatch parts;
-    const bool fits = std::regex_match(text, parts, std::regex("([0-9]+(?:[.][0-9]+)?)([smhd]?)"));
-    const double seconds = fits ? std::strtod(parts[1].str().c_str(), nullptr) * units.at(parts[2]) : 0;
-    if (!(seconds > 0)) throw WrongUsage("not a time such as 90s, 15m, 1h, 7d or 2.5: " + text);
+    const std::string number = text.substr(0, text.find_first_not_of("0123456789."));
+    const auto unit = units.find(text.substr(number.size()));
+    const bool has_digits = !number.empty() && number.front() != '.' && number.back() != '.';
+    const bool fits = has_digits && number.find('.') == number.rfind('.') && unit != units.end();
+    const double seconds = fits ? std::strtod(number.c_str(), nullptr) * unit->second : 0;
+    if (!(seconds > 0 && seconds < HUGE_VAL)) throw WrongUsage("not a time such as 90s, 15m, 1h, 7d or 2.5: " + text);
     return Seconds(seconds);
 }
 
 // --- text out --------------------------------------------------------------------------------------------------------
 
-// Writes all of it to standard output, whether that blocks or not. What is written at once is so little that a pipe with
-// any room takes it whole. False: the output is lost, and errno says why.
+// To standard output, whether that blocks or not: in pieces that a pipe with any room takes whole. False: see errno.
 bool pass_on(std::string_view data) {
     while (!data.empty()) {
         pollfd ready = {STDOUT_FILENO, POLLOUT, 0};
@@ -108,7 +108,6 @@ std::string printable(std::string_view text, std::string_view also_escaped = {})
 }
 
 std::string in_quotes(std::string_view text) { return '"' + printable(text, "\"\\") + '"'; }
-
 void say(std::string_view text) { std::fprintf(stderr, "s3cache: %s\n", printable(text).c_str()); }
 
 // Empty: not known.
@@ -129,14 +128,12 @@ std::string amount(double number, std::initializer_list<std::pair<double, const 
 }
 
 std::string size_text(double bytes) { return amount(bytes, {{1, "B"}, {1e3, "kB"}, {1e6, "MB"}, {1e9, "GB"}}); }
-
 std::string span_text(Seconds span) {
     return amount(std::fabs(span.count()), {{1, "s"}, {60, "min"}, {3600, "h"}, {86400, "d"}});
 }
 
 std::string name_of(std::optional<Kind> kind) {
-    if (!kind) return "";
-    return *kind == Kind::json ? "json" : *kind == Kind::text ? "text" : "bytes";
+    return !kind ? "" : *kind == Kind::json ? "json" : *kind == Kind::text ? "text" : "bytes";
 }
 
 void put_json(const std::string& key, const Info& info) {
@@ -174,62 +171,85 @@ void put_text(const std::string& key, const Info& info) {
 
 // --- the cache that is meant -----------------------------------------------------------------------------------------
 
-// What is typed stands in the URL's place of it, because that may come from the environment.
+// What is typed goes before what the URL has behind its first question mark: that may come from the environment.
 std::string with_parameter(const std::string& url, const std::string& name, const std::string& value) {
-    std::smatch there;
     if (value.empty()) return url;
-    if (!std::regex_search(url, there, std::regex("[?&]" + name + "=([^&]*)")))
-        return url + (url.find('?') == std::string::npos ? "?" : "&") + name + "=" + value;
-    return there.prefix().str() + there.str().substr(0, name.size() + 2) + value + there.suffix().str();
+    const std::size_t query = (std::min)(url.find('?'), url.size());
+    const auto next = [&](std::size_t at) { return (std::min)(url.find('&', at + 1), url.size()); };
+    std::size_t at = query;
+    while (at < url.size() && url.compare(at + 1, name.size() + 1, name + "=") != 0) at = next(at);
+    std::string out = url.substr(0, at) + (at == query ? "?" : "&") + name + "=";
+    for (const char c : value) out += c == '%' ? "%25" : c == '&' ? "%26" : std::string(1, c);
+    return out + url.substr(next(at));
 }
 
 std::string place_of(const Arguments& arguments) {
-    const char* url = std::getenv("S3CACHE_URL");
-    std::string where = arguments.get("--bucket", url ? url : "");
-    if (where.empty()) throw WrongUsage("which bucket? Give --bucket, or set S3CACHE_URL");
-    for (const std::string name : {"endpoint", "region"})
-        where = with_parameter(where, name, arguments.get("--" + name));
-    return where;
+    const char* set = std::getenv("S3CACHE_URL");
+    std::string url = arguments.get("--bucket", set ? set : "");
+    if (url.empty()) throw WrongUsage("which bucket? Give --bucket, or set S3CACHE_URL");
+    for (const std::string name : {"endpoint", "region"}) url = with_parameter(url, name, arguments.get("--" + name));
+    return url;
 }
 
 // --- progress, interruption, input -----------------------------------------------------------------------------------
 
 // Set by a signal while a transfer can be cancelled: parts sent so far, or a half-written file, are then removed.
 volatile std::sig_atomic_t interrupted = 0, running_child = 0;
+std::atomic<Cache*> in_use{nullptr};   // whose calls the signal cancels, whatever they wait for
 bool pipe_signal_was_ignored = false;  // by whoever started us: a command is to find it as we did
 
 // What is sent to us alone is meant for the command. What a terminal sends (Ctrl-C), the command gets by itself.
 extern "C" void interrupt(int signal_number, siginfo_t* info, void*) {
     interrupted = signal_number;
     if (running_child > 0 && info->si_code <= 0) kill(static_cast<pid_t>(running_child), signal_number);
+    if (Cache* const cache = in_use) return cache->cancel();
+    std::signal(signal_number, SIG_DFL);
+    std::raise(signal_number);
 }
 
-// What the caller chose to ignore (nohup) stays ignored. Without SA_RESTART a read from a terminal ends, too.
-void catch_signals(unsigned flags) {
-    struct sigaction action = {}, before = {};
-    action.sa_sigaction = interrupt;
-    action.sa_flags = static_cast<int>(SA_SIGINFO | flags);
-    for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
-        sigaction(signal_number, nullptr, &before);
-        if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
+// As long as it lives a signal cancels what the cache does, and a second one ends the program at once. What the caller
+// chose to ignore (nohup) stays ignored. Without SA_RESTART a read from a terminal ends, too.
+struct Interruptible {
+    explicit Interruptible(Cache& cache, unsigned flags = SA_RESETHAND) {
+        in_use = &cache;
+        struct sigaction action = {}, before = {};
+        action.sa_sigaction = interrupt;
+        action.sa_flags = static_cast<int>(SA_SIGINFO | flags);
+        for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT}) {
+            sigaction(signal_number, nullptr, &before);
+            if (before.sa_handler != SIG_IGN) sigaction(signal_number, &action, nullptr);
+        }
     }
+    Interruptible(const Interruptible&) = delete;
+    ~Interruptible() { in_use = nullptr; }
+};
+
+void stop_if_interrupted() {
+    if (interrupted != 0) throw std::runtime_error("interrupted");
 }
+
+// Does this whenever so much time has passed, as long as it lives. Never where no thread is to be had.
+struct Every {
+    Every(Seconds time, std::function<void()> work)
+        : thread(std::async([time, work = std::move(work), ended = is_over.get_future()] {
+              while (ended.wait_for(time) == std::future_status::timeout) work();
+          })) {}
+    ~Every() { is_over.set_value(); }
+    std::promise<void> is_over{};
+    std::future<void> thread;
+};
 
 // A line on the terminal for transfers that take over a second; nothing anywhere else.
-class Bar {
-public:
+struct Bar {
     explicit Bar(bool is_upload, bool wanted = true)
-        : shown_(wanted && isatty(STDERR_FILENO) == 1), taken_(is_upload ? 0 : HUGE_VAL) {}
-    ~Bar() {
-        if (is_drawn_) std::fputs("\r\033[K", stderr);
-    }
-
+        : shown(wanted && isatty(STDERR_FILENO) == 1), taken(is_upload ? 0 : HUGE_VAL) {}
+    ~Bar() { std::fputs(is_drawn ? "\r\033[K" : "", stderr); }
     bool operator()(const Progress& progress) {
-        const double seconds = Seconds(std::chrono::steady_clock::now() - begun_).count();
-        is_drawn_ = shown_ && seconds > 1;
-        if (!is_drawn_) return interrupted == 0;
+        const double seconds = Seconds(std::chrono::steady_clock::now() - begun).count();
+        is_drawn = shown && seconds > 1;
+        if (!is_drawn) return interrupted == 0;
         const double total = static_cast<double>(progress.total.value_or(0));
-        const double given = static_cast<double>(progress.done), arrived = (std::min)(given, taken_);
+        const double given = static_cast<double>(progress.done), arrived = (std::min)(given, taken);
         const auto share = [&](double bytes) { return total > 0 ? (std::min)(1.0, bytes / total) : 0; };
         std::string bar(static_cast<std::size_t>(30 * share(given)), '.');
         std::fill_n(bar.begin(), static_cast<std::size_t>(30 * share(arrived)), '#');
@@ -238,16 +258,13 @@ public:
         std::fputs((size_text(arrived) + "  " + size_text(arrived / seconds) + "/s\033[K").c_str(), stderr);
         return interrupted == 0;
     }
-    // An upload's, of an attempt that the store has answered well: it has that part. What was sent beyond that, dots, may
-    // still lie in a buffer of this machine.
+    // An upload's: what the store has answered well it has. What was sent beyond that, dots, may lie in our buffers.
     void operator()(const Event& event) {
-        if (event.attempt > 0 && event.status / 100 == 2) taken_ += static_cast<double>(event.bytes);
+        if (event.attempt > 0 && event.status / 100 == 2) taken += static_cast<double>(event.bytes);
     }
-
-private:
-    bool shown_, is_drawn_ = false;
-    double taken_;
-    std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
+    bool shown, is_drawn = false;
+    double taken;
+    std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
 
 // A file, or standard input.
@@ -266,34 +283,27 @@ Source source_of_text(const std::string_view& text) { return chunks(&text, &text
 // Gives `use` piece by piece what is left of the source, until that says no.
 bool for_each_piece(const Source& source, const std::function<bool(std::string_view)>& use) {
     std::string block(std::size_t{64} << 10, '\0');
-    for (;;) {
-        const std::size_t count = source.read(block.data(), block.size());
+    while (const std::size_t count = source.read(block.data(), block.size())) {
         if (count == source_failed) throw std::runtime_error("a file cannot be read");
-        if (count == 0) return true;
         if (!use({block.data(), count})) return false;
     }
+    return true;
 }
 
 // A source whose beginning is looked at before it is read all the same.
-class Ahead {
-public:
-    explicit Ahead(Source source) : source_(std::move(source)) {}
-
+struct Ahead {
     // Reads into `text`. False: there is more than that.
     bool holds_all(std::size_t bytes_max) {
-        return for_each_piece(source_, [&](std::string_view piece) { return (text += piece).size() <= bytes_max; });
+        return for_each_piece(source, [&](std::string_view piece) { return (text += piece).size() <= bytes_max; });
     }
     std::size_t operator()(char* buffer, std::size_t capacity) {
-        const std::size_t count = text.copy(buffer, capacity, used_);
-        used_ += count;
-        return count != 0 ? count : source_.read(buffer, capacity);
+        const std::size_t count = text.copy(buffer, capacity, used);
+        used += count;
+        return count != 0 ? count : source.read(buffer, capacity);
     }
-
+    Source source;
     std::string text{};
-
-private:
-    Source source_;
-    std::size_t used_ = 0;
+    std::size_t used = 0;
 };
 
 // --- commands: each returns its exit status --------------------------------------------------------------------------
@@ -304,8 +314,7 @@ int found(bool yes, const std::string& key, const char* otherwise = "no such ent
     return yes ? done : absent;
 }
 
-// Input and output up to this size are looked at for their kind. What is longer cannot be held in memory just for that:
-// it streams, and is taken at the user's word.
+// Input and output up to this size are looked at for their kind. What is longer streams, taken at the user's word.
 constexpr std::size_t checked_bytes_max = std::size_t{16} << 20;
 
 int run_set(const Arguments& arguments) {
@@ -316,20 +325,18 @@ int run_set(const Arguments& arguments) {
     options.compress = arguments.has("--gzip");
     options.if_absent = arguments.has("--if-absent");
     for (const Kind kind : {Kind::json, Kind::text, Kind::bytes}) {
-        if (!arguments.has("--" + name_of(kind))) continue;
-        if (options.kind) throw WrongUsage("only one of --json, --text, --bytes");
-        options.kind = kind;
+        if (arguments.has("--" + name_of(kind)) && std::exchange(options.kind, kind))
+            throw WrongUsage("only one of --json, --text, --bytes");
     }
     options.progress = std::ref(bar);
     Config config;
     config.on_event = std::ref(bar);
     Cache cache(place_of(arguments), std::move(config));
-
     const char* otherwise = "there is one already";
     const bool is_checked = options.kind && options.kind != Kind::bytes;
-    catch_signals(SA_RESETHAND);  // a second one ends the program at once
+    const Interruptible until_stored(cache);
     if (path != "-" && !is_checked) return found(cache.set_file(key, path, options), key, otherwise);
-    Ahead input(source_of(path));
+    Ahead input{source_of(path)};
     if (is_checked && input.holds_all(checked_bytes_max))
         return found(cache.set(key, {input.text, *options.kind}, options), key, otherwise);
     if (is_checked) say("over 16 MiB: stored as " + name_of(options.kind) + " without a check that it is");
@@ -340,8 +347,10 @@ int run_get(const Arguments& arguments) {
     Cache cache(place_of(arguments));
     const std::string key = arguments.word(1), target = arguments.get("-o", "-");
     Bar bar(false, target != "-" || isatty(STDOUT_FILENO) == 0);
-    if (target != "-") catch_signals(SA_RESETHAND);  // a second one ends the program at once
-    if (target != "-") return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    if (target != "-") {
+        const Interruptible until_written(cache);
+        return found(cache.get_file(key, target, {std::ref(bar)}).has_value(), key);
+    }
     auto reader = cache.get_stream(key, {std::ref(bar)});
     if (!reader) return found(false, key);
     for (const std::string_view chunk : *reader) put(chunk);
@@ -368,8 +377,7 @@ int run_ls(const Arguments& arguments) {
     const auto show = arguments.has("--json") ? put_json : arguments.has("-l") ? put_long : put_short;
     // A store's listing tells neither expiry nor kind, so that the full record costs one more request an entry.
     const auto look = show == put_short ? Look::shallow : Look::deep;
-    Cache cache(place_of(arguments));
-    for (const auto& [key, info] : cache.list(arguments.word(1), look)) show(key, info);
+    for (const auto& [key, info] : Cache(place_of(arguments)).list(arguments.word(1), look)) show(key, info);
     return done;
 }
 
@@ -387,16 +395,14 @@ int run_purge_or_clear(const Arguments& arguments) {
         throw WrongUsage("clear wants a PREFIX that is not empty, or --all");
     Cache cache(place_of(arguments));
     const std::uint64_t count = is_clear ? cache.clear(prefix) : cache.purge_expired(prefix);
-    put(std::to_string(count) + (is_clear ? "" : " expired") +
-        (count == 1 ? " entry removed\n" : " entries removed\n"));
-    return done;
+    const std::string what = std::string(is_clear ? "" : " expired") + (count == 1 ? " entry" : " entries");
+    return put(std::to_string(count) + what + " removed\n"), done;
 }
 
 int run_presign(const Arguments& arguments) {
     const char* method = arguments.has("--put") ? "PUT" : "GET";
     const Seconds lifetime = duration(arguments.get("--expires", "1h"));
-    put(Cache(place_of(arguments)).presign(arguments.word(1), method, lifetime) + "\n");
-    return done;
+    return put(Cache(place_of(arguments)).presign(arguments.word(1), method, lifetime) + "\n"), done;
 }
 
 // --- run: a command's standard output, cached ------------------------------------------------------------------------
@@ -414,8 +420,7 @@ std::string sha256(const Source& source) {
     return hex;
 }
 
-// What the output depends on, as far as we are told. Each piece has its length, so that no two lists read as the same
-// bytes. Without --key the command and its arguments count, too.
+// What the output depends on, as far as we are told; each piece has its length, so that no two lists read as the same.
 std::string key_of_run(Arguments arguments) {
     std::string pieces;
     const auto add = [&](const std::string& what, const std::string& piece) {
@@ -444,8 +449,7 @@ int end_like(int wait_status) {
 }
 
 int output_lost(int why) {
-    say("standard output: " + std::string(std::strerror(why)) + ": not all of the output was passed on");
-    return absent;
+    return say("standard output: " + std::string(std::strerror(why)) + ": not all of the output was passed on"), absent;
 }
 
 // Prints what the cache had. A reader who leaves early ends us as it would have ended the command.
@@ -462,15 +466,16 @@ public:
         : command_(arguments.command), key_(key_of_run(arguments)), cache_(place_of(arguments), configured()) {
         if (command_.empty()) throw WrongUsage("run wants -- and a command");
         if (arguments.has("--ttl")) options_.ttl = duration(arguments.get("--ttl"));
-        options_.progress = [](const Progress&) { return interrupted == 0; };
         how_.lease = duration(arguments.get("--lease", "60s"));
         how_.lease_wait = forever;
     }
 
     int run() {
-        const auto kept = cache_.try_get_or_set(
-            key_, [this] { return produce(); }, options_, how_);
-        over_.set_value();
+        const auto made = [this] { return produce(); };
+        const auto kept =
+            has_credentials() ? cache_.try_get_or_set(key_, made, options_, how_) : Error(Errc::timed_out, flaw_);
+        cache_.cancel();  // the renewal of a lease that nobody needs any more
+        renewer_.reset();
         if (child_ == 0) {
             if (kept) return replay(source_of_text(kept->view()));
             if (kept.error().code() == Errc::invalid_argument) throw std::runtime_error(kept.error().what());
@@ -487,8 +492,7 @@ public:
     }
 
 private:
-    // A store that hangs holds us up for ten seconds at most: three attempts that stand still. After its first failure
-    // it is left alone: the command matters more.
+    // A store that hangs holds us up for ten seconds: three attempts that stand still. After that it is left alone.
     Config configured() {
         Config config;
         config.connect_timeout = config.stall_timeout = 3s;
@@ -497,9 +501,7 @@ private:
         config.value_bytes_max = checked_bytes_max;
         config.transfer_bytes_max = 2 * checked_bytes_max;
         config.setup_curl = [](void* curl) {  // the command inherits no socket of ours
-            const auto hide = [](void*, curl_socket_t file, curlsocktype) {
-                return fcntl(file, F_SETFD, FD_CLOEXEC) & 1;
-            };
+            const auto hide = [](void*, curl_socket_t s, curlsocktype) { return fcntl(s, F_SETFD, FD_CLOEXEC) & 1; };
             curl_easy_setopt(static_cast<CURL*>(curl), CURLOPT_SOCKOPTFUNCTION, +hide);
         };
         config.on_event = [this](const Event& event) {
@@ -508,21 +510,32 @@ private:
         };
         return config;
     }
+    // A source of credentials that hangs holds us up as long: it is asked by a call that may be cut off. False: it was.
+    bool has_credentials() {
+        std::atomic<bool> is_late{false};
+        const Every limit(10s, [&] { is_late = true, cache_.cancel(); });
+        static_cast<void>(cache_.try_presign(key_, "GET", 60s));
+        if (is_late) flaw_ = "the credentials did not come within ten seconds";
+        return !is_late && interrupted == 0;
+    }
     bool succeeded() const { return WIFEXITED(status_) && WEXITSTATUS(status_) == 0; }
-
     // What get_or_set is to store; an error if it is nothing. Too long for it: stored here, or there already.
     Result<std::string> produce() {
         const Error too_large(Errc::too_large, "longer than get_or_set may hold");
-        const auto there = cache_.try_stat(key_);
-        if (there && *there && (*there)->size > checked_bytes_max) return too_large;
+        const Info there = cache_.try_stat(key_).value_or(std::nullopt).value_or(Info());
+        if (there.size > checked_bytes_max) return too_large;
         begin();
-        renewer_ = std::async(std::launch::async, [this, over = over_.get_future()] { renew(over); });
-        Ahead output([this](char* buffer, std::size_t capacity) {
+        // The lease is an entry of this name beside the value. It is renewed until the output is stored.
+        const std::string lease = ".s3cache/lease/" + sha256(source_of_text(key_)).substr(0, 32);
+        renewer_.emplace(how_.lease / 3, [this, lease] { static_cast<void>(cache_.try_touch(lease, how_.lease)); });
+        Ahead output{[this](char* buffer, std::size_t capacity) {
             const std::size_t count = next(buffer, capacity);
             if (count == 0 && (!succeeded() || lost_ != 0 || interrupted != 0)) throw std::runtime_error("not kept");
             return count;
-        });
-        if (output.holds_all(checked_bytes_max)) return std::move(output.text);
+        }};
+        const bool is_whole = output.holds_all(checked_bytes_max);
+        if (!has_credentials()) return Error(Errc::timed_out, flaw_);  // those we had may be over
+        if (is_whole) return std::move(output.text);
         static_cast<void>(cache_.try_set(key_, output, options_));
         return too_large;
     }
@@ -532,7 +545,7 @@ private:
         words.push_back(nullptr);
         int ends[2];
         if (pipe(ends) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
-        catch_signals(0);
+        caught_.emplace(cache_, 0);
         running_child = child_ = fork();
         if (child_ < 0) throw std::system_error(errno, std::generic_category(), "fork");
         if (child_ == 0) {
@@ -563,23 +576,16 @@ private:
         }
         return 0;
     }
-    // Until the output is stored. The lease is an entry of this name beside the value.
-    void renew(const std::future<void>& over) {
-        const std::string name = ".s3cache/lease/" + sha256(source_of_text(key_)).substr(0, 32);
-        while (over.wait_for(how_.lease / 3) == std::future_status::timeout)
-            static_cast<void>(cache_.try_touch(name, how_.lease));
-    }
-
     // Output too long for memory goes into a file first, because half of it cannot be taken back.
     bool fetch() {
         const char* folder = std::getenv("TMPDIR");
         std::string path = std::string(folder && *folder ? folder : "/tmp") + "/s3cache-XXXXXX";
         close(mkstemp(path.data()));  // where that fails, so does the next line
-        catch_signals(SA_RESETHAND);  // a second one ends the program at once
+        const Interruptible until_written(cache_);
         const auto got = cache_.try_get_file(key_, path, {[](const Progress&) { return interrupted == 0; }});
-        if (got && *got) fetched_ = Source(std::ifstream(path, std::ios::binary));
+        if (got && *got) fetched_ = file(path);
         unlink(path.c_str());
-        if (interrupted != 0) throw std::runtime_error("interrupted");
+        stop_if_interrupted();
         flaw_ = got ? "" : got.error().what();
         return fetched_.has_value();
     }
@@ -588,13 +594,13 @@ private:
     const std::string key_;
     std::string flaw_{};  // why it is not cached
     Cache cache_;
+    std::optional<Interruptible> caught_{};
     SetOptions options_{};
     ComputeOptions how_{};
     std::optional<Source> fetched_{};
     pid_t child_ = 0;
     int output_ = -1, status_ = failed << 8, lost_ = 0;  // errno of output that could not be passed on
-    std::promise<void> over_{};
-    std::future<void> renewer_{};
+    std::optional<Every> renewer_{};
 };
 
 // --- lifecycle: rules by which the store itself keeps the bucket small -----------------------------------------------
@@ -604,28 +610,29 @@ int run_lifecycle(const Arguments& arguments) {
     const bool as_json = arguments.has("--json");
     const auto days = [&](const std::string& option, const std::string& otherwise) {
         const std::string text = arguments.get(option, otherwise);
-        std::smatch parts;
-        if (std::regex_match(text, parts, std::regex("0*([0-9]{0,6})d?")) && text != "" && text != "d")
-            return parts[1].str();
+        const std::string number = text.substr(0, text.find_first_not_of("0123456789"));
+        const unsigned long count = std::strtoul(number.c_str(), nullptr, 10);  // the largest one if it is too long
+        if (!number.empty() && (text == number || text == number + "d") && count < 1000000)
+            return std::to_string(count);
         throw WrongUsage(option + " wants whole days, not " + text);
     };
     static_cast<void>(Cache(place_of(arguments)));  // refuses what is no place for a cache
-    std::smatch place;
-    const std::string where = place_of(arguments);
-    std::regex_match(where, place, std::regex("(?:[sS]3://)?([^/?]*)/?([^?]*).*"));
-    std::string bucket = place[1], prefix = place[2], rules;
-    if (!prefix.empty() && prefix.back() != '/') prefix += '/';
+    std::string where = place_of(arguments), rules;
+    where = where.substr(0, where.find('?'));
+    if (where.find("://") == 2) where.erase(0, 5);
+    if (where.back() != '/') where += '/';
+    const std::string bucket = where.substr(0, where.find('/')), prefix = where.substr(bucket.size() + 1);
     if (!as_json && prefix.find_first_of("<>&") != std::string::npos)
         throw WrongUsage("a prefix with <, > or & wants --json");
-    const auto add = [&](const std::string& id, const std::string& after, const std::string& action,
-                         const std::string& unit) {
-        if (after.empty()) return;
+    const auto add = [&](std::string id, const std::string& count, const std::string& action, const std::string& unit) {
+        if (count == "0") return;
+        id += prefix;
         if (!rules.empty()) rules += as_json ? ",\n" : "\n";
-        rules += as_json ? "  {\"ID\":" + in_quotes(id + prefix) + ",\"Filter\":{\"Prefix\":" + in_quotes(prefix) +
-                               "},\"Status\":\"Enabled\",\"" + action + "\":{\"" + unit + "\":" + after + "}}"
-                         : "  <Rule>\n    <ID>" + id + prefix + "</ID>\n    <Filter><Prefix>" + prefix +
+        rules += as_json ? "  {\"ID\":" + in_quotes(id) + ",\"Filter\":{\"Prefix\":" + in_quotes(prefix) +
+                               "},\"Status\":\"Enabled\",\"" + action + "\":{\"" + unit + "\":" + count + "}}"
+                         : "  <Rule>\n    <ID>" + id + "</ID>\n    <Filter><Prefix>" + prefix +
                                "</Prefix></Filter>\n    <Status>Enabled</Status>\n    <" + action + "><" + unit + ">" +
-                               after + "</" + unit + "></" + action + ">\n  </Rule>";
+                               count + "</" + unit + "></" + action + ">\n  </Rule>";
     };
     add("s3cache uploads ", days("--uploads", "1"), "AbortIncompleteMultipartUpload", "DaysAfterInitiation");
     add("s3cache entries ", days("--expire", "0"), "Expiration", "Days");
@@ -641,12 +648,18 @@ int run_lifecycle(const Arguments& arguments) {
 
 // --- doctor: why a cache does not work. Tries what it needs on entries of its own ------------------------------------
 
-// What the trials work on: entries that nobody else has, and whose time is short should nobody remove them.
+// What the trials work on: entries that nobody else has, removed however the trials end. Should that fail, they lapse.
 struct Scratch {
-    Cache cache;
-    std::string key{}, other{};
+    ~Scratch() {  // a store that hangs, or was asked for nothing, is not waited for
+        const Every limit(5s, [this] { cache.cancel(); });
+        if (cache.stats().requests != 0) static_cast<void>(cache.remove_many({key, other}));
+    }
+    Cache& cache;
+    std::optional<Seconds>& clock_ahead;  // of this machine's against the store's
+    const std::string key = format("s3cache-doctor-%08x%08x", std::random_device()(), std::random_device()());
+    const std::string other = key + "-2";
     SetOptions options{Seconds(600)};
-    std::optional<Seconds> clock_ahead{};  // of this machine's against the store's
+    Interruptible until_removed{cache};
 };
 
 constexpr std::size_t part_bytes = std::size_t{5} << 20;  // the least that S3 takes
@@ -667,10 +680,9 @@ const Trial trials[] = {
          const auto before = SystemClock::now();
          on.cache.set(on.key, scratch_value, on.options);
          const auto between = before + (SystemClock::now() - before) / 2;
-         const auto info = on.cache.try_stat(on.key);
+         const Info info = on.cache.try_stat(on.key).value_or(std::nullopt).value_or(Info());
          // When it was stored is told by the store's clock, to the second.
-         if (info && *info && (*info)->last_modified != TimePoint{})
-             on.clock_ahead = between - ((*info)->last_modified + 500ms);
+         if (info.last_modified != TimePoint{}) on.clock_ahead = between - (info.last_modified + 500ms);
          return true;
      }},
     {"find it, miss another", true, "s3:ListBucket (or set Config::forbidden_is_miss)",
@@ -714,10 +726,7 @@ const Trial trials[] = {
          return is_there;
      }},
     {"remove it", true, "s3:DeleteObject", "the entry is still there", "",
-     [](Scratch& on) {
-         on.cache.remove(on.key);
-         return !on.cache.try_contains(on.key).value_or(false);
-     }},
+     [](Scratch& on) { return on.cache.remove(on.key), !on.cache.try_contains(on.key).value_or(false); }},
 };
 
 // The endpoint as it was written, where one was: without the parenthesis that says by whom.
@@ -751,13 +760,11 @@ std::string fix_for(const Error& error, const Trial& trial, Scratch& scratch) {
     const std::string& name = error.s3_code();
     const Errc code = error.code();
     // HTTP and HTTPS mixed up: the library has noticed, and here it can be said what to write.
-    for (const std::string scheme : {"http", "https"}) {
-        if (!std::strstr(error.what(), ("try " + scheme + "://").c_str())) continue;
-        const std::string endpoint = endpoint_written(scratch);
-        if (!endpoint.empty())
-            return "that port speaks " + std::string(scheme == "http" ? "HTTP" : "HTTPS") + ": write " + scheme +
-                   endpoint.substr(endpoint.find("://"));
-    }
+    const bool http = std::strstr(error.what(), "try http://"), https = std::strstr(error.what(), "try https://");
+    const std::string endpoint = http || https ? endpoint_written(scratch) : "";
+    if (!endpoint.empty())
+        return "that port speaks " + std::string(http ? "HTTP: write http" : "HTTPS: write https") +
+               endpoint.substr(endpoint.find("://"));
     if (name == "SignatureDoesNotMatch") return fix_of_signature(scratch);
     if (name == "InvalidAccessKeyId") return "this store does not know the access key: is it another store's?";
     if (name == "ExpiredToken" || name == "InvalidToken") return "log in again: the session is over";
@@ -777,12 +784,6 @@ std::string row(const std::string& name, const std::string& verdict, const std::
 
 std::string fix_line(std::string_view fix) { return fix.empty() ? "" : "    fix: " + printable(fix) + "\n"; }
 
-const char* verdict_of(const Finding& finding) {
-    const bool is_source = finding.about.rfind("credentials", 0) == 0;
-    const char* verdicts[] = {"used", is_source ? "passed over" : "default", "BROKEN", "not asked"};
-    return verdicts[static_cast<std::size_t>(finding.verdict)];
-}
-
 enum Health { works, works_in_part, broken, only_reads, cannot_store };
 constexpr const char* conclusions[] = {
     "The cache would work.", "The cache would work, but for what is marked NO.", "The cache would not work.",
@@ -795,6 +796,7 @@ Health try_out(const Trial& trial, Scratch& scratch) {
     try {
         if (trial.run(scratch)) return put(row(trial.name, "yes")), works;
     } catch (const Error& error) {
+        stop_if_interrupted();
         cause = error.what();
         cause.erase(0, cause.find(": ") + 2);  // the operation and the key, which is of no interest
         // Credentials that may not write are enough for a cache that others fill.
@@ -816,34 +818,37 @@ std::string clock_row(const std::optional<Seconds>& ahead) {
            fix_line("set it (timedatectl set-ntp true): by it entries end");
 }
 
-// What was found is asked after the trials, when it is known as well what the store's answers have taught.
-int run_doctor(const Arguments& arguments) {
-    std::random_device random;
-    const std::string name = format("s3cache-doctor-%08x%08x", random(), random());
-    Config config;
-    config.conditions = Conditions::required;
-    const std::string where = with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes));
-    Scratch scratch{Cache(where, std::move(config)), name, name + "-2"};
-    catch_signals(SA_RESETHAND);  // a second one ends the program at once
-    put("What the store does (s3cache " S3CACHE_VERSION ", tried with " + name + ")\n");
+Health try_all(Scratch scratch) {
+    put("What the store does (s3cache " S3CACHE_VERSION ", tried with " + scratch.key + ")\n");
     Health health = works;
     for (const Trial& trial : trials) {
-        if (interrupted != 0 || health == cannot_store || health == only_reads) break;
-        health = (std::max)(health, try_out(trial, scratch));
+        if (interrupted == 0 && health < only_reads) health = (std::max)(health, try_out(trial, scratch));
     }
-    for (const std::string& key : {scratch.key, scratch.other}) static_cast<void>(scratch.cache.try_remove(key));
+    return health;
+}
+
+// What was found is asked after the trials, when it is known as well what the store's answers have taught.
+int run_doctor(const Arguments& arguments) {
+    Config config;
+    config.conditions = Conditions::required;
+    Cache cache(with_parameter(place_of(arguments), "part_bytes", std::to_string(part_bytes)), std::move(config));
+    std::optional<Seconds> clock_ahead;
+    const Health health = try_all({cache, clock_ahead});
+    stop_if_interrupted();  // what was tried is removed
     put("\nWhat was found\n");
     std::string region;
-    for (const Finding& finding : scratch.cache.explain()) {
+    for (const Finding& finding : cache.explain()) {
+        const bool is_source = finding.about.rfind("credentials", 0) == 0;
+        const char* verdicts[] = {"used", is_source ? "passed over" : "default", "BROKEN", "not asked"};
         const std::string& text = finding.text;
         if (finding.about == "region") region = text.substr(0, text.find(' '));
         const bool is_place = finding.about == "requests go to" && finding.verdict == Finding::Verdict::used;
         if (finding.about == "clock")
-            put(clock_row(scratch.clock_ahead));
+            put(clock_row(clock_ahead));
         else if (is_place && text.substr(text.rfind(' ') + 1) != region)
             put(row("requests went to", "corrected", text) + fix_line("name that region: it spares a request"));
         else
-            put(row(finding.about, verdict_of(finding), text));
+            put(row(finding.about, verdicts[static_cast<std::size_t>(finding.verdict)], text));
     }
     put(std::string("\n") + conclusions[health] + "\n");
     return health <= works_in_part ? done : failed;
@@ -899,12 +904,6 @@ const Command* command_named(std::string_view name) {
     return nullptr;
 }
 
-bool has_option(std::string_view synopsis, const std::string& option) {
-    const std::string text = std::string(synopsis) + "]";
-    const auto has = [&](const char* next) { return text.find(option + next) != std::string::npos; };
-    return has(" ") || has("]") || has("|");
-}
-
 std::string usage_of(const Command* command) {
     if (!command) return "usage: " + std::string(general) + "; see s3cache help\n";
     return "usage: " + std::string(general.substr(0, general.find(" COMMAND"))) + "\n           " +
@@ -928,8 +927,7 @@ int run_help(const Arguments& arguments) {
 
 // --- the program -----------------------------------------------------------------------------------------------------
 
-// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`, anywhere before `--`. What stands behind
-// it is never ours, whatever it looks like.
+// `--name value`, `--name=value`, `-o value`, `-ovalue`, `--input value value`, anywhere; behind `--` nothing is ours.
 void parse(Arguments& arguments, const std::vector<std::string>& words) {
     std::string synopses(general);
     for (const Command& command : commands) synopses += "|" + std::string(command.synopsis);
@@ -968,9 +966,11 @@ int run(const Arguments& arguments) {
     const std::size_t words = arguments.words.size() - 1, most = command->words_max;
     if (words < command->words_min) throw WrongUsage(name + " wants more than that");
     if (words > most) throw WrongUsage(name + " does not want " + arguments.word(most + 1));
+    const std::string synopsis = std::string(general) + std::string(command->synopsis) + "]";
     for (const auto& [option, value] : arguments.options) {
-        if (!has_option(std::string(general) + std::string(command->synopsis), option))
-            throw WrongUsage(name + " has no option " + option);
+        bool is_here = false;
+        for (const char next : {' ', ']', '|'}) is_here = is_here || synopsis.find(option + next) != std::string::npos;
+        if (!is_here) throw WrongUsage(name + " has no option " + option);
     }
     return command->run ? command->run(arguments) : run_help(arguments);
 }
