@@ -14,11 +14,15 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.parse
 import uuid
 
 import boto3
@@ -27,6 +31,7 @@ from botocore.exceptions import ClientError
 
 WORKS, FAILS = 0, 2
 DOCTOR_SECONDS_MAX = 120
+INTERRUPTED_SECONDS_MAX = 40  # of what a signal ends; a helper for credentials would be waited for as long as 60 s
 WRONG_SECRET = 'wrongSecret/0123456789+abcdefghijklmnopq'
 TOKEN = 'tokenThatNobodyMaySee/0123456789'
 TRIALS = ('store an entry', 'find it, miss another', 'read it back', 'store a stream in parts', 'store only if absent', 'store only if unchanged',
@@ -325,6 +330,154 @@ def gate(program, policy):
         server.shutdown()
 
 
+class Passage(socketserver.BaseRequestHandler):
+    """Hands on what comes, either way, and shows it to the test first, which may hold it up."""
+
+    def handle(self):
+        with socket.create_connection(self.server.behind) as store, contextlib.suppress(OSError):
+            threading.Thread(target=self.answer, args=(store,), daemon=True).start()
+            while piece := self.request.recv(1 << 16):
+                self.server.show(piece)
+                store.sendall(piece)
+
+    def answer(self, store):
+        with contextlib.suppress(OSError):
+            while piece := store.recv(1 << 16):
+                self.server.show_answer(piece)
+                self.request.sendall(piece)
+            self.request.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def passage(patient, show, show_answer=lambda piece: None):
+    """The address of a passage to the patient's store."""
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads, block_on_close = True, False
+
+        def handle_error(self, *_):
+            pass
+
+    url = urllib.parse.urlsplit(patient.endpoint)
+    with Server(('127.0.0.1', 0), Passage) as server:
+        server.behind, server.show, server.show_answer = (url.hostname, url.port), show, show_answer
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield 'http://127.0.0.1:%d' % server.server_address[1]
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def started(patient, *words, **changes):
+    """A process of the program, which is gone in the end."""
+    process = subprocess.Popen([patient.program, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, env=patient.environment(changes))
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def there(path):
+    """Once a helper has made that file."""
+    deadline = time.monotonic() + DOCTOR_SECONDS_MAX
+    while not os.path.exists(path):
+        assert time.monotonic() < deadline, 'the helper was not started'
+        time.sleep(0.02)
+
+
+def hanging_helper(patient):
+    """A profile whose helper for credentials says, by a file, that it was started, and nothing more."""
+    mark = os.path.join(patient.home, uuid.uuid4().hex)
+    script = patient.file('hangs', '#!/bin/sh\n: >"$1"\nexec sleep 600\n')
+    path = patient.file('config-that-hangs', '[default]\ncredential_process = /bin/sh %s %s\n' % (script, mark))
+    return mark, {'AWS_CONFIG_FILE': path, **NO_KEYS}
+
+
+def interrupt_between_trials(program):
+    """It tells of the signal, and not that the cache would work; what it stored is gone."""
+    for method in (b'HEAD /', b'POST /'):  # the end of the first trial, and the middle of another
+        with fake(program) as patient:
+            running = []
+
+            def show(piece):
+                if running and piece.startswith(method):
+                    running.pop().send_signal(signal.SIGTERM)
+
+            ready = threading.Event()
+            with passage(patient, lambda piece: (ready.wait(), show(piece))) as endpoint, \
+                    started(patient, 'doctor', '--bucket', 's3://bucket/doctor', AWS_ENDPOINT_URL=endpoint) as process:
+                running.append(process)
+                ready.set()
+                out = process.communicate(timeout=DOCTOR_SECONDS_MAX)[0]
+            assert process.returncode == -signal.SIGTERM and 'would' not in out, (process.returncode, out)
+            assert not running and patient.left_behind() == [], patient.left_behind()
+
+
+def interrupt_before_a_store_that_hangs(program):
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        patient = Patient(program, 'http://127.0.0.1:%d' % silent.getsockname()[1], 'bucket', 'AKIDFAKES3EXAMPLE', 'fake/secret')
+        with started(patient, 'doctor', '--bucket', 's3://bucket/doctor') as process:
+            connection = silent.accept()[0]
+            assert connection.recv(1 << 16), 'no request'
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(INTERRUPTED_SECONDS_MAX) == -signal.SIGTERM, process.returncode
+            connection.close()
+
+
+def interrupt_while_credentials_are_fetched(program):
+    """By doctor's first trial, by set and by get: none waits for the helper."""
+    with fake(program) as patient:
+        for words in (('doctor',), ('set', 'k', program), ('get', '-o', os.path.join(patient.home, 'never'), 'k')):
+            mark, changes = hanging_helper(patient)
+            with started(patient, words[0], '--bucket', 's3://bucket/doctor', *words[1:], **changes) as process:
+                there(mark)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(INTERRUPTED_SECONDS_MAX) == -signal.SIGTERM, (words, process.returncode)
+        assert not os.path.exists(os.path.join(patient.home, 'never'))
+
+
+def interrupt_a_transfer(program):
+    """Parts that were sent are taken back, and half a file is not left."""
+    with fake(program) as patient:
+        body = patient.file('body', 'x' * (40 << 20))
+        folder = tempfile.mkdtemp(dir=patient.home)
+        patient.client().upload_file(body, 'bucket', 'doctor/there')
+        for words in ('set', 'k', body), ('get', '-o', os.path.join(folder, 'file'), 'there'):
+            running, ready = [], threading.Event()
+
+            def show(piece):
+                ready.wait()
+                if running and b'partNumber=' in piece:
+                    running.pop().send_signal(signal.SIGTERM)
+
+            def show_answer(_):
+                if running and os.listdir(folder):
+                    running.pop().send_signal(signal.SIGTERM)
+
+            with passage(patient, show, show_answer) as endpoint, \
+                    started(patient, words[0], '--bucket', 's3://bucket/doctor', *words[1:], AWS_ENDPOINT_URL=endpoint) as process:
+                running.append(process)
+                ready.set()
+                assert process.wait(DOCTOR_SECONDS_MAX) == -signal.SIGTERM, (words, process.returncode)
+        assert os.listdir(folder) == [], os.listdir(folder)
+        assert not patient.client().list_multipart_uploads(Bucket='bucket').get('Uploads')
+        assert patient.client().list_objects_v2(Bucket='bucket')['KeyCount'] == 1
+
+
+def interrupt_by_a_reader_that_leaves(program):
+    """As head does: the entry that was stored meanwhile is removed."""
+    with fake(program) as patient:
+        has_left = threading.Event()
+        with passage(patient, lambda piece: has_left.wait()) as endpoint, \
+                started(patient, 'doctor', '--bucket', 's3://bucket/doctor', AWS_ENDPOINT_URL=endpoint) as process:
+            assert process.stdout.readline().startswith('What the store does')
+            process.stdout.close()
+            has_left.set()
+            assert process.wait(DOCTOR_SECONDS_MAX) == FAILS, process.returncode
+        assert patient.left_behind() == [], patient.left_behind()
+
+
 def quirk_read_only_user(program):
     xml = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 
@@ -359,8 +512,8 @@ def checks(program):
     for name, check in list(globals().items()):
         if name.startswith('machine_'):
             yield 'machine: ' + name[8:].replace('_', ' '), lambda: check(patient)
-        elif name.startswith('quirk_'):
-            yield 'fake: ' + name[6:].replace('_', ' '), lambda: check(program)
+        elif name.startswith(('quirk_', 'interrupt_')):
+            yield 'fake: ' + name.replace('quirk_', '').replace('_', ' '), lambda: check(program)
 
 
 def main():
