@@ -27,7 +27,7 @@ import uuid
 import xml.etree.ElementTree
 
 from botocore.exceptions import ClientError
-from doctor import WRONG_SECRET, Patient, closed_port
+from doctor import WRONG_SECRET, Patient, closed_port, hanging_helper, there
 
 SECONDS_MAX = 120  # of one call, so that a hang is a failure
 OUTPUT_BYTES = 200 << 20
@@ -433,6 +433,36 @@ def run_before_a_store_that_hangs(shell):
         assert time.monotonic() - began < 40, time.monotonic() - began  # without that bound: a minute at least
 
 
+def run_before_credentials_that_hang(shell):
+    """The same with the helper that is to bring the keys, also when they are over by the time that the command has ended."""
+    mark, changes = hanging_helper(shell.patient)
+    began = time.monotonic()
+    status, out, errors = shell.call('run', '--', 'echo', 'out', changes=changes)
+    took = time.monotonic() - began
+    assert os.path.exists(mark), 'no helper was started'
+    assert (status, out) == (0, b'out\n') and errors.count('\n') == 1 and 'credentials' in errors, (status, out, errors)
+    assert took < 40, took  # ten, and what a slow machine adds; a helper has 60
+
+
+def run_after_whose_end_credentials_hang(shell):
+    """They were good for a few seconds, the command takes longer, and the helper does not answer a second time."""
+    mark, once = shell.path(), shell.path()
+    keys = {'Version': 1, 'AccessKeyId': shell.patient.access_key, 'SecretAccessKey': shell.patient.secret_key,
+            'Expiration': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(time.time() + 20))}
+    helper = shell.patient.file('hangs-later', '#!/bin/sh\nif [ -e %s ]; then : >%s; exec sleep 600; fi\n: >%s\necho \'%s\'\n'
+                                % (once, mark, once, json.dumps(keys)))
+    path = shell.patient.file('config-that-hangs-later', '[default]\ncredential_process = /bin/sh %s\n' % helper)
+    changes = {'AWS_CONFIG_FILE': path, 'AWS_ACCESS_KEY_ID': None, 'AWS_SECRET_ACCESS_KEY': None}
+    process = shell.popen('run', '--', 'sh', '-c', 'sleep 21; echo out', changes=changes)
+    assert process.stdout.readline() == b'out\n', process.stderr.read()
+    began = time.monotonic()
+    errors = process.communicate(timeout=SECONDS_MAX)[1].decode()
+    took = time.monotonic() - began
+    assert process.returncode == 0 and os.path.exists(mark), (process.returncode, errors)
+    assert took < 40 and errors.count('\n') == 1 and 'credentials' in errors, (took, errors)
+    assert [key for key in shell.keys() if not key.startswith('.s3cache/')] == [], shell.keys()
+
+
 def run_in_no_such_bucket(shell):
     status, out, errors = shell.call('run', '--bucket', 's3://s3cache-' + uuid.uuid4().hex, '--', 'echo', 'out')
     assert (status, out) == (0, b'out\n') and 'NoSuchBucket' in errors and errors.count('\n') == 1, (status, out, errors)
@@ -500,6 +530,39 @@ def help_of_one_command(shell):
         assert status == 0 and b'--if-absent' in out and b'presign' not in out, out
     for words in (['help', 'nothing'], ['nothing'], ['set'], ['get'], ['get', 'a', 'b'], ['get', '--ttl', '1h', 'k'], ['touch', 'k']):
         shell.refuses(*words)
+
+
+def options_that_are_part_of_a_url(shell):
+    """They mean what the variable of the same text means, and are not looked for in the prefix."""
+    def url(bucket, *options, **changes):
+        words = ['presign', '--bucket', bucket, *options, 'k']
+        status, out, errors = shell.call(*words, changes={'AWS_ENDPOINT_URL': None, **changes})
+        assert status == 0, (words, errors)
+        return out.decode().split('X-Amz-Date')[0]
+
+    for endpoint in ('http://store.example/a%20b', 'http://store.example/a&b', 'http://store.example/a=b', 'http://store.example'):
+        wanted = url('s3://bucket/x', AWS_ENDPOINT_URL=endpoint)
+        assert wanted.startswith('http://store.example/'), wanted
+        assert url('s3://bucket/x', '--endpoint', endpoint) == wanted
+        for query in ('endpoint=http://other.example', 'checksums=own&endpoint=http://other.example&path_style=true'):
+            assert url('s3://bucket/x?' + query, '--endpoint', endpoint, '--region', 'us-east-1') == wanted
+    for prefix in ('x&endpoint=y', 'x&region=y'):
+        out = url('s3://bucket/' + prefix, '--endpoint', 'http://store.example', '--region', 'eu-west-3')
+        assert out.startswith('http://store.example/bucket/x%26') and '%2Feu-west-3%2F' in out, out
+
+
+def options_that_are_long(shell):
+    """Are refused, or taken: nothing that is typed ends the program by its length."""
+    digits, name = '1' * 100000, 'x' * 120000
+    for words in (['touch', '--ttl', digits, 'k'], ['presign', '--expires', digits + 'd', 'k'], ['run', '--lease', digits, '--', 'true'],
+                  ['run', '--ttl', '0.' + '0' * 100000, '--', 'true'], ['lifecycle', '--expire', digits]):
+        shell.refuses(*words)
+    for words in (['presign', 'k'], ['stat', 'k'], ['lifecycle']):
+        for bucket in ('s3://bucket/' + name, 's3://bucket?region=' + name, name):
+            status = shell.call(*words, '--bucket', bucket, '--endpoint', shell.patient.endpoint)[0]
+            is_good = words == ['lifecycle'] and '?' not in bucket and bucket != name  # whatever the length of its prefix
+            assert status == (0 if is_good else 2), (words, bucket[:20], status)
+    assert shell.run('--', 'echo', name) == name.encode() + b'\n', 'a word of a command may be long'
 
 
 def clear_wants_a_prefix(shell):
@@ -593,7 +656,7 @@ def checks(program):
                       os.environ['AWS_SECRET_ACCESS_KEY'], os.environ.get('AWS_CA_BUNDLE'))
     patient.ensure_bucket()
     for name, check in list(globals().items()):
-        if name.startswith(('run_', 'lifecycle_', 'help_', 'clear_', 'purge_', 'ls_', 'set_', 'get_')):
+        if name.startswith(('run_', 'lifecycle_', 'help_', 'options_', 'clear_', 'purge_', 'ls_', 'set_', 'get_')):
             yield name.replace('_', ' '), check, Shell(patient)
 
 
