@@ -884,14 +884,14 @@ public:
     // Everything under the cache's prefix and this one, expired entries included; pages are fetched as one goes. An
     // entry that a deep look cannot look at is an error, one that has gone meanwhile is reported as listed.
     Result<Listing> try_list(std::string_view prefix = {}, Look look = Look::shallow);
-    // Removes all entries under the prefix, or those that a look finds expired; how many. A failure is told at the end.
+    // Removes all entries under the prefix, or the expired; how many. What fails is passed over, and told in the end.
     Result<std::uint64_t> try_clear(std::string_view prefix);
     Result<std::uint64_t> try_purge_expired(std::string_view prefix = {});
     // Aborts uploads in parts that began longer ago than this: what crashed writers left. How many.
     Result<std::uint64_t> try_sweep_uploads(std::string_view prefix, Seconds older_than);
 
     // Many keys over Config::connections connections at once, in no order; one result a key. These never throw, with
-    // exceptions or without. Memory holds a value a connection; `visit` runs on the calling thread and must not throw.
+    // exceptions or without. Memory holds one value a connection; `visit` runs on the calling thread, must not throw.
     using Visit = std::function<void(const std::string& key, Result<std::optional<Value>> result)>;
     void get_many(const std::vector<std::string>& keys, const Visit& visit);
     std::vector<Result<bool>> set_many(const std::vector<Item>& items);  // results in the order of the items
@@ -1256,7 +1256,7 @@ inline std::string joined(Words words) {
 }
 
 // To be called where `text` ends before an '@': hides what stands before it in the same word if that may be the user
-// info of a URL or a proxy. A secret key may hold a slash, so what looks like a port and is no number is hidden too.
+// info of a URL or a proxy. A secret key may hold a slash, so what looks like host:port and is none is hidden too.
 inline void hide_user_info(std::string& text) {
     const std::size_t word = text.find_last_of(" \t\r\n\"'`<>") + 1;  // npos + 1 is 0
     const std::size_t scheme = text.find("://", word);
@@ -1281,7 +1281,7 @@ inline std::string without_passwords(std::string_view text) {
 
 inline constexpr std::size_t sanitized_bytes_max = 300;
 
-// Foreign text in a message: one short line without passwords of URLs. What a terminal obeys, or no UTF-8, is \xNN.
+// Foreign text in a message: one short line, no passwords of URLs. Bytes a terminal obeys or no UTF-8 become \xNN.
 inline std::string sanitize(std::string_view text) {
     const std::string known = without_passwords(text.substr(0, 10 * sanitized_bytes_max));  // all up to an '@' is seen
     std::string out;
@@ -1802,7 +1802,7 @@ inline constexpr auto crc64nvme = crc_by_table<std::uint64_t, 0x9A6C9329AC4BC9B5
 inline constexpr auto crc32 = crc_by_table<std::uint32_t, 0xEDB88320>;              // zlib's
 inline constexpr auto crc32c_portable = crc_by_table<std::uint32_t, 0x82F63B78>;    // Castagnoli's
 
-// The processor's instruction is seven times faster than the table; three lanes twice that: it takes a word each cycle.
+// The processor's instruction is seven times faster than the table, three lanes twice that: one alone waits 3 cycles.
 #if defined(__x86_64__) && defined(__GNUC__)
 
 inline constexpr std::size_t crc_lane_bytes = 1360;  // three are nearly 4 KiB
@@ -2060,7 +2060,7 @@ inline void escape(std::string& out, std::string_view text) {
     }
 }
 
-// Where the text of an element goes. It is known by its whole path below the root, because stores nest keys elsewhere.
+// Where an element's text goes. Known by the whole path below the root, not by name: stores nest keys in their own.
 struct Field {
     std::string_view path;  // such as Contents/Key
     std::string* to;
@@ -2434,7 +2434,7 @@ private:
     std::string problem_;
 };
 
-// Words as a POSIX shell splits them, with nothing expanded: of section names and credential_process. None: left open.
+// Words as a POSIX shell splits them, nothing expanded: section names, credential_process. Empty: a quote left open.
 inline std::vector<std::string> split_words(std::string_view text) {
     std::vector<std::string> words;
     bool in_word = false;
@@ -2461,7 +2461,7 @@ inline std::vector<std::string> split_words(std::string_view text) {
 }
 
 // The section [KIND NAME] of a config file, such as [profile dev] or [services "my own"]; of a credentials file, whose
-// `kind` is empty, [NAME]. As in botocore only the first word's start must be the kind, and of two the later counts.
+// `kind` is empty, [NAME]. As in botocore the first word need only begin with the kind, and of two the later counts.
 inline const Section* find_section(const File& file, std::string_view kind, std::string_view name) {
     const Section* found = nullptr;
     for (const Section& section : file) {
@@ -2784,7 +2784,7 @@ struct Header {
     std::string_view value;
 };
 
-// Everything borrowed. `path` and `query` are encoded: only the very bytes on the wire agree with all stores.
+// Everything borrowed. `path` and `query` are encoded: what is signed must be the very bytes that go on the wire.
 struct Request {
     std::string_view method, path, query, payload_hash;
 };
@@ -2997,7 +2997,7 @@ inline constexpr auto stat_open = &::fstat;
 inline constexpr auto number_of = &::fileno;
 #endif
 
-// The length of an open file and when it was last written to; all zero: a pipe, a device, or, as in /proc, no length.
+// The length of an open file and when it was last written to; all zero: a pipe, a device, or a file that tells none.
 inline std::array<std::int64_t, 3> state_of(std::FILE* file) {
     FileStat seen;
     if (!file || stat_open(number_of(file), &seen) != 0 || (seen.st_mode & S_IFMT) != S_IFREG || seen.st_size <= 0)
@@ -3821,8 +3821,8 @@ inline constexpr Milliseconds forced_again_after{
 // How long the calling operation may still wait. Every wait of this section ends when that is over.
 struct Limits {
     std::optional<http::Clock::time_point> deadline{};
-    const std::atomic<std::uint64_t>* cancels = nullptr;  // goes up with each Cache::cancel(); null: nobody can
-    std::uint64_t cancels_before = 0;
+    const std::atomic<std::uint32_t>* cancels = nullptr;  // goes up with each Cache::cancel(); null: nobody can
+    std::uint32_t cancels_before = 0;
 
     bool cancelled() const { return cancels && cancels->load(std::memory_order_relaxed) != cancels_before; }
     bool over() const { return cancelled() || (deadline && http::Clock::now() >= *deadline); }
@@ -4580,7 +4580,7 @@ class Provider {
 public:
     Provider(Environment& environment, const Config& settings) : environment_(environment), settings_(settings) {}
 
-    // Once a source has answered, only that one is asked again: a file just being rewritten turns nobody into a role.
+    // Once a source has answered, only that is asked again: while its file is rewritten nobody becomes a role.
     Keys find(const Limits& limits, std::vector<Finding>* findings = nullptr) {
         Walk walk(environment_, settings_, limits);
         const Source* const before = answered_;
@@ -4967,7 +4967,7 @@ struct detail::Core : credentials::Environment {
     Stats stats;
     std::atomic<std::int64_t> clock_offset_ms{0};
     std::atomic<bool> store_seen{false};    // an answer has shown that there is an S3 store, and the bucket in it
-    std::atomic<std::uint64_t> cancels{0};  // how often cancel() was called: a session that sees another number ends
+    std::atomic<std::uint32_t> cancels{0};  // how often cancel() was called: a session that sees another number ends
     enum class Trait { unknown, no, yes };
     std::atomic<Trait> honours_conditions{Trait::unknown};  // If-Match and If-None-Match of PUT
 
@@ -5048,7 +5048,7 @@ namespace detail::s3 {
 using http::Method;
 using Milliseconds = std::chrono::milliseconds;
 
-// How long cleaning up after a write may take: a step without a deadline; all of it, beyond the caller's, or cancelled.
+// How long cleaning up may take: a step without a deadline; all of it beyond the caller's deadline; after cancel().
 inline constexpr Milliseconds cleanup_timeout{10000}, cleanup_overtime{500}, cleanup_after_cancel{1000};
 // S3 refuses requests that are a quarter of an hour off, which a bare refusal may then be about.
 inline constexpr double skew_seconds_min = 900;
@@ -5529,10 +5529,10 @@ public:
     }
     // A new deadline, counted from now; zero: none.
     void allow(Milliseconds timeout) {
-        timeout_ = timeout;
+        timeout_ = std::clamp(timeout, Milliseconds(0), http::time_max);
         deadline_.reset();
         overtime_.reset();
-        if (timeout.count() != 0) deadline_ = http::Clock::now() + std::clamp(timeout, Milliseconds(0), http::time_max);
+        if (timeout.count() != 0) deadline_ = http::Clock::now() + timeout_;
         limits_.deadline = deadline_;
     }
     // What was cancelled before is over: cleaning up comes here first, and is tried even where the breaker is open.
@@ -5642,7 +5642,7 @@ private:
 
 using Call = Session::Call;
 
-// Calls on their way at once, over so many connections. `end` looks at each that is done, in add(), step() or finish().
+// Calls on their way at once, on bounded connections. `end` looks at each that is done, in add(), step() or finish().
 class Calls {
 public:
     Calls(Session& session, std::function<void(std::size_t, Call&)> end) : session_(session), end_(std::move(end)) {}
@@ -5748,8 +5748,7 @@ inline Result<entry::Facts> interpret_look(const Call& call) {
     Call bucket(call.session, s3::bucket_request(call.request.operation, Method::head, {}, call.request.key));
     bucket.run();
     if (bucket.status() == 404) bucket.fault.code = "NoSuchBucket";
-    const bool is_there = bucket.ok() || bucket.status() == 403;  // who may only read objects may not look at it
-    if (bucket.error || !bucket.fault.code.empty() || !is_there) return bucket.failure();
+    if (!bucket.ok() && bucket.status() != 403) return bucket.failure();  // 403: the keys are for objects alone
     call.core.store_seen = true;
     return entry::Facts();
 }
@@ -5988,9 +5987,10 @@ inline bool is_unmet(const Call& call) {
 
 // True: the store (Swift, B2) refuses write conditions, and the look before has to do.
 inline bool drops_condition(Call& call) {
-    if (call.ok() || call.error || retry::rule_for(call.status(), call.fault.code).kind != Errc::unsupported)
-        return false;
-    return !std::exchange(call.request.condition, {}).empty();
+    if (call.ok() || call.error || call.request.condition.empty()) return false;
+    if (retry::rule_for(call.status(), call.fault.code).kind != Errc::unsupported) return false;
+    if (call.core.honours_conditions == Core::Trait::yes) call.core.count(&Stats::unconditional);  // of PUT alone
+    return call.request.condition.clear(), true;
 }
 
 // Whether the entry under the key is the one this write put there: asked when an answer may have been lost.
@@ -6887,7 +6887,7 @@ private:
     std::string value_;
 };
 
-// An entry read piece by piece. The transfer pauses while the caller looks at it or the buffer is full: TCP says so.
+// An entry read piece by piece. While nobody reads, or the buffer is full, the transfer pauses and the store waits.
 class Stream : public Reading {
 public:
     using Reading::Reading;
@@ -6989,7 +6989,7 @@ inline Result<std::optional<Info>> stat(Core& core, std::string_view key, bool w
 inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
     constexpr std::uint64_t copy_bytes_max = std::uint64_t{5} << 30;  // S3 copies no more in one request
     Session session(core);
-    std::string refused_etag;
+    std::string refused_etag, refused_since;
     for (int tried = 0; tried < versions_tried_max; ++tried) {
         Call there(session, request(core, "touch", Method::head, key));
         there.run();
@@ -7006,11 +7006,11 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         std::string source;
         bytes::append_percent(source, "/" + core.bucket + "/" + copy.object, true);
         copy.header("x-amz-copy-source", source).header("x-amz-metadata-directive", "REPLACE");
-        // OpenStack Swift refuses the very ETag that it has just given: then the copy goes without the condition.
+        // A store may refuse the very ETag (OpenStack Swift) or time that it has just given: then that is left out.
         if (facts.has_strong_etag() && facts.info.etag != refused_etag)
             copy.header("x-amz-copy-source-if-match", facts.info.etag);
         const std::string_view since = there.headers().get("last-modified");
-        if (!since.empty()) copy.header("x-amz-copy-source-if-unmodified-since", since);
+        if (!since.empty() && since != refused_since) copy.header("x-amz-copy-source-if-unmodified-since", since);
         if (ttl.count() < entry::ttl_seconds_max) copy.ttl = ttl;
         copy.error_in_200 = true;
         Call copied(session, std::move(copy));
@@ -7019,7 +7019,7 @@ inline Result<bool> touch_entry(Core& core, std::string_view key, Seconds ttl) {
         const bool was_replaced =
             copied.status() == 412 || (copied.status() == 404 && copied.fault.code != "NoSuchBucket");
         if (!was_replaced) return copied.failure();
-        refused_etag = facts.info.etag;
+        if (std::exchange(refused_etag, facts.info.etag) == facts.info.etag) refused_since = since;
     }
     return refusal(Errc::changed, "touch", key, "the entry is being replaced again and again");
 }
@@ -7139,8 +7139,8 @@ inline Result<bool> are_conditions_safe(Session& session, const char* operation,
                               : "the store does not honour write conditions (tried on a scratch object)";
     return refusal(Errc::unsupported, operation, key, bytes::joined({why, ", and Config::conditions requires it"}));
 }
-// Puts the condition for a write in the place of what a look has found, and says whether that is sure to hold, which
-// that on a weak ETag never does: none then goes out. `is_safe`: whether conditions are.
+// Puts the condition for a write in the place of what a look has found, and returns whether it is sure to hold. Over a
+// weak ETag none does, so none goes out. `is_safe`: whether the store is sure to honour conditions.
 inline Result<bool> put_condition(Session& session, s3::Request& write, const entry::Facts& there, bool is_safe) {
     const bool is_weak = there && !there.has_strong_etag();
     write.condition = session.core.config.conditions == Conditions::off || is_weak ? "" : there ? there.info.etag : "*";
@@ -7193,8 +7193,8 @@ private:
     }
     // If that fails it lapses by itself. The look is for stores that delete whatever If-Match says.
     bool give_back() const {
-        Session session(core_);
-        session.allow_cleanup();
+        const auto time = core_.config.call_timeout.count() != 0 ? core_.config.call_timeout : s3::cleanup_timeout;
+        Session session(core_, core_.cancels == cancels_before_ ? time : s3::cleanup_after_cancel);
         const auto ours = look_if_ours(session);
         if (!ours) return true;
         Call erase(session, request(core_, "lease", Method::erase, name_));
@@ -7204,6 +7204,7 @@ private:
     }
 
     Core& core_;
+    const std::uint32_t cancels_before_ = core_.cancels;
     std::string name_, write_id_;
     bool is_ours_ = false;
 };
@@ -7263,7 +7264,7 @@ inline Result<bool> set(Core& core, std::string_view key, Body body, const SetOp
 // Of what a key names: the entry, the entry if it has expired, an upload in parts.
 enum class Task { remove, purge, sweep };
 
-// Removes keys, in bulk where the store does that; what is left one by one, which repeats, and tells why a key stays.
+// Removes keys, in bulk where the store does that; the rest one by one, with retries, and with a reason for each.
 struct Removal {
     void run() {
         std::vector<std::size_t> batch;
@@ -7550,7 +7551,7 @@ inline Result<void> check_config(const Config& config) {
         if (time.count() < 0 || time > http::time_max)
             return endpoint::refuse({"a timeout of Config is negative or over 20 days"});
     }
-    const bool has_parts = config.part_bytes >= 1 && config.part_bytes <= transfer::part_bytes_max &&
+    const bool has_parts = config.part_bytes >= 1 && std::uint64_t{config.part_bytes} <= transfer::part_bytes_max &&
                            config.part_bytes != (std::numeric_limits<std::size_t>::max)() &&
                            config.transfer_bytes_max >= 1;
     if (config.connections < 1 || config.connections > 1000) return refuse("connections is not within 1 and 1000");

@@ -192,3 +192,25 @@ TEST_CASE("an open breaker does not keep back the abort of an upload", "[breaker
         CHECK(cache.stats().leftover_uploads == 0);
     }
 }
+
+TEST_CASE("an open breaker keeps back the end of a lease, which lapses by itself", "[breaker][lease]") {
+    World world;
+    Config config = world.config();
+    config.breaker_failures = 1;
+    Cache cache = world.cache(config);
+    ComputeOptions how;
+    how.lease = 600s;
+    std::size_t sent = 0;
+    const auto made = cache.try_get_or_set(
+        "k",
+        [&]() -> std::string {
+            world.s3.add_fault(fake_s3::respond_error(500, "InternalError").on("GetObject").for_times(3));
+            CHECK(code_of(cache.try_get("other")) != store::no_error);
+            CHECK(code_of(cache.try_get("other")) == Errc::unavailable);
+            sent = world.s3.requests().size();
+            return "v";
+        },
+        {}, how);
+    CHECK(ok(made).view() == "v");
+    CHECK(world.s3.requests().size() == sent);
+}

@@ -671,6 +671,37 @@ TEST_CASE("a touch that cannot rest on the ETag rests on the time, and leaves a 
     }
 }
 
+TEST_CASE("a touch goes without the conditions that the store refuses, one after the other", "[stores][touch]") {
+    for (const bool weak : {true, false}) {
+        CAPTURE(weak);
+        fake_s3::Quirks quirks;
+        quirks.weak_etags = weak;
+        World world(store::with(quirks));
+        Cache cache = world.cache();
+        CHECK(cache.set("k", "v", {60s}));
+        // As one does that compares the fraction of the second in which it was stored.
+        world.s3.add_fault(fake_s3::respond_error(412, "PreconditionFailed").on("CopyObject").for_times(2));
+        CHECK(ok(cache.try_touch("k", 1h)));
+        CHECK(world.s3.request_count("CopyObject") == 3);
+        const auto last = world.s3.requests().back();
+        CHECK_FALSE(last.header("x-amz-copy-source-if-match"));
+        CHECK_FALSE(last.header("x-amz-copy-source-if-unmodified-since"));
+    }
+}
+
+TEST_CASE("a condition that the store refuses for parts alone is counted as none", "[stores][conditions]") {
+    fake_s3::Options options;
+    options.part_bytes_min = 1;
+    World world(options);
+    Config config = world.config();
+    config.part_bytes = std::size_t{64} << 10;
+    Cache cache = world.cache(config);
+    world.s3.add_fault(fake_s3::respond_error(501, "NotImplemented").on("CompleteMultipartUpload"));
+    CHECK(ok(cache.try_set("k", store::random_bytes(300000, 1), if_absent())));
+    CHECK(cache.stats().unconditional == 1);
+    CHECK(world.s3.open_uploads().empty());
+}
+
 TEST_CASE("a 200 to a PUT without an ETag, as Swift gives to one of two writers, is looked into or sent again",
           "[stores][lost]") {
     for (const bool took_effect : {true, false}) {
