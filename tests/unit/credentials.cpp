@@ -101,7 +101,7 @@ struct Fake {
     std::chrono::milliseconds slept{0};
     bool limited = false;  // a request came with a deadline
     bool real_files = false, real_processes = false;
-    std::atomic<std::uint64_t> cancels{0};  // goes up with each pause
+    std::atomic<std::uint32_t> cancels{0};  // goes up with each pause
 
     struct Outside : cred::Environment {
         explicit Outside(Fake& filled_in) : fake(filled_in) {}
@@ -1208,7 +1208,7 @@ TEST_CASE("credentials: overdue instance credentials are used on while their ser
 // --- how long a call may wait ---
 
 struct CancelledSoon {
-    std::atomic<std::uint64_t> cancels{0};
+    std::atomic<std::uint32_t> cancels{0};
     Limits limits{{}, &cancels, 0};
     std::thread thread{[this] {
         std::this_thread::sleep_for(20ms);
