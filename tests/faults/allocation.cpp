@@ -4,7 +4,9 @@
 
 #include <openssl/crypto.h>
 
+#include <cstdio>
 #include <cstring>
+#include <utility>
 
 namespace {
 
@@ -287,6 +289,8 @@ std::string refused(const World& world) {
     return {};
 }
 
+std::size_t points = 0;
+
 void fail_each_allocation(const Operation& operation, bool for_good, Whose whose,
                           Checksums checksums = Checksums::own) {
     fake_s3::Options options;
@@ -336,12 +340,20 @@ void fail_each_allocation(const Operation& operation, bool for_good, Whose whose
         if (folder.count() > 2) CHECK(folder.count() <= 2);
         REQUIRE(allocation < 20000);
     }
+    points += allocation - 2;  // the last one was not reached
+}
+
+// How many allocations were to fail since the last time.
+void tell(const char* what) {
+    std::printf("allocation: %s, %zu operations, %zu failures\n", what, std::size(operations),
+                std::exchange(points, 0));
 }
 
 }  // namespace
 
 TEST_CASE("any one allocation that fails is an error or nothing, and the cache works on", "[memory]") {
     for (const Operation& operation : operations) fail_each_allocation(operation, false, Whose::ours);
+    tell("each once");
 }
 
 TEST_CASE("any one allocation that fails where the store checks sums leaves no half a hash behind", "[memory]") {
@@ -354,6 +366,7 @@ TEST_CASE("any one allocation that fails where the store checks sums leaves no h
 
 TEST_CASE("no memory at all from any moment of a call to its end is an error, and the cache works on", "[memory]") {
     for (const Operation& operation : operations) fail_each_allocation(operation, true, Whose::ours);
+    tell("each and all behind it");
 }
 
 TEST_CASE("memory that libcurl or OpenSSL asks for in vain is an error or nothing, and the cache works on",
@@ -364,6 +377,7 @@ TEST_CASE("memory that libcurl or OpenSSL asks for in vain is an error or nothin
         for (const bool for_good : {false, true}) {
             for (const Operation& operation : operations) fail_each_allocation(operation, for_good, whose);
         }
+        tell(whose == Whose::of_curl ? "libcurl's, both ways" : "OpenSSL's, both ways");
     }
 }
 
