@@ -51,6 +51,12 @@ on_fake() {
     fi
     return $failed
 }
+waiting_on_ceph() {
+    suite_with "$ceph" http 'doctor, Ceph, http' "$python" tests/python/doctor.py "$BUILD/s3cache"
+    suite_with "$ceph" http 'run and lifecycle, Ceph, http' "$python" tests/python/cli_run.py "$BUILD/s3cache"
+    suite_with "$ceph" tls 'doctor, Ceph, TLS' "$python" tests/python/doctor.py "$BUILD/s3cache"
+    return $failed
+}
 beside=() beside_logs=()
 start_beside() { # JOB...
     local job
@@ -136,14 +142,14 @@ else
     tests/servers/ceph_rgw.sh env >/dev/null 2>&1 || started_ceph=yes
     if exports=$(tests/servers/ceph_rgw.sh start); then
         (umask 077 && printf '%s\n' "$exports" >"$ceph")
+        start_beside waiting_on_ceph
+        on_ceph=$!
         suite_with "$ceph" http 'conformance, Ceph, http' "$BUILD/conformance"
         suite_with "$ceph" tls 'conformance, Ceph, TLS' "$BUILD/conformance"
         suite_with "$ceph" http 'Python, Ceph, http' "$python" tests/python/interop.py "$BUILD/s3cache"
-        suite_with "$ceph" http 'doctor, Ceph, http' "$python" tests/python/doctor.py "$BUILD/s3cache"
-        suite_with "$ceph" http 'run and lifecycle, Ceph, http' "$python" tests/python/cli_run.py "$BUILD/s3cache"
         suite_with "$ceph" http 'stampede, Ceph, http' "$python" tests/python/stampede.py "$BUILD/s3cache"
         suite_with "$ceph" tls 'Python, Ceph, TLS' "$python" tests/python/interop.py "$BUILD/s3cache"
-        suite_with "$ceph" tls 'doctor, Ceph, TLS' "$python" tests/python/doctor.py "$BUILD/s3cache"
+        wait "$on_ceph" || failed=1
         # Last, as it ends the gateway again and again.
         (
             # shellcheck disable=SC1090
