@@ -130,7 +130,7 @@ TEST_CASE("required conditions are refused over a weak ETag, automatic ones are 
         CHECK(code_of(written) == (required ? Errc::unsupported : store::no_error));
         CHECK(world.body("k") == (required ? "old" : "new"));
         CHECK(cache.stats().unconditional == (required ? 0 : 1));
-        CHECK(cache.set("absent", "v", if_absent()));              // nothing weak is in the way of that
+        CHECK(cache.set("absent", "v", if_absent()));  // nothing weak is in the way of that
     }
 }
 
