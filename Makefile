@@ -71,7 +71,7 @@ FUNCTIONS := $(BUILD)/tests/functions.o
 $(BUILD)/inner/$(IS_PCH) $(BUILD)/public/$(IS_PCH): s3cache.hpp tests/catch.hpp Makefile
 	@mkdir -p $(@D)
 	@printf '#include "catch.hpp"\n#include "s3cache.hpp"\n' >$(@D)/pch.hpp
-	$(call say,header )$(COMPILE) $(TEST_OPT) $(MODE) $(CXXFLAGS) -x c++-header $(@D)/pch.hpp -o $@
+	$(call say,header )$(COMPILE) $(TEST_OPT) $(MODE) $(CXXFLAGS) -c -x c++-header $(@D)/pch.hpp -o $@
 $(BUILD)/public/$(IS_PCH) $(call objects,$(filter-out $(INNER),$(TESTS))) $(FUNCTIONS): MODE = -DS3CACHE_DECLARATIONS_ONLY
 $(call objects,$(filter $(INNER),$(TESTS))): USE_PCH = -Winvalid-pch -include $(BUILD)/inner/pch.hpp
 $(call objects,$(filter $(INNER),$(TESTS))): $(BUILD)/inner/$(IS_PCH)
