@@ -8,5 +8,7 @@
 #include <catch2/generators/catch_generators.hpp>  // GENERATE
 #include <catch2/matchers/catch_matchers.hpp>      // CHECK_THROWS_WITH
 #else
+#include <new>  // std::nothrow, which it names and does not include
+
 #include <catch2/catch.hpp>
 #endif
