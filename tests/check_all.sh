@@ -231,14 +231,16 @@ native 'clang++ libc++' clang++ clang -stdlib=libc++
 newest=$(newest_clang)
 if [ -n "$newest" ]; then
     native "clang++-$newest libstdc++" "clang++-$newest" "clang-$newest"
-    # Debian's libc++ of different versions exclude each other, so this one is unpacked beside.
+    # Debian's libc++ of different versions exclude each other, so this one is unpacked beside. With the newest comes the shared
+    # library of an older one, which lacks what the headers call: the static ones are linked.
     libcxx=$all/libc++-$newest
     if ! wanted native_cells "clang++-$newest libc++" "clang++-$newest"; then :
     elif PACKAGES="libc++-$newest-dev libc++abi-$newest-dev" SECURITY_MIRROR=$(apt-get indextargets --format '$(REPO_URI)' | grep -m1 security) \
         "$here/matrix/sysroot.sh" "$(dpkg --print-architecture)" "$libcxx" >"$logs/libc++" 2>&1; then
-        native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -lc++abi -Wno-unused-command-line-argument \
-            -isystem "$libcxx/root/usr/lib/llvm-$newest/include/c++/v1" -L"$libcxx/root/usr/lib/llvm-$newest/lib" \
-            -Wl,-rpath,"$libcxx/root/usr/lib/llvm-$newest/lib" -Wl,-rpath,"$libcxx/root/usr/lib/$(gcc -print-multiarch)"
+        lib=$libcxx/root/usr/lib/llvm-$newest
+        rm -f "$lib"/lib/libc++*.so* && echo 'INPUT(-l:libc++.a -l:libc++abi.a)' >"$lib/lib/libc++.so"
+        native "clang++-$newest libc++" "clang++-$newest" "clang-$newest" -nostdinc++ -stdlib=libc++ -Wno-unused-command-line-argument \
+            -isystem "$lib/include/c++/v1" -L"$lib/lib"
     else
         skip "clang++-$newest libc++" "libc++-$newest-dev could not be had"
     fi
