@@ -19,10 +19,11 @@ namespace {
 
 // As much of JSON as the vectors' fields use: objects, arrays, strings, numbers and words.
 struct Json {
+    std::string name;  // of a member
     std::string text;  // of a string, or a number or word as written
     bool is_string = false;
     bool is_object = false;
-    std::vector<std::pair<std::string, Json>> members;  // of an object, or of an array under empty names
+    std::vector<Json> members;  // of an object, or of an array, without names
 };
 
 class JsonReader {
@@ -54,7 +55,8 @@ private:
                 skip_blanks();
                 if (!take(':')) throw std::runtime_error("vector: no colon");
             }
-            out.members.emplace_back(std::move(name), read());
+            out.members.push_back(read());
+            out.members.back().name = std::move(name);
             skip_blanks();
             take(',');
         }
@@ -150,7 +152,7 @@ std::string header_of(const vectors::Case& c, std::string_view name) {
 std::map<std::string, std::string> recommended(const vectors::Case& c) {
     std::map<std::string, std::string> out;
     if (!c.has("recommended")) return out;
-    for (const auto& [name, value] : json_of(c.get("recommended")).members) out[name] = value.text;
+    for (const Json& field : json_of(c.get("recommended")).members) out[field.name] = field.text;
     return out;
 }
 
@@ -189,9 +191,9 @@ void check_list(const vectors::Case& c) {
     for (std::size_t i = 0; i < keys.size(); ++i) {
         const Json row = json_of(keys[i]);
         REQUIRE(row.members.size() == 3);
-        CHECK(page->entries[i].key == row.members[0].second.text);
-        CHECK(std::to_string(page->entries[i].info.size) == row.members[1].second.text);
-        const Json& etag = row.members[2].second;
+        CHECK(page->entries[i].key == row.members[0].text);
+        CHECK(std::to_string(page->entries[i].info.size) == row.members[1].text);
+        const Json& etag = row.members[2];
         CHECK(page->entries[i].info.etag == (etag.is_string ? etag.text : std::string()));
     }
     if (c.has("truncated")) CHECK(page->truncated == c.yes("truncated"));
@@ -211,7 +213,7 @@ void check_delete(const vectors::Case& c) {
     for (std::size_t i = 0; i < errors.size(); ++i) {
         const Json row = json_of(errors[i]);
         REQUIRE(row.members.size() == 3);
-        CHECK(done->entries[i].key == row.members[0].second.text);
+        CHECK(done->entries[i].key == row.members[0].text);
     }
 }
 
@@ -222,11 +224,11 @@ void check_fields(const vectors::Case& c) {
     xml::Scanner scanner(body);
     while (scanner.next()) found.emplace(scanner.path().substr(scanner.path().rfind('/') + 1), scanner.text());
     REQUIRE(scanner.whole());
-    for (const auto& [name, value] : json_of(c.get("fields")).members) {
-        if (value.is_object) continue;
-        INFO(name);
-        REQUIRE(found.count(name) == 1);
-        CHECK(found[name] == value.text);
+    for (const Json& field : json_of(c.get("fields")).members) {
+        if (field.is_object) continue;
+        INFO(field.name);
+        REQUIRE(found.count(field.name) == 1);
+        CHECK(found[field.name] == field.text);
     }
     const std::string operation = c.get("operation");
     if (operation == "CreateMultipartUpload") CHECK(xml::upload_id(body) == found["UploadId"]);
