@@ -105,7 +105,7 @@ $(addprefix $(BUILD)/,$(filter-out s3cache,$(EXAMPLES))): $(BUILD)/%: examples/%
 	$(call say,compile)$(COMPILE) $(TOOL_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
 
 $(BUILD)/stampede_worker: tests/stampede/worker.cpp Makefile | $(BUILD)/tests
-	$(call say,compile)$(COMPILE) $(TOOL_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
+	$(call say,compile)$(COMPILE) $(TEST_OPT) $(CXXFLAGS) $(LDFLAGS) $< -o $@ $(LIBS)
 
 examples: $(addprefix $(BUILD)/,$(EXAMPLES))
 print-test-libs:

@@ -2510,12 +2510,13 @@ struct FakeS3::Impl {
         std::optional<Recorded> what;
         {
             const std::lock_guard<std::mutex> lock(mutex);
+            if (!hook) return;
             for (const Logged& logged : log) {
                 if (logged.id == id) what = logged.what;
             }
             copy = hook;
         }
-        if (copy && what) copy(*what, phase);
+        if (what) copy(*what, phase);
     }
 
     // ---- one connection

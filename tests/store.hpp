@@ -19,6 +19,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -56,10 +57,9 @@ using Headers = std::vector<std::pair<std::string, std::string>>;
 inline std::string random_bytes(std::size_t size, std::uint64_t seed) {
     std::mt19937_64 engine(seed);
     std::string out(size, '\0');
-    std::uint64_t word = 0;
-    for (std::size_t i = 0; i < size; ++i) {
-        if (i % 8 == 0) word = engine();
-        out[i] = static_cast<char>(word >> (i % 8 * 8) & 0xFF);
+    for (std::size_t at = 0; at < size; at += sizeof(std::uint64_t)) {
+        const std::uint64_t word = engine();
+        std::memcpy(&out[at], &word, (std::min)(sizeof word, size - at));
     }
     return out;
 }
